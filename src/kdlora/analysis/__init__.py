@@ -1,0 +1,1 @@
+"""Evidence: pure functions over the tidy frame of runs."""

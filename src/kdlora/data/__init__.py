@@ -1,0 +1,1 @@
+"""Text in: tasks from the hub, folders, files and packages; splits; batches."""

@@ -1,0 +1,1 @@
+"""The teacher's signal: cached soft labels and the losses that use them."""

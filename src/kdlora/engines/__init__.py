@@ -1,0 +1,1 @@
+"""Where runs happen; never what they record."""

@@ -1,0 +1,65 @@
+"""One error family: what was given, what was expected, what to do; all problems at once.
+
+The command line turns a `KdloraError` into one message without a traceback and exit code 2.
+Anything else that escapes is a bug in kdlora and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KdloraError(Exception):
+    """Base of every error that a user can cause or mend."""
+
+    exit_code = 2
+
+
+class InputError(KdloraError):
+    """One or many problems with what the user gave.
+
+    `problems` keeps them apart; `str(error)` is a single message that lists them all.
+    """
+
+    def __init__(self, problems: str | Iterable[str], *, where: str | None = None) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.where = where
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        prefix = f"{self.where}: " if self.where else ""
+        if len(self.problems) == 1:
+            return prefix + self.problems[0]
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        return f"{prefix}{len(self.problems)} problems:\n{lines}"
+
+
+class DataError(InputError):
+    """The data cannot be used as given."""
+
+
+class ModelError(InputError):
+    """An encoder, adapter or saved model cannot be used as given."""
+
+
+class FetchError(KdloraError):
+    """Something had to be downloaded and could not be."""
+
+
+class StoreError(KdloraError):
+    """The results folder cannot be read or written as needed."""
+
+
+class Interrupted(KdloraError):
+    """The user stopped the work; what is done is kept and the rest can be resumed."""
+
+    exit_code = 130
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, plus the list of known names."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{hint} Known: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""Rulers: quality, agreement, efficiency and health of one run."""

@@ -1,0 +1,1 @@
+"""What to do: the study file, the runs it means, and the tasks and names it may use."""

