@@ -1,3 +1,39 @@
-"""kdlora: distil a large fine-tuned encoder into a small LoRA-tuned one, and prove it was worth it."""
+"""kdlora: distil a large fine-tuned encoder into a small LoRA-tuned one, and prove it was worth it.
+
+The public API is imported on first use, so that ``import kdlora`` and ``kdlora --help`` are quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "distil": "kdlora.api",
+    "load_frame": "kdlora.store.frame",
+    "plan": "kdlora.api",
+    "predict": "kdlora.api",
+    "report": "kdlora.api",
+    "run": "kdlora.api",
+    "Study": "kdlora.spec.study",
+    "read_study": "kdlora.spec.study",
+}
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:
+    from kdlora.api import distil, plan, predict, report, run
+    from kdlora.spec.study import Study, read_study
+    from kdlora.store.frame import load_frame
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'kdlora' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

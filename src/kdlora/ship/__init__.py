@@ -1,1 +1,1 @@
-"""Models out."""
+"""Models out: the student that is kept, and predictions with it."""

@@ -74,14 +74,15 @@ def _block(
     for pair in study.pairs:
         if study.baselines:
             for kind in BASELINES:
-                yield pair.name, Run(
-                    task=task, role="baseline", adaptation=kind, seed=0, data=study.data
+                yield (
+                    pair.name,
+                    Run(task=task, role="baseline", adaptation=kind, seed=0, data=study.data),
                 )
         teacher = _run(study, task, seed, pair, _teacher_arm(study, pair), encoders)
         arms = [parse_arm(arm) for arm in study.arms]
         if str(teacher.arm) in study.arms or any(a.distillation == "kd" for a in arms):
             yield pair.name, teacher
-        for arm in sorted(arms, key=lambda a: (a.role != "teacher", a.distillation)):
+        for arm in sorted(arms, key=lambda a: (a.role != "teacher", a.distillation == "kd")):
             if arm.role == "teacher" and (pair.teacher_is_trained or str(arm) == teacher.arm):
                 continue
             yield pair.name, _run(study, task, seed, pair, arm, encoders, teacher.run_id)
@@ -112,9 +113,9 @@ def _run(
         training = type(training)(max_length=training.max_length, precision=training.precision)
     return Run(
         task=task,
-        role=arm.role,  # type: ignore[arg-type]
+        role=arm.role,
         adaptation=arm.adaptation,
-        distillation=arm.distillation,  # type: ignore[arg-type]
+        distillation=arm.distillation,
         seed=0 if given else seed,
         data=study.data,
         encoder=encoders[pair.teacher if arm.role == "teacher" else pair.student],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field, computed_field, model_validator
 
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.names import Arm
@@ -61,6 +61,14 @@ class Run(Strict):
     # Below here nothing affects the training, so nothing is part of the id.
     pair: str = ""
     reference: EncoderRef | None = Field(None, description="timed beside this run's model")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _id_is_computed(cls, values: Any) -> Any:
+        """A dumped run carries its id; it is computed again, never believed."""
+        if isinstance(values, dict):
+            return {key: value for key, value in values.items() if key != "run_id"}
+        return values
 
     @property
     def arm(self) -> str:

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.spec.names import DEFAULT_ARMS, PACKAGED_ENCODERS, parse_arm
+from kdlora.spec.names import DEFAULT_ARMS, parse_arm
 from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS, TASKS
 
 
@@ -51,7 +51,7 @@ def _as_rates(value: Any) -> Any:
 
 
 class Training(Strict):
-    """How every arm of the study is trained. The same for all arms, so that they can be compared."""
+    """How every arm is trained: the same for all of them, so that they can be compared."""
 
     epochs: PositiveInt = 3
     batch_size: PositiveInt = Field(32, description="examples per optimizer step")
@@ -132,7 +132,9 @@ class OwnTask(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     train: str
-    eval: str | None = Field(None, description="held-out file; without it 20 % of train is held out")
+    eval: str | None = Field(
+        None, description="held-out file; without it 20 % of train is held out"
+    )
     text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("text",)
     label: str = "label"
     id: str | None = Field(None, description="column of unique example ids")

@@ -1,0 +1,3 @@
+from kdlora.cli import main
+
+main()

@@ -1,0 +1,121 @@
+"""The two claims that a verdict can rest on, judged over a family of comparisons.
+
+Claims share one estimate and differ in their error (see `nested`): *here*, on these tasks, and
+*beyond*, on tasks like these. `benchmarks/evidence_simulation.py` prints their error rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from kdlora.analysis import equivalence, paired_tests, power
+from kdlora.analysis.nested import MIN_DF, MIN_TASKS, Estimate, Scope, estimate
+from kdlora.analysis.pairing import Matched
+from kdlora.analysis.results import Result, Rules, finite
+
+
+@dataclass(frozen=True)
+class Claim(Result):
+    """What is said of the mean difference for these tasks (here) or tasks like these (beyond)."""
+
+    scope: Scope
+    replicates: str
+    n_units: int
+    difference: float | None = None
+    se: float | None = None
+    df: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_corrected: float | None = None
+    p_equivalence: float | None = None
+    p_equivalence_corrected: float | None = None
+    detectable: float | None = None
+    verdict: equivalence.Verdict = "cannot be said"
+    cannot: str = ""
+
+
+def estimate_claim(matched: Matched, scope: Scope) -> Estimate | str:
+    """The estimate, or the reason why this claim cannot be made."""
+    if matched.reason:
+        return matched.reason
+    d, nesting = matched.differences, matched.nesting
+    if scope == "beyond" and nesting.n_tasks < MIN_TASKS:
+        return (
+            f"{nesting.n_tasks} task{'s' * (nesting.n_tasks != 1)}: a claim beyond the tasks "
+            f"measured needs at least {MIN_TASKS}"
+        )
+    result = estimate(d, nesting, scope)
+    units = {"tasks": "task", "blocks": "block", "runs": "matched run"}[result.replicates]
+    if np.isnan(result.se):
+        if result.n_units < 2:
+            return f"one {units} only: nothing tells its difference from chance"
+        what = "identical scores" if np.allclose(d, 0, atol=1e-10) else "equal differences"
+        return f"{what} throughout: no spread from which to tell the uncertainty"
+    if result.df < MIN_DF - 1e-9:
+        return f"{result.n_units} {units}s: too few to tell the uncertainty"
+    return result
+
+
+def judge(
+    estimates: Sequence[Estimate | str], scope: Scope, units: Sequence[str], rules: Rules
+) -> list[Claim]:
+    """Claims of one family: tests, intervals and verdicts, corrected over those that can be made.
+
+    Equivalence is tested only where the margin is in the unit of the difference.
+    """
+    made = [e for e in estimates if isinstance(e, Estimate)]
+    mean, se, df = (np.array([float(getattr(e, k)) for e in made]) for k in ("mean", "se", "df"))
+    has_margin = np.array(
+        [u == rules.margin_unit for e, u in zip(estimates, units, strict=True)
+         if isinstance(e, Estimate)]
+    )  # fmt: skip
+    p, q, p_corrected, q_corrected, verdicts = verdicts_of(mean, se, df, rules, has_margin)
+    half = stats.t.ppf(1 - rules.alpha / 2, df) * se if len(made) else se
+    claims, i = [], 0
+    for item in estimates:
+        if isinstance(item, str):
+            claims.append(Claim(scope, "", 0, cannot=item))
+            continue
+        claims.append(
+            Claim(
+                scope,
+                item.replicates,
+                item.n_units,
+                difference=float(mean[i]),
+                se=float(se[i]),
+                df=float(df[i]),
+                low=float(mean[i] - half[i]),
+                high=float(mean[i] + half[i]),
+                p=float(p[i]),
+                p_corrected=float(p_corrected[i]),
+                p_equivalence=finite(q[i]),
+                p_equivalence_corrected=finite(q_corrected[i]),
+                detectable=power.detectable_difference(
+                    se[i], df[i], alpha=rules.alpha, power=rules.power
+                ),
+                verdict=str(verdicts[i]),  # type: ignore[arg-type]
+            )
+        )
+        i += 1
+    return claims
+
+
+def verdicts_of(
+    mean: np.ndarray,
+    se: np.ndarray,
+    df: np.ndarray,
+    rules: Rules,
+    has_margin: np.ndarray | bool = True,
+) -> tuple[np.ndarray, ...]:
+    """p, p of equivalence, both corrected over the last axis, and verdicts. All [..., family]."""
+    p = equivalence.difference_p(mean, se, df)
+    q = np.where(has_margin, equivalence.equivalence_p(mean, se, df, rules.margin), np.nan)
+    p_corrected = paired_tests.adjust(p, rules.correction)
+    q_corrected = paired_tests.adjust(q, rules.correction)
+    verdicts = equivalence.decide(mean, p_corrected, q_corrected, rules.alpha)
+    return p, q, p_corrected, q_corrected, verdicts

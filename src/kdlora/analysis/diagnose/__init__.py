@@ -1,0 +1,60 @@
+"""What only a whole study shows: every check over one tidy frame, each finding with its numbers.
+
+    for finding in diagnose(frame):
+        print(finding.severity, finding.sentence)
+
+A check needs columns and says nothing where they are missing; it never changes or drops a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+
+from kdlora.analysis.diagnose import cost, fidelity, scores, selection, setup
+from kdlora.analysis.diagnose.finding import ORDER, Finding, Severity, strategy
+from kdlora.analysis.diagnose.scores import degenerate_kinds
+from kdlora.analysis.diagnose.selection import epochs_table
+
+Check = Callable[[pd.DataFrame], Iterator[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    scores.impossible,
+    scores.degenerate,
+    scores.copies,
+    selection.choice,
+    selection.reload,
+    selection.on_report_split,
+    setup.batches,
+    setup.lengths,
+    setup.settings,
+    setup.controls,
+    cost.throughput,
+    cost.parameters,
+    fidelity.agreement,
+    scores.health_flags,
+)
+
+
+def diagnose(frame: pd.DataFrame, checks: tuple[Check, ...] = CHECKS) -> tuple[Finding, ...]:
+    """All findings, errors first, in the order of the checks. An empty frame has none."""
+    if frame.empty:
+        return ()
+    frame = frame.reset_index(drop=True)
+    for column in ("role", "adaptation", "distillation"):
+        if column not in frame:
+            frame[column] = None
+    found = [finding for check in checks for finding in check(frame)]
+    return tuple(sorted(found, key=lambda f: ORDER[f.severity]))
+
+
+__all__ = [
+    "CHECKS",
+    "Finding",
+    "Severity",
+    "degenerate_kinds",
+    "diagnose",
+    "epochs_table",
+    "strategy",
+]

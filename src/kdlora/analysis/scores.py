@@ -1,0 +1,179 @@
+"""Scores made comparable: finished and finite, more is better, in points; and naming some of them.
+
+Scores are turned by their metric's direction and put in points (hundredths) where the metric lives
+between 0 and 1 or -1 and 1. Whatever is left out is named in a note.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.tasks import METRIC_DIRECTION
+
+KEYS = ("pair", "task", "seed")
+POINTS = "points"
+UNBOUNDED = ("rmse", "mse", "mae", "cross_entropy", "loss", "perplexity")  # less is better
+SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An arm (or a pattern such as ``student/kd-*``) and further columns' values.
+
+    A pattern means the average over its arms, in cells where all of them are present.
+    """
+
+    arm: str
+    where: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | Selection) -> Selection:
+        """Read ``arm[,column=value...]``, e.g. ``student/kd-lora,rank=8,pair=bert``."""
+        if isinstance(text, Selection):
+            return text
+        arm, *filters = (part.strip() for part in text.split(","))
+        bad = [f for f in filters if "=" not in f]
+        if bad or not arm:
+            raise InputError(
+                f"cannot read '{text}': write arm or arm,column=value, such as student/kd-lora or "
+                "student/kd-lora,rank=8"
+            )
+        pairs = (f.split("=", 1) for f in filters)
+        return cls(arm, tuple((k.strip().replace("family", "pair"), v.strip()) for k, v in pairs))
+
+    def __str__(self) -> str:
+        return ",".join([self.arm, *(f"{k}={v}" for k, v in self.where)])
+
+    def arms(self, known: Iterable[str]) -> list[str]:
+        """The arms of these that are meant."""
+        return [a for a in known if fnmatch.fnmatchcase(str(a), self.arm)]
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows meant. Raises InputError for a column that the frame lacks."""
+        chosen = frame["arm"].isin(self.arms(frame["arm"].unique()))
+        for column, value in self.where:
+            if column not in frame:
+                raise InputError(
+                    f"'{self}': no column '{column}'.{did_you_mean(column, frame.columns)}"
+                )
+            chosen &= equals(frame[column], value)
+        return frame[chosen]
+
+
+def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
+    """Finished runs with a finite number in `column`; notes on what was left out.
+
+    Key columns that the frame lacks are added empty; things without a seed lose it, since one
+    result of them serves every seed. Raises InputError for missing columns.
+    """
+    frame = frame.copy(deep=False)
+    if "pair" not in frame and "family" in frame:
+        frame = frame.rename(columns={"family": "pair"})
+    missing = [c for c in ("arm", "task", column) if c not in frame]
+    if missing:
+        raise InputError(
+            [f"the frame has no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing]
+        )
+    notes = []
+    if "status" in frame:
+        unfinished = frame["status"].isin(["failed", "missing"])
+        if unfinished.any():
+            notes.append(f"{int(unfinished.sum())} cells have no finished run")
+        frame = frame[~unfinished]
+    values = numbers(frame[column])
+    finite = np.isfinite(values)
+    if not finite.all():
+        notes.append(f"{_runs(frame[~finite])} without a finite {column}: left out")
+    frame = frame[finite].copy()
+    for key in KEYS:
+        if key not in frame:
+            frame[key] = None
+    if "adaptation" in frame:
+        seedless = frame["adaptation"].isin(SEEDLESS)
+        if seedless.any():
+            frame["seed"] = frame["seed"].astype(object).mask(seedless, None)
+    frame["value"] = values[finite]
+    return frame, notes
+
+
+def usable_runs(frame: pd.DataFrame, score: str = "score") -> tuple[pd.DataFrame, list[str]]:
+    """Finished runs with `value` in `unit` (points as a rule) and more being better.
+
+    The scale is decided metric by metric over the whole frame. Raises InputError for missing
+    columns.
+    """
+    frame, notes = finished_runs(frame, score)
+    frame["metric"] = _metric_names(frame, score)
+    frame["unit"] = POINTS
+    values = frame["value"].to_numpy(float)
+    scale, impossible = np.ones(len(frame)), np.zeros(len(frame), bool)
+    for name in frame["metric"].unique():
+        chosen = (frame["metric"] == name).to_numpy()
+        size = np.abs(values[chosen])
+        if name in UNBOUNDED:
+            frame.loc[chosen, "unit"] = name
+        elif (size <= 1).mean() > 0.5:
+            scale[chosen] = 100
+            impossible[chosen] = size > 1
+        elif size.max() > 100:
+            frame.loc[chosen, "unit"] = name or score
+    frame["value"] = values * scale * _directions(frame, score, notes)
+    if impossible.any():
+        notes.append(
+            f"{_runs(frame[impossible])} with a {score} above 1 among others below: left out"
+        )
+    return frame[~impossible], notes
+
+
+def _directions(frame: pd.DataFrame, score: str, notes: list[str]) -> np.ndarray:
+    """+1 or -1 [rows]: as the frame states, else as the metric's name says, else +1 with a note."""
+    known = {**METRIC_DIRECTION, **dict.fromkeys(UNBOUNDED, -1)}
+    direction = frame["metric"].map(known).to_numpy(float, na_value=np.nan)
+    if score in ("score", "selection_score") and "direction" in frame:
+        stated = numbers(frame["direction"])
+        direction = np.where(np.isin(stated, [1, -1]), stated, direction)
+    unknown = sorted({str(m) or score for m in frame["metric"][np.isnan(direction)]})
+    if unknown:
+        notes.append(f"more is taken to be better for {', '.join(unknown)}")
+    return np.where(np.isnan(direction), 1.0, direction)
+
+
+def _metric_names(frame: pd.DataFrame, score: str) -> pd.Series:
+    """The metric in each row: of a column such as `report.macro_f1` it is its last part."""
+    if "." in score:
+        return pd.Series(score.rsplit(".", 1)[1], index=frame.index, dtype=object)
+    if "metric" in frame:
+        return frame["metric"].astype(object).where(frame["metric"].notna(), "")
+    return pd.Series("", index=frame.index, dtype=object)
+
+
+def _runs(rows: pd.DataFrame) -> str:
+    """How many runs these are, and the first of them."""
+    places = labels(rows[:3], ("arm", *(k for k in KEYS if k in rows)))
+    return f"{len(rows)} runs ({', '.join(places)}{', ...' if len(rows) > 3 else ''})"
+
+
+def numbers(column: pd.Series) -> np.ndarray:
+    """A column as floats, NaN where it holds no number."""
+    return pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+
+
+def labels(frame: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Rows as text, `value/value/...`."""
+    parts = [frame[c].astype(str) for c in columns]
+    return ["/".join(row) for row in zip(*parts, strict=True)]
+
+
+def equals(column: pd.Series, value: str) -> pd.Series:
+    """Compare as text, and as a number where the value is one (42 is 42.0)."""
+    same = column.astype(str) == value
+    try:
+        return same | (pd.to_numeric(column, errors="coerce") == float(value))
+    except ValueError:
+        return same

@@ -1,0 +1,200 @@
+"""The Python API; the command line is a thin layer above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdlora.errors import InputError
+from kdlora.spec.plan import Plan, encoder_ref, is_sequence_classifier, make_plan
+from kdlora.spec.study import Study, make_study, read_study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kdlora.engines.local import OnEvent
+    from kdlora.report.build import ReportFiles
+    from kdlora.ship.student import ModelCard
+
+RESULTS = Path("results")
+
+
+@dataclass
+class StudyResult:
+    """What a study left on disk, and its runs as a tidy frame."""
+
+    folder: Path
+    status: dict[str, str]
+    frame: pd.DataFrame
+    report: ReportFiles
+    students: list[tuple[Path, ModelCard]] = field(default_factory=list)
+
+    @property
+    def student(self) -> Path | None:
+        """Folder of the saved student (the first, where there are several tasks or pairs)."""
+        return self.students[0][0] if self.students else None
+
+
+def as_study(study: Study | str | Path | dict[str, Any]) -> Study:
+    """A study from a YAML file, the name of a preset, a mapping, or itself."""
+    if isinstance(study, Study):
+        return study
+    if isinstance(study, dict):
+        return make_study(study)
+    path = Path(study)
+    if not path.exists() and not path.suffix:
+        preset = preset_path(str(study))
+        if preset is not None:
+            return read_study(preset, base_dir=".")
+    return read_study(path)
+
+
+def preset_path(name: str) -> Path | None:
+    """The file of a study that ships with kdlora, or None."""
+    path = Path(__file__).parent / "spec" / "presets" / f"{name}.yaml"
+    return path if path.is_file() else None
+
+
+def check(study: Study) -> Plan:
+    """Plan a study and look at its own files' headers. Raises InputError with all problems."""
+    from kdlora.data.check import check_own_task
+
+    problems: list[str] = []
+    try:
+        plan = make_plan(study)
+    except InputError as error:
+        problems += error.problems
+        raise InputError(problems, where=error.where) from None
+    for task in {run.task.name: run.task for run in plan.runs}.values():
+        if task.own is not None:
+            problems += [f"task '{task.name}': {p}" for p in check_own_task(task.own)]
+    if problems:
+        raise InputError(problems, where=f"study '{study.name}'")
+    return plan
+
+
+def plan(study: Study | str | Path | dict[str, Any]) -> Plan:
+    """The runs that a study means, in order, without doing any."""
+    return check(as_study(study))
+
+
+def run(
+    study: Study | str | Path | dict[str, Any],
+    *,
+    out: str | Path | None = None,
+    workers: int = 1,
+    on_event: OnEvent | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
+) -> StudyResult:
+    """Do what is missing of a study, then write its report and keep its best student.
+
+    Args:
+        out: the study's folder; default ``results/<name>``.
+        workers: runs trained at the same time on this machine.
+        on_event: told of every run's progress (see `engines.local.OnEvent`).
+        on_note: told in words what is being prepared or downloaded.
+
+    Raises InputError before anything is written if the study, its data or its models are unusable.
+    """
+    from kdlora.engines.local import run_plan
+    from kdlora.engines.preflight import preflight
+    from kdlora.ship.student import save_students
+    from kdlora.store.frame import load_frame, save_plan
+    from kdlora.store.store import Store
+
+    study = as_study(study)
+    planned = check(study)
+    store = Store(Path(out) if out is not None else RESULTS / study.name)
+    if not all(store.is_done(r.run_id) for r in planned.runs):
+        preflight(planned, on_note)
+    store.prepare()
+    save_plan(store, study, planned)
+    status = run_plan(planned, store, workers=workers, on_event=on_event or (lambda run, e: None))
+    frame = load_frame(store.root)
+    students = save_students(frame, store)
+    return StudyResult(store.root, status, frame, report(store.root), students)
+
+
+def report(folder: str | Path) -> ReportFiles:
+    """Write the report of a study's folder from its records."""
+    from kdlora.report.build import write_report
+    from kdlora.store.frame import load_frame, load_histories, read_plan
+
+    root = Path(folder)
+    frame = load_frame(root)
+    spec = read_plan(root)["study"] if (root / "plan.json").is_file() else {}
+    title = spec.get("name") or root.name
+    return write_report(frame, root, title=title, spec=spec, histories=load_histories(root))
+
+
+def distil_study(
+    *,
+    train: str,
+    teacher: str,
+    student: str,
+    eval: str | None = None,  # the name users know; builtins.eval is not needed here
+    text: str | tuple[str, ...] = "text",
+    label: str = "label",
+    id: str | None = None,
+    kind: str = "auto",
+    metric: str | None = None,
+    positive: str | None = None,
+    teacher_is_trained: bool | None = None,
+    name: str | None = None,
+    adaptation: str = "lora",
+    seeds: list[int] | None = None,
+    sections: dict[str, dict[str, Any]] | None = None,
+) -> Study:
+    """The study behind `kdlora distil`: one own task, one pair, the student with and without KD."""
+    if teacher_is_trained is None:
+        reference = encoder_ref(teacher, ".", [])
+        teacher_is_trained = reference is not None and is_sequence_classifier(reference)
+    stem = Path(train).name.split(".")[0]
+    task = {"name": _plain(stem), "train": train, "eval": eval, "text": text, "label": label}
+    task |= {"id": id, "kind": kind, "metric": metric, "positive": positive}
+    pair = {"teacher": teacher, "student": student, "teacher_is_trained": teacher_is_trained}
+    first = "teacher/given" if teacher_is_trained else "teacher/fft"
+    return make_study(
+        {
+            "name": name or f"distil-{_plain(stem)}",
+            "tasks": [task],
+            "pairs": [pair],
+            "arms": [first, "student/fft", f"student/{adaptation}", f"student/kd-{adaptation}"],
+            "seeds": seeds or [42],
+            **(sections or {}),
+        }
+    )
+
+
+def distil(
+    *,
+    out: str | Path | None = None,
+    workers: int = 1,
+    on_event: OnEvent | None = None,
+    on_note: Callable[[str], None] = lambda text: None,
+    **arguments: Any,
+) -> StudyResult:
+    """Distil a teacher into a small student on own data; see `distil_study` for the arguments.
+
+    >>> result = kdlora.distil(train="train.csv", eval="dev.csv", text="review", label="stars",
+    ...                        teacher="roberta-base", student="distilroberta-base")
+    >>> result.student  # a folder that `kdlora predict` and transformers load
+    """
+    study = distil_study(**arguments)
+    return run(study, out=out, workers=workers, on_event=on_event, on_note=on_note)
+
+
+def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Labels with probabilities (or values) for texts or text pairs, by a saved model."""
+    from kdlora.ship.predict import load_predictor
+
+    columns = list(zip(*((t,) if isinstance(t, str) else tuple(t) for t in texts), strict=True))
+    return load_predictor(model)(tuple(list(column) for column in columns))
+
+
+def _plain(text: str) -> str:
+    """A name that is safe in paths and ids."""
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in text).strip("-_")
+    return kept or "task"

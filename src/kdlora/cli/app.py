@@ -1,0 +1,43 @@
+"""The table of commands. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kdlora import __version__
+from kdlora.cli import predict, study
+
+app = typer.Typer(
+    name="kdlora",
+    help="Distil a large fine-tuned encoder into a small one, and prove that it was worth it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"kdlora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("demo")(study.demo)
+app.command("distil")(study.distil)
+app.command("run")(study.run)
+app.command("plan")(study.plan)
+app.command("status")(study.status)
+app.command("report")(study.report)
+app.command("predict")(predict.predict)

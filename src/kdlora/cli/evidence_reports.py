@@ -1,0 +1,265 @@
+"""Commands about results that are there already: import them, doubt them, redo five reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdlora.errors import InputError
+
+if TYPE_CHECKING:
+    from kdlora.analysis.coverage import Coverage
+    from kdlora.analysis.diagnose import Finding
+    from kdlora.store.importers import Imported
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Results = Annotated[Path, typer.Option(help="Folder of all studies.")]
+
+STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+
+def import_results(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A table, or a folder of metrics.json files.")
+    ],
+    study: Annotated[str, typer.Option("--as", help="Name of the study to make.")],
+    mapping: Annotated[
+        str | None,
+        typer.Option(help="What the columns mean: a YAML file, or a known format's name."),
+    ] = None,
+    results: Results = Path("results"),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace what was imported under this name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring somebody else's results into the frame that all reports and comparisons read."""
+    from kdlora.store.importers import import_results as run
+
+    folder, imported = run(source, study=study, results=results, mapping=mapping, replace=replace)
+    if as_json:
+        _print_json(
+            {
+                "folder": str(folder),
+                "mapping": imported.mapping.name,
+                "rows": len(imported.frame),
+                "aggregates": len(imported.aggregates),
+                "kept_columns": imported.kept,
+                "problems": imported.problems,
+                "sha256": imported.sha256,
+            }
+        )
+        return
+    _show_import(folder, imported)
+
+
+def doctor(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A study's folder, its name, or a table.")
+    ],
+    results: Results = Path("results"),
+    mapping: Annotated[
+        str | None, typer.Option(help="For a table: a YAML file or a known format's name.")
+    ] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Also list the runs concerned.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 if there is a finding of severity error.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a reader must know before believing a study: coverage, then every doubt."""
+    from kdlora.analysis.diagnose import diagnose
+
+    frame = _frame(study, results, mapping)
+    covered, uncovered = _coverage(frame)
+    findings = diagnose(frame)
+    if as_json:
+        _print_json(
+            {
+                "coverage": covered.to_dict() if covered else None,
+                "coverage_sentences": covered.sentences() if covered else [uncovered],
+                "findings": [{**f.to_dict(), "n": f.n} for f in findings],
+            }
+        )
+    else:
+        _show_diagnosis(study.name, covered, uncovered, findings, rows)
+    if strict and any(f.severity == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+def reproduce(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Folder of runs.csv, paper_table_1.csv, paper_table_2.csv, kd_matrix_004.csv.",
+        ),
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="The trainings, or an imported study.")] = None,
+    paper1: Annotated[Path | None, typer.Option(help="The published table of scores.")] = None,
+    paper2: Annotated[Path | None, typer.Option(help="The published table of costs.")] = None,
+    matrix: Annotated[Path | None, typer.Option(help="The matrix of four distillations.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every table as CSV and each report as Markdown.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Regenerate the five published reports, each number beside what was printed."""
+    from kdlora.analysis.paper import read_inputs
+    from kdlora.analysis.paper import reproduce as run
+    from kdlora.analysis.paper.write import write_reports
+    from kdlora.analysis.results import Rules, plain
+
+    inputs = read_inputs(folder, runs=runs, scores=paper1, costs=paper2, matrix=matrix)
+    reproduction = run(inputs, seed=seed, rules=Rules(draws=draws))
+    index = write_reports(reproduction, out) if out is not None else None
+    numbers = reproduction.numbers()
+    failed = numbers[numbers["reproduced"].eq(False)]
+    if as_json:
+        _print_json(
+            {
+                "summary": reproduction.summary(),
+                "skipped": reproduction.skipped,
+                "sources": reproduction.sources,
+                "problems": reproduction.problems,
+                "not_reproduced": plain(failed),
+                "contradictions": [
+                    {"report": r.id, **plain(c)} for r in reproduction.reports
+                    for c in r.contradictions
+                ],
+                "sound": [
+                    {"report": r.id, "id": s.id, "question": s.question, "answer": s.answer,
+                     "source": s.source, "n": s.n, "rule": s.rule}
+                    for r in reproduction.reports for s in r.sound
+                ],
+                "out": str(index) if index else None,
+            }
+        )  # fmt: skip
+        return
+    from rich.console import Console
+
+    console = Console()
+    table = _table("report", "", "printed", "reproduced", "contradictions")
+    for row in reproduction.summary():
+        table.add_row(*(str(row[k]) for k in ("report", "title", "printed", "reproduced",
+                                              "contradictions")))  # fmt: skip
+    console.print(table)
+    if len(failed):
+        table = _table("report", "not reproduced", "printed", "recomputed", "source")
+        for item in plain(failed):
+            what = item["column"] if item["table"] == "prose" else (
+                f"{item['table']} {item['key']}, {item['column']}"
+            )  # fmt: skip
+            table.add_row(item["report"], what, item["printed"], _short(item["value"]),
+                          item["source"])  # fmt: skip
+        console.print(table)
+    table = _table("report", "question", "what the data can carry")
+    for report in reproduction.reports:
+        for sound in report.sound:
+            table.add_row(report.id, sound.question, sound.answer)
+    console.print(table)
+    for report_id, why in reproduction.skipped.items():
+        console.print(f"Report {report_id} was left out: {why}.")
+    for problem in reproduction.problems:
+        console.print(problem, markup=False)
+    if index:
+        console.print(f"Written: {index}", markup=False)
+
+
+def _frame(study: Path, results: Path, mapping: str | None) -> Any:
+    """The tidy frame of a study's folder, of a study by name, or of a table that is read now."""
+    from kdlora.store.frame import load_frame
+    from kdlora.store.importers import read_results
+
+    if study.is_file():
+        return read_results(study, mapping).frame
+    for folder in (study, results / study):
+        if folder.is_dir():
+            return load_frame(folder)
+    known = sorted(p.name for p in results.iterdir() if p.is_dir()) if results.is_dir() else []
+    names = f" Studies in {results}: {', '.join(known)}." if known else ""
+    raise InputError(f"no study '{study}': expected a study's folder or name, or a table.{names}")
+
+
+def _coverage(frame: Any) -> tuple[Coverage | None, str]:
+    from kdlora.analysis.coverage import coverage
+
+    if "task" not in frame or frame["task"].isna().all():
+        return None, "There are no tasks in this table, so nothing is said of its coverage."
+    return coverage(frame), ""
+
+
+def _show_import(folder: Path, imported: Imported) -> None:
+    from rich.console import Console
+
+    console = Console()
+    frame = imported.frame
+    table = _table("arm", "rows", "tasks", "pairs", "seeds")
+    for arm, part in frame.groupby("arm", dropna=False):
+        sizes = (part[k].nunique() if k in part else 0 for k in ("task", "pair", "seed"))
+        table.add_row(str(arm), str(len(part)), *(str(n) for n in sizes))
+    console.print(table)
+    console.print(
+        f"{len(frame)} rows from {imported.source} (format {imported.mapping.name}); "
+        f"{len(imported.kept)} unknown columns kept, {len(imported.aggregates)} rows that sum "
+        "others up set apart.",
+        markup=False,
+    )
+    for problem in imported.problems:
+        console.print(f"! {problem}", style="yellow", markup=False)
+    console.print(f"Imported into {folder}", markup=False)
+
+
+def _show_diagnosis(
+    name: str,
+    covered: Coverage | None,
+    uncovered: str,
+    findings: Sequence[Finding],
+    rows: bool,
+) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"Coverage of {name}", style="bold", markup=False)
+    for sentence in covered.sentences() if covered else [uncovered]:
+        console.print(f"  {sentence}", markup=False)
+    if not findings:
+        console.print("No doubt found by the checks that this study allows.")
+        return
+    table = _table("severity", "finding", "runs", "what")
+    for finding in findings:
+        style = STYLES[finding.severity]
+        table.add_row(finding.severity, finding.name, str(finding.n or ""), finding.sentence,
+                      style=style if finding.severity == "error" else None)  # fmt: skip
+    console.print(table)
+    if rows:
+        for finding in findings:
+            if finding.rows:
+                console.print(f"{finding.name}:", style="bold", markup=False)
+                for run in finding.rows:
+                    console.print(f"  {run}", markup=False)
+    errors = sum(f.severity == "error" for f in findings)
+    console.print(f"{len(findings)} findings, {errors} of them errors.")
+
+
+def _table(*columns: str) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    return Table(*(escape(c) for c in columns), show_lines=False, highlight=False)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    from kdlora.analysis.results import plain
+
+    print(json.dumps(plain(value), indent=1, ensure_ascii=False))

@@ -1,0 +1,199 @@
+"""Tables in files: CSV, TSV, JSON lines and Parquet, told apart by the file's extension.
+
+Nothing heavy is imported unless the file is Parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdlora.data.parsing import (
+    csv_advice,
+    csv_records,
+    json_rows,
+    long_fields,
+    tsv_records,
+    unquoted,
+)
+from kdlora.errors import DataError, did_you_mean
+
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_HEAD_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """Chosen columns of a file: `columns[name][i]` is row i; `present` names all columns."""
+
+    path: Path
+    present: list[str]
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+
+def read_table(path: Path, wanted: Sequence[str], *, quoting: bool = True) -> Table:
+    """Read the wanted columns, told apart by the file's extension (`.gz` may follow).
+
+    Values are strings in CSV and TSV, and whatever the file says in JSON lines and Parquet;
+    a key that a JSON line lacks is None. TSV fields are unquoted only if all quotes in the file
+    are CSV quotes; with `quoting=False` never. Raises DataError with every problem of the file.
+    """
+    form = _format(path)
+    if form == "parquet":
+        return _read_parquet(path, wanted)
+    text = _decode(_read_bytes(path), path)
+    if form == "jsonl":
+        rows = json_rows(text, path)
+        present = list(dict.fromkeys(key for row in rows for key in row))
+        _require_columns(path, wanted, present)
+        columns = {name: [row.get(name) for row in rows] for name in wanted}
+    else:
+        header, records = (
+            csv_records(text, path) if form == "csv" else tsv_records(text, path, quoting)
+        )
+        present = header
+        _require_columns(path, wanted, present)
+        place = {name: header.index(name) for name in wanted}
+        columns = {name: [record[i] for record in records] for name, i in place.items()}
+    if not next(iter(columns.values()), []):
+        raise DataError(f"{path} holds a header but no rows")
+    return Table(path, present, columns)
+
+
+def read_header(path: Path) -> list[str]:
+    """Names of the columns, from the start of the file.
+
+    Raises DataError if the file is missing, empty, of an unknown kind, not UTF-8 in its first
+    megabyte, or holds no row.
+    """
+    form = _format(path)
+    if form == "parquet":
+        return _read_parquet(path, []).present
+    head = _read_bytes(path, _HEAD_BYTES)
+    text = _decode(head, path, partial=len(head) == _HEAD_BYTES)
+    if form == "jsonl":
+        if "\n" not in text.strip():  # one long row, of which the head may be a part
+            text = _decode(_read_bytes(path), path)
+        return list(json_rows(text.lstrip().partition("\n")[0], path)[0])
+    start = text.lstrip("\r\n")
+    if form == "tsv":
+        header, _, rest = start.partition("\n")
+        names = header.rstrip("\r").split("\t")
+        names = unquoted([names], names)[0]
+    else:
+        lines = io.StringIO(start, newline="")
+        with long_fields():
+            try:
+                names = next(csv.reader(lines, strict=True))
+            except csv.Error as error:
+                raise DataError(f"{path}, line 1: {csv_advice(error)}") from None
+        rest = lines.read()
+    if not rest.strip():
+        raise DataError(f"{path} holds a header but no rows")
+    return names
+
+
+def column_problem(path: Path, wanted: str, present: Sequence[str]) -> str | None:
+    """Why a column cannot be used, or None if it is there once."""
+    if present.count(wanted) == 1:
+        return None
+    if wanted in present:
+        return f"{path}: {present.count(wanted)} columns are called '{wanted}'"
+    names = [name if len(name) <= 40 else name[:37] + "..." for name in present]
+    hint = did_you_mean(wanted, names)
+    if len(present) == 1 and path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv")):
+        found = next((s for s in (";", "\t", "|", ",") if s in present[0]), None)
+        if found:
+            hint += f" Its header seems to be separated by {found!r}: .csv wants commas, .tsv tabs"
+    return f"{path} has no column '{wanted}'.{hint}"
+
+
+def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+    problems = [p for name in wanted if (p := column_problem(path, name, present))]
+    if problems:
+        raise DataError(problems)
+
+
+def _format(path: Path) -> str:
+    name = path.name.lower()
+    ending = Path(name.removesuffix(".gz")).suffix
+    if ending == ".parquet" and not name.endswith(".gz"):
+        return "parquet"
+    if ending not in _FORMATS:
+        raise DataError(
+            f"{path}: unknown kind of file '{Path(name).suffix or name}'. Known: "
+            f"{', '.join(_FORMATS)} (each also with .gz) and .parquet"
+        )
+    return _FORMATS[ending]
+
+
+def _read_bytes(path: Path, size: int = -1) -> bytes:
+    """The file's bytes, unpacked; all of them or the first `size`."""
+    _require_file(path)
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as handle:
+            data = handle.read(size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error}") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    if not data.strip():
+        raise DataError(f"{path} is empty")
+    return data
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} is a folder" if path.is_dir() else f"there is no file {path}")
+
+
+def _decode(data: bytes, path: Path, *, partial: bool = False) -> str:
+    """UTF-8 text without its byte order mark; `partial` data may end within a character."""
+    try:
+        return data.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        if partial and error.start >= len(data) - 3:
+            return _decode(data[: error.start], path)
+        line = data.count(b"\n", 0, error.start) + 1
+        likely = _likely_encoding(data)
+        raise DataError(
+            f"{path} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} "
+            f"(line {line}). It looks like {likely}; save it as UTF-8, for instance with "
+            f"`iconv -f {likely} -t utf-8`"
+        ) from None
+
+
+def _likely_encoding(data: bytes) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    try:
+        data.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "cp1252"
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _require_file(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            present = list(file.schema_arrow.names)
+            if file.metadata.num_rows == 0:
+                raise DataError(f"{path} holds no rows")
+            _require_columns(path, wanted, present)
+            table = file.read(columns=list(wanted))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+    return Table(path, present, {name: table.column(name).to_pylist() for name in wanted})

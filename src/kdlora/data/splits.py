@@ -1,0 +1,101 @@
+"""Splits carved from one set of rows: stratified, and never with one text on both sides.
+
+Where models are selected and where they are reported must differ, so the selection split comes
+out of train. All of it depends on `split_seed` alone: every run of a study sees the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
+_BIN_ROWS, _MOST_BINS = 20, 10
+
+
+def selection_size(n: int, *, fraction: float, minimum: int) -> int:
+    """Rows to select on: a fraction of n, at least `minimum`, at most a fifth of n."""
+    return min(max(round(fraction * n), minimum), int(LARGEST_SHARE * n))
+
+
+def strata_of(labels: np.ndarray) -> np.ndarray:
+    """Stratum [n] of each row: its class, or the quantile bin of its number (at most ten)."""
+    if labels.dtype.kind != "f":
+        return labels.astype(np.int64)
+    bins = int(np.clip(len(labels) // _BIN_ROWS, 1, _MOST_BINS))
+    edges = np.unique(np.quantile(labels, np.linspace(0, 1, bins + 1)[1:-1]))
+    return np.searchsorted(edges, labels, side="right").astype(np.int64)
+
+
+def groups_of(texts: Sequence[Sequence[str]]) -> np.ndarray:
+    """Group [n] of each row: rows with the same texts share a number, counted from 0."""
+    numbers: dict[tuple[str, ...], int] = {}
+    rows = zip(*texts, strict=True)
+    return np.array([numbers.setdefault(row, len(numbers)) for row in rows], dtype=np.int64)
+
+
+def apportion(counts: np.ndarray, size: int) -> np.ndarray:
+    """Share out `size` seats in proportion to counts [k], by largest remainders.
+
+    The sum is exactly `size` (at most the sum of counts) and no share exceeds its count. If there
+    are seats enough, every non-empty stratum gets one, at the cost of the largest.
+    """
+    total = int(counts.sum())
+    if not 0 <= size <= total:
+        raise ValueError(f"cannot share out {size} of {total} rows")
+    if size == 0:
+        return np.zeros_like(counts)
+    # integer arithmetic: a float quota of 2.9999999 would lose a seat
+    shares, remainders = np.divmod(counts * size, total)
+    first = np.argsort(-remainders, kind="stable")[: size - int(shares.sum())]
+    shares[first] += 1
+    if size >= np.count_nonzero(counts):
+        for empty in np.flatnonzero((shares == 0) & (counts > 0)):
+            shares[np.argmax(shares)] -= 1
+            shares[empty] = 1
+    return shares
+
+
+def carve(
+    strata: np.ndarray, groups: np.ndarray, *, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into (kept, carved), both sorted positions that together are all rows.
+
+    About `size` rows are carved, spread over the strata in proportion. A group goes to one side
+    as a whole and counts for the stratum of its first row; a group larger than what its stratum
+    may still give is kept, so the carved part can fall short, never exceed. Every stratum keeps
+    at least one row, for sizes up to half of the rows; one with a single group is kept whole.
+    """
+    n = len(strata)
+    _, first, group, sizes = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    names, stratum = np.unique(strata[first], return_inverse=True)  # of each group
+    counts = np.bincount(stratum, weights=sizes, minlength=len(names)).astype(np.int64)
+    counts[np.bincount(stratum, minlength=len(names)) < 2] = 0
+    shares = apportion(counts, size * int(counts.sum()) // max(n, 1))
+
+    carved = np.zeros(len(first), dtype=bool)
+    order = rng.permutation(len(first))
+    for number, share in enumerate(shares.tolist()):
+        left = share
+        for candidate in order[stratum[order] == number].tolist():
+            if left == 0:
+                break
+            if sizes[candidate] <= left:
+                carved[candidate] = True
+                left -= int(sizes[candidate])
+    taken = carved[group]
+    return np.flatnonzero(~taken), np.flatnonzero(taken)
+
+
+def subset(strata: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Sorted positions of `size` rows in proportion to the strata; all rows if there are fewer."""
+    if size >= len(strata):
+        return np.arange(len(strata))
+    names, stratum, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    shares = apportion(counts, size)
+    order = rng.permutation(len(strata))
+    chosen = [order[stratum[order] == i][: shares[i]] for i in range(len(names))]
+    return np.sort(np.concatenate(chosen))

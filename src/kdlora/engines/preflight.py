@@ -1,0 +1,71 @@
+"""What can go wrong is found before the first run: rows read, models reachable, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdlora.data.examples import TaskData
+from kdlora.data.packaged import fetch_encoder
+from kdlora.data.sources import load_task
+from kdlora.errors import InputError, KdloraError
+from kdlora.models.adapters import check_options
+from kdlora.models.checkpoints import read_config, read_tokenizer
+from kdlora.models.encoders import load_encoder, resolve_encoder
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
+
+
+def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
+    """Read every task's rows and what every encoder says of itself.
+
+    Raises InputError with all problems together; nothing has been written then, but for downloads
+    in the cache.
+    """
+    problems: list[str] = []
+
+    def collect(error: KdloraError) -> None:
+        problems.extend(getattr(error, "problems", None) or [str(error)])
+
+    loaded: dict[str, TaskData] = {}
+    for name, run in {run.task.name: run for run in plan.runs}.items():
+        on_note(f"reading {name}")
+        try:
+            loaded[name] = load_task(run.task, run.data, progress=on_note)
+        except KdloraError as error:
+            collect(error)
+    for run in _one_a_model(plan):
+        try:
+            _check_model(run, loaded.get(run.task.name), on_note)
+        except KdloraError as error:
+            collect(error)
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    for data in loaded.values():
+        for note in data.notes:
+            on_note(f"{data.task.name}: {note}")
+
+
+def _one_a_model(plan: Plan) -> list[Run]:
+    """One run for each distinct encoder and adaptation (and task, where the teacher is given)."""
+    chosen = {}
+    for run in plan.runs:
+        if run.encoder is not None:
+            task = run.task.name if run.adaptation == "given" else ""
+            chosen[run.encoder.name, run.adaptation, task] = run
+    return list(chosen.values())
+
+
+def _check_model(run: Run, data: TaskData | None, on_note: Callable[[str], None]) -> None:
+    assert run.encoder is not None
+    if run.adapter is not None:
+        check_options(run.adaptation, run.adapter)
+    if run.encoder.source == "package":
+        fetch_encoder(run.encoder.name, progress=on_note)
+    if run.adaptation == "given" and data is not None:
+        loaded = load_encoder(run.encoder, data.task, seed=0, given=True)
+        for note in loaded.notes:
+            on_note(f"{run.encoder.name}: {note}")
+    else:
+        source = resolve_encoder(run.encoder)
+        read_config(source)
+        read_tokenizer(source)

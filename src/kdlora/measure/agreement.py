@@ -1,0 +1,93 @@
+"""How far a student answers as its teacher does, and how far it could have.
+
+Agreement alone says little: two models that are right 95 % of the time agree on at least 90 % of
+the rows whatever they learnt from each other. So it comes with Cohen's kappa, the level of chance
+and the bounds that the two accuracies set. A reported agreement outside its bounds is an error of
+whoever reported it, such as a flipped label map.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdlora.errors import DataError
+from kdlora.measure.blocks import Agreement
+from kdlora.measure.quality import Array, checked, correlation, score_split
+from kdlora.spec.tasks import Task
+
+
+def agreement(
+    task: Task,
+    student_outputs: Array,
+    teacher_outputs: Array,
+    labels: Array,
+    *,
+    teacher_run_id: str,
+) -> Agreement:
+    """Compare the outputs of student and teacher on the same rows.
+
+    Outputs are logits [n, c] or predictions [n]; `labels` [n]. The chance level and kappa are
+    those of Cohen 1960; kappa is None where chance alone already gives full agreement. For
+    regression only the correlation of the two predictions and the teacher's score are set.
+    Values are None where an output is not finite or there are no rows.
+    """
+    student, truth = checked(task, student_outputs, labels)
+    teacher, _ = checked(task, teacher_outputs, labels)
+    result = Agreement(
+        teacher_run_id=teacher_run_id,
+        teacher_score=score_split(task, teacher, truth)[task.primary],
+        chance=None,
+        pearson=None,
+    )
+    if not len(truth) or not (np.isfinite(student).all() and np.isfinite(teacher).all()):
+        return result
+    if task.kind == "regression":
+        return result.model_copy(update={"pearson": correlation(student, teacher)})
+
+    a, b = student.argmax(axis=1), teacher.argmax(axis=1)
+    observed = float(np.mean(a == b))
+    shares = [np.bincount(x, minlength=task.num_outputs) / len(x) for x in (a, b)]
+    chance = float(shares[0] @ shares[1])
+    lower, upper = bounds(
+        float(np.mean(a == truth)), float(np.mean(b == truth)), n_classes=task.num_outputs
+    )
+    return result.model_copy(
+        update={
+            "agreement": observed,
+            "kappa": (observed - chance) / (1 - chance) if chance < 1 else None,
+            "chance": chance,
+            "lower_bound": lower,
+            "upper_bound": upper,
+        }
+    )
+
+
+def bounds(a_s: float, a_t: float, n_classes: int) -> tuple[float, float]:
+    """Least and greatest agreement of two classifiers with accuracies `a_s` and `a_t`.
+
+    Where exactly one of the two is right they disagree, so agreement <= 1 - |a_s - a_t|. Both are
+    right, and so agree, on at least a_s + a_t - 1 of the rows. With two classes they also agree
+    wherever both are wrong, on at least 1 - a_s - a_t of the rows: together |a_s + a_t - 1|. With
+    more classes two wrong answers may differ. Each bound is reached by some pair of classifiers.
+    """
+    if not (0 <= a_s <= 1 and 0 <= a_t <= 1) or n_classes < 2:
+        raise DataError(
+            f"accuracies {a_s:g} and {a_t:g} of {n_classes} classes: "
+            "expected two shares between 0 and 1 (not per cent) and at least 2 classes"
+        )
+    surplus = a_s + a_t - 1
+    lower = abs(surplus) if n_classes == 2 else max(0.0, surplus)
+    return lower, 1 - abs(a_s - a_t)
+
+
+def impossible(agreement: Agreement, *, tolerance: float = 1e-6) -> bool:
+    """Whether the stated agreement lies outside its bounds by more than `tolerance`.
+
+    Give half a unit of the last digit, three times over, for numbers that were rounded.
+    """
+    value, lower, upper = agreement.agreement, agreement.lower_bound, agreement.upper_bound
+    if value is None:
+        return False
+    below = lower is not None and value < lower - tolerance
+    above = upper is not None and value > upper + tolerance
+    return below or above or not -tolerance <= value <= 1 + tolerance

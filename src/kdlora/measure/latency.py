@@ -1,0 +1,178 @@
+"""Latency and throughput of several models, timed side by side in one process.
+
+A shared machine drifts: timing one model after the other would charge the drift to one of them.
+So the models take turns, A B A B ..., and every number comes with the protocol behind it.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+WARM_UP_ROUNDS = 2
+MIN_REPEATS = 10  # single rows: percentiles want several
+MIN_BATCHES = 5  # batches cost far more, and only their median is used
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Percentiles of one forward pass at batch 1, and rows a second at a larger batch."""
+
+    p50_ms: float
+    p95_ms: float
+    throughput_per_s: float
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+
+def time_models(
+    models: Mapping[str, nn.Module],
+    *,
+    rng: np.random.Generator,
+    merged: bool | None = None,
+    vocab_size: int | None = None,
+    seq_length: int = 64,
+    repeats: int = 30,
+    batch: int = 32,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    budget_s: float = 6.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """Time the models' forward passes in turns, on the same random token ids.
+
+    Latency is one row, throughput `batch` rows, both `seq_length` tokens long without padding;
+    throughput comes from the median time. After a warm-up there are up to `repeats` rounds of
+    each, cut short when half of `budget_s` is spent, but at least 10 of single rows and 5 of
+    batches. `merged` is what the caller knows of the models and goes into the protocol.
+    `vocab_size` is the smallest of the models' by default. A model that is elsewhere or in another
+    dtype is timed as a copy; modes are put back.
+    """
+    configs: list[Any] = [model.config for model in models.values()]
+    size = vocab_size or min(config.vocab_size for config in configs)
+    place = torch.device(device)
+    ids = torch.from_numpy(rng.integers(0, size, (batch, seq_length), dtype=np.int64)).to(place)
+    timed = {name: _placed(model, place, dtype) for name, model in models.items()}
+
+    def seconds(model: nn.Module, rows: Tensor) -> float:
+        mask = torch.ones_like(rows)
+        _synchronise(place)
+        started = clock()
+        model(input_ids=rows, attention_mask=mask)
+        _synchronise(place)
+        return clock() - started
+
+    with _quiet(timed.values()):
+        single, many = (
+            _in_turns(
+                timed,
+                rows,
+                seconds,
+                repeats=(least, max(repeats, least)),
+                budget_s=budget_s / 2,
+                clock=clock,
+            )
+            for rows, least in ((ids[:1], MIN_REPEATS), (ids, MIN_BATCHES))
+        )
+    first = next(iter(timed))
+    protocol = {
+        "merged": merged,
+        "seq_length": seq_length,
+        "latency_batch": 1,
+        "throughput_batch": batch,
+        "latency_repeats": len(single[first]),
+        "throughput_repeats": len(many[first]),
+        "warm_up": WARM_UP_ROUNDS,
+        "interleaved": list(models),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": _device_name(place),
+    }
+    return {
+        name: Timing(
+            p50_ms=float(np.percentile(single[name], 50)) * 1e3,
+            p95_ms=float(np.percentile(single[name], 95)) * 1e3,
+            throughput_per_s=batch / float(np.median(many[name])),
+            protocol=dict(protocol),
+        )
+        for name in models
+    }
+
+
+def _in_turns(
+    models: Mapping[str, nn.Module],
+    rows: Tensor,
+    seconds: Callable[[nn.Module, Tensor], float],
+    *,
+    repeats: tuple[int, int],
+    budget_s: float,
+    clock: Callable[[], float],
+) -> dict[str, list[float]]:
+    """Seconds of every pass by model, in rounds (least, most) in which each model has one turn."""
+    for _ in range(WARM_UP_ROUNDS):
+        for model in models.values():
+            seconds(model, rows)
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    started = clock()
+    least, most = repeats
+    for done in range(most):
+        if done >= least and clock() - started >= budget_s:
+            break
+        for name, model in models.items():
+            taken[name].append(seconds(model, rows))
+    return taken
+
+
+def _placed(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The model itself, or a copy where it would have to be moved or cast.
+
+    What counts is the dtype of most weights: a bf16 model may keep its head in fp32 on purpose.
+    """
+    elements: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        elements[parameter.dtype] += parameter.numel()
+    at_home = all(p.device.type == device.type for p in model.parameters())
+    if at_home and elements.most_common(1)[0][0] == dtype:
+        return model
+    return copy.deepcopy(model).to(device=device, dtype=dtype)
+
+
+@contextmanager
+def _quiet(models: Any) -> Iterator[None]:
+    """Evaluation mode, no autograd and no garbage collector in the way of the clock."""
+    modes = {module: module.training for model in models for module in model.modules()}
+    collecting = gc.isenabled()
+    for model in models:
+        model.eval()
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"

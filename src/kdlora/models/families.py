@@ -1,0 +1,171 @@
+"""What differs from one encoder family to another, and how to find the rest by looking.
+
+The table holds only what cannot be read off a model: which Linear layers are the query and value
+projections, and where positions begin. Heads, poolers, token types and attention back ends are
+found on the model or its config, so an unknown family works too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from kdlora.errors import ModelError, did_you_mean
+
+ALL_LINEAR = "all-linear"
+QUERY_VALUE = "query-value"
+
+
+@dataclass(frozen=True)
+class Family:
+    """`query_value` are the last parts of module names, as in ``attention.self.query``.
+
+    `first_position` is the position id of the first token, so that many rows of the position
+    table hold no token; None means padding id + 1, as in fairseq's models.
+    """
+
+    query_value: tuple[str, ...]
+    first_position: int | None = 0
+
+
+_BERT = Family(("attention.self.query", "attention.self.value"))
+_ROBERTA = Family(("attention.self.query", "attention.self.value"), first_position=None)
+
+FAMILIES: dict[str, Family] = {
+    "bert": _BERT,
+    "electra": _BERT,
+    "roberta": _ROBERTA,  # DistilRoBERTa too
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "distilbert": Family(("attention.q_lin", "attention.v_lin")),
+    "deberta-v2": Family(("attention.self.query_proj", "attention.self.value_proj")),  # v3 too
+    "albert": Family(("attention.query", "attention.value")),
+    "mpnet": Family(("attention.attn.q", "attention.attn.v"), first_position=2),
+    "modernbert": Family(("attn.Wqkv",)),  # one fused matrix: the key is adapted with it
+}
+
+
+def uses_token_types(config: PreTrainedConfig) -> bool:
+    """Whether the two texts of a pair are told apart by ``token_type_ids``."""
+    return (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def supports_sdpa(config: PreTrainedConfig) -> bool:
+    """Whether the family has torch's fused attention; DeBERTa and MPNet are eager only."""
+    classes = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    model_class = classes[0] if isinstance(classes, tuple) else classes
+    return bool(getattr(model_class, "_supports_sdpa", False))
+
+
+def max_tokens(config: PreTrainedConfig) -> int | None:
+    """The longest text in tokens, special ones included; None where positions set no limit."""
+    length = getattr(config, "max_position_embeddings", None)
+    if length is None or getattr(config, "position_biased_input", True) is False:
+        return None
+    family = FAMILIES.get(config.model_type)
+    first = family.first_position if family else 0
+    return length - ((config.pad_token_id or 0) + 1 if first is None else first)
+
+
+def dropout_fields(config: PreTrainedConfig) -> list[str]:
+    """The config's numeric dropout probabilities, whatever the family calls them."""
+    return [
+        name
+        for name, value in config.to_dict().items()
+        if "dropout" in name and isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+
+
+def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the modules between the encoder and the logits, in the model's order."""
+    return tuple(
+        name
+        for name, module in model.named_children()
+        if module is not model.base_model and any(True for _ in module.parameters())
+    )
+
+
+def trained_modules(model: PreTrainedModel, new_modules: Iterable[str]) -> tuple[str, ...]:
+    """Full names of all modules that train beside an adapter: the head and whatever is new.
+
+    No name lies inside another one, so each can be wrapped and saved by itself.
+    """
+    head = head_modules(model)
+    inside = [n for n in new_modules if not any(n == h or n.startswith(h + ".") for h in head)]
+    return (*inside, *head)
+
+
+def linear_names(model: nn.Module, *, outside: Sequence[str] = ()) -> list[str]:
+    """Full names of all Linear layers that are not part of the modules named in `outside`."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(_within(name, top) for top in outside)
+    ]
+
+
+def resolve_targets(
+    model: PreTrainedModel, targets: Sequence[str], trained: Sequence[str]
+) -> list[str]:
+    """Full names of the Linear layers to adapt.
+
+    `targets` are ``all-linear``, ``query-value`` or the (last parts of the) names of modules;
+    `trained` are left out, since they are trained whole.
+    Raises ModelError that lists every target without a match and the names there are.
+    """
+    linears = linear_names(model, outside=trained)
+    chosen: set[str] = set()
+    problems = []
+    for target in targets:
+        if target == ALL_LINEAR:
+            found = linears
+        elif target == QUERY_VALUE:
+            found = _query_value(model, linears)
+        else:
+            found = [name for name in linears if _ends_with(name, target)]
+        if not found:
+            problems.append(_no_target(model, target, linears))
+        chosen.update(found)
+    if problems:
+        raise ModelError(problems, where="adapter.targets")
+    return [name for name in linears if name in chosen]
+
+
+def _query_value(model: PreTrainedModel, linears: list[str]) -> list[str]:
+    family = FAMILIES.get(model.config.model_type)
+    wanted = family.query_value if family else ()
+    return [name for name in linears if any(_ends_with(name, part) for part in wanted)]
+
+
+def _no_target(model: PreTrainedModel, target: str, linears: list[str]) -> str:
+    kinds = sorted({_kind(name) for name in linears})
+    model_type = model.config.model_type
+    if not linears:
+        return f"'{target}': a {model_type} model has no Linear layer to adapt; use fft"
+    if target == QUERY_VALUE:
+        return (
+            f"which layers are query and value is not known for model type '{model_type}'. "
+            f"Name them, or give {ALL_LINEAR}. Its Linear layers: {', '.join(kinds)}"
+        )
+    names = kinds if "." in target else {kind.rpartition(".")[2] for kind in kinds}
+    known = (*names, ALL_LINEAR, QUERY_VALUE)
+    return f"a {model_type} model has no Linear layer '{target}'.{did_you_mean(target, known)}"
+
+
+def _kind(name: str) -> str:
+    """A layer's name without what repeats in every block: the parts after the last number."""
+    parts = name.split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[numbers[-1] + 1 :] if numbers and numbers[-1] + 1 < len(parts) else parts)
+
+
+def _ends_with(name: str, part: str) -> bool:
+    return name == part or name.endswith("." + part)
+
+
+def _within(name: str, top: str) -> bool:
+    return name == top or name.startswith(top + ".")

@@ -1,0 +1,184 @@
+"""From the tidy frame to what a report states: means over seeds, shared blocks, paired gains.
+
+A *cell* is one row of the frame (pair, task, arm, seed). A *block* is a task and a seed of a pair;
+it is *shared* when every trained arm has a score in it. Averages over tasks use shared blocks only,
+so that no arm gains by missing a hard one. Flagged cells take part like any other and are marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlora.report.tidy import SEEDLESS, groups, metric_of, names, scored, teacher_arm
+from kdlora.report.words import POINTS
+
+# What is known of a cell when scores and costs are put together.
+COSTS = ("trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",
+         "forward_flops", "latency_p50_ms", "latency_p95_ms", "throughput_per_s",
+         "speedup_latency", "energy_j")  # fmt: skip
+_CELL = ("pair", "task", "seed", "arm", "role", "run_id", "score", "selection_score", "flagged")
+
+
+def in_blocks(frame: pd.DataFrame) -> pd.DataFrame:
+    """Scored cells, those of seedless arms repeated in every seed of their pair and task."""
+    place = ["pair", "task"]
+    data = scored(frame)
+    free = data["adaptation"].isin(SEEDLESS)
+    data = data[[*_CELL, *COSTS]]
+    seeds = frame.loc[~frame["adaptation"].isin(SEEDLESS), [*place, "seed"]].drop_duplicates()
+    repeated = data[free].drop(columns="seed").merge(seeds, on=place)
+    seeded = pd.MultiIndex.from_frame(seeds[place])
+    alone = data[free & ~pd.MultiIndex.from_frame(data[place]).isin(seeded)]
+    parts = [part for part in (data[~free], repeated, alone) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else data
+
+
+def shared_blocks(cells: pd.DataFrame, pair: str, tasks: Sequence[str]) -> list[tuple[str, int]]:
+    """The (task, seed) blocks in which every trained arm that has any score has one.
+
+    `cells` are those of `in_blocks`.
+    """
+    own = cells[(cells["pair"] == pair) & (cells["role"] != "baseline")]
+    arms = set(own["arm"])
+    present = own[own["task"].isin(tasks)].groupby(["task", "seed"], sort=False)["arm"].agg(set)
+    return [block for block, found in present.items() if found == arms]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, range and count of a score over runs; `flagged` are the run ids to doubt."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    flagged: tuple[str, ...] = ()
+
+
+def spreads(frame: pd.DataFrame) -> dict[tuple[str, str, str], Spread]:
+    """(pair, task, arm) -> the spread of its score over all runs that have one."""
+    return {key: _spread(cells) for key, cells in groups(scored(frame), "pair", "task", "arm")}
+
+
+def _spread(cells: pd.DataFrame) -> Spread:
+    score, doubtful = cells["score"], cells.loc[cells["flagged"], "run_id"]
+    mean, low, high = float(score.mean()), float(score.min()), float(score.max())
+    return Spread(mean, low, high, len(cells), tuple(dict.fromkeys(doubtful)))
+
+
+def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    return {arm: tuple(dict.fromkeys(own["run_id"])) for arm, own in groups(cells, "arm")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An arm of a pair over some tasks: what it scores and what it costs, in stored units.
+
+    `retained` and `above_floor` are shares of the teacher's score and of the teacher's gain over
+    the majority baseline, in the same blocks; None where such a share has no meaning.
+    """
+
+    arm: str
+    blocks: int
+    score: Spread
+    selection: float
+    retained: float | None
+    above_floor: float | None
+    costs: dict[str, float]
+
+
+def outcomes(
+    frame: pd.DataFrame, cells: pd.DataFrame, pair: str, blocks: Sequence[tuple[str, int]]
+) -> list[Outcome]:
+    """All arms of a pair over the given blocks, from teacher to baselines.
+
+    Means are over seeds within a task, then over tasks; speed-ups are averaged geometrically.
+    """
+    here = pd.MultiIndex.from_frame(cells[["task", "seed"]])
+    wanted = pd.MultiIndex.from_tuples(list(blocks), names=["task", "seed"])
+    own = cells[(cells["pair"] == pair) & here.isin(wanted)]
+    own = own.assign(
+        speedup_latency=np.log(own["speedup_latency"].where(own["speedup_latency"] > 0))
+    )
+    means = own.groupby(["arm", "task"])[[*COSTS, "selection_score"]].mean()
+    means = means.groupby("arm").mean()
+    means["speedup_latency"] = np.exp(means["speedup_latency"])
+    scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
+    tasks = dict.fromkeys(task for task, _ in blocks)
+    shares = all(name in POINTS and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks))
+    runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
+    empty = pd.Series(np.nan, index=scores.index)
+    teacher = scores.get(teacher_arm(frame, pair), empty)
+    floor = scores.get("baseline/majority", empty)
+    found = []
+    for arm in (a for a in names(frame, "arm", pair=pair) if a in scores):
+        retained = above = None
+        if shares:
+            retained, above = _shares(scores[arm], teacher, floor)
+        known = scores[arm].dropna()
+        spread = _over_seeds(known, len(runs[arm]), doubtful.get(arm, ()))
+        costs = {name: float(means[name][arm]) for name in COSTS}
+        selection = float(means["selection_score"][arm])
+        found.append(Outcome(arm, len(known), spread, selection, retained, above, costs))
+    return found
+
+
+def _shares(
+    own: pd.Series, teacher: pd.Series, floor: pd.Series
+) -> tuple[float | None, float | None]:
+    """Share of the teacher's score and of its gain over the floor, in blocks that have both."""
+    common = own.notna() & teacher.notna()
+    if not common.any():
+        return None, None
+    ours, theirs = over_tasks(own[common]), over_tasks(teacher[common])
+    retained = ours / theirs if theirs > 0 else None
+    if floor[common].isna().any() or theirs <= (least := over_tasks(floor[common])):
+        return retained, None
+    return retained, (ours - least) / (theirs - least)
+
+
+def over_tasks(scores: pd.Series) -> float:
+    """Mean over tasks of the mean over seeds of scores indexed by (task, seed)."""
+    return float(scores.groupby(level="task").mean().mean())
+
+
+def _over_seeds(scores: pd.Series, n: int, flagged: tuple[str, ...]) -> Spread:
+    """The range is over seeds, and NaN where seeds cover different tasks."""
+    by_seed = scores.groupby(level="seed").mean()
+    complete = len(scores) == len(by_seed) * scores.index.get_level_values("task").nunique()
+    low, high = (by_seed.min(), by_seed.max()) if complete else (math.nan, math.nan)
+    return Spread(over_tasks(scores), float(low), float(high), n, flagged)
+
+
+def averaged_tasks(frame: pd.DataFrame) -> list[str]:
+    """The tasks that a summary is over: the only one, else all that are scored in points."""
+    tasks = names(frame, "task")
+    if len(tasks) == 1:
+        return tasks
+    return [task for task in tasks if metric_of(frame, task)[0] in POINTS]
+
+
+def outcome_metric(frame: pd.DataFrame) -> tuple[str, int]:
+    """Metric and direction of the summary: the only task's, else any in points."""
+    tasks = averaged_tasks(frame)
+    return metric_of(frame, tasks[0]) if tasks else ("", 1)
+
+
+def all_outcomes(frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[Outcome]]:
+    """Per pair, the arms that have all its shared blocks of the averaged tasks, over those.
+
+    A pair without a shared block is absent; so is a baseline whose metric is undefined somewhere.
+    """
+    blocks = {
+        pair: shared_blocks(cells, pair, averaged_tasks(frame)) for pair in names(frame, "pair")
+    }
+    return {
+        pair: [o for o in outcomes(frame, cells, pair, found) if o.blocks == len(found)]
+        for pair, found in blocks.items()
+        if found
+    }

@@ -1,0 +1,102 @@
+"""Sentences by which a reader judges a study: coverage, flags, unequal conditions.
+
+As in `findings`, one whose condition does not hold is not made.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from kdlora.report import words as w
+from kdlora.report.gains import Facts
+from kdlora.report.parts import Finding
+from kdlora.report.provenance import SAME, trained, values
+from kdlora.report.tidy import groups, names
+
+
+def trust(facts: Facts) -> list[Finding]:
+    """Coverage, flags, unequal conditions."""
+    checks: tuple[Callable[[Facts], Finding | None], ...] = (
+        covered, flagged, unequal, equal, mixed_protocol,
+    )  # fmt: skip
+    return [finding for check in checks if (finding := check(facts))]
+
+
+def covered(facts: Facts) -> Finding | None:
+    frame = facts.frame
+    done = int((frame["status"] == "done").sum())
+    if done == len(frame):
+        text = f"All planned runs are done ({done} of {len(frame)})."
+    else:
+        failed = int((frame["status"] == "failed").sum())
+        missing = len(frame) - done - failed
+        rest = [f"{n} {what}" for n, what in ((failed, "failed"), (missing, "missing")) if n]
+        text = f"{done} of {len(frame)} planned runs are done; {w.join(rest)}."
+    encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    unscored = encoders.loc[encoders["score"].isna(), "run_id"].tolist()
+    if unscored:
+        text += f" No score is defined for {w.join(unscored)}; no mean includes it."
+    return Finding("Coverage", text, ("coverage", "unfinished"))
+
+
+def flagged(facts: Facts) -> Finding | None:
+    """Which flags there are, by name and count."""
+    runs = facts.frame[facts.frame["status"] == "done"].drop_duplicates("run_id")
+    counts = Counter(name for flags in runs["flags"] for name in dict.fromkeys(flags))
+    if runs.empty:
+        return None
+    if not counts:
+        return Finding("Health", "No run carries a health flag.")
+    listed = w.join([f"{name} in {w.plural(n, 'run')}" for name, n in counts.most_common()])
+    return Finding("Health", f"Health flags: {listed}.", ("flag_counts", "flags"))
+
+
+def unequal(facts: Facts) -> Finding | None:
+    """Settings in which trained models of one comparison differ though they should not."""
+    frame = facts.frame
+    parts = []
+    for (pair, task), cells in groups(trained(frame), "pair", "task"):
+        for column, name in SAME.items():
+            if len(values(cells[column])) < 2:
+                continue
+            by_arm = [
+                f"{'/'.join(found)} in {w.arm_name(arm)}"
+                for arm, rows in groups(cells, "arm")
+                if (found := values(rows[column]))
+            ]
+            where = f" on {task}" if len(names(frame, "task")) > 1 else ""
+            where += f" ({pair})" if len(names(frame, "pair")) > 1 else ""
+            parts.append(f"{name}{where}: {', '.join(by_arm)}")
+    if not parts:
+        return None
+    text = f"Not the same for all trained models: {'; '.join(parts)}."
+    return Finding("Unequal conditions", text, ("settings", "splits"))
+
+
+def equal(facts: Facts) -> Finding | None:
+    """What all trained models have in common."""
+    rows = trained(facts.frame)
+    columns = ("batch_size", "epochs", "max_length", "precision", "device")
+    same = [
+        f"{SAME[column]} {found[0]}"
+        for column in columns
+        if len(found := values(rows[column])) == 1 and rows[column].notna().all()
+    ]
+    if rows["arm"].nunique() < 2 or not same:
+        return None
+    return Finding("Equal conditions", f"All trained models share {w.join(same)}.", ("settings",))
+
+
+def mixed_protocol(facts: Facts) -> Finding | None:
+    """Said when encoders were measured under different conditions."""
+    frame = facts.frame
+    rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    known = [p for p in rows["protocol"] if p]
+    keys = dict.fromkeys(key for protocol in known for key in protocol)
+    mixed = [k for k in keys if len({str(p.get(k)) for p in known}) > 1]
+    if not mixed:
+        return None
+    listed = w.join([key.replace("_", " ") for key in mixed])
+    text = f"Latency and throughput were not measured alike for all encoders: {listed} differ."
+    return Finding("Unequal measurement", text, ("protocol",))

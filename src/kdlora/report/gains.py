@@ -1,0 +1,214 @@
+"""What each step of the way to a small model changes: differences paired by task and seed.
+
+Distillation, the smaller encoder and the adapter are told apart, each as one arm minus the arm
+that differs from it in nothing else. Nothing is tested here; the differences are described.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kdlora.report.aggregate import (
+    Outcome,
+    Spread,
+    all_outcomes,
+    in_blocks,
+    outcome_metric,
+    spreads,
+)
+from kdlora.report.tidy import metric_of, names, teacher_arm, tidy
+from kdlora.report.words import POINTS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`arm` against `base`, and what the difference isolates."""
+
+    effect: str
+    arm: str
+    base: str
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Paired differences in the metric's own unit, positive where `arm` is better than `base`.
+
+    For one task `values` holds a difference per seed; for the average over tasks (`task` is None)
+    one per task and seed, and `mean` is the mean of the task means. `unflagged` is the same mean
+    over the pairs in which no run is flagged, None where there is no such pair.
+    """
+
+    pair: str
+    task: str | None
+    comparison: Comparison
+    metric: str
+    mean: float
+    unflagged: float | None
+    values: tuple[float, ...]
+    seeds: tuple[int, ...]
+    tasks: tuple[str, ...]
+    flagged: tuple[str, ...]
+
+    @property
+    def above_zero(self) -> int:
+        return sum(value > 0 for value in self.values)
+
+
+DISTILLATION = "distillation"
+SMALLER = "smaller encoder"
+ADAPTER = "adapter"
+WHOLE = "all together"
+RUNNER_UP = "first student against the next"
+
+
+def comparisons(arms: Sequence[str], teacher: str | None) -> list[Comparison]:
+    """The pairs of arms among `arms` that differ in one thing, and the whole way at the end."""
+    found = [
+        Comparison(DISTILLATION, arm, base)
+        for arm in arms
+        if arm.startswith("student/kd-") and (base := arm.replace("/kd-", "/")) in arms
+    ]
+    for arm in arms:
+        role, _, rest = arm.partition("/")
+        if role == "student" and not rest.startswith("kd-"):
+            full = f"teacher/{rest}"
+            if full not in arms and rest == "fft" and teacher == "teacher/given":
+                full = teacher
+            if full in arms:
+                found.append(Comparison(SMALLER, arm, full))
+        full = f"{role}/{'kd-' if rest.startswith('kd-') else ''}fft"
+        if role in ("teacher", "student") and arm != full and full in arms and rest != "given":
+            found.append(Comparison(ADAPTER, arm, full))
+    found += [
+        Comparison(WHOLE, a, teacher) for a in arms if a.startswith("student/kd-") and teacher
+    ]
+    order = (DISTILLATION, SMALLER, ADAPTER, WHOLE)
+    return sorted(found, key=lambda c: order.index(c.effect))
+
+
+def compare(
+    frame: pd.DataFrame, cells: pd.DataFrame, pair: str, comparison: Comparison
+) -> list[Gain]:
+    """One comparison within one pair: a gain a task, and their average if there are several.
+
+    The average is over tasks scored in points. Cells of `in_blocks` of which the other half is
+    missing are left out, as the counts show.
+    """
+    own = cells[(cells["pair"] == pair) & cells["arm"].isin([comparison.arm, comparison.base])]
+    scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
+    if not {comparison.arm, comparison.base} <= set(scores.columns):
+        return []
+    paired = scores.dropna()
+    doubtful = own[own["flagged"]]
+    found = []
+    for task in names(frame, "task"):
+        part = paired[paired.index.get_level_values("task") == task].droplevel("task").sort_index()
+        if part.empty:
+            continue
+        metric, direction = metric_of(frame, task)
+        values = (part[comparison.arm] - part[comparison.base]) * direction
+        used = doubtful[(doubtful["task"] == task) & doubtful["seed"].isin(part.index)]
+        healthy = values[~values.index.isin(used["seed"])]
+        found.append(
+            Gain(
+                pair=pair,
+                task=task,
+                comparison=comparison,
+                metric=metric,
+                mean=float(values.mean()),
+                unflagged=float(healthy.mean()) if len(healthy) else None,
+                values=tuple(float(v) for v in values),
+                seeds=tuple(int(s) for s in part.index),
+                tasks=(task,),
+                flagged=tuple(dict.fromkeys(used["run_id"])),
+            )
+        )
+    average = _average([gain for gain in found if gain.metric in POINTS])
+    return found + ([average] if average else [])
+
+
+def _average(parts: list[Gain]) -> Gain | None:
+    if len(parts) < 2:
+        return None
+    healthy = [part.unflagged for part in parts if part.unflagged is not None]
+    return Gain(
+        pair=parts[0].pair,
+        task=None,
+        comparison=parts[0].comparison,
+        metric="accuracy",  # any metric in points: the unit is all that counts
+        mean=sum(part.mean for part in parts) / len(parts),
+        unflagged=sum(healthy) / len(healthy) if healthy else None,
+        values=tuple(value for part in parts for value in part.values),
+        seeds=tuple(sorted({seed for part in parts for seed in part.seeds})),
+        tasks=tuple(part.task for part in parts if part.task),
+        flagged=tuple(dict.fromkeys(run for part in parts for run in part.flagged)),
+    )
+
+
+def ranked(outcomes: Sequence[Outcome], direction: int) -> tuple[list[Outcome], str]:
+    """The students among `outcomes`, first choice first, and the split whose score ranked them.
+
+    By the selection score where every student has one, so that the report split does not also
+    choose what it reports; else by the report score.
+    """
+    students = [outcome for outcome in outcomes if outcome.arm.startswith("student/")]
+    by_selection = all(math.isfinite(outcome.selection) for outcome in students)
+
+    def rank(outcome: Outcome) -> float:
+        return direction * (outcome.selection if by_selection else outcome.score.mean)
+
+    return sorted(students, key=rank, reverse=True), "selection" if by_selection else "report"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that tables, sentences and charts are made from, computed once.
+
+    `frame` is tidy, `cells` are those of `in_blocks`, `outcomes` and `students` are per pair over
+    its shared blocks, `spreads` per (pair, task, arm) over all runs.
+    """
+
+    frame: pd.DataFrame
+    cells: pd.DataFrame
+    spreads: dict[tuple[str, str, str], Spread]
+    outcomes: dict[str, list[Outcome]]
+    students: dict[str, tuple[list[Outcome], str]]
+    gains: list[Gain]
+
+    def overall(self, pair: str, effect: str | None = None) -> list[Gain]:
+        """A pair's gains over all its tasks: averages, or where there is one task, that task's."""
+        own = [gain for gain in self.gains if gain.pair == pair]
+        averaged = {gain.comparison for gain in own if gain.task is None}
+        tasks = Counter(gain.comparison for gain in own if gain.task is not None)
+        return [
+            gain
+            for gain in own
+            if effect in (None, gain.comparison.effect)
+            and (
+                gain.task is None
+                or (gain.comparison not in averaged and tasks[gain.comparison] == 1)
+            )
+        ]
+
+
+def gather(frame: pd.DataFrame) -> Facts:
+    """Compute the facts of a study. Raises InputError as `tidy` does."""
+    data = tidy(frame)
+    cells = in_blocks(data)
+    outcomes = all_outcomes(data, cells)
+    direction = outcome_metric(data)[1]
+    students = {pair: ranked(found, direction) for pair, found in outcomes.items()}
+    gains: list[Gain] = []
+    for pair in names(data, "pair"):
+        wanted = comparisons(names(data, "arm", pair=pair), teacher_arm(data, pair))
+        first = [outcome.arm for outcome in students.get(pair, ([], ""))[0][:2]]
+        known = [{comparison.arm, comparison.base} for comparison in wanted]
+        if len(first) == 2 and set(first) not in known:
+            wanted.append(Comparison(RUNNER_UP, *first))
+        gains += [gain for c in wanted for gain in compare(data, cells, pair, c)]
+    return Facts(data, cells, spreads(data), outcomes, students, gains)

@@ -1,0 +1,130 @@
+"""Keep the best student of a study as a plain model folder that transformers can load."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from kdlora.spec.tasks import TASKS
+from kdlora.store.record import Record
+from kdlora.store.store import Store, write_json
+
+CARD = "kdlora.json"
+
+
+class ModelCard(BaseModel):
+    """What `kdlora predict` needs to know of a model folder, and where the model came from."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    run_id: str
+    task: str
+    arm: str
+    seed: int
+    kind: str
+    text_columns: list[str]
+    label_names: list[str]
+    max_length: int
+    metric: str
+    selection_score: float | None
+    report_score: float | None
+    chosen_because: str
+    kdlora: str = version("kdlora")
+
+
+def best_student(cells: pd.DataFrame) -> pd.Series | None:
+    """The student with the best score on the *selection* split; the report split chooses nothing.
+
+    Runs with an error flag (constant predictions, say) are no candidates. None if none is left.
+    """
+    done = cells[(cells["role"] == "student") & (cells["status"] == "done")]
+    sound = done[["error" not in severities for severities in done["flag_severities"]]]
+    if sound.empty or sound["selection_score"].isna().all():
+        return None
+    signed = (sound["selection_score"] * sound["direction"]).to_numpy()
+    return sound.iloc[int(np.nanargmax(signed))]
+
+
+def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCard]]:
+    """Save the best student of every task and pair, merged, below `<study>/student`.
+
+    A study of one task and one pair saves it at `<study>/student` itself. Nothing is written
+    where the same run is saved already.
+    """
+    groups = list(frame[frame["role"] == "student"].groupby(["task", "pair"], sort=False))
+    saved = []
+    for (task, pair), cells in groups:
+        chosen = best_student(cells)
+        if chosen is None:
+            continue
+        folder = store.root / "student"
+        if len(groups) > 1:
+            folder = folder / f"{task}--{pair}"
+        record = store.read(chosen["run_id"])
+        assert record is not None
+        students = cells[cells["status"] == "done"]
+        why = f"best {chosen['metric']} on the selection split of {len(students)} student runs"
+        card = make_card(record, why)
+        if read_card(folder) != card:
+            _save_merged(record, store.folder(record.run_id) / "model", folder, card)
+        saved.append((folder, card))
+    return saved
+
+
+def make_card(record: Record, why: str) -> ModelCard:
+    run, quality = record.run, record.quality
+    assert quality is not None
+    assert run.training is not None
+    own = run.task.own
+    if own is not None:
+        kind = "classification" if quality.per_class_f1 else "regression"
+        columns, names = list(own.text), list(quality.per_class_f1)
+    else:
+        task = TASKS[run.task.name]
+        kind, columns, names = task.kind, list(task.texts), list(task.label_names)
+    return ModelCard(
+        run_id=record.run_id,
+        task=run.task.name,
+        arm=run.arm,
+        seed=run.seed,
+        kind=kind,
+        text_columns=columns,
+        label_names=names,
+        max_length=run.training.max_length,
+        metric=quality.primary,
+        selection_score=quality.splits["selection"].get(quality.primary),
+        report_score=quality.score,
+        chosen_because=why,
+    )
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """The card of a saved model, or None where there is none that can be read."""
+    try:
+        values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        return ModelCard.model_validate(values)
+    except (OSError, ValueError):
+        return None
+
+
+def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
+    """Merge onto fresh fp32 weights and write the whole folder, then put it in place."""
+    from kdlora.models.saved import load_trained
+
+    model, tokenizer = load_trained(source, encoder=record.run.encoder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    write_json(temporary / CARD, card.model_dump())
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)

@@ -1,0 +1,164 @@
+"""All runs of a study as one tidy frame: a row a cell, a column a fact; reports start here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdlora.errors import StoreError
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
+from kdlora.spec.study import Study
+from kdlora.store.record import Record
+from kdlora.store.store import Store, write_json
+
+PLAN_FILE = "plan.json"
+_FACTS = (
+    "precision",
+    "device",
+    "attention",
+    "steps",
+    "planned_steps",
+    "stopped",
+    "best_step",
+    "micro_batch_size",
+    "resumed",
+)
+
+
+def save_plan(store: Store, study: Study, plan: Plan) -> None:
+    """Keep the study as resolved beside its records, so that a report needs only the folder."""
+    write_json(
+        store.root / PLAN_FILE,
+        {
+            "study": {**study.model_dump(mode="json"), "base_dir": study.base_dir},
+            "cells": [vars(cell) for cell in plan.cells],
+            "runs": {run.run_id: run.model_dump(mode="json") for run in plan.runs},
+        },
+    )
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    """The saved plan of a study's folder. Raises StoreError when it is no such folder."""
+    path = root / PLAN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{root} holds no study: expected {PLAN_FILE} there. Run `kdlora run study.yaml` or "
+            "`kdlora demo` first, or name the folder that its last line printed"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from None
+
+
+def load_frame(root: str | Path) -> pd.DataFrame:
+    """One row per planned cell, done or not; columns as `row` gives them.
+
+    A run shared by several cells stands in several rows with the same `run_id`. A folder of
+    imported results gives their rows instead.
+    """
+    root = Path(root)
+    if (root / "imported.parquet").is_file():
+        from kdlora.store.importers import load_imported
+
+        return load_imported(root)
+    plan = read_plan(root)
+    store = Store(root)
+    pairs = {pair["name"]: pair for pair in plan["study"]["pairs"]}
+    records: dict[str, Record | None] = {}
+    rows = []
+    for cell in plan["cells"]:
+        run_id = cell["run_id"]
+        if run_id not in records:
+            records[run_id] = store.read(run_id) or store.read_failure(run_id)
+        run = Run.model_validate(plan["runs"][run_id])
+        rows.append(
+            {
+                "study": plan["study"]["name"],
+                **row(run, records[run_id]),
+                "pair": cell["pair"],
+                "teacher": pairs[cell["pair"]]["teacher"],
+                "student": pairs[cell["pair"]]["student"],
+                "source": str(store.folder(run_id) / "record.json"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def row(run: Run, record: Record | None) -> dict[str, Any]:
+    """The facts of one run, flat. Missing ones are absent, and so NaN in the frame."""
+    values: dict[str, Any] = {
+        "run_id": run.run_id,
+        "task": run.task.name,
+        "role": run.role,
+        "adaptation": run.adaptation,
+        "distillation": run.distillation,
+        "arm": run.arm,
+        "seed": run.seed,
+        "encoder": run.encoder.name if run.encoder else None,
+        "teacher_run_id": run.teacher_run_id,
+        "lr": run.lr,
+        "max_train": run.data.max_train,
+        "status": record.status if record else "missing",
+        "error": record.error if record else None,
+        "flags": tuple(flag.name for flag in record.health) if record else (),
+        "flag_details": tuple(flag.detail for flag in record.health) if record else (),
+        "flag_severities": tuple(flag.severity for flag in record.health) if record else (),
+    }
+    if run.adapter:
+        values |= {"rank": run.adapter.rank, "alpha": run.adapter.alpha_value}
+        values["targets"] = ",".join(run.adapter.targets)
+    if run.training:
+        for name in ("batch_size", "epochs", "max_length"):
+            values[name] = getattr(run.training, name)
+    if run.kd:
+        values |= {"temperature": run.kd.temperature, "kd_weight": run.kd.kd_weight}
+    if record is None or record.quality is None:
+        return values
+
+    quality, facts = record.quality, record.facts
+    values |= {
+        "metric": quality.primary,
+        "direction": quality.direction,
+        "score": quality.score,
+        "selection_score": quality.splits["selection"].get(quality.primary),
+        "n_train": quality.n["train"],
+        "n_selection": quality.n["selection"],
+        "n_report": quality.n["report"],
+        "per_class_f1": quality.per_class_f1,
+        "confusion": quality.confusion,
+    }
+    for split, metrics in quality.splits.items():
+        values |= {f"{split}.{name}": value for name, value in metrics.items()}
+    values |= {k: v for k, v in record.efficiency.model_dump().items() if v is not None}
+    if record.agreement:
+        shared = record.agreement
+        values |= {
+            "agreement": shared.agreement,
+            "kappa": shared.kappa,
+            "agreement_chance": shared.chance,
+            "agreement_lower": shared.lower_bound,
+            "agreement_upper": shared.upper_bound,
+            "teacher_score": shared.teacher_score,
+            "teacher_pearson": shared.pearson,
+        }
+    values |= {name: getattr(facts, name) for name in _FACTS}
+    values |= {
+        "environment": record.environment,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+    }
+    return values
+
+
+def load_histories(root: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """Learning curves by run id: one row an evaluation of the selection split."""
+    histories = {}
+    for path in sorted((Path(root) / "runs").glob("*/history.jsonl")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        histories[path.parent.name] = [json.loads(line) for line in lines]
+    return histories

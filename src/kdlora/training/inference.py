@@ -1,0 +1,89 @@
+"""A finished model at work: its outputs, and what one forward pass costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from kdlora.data.batches import Encoded, collate, eval_batches
+from kdlora.measure.flops import flops_per_length
+from kdlora.measure.latency import time_models
+from kdlora.models.encoders import load_encoder
+from kdlora.models.saved import load_trained
+from kdlora.spec.run import Run
+from kdlora.spec.tasks import Task
+from kdlora.training.precision import Compute, place_for_inference
+
+SEQ_LENGTH = 64  # tokens of the texts that latency, throughput and FLOPs are stated for
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, texts: Encoded, compute: Compute) -> np.ndarray:
+    """Outputs of the model for every text, [n, c] float32, in the order of `texts`."""
+    was_training = model.training
+    model.eval()
+    rows: np.ndarray | None = None
+    for index in eval_batches(texts.lengths):
+        with compute.autocast():
+            logits = model(**collate(texts, index, compute.device)).logits
+        values = logits.float().cpu().numpy()
+        if rows is None:
+            rows = np.zeros((len(texts), values.shape[1]), dtype=np.float32)
+        rows[index] = values
+    model.train(was_training)
+    return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
+
+
+def load_finished(
+    run: Run, folder: Path, task: Task, compute: Compute
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The finished model of a run from disk, merged in fp32 and then put into its compute type."""
+    assert run.encoder is not None
+    if run.adaptation == "given":
+        loaded = load_encoder(run.encoder, task, seed=0, attention=compute.attention, given=True)
+        return place_for_inference(loaded.model, compute), loaded.tokenizer
+    model, tokenizer = load_trained(
+        folder / "model", encoder=run.encoder, attention=compute.attention
+    )
+    return place_for_inference(model, compute), tokenizer
+
+
+def inference_costs(run: Run, task: Task, merged: nn.Module, compute: Compute) -> dict[str, Any]:
+    """Latency, throughput and FLOPs of the merged model, interleaved with the teacher's encoder.
+
+    Time does not depend on the weights' values, so the reference is the teacher's architecture as
+    it comes, which gives every arm its speed-up without waiting for a teacher run. The keys are
+    fields of `measure.blocks.Efficiency`.
+    """
+    models = {"model": merged}
+    if run.reference is not None and run.reference != run.encoder:
+        reference = load_encoder(run.reference, task, seed=0, attention=compute.attention)
+        models["reference"] = place_for_inference(reference.model, compute)
+    timings = time_models(
+        models,
+        seq_length=SEQ_LENGTH,
+        device=compute.device,
+        dtype=compute.dtype,
+        merged=True,
+        rng=np.random.default_rng(0),
+    )
+    own = timings["model"]
+    beside = timings.get("reference", own)
+    flops = flops_per_length(merged, backward=False, device=compute.device)
+    return {
+        "forward_flops": flops.flops(1, SEQ_LENGTH),
+        "latency_p50_ms": own.p50_ms,
+        "latency_p95_ms": own.p95_ms,
+        "throughput_per_s": own.throughput_per_s,
+        "reference": run.reference.name if run.reference else None,
+        "reference_latency_p50_ms": beside.p50_ms,
+        "reference_throughput_per_s": beside.throughput_per_s,
+        "speedup_latency": beside.p50_ms / own.p50_ms,
+        "speedup_throughput": own.throughput_per_s / beside.throughput_per_s,
+        "protocol": own.protocol,
+    }

@@ -1,0 +1,322 @@
+"""The only training loop of kdlora.
+
+It knows nothing of teachers, adapters or tasks: it is given a model, encoded texts, a loss and a
+way to score the selection split, and returns what happened. Resuming from its checkpoint gives the
+same weights as not having been interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdlora.data.batches import Encoded, collate, train_batches
+from kdlora.distil.losses import Loss
+from kdlora.spec.study import Training
+from kdlora.training.precision import Compute
+from kdlora.training.progress import (
+    Progress,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    write_history,
+)
+from kdlora.training.schedule import Schedule, evaluation_steps
+
+MAX_NONFINITE = 3  # consecutive steps without a finite gradient before training is given up
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What an adapter adds to the loop; the defaults add nothing."""
+
+    after_step: Callable[[nn.Module, int], None] = lambda model, step: None
+    extra_loss: Callable[[nn.Module], torch.Tensor | None] = lambda model: None
+    earliest_best: int = 0  # evaluations before this step are no candidates (AdaLoRA's budgeting)
+    state: Callable[[nn.Module], dict[str, Any] | None] = lambda model: None
+    restore: Callable[[nn.Module, dict[str, Any] | None], None] = lambda model, state: None
+
+
+@dataclass(frozen=True)
+class Seeds:
+    order: int
+    dropout: int
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Encoded training texts with labels [n] and, for distillation, teacher logits [n, c]."""
+
+    texts: Encoded
+    labels: torch.Tensor
+    teacher: torch.Tensor | None = None
+
+
+Evaluate = Callable[[nn.Module], dict[str, float | None]]
+
+
+def train(
+    model: nn.Module,
+    data: TrainingData,
+    *,
+    loss: Loss,
+    evaluate: Evaluate,
+    primary: str,
+    direction: int,
+    settings: Training,
+    schedule: Schedule,
+    compute: Compute,
+    seeds: Seeds,
+    folder: Path,
+    hooks: Hooks | None = None,
+    step_flops: Callable[[int, int], float] = lambda batch, length: 0.0,
+    measured: AbstractContextManager | None = None,
+    on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    checkpoint_minutes: float = 10.0,
+) -> Progress:
+    """Train in place and leave the model at its best evaluation on the selection split.
+
+    Args:
+        model: placed by `precision.place`; what requires a gradient is trained.
+        loss: ``(logits [b, c], labels [b], teacher [b, c] | None) -> scalar``, mean over examples.
+        evaluate: metrics of the selection split; `primary` times `direction` decides.
+        folder: `history.jsonl` and, while unfinished, `checkpoint.pt` are kept here.
+        step_flops: FLOPs of one training step for (examples, padded length).
+
+    Raises KeyboardInterrupt after having written a checkpoint.
+    """
+    hooks = hooks or Hooks()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(trained, settings)
+    progress = Progress(micro_batch_size=settings.micro_batch_size or settings.batch_size)
+    best: dict[str, torch.Tensor] = {}
+    evaluate_after = evaluation_steps(schedule, settings.evals_per_epoch)
+    saved_at = time.monotonic()
+
+    devices = [compute.device] if compute.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), measured or nullcontext():
+        torch.manual_seed(seeds.dropout)
+        state = load_checkpoint(folder, compute)
+        if state is not None:
+            progress, best = restore(state, trained, optimizer)
+            hooks.restore(model, state["extra"])
+            write_history(folder, progress)
+
+        def save() -> None:
+            save_checkpoint(folder, progress, trained, best, optimizer, hooks.state(model))
+
+        with _polite_interrupt() as interrupted:
+            for batch in _batches_from(progress.step, data.texts, settings, schedule, seeds):
+                _step(
+                    model, trained, optimizer, data, batch, progress, loss, hooks, settings,
+                    schedule, compute, step_flops,
+                )  # fmt: skip
+                events: list[dict[str, Any]] = [
+                    {"step": progress.step, "total": schedule.total_steps}
+                ]
+                if progress.step in evaluate_after:
+                    _evaluate(
+                        model, trained, best, progress, evaluate, primary, direction, schedule,
+                        hooks,
+                    )  # fmt: skip
+                    write_history(folder, progress)
+                    events.append({"evaluation": progress.history[-1]})
+                if progress.nonfinite_row >= MAX_NONFINITE:
+                    progress.stopped = "nonfinite"
+                elif _out_of_patience(progress, settings, schedule, hooks):
+                    progress.stopped = "patience"
+                # Here, between two steps, weights and counters belong together.
+                try:
+                    for event in events:
+                        on_progress(event)
+                    if interrupted():
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
+                    save()
+                    raise
+                if progress.stopped != "completed":
+                    break
+                if time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                    save()
+                    saved_at = time.monotonic()
+
+    with torch.no_grad():
+        for name, value in best.items():
+            trained[name].copy_(value)
+    return progress
+
+
+@contextmanager
+def _polite_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of the step, so that a checkpoint is never half a step old.
+
+    A second Ctrl-C stops at once. Only the main thread may handle signals; elsewhere nothing
+    changes.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(number: int, frame: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def make_optimizer(trained: dict[str, nn.Parameter], settings: Training) -> torch.optim.AdamW:
+    """Fused AdamW with decoupled weight decay on matrices only (no biases, no norms).
+
+    Source: Loshchilov and Hutter (2019), "Decoupled weight decay regularization".
+    """
+    matrices = [p for n, p in trained.items() if p.ndim >= 2 and "norm" not in n.lower()]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in trained.values() if id(p) not in chosen]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=True)
+
+
+def _batches_from(step, texts, settings, schedule, seeds):
+    """Batches from optimizer step `step` on: the order of an epoch depends on its number alone."""
+    first = step // schedule.steps_per_epoch
+    for epoch in range(first, settings.epochs):
+        rng = np.random.default_rng([seeds.order, epoch])
+        batches = train_batches(texts.lengths, settings.batch_size, rng)
+        skip = step - first * schedule.steps_per_epoch if epoch == first else 0
+        yield from batches[skip:]
+
+
+def _step(
+    model, trained, optimizer, data, batch, progress, loss, hooks, settings, schedule, compute,
+    step_flops,
+) -> None:  # fmt: skip
+    """One optimizer step; on out-of-memory the same batch again in halves, which is recorded."""
+    start = time.perf_counter()
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.lr(progress.step)
+    model.train()
+    while True:
+        try:
+            value, flops = _accumulate(model, data, batch, progress.micro_batch_size, loss, hooks,
+                                       compute, step_flops)  # fmt: skip
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error) or progress.micro_batch_size <= 1:
+                raise
+            optimizer.zero_grad(set_to_none=True)
+            progress.micro_batch_size = math.ceil(progress.micro_batch_size / 2)
+            progress.out_of_memory_retries += 1
+            if compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+    norm = nn.utils.clip_grad_norm_(trained.values(), settings.clip_norm)
+    if math.isfinite(value) and bool(torch.isfinite(norm)):
+        optimizer.step()
+        hooks.after_step(model, progress.step + 1)
+        progress.nonfinite_row = 0
+        progress.loss_sum += value
+        progress.loss_steps += 1
+    else:  # the weights stay as they were
+        progress.nonfinite_steps += 1
+        progress.nonfinite_row += 1
+    optimizer.zero_grad(set_to_none=True)
+    progress.step += 1
+    progress.examples += len(batch)
+    progress.tokens += int(data.texts.lengths[batch].sum())
+    progress.flops += flops
+    progress.train_s += time.perf_counter() - start
+
+
+def _accumulate(model, data, batch, micro, loss, hooks, compute, step_flops):
+    """Gradient of the batch's mean loss, computed in parts of `micro` examples."""
+    total, flops = 0.0, 0.0
+    extra_done = False
+    for start in range(0, len(batch), micro):
+        part = batch[start : start + micro]
+        inputs = collate(data.texts, part, compute.device)
+        labels = data.labels[part].to(compute.device)
+        teacher = data.teacher[part].to(compute.device) if data.teacher is not None else None
+        with compute.autocast():
+            logits = model(**inputs).logits
+        value = loss(logits.float(), labels, teacher) * (len(part) / len(batch))
+        total += float(value.detach())
+        if not extra_done:  # a property of the weights: added once a step
+            extra = hooks.extra_loss(model)
+            value = value if extra is None else value + extra
+            extra_done = True
+        value.backward()
+        flops += step_flops(len(part), inputs["input_ids"].shape[1])
+    return total, flops
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+
+
+def _evaluate(
+    model, trained, best, progress, evaluate, primary, direction, schedule, hooks
+) -> None:
+    """Score the selection split, keep the weights if they are the best candidate so far."""
+    start = time.perf_counter()
+    metrics = evaluate(model)
+    score = metrics.get(primary)
+    usable = score is not None and math.isfinite(score)
+    candidate = progress.step >= hooks.earliest_best
+    if candidate and (not best or (usable and _gains(score, progress.best_score, direction))):
+        progress.best_step = progress.step
+        progress.best_score = score if usable else None
+        for name, parameter in trained.items():
+            best[name] = parameter.detach().clone()
+        progress.evals_without_gain = 0
+    else:
+        progress.evals_without_gain += 1
+    progress.evals += 1
+    progress.eval_s += time.perf_counter() - start
+    progress.history.append(
+        {
+            "step": progress.step,
+            "epoch": round(progress.step / schedule.steps_per_epoch, 4),
+            "train_loss": progress.loss_sum / max(progress.loss_steps, 1),
+            "lr": schedule.lr(progress.step - 1),
+            "selection": metrics,
+        }
+    )
+    progress.loss_sum, progress.loss_steps = 0.0, 0
+
+
+def _gains(score: float, best: float | None, direction: int) -> bool:
+    return best is None or (score - best) * direction > 0
+
+
+def _out_of_patience(progress, settings, schedule, hooks) -> bool:
+    """Patience counts only after warm-up, and never before a rank budget has been spent."""
+    if settings.patience is None or progress.step >= schedule.total_steps:
+        return False
+    if not progress.history or progress.history[-1]["step"] != progress.step:
+        return False  # only an evaluation can exhaust it
+    if progress.step <= max(schedule.warmup_steps, hooks.earliest_best):
+        progress.evals_without_gain = 0
+        return False
+    return progress.evals_without_gain >= settings.patience

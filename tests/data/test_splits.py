@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlora.data.splits import apportion, carve, groups_of, selection_size, strata_of, subset
+
+counts = st.lists(st.integers(0, 400), min_size=1, max_size=12).filter(lambda c: sum(c) > 0)
+rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=1, max_size=200)
+seeds = st.integers(0, 2**32)
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "minimum", "size"),
+    [
+        (67349, 0.1, 500, 6735),  # a fraction of train
+        (3668, 0.1, 500, 500),  # at least the minimum
+        (2490, 0.1, 500, 498),  # at most a fifth
+        (67349, 0.4, 500, 13469),
+        (20, 0.1, 500, 4),
+        (4, 0.1, 500, 0),
+    ],
+)
+def test_selection_size(n, fraction, minimum, size):
+    assert selection_size(n, fraction=fraction, minimum=minimum) == size
+
+
+def test_apportion_by_hand():
+    # quotas 5.5, 3.3, 1.2: the seat left over goes to the largest remainder
+    assert apportion(np.array([55, 33, 12]), 10).tolist() == [6, 3, 1]
+    # quotas 9.7, 0.2, 0.1: everyone gets a seat, at the cost of the largest
+    assert apportion(np.array([97, 2, 1]), 10).tolist() == [8, 1, 1]
+    assert apportion(np.array([97, 0, 3]), 10).tolist() == [9, 0, 1]
+    assert apportion(np.array([3, 4]), 0).tolist() == [0, 0]
+    assert apportion(np.array([3, 4]), 7).tolist() == [3, 4]
+    with pytest.raises(ValueError, match="8 of 7"):
+        apportion(np.array([3, 4]), 8)
+
+
+@given(counts, st.floats(0, 1))
+def test_apportion_is_exact_and_proportional_within_a_seat(counts, share):
+    counts = np.array(counts)
+    size = int(share * counts.sum())
+    shares = apportion(counts, size)
+    quotas = size * counts / counts.sum()
+    assert shares.sum() == size
+    assert (shares <= counts).all()
+    assert (shares >= 0).all()
+    if size >= np.count_nonzero(counts):
+        assert (shares[counts > 0] > 0).all()
+    if (quotas[counts > 0] >= 1).all():
+        assert (np.abs(shares - quotas) < 1).all()
+
+
+@given(rows, st.floats(0, 0.5), seeds)
+def test_carve_is_disjoint_complete_and_keeps_groups_and_strata(rows, share, seed):
+    strata, groups = (np.array(column) for column in zip(*rows, strict=True))
+    size = int(share * len(rows))
+    kept, carved = carve(strata, groups, size=size, rng=np.random.default_rng(seed))
+    assert sorted([*kept, *carved]) == list(range(len(rows)))
+    assert not set(groups[kept]) & set(groups[carved])
+    assert len(carved) <= size
+    # a group counts for the stratum of its first row; every such stratum keeps a row
+    first = dict(reversed(list(zip(groups.tolist(), strata.tolist(), strict=True))))
+    assert {first[g] for g in groups[kept].tolist()} == set(first.values())
+    again = carve(strata, groups, size=size, rng=np.random.default_rng(seed))
+    assert again[1].tolist() == carved.tolist()
+
+
+@given(st.lists(st.integers(0, 3), min_size=20, max_size=300), st.floats(0.05, 0.2), seeds)
+def test_carve_is_stratified_within_a_row_where_texts_differ(strata, share, seed):
+    strata = np.array(strata)
+    strata = strata[np.isin(strata, [s for s in range(4) if (strata == s).sum() > 1])]
+    n, size = len(strata), int(share * len(strata))
+    _, carved = carve(strata, np.arange(n), size=size, rng=np.random.default_rng(seed))
+    assert len(carved) == size
+    for stratum in np.unique(strata):
+        quota = size * (strata == stratum).sum() / n
+        if size * min(np.unique(strata, return_counts=True)[1]) >= n:
+            assert abs((strata[carved] == stratum).sum() - quota) < 1
+
+
+def test_carve_leaves_alone_what_cannot_be_split():
+    strata = np.array([0] * 10 + [1] + [2] * 5)
+    groups = np.array([*range(10), 10, *[11] * 5])  # class 2 is one text five times
+    kept, carved = carve(strata, groups, size=4, rng=np.random.default_rng(0))
+    assert set(strata[carved]) == {0}
+    assert len(carved) == 2  # a quarter of the ten rows that can be split
+    assert {10, 11, 12, 13, 14, 15} <= set(kept)
+
+
+def test_carve_draws_other_rows_for_another_seed():
+    strata, groups = np.zeros(100, dtype=int), np.arange(100)
+    draws = {tuple(carve(strata, groups, size=10, rng=np.random.default_rng(s))[1]) for s in (1, 2)}
+    assert len(draws) == 2
+
+
+def test_carve_draws_every_row_equally_often():
+    strata, groups = np.repeat([0, 1], [30, 10]), np.arange(40)
+    times = np.zeros(40)
+    for seed in range(600):
+        times[carve(strata, groups, size=8, rng=np.random.default_rng(seed))[1]] += 1
+    # each row with probability 0.2: mean 120, standard deviation 9.8
+    assert np.abs(times - 120).max() < 5 * 9.8
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(1, 250), seeds)
+def test_subset_is_exact_stratified_and_deterministic(strata, size, seed):
+    strata = np.array(strata)
+    chosen = subset(strata, size=size, rng=np.random.default_rng(seed))
+    assert len(chosen) == min(size, len(strata))
+    assert (np.diff(chosen) > 0).all()
+    if size >= len(set(strata.tolist())):
+        assert set(strata[chosen]) == set(strata)
+    assert chosen.tolist() == subset(strata, size=size, rng=np.random.default_rng(seed)).tolist()
+
+
+def test_strata_of_classes_are_the_classes():
+    assert strata_of(np.array([2, 0, 2])).tolist() == [2, 0, 2]
+
+
+def test_strata_of_numbers_are_deciles():
+    labels = np.random.default_rng(0).permutation(1000).astype(np.float32)
+    strata = strata_of(labels)
+    assert strata.tolist() == (labels.astype(int) // 100).tolist()
+    assert set(strata_of(np.full(50, 3.5, dtype=np.float32)).tolist()) <= {0, 1}
+
+
+def test_groups_of_equal_rows_are_equal():
+    assert groups_of((["a", "a", "b", "a"], ["x", "y", "x", "x"])).tolist() == [0, 1, 2, 0]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kdlora.data.examples import Examples, TaskData, ids_of_texts
+from kdlora.distil.soft_labels import FILE, SoftLabels, load, save, soft_labels
+from kdlora.errors import ModelError
+from kdlora.spec.tasks import TASKS
+
+
+def examples(words: list[str]) -> Examples:
+    ids = ids_of_texts("rte", (words, words))
+    return Examples(ids, (words, words), np.zeros(len(words), dtype=np.int64))
+
+
+def data(fingerprint: str = "f") -> TaskData:
+    parts = [examples([f"{name}{i}" for i in range(5)]) for name in "tsr"]
+    return TaskData(TASKS["rte"], parts[0], parts[1], {"report": parts[2]}, 0, fingerprint)
+
+
+def label(part: Examples) -> np.ndarray:
+    """Logits that tell which text they belong to."""
+    numbers = [sum(map(ord, text)) for text in part.texts[0]]
+    return np.array([[n, -n] for n in numbers], dtype=np.float32)
+
+
+def made(folder, **changes) -> tuple[SoftLabels, bool]:
+    arguments = {"teacher_run_id": "t", "data": data(), "label": label, **changes}
+    return soft_labels(folder, **arguments)
+
+
+def test_logits_follow_their_example_in_any_order(tmp_path):
+    soft, cached = made(tmp_path)
+    assert not cached
+    rng = np.random.default_rng(0)
+    for part in (data().train, data().reports["report"]):
+        shuffled = part.take(rng.permutation(len(part)))
+        np.testing.assert_array_equal(soft.take(shuffled.ids), label(shuffled))
+
+
+def test_the_cache_is_read_back_unchanged(tmp_path):
+    soft, _ = made(tmp_path)
+
+    def never(part):
+        raise AssertionError("labelled twice")
+
+    again, cached = made(tmp_path, label=never)
+    assert cached
+    np.testing.assert_array_equal(again.logits, soft.logits)
+    np.testing.assert_array_equal(again.ids, soft.ids)
+
+
+@pytest.mark.parametrize("changes", [{"teacher_run_id": "other"}, {"data": data("changed")}])
+def test_a_cache_of_another_teacher_or_other_rows_is_not_used(tmp_path, changes):
+    made(tmp_path)
+    _, cached = made(tmp_path, **changes)
+    assert not cached
+
+
+def test_a_torn_cache_is_made_again(tmp_path):
+    made(tmp_path)
+    content = (tmp_path / FILE).read_bytes()
+    for cut in (0, 7, len(content) // 2, len(content) - 1):
+        (tmp_path / FILE).write_bytes(content[:cut])
+        assert load(tmp_path) is None
+    assert made(tmp_path)[1] is False
+
+
+def test_an_unknown_example_is_refused(tmp_path):
+    soft, _ = made(tmp_path)
+    with pytest.raises(ModelError, match="1 of 2 examples have no soft label"):
+        soft.take(np.array([soft.ids[0], "0" * 16]))
+
+
+def test_classes_are_matched_by_name():
+    soft = SoftLabels(np.array(["0" * 16]), np.array([[1.0, 2.0, 3.0]]), "t", ("a", "b", "c"), "f")
+    np.testing.assert_array_equal(soft.permuted(("c", "a", "b")).logits, [[3.0, 1.0, 2.0]])
+    with pytest.raises(ModelError, match="knows the classes"):
+        soft.permuted(("a", "b", "x"))
+
+
+def test_ids_survive_as_integers(tmp_path):
+    ids = np.array(["0000000000000001", "ffffffffffffffff", "00ff00ff00ff00ff"])
+    save(SoftLabels(ids, np.zeros((3, 2), np.float32), "t", ("a", "b"), "f"), tmp_path)
+    assert load(tmp_path).ids.tolist() == ids.tolist()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from kdlora.errors import InputError
+from kdlora.spec.study import Adapter, Study, make_study, read_study
+
+GOOD = {
+    "name": "s",
+    "tasks": ["rte"],
+    "pairs": [{"teacher": "minilm-l6", "student": "minilm-l3"}],
+}
+
+
+def problems_of(**changes: object) -> str:
+    with pytest.raises(InputError) as caught:
+        make_study({**GOOD, **changes})
+    return "\n".join(caught.value.problems)
+
+
+def test_defaults_plan_the_control_arms():
+    study = make_study(GOOD)
+    assert {"student/fft", "student/lora", "student/kd-lora"} <= set(study.arms)
+    assert study.baselines
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tasks": ["rtee"]}, "Did you mean 'rte'"),
+        ({"trainng": {}}, "trainng: unknown key. Did you mean 'training'"),
+        ({"training": {"epoch": 3}}, "training.epoch: unknown key. Did you mean 'epochs'"),
+        ({"adapter": {"rank": -8}}, "adapter.rank: input should be greater than 0, got -8"),
+        ({"arms": ["student/kd-lorra"]}, "Did you mean 'lora'"),
+        ({"arms": ["teacher/kd-lora"]}, "a teacher is not distilled"),
+        ({"arms": ["lora"]}, "write role/adaptation"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"distillation": {"kd_weight": 1.5}}, "distillation.kd_weight"),
+        ({"pairs": [{"teacher": "a"}]}, "pairs.0.student: is required"),
+        ({"overrides": {"student/fft": {"training": {"epochs": 0}}}},
+         "overrides.student/fft.training.epochs"),
+        ({"overrides": {"student/dora": {}}}, "is not among arms"),
+        ({"tasks": [{"name": "x", "train": "t.csv", "text": ["a", "b", "c"]}]},
+         "3 text columns given"),
+        ({"tasks": [{"name": "x", "train": "t.csv", "metric": "acuracy"}]},
+         "Did you mean 'accuracy'"),
+    ],
+)  # fmt: skip
+def test_each_mistake_has_a_sentence(changes, expected):
+    assert expected in problems_of(**changes)
+
+
+def test_all_problems_come_at_once():
+    text = problems_of(adapter={"rank": 0}, seeds=[], arms=["x"], tasks=["nope"])
+    assert all(word in text for word in ("adapter.rank", "seeds", "arms", "tasks.0"))
+
+
+def test_one_learning_rate_stands_for_both():
+    assert make_study({**GOOD, "training": {"lr": 3e-4}}).training.lr.peft == 3e-4
+
+
+@pytest.mark.parametrize(("alpha", "value"), [("rank", 8), ("2*rank", 16), (5, 5)])
+def test_alpha_is_a_number_or_a_multiple_of_rank(alpha, value):
+    assert Adapter(rank=8, alpha=alpha).alpha_value == value
+
+
+def test_overrides_replace_single_values_of_one_arm():
+    study = make_study({**GOOD, "overrides": {"student/fft": {"training": {"epochs": 9}}}})
+    assert study.section("student/fft", "training").epochs == 9
+    assert study.section("student/fft", "training").batch_size == study.training.batch_size
+    assert study.section("student/lora", "training") == study.training
+
+
+def test_a_study_survives_yaml(tmp_path):
+    study = make_study({**GOOD, "training": {"epochs": 7}})
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    again = read_study(path)
+    assert again.model_dump() == study.model_dump()
+    assert again.path("x.csv") == tmp_path / "x.csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"- 1", "expected a mapping"),
+        (b"\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_unreadable_files_are_explained(tmp_path, content, expected):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=expected):
+        read_study(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no study file at .*nope\.yaml"):
+        read_study(tmp_path / "nope.yaml")
+
+
+def test_every_field_of_the_schema_is_closed():
+    schema = Study.model_json_schema()
+    for name, part in {"Study": schema, **schema["$defs"]}.items():
+        if part.get("type") == "object":
+            assert part["additionalProperties"] is False, name

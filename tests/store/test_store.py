@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kdlora.errors import StoreError
+from kdlora.measure.blocks import Quality
+from kdlora.spec.plan import make_plan
+from kdlora.spec.study import make_study
+from kdlora.store import store as store_module
+from kdlora.store.record import Record
+from kdlora.store.store import Store, write_json
+
+
+@pytest.fixture
+def run():
+    study = make_study(
+        {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "big", "student": "small"}]}
+    )
+    return make_plan(study).runs[2]
+
+
+def record_of(run) -> Record:
+    splits = {"selection": {"accuracy": 0.5}, "report": {"accuracy": 0.75}}
+    n = {"train": 9, "selection": 4, "report": 4}
+    return Record(
+        run_id=run.run_id,
+        run=run,
+        quality=Quality(primary="accuracy", direction=1, splits=splits, n=n),
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "study")
+    store.prepare()
+    return store
+
+
+def test_what_is_written_is_read(store, run):
+    store.begin(run)
+    store.finish(record_of(run))
+    found = store.read(run.run_id)
+    assert found.run == run
+    assert found.quality.score == 0.75
+    assert store.is_done(run.run_id)
+
+
+def test_a_run_without_a_record_is_not_done(store, run):
+    folder = store.begin(run)
+    (folder / "model").mkdir()
+    (folder / "history.jsonl").write_text("{}\n")
+    assert store.read(run.run_id) is None
+
+
+def test_finishing_drops_the_checkpoint_and_the_old_failure(store, run):
+    folder = store.begin(run)
+    (folder / "checkpoint.pt").write_bytes(b"x")
+    store.fail(record_of(run).model_copy(update={"status": "failed", "error": "boom"}))
+    assert store.read_failure(run.run_id).error == "boom"
+    assert not store.is_done(run.run_id)
+    store.finish(record_of(run))
+    assert sorted(p.name for p in folder.iterdir()) == ["record.json", "spec.json"]
+
+
+def test_a_torn_record_is_set_aside_at_every_length(store, run):
+    folder = store.begin(run)
+    store.finish(record_of(run))
+    path = folder / "record.json"
+    whole = path.read_bytes()
+    for cut in range(0, len(whole) - 1, 97):
+        path.write_bytes(whole[:cut])
+        assert store.read(run.run_id) is None
+        assert not path.exists()
+    assert len(store.damaged()) == len(range(0, len(whole) - 1, 97))
+
+
+@pytest.mark.parametrize("edit", [
+    lambda r: r["quality"]["splits"]["report"].update(accuracy=0.99),
+    lambda r: r.update(run_id="another"),
+    lambda r: r.update(extra=1),
+    lambda r: r["run"].update(seed=7),
+])  # fmt: skip
+def test_an_edited_record_is_not_believed(store, run, edit):
+    path = store.begin(run) / "record.json"
+    store.finish(record_of(run))
+    values = json.loads(path.read_text())
+    edit(values)
+    path.write_text(json.dumps(values))
+    assert store.read(run.run_id) is None
+    assert len(store.damaged()) == 1
+
+
+def test_nan_never_reaches_a_record(store, run):
+    record = record_of(run)
+    record.quality.splits["report"]["accuracy"] = float("nan")
+    with pytest.raises(ValueError, match=r"."):
+        write_json(store.begin(run) / "record.json", record.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "choose another folder with --out")],
+)
+def test_a_failed_write_leaves_the_old_file_and_explains(tmp_path, monkeypatch, number, text):
+    path = tmp_path / "r.json"
+    write_json(path, {"a": 1})
+
+    def fail(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store_module.os, "fsync", fail)
+    with pytest.raises(StoreError, match=text):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_an_unusable_folder_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="a file of that name is in the way"):
+        Store(tmp_path / "file").prepare()
+
+
+def test_one_process_works_on_a_run_and_a_killed_one_frees_it(store, run):
+    code = (
+        "import sys, time; from pathlib import Path; from kdlora.store.store import Store\n"
+        f"with Store(Path({str(store.root)!r})).lock({run.run_id!r}) as free:\n"
+        "    print(free, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline().strip() == "True"
+        with store.lock(run.run_id) as free:
+            assert not free
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    for _ in range(50):
+        with store.lock(run.run_id) as free:
+            if free:
+                break
+        time.sleep(0.02)
+    assert free

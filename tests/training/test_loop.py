@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import copy
+import math
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdlora.data.batches import encode
+from kdlora.distil.losses import make_loss
+from kdlora.spec.study import Training
+from kdlora.spec.tasks import TASKS
+from kdlora.training import loop
+from kdlora.training.inference import predict
+from kdlora.training.loop import Hooks, Seeds, TrainingData, train
+from kdlora.training.precision import Compute
+from kdlora.training.schedule import make_schedule
+from tests.conftest import sentences
+from tests.tiny_models import tiny_config, tiny_tokenizer
+
+CPU = Compute(torch.device("cpu"), torch.float32, "eager", "test")
+TASK = TASKS["sst2"]
+CONFIG = tiny_config("bert", layers=1, width=16)
+
+
+def make_model(dropout: float = 0.1, seed: int = 0) -> nn.Module:
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(CONFIG)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+
+
+def make_data(n: int = 96) -> TrainingData:
+    texts, moods = sentences(n, 0)
+    encoded = encode(tiny_tokenizer(CONFIG), (texts,), max_length=32)
+    return TrainingData(encoded, torch.tensor([int(mood == "pos") for mood in moods]))
+
+
+DATA = make_data()
+
+
+def accuracy(model: nn.Module) -> dict[str, float | None]:
+    outputs = predict(model, DATA.texts, CPU)
+    return {"accuracy": float((outputs.argmax(1) == DATA.labels.numpy()).mean())}
+
+
+def fit(model, folder, *, settings=None, loss=None, evaluate=accuracy, hooks=None, **changes):
+    settings = settings or Training(epochs=3, batch_size=16, max_length=32)
+    return train(
+        model,
+        DATA,
+        loss=loss or make_loss(TASK, None),
+        evaluate=evaluate,
+        primary="accuracy",
+        direction=1,
+        settings=settings,
+        schedule=make_schedule(len(DATA.labels), settings, 5e-3),
+        compute=CPU,
+        seeds=Seeds(1, 2),
+        folder=folder,
+        hooks=hooks,
+        **changes,
+    )
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_it_learns_and_says_what_it_did(tmp_path):
+    model = make_model()
+    progress = fit(model, tmp_path, settings=Training(epochs=12, batch_size=16, max_length=32))
+    losses = [row["train_loss"] for row in progress.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert accuracy(model)["accuracy"] > 0.95
+    assert progress.step == 12 * 6
+    assert progress.examples == 12 * 96
+    assert progress.tokens == 12 * DATA.texts.lengths.sum()
+    assert progress.train_s > 0
+    assert (tmp_path / "history.jsonl").read_text().count("\n") == 12
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_same_seeds_give_the_same_weights_and_others_do_not(tmp_path):
+    models = [make_model() for _ in range(3)]
+    for model in models[:2]:
+        fit(model, tmp_path)
+    settings = Training(epochs=3, batch_size=16, max_length=32)
+    train(models[2], DATA, loss=make_loss(TASK, None), evaluate=accuracy, primary="accuracy",
+          direction=1, settings=settings, schedule=make_schedule(96, settings, 5e-3),
+          compute=CPU, seeds=Seeds(9, 2), folder=tmp_path)  # fmt: skip
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+def test_torchs_own_generator_is_left_alone(tmp_path):
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    fit(make_model(), tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_best_evaluation_is_kept_not_the_last(tmp_path):
+    scores = iter([0.5, 0.9, 0.7])
+    seen = []
+
+    def evaluate(model):
+        seen.append(copy.deepcopy(model.state_dict()))
+        return {"accuracy": next(scores)}
+
+    model = make_model()
+    progress = fit(model, tmp_path, evaluate=evaluate)
+    assert progress.best_step == 12
+    assert progress.best_score == 0.9
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, seen[1][name]), name
+
+
+def test_lower_is_better_where_the_metric_says_so(tmp_path):
+    scores = iter([0.5, 0.3, 0.4])
+    settings = Training(epochs=3, batch_size=16, max_length=32)
+    progress = train(
+        make_model(), DATA, loss=make_loss(TASK, None),
+        evaluate=lambda model: {"rmse": next(scores)}, primary="rmse", direction=-1,
+        settings=settings, schedule=make_schedule(96, settings, 1e-3), compute=CPU,
+        seeds=Seeds(1, 2), folder=tmp_path,
+    )  # fmt: skip
+    assert progress.best_score == 0.3
+
+
+@pytest.mark.parametrize("micro", [1, 5, 16])
+def test_gradient_accumulation_changes_nothing_but_memory(tmp_path, micro):
+    whole, parts = make_model(dropout=0.0), make_model(dropout=0.0)
+    fit(whole, tmp_path, settings=Training(epochs=1, batch_size=16, max_length=32))
+    settings = Training(epochs=1, batch_size=16, micro_batch_size=micro, max_length=32)
+    fit(parts, tmp_path, settings=settings)
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_halves_the_micro_batch_and_says_so(tmp_path, error):
+    plain = make_loss(TASK, None)
+
+    def hungry(logits, labels, teacher):
+        if len(logits) > 4:
+            raise error
+        return plain(logits, labels, teacher)
+
+    model, reference = make_model(dropout=0.0), make_model(dropout=0.0)
+    progress = fit(model, tmp_path, loss=hungry)
+    fit(reference, tmp_path)
+    assert progress.micro_batch_size == 4
+    assert progress.out_of_memory_retries == 2
+    assert progress.step == 18
+    drift = [(a - b).abs().max() for a, b in zip(model.parameters(), reference.parameters(),
+                                                strict=True)]  # fmt: skip
+    assert max(drift) < 1e-3
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path):
+    def broken(logits, labels, teacher):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        fit(make_model(), tmp_path, loss=broken)
+
+
+def test_a_step_without_a_finite_gradient_changes_no_weight(tmp_path):
+    plain, calls = make_loss(TASK, None), iter(range(100))
+
+    def bad_once(logits, labels, teacher):
+        value = plain(logits, labels, teacher)
+        return value * math.nan if next(calls) == 3 else value
+
+    model = make_model()
+    progress = fit(model, tmp_path, loss=bad_once)
+    assert progress.nonfinite_steps == 1
+    assert progress.stopped == "completed"
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_lasting_nan_stops_the_run_at_its_best_weights(tmp_path):
+    plain, calls = make_loss(TASK, None), iter(range(100))
+
+    def bad_later(logits, labels, teacher):
+        value = plain(logits, labels, teacher)
+        return value * math.nan if next(calls) >= 8 else value
+
+    model = make_model()
+    progress = fit(model, tmp_path, loss=bad_later)
+    assert progress.stopped == "nonfinite"
+    assert progress.nonfinite_steps == loop.MAX_NONFINITE
+    assert progress.best_step == 6
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 12])
+def test_an_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, stop_at):
+    undisturbed, folder = make_model(), tmp_path / "a"
+    folder.mkdir()
+    expected = fit(undisturbed, folder)
+
+    def interrupt(event):
+        if event.get("step") == stop_at:
+            raise KeyboardInterrupt
+
+    other = tmp_path / "b"
+    other.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), other, on_progress=interrupt)
+    assert (other / "checkpoint.pt").exists()
+    resumed = make_model(seed=99)  # whatever it starts from, the checkpoint decides
+    progress = fit(resumed, other)
+    assert same(undisturbed, resumed)
+    assert progress.resumed == 1
+    for name in ("best_step", "best_score", "examples", "tokens", "step"):
+        assert getattr(progress, name) == getattr(expected, name)
+    assert [r["selection"] for r in progress.history] == [r["selection"] for r in expected.history]
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step(tmp_path):
+    plain, calls = make_loss(TASK, None), iter(range(100))
+
+    def pressed(logits, labels, teacher):
+        if next(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return plain(logits, labels, teacher)
+
+    undisturbed, model = make_model(), make_model()
+    (tmp_path / "a").mkdir()
+    fit(undisturbed, tmp_path / "a")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tmp_path, loss=pressed)
+    assert signal.getsignal(signal.SIGINT) is before
+    resumed = make_model()
+    assert fit(resumed, tmp_path).step == 18
+    assert same(undisturbed, resumed)
+
+
+def test_a_torn_checkpoint_is_set_aside(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    progress = fit(make_model(), tmp_path)
+    assert progress.resumed == 0
+    assert (tmp_path / "checkpoint.damaged").exists()
+
+
+def test_patience_counts_only_after_warm_up(tmp_path):
+    settings = Training(epochs=10, batch_size=16, patience=1, warmup=0.5, max_length=32)
+    progress = fit(make_model(), tmp_path, settings=settings, evaluate=lambda m: {"accuracy": 0.5})
+    assert progress.stopped == "patience"
+    assert progress.step == 36  # warm-up ends at step 30; the next evaluation is the first to count
+    early = Training(epochs=10, batch_size=16, patience=1, warmup=0.0, max_length=32)
+    progress = fit(make_model(), tmp_path, settings=early, evaluate=lambda m: {"accuracy": 0.5})
+    assert progress.step == 12
+
+
+def test_no_evaluation_before_the_earliest_is_chosen_and_none_stops(tmp_path):
+    scores = iter([0.9, 0.9, 0.5, 0.4, 0.4, 0.4])
+    settings = Training(epochs=6, batch_size=16, patience=1, warmup=0.0, max_length=32)
+    progress = fit(make_model(), tmp_path, settings=settings, hooks=Hooks(earliest_best=18),
+                   evaluate=lambda m: {"accuracy": next(scores)})  # fmt: skip
+    assert progress.best_step == 18
+    assert progress.step == 24
+
+
+def test_hooks_are_called_once_a_step_whatever_the_micro_batch(tmp_path):
+    steps, extras = [], []
+
+    def extra(model):
+        extras.append(1)
+        return torch.zeros((), requires_grad=True)
+
+    hooks = Hooks(after_step=lambda model, step: steps.append(step), extra_loss=extra)
+    settings = Training(epochs=1, batch_size=16, micro_batch_size=4, max_length=32)
+    fit(make_model(), tmp_path, settings=settings, hooks=hooks)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert len(extras) == 6
+
+
+def test_frozen_weights_do_not_move(tmp_path):
+    model = make_model()
+    model.bert.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    fit(model, tmp_path)
+    moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    assert moved == {"classifier.weight", "classifier.bias"}
+
+
+def test_decay_spares_biases_and_norms():
+    model = make_model()
+    named = dict(model.named_parameters())
+    optimizer = loop.make_optimizer(named, Training(weight_decay=0.1))
+    decayed = {id(p) for p in optimizer.param_groups[0]["params"]}
+    for name, parameter in named.items():
+        spared = name.endswith("bias") or "LayerNorm" in name
+        assert (id(parameter) in decayed) != spared, name
+
+
+def test_predictions_do_not_depend_on_the_company(tmp_path):
+    model = make_model()
+    outputs = predict(model, DATA.texts, CPU)
+    alone = encode(tiny_tokenizer(CONFIG), ([sentences(96, 0)[0][5]],), max_length=32)
+    np.testing.assert_allclose(predict(model, alone, CPU)[0], outputs[5], atol=1e-6)
+
+
+def test_flops_are_summed_over_what_was_computed(tmp_path):
+    progress = fit(make_model(), tmp_path, step_flops=lambda batch, length: batch * 10.0)
+    assert progress.flops == progress.examples * 10
