@@ -122,7 +122,7 @@ def test_the_student_predicts_texts_and_files(day, tmp_path):
         rows = list(csv.DictReader(handle))
     assert [row["key"] for row in rows] == [str(i) for i in range(300)]
     right = np.mean([row["prediction"] == mood for row, mood in zip(rows, moods, strict=True)])
-    assert right > 0.9
+    assert right > 0.8
     assert {"probability", "p_pos", "p_neg"} <= set(rows[0])
 
 

@@ -37,18 +37,21 @@ class StudyResult:
         return self.students[0][0] if self.students else None
 
 
-def as_study(study: Study | str | Path | dict[str, Any]) -> Study:
-    """A study from a YAML file, the name of a preset, a mapping, or itself."""
+def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Study:
+    """A study from a YAML file, the name of a preset, a mapping, or itself.
+
+    `changes` replace top-level keys of the study.
+    """
     if isinstance(study, Study):
-        return study
+        study = {**study.model_dump(), "base_dir": study.base_dir}
     if isinstance(study, dict):
-        return make_study(study)
+        return make_study({**study, **changes})
     path = Path(study)
     if not path.exists() and not path.suffix:
         preset = preset_path(str(study))
         if preset is not None:
-            return read_study(preset, base_dir=".")
-    return read_study(path)
+            return read_study(preset, base_dir=".", **changes)
+    return read_study(path, **changes)
 
 
 def preset_path(name: str) -> Path | None:
@@ -99,7 +102,6 @@ def run(
     Raises InputError before anything is written if the study, its data or its models are unusable.
     """
     from kdlora.engines.local import run_plan
-    from kdlora.engines.preflight import preflight
     from kdlora.ship.student import save_students
     from kdlora.store.frame import load_frame, save_plan
     from kdlora.store.store import Store
@@ -107,7 +109,10 @@ def run(
     study = as_study(study)
     planned = check(study)
     store = Store(Path(out) if out is not None else RESULTS / study.name)
+    store.check()
     if not all(store.is_done(r.run_id) for r in planned.runs):
+        from kdlora.engines.preflight import preflight  # needs torch; a finished study does not
+
         preflight(planned, on_note)
     store.prepare()
     save_plan(store, study, planned)
@@ -120,13 +125,20 @@ def run(
 def report(folder: str | Path) -> ReportFiles:
     """Write the report of a study's folder from its records."""
     from kdlora.report.build import write_report
-    from kdlora.store.frame import load_frame, load_histories, read_plan
+    from kdlora.store.frame import STUDY_FILE, load_frame, load_histories, read_plan
 
     root = Path(folder)
     frame = load_frame(root)
     spec = read_plan(root)["study"] if (root / "plan.json").is_file() else {}
     title = spec.get("name") or root.name
-    return write_report(frame, root, title=title, spec=spec, histories=load_histories(root))
+    return write_report(
+        frame,
+        root,
+        title=title,
+        spec=spec,
+        histories=load_histories(root),
+        rerun=f"kdlora run {root / STUDY_FILE} --out {root}",
+    )
 
 
 def distil_study(

@@ -58,10 +58,27 @@ def test_no_text_is_on_two_sides(tmp_path):
 
 def test_splits_depend_on_the_split_seed_alone(tmp_path):
     ref = ref_of(moods(tmp_path / "a.csv", 300, 1))
-    prints = [
-        load_task(ref, Data(split_seed=seed, selection_min=10)).fingerprint for seed in (0, 0, 1)
+    first, again, other = (
+        load_task(ref, Data(split_seed=seed, selection_min=10, max_train=150)) for seed in (0, 0, 1)
+    )
+    assert first.fingerprint == again.fingerprint
+    for split in ("train", "selection", "report"):
+        assert set(first.split(split).ids) != set(other.split(split).ids)
+
+
+def test_the_selection_split_hangs_on_no_other_setting(tmp_path):
+    train, held_out = moods(tmp_path / "a.csv", 300, 1), moods(tmp_path / "b.csv", 50, 2)
+    own, ref = ref_of(train), ref_of(train, held_out)
+    drawn = {
+        tuple(load_task(ref, Data(split_seed=seed, selection_min=10)).selection.ids)
+        for seed in (0, 1)
+    }
+    assert len(drawn) == 2
+    reports = [
+        load_task(own, Data(selection_min=size, max_train=n)).reports["report"].ids.tolist()
+        for size, n in ((10, None), (30, 50))
     ]
-    assert prints[0] == prints[1] != prints[2]
+    assert reports[0] == reports[1]
 
 
 def test_max_train_cuts_train_and_nothing_else(tmp_path):

@@ -70,6 +70,7 @@ def test_a_class_that_never_occurs_has_no_f1_and_does_not_count():
     outputs, truth = logits([0, 1, 1, 0], 3), np.array([0, 1, 0, 0])
     assert per_class_f1(ABC, outputs, truth) == pytest.approx({"a": 0.8, "b": 2 / 3})
     assert score_split(ABC, outputs, truth)["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert confusion(ABC, outputs, truth) == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]  # row = truth
     # but one that occurs and is never predicted counts as 0
     assert per_class_f1(ABC, outputs, np.array([0, 1, 2, 0]))["c"] == 0.0
 

@@ -249,7 +249,7 @@ def test_frozen_weights_in_bf16_do_not_reach_the_saved_model(
 
 def test_untrained_adapter_has_no_norm_even_in_bf16(encoder: GetEncoder) -> None:
     for variant in PEFT_VARIANTS:
-        model = _adapt(_load(encoder("bert")), variant)
+        model = _adapt(_load(encoder("bert")), variant, rank=3, alpha=7)
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.bfloat16()

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from kdlora.errors import InputError
+from kdlora.spec.plan import make_plan
 from kdlora.spec.study import Adapter, Study, make_study, read_study
 
 GOOD = {
@@ -106,3 +107,27 @@ def test_every_field_of_the_schema_is_closed():
     for name, part in {"Study": schema, **schema["$defs"]}.items():
         if part.get("type") == "object":
             assert part["additionalProperties"] is False, name
+
+
+def test_a_located_study_means_the_same_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "t.csv").write_text("text,label\nfine,a\n")
+    (tmp_path / "enc").mkdir()
+    (tmp_path / "enc" / "config.json").write_text("{}")
+    study = make_study(
+        {
+            "base_dir": str(tmp_path),
+            "name": "s",
+            "tasks": [{"name": "own", "train": "t.csv"}],
+            "pairs": [{"teacher": "enc", "student": "distilroberta-base"}],
+        }
+    )
+    located = study.located()
+    assert located.tasks[0].train == str(tmp_path / "t.csv")
+    assert located.pairs[0].teacher == str(tmp_path / "enc")
+    assert located.pairs[0].student == "distilroberta-base"
+    assert located.pairs[0].name == study.pairs[0].name
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    values = located.model_dump(mode="json")
+    before = [run.run_id for run in make_plan(study).runs]
+    assert [run.run_id for run in make_plan(make_study(values)).runs] == before

@@ -124,8 +124,17 @@ def test_a_failed_write_leaves_the_old_file_and_explains(tmp_path, monkeypatch, 
 
 def test_an_unusable_folder_is_explained(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="a file of that name is in the way"):
-        Store(tmp_path / "file").prepare()
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        store = Store(root)
+        for look in (store.check, store.prepare):
+            with pytest.raises(StoreError, match="a file of that name is in the way"):
+                look()
+        assert store.read("any") is None
+
+
+def test_looking_at_a_folder_makes_nothing(tmp_path):
+    Store(tmp_path / "new" / "study").check()
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_process_works_on_a_run_and_a_killed_one_frees_it(store, run):

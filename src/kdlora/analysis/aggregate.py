@@ -118,7 +118,7 @@ def _retention(
         return None
     values, codes = shared.values, shared.task_codes
     base = values[:, shared.arms.index(reference)]
-    if (base <= 0).any():
+    if (base < 0).any() or base.mean() <= 0:
         return None
     result = np.full((5, values.shape[1]), np.nan)
     result[0] = values.mean(0) / base.mean()
@@ -143,7 +143,7 @@ def _why_no_retention(kept: np.ndarray | None, reference: str | None, shared: Sh
         return ""
     if reference not in shared.arms:
         return f"no retention: {reference} is not among the methods compared"
-    return f"no retention: {reference} has scores of 0 or less, or less is better"
+    return f"no retention: {reference} has scores below 0 (or 0 throughout), or less is better"
 
 
 @dataclass(frozen=True)

@@ -229,8 +229,10 @@ def reductions_by_rank(
     rules: Rules | None = None,
 ) -> tuple[Ratio, ...]:
     """Cost of every arm at every rank against `reference`: arms are selections `arm,rank=r`."""
-    ranked = frame[frame["rank"].notna()] if "rank" in frame else frame[:0]
-    found = ranked[["arm", "rank"]].drop_duplicates().sort_values(["arm", "rank"])
+    if "rank" not in frame:
+        return ()
+    ranked = frame.loc[frame["rank"].notna(), ["arm", "rank"]]
+    found = ranked.drop_duplicates().sort_values(["arm", "rank"])
     contrasts = [
         (Selection(str(arm), (("rank", f"{rank:g}"),)), reference)
         for arm, rank in found.itertuples(index=False, name=None)

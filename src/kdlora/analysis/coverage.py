@@ -62,7 +62,8 @@ class Coverage(Result):
         if not self.expected:
             return ["No cell is known: nothing can be said of this study."]
         done = f"{self.present} of {self.expected} cells ({self.present / self.expected:.2%}) done"
-        lines = [f"{done} in {len(self.arms)} arms; factors {', '.join(self.factors)}."]
+        arms = f"{len(self.arms)} arm{'s' * (len(self.arms) != 1)}"
+        lines = [f"{done} in {arms}; factors {', '.join(self.factors)}."]
         if not self.holes.empty:
             by_arm = self.holes["arm"].value_counts()
             lines.append("Holes: " + ", ".join(f"{arm} {n}" for arm, n in by_arm.items()) + ".")
@@ -97,22 +98,21 @@ def coverage(
     cannot know what was planned). Raises InputError for factors that the frame lacks.
     """
     frame, keys = _prepared(frame, factors)
-    named = list(dict.fromkeys(arms)) if arms is not None else sorted(frame["arm"].unique())
-    unknown = [a for a in named if a not in set(frame["arm"])]
-    if unknown and expected is None:
-        raise InputError(
-            [f"no arm '{a}'.{did_you_mean(a, frame['arm'].unique())}" for a in unknown]
-        )
+    plan = None if expected is None else _prepared(expected, factors)[0]
+    known = set(frame["arm"]) | (set() if plan is None else set(plan["arm"]))
+    named = sorted(known) if arms is None else list(dict.fromkeys(arms))
+    unknown = [a for a in named if a not in known]
+    if unknown:
+        raise InputError([f"no arm '{a}'.{did_you_mean(a, known)}" for a in unknown])
     frame = frame[frame["arm"].isin(named)]
     done = frame[_is_done(frame)]
     cells = ["arm", *keys]
     present = done[cells].drop_duplicates()
-    if expected is None:
+    if plan is None:
         planned = not _is_done(frame).all()
         grid = frame[cells].drop_duplicates() if planned else expected_grid(frame, keys)
     else:
-        grid = _prepared(expected, factors)[0][cells].drop_duplicates()
-        grid = grid[grid["arm"].isin(named)]
+        grid = plan.loc[plan["arm"].isin(named), cells].drop_duplicates()
     holes = _without(grid, present, cells)
     inside = _without(present, _without(present, grid, cells), cells)
     blocks = _blocks(grid, holes, keys)
@@ -210,8 +210,7 @@ def _is_done(frame: pd.DataFrame) -> pd.Series:
 
 
 def _is_fixed(frame: pd.DataFrame) -> pd.Series:
-    names = frame["arm"].str.partition("/")
-    return names[0].eq("baseline") | names[2].isin(SEEDLESS)
+    return frame["arm"].map(lambda arm: _is_seedless(str(arm))).astype(bool)
 
 
 def _is_seedless(arm: str) -> bool:

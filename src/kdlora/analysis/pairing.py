@@ -139,25 +139,12 @@ def one_side(
     rows = selection.rows(usable)
     if rows.empty:
         return rows
-    if "run_id" in rows:
-        rows = rows.drop_duplicates([*keys, "arm", "run_id"])
-    else:
-        rows = rows.assign(run_id=[f"row {i}" for i in range(len(rows))])
-    grouped = rows.groupby([*keys, "arm"], dropna=False, sort=False, observed=True)
-    cells = grouped.agg(
-        value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
-        unit=("unit", "first"), run=("run_id", "first"), runs=("run_id", "size"),
-    ).reset_index()  # fmt: skip
-    several = cells["runs"] > 1
-    if several.any():
-        differ = [
-            c for c in ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
-            if c in rows and c not in keys and rows[c].nunique() > 1
-        ]  # fmt: skip
-        notes.append(
-            f"{selection}: {int(several.sum())} cells average several runs"
-            + (f" that differ in {', '.join(differ)}" if differ else " with the same settings")
-        )
+    named = rows["run_id"] if "run_id" in rows else [f"row {i}" for i in range(len(rows))]
+    rows = rows.assign(run=named)
+    place = list(dict.fromkeys((*keys, "arm")))
+    cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
+    if cells.duplicated(place).any():
+        cells = _averaged(cells, place, selection, notes)
     arms = cells["arm"].nunique()
     if arms > 1 and not {"arm", "adaptation"} & set(keys):
         by_cell = cells.groupby(list(keys), dropna=False, sort=False, observed=True)
@@ -174,7 +161,29 @@ def one_side(
     if mixed.any():
         notes.append(f"{selection}: {int(mixed.sum())} cells mix metrics: left out")
         cells = cells[~mixed]
-    return cells.rename(columns={"value": "score"})[[*keys, "score", "metric", "unit", "run"]]
+    kept = cells[[*keys, "value", "metric", "unit", "run"]]
+    return kept.rename(columns={"value": "score"})
+
+
+def _averaged(
+    rows: pd.DataFrame, place: list[str], selection: Selection, notes: list[str]
+) -> pd.DataFrame:
+    """One row a place; a note says in what the averaged runs differ."""
+    cells = (
+        rows.groupby(place, dropna=False, sort=False, observed=True)
+        .agg(value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
+             unit=("unit", "first"), run=("run", "first"), runs=("run", "size"))
+        .reset_index()
+    )  # fmt: skip
+    differ = [
+        c for c in ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
+        if c in rows and c not in place and rows[c].nunique() > 1
+    ]  # fmt: skip
+    notes.append(
+        f"{selection}: {int((cells['runs'] > 1).sum())} cells average several runs"
+        + (f" that differ in {', '.join(differ)}" if differ else " with the same settings")
+    )
+    return cells
 
 
 def _one_unit(cells: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str, str]:

@@ -69,8 +69,8 @@ class Selection:
 def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
     """Finished runs with a finite number in `column`; notes on what was left out.
 
-    Key columns that the frame lacks are added empty; things without a seed lose it, since one
-    result of them serves every seed. Raises InputError for missing columns.
+    Things without a seed lose it, since one result of them serves every seed; key columns that
+    nothing fills become "-". Raises InputError for missing columns.
     """
     frame = frame.copy(deep=False)
     if "pair" not in frame and "family" in frame:
@@ -81,6 +81,10 @@ def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[
             [f"the frame has no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing]
         )
     notes = []
+    nameless = frame["arm"].isna() | frame["task"].isna()
+    if nameless.any():
+        notes.append(f"{int(nameless.sum())} rows without an arm or a task: left out")
+        frame = frame[~nameless]
     if "status" in frame:
         unfinished = frame["status"].isin(["failed", "missing"])
         if unfinished.any():
@@ -91,13 +95,13 @@ def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[
     if not finite.all():
         notes.append(f"{_runs(frame[~finite])} without a finite {column}: left out")
     frame = frame[finite].copy()
-    for key in KEYS:
-        if key not in frame:
-            frame[key] = None
-    if "adaptation" in frame:
+    if "adaptation" in frame and "seed" in frame:
         seedless = frame["adaptation"].isin(SEEDLESS)
         if seedless.any():
             frame["seed"] = frame["seed"].astype(object).mask(seedless, None)
+    for key in KEYS:
+        if key not in frame or frame[key].isna().all():
+            frame[key] = "-"
     frame["value"] = values[finite]
     return frame, notes
 
@@ -166,7 +170,7 @@ def numbers(column: pd.Series) -> np.ndarray:
 
 def labels(frame: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """Rows as text, `value/value/...`."""
-    parts = [frame[c].astype(str) for c in columns]
+    parts = [map(str, frame[c]) for c in columns]
     return ["/".join(row) for row in zip(*parts, strict=True)]
 
 

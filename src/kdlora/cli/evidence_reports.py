@@ -14,6 +14,7 @@ from kdlora.errors import InputError
 if TYPE_CHECKING:
     from kdlora.analysis.coverage import Coverage
     from kdlora.analysis.diagnose import Finding
+    from kdlora.analysis.paper import Reproduction
     from kdlora.store.importers import Imported
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
@@ -114,62 +115,75 @@ def reproduce(
     from kdlora.analysis.paper import read_inputs
     from kdlora.analysis.paper import reproduce as run
     from kdlora.analysis.paper.write import write_reports
-    from kdlora.analysis.results import Rules, plain
+    from kdlora.analysis.results import Rules
 
     inputs = read_inputs(folder, runs=runs, scores=paper1, costs=paper2, matrix=matrix)
     reproduction = run(inputs, seed=seed, rules=Rules(draws=draws))
     index = write_reports(reproduction, out) if out is not None else None
-    numbers = reproduction.numbers()
-    failed = numbers[numbers["reproduced"].eq(False)]
     if as_json:
-        _print_json(
-            {
-                "summary": reproduction.summary(),
-                "skipped": reproduction.skipped,
-                "sources": reproduction.sources,
-                "problems": reproduction.problems,
-                "not_reproduced": plain(failed),
-                "contradictions": [
-                    {"report": r.id, **plain(c)} for r in reproduction.reports
-                    for c in r.contradictions
-                ],
-                "sound": [
-                    {"report": r.id, "id": s.id, "question": s.question, "answer": s.answer,
-                     "source": s.source, "n": s.n, "rule": s.rule}
-                    for r in reproduction.reports for s in r.sound
-                ],
-                "out": str(index) if index else None,
-            }
-        )  # fmt: skip
+        _print_json({**_as_plain(reproduction), "out": str(index) if index else None})
         return
+    _show_reproduction(reproduction)
+    if index:
+        print(f"Written: {index}")
+
+
+def _failed(reproduction: Reproduction) -> list[dict[str, Any]]:
+    """The printed numbers that the records do not give."""
+    from kdlora.analysis.results import plain
+
+    numbers = reproduction.numbers()
+    return plain(numbers[numbers["reproduced"].eq(False)])
+
+
+def _as_plain(reproduction: Reproduction) -> dict[str, Any]:
+    return {
+        "summary": reproduction.summary(),
+        "skipped": reproduction.skipped,
+        "sources": reproduction.sources,
+        "problems": reproduction.problems,
+        "not_reproduced": _failed(reproduction),
+        "contradictions": [
+            {"report": report.id, **item.to_dict()}
+            for report in reproduction.reports
+            for item in report.contradictions
+        ],
+        "sound": [
+            {"report": report.id, **item.to_dict()}
+            for report in reproduction.reports
+            for item in report.sound
+        ],
+    }
+
+
+def _show_reproduction(reproduction: Reproduction) -> None:
     from rich.console import Console
 
     console = Console()
     table = _table("report", "", "printed", "reproduced", "contradictions")
     for row in reproduction.summary():
-        table.add_row(*(str(row[k]) for k in ("report", "title", "printed", "reproduced",
-                                              "contradictions")))  # fmt: skip
+        columns = ("report", "title", "printed", "reproduced", "contradictions")
+        _add(table, *(row[column] for column in columns))
     console.print(table)
-    if len(failed):
+    failed = _failed(reproduction)
+    if failed:
         table = _table("report", "not reproduced", "printed", "recomputed", "source")
-        for item in plain(failed):
-            what = item["column"] if item["table"] == "prose" else (
-                f"{item['table']} {item['key']}, {item['column']}"
-            )  # fmt: skip
-            table.add_row(item["report"], what, item["printed"], _short(item["value"]),
-                          item["source"])  # fmt: skip
+        for item in failed:
+            place = f"{item['table']} {item['key']}, {item['column']}"
+            what = item["column"] if item["table"] == "prose" else place
+            value = item["value"]
+            value = f"{value:.4g}" if isinstance(value, float) else value
+            _add(table, item["report"], what, item["printed"], value, item["source"])
         console.print(table)
     table = _table("report", "question", "what the data can carry")
     for report in reproduction.reports:
         for sound in report.sound:
-            table.add_row(report.id, sound.question, sound.answer)
+            _add(table, report.id, sound.question, sound.answer)
     console.print(table)
     for report_id, why in reproduction.skipped.items():
-        console.print(f"Report {report_id} was left out: {why}.")
+        console.print(f"Report {report_id} was left out: {why}.", markup=False)
     for problem in reproduction.problems:
         console.print(problem, markup=False)
-    if index:
-        console.print(f"Written: {index}", markup=False)
 
 
 def _frame(study: Path, results: Path, mapping: str | None) -> Any:
@@ -203,7 +217,7 @@ def _show_import(folder: Path, imported: Imported) -> None:
     table = _table("arm", "rows", "tasks", "pairs", "seeds")
     for arm, part in frame.groupby("arm", dropna=False):
         sizes = (part[k].nunique() if k in part else 0 for k in ("task", "pair", "seed"))
-        table.add_row(str(arm), str(len(part)), *(str(n) for n in sizes))
+        _add(table, arm, len(part), *sizes)
     console.print(table)
     console.print(
         f"{len(frame)} rows from {imported.source} (format {imported.mapping.name}); "
@@ -224,6 +238,7 @@ def _show_diagnosis(
     rows: bool,
 ) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     console = Console()
     console.print(f"Coverage of {name}", style="bold", markup=False)
@@ -232,11 +247,11 @@ def _show_diagnosis(
     if not findings:
         console.print("No doubt found by the checks that this study allows.")
         return
-    table = _table("severity", "finding", "runs", "what")
+    table = _table("finding", "what")
     for finding in findings:
-        style = STYLES[finding.severity]
-        table.add_row(finding.severity, finding.name, str(finding.n or ""), finding.sentence,
-                      style=style if finding.severity == "error" else None)  # fmt: skip
+        runs = f"\n{finding.n} run{'s' * (finding.n != 1)}" if finding.n else ""
+        label = Text(f"{finding.severity}\n{finding.name}{runs}", style=STYLES[finding.severity])
+        table.add_row(label, Text(finding.sentence))
     console.print(table)
     if rows:
         for finding in findings:
@@ -249,14 +264,16 @@ def _show_diagnosis(
 
 
 def _table(*columns: str) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
-    return Table(*(escape(c) for c in columns), show_lines=False, highlight=False)
+    return Table(*columns, show_lines=True)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _add(table: Any, *cells: object) -> None:
+    """A row of plain texts: brackets in them are no markup."""
+    from rich.text import Text
+
+    table.add_row(*(Text(str(cell)) for cell in cells))
 
 
 def _print_json(value: dict[str, Any]) -> None:

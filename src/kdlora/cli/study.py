@@ -21,6 +21,10 @@ Out = Annotated[
 Workers = Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file or a preset's name.")]
+DataDir = Annotated[
+    str | None,
+    typer.Option(help="Folder of <task>/{train,validation}.tsv, instead of the study's data_dir."),
+]
 StudyFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a study.")]
 
 
@@ -31,11 +35,9 @@ def demo(out: Out = None, workers: Workers = 1) -> None:
     _run(as_study("demo"), out, workers)
 
 
-def run(study: StudyFile, out: Out = None, workers: Workers = 1) -> None:
+def run(study: StudyFile, out: Out = None, workers: Workers = 1, data_dir: DataDir = None) -> None:
     """Do what is missing of a study, then write its report."""
-    from kdlora.api import as_study
-
-    _run(as_study(study), out, workers)
+    _run(_read(study, data_dir), out, workers)
 
 
 def distil(
@@ -99,11 +101,13 @@ def distil(
     _run(study, out, workers)
 
 
-def plan(study: StudyFile, out: Out = None, as_json: AsJson = False) -> None:
+def plan(
+    study: StudyFile, out: Out = None, data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """Say which runs a study means and which of them are done; trains nothing."""
-    from kdlora.api import RESULTS, as_study, check
+    from kdlora.api import RESULTS, check
 
-    resolved = as_study(study)
+    resolved = _read(study, data_dir)
     planned = check(resolved)
     root = out or RESULTS / resolved.name
     done = {r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()}
@@ -133,11 +137,11 @@ def plan(study: StudyFile, out: Out = None, as_json: AsJson = False) -> None:
         table.add_row(arm, *(f"{h} / {w}" if w else "-" for h, w in cells))
     console = Console()
     console.print(table)
-    taught = {r.teacher_run_id for r in planned.runs if r.teacher_run_id}
+    students = [r for r in planned.runs if r.teacher_run_id]
+    taught = {r.teacher_run_id for r in students}
     console.print(
         f"{len(planned.runs)} runs, {len(done)} done, {len(planned.runs) - len(done)} to do; "
-        f"{len(taught)} teacher runs serve {sum(r.teacher_run_id is not None for r in planned.runs)}"
-        f" distilled students. Results: {root}",
+        f"{len(taught)} teacher runs serve {len(students)} distilled students. Results: {root}",
         soft_wrap=True,
     )
 
@@ -146,7 +150,7 @@ def status(folder: StudyFolder, as_json: AsJson = False) -> None:
     """Show the results of a study's folder so far."""
     from rich.console import Console
 
-    from kdlora.report.terminal import flags_panel, results_table
+    from kdlora.report.terminal import flags_panel, results_table, status_table
     from kdlora.store.frame import load_frame
 
     frame = load_frame(folder)
@@ -154,6 +158,8 @@ def status(folder: StudyFolder, as_json: AsJson = False) -> None:
         print(frame.to_json(orient="records", indent=1))
         return
     console = Console()
+    if (frame["status"] != "done").any():
+        console.print(status_table(frame))
     console.print(results_table(frame))
     panel = flags_panel(frame)
     if panel is not None:
@@ -171,6 +177,15 @@ def report(
     print(files.html)
     if open_it:
         typer.launch(str(files.html))
+
+
+def _read(study: str, data_dir: str | None) -> Study:
+    """A study file or preset; a data_dir of the command line is relative to where it is called."""
+    from kdlora.api import as_study
+
+    if data_dir is None:
+        return as_study(study)
+    return as_study(study, data_dir=str(Path(data_dir).expanduser().resolve()))
 
 
 def _run(study: Study, out: Path | None, workers: int) -> None:

@@ -6,6 +6,7 @@ crash from taking the study along.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing as mp
 import os
 import signal
@@ -140,6 +141,8 @@ def describe_error(error: BaseException) -> str:
     """One message for a user's mistake, the whole traceback for a fault of kdlora."""
     if isinstance(error, KdloraError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}; free some space and run the same command again"
     return "".join(traceback.format_exception(error)).strip()
 
 

@@ -6,7 +6,6 @@ read every field stays None.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -140,8 +139,6 @@ def _find_counters(root: Path) -> list[_Counter]:
     counters = []
     for folder in sorted(root.glob("intel-rapl:*")):
         try:
-            if not re.fullmatch(r"intel-rapl:\d+", folder.name):
-                continue
             if not (folder / "name").read_text().startswith("package"):
                 continue
             path = folder / "energy_uj"

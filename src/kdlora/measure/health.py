@@ -47,7 +47,8 @@ def find_flags(
         *_about_adapter(run, facts),
         *_about_teacher(task, agreement, floor),
     ]
-    if quality is not None and (rows := quality.n.get("selection", 0)) < MIN_SELECTION_ROWS:
+    rows = quality.n.get("selection", 0) if quality is not None else 0
+    if quality is not None and facts.steps and rows < MIN_SELECTION_ROWS:
         flags.append(
             _flag(
                 "short_selection",

@@ -135,8 +135,9 @@ def allocator_state(model: PeftModel, config: AdaLoraConfig) -> dict[str, Any]:
 def load_allocator_state(model: PeftModel, config: AdaLoraConfig, state: dict[str, Any]) -> None:
     """Continue from an `allocator_state`."""
     allocator = cast(AdaLoraModel, model.base_model).rankallocator
+    device = next(model.parameters()).device
     for key in _SCORES:
-        setattr(allocator, key, dict(state[key]))
+        setattr(allocator, key, {name: t.to(device) for name, t in state[key].items()})
     config.rank_pattern = state["rank_pattern"]
 
 

@@ -91,6 +91,7 @@ def _squared_update(layer: Any, initial: Factors) -> float:
     name = layer.active_adapters[0]
     update = layer.get_delta_weight(name).float()
     factors = _factors(layer)
+    initial = {key: tensor.to(update.device) for key, tensor in initial.items()}
     if "magnitude" in factors:
         # W' = m / ||W + dW|| (W + dW), row by row. Written as a ratio to the initial one it is
         # exactly W as long as nothing has changed, even for a base that was cast to bf16.
@@ -99,13 +100,10 @@ def _squared_update(layer: Any, initial: Factors) -> float:
         after = torch.linalg.norm(weight + update, dim=1)
         gain = factors["magnitude"] / initial.get("magnitude", before) * (before / after)
         update = gain[:, None] * (weight + update) - weight
+    elif initial and isinstance(layer, MrLoraLinear):  # its learnable weights were all 1
+        update = update - (initial["B"] * layer.fixed_scales(name)) @ initial["A"]
     elif initial:
-        scale = (
-            layer.fixed_scales(name)  # its learnable weights were all 1
-            if isinstance(layer, MrLoraLinear)
-            else layer.scaling[name]
-        )
-        update = update - (initial["B"] * scale) @ initial["A"]
+        update = update - (initial["B"] @ initial["A"]) * layer.scaling[name]
     return float(update.double().square().sum())
 
 

@@ -19,13 +19,23 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kdlora.errors import StoreError
+from kdlora.report.palette import COLOURS, kind_of, shape_of
 from kdlora.report.parts import Figure, Report, Source, Table
 from kdlora.report.sections import build
-from kdlora.report.theme import COLOURS, kind_of, shape_of, together
+from kdlora.report.theme import together
 from kdlora.store.store import write_text
 
 PNG_SCALE = 2.0
 PAGE_SCALE = 1.2  # at most, in a page that has the room
+
+# Every file that a report may have, so that one of an earlier report is known as such.
+FIGURES = ("trade_off", "quality_size", "quality_latency", "learning")
+TABLES = (
+    "summary", "effects", "effects_by_task", "flag_counts", "flags", "unfinished", "coverage",
+    "shared", "settings", "splits", "quality", "agreement", "metrics", "per_class", "efficiency",
+    "efficiency_by_task", "protocol", "environment", "runs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,21 +67,25 @@ def write_report(
         notes: further sentences for the methods.
         rerun: the command that does the study again.
 
-    Each file is replaced as a whole; figures and tables of an earlier report that this one does
-    not have are removed. Raises InputError for an empty frame, StoreError where `out` cannot be
-    written.
+    Each file is replaced as a whole, the page last; figures and tables of an earlier report that
+    this one does not have are removed. Raises InputError for an empty frame, StoreError where
+    `out` cannot be written.
     """
     report = build(
         frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun
     )
     out = Path(out)
-    figures = [path for figure in report.figures() for path in _write_figure(figure, out)]
+    try:
+        for folder in (out, out / "figures", out / "tables"):
+            folder.mkdir(parents=True, exist_ok=True)
+        figures = [path for figure in report.figures() for path in _write_figure(figure, out)]
+    except OSError as error:
+        raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from None
     tables = [_write_table(table, out) for table in report.tables()]
-    _remove_stale(out / "figures", figures)
-    _remove_stale(out / "tables", tables)
     files = ReportFiles(out / "report.html", out / "report.md", tuple(figures), tuple(tables))
     write_text(files.markdown, render_markdown(report))
     write_text(files.html, render_html(report))
+    _remove_stale(out, {*figures, *tables})
     return files
 
 
@@ -161,27 +175,25 @@ def _vega() -> str:
 def _write_figure(figure: Figure, out: Path) -> list[Path]:
     spec = together([panel.spec for panel in figure.panels])
     svg, png = (out / "figures" / f"{figure.key}.{kind}" for kind in ("svg", "png"))
-    svg.parent.mkdir(parents=True, exist_ok=True)
     write_text(svg, vl_convert.vegalite_to_svg(spec))
-    _write_bytes(png, vl_convert.vegalite_to_png(spec, scale=PNG_SCALE))
+    temporary = png.with_name(f".{png.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(vl_convert.vegalite_to_png(spec, scale=PNG_SCALE))
+    os.replace(temporary, png)
     return [svg, png]
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _write_table(table: Table, out: Path) -> Path:
     path = out / "tables" / f"{table.key}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, pd.DataFrame(table.records()).to_csv(index=False, lineterminator="\n"))
     return path
 
 
-def _remove_stale(folder: Path, written: Sequence[Path]) -> None:
-    """Drop files of an earlier report, known by the kinds this module writes."""
-    for path in folder.glob("*"):
-        if path.suffix in (".svg", ".png", ".csv") and path not in written:
-            path.unlink()
+def _remove_stale(out: Path, written: set[Path]) -> None:
+    """Drop what an earlier report wrote and this one does not have; other files are let be."""
+    for name in FIGURES:
+        for kind in ("svg", "png"):
+            if (path := out / "figures" / f"{name}.{kind}") not in written:
+                path.unlink(missing_ok=True)
+    for name in TABLES:
+        if (path := out / "tables" / f"{name}.csv") not in written:
+            path.unlink(missing_ok=True)

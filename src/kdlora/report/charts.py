@@ -13,6 +13,7 @@ import pandas as pd
 from kdlora.report import words as w
 from kdlora.report.gains import Facts
 from kdlora.report.labels import place_labels
+from kdlora.report.palette import light
 from kdlora.report.parts import Figure, Panel
 from kdlora.report.tables import score_cell
 from kdlora.report.theme import (
@@ -22,7 +23,6 @@ from kdlora.report.theme import (
     Scores,
     colour,
     fill,
-    light,
     outline,
     panel_spec,
     shape,

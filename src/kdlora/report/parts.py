@@ -10,6 +10,8 @@ from typing import Any
 
 Value = float | int | str | None
 
+NONE = "\N{EN DASH}"  # shown where there is no number or name; empty in the CSV
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -24,6 +26,10 @@ class Cell:
     sub: str = ""
     mark: str = ""
     extra: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def saved(self) -> Value:
+        return self.text if self.value is None and self.text not in ("", NONE) else self.value
 
     @property
     def shown(self) -> str:
@@ -64,7 +70,7 @@ class Table:
                 name: value
                 for column, cell in zip(self.columns, row, strict=True)
                 for name, value in [
-                    (column.key, cell.text if cell.value is None and cell.text else cell.value),
+                    (column.key, cell.saved),
                     *((f"{column.key}.{key}", value) for key, value in cell.extra.items()),
                 ]
             }

@@ -1,8 +1,4 @@
-"""One look for pages and charts: colours, shapes, scales and the frame around every panel.
-
-Colours are told apart by people who see few, shapes in grey. The HTML replaces the theme's colours
-by CSS variables, so that the same drawing serves the light and the dark page.
-"""
+"""One look for all charts: fonts, axes and the frame around every panel."""
 
 from __future__ import annotations
 
@@ -14,34 +10,11 @@ from typing import Any
 import altair as alt
 
 from kdlora.report import words as w
+from kdlora.report.palette import kind_of, light, shape_of
 
 WIDTH, HEIGHT = 380, 270  # px of a panel's plot
 
-# Every colour of pages and charts: name -> (light, dark). No two light ones are equal.
-COLOURS: dict[str, tuple[str, str]] = {
-    "page": ("#f6f7f8", "#121518"),
-    "card": ("#ffffff", "#1a1e23"),
-    "ink": ("#1d2329", "#e8eaed"),
-    "muted": ("#59636e", "#a3adb8"),
-    "line": ("#d5d9de", "#363d46"),
-    "grid": ("#eceef0", "#282e35"),
-    "accent": ("#0b5cad", "#7db8f5"),
-    "warn": ("#8a4b00", "#f0b35c"),
-    "teacher": ("#12355b", "#b4cbe6"),
-    "student": ("#2a86c7", "#4aa8e8"),
-    "kd": ("#cf4a0a", "#ff8c4f"),
-    "baseline": ("#7a7f86", "#8f969e"),
-}
-SHAPES = {
-    "fft": "square", "given": "square", "lora": "circle", "adalora": "triangle-up",
-    "dora": "cross", "mrlora": "diamond", "olora": "triangle-down", "rslora": "triangle-right",
-    "tfidf": "triangle-left", "majority": "triangle-left",
-}  # fmt: skip
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
-
-
-def light(name: str) -> str:
-    return COLOURS[name][0]
 
 
 def config() -> dict[str, Any]:
@@ -73,16 +46,6 @@ def config() -> dict[str, Any]:
         },
         "text": {"color": light("ink"), "fontSize": 11},
     }
-
-
-def kind_of(arm: str) -> str:
-    """Which of the four colours an arm has."""
-    role, _, rest = arm.partition("/")
-    return "kd" if rest.startswith("kd-") else role if role in COLOURS else "baseline"
-
-
-def shape_of(arm: str) -> str:
-    return SHAPES.get(arm.partition("/")[2].removeprefix("kd-"), "circle")
 
 
 def colour(arms: Sequence[str]) -> alt.Color:

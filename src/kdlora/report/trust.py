@@ -55,7 +55,7 @@ def _covered(cells: pd.DataFrame) -> Cell:
         "failed": int((cells["status"] == "failed").sum()),
         "missing": int((~cells["status"].isin(["done", "failed"])).sum()),
         "flagged": int(done["flagged"].sum()),
-        "without a score": int(done["score"].isna().sum()),
+        "unscored": int(done["score"].isna().sum()),
     }
     sub = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
     return Cell(f"{len(done)} of {len(cells)}", len(done) / len(cells), sub,
@@ -134,9 +134,9 @@ def flag_counts(frame: pd.DataFrame) -> Table | None:
     """How many runs carry each flag, and how many carry one that is more than information."""
     runs = frame.drop_duplicates("run_id")
     pairs = [
-        (n, s)
-        for r in rows_of(runs)
-        for n, s in dict.fromkeys(zip(r["flags"], severities(r), strict=False))
+        pair
+        for row in rows_of(runs)
+        for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
     ]
     if not pairs:
         return None

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from kdlora.report.parts import Cell, Value
+from kdlora.report.parts import NONE, Cell, Value
 
 MINUS = "\N{MINUS SIGN}"
-NONE = "\N{EN DASH}"
 DAGGER = "\N{DAGGER}"
 NBSP = "\N{NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"

@@ -243,6 +243,30 @@ class Study(Strict):
         """The training, adapter or distillation section as it holds for one arm."""
         return merged(getattr(self, section), self.overrides.get(arm, {}).get(section, {}))
 
+    def located(self) -> Study:
+        """The same study with absolute paths, so that its file may lie anywhere."""
+
+        def absolute(text: str | None) -> str | None:
+            return str(self.path(text).resolve()) if text and self.path(text).exists() else text
+
+        tasks = [
+            task
+            if isinstance(task, str)
+            else task.model_copy(update={k: absolute(getattr(task, k)) for k in ("train", "eval")})
+            for task in self.tasks
+        ]
+        pairs = [
+            pair.model_copy(
+                update={
+                    k: absolute(name) if self.path(name := getattr(pair, k)).is_dir() else name
+                    for k in ("teacher", "student")
+                }
+            )
+            for pair in self.pairs
+        ]
+        data_dir = absolute(self.data_dir)
+        return self.model_copy(update={"tasks": tasks, "pairs": pairs, "data_dir": data_dir})
+
     def path(self, text: str) -> Path:
         """A path of the study file, relative to the folder the file lies in."""
         path = Path(text).expanduser()

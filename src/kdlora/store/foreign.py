@@ -68,7 +68,10 @@ def read_folder(folder: Path, mapping: Mapping) -> pd.DataFrame:
 
     Raises InputError when there is none, or when some cannot be read (all of them named).
     """
-    paths = sorted(p for name in mapping.files for p in folder.rglob(name) if p.is_file())
+    paths = sorted(
+        (p for name in mapping.files for p in folder.rglob(name) if p.is_file()),
+        key=lambda p: (p.parent, mapping.files.index(p.name)),
+    )
     if not paths:
         raise InputError(
             f"no {' or '.join(mapping.files)} below {folder}; `files` in a mapping names others"

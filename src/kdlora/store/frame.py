@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from kdlora.errors import StoreError
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 from kdlora.spec.study import Study
 from kdlora.store.record import Record
-from kdlora.store.store import Store, write_json
+from kdlora.store.store import Store, write_json, write_text
 
 PLAN_FILE = "plan.json"
+STUDY_FILE = "study.yaml"
 _FACTS = (
     "precision",
     "device",
@@ -30,7 +32,11 @@ _FACTS = (
 
 
 def save_plan(store: Store, study: Study, plan: Plan) -> None:
-    """Keep the study as resolved beside its records, so that a report needs only the folder."""
+    """Keep the study beside its records: a report needs only the folder, a rerun `study.yaml`."""
+    write_text(
+        store.root / STUDY_FILE,
+        yaml.safe_dump(study.located().model_dump(mode="json"), sort_keys=False),
+    )
     write_json(
         store.root / PLAN_FILE,
         {

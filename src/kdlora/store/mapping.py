@@ -165,11 +165,13 @@ def find_mapping(given: str | Path | Mapping | None, columns: Iterable[str]) -> 
     if given is not None:
         named = str(given)
         return built_in(named) if named in built_in_names() else read_mapping(Path(given))
-    present = set(columns)
+    present = {str(name) for name in columns if not str(name).startswith("__")}
     fitting = [
         mapping
         for mapping in map(built_in, built_in_names())
-        if mapping.needs and present.issuperset(mapping.needs)
+        if mapping.needs
+        and present.issuperset(mapping.needs)
+        and (mapping.melt is None or any(re.search(mapping.melt.columns, c) for c in present))
     ]
     if fitting:
         return max(fitting, key=lambda mapping: len(mapping.needs))

@@ -33,6 +33,14 @@ class Store:
     def folder(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
 
+    def check(self) -> None:
+        """See, without writing anything, that the folder can be made. Raises StoreError."""
+        ground = _existing(self.root.absolute())
+        if not ground.is_dir():
+            raise StoreError(_explain(OSError(errno.ENOTDIR, ""), ground))
+        if not os.access(ground, os.W_OK | os.X_OK):
+            raise StoreError(_explain(OSError(errno.EACCES, os.strerror(errno.EACCES)), self.root))
+
     def prepare(self) -> None:
         """Make the folder and see that it can be written to. Raises StoreError."""
         try:
@@ -48,8 +56,10 @@ class Store:
         path = self.folder(run_id) / "record.json"
         try:
             record = Record.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
         except ValidationError:
             record = None
         if record and record.run_id == run_id and record.checksum == record.expected_checksum():

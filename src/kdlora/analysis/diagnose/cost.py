@@ -94,8 +94,7 @@ def parameters(frame: pd.DataFrame) -> Iterator[Finding]:
     """Trainable parameters against what rank and the encoder's shape allow."""
     if not has(frame, "encoder", "trainable_params", "rank", "adaptation"):
         return
-    part = frame[is_done(frame) & numeric(frame, "rank").notna()]
-    part = part[numeric(part, "trainable_params") > 0]
+    part = _ranked(frame)
     if "targets" in part:  # our own records count the model itself, and name where adapters sit
         part = part[part["targets"].isna()]
     if "task" not in part:
@@ -175,9 +174,16 @@ def _explain(
     return None
 
 
+def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Finished runs with a rank and a parameter count, both as numbers."""
+    rank, given = numeric(frame, "rank"), numeric(frame, "trainable_params")
+    usable = is_done(frame) & (rank > 0) & np.isfinite(rank) & (given > 0) & np.isfinite(given)
+    return frame.assign(rank=rank, trainable_params=given)[usable]
+
+
 def _budgets(frame: pd.DataFrame) -> Iterator[Finding]:
     """The same rank is not the same budget; and a small student may train more than its teacher."""
-    done = frame[is_done(frame) & numeric(frame, "rank").notna()]
+    done = _ranked(frame)
     if done.empty or "seed" not in done:
         return
     place = [c for c in ("encoder", "task", "rank", "role", "distillation") if c in done]

@@ -109,7 +109,7 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
     rows: dict[Any, dict[str, Any]] = {}
     for index in frame.index[stated.between(0, 1) & a_s.between(0, 1)]:
         k = int(classes[index]) if np.isfinite(classes[index]) else _classes(frame, index)
-        if k is None:
+        if k is None or k < 2:
             continue
         g, student, teacher = float(stated[index]), float(a_s[index]), float(a_t[index])
         low, high = teacher_accuracy_range(student, g, k)

@@ -1,0 +1,64 @@
+"""The frame as reports read it."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdlora.errors import InputError
+from kdlora.report.tidy import metric_of, names, severities, teacher_arm, tidy
+from tests.report.studies import make_frame, put
+
+
+def test_a_run_that_fills_several_cells_of_an_arm_counts_once(one_task):
+    assert (one_task["arm"] == "baseline/tfidf").sum() == 2  # a row a seed, as plans have it
+    assert (tidy(one_task)["arm"] == "baseline/tfidf").sum() == 1
+
+
+def test_arms_are_read_from_teacher_to_baseline(one_task):
+    shuffled = one_task.sample(frac=1, random_state=3)
+    assert names(tidy(shuffled), "arm") == [
+        "teacher/fft", "teacher/lora", "student/fft", "student/lora", "student/kd-lora",
+        "baseline/tfidf", "baseline/majority",
+    ]  # fmt: skip
+
+
+def test_absent_columns_mean_not_known(one_task):
+    bare = tidy(one_task.drop(columns=["size_mb", "flags", "flag_severities", "environment"]))
+    assert bare["size_mb"].isna().all()
+    assert not bare["flagged"].any()
+    assert all(found == {} for found in bare["environment"])
+
+
+def test_information_alone_does_not_flag_a_run(one_task):
+    where = {"arm": "student/lora", "seed": 42}
+    info = put(one_task, where, flags=("resumed",), flag_severities=("info",))
+    assert not tidy(info)["flagged"].any()
+    unstated = put(one_task, where, flags=("resumed",), flag_severities=())
+    assert tidy(unstated)["flagged"].sum() == 1
+    assert severities({"flags": ("a", "b"), "flag_severities": ("info",)}) == ("info", "warning")
+
+
+def test_nothing_to_report(one_task):
+    with pytest.raises(InputError, match="no cells"):
+        tidy(one_task.iloc[:0])
+    with pytest.raises(InputError, match="lacks the columns arm, seed"):
+        tidy(one_task.drop(columns=["arm", "seed"]))
+
+
+def test_two_metrics_for_one_task_are_refused(one_task):
+    mixed = put(one_task, {"arm": "student/lora", "seed": 42}, metric="macro_f1")
+    with pytest.raises(InputError, match="'movie-reviews' is scored by accuracy and macro_f1"):
+        tidy(mixed)
+
+
+def test_metric_and_direction_come_from_done_cells():
+    frame = tidy(make_frame(("toxicity", "cola")))
+    assert metric_of(frame, "toxicity") == ("rmse", -1)
+    assert metric_of(frame, "cola") == ("matthews", 1)
+    assert metric_of(frame, "unknown") == ("", 1)
+
+
+def test_a_given_teacher_teaches():
+    arms = ("teacher/given", "teacher/lora", "student/kd-lora")
+    assert teacher_arm(tidy(make_frame(arms=arms)), "minilm-l6--minilm-l3") == "teacher/given"
+    assert teacher_arm(tidy(make_frame(arms=("student/fft",))), "minilm-l6--minilm-l3") is None
