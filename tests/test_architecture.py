@@ -45,5 +45,7 @@ def test_the_public_names_exist():
 
     for name in kdlora.__all__:
         assert callable(getattr(kdlora, name))
+        # a package of the same name would take the function's place once it is imported
+        assert not (Path(kdlora.__file__).parent / name).exists()
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         kdlora.nonsense  # noqa: B018

@@ -14,15 +14,24 @@ _PUBLIC = {
     "load_frame": "kdlora.store.frame",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
-    "report": "kdlora.api",
     "run": "kdlora.api",
     "Study": "kdlora.spec.study",
     "read_study": "kdlora.spec.study",
+    "write_report": "kdlora.api",
 }
-__all__ = sorted(_PUBLIC)
+__all__ = [
+    "Study",
+    "distil",
+    "load_frame",
+    "plan",
+    "predict",
+    "read_study",
+    "run",
+    "write_report",
+]
 
 if TYPE_CHECKING:
-    from kdlora.api import distil, plan, predict, report, run
+    from kdlora.api import distil, plan, predict, run, write_report
     from kdlora.spec.study import Study, read_study
     from kdlora.store.frame import load_frame
 

@@ -119,19 +119,19 @@ def run(
     status = run_plan(planned, store, workers=workers, on_event=on_event or (lambda run, e: None))
     frame = load_frame(store.root)
     students = save_students(frame, store)
-    return StudyResult(store.root, status, frame, report(store.root), students)
+    return StudyResult(store.root, status, frame, write_report(store.root), students)
 
 
-def report(folder: str | Path) -> ReportFiles:
+def write_report(folder: str | Path) -> ReportFiles:
     """Write the report of a study's folder from its records."""
-    from kdlora.report.build import write_report
+    from kdlora.report import build
     from kdlora.store.frame import STUDY_FILE, load_frame, load_histories, read_plan
 
     root = Path(folder)
     frame = load_frame(root)
     spec = read_plan(root)["study"] if (root / "plan.json").is_file() else {}
     title = spec.get("name") or root.name
-    return write_report(
+    return build.write_report(
         frame,
         root,
         title=title,

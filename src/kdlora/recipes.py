@@ -20,8 +20,8 @@ from torch import nn
 from kdlora.data.batches import Encoded, encode
 from kdlora.data.examples import TaskData
 from kdlora.data.sources import load_task
-from kdlora.distil.losses import make_loss
-from kdlora.distil.soft_labels import SoftLabels
+from kdlora.distillation.losses import make_loss
+from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.agreement import agreement
 from kdlora.measure.blocks import Agreement, Efficiency, TrainingFacts
 from kdlora.measure.efficiency import PeakMemory, count_parameters, merged_size_mb

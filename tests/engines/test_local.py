@@ -92,7 +92,7 @@ def test_a_cache_that_does_not_fit_the_record_stops_the_student(done, tmp_path):
     shutil.copytree(store.root, copy.root)
     student = next(r for r in plan.runs if r.arm == "student/kd-lora")
     shutil.rmtree(copy.folder(student.run_id))
-    from kdlora.distil import soft_labels
+    from kdlora.distillation import soft_labels
 
     folder = copy.folder(student.teacher_run_id)
     labels = soft_labels.load(folder)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kdlora.data.batches import encode
-from kdlora.distil.losses import make_loss
+from kdlora.distillation.losses import make_loss
 from kdlora.spec.study import Training
 from kdlora.spec.tasks import TASKS
 from kdlora.training import loop

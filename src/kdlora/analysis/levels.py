@@ -67,13 +67,13 @@ def _level(
     rules: Rules,
     rng: np.random.Generator,
 ) -> Level:
-    values, n = np.round(values, 10), len(values)  # equal means must tie
+    n, sign = len(values), np.sign(np.round(values, 10))  # 0 up to rounding is a tie
     known: dict[str, Any] = {
         "mean": float(values.mean()),
         "median": float(np.median(values)),
-        "wins": int((values > 0).sum()),
-        "ties": int((values == 0).sum()),
-        "losses": int((values < 0).sum()),
+        "wins": int((sign > 0).sum()),
+        "ties": int((sign == 0).sum()),
+        "losses": int((sign < 0).sum()),
     }
     if n < 2:
         return Level(name, n, **known, cannot=f"one value: no test of {name}")

@@ -171,9 +171,9 @@ def report(
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write the report of a study again from its records."""
-    from kdlora.api import report as write
+    from kdlora.api import write_report
 
-    files = write(folder)
+    files = write_report(folder)
     print(files.html)
     if open_it:
         typer.launch(str(files.html))

@@ -86,8 +86,10 @@ def _scores(frame: pd.DataFrame) -> list[Problem]:
     for column in frame.columns:
         split, dot, metric = str(column).partition(".")
         if dot and split.startswith("report") and metric in METRIC_DIRECTION:
-            everywhere = pd.Series(True, frame.index)
-            found += _out_of_range(str(column), numeric(frame, column), metric, everywhere)
+            # where it is the primary metric, the score itself has been looked at
+            primary = frame["metric"].eq(metric) if "metric" in frame else False
+            other = pd.Series(True, frame.index) & ~(primary & numeric(frame, "score").notna())
+            found += _out_of_range(str(column), numeric(frame, column), metric, other)
     return found
 
 

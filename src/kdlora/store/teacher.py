@@ -10,7 +10,7 @@ import numpy as np
 
 from kdlora.data.batches import encode
 from kdlora.data.examples import Examples, TaskData
-from kdlora.distil.soft_labels import FILE, SoftLabels, soft_labels
+from kdlora.distillation.soft_labels import FILE, SoftLabels, soft_labels
 from kdlora.errors import ModelError
 from kdlora.measure.quality import score_split
 from kdlora.spec.run import Run

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from kdlora.data.batches import Encoded, collate, train_batches
-from kdlora.distil.losses import Loss
+from kdlora.distillation.losses import Loss
 from kdlora.spec.study import Training
 from kdlora.training.precision import Compute
 from kdlora.training.progress import (

@@ -14,6 +14,8 @@ from kdlora.analysis.diagnose.scores import degenerate_kinds
 
 SCORE_DIGITS = 1e-6  # histories are logged with six digits
 LOSS_DIGITS = 1e-5
+COLUMNS = ["epochs", "selected", "best", "correlation", "best_score", "last_score", "matched",
+           "matched_epoch"]  # fmt: skip
 UNFAITHFUL = 0.05  # share of unmatched finals from which a variant's reload is not trusted
 
 
@@ -25,44 +27,64 @@ def epochs_table(frame: pd.DataFrame) -> pd.DataFrame:
     matched (the final score and loss are those of some epoch) and matched_epoch (1-based, 0 =
     none). "Best" follows the metric's direction.
     """
-    empty = pd.DataFrame(
-        columns=["epochs", "selected", "best", "correlation", "best_score", "last_score",
-                 "matched", "matched_epoch"]
-    )  # fmt: skip
     if not has(frame, "epoch_scores", "score"):
-        return empty
-    direction = numeric(frame, "direction").fillna(1.0)
-    reported, final_loss = numeric(frame, "score"), numeric(frame, "final_loss")
-    losses = frame.get("epoch_losses", pd.Series(None, index=frame.index, dtype=object))
-    rows = {}
-    index: Any
-    for index, cell in frame.loc[is_done(frame), "epoch_scores"].items():
-        scores = _numbers(cell)
-        if scores is None or len(scores) < 2 or not np.isfinite(scores).all():
-            continue
-        sign, final = direction[index], float(reported[index])
-        loss = _numbers(losses[index])
-        if loss is None or len(loss) != len(scores) or not np.isfinite(loss).all():
-            loss = None
-        near = np.abs(scores - final) <= SCORE_DIGITS
-        if loss is not None and np.isfinite(final_loss[index]):
-            near &= np.abs(loss - final_loss[index]) <= LOSS_DIGITS * np.abs(loss)
-        best = int(np.argmax(sign * scores))
-        spread = loss is not None and np.ptp(scores) > 0 and np.ptp(loss) > 0
-        rows[index] = (
-            len(scores),
-            int(np.argmin(loss)) + 1 if loss is not None else np.nan,
-            best + 1,
-            _correlation(loss, sign * scores) if spread else np.nan,
-            float(scores[best]),
-            float(scores[-1]),
-            bool(near.any()),
-            int(np.argmax(near)) + 1 if near.any() else 0,
-        )
-    if not rows:
-        return empty
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=empty.columns)
-    return table.astype({"matched": bool})
+        return pd.DataFrame(columns=COLUMNS)
+    done = frame[is_done(frame)]
+    scores = [_numbers(cell) for cell in done["epoch_scores"]]
+    losses = [_numbers(cell) for cell in done["epoch_losses"]] if "epoch_losses" in done else []
+    by_length: dict[int, list[int]] = {}
+    for row, values in enumerate(scores):
+        if values is not None and len(values) > 1 and np.isfinite(values).all():
+            by_length.setdefault(len(values), []).append(row)
+    parts = []
+    for length, rows in by_length.items():
+        block = done.iloc[rows]
+        unknown = np.full(length, np.nan)
+        paired = [losses[r] if losses else None for r in rows]
+        loss = np.stack([v if v is not None and len(v) == length else unknown for v in paired])
+        parts.append(_epochs(block, np.stack([scores[r] for r in rows]), loss))  # type: ignore[misc]
+    if not parts:
+        return pd.DataFrame(columns=COLUMNS)
+    return pd.concat(parts).sort_index()
+
+
+def _epochs(block: pd.DataFrame, scores: np.ndarray, losses: np.ndarray) -> pd.DataFrame:
+    """`epochs_table` of runs with equally many epochs. scores, losses [runs, epochs]"""
+    sign = numeric(block, "direction").fillna(1.0).to_numpy()[:, None]
+    final = numeric(block, "score").to_numpy()[:, None]
+    final_loss = numeric(block, "final_loss").to_numpy()[:, None]
+    told = np.isfinite(losses).all(axis=1)
+    losses = np.where(told[:, None], losses, np.nan)
+    near = np.abs(scores - final) <= SCORE_DIGITS
+    comparable = told[:, None] & np.isfinite(final_loss)
+    near &= ~comparable | (np.abs(losses - final_loss) <= LOSS_DIGITS * np.abs(losses))
+    matched = near.any(axis=1)
+    best = np.argmax(sign * scores, axis=1)
+    rows = np.arange(len(scores))
+    lowest = np.argmin(np.where(told[:, None], losses, 0.0), axis=1) + 1.0
+    return pd.DataFrame(
+        {
+            "epochs": scores.shape[1],
+            "selected": np.where(told, lowest, np.nan),
+            "best": best + 1,
+            "correlation": _correlations(losses, sign * scores),
+            "best_score": scores[rows, best],
+            "last_score": scores[:, -1],
+            "matched": matched,
+            "matched_epoch": np.where(matched, np.argmax(near, axis=1) + 1, 0),
+        },
+        index=block.index,
+        columns=COLUMNS,
+    )
+
+
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Row by row; NaN without spread. a, b [runs, epochs] -> [runs]"""
+    x, y = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
+    flat = (np.ptp(a, axis=1) == 0) | (np.ptp(b, axis=1) == 0)
+    size = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(flat | (size == 0), np.nan, (x * y).sum(axis=1) / size)
 
 
 def reload(frame: pd.DataFrame) -> Iterator[Finding]:
@@ -190,10 +212,6 @@ def _lost_by_selection(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Fin
             runs(frame.loc[table.index], rescued),
             {"by_arm": counts(frame.loc[rescued.index[rescued], "arm"])},
         )
-
-
-def _correlation(a: Any, b: Any) -> float:
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _elsewhere(frame: pd.DataFrame, table: pd.DataFrame) -> pd.Series:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from kdlora.distil.losses import hard_loss, kd_kl, make_loss
+from kdlora.distillation.losses import hard_loss, kd_kl, make_loss
 from kdlora.spec.study import Distillation
 from kdlora.spec.tasks import TASKS
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
-from kdlora.distil.soft_labels import FILE, SoftLabels, load, save, soft_labels
+from kdlora.distillation.soft_labels import FILE, SoftLabels, load, save, soft_labels
 from kdlora.errors import ModelError
 from kdlora.spec.tasks import TASKS
 
