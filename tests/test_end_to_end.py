@@ -17,6 +17,24 @@ import kdlora
 from kdlora.api import distil_study
 from tests.conftest import sentences, write_csv
 
+MEASURED = (
+    "trainable_params",
+    "total_params",
+    "size_mb",
+    "saved_mb",
+    "train_s",
+    "train_examples_per_s",
+    "train_tokens_per_s",
+    "peak_memory_mb",
+    "forward_flops",
+    "train_flops",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "throughput_per_s",
+    "speedup_latency",
+    "speedup_throughput",
+)
+
 QUICK = ("--epochs", "4", "--max-length", "32", "--batch-size", "16")
 
 
@@ -29,16 +47,20 @@ def command(*arguments: object, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def day(corner, tmp_path_factory):
-    """`kdlora distil` on the corner's data; returns its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("day")
-    shown = command(
+def distil(corner, out: Path) -> str:
+    """`kdlora distil` on the corner's data; what it prints."""
+    return command(
         "distil", "--train", corner.train, "--eval", corner.eval, "--text", "review",
         "--label", "mood", "--teacher", corner.teacher, "--student", corner.student,
-        "--out", folder / "out", *QUICK, cwd=folder,
+        "--out", out, *QUICK, cwd=out.parent,
     )  # fmt: skip
-    return folder / "out", shown
+
+
+@pytest.fixture(scope="module")
+def day(corner, tmp_path_factory):
+    """The study's folder and what was printed when it was made."""
+    out = tmp_path_factory.mktemp("day") / "out"
+    return out, distil(corner, out)
 
 
 def test_it_ends_with_a_table_a_report_and_a_student(day):
@@ -60,9 +82,7 @@ def test_the_frame_holds_all_arms_and_their_costs(day):
     }  # fmt: skip
     assert (frame["status"] == "done").all()
     trained = frame[frame["role"] != "baseline"]
-    for name in ("trainable_params", "total_params", "size_mb", "train_s", "train_examples_per_s",
-                 "train_tokens_per_s", "peak_memory_mb", "forward_flops", "train_flops",
-                 "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "speedup_latency"):  # fmt: skip
+    for name in MEASURED:
         assert (trained[name] > 0).all(), name
     for protocol in trained["protocol"]:
         assert {"merged", "seq_length", "threads", "dtype", "device"} <= set(protocol)
@@ -72,11 +92,7 @@ def test_the_frame_holds_all_arms_and_their_costs(day):
 def test_running_it_again_trains_nothing(day, corner):
     out, _ = day
     before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/record.json")}
-    shown = command(
-        "distil", "--train", corner.train, "--eval", corner.eval, "--text", "review",
-        "--label", "mood", "--teacher", corner.teacher, "--student", corner.student,
-        "--out", out, *QUICK, cwd=out,
-    )  # fmt: skip
+    shown = distil(corner, out)
     assert "done " not in shown
     assert {p: p.stat().st_mtime_ns for p in out.glob("runs/*/record.json")} == before
 
@@ -110,7 +126,7 @@ def test_the_student_predicts_texts_and_files(day, tmp_path):
             "a terrible awful boring story",
             "--json",
             cwd=tmp_path,
-        )  # fmt: skip
+        )
     )
     assert [a["label"] for a in answers] == ["pos", "neg"]
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)

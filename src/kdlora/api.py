@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from kdlora.report.build import ReportFiles
     from kdlora.ship.student import ModelCard
 
-RESULTS = Path("results")
-
 
 @dataclass
 class StudyResult:
@@ -103,7 +101,7 @@ def run(
     """
     from kdlora.engines.local import run_plan
     from kdlora.ship.student import save_students
-    from kdlora.store.frame import load_frame, save_plan
+    from kdlora.store.frame import RESULTS, load_frame, save_plan
     from kdlora.store.store import Store
 
     study = as_study(study)
@@ -125,9 +123,9 @@ def run(
 def write_report(folder: str | Path) -> ReportFiles:
     """Write the report of a study's folder from its records."""
     from kdlora.report import build
-    from kdlora.store.frame import STUDY_FILE, load_frame, load_histories, read_plan
+    from kdlora.store.frame import STUDY_FILE, find_study, load_frame, load_histories, read_plan
 
-    root = Path(folder)
+    root = find_study(folder)
     frame = load_frame(root)
     spec = read_plan(root)["study"] if (root / "plan.json").is_file() else {}
     title = spec.get("name") or root.name

@@ -89,6 +89,13 @@ def test_pooled_means_beside_balanced_ones():
     assert table["balanced_mean"].iloc[0] == pytest.approx(0.5)
 
 
+def test_a_task_with_more_pairs_weighs_no_more_than_another():
+    rows = [("x/y", pair, "a", 1, 0.9) for pair in "pqr"] + [("x/y", "p", "b", 1, 0.1)]
+    frame = pd.DataFrame(rows, columns=["arm", "pair", "task", "seed", "score"])
+    table = pooled_against_balanced(frame, cells_of_all(frame, ["x/y"]))
+    assert table["balanced_mean"].iloc[0] == pytest.approx(0.5)
+
+
 def test_shares_and_the_unbalanced_mix_are_said():
     frame = grid([c for c in GRID if c[0] == ARMS[0] or c[2] == "a"])
     shares = task_shares(frame)

@@ -74,16 +74,16 @@ def test_any_text_survives_csv_and_json(tmp_path_factory, texts):
 
 
 def test_tsv_without_quoting_keeps_its_quotes(tmp_path):
-    rows = ['"so good" he said', "it's", '"', 'say ""hi""']
+    rows = ['"so good" he said', "it's", '"', 'say ""hi""', "odd\u2028 ends\x85 of\x0b lines"]
     path = write(tmp_path / "a.tsv", "text\tlabel\r\n" + "".join(f"{t}\t1\r\n" for t in rows))
     assert read_table(path, ["text"]).columns["text"] == rows
-    assert read_table(path, ["label"]).columns["label"] == ["1"] * 4
+    assert read_table(path, ["label"]).columns["label"] == ["1"] * 5
 
 
 def test_tsv_quoting_can_be_switched_off(tmp_path):
-    path = write(tmp_path / "a.tsv", 'text\tlabel\n"all quoted"\t1\n')
-    assert read_table(path, ["text"]).columns["text"] == ["all quoted"]
-    assert read_table(path, ["text"], quoting=False).columns["text"] == ['"all quoted"']
+    path = write(tmp_path / "a.tsv", 'text\tlabel\n"all ""quoted"""\t1\n')
+    assert read_table(path, ["text"]).columns["text"] == ['all "quoted"']
+    assert read_table(path, ["text"], quoting=False).columns["text"] == ['"all ""quoted"""']
 
 
 def test_a_byte_order_mark_and_blank_lines_do_not_count(tmp_path):
@@ -102,10 +102,9 @@ def test_values_of_json_keep_their_types_and_lacking_keys_are_none(tmp_path):
 
 
 def test_long_documents_are_read_and_the_csv_limit_is_put_back(tmp_path):
-    before = csv.field_size_limit()
     path = write(tmp_path / "a.csv", "text,label\n" + "word " * 100_000 + ",1\n")
     assert len(read_table(path, ["text"]).columns["text"][0]) == 500_000
-    assert csv.field_size_limit() == before
+    assert csv.field_size_limit() == 131_072  # csv's own
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,7 @@ def test_parquet_without_rows_or_columns(tmp_path):
 
 def test_a_header_is_read_from_the_start_alone(tmp_path):
     wide = "é" * 700_000  # the megabyte ends within a character, and within a row
-    assert read_header(write(tmp_path / "a.csv", f"text,label\nx{wide},1\n")) == ["text", "label"]
+    assert read_header(write(tmp_path / "a.csv", f"text,label\n{wide},1\n")) == ["text", "label"]
     path = write(tmp_path / "b.csv", b"text,label\n" + b"a,1\n" * 300_000 + b"\xff,1\n")
     assert read_header(path) == ["text", "label"]
     line = json.dumps({"text": "x" * 1_200_000, "label": 1})

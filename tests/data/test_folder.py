@@ -15,12 +15,12 @@ def write(folder, **splits):
 
 def test_texts_are_raw_and_columns_go_by_place(tmp_path):
     train = 'sentence1\tsentence2\tlabel\n"quoted\tNA\t1\n"all"\t\t0\n'
-    folder = write(tmp_path, train=train, validation="q\tp\tlabel\na\tb\t1\n")
+    folder = write(tmp_path, train=train, validation='q\tp\tlabel\n"a"\tb\t1\n')
     loaded = load_folder(TASKS["qqp"], folder)
     assert loaded.train.texts == (['"quoted', '"all"'], ["NA", ""])
     assert loaded.train.labels.tolist() == [1, 0]
     assert loaded.train.ids.tolist() == ids_of_texts("qqp", loaded.train.texts).tolist()
-    assert loaded.reports["report"].texts == (["a"], ["b"])
+    assert loaded.reports["report"].texts == (['"a"'], ["b"])
 
 
 def test_scores_are_float32(tmp_path):

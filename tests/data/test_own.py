@@ -67,6 +67,7 @@ def test_scores_of_pairs_without_an_eval_file(tmp_path):
     assert loaded.train.labels.dtype == np.float32
     assert loaded.train.labels.tolist() == scores
     assert loaded.reports == {}
+    assert loaded.task.reports == {"report": "held out of train"}
 
 
 def test_integers_are_classes_unless_told_otherwise(tmp_path):
@@ -185,6 +186,19 @@ def test_ids_that_are_missing_repeated_or_shared(tmp_path):
     assert "ids in column 'key' repeat: a" in repeated
     assert "1 ids stand in both" in shared
     assert "leave `id` out" in shared
+
+
+def test_rows_keep_their_numbers_when_others_are_dropped(tmp_path):
+    train = rows(text=["", *WORDS[1:]], label=[0.5, 1.5, "lots", 2.5] * 10)
+    (said,) = problems_of(tmp_path, train, kind="regression")
+    assert "in rows 3, 7, 11, 15, 19 and 5 more" in said
+
+
+def test_labels_that_are_no_classes_are_told_once(tmp_path):
+    (said,) = problems_of(
+        tmp_path, rows(label=[f"{i} {i}" for i in range(40)]), {"text": ["x"], "label": ["y"]}
+    )
+    assert "40 different labels in 40 rows" in said
 
 
 def test_too_few_rows(tmp_path):

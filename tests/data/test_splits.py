@@ -104,9 +104,10 @@ def test_carve_draws_every_row_equally_often():
     assert np.abs(times - 120).max() < 5 * 9.8
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(1, 250), seeds)
-def test_subset_is_exact_stratified_and_deterministic(strata, size, seed):
+@given(st.lists(st.integers(0, 5), min_size=10, max_size=200), st.floats(0.1, 1.2), seeds)
+def test_subset_is_exact_stratified_and_deterministic(strata, share, seed):
     strata = np.array(strata)
+    size = int(share * len(strata))
     chosen = subset(strata, size=size, rng=np.random.default_rng(seed))
     assert len(chosen) == min(size, len(strata))
     assert (np.diff(chosen) > 0).all()

@@ -92,7 +92,7 @@ def test_phases(encoder: GetEncoder) -> None:
 
 def test_a_skipped_step_does_not_lose_the_budget(encoder: GetEncoder) -> None:
     """A step with a non-finite gradient is left out, and it may be that of the last cut."""
-    model, batch = _build(encoder)
+    model, batch = _build(encoder, deltaT=7)  # the cut before the last one is at step 7
     last = adapters.earliest_stop(model)
     _train(model, batch, after_step=lambda m, s: adapters.after_step(m, s) if s != last else None)
     assert sum(adapters.rank_pattern(model).values()) == LAYERS * RANK == _live(model)
@@ -118,10 +118,15 @@ def test_an_earlier_state_is_saved_as_it_is(encoder: GetEncoder, tmp_path: Path)
     _train(model, batch, steps=6)
     early = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     _train(model, batch)
+    final = adapters.rank_pattern(model)
     model.load_state_dict(early)
+    with torch.no_grad():  # make every singular value matter
+        for name, parameter in model.named_parameters():
+            if "lora_E" in name:
+                parameter *= 300
     model.eval()
     logits = model(**batch).logits
-    assert sum(adapters.rank_pattern(model).values()) > LAYERS * RANK
+    assert sum(adapters.rank_pattern(model).values()) > sum(final.values())
     tokenizer = load_encoder(encoder("bert"), TASKS["sst2"], seed=0).tokenizer
     save_trained(model, tokenizer, tmp_path / "run", encoder=encoder("bert"))
     again, _ = load_trained(tmp_path / "run")
@@ -142,6 +147,20 @@ def test_training_goes_on_after_saving(encoder: GetEncoder, tmp_path: Path) -> N
         return adapters.rank_pattern(model)
 
     assert run(8) == run(15) == run(0)
+
+
+def test_saving_does_not_change_the_allocation(encoder: GetEncoder, tmp_path: Path) -> None:
+    """Between an optimizer step and the hook, pruned singular values are not zero."""
+    model, batch = _build(encoder)
+    _train(model, batch)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_E" in name:
+                parameter += 1
+    tokenizer = load_encoder(encoder("bert"), TASKS["sst2"], seed=0).tokenizer
+    save_trained(model, tokenizer, tmp_path / "run")
+    adapters.after_step(model, STEPS)
+    assert _live(model) == LAYERS * RANK
 
 
 def test_allocator_goes_on_from_a_checkpoint(encoder: GetEncoder) -> None:

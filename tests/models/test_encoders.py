@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from kdlora.data import packaged
 from kdlora.errors import ModelError
-from kdlora.models import checkpoints
+from kdlora.models import checkpoints, labels
 from kdlora.models.adapters import adapt
 from kdlora.models.encoders import load_encoder, load_tokenizer, resolve_encoder
 from kdlora.models.saved import save_trained
@@ -209,8 +209,8 @@ def test_loading_restores_the_libraries_voice(encoder: GetEncoder) -> None:
 
 
 def _fine_tuned(folder: Path, family: str, names: list[str], **config) -> EncoderRef:
-    labels = {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-    return save_tiny_encoder(folder, family, head=True, num_labels=len(names), **labels, **config)
+    config |= {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
+    return save_tiny_encoder(folder, family, head=True, num_labels=len(names), **config)
 
 
 def _plain_logits(reference: EncoderRef) -> tuple[torch.Tensor, dict]:
@@ -224,11 +224,12 @@ def _plain_logits(reference: EncoderRef) -> tuple[torch.Tensor, dict]:
 
 @pytest.mark.parametrize("family", [*FAMILIES, *FURTHER_FAMILIES])
 def test_given_outputs_are_put_into_the_task_order(family: str, tmp_path: Path) -> None:
-    reference = _fine_tuned(tmp_path / "m", family, ["CONTRADICTION", "Neutral", "entailment"])
+    reference = _fine_tuned(tmp_path / "m", family, ["Neutral", "CONTRADICTION", "entailment"])
     logits, batch = _plain_logits(reference)
+    logits = logits[:, [2, 0, 1]]
     loaded = load_encoder(reference, MNLI, seed=0, given=True)
     loaded.model.eval()
-    torch.testing.assert_close(loaded.model(**batch).logits, logits[:, [2, 1, 0]])
+    torch.testing.assert_close(loaded.model(**batch).logits, logits)
     assert loaded.new_modules == ()
     assert loaded.model.config.id2label == dict(enumerate(MNLI.label_names))
     assert "put into the task's order" in loaded.notes[0]
@@ -237,7 +238,19 @@ def test_given_outputs_are_put_into_the_task_order(family: str, tmp_path: Path) 
     again = EncoderRef(name="again", source="folder", path=str(tmp_path / "again"))
     same = load_encoder(again, MNLI, seed=0, given=True)
     assert same.notes == ()
-    torch.testing.assert_close(same.model.eval()(**batch).logits, logits[:, [2, 1, 0]])
+    torch.testing.assert_close(same.model.eval()(**batch).logits, logits)
+
+
+def test_the_last_layer_is_told_from_others_of_its_size(tmp_path: Path, monkeypatch) -> None:
+    names = tuple(f"class{i}" for i in range(32))  # as many as the head is wide
+    task = Task("t", "classification", ("a",), names, "accuracy")
+    reference = _fine_tuned(tmp_path / "m", "roberta", [*names[1:], names[0]])
+    logits, batch = _plain_logits(reference)
+    loaded = load_encoder(reference, task, seed=0, given=True)
+    torch.testing.assert_close(loaded.model.eval()(**batch).logits, logits.roll(1, dims=1))
+    monkeypatch.setattr(labels, "_last_layer", lambda model: None)
+    with pytest.raises(ModelError, match="cannot be reordered"):
+        load_encoder(reference, task, seed=0, given=True)
 
 
 def test_given_names_may_be_spelt_otherwise(tmp_path: Path) -> None:

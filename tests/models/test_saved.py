@@ -75,6 +75,19 @@ def test_what_lies_in_the_folder(encoder: GetEncoder, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing half-written is left
 
 
+def test_saving_asks_no_hub(encoder: GetEncoder, tmp_path: Path, monkeypatch) -> None:
+    loaded = load_encoder(encoder("bert"), MNLI, seed=0)
+    model = adapters.adapt(loaded, "lora", Adapter(rank=4), seed=0, total_steps=6)
+    assert isinstance(model, PeftModel)
+    model.peft_config["default"].base_model_name_or_path = "bert-base-uncased"
+    asked = []
+    monkeypatch.setattr(
+        "peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *a, **k: asked.append(a)
+    )
+    save_trained(model, loaded.tokenizer, tmp_path / "run")
+    assert asked == []
+
+
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}])
 def test_olora_is_saved_as_lora_of_twice_the_rank(
     options: dict, encoder: GetEncoder, tmp_path: Path

@@ -81,8 +81,10 @@ def test_a_failure_tells_its_error(matrix):
 
 
 def test_a_folder_without_a_study_is_explained(tmp_path):
-    with pytest.raises(StoreError, match="holds no study"):
+    with pytest.raises(StoreError, match=r"no study '.*nothing'"):
         load_frame(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="holds no study"):
+        load_frame(tmp_path)
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(StoreError, match="cannot read"):
         read_plan(tmp_path)

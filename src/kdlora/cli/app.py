@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kdlora import __version__
-from kdlora.cli import predict, study
+from kdlora.cli import evidence_compare, evidence_reports, predict, study
 
 app = typer.Typer(
     name="kdlora",
@@ -41,3 +41,7 @@ app.command("plan")(study.plan)
 app.command("status")(study.status)
 app.command("report")(study.report)
 app.command("predict")(predict.predict)
+app.command("import")(evidence_reports.import_results)
+app.command("doctor")(evidence_reports.doctor)
+app.command("compare")(evidence_compare.compare)
+app.command("reproduce")(evidence_reports.reproduce)

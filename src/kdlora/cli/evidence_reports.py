@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdlora.errors import InputError
-
 if TYPE_CHECKING:
     from kdlora.analysis.coverage import Coverage
     from kdlora.analysis.diagnose import Finding
@@ -188,17 +186,12 @@ def _show_reproduction(reproduction: Reproduction) -> None:
 
 def _frame(study: Path, results: Path, mapping: str | None) -> Any:
     """The tidy frame of a study's folder, of a study by name, or of a table that is read now."""
-    from kdlora.store.frame import load_frame
+    from kdlora.store.frame import find_study, load_frame
     from kdlora.store.importers import read_results
 
     if study.is_file():
         return read_results(study, mapping).frame
-    for folder in (study, results / study):
-        if folder.is_dir():
-            return load_frame(folder)
-    known = sorted(p.name for p in results.iterdir() if p.is_dir()) if results.is_dir() else []
-    names = f" Studies in {results}: {', '.join(known)}." if known else ""
-    raise InputError(f"no study '{study}': expected a study's folder or name, or a table.{names}")
+    return load_frame(find_study(study, results))
 
 
 def _coverage(frame: Any) -> tuple[Coverage | None, str]:

@@ -25,7 +25,9 @@ DataDir = Annotated[
     str | None,
     typer.Option(help="Folder of <task>/{train,validation}.tsv, instead of the study's data_dir."),
 ]
-StudyFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a study.")]
+StudyFolder = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="A study's folder, or its name below results.")
+]
 
 
 def demo(out: Out = None, workers: Workers = 1) -> None:
@@ -105,11 +107,11 @@ def plan(
     study: StudyFile, out: Out = None, data_dir: DataDir = None, as_json: AsJson = False
 ) -> None:
     """Say which runs a study means and which of them are done; trains nothing."""
-    from kdlora.api import RESULTS, check
+    from kdlora.api import check
 
     resolved = _read(study, data_dir)
     planned = check(resolved)
-    root = out or RESULTS / resolved.name
+    root = out or Path("results") / resolved.name
     done = {r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()}
     if as_json:
         rows = [

@@ -21,6 +21,7 @@ from kdlora.report.theme import (
     WIDTH,
     Logs,
     Scores,
+    chart_of,
     colour,
     fill,
     outline,
@@ -167,19 +168,19 @@ def _layers(
     at = {"x": xs.axis(axis_title), "y": ys.axis()}
     arms = list(means["arm"])
     layers = [
-        alt.Chart(means[means["arm"] == teacher])
+        chart_of(means[means["arm"] == teacher])
         .mark_rule(color=light("teacher"), strokeDash=[4, 4], opacity=0.6, aria=False)
         .encode(y=at["y"]),
-        alt.Chart(named[named["leader"]])
+        chart_of(named[named["leader"]])
         .mark_rule(color=light("muted"), strokeWidth=0.7, opacity=0.6, aria=False)
         .encode(**at, x2="lx", y2="ly"),
-        alt.Chart(means)
+        chart_of(means)
         .mark_rule(opacity=0.75, strokeWidth=1.4, aria=False)
         .encode(x=at["x"], y="low:Q", y2="high", color=colour(arms)),
-        alt.Chart(single[single["arm"].duplicated(keep=False)])
+        chart_of(single[single["arm"].duplicated(keep=False)])
         .mark_point(shape="stroke", size=225, opacity=0.75, strokeWidth=1.4)
         .encode(**at, color=colour(arms), tooltip=_tips(single)),
-        alt.Chart(means)
+        chart_of(means)
         .mark_point(size=90, opacity=1, filled=True, strokeWidth=1.4)
         .encode(
             **at, fill=fill(arms), stroke=outline(arms), shape=shape(arms), tooltip=_tips(means)
@@ -188,9 +189,9 @@ def _layers(
     for align in ("left", "right"):
         part = named[named["align"] == align]
         for style in (HALO, {"color": light("ink")}):
-            text = alt.Chart(part).mark_text(align=align, baseline="middle", aria=False, **style)
+            text = chart_of(part).mark_text(align=align, baseline="middle", aria=False, **style)
             layers.append(text.encode(x="lx:Q", y="ly:Q", text="label:N"))
-    return [layer for layer in layers if len(layer.data)]
+    return [layer for layer in layers if layer.data.values]
 
 
 def _tips(rows: pd.DataFrame) -> list[str]:
@@ -265,9 +266,9 @@ def _learning_chart(rows: pd.DataFrame, ys: Scores) -> alt.LayerChart | alt.Face
         axis=alt.Axis(title="Epoch", grid=False, tickCount=5, tickMinStep=tick, format="~g"),
     )
     at = {"x": x, "y": ys.axis(", selection split"), "color": colour(arms)}
-    lines = alt.Chart(rows).mark_line(strokeWidth=1.6, opacity=0.8, aria=False)
-    dots = alt.Chart(rows).mark_point(size=30, filled=True, opacity=0.9)
-    text = alt.Chart(last).mark_text(align="left", baseline="middle", dx=12, aria=False)
+    lines = chart_of(rows).mark_line(strokeWidth=1.6, opacity=0.8, aria=False)
+    dots = chart_of(rows).mark_point(size=30, filled=True, opacity=0.9)
+    text = chart_of(last).mark_text(align="left", baseline="middle", dx=12, aria=False)
     return alt.layer(
         lines.encode(**at, detail="Run:N"),
         dots.encode(**at, shape=shape(arms), tooltip=_tips(rows)),

@@ -16,6 +16,7 @@ from kdlora.spec.study import Study
 from kdlora.store.record import Record
 from kdlora.store.store import Store, write_json, write_text
 
+RESULTS = Path("results")  # where studies lie unless told otherwise
 PLAN_FILE = "plan.json"
 STUDY_FILE = "study.yaml"
 _FACTS = (
@@ -61,13 +62,27 @@ def read_plan(root: Path) -> dict[str, Any]:
         raise StoreError(f"cannot read {path}: {error}") from None
 
 
+def find_study(study: str | Path, results: Path = RESULTS) -> Path:
+    """The folder of a study, given as a folder or by the name it has below `results`.
+
+    Raises StoreError that lists the studies there are.
+    """
+    for folder in (Path(study), results / study):
+        if folder.is_dir():
+            return folder
+    known = sorted(p.name for p in results.iterdir() if p.is_dir()) if results.is_dir() else []
+    names = f" Studies in {results}: {', '.join(known)}." if known else ""
+    raise StoreError(f"no study '{study}': expected a study's folder or name.{names}")
+
+
 def load_frame(root: str | Path) -> pd.DataFrame:
     """One row per planned cell, done or not; columns as `row` gives them.
 
-    A run shared by several cells stands in several rows with the same `run_id`. A folder of
-    imported results gives their rows instead.
+    `root` is the study's folder, or its name below ``results``. A run shared by several cells
+    stands in several rows with the same `run_id`. A folder of imported results gives their rows
+    instead.
     """
-    root = Path(root)
+    root = find_study(root)
     if (root / "imported.parquet").is_file():
         from kdlora.store.importers import load_imported
 

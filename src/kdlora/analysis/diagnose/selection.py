@@ -230,7 +230,10 @@ def _elsewhere(frame: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
 def _numbers(cell: object) -> np.ndarray | None:
     if not isinstance(cell, tuple | list | np.ndarray) or len(cell) == 0:
         return None
-    return np.asarray(cell, dtype=float)
+    try:
+        return np.asarray(cell, dtype=float)
+    except (TypeError, ValueError):
+        return None
 
 
 def _signed(evidence: dict) -> str:
