@@ -73,6 +73,20 @@ def test_a_real_difference_within_the_margin_is_equivalent() -> None:
         margin=0.1, draws=0)).verdict == "superior"  # fmt: skip
 
 
+def test_surely_better_here_is_not_better_everywhere() -> None:
+    """Each task has its own difference, known exactly; a third of the tasks turn it round."""
+    noise = noisy(0.0, spread=0.001)
+
+    def score(arm: str, pair: str, task: str, seed: int) -> float:
+        gain = {0: -0.06, 1: 0.03, 2: 0.06}[int(task[1:]) % 3]
+        return noise(arm, pair, task, seed) + gain * (arm == A)
+
+    c = run(grid(score, tasks=NINE, pairs=["p", "q", "r"]))
+    assert c.here.verdict == "superior"
+    assert c.beyond.verdict == c.verdict == "undecided"
+    assert "on these tasks themselves: superior" in sentence(c)
+
+
 def test_few_tasks_allow_a_claim_here_but_none_beyond() -> None:
     c = run(grid(noisy(0.05), tasks=["t"], seeds=range(6)))
     assert c.beyond.verdict == "cannot be said"
@@ -189,7 +203,11 @@ def test_all_scores_identical() -> None:
 def test_the_same_difference_everywhere() -> None:
     c = run(grid(lambda arm, *_: 0.8 + 0.1 * (arm == A), tasks=NINE))
     no_answer(c, "equal differences throughout")
-    assert c.levels["tasks"].mean == pytest.approx(10)
+    for level in c.levels.values():
+        assert level.mean == pytest.approx(10)
+        assert level.p_t is None
+        assert level.p_permutation is None
+        assert "all differences are equal" in level.cannot
 
 
 def test_ties_nearly_everywhere_stay_undecided() -> None:

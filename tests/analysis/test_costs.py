@@ -55,6 +55,8 @@ def test_geometric_mean_of_matched_ratios(study: pd.DataFrame) -> None:
 
 
 def test_unlike_settings_are_counted_and_can_be_left_out(study: pd.DataFrame) -> None:
+    other = study[study["arm"] == LORA].assign(arm="teacher/dora", n_gpus=8)  # of no concern
+    study = pd.concat([study, other])
     assert cost_ratio(study, LORA, FFT, "train_s", rng=rng(), rules=QUICK).unlike == {"n_gpus": 7}
     same = cost_ratio(study, LORA, FFT, "train_s", rng=rng(), rules=QUICK, same=["n_gpus"])
     assert same.n_pairs == 14

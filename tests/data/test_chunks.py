@@ -58,5 +58,5 @@ def test_a_torn_gzip_is_named(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     whole = gzip.compress(b"\n".join(json.dumps({"t": i}).encode() for i in range(9999)))
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="gzip|cannot read"):
+    with pytest.raises(DataError, match=r"gzip|cannot read"):
         list(read_chunks(path, 10))

@@ -5,6 +5,7 @@ from kdlora.data import sources
 from kdlora.data.own import load_own
 from kdlora.data.sources import load_task
 from kdlora.errors import DataError, FetchError
+from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef
 from kdlora.spec.study import Data, OwnTask, make_study
 from tests.conftest import sentences, write_csv
@@ -205,3 +206,17 @@ def test_overlap_of_real_tasks(shared, name, overlap):
     data = load_task(ref, Data())
     assert data.overlap == overlap
     assert not set(rows_of(data.train)) & set(rows_of(data.selection))
+
+
+def test_files_that_changed_since_the_plan_are_refused(tmp_path):
+    path = tmp_path / "train.csv"
+    rows = "".join(f"text number {i} word,{'ab'[i % 2]}\n" for i in range(60))
+    path.write_text("text,label\n" + rows)
+    own = OwnTask(name="own", train=str(path))
+    ref = TaskRef(
+        name="own", version=1, source="files", fingerprint=hash_files([path, None]), own=own
+    )
+    assert len(load_task(ref, Data()).train) > 0
+    path.write_text("text,label\n" + rows.replace("word", "other"))
+    with pytest.raises(DataError, match="changed since the study was planned"):
+        load_task(ref, Data())

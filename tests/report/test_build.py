@@ -73,11 +73,8 @@ def table_numbers(tables):
 def written(request, tmp_path_factory):
     """A report on disk, and the parts it was rendered from."""
     frame = request.getfixturevalue(request.param)
-    out = tmp_path_factory.mktemp(request.param)
-    files = build.write_report(
-        frame, out, title="A study", spec=SPEC, histories=make_histories(frame)
-    )
-    return files, report_of(frame), frame
+    report = report_of(frame)
+    return build.save_report(report, tmp_path_factory.mktemp(request.param)), report, frame
 
 
 def test_every_number_shown_is_in_a_table(written):

@@ -37,10 +37,22 @@ def layers(panel, kind):
     return [layer for layer in panel.spec["layer"] if layer["mark"]["type"] == kind]
 
 
-def test_one_task_has_both_costs_in_one_figure(one_task):
+@pytest.fixture(scope="module")
+def demo(one_task):
+    """The one figure of the demo's shape."""
     (figure,) = trade_offs(gather(one_task))
-    assert [panel.title for panel in figure.panels] == ["Against size", "Against latency"]
-    size, latency = figure.panels
+    return figure
+
+
+@pytest.fixture(scope="module")
+def many(troubled):
+    """The figures of several tasks."""
+    return trade_offs(gather(troubled))
+
+
+def test_one_task_has_both_costs_in_one_figure(one_task, demo):
+    assert [panel.title for panel in demo.panels] == ["Against size", "Against latency"]
+    size, latency = demo.panels
     for panel, column in ((size, "size_mb"), (latency, "latency_p50_ms")):
         means = means_of(panel)
         assert set(means) == set(one_task["arm"]) - {"baseline/majority"}
@@ -51,62 +63,55 @@ def test_one_task_has_both_costs_in_one_figure(one_task):
         assert set(names_of(panel)) == set(means)
 
 
-def test_every_run_is_drawn_with_its_tooltip(one_task):
-    (figure,) = trade_offs(gather(one_task))
-    runs = data_of(figure.panels[0], "Run", "Seed")
+def test_every_run_is_drawn_with_its_tooltip(one_task, demo):
+    runs = data_of(demo.panels[0], "Run", "Seed")
     trained = one_task[one_task["role"] != "baseline"]
     assert {row["Run"] for row in runs} == set(trained["run_id"])
     row = next(r for r in runs if r["Run"] == trained["run_id"].iloc[0])
     assert row["Score"] == f"{100 * trained['score'].iloc[0]:.1f}"
-    (ticks,) = (m for m in layers(figure.panels[0], "point") if m["mark"].get("shape") == "stroke")
+    (ticks,) = (m for m in layers(demo.panels[0], "point") if m["mark"].get("shape") == "stroke")
     assert {"Model", "Score", "Size", "Seed", "Run"} == {
         tip["field"] for tip in ticks["encoding"]["tooltip"]
     }
 
 
-def test_axes_are_logarithmic_and_have_units(one_task):
-    (figure,) = trade_offs(gather(one_task))
-    for panel, unit in zip(figure.panels, ("MB", "ms"), strict=True):
+def test_axes_are_logarithmic_and_have_units(demo):
+    for panel, unit in zip(demo.panels, ("MB", "ms"), strict=True):
         x = layers(panel, "point")[0]["encoding"]["x"]
         assert x["scale"]["type"] == "log"
         assert unit in x["axis"]["title"]
 
 
-def test_the_line_is_the_teachers_mean(one_task):
-    (figure,) = trade_offs(gather(one_task))
-    (line,) = (r for r in layers(figure.panels[0], "rule") if "strokeDash" in r["mark"])
-    (row,) = figure.panels[0].spec["datasets"][line["data"]["name"]]
+def test_the_line_is_the_teachers_mean(demo):
+    (line,) = (r for r in layers(demo.panels[0], "rule") if "strokeDash" in r["mark"])
+    (row,) = demo.panels[0].spec["datasets"][line["data"]["name"]]
     assert row["arm"] == "teacher/fft"
 
 
-def test_a_panel_a_task_and_a_figure_a_cost(troubled):
-    figures = trade_offs(gather(troubled))
-    assert [figure.key for figure in figures] == ["quality_size", "quality_latency"]
-    for figure in figures:
+def test_a_panel_a_task_and_a_figure_a_cost(many):
+    assert [figure.key for figure in many] == ["quality_size", "quality_latency"]
+    for figure in many:
         assert [p.title for p in figure.panels] == ["rte", "cola", "stsb", "sst2", "toxicity"]
         assert len({panel.key for panel in figure.panels}) == 5
 
 
-def test_the_caption_counts_runs_and_names_what_is_not_drawn(one_task, troubled):
-    (figure,) = trade_offs(gather(one_task))
-    assert "n = 2 per trained model" in figure.caption
-    assert figure.caption.endswith("Not drawn, for want of a size or latency to measure: "
+def test_the_caption_counts_runs_and_names_what_is_not_drawn(demo, many):
+    assert "n = 2 per trained model" in demo.caption
+    assert demo.caption.endswith("Not drawn, for want of a size or latency to measure: "
                                    "Baseline, majority or mean.")  # fmt: skip
-    assert "n = 1 or 2 per trained model" in trade_offs(gather(troubled))[0].caption
+    assert "n = 1 or 2 per trained model" in many[0].caption
 
 
-def test_flagged_means_are_marked(troubled):
-    cola = trade_offs(gather(troubled))[0].panels[1]
-    labels = names_of(cola)
+def test_flagged_means_are_marked(many):
+    labels = names_of(many[0].panels[1])
     assert labels["student/lora"] == "student LoRA†"
     assert labels["student/fft"] == "student FFT"
 
 
-def test_the_alternative_text_has_every_model_in_numbers(one_task):
-    (figure,) = trade_offs(gather(one_task))
+def test_the_alternative_text_has_every_model_in_numbers(one_task, demo):
     mean = 100 * one_task.loc[one_task["arm"] == "student/kd-lora", "score"].mean()
-    assert f"Student, KD-LoRA {mean:.1f}" in figure.panels[0].alt
-    assert "at 69.6 MB" in figure.panels[0].alt
+    assert f"Student, KD-LoRA {mean:.1f}" in demo.panels[0].alt
+    assert "at 69.6 MB" in demo.panels[0].alt
 
 
 def test_nothing_measured_nothing_drawn(one_task):

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from kdlora.data.files import _format, read_header
+from kdlora.data.files import file_format, read_header
 from kdlora.data.parsing import long_fields
 from kdlora.errors import DataError
 
@@ -23,7 +23,8 @@ def read_chunks(path: Path, size: int) -> Iterator[list[Row]]:
     Raises DataError, when it is reached, for a line that cannot be read.
     """
     read_header(path)  # says clearly what is wrong with the file as a whole
-    rows = _parquet(path, size) if _format(path) == "parquet" else _lines(path, _format(path))
+    form = file_format(path)
+    rows = _parquet(path, size) if form == "parquet" else _lines(path, form)
     while chunk := list(islice(rows, size)):
         yield chunk
 

@@ -47,7 +47,7 @@ def read_table(path: Path, wanted: Sequence[str], *, quoting: bool = True) -> Ta
     a key that a JSON line lacks is None. TSV fields are unquoted only if all quotes in the file
     are CSV quotes; with `quoting=False` never. Raises DataError with every problem of the file.
     """
-    form = _format(path)
+    form = file_format(path)
     if form == "parquet":
         return _read_parquet(path, wanted)
     text = _decode(_read_bytes(path), path)
@@ -75,7 +75,7 @@ def read_header(path: Path) -> list[str]:
     Raises DataError if the file is missing, empty, of an unknown kind, not UTF-8 in its first
     megabyte, or holds no row.
     """
-    form = _format(path)
+    form = file_format(path)
     if form == "parquet":
         return _read_parquet(path, []).present
     head = _read_bytes(path, _HEAD_BYTES)
@@ -123,7 +123,7 @@ def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) 
         raise DataError(problems)
 
 
-def _format(path: Path) -> str:
+def file_format(path: Path) -> str:
     name = path.name.lower()
     ending = Path(name.removesuffix(".gz")).suffix
     if ending == ".parquet" and not name.endswith(".gz"):

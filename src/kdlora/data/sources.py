@@ -22,6 +22,7 @@ from kdlora.data.splits import (
     subset,
 )
 from kdlora.errors import DataError, did_you_mean
+from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef
 from kdlora.spec.seeds import seed_for
 from kdlora.spec.study import Data
@@ -46,6 +47,7 @@ def _load(ref: TaskRef, progress: Callable[[str], None] | None) -> Loaded:
     if ref.source == "files":
         if ref.own is None:
             raise DataError("own files are meant, but none are described")
+        _check_unchanged(ref, [ref.own.train, ref.own.eval])
         return load_own(ref.own)
     if ref.name not in TASKS:
         raise DataError(f"unknown task.{did_you_mean(ref.name, TASKS)}")
@@ -62,6 +64,17 @@ def _load(ref: TaskRef, progress: Callable[[str], None] | None) -> Loaded:
     if ref.folder is None:
         raise DataError("a folder is meant, but none is named")
     return load_folder(task, Path(ref.folder))
+
+
+def _check_unchanged(ref: TaskRef, names: list[str | None]) -> None:
+    """Refuse files that are no longer those that were planned: the run's id speaks of them."""
+    paths = [Path(name) if name else None for name in names]
+    whole = all(path is None or path.is_file() for path in paths)
+    if ref.fingerprint and whole and hash_files(paths) != ref.fingerprint:
+        raise DataError(
+            f"{', '.join(str(p) for p in paths if p)} changed since the study was planned; "
+            "run the same command again to plan with what is there now"
+        )
 
 
 def _load_movie_reviews(task: Task, progress: Callable[[str], None] | None) -> Loaded:

@@ -74,7 +74,11 @@ def write_report(
     report = build(
         frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun
     )
-    out = Path(out)
+    return save_report(report, Path(out))
+
+
+def save_report(report: Report, out: Path) -> ReportFiles:
+    """Render and write a report that is made. Raises StoreError where `out` cannot be written."""
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ def hash_file(path: Path, length: int = 16) -> str:
 def _hash_file(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_files(paths: Iterable[Path | None], length: int = 16) -> str:
+    """Hash of several files' contents in their order; a None keeps its place."""
+    return hash_json([None if path is None else hash_file(path) for path in paths], length)
 
 
 def hash_model_folder(folder: Path, length: int = 16) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.spec.fingerprint import hash_file, hash_json, hash_model_folder
+from kdlora.spec.fingerprint import hash_files, hash_model_folder
 from kdlora.spec.names import BASELINES, PACKAGED_ENCODERS, TEACHER_ARM, Arm, parse_arm
 from kdlora.spec.run import EncoderRef, Run, TaskRef
 from kdlora.spec.study import OwnTask, Pair, Study
@@ -184,7 +184,7 @@ def _task_ref(study: Study, item: str | OwnTask, problems: list[str]) -> TaskRef
     if missing:
         problems.append(f"task '{item}': no file {', '.join(missing)}")
         return None
-    fingerprint = hash_json([hash_file(f) for f in files])
+    fingerprint = hash_files(files)
     return TaskRef(
         name=item,
         version=task.version,
@@ -210,7 +210,7 @@ def _own_task_ref(study: Study, own: OwnTask, problems: list[str]) -> TaskRef | 
         problems.append(f"task '{own.name}': train and eval are the same file {paths['train']}")
         return None
     try:
-        fingerprint = hash_json({key: hash_file(path) for key, path in paths.items()})
+        fingerprint = hash_files([paths["train"], paths.get("eval")])
     except OSError as error:
         problems.append(f"task '{own.name}': cannot read: {error}")
         return None
