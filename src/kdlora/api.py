@@ -86,6 +86,7 @@ def run(
     *,
     out: str | Path | None = None,
     workers: int = 1,
+    threads: int | None = None,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> StudyResult:
@@ -94,6 +95,7 @@ def run(
     Args:
         out: the study's folder; default ``results/<name>``.
         workers: runs trained at the same time on this machine.
+        threads: threads of each worker; default the cores divided by the workers.
         on_event: told of every run's progress (see `engines.local.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
@@ -114,7 +116,13 @@ def run(
         preflight(planned, on_note)
     store.prepare()
     save_plan(store, study, planned)
-    status = run_plan(planned, store, workers=workers, on_event=on_event or (lambda run, e: None))
+    status = run_plan(
+        planned,
+        store,
+        workers=workers,
+        threads=threads,
+        on_event=on_event or (lambda run, event: None),
+    )
     frame = load_frame(store.root)
     students = save_students(frame, store)
     return StudyResult(store.root, status, frame, write_report(store.root), students)
@@ -182,6 +190,7 @@ def distil(
     *,
     out: str | Path | None = None,
     workers: int = 1,
+    threads: int | None = None,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     **arguments: Any,
@@ -193,7 +202,7 @@ def distil(
     >>> result.student  # a folder that `kdlora predict` and transformers load
     """
     study = distil_study(**arguments)
-    return run(study, out=out, workers=workers, on_event=on_event, on_note=on_note)
+    return run(study, out=out, workers=workers, threads=threads, on_event=on_event, on_note=on_note)
 
 
 def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -102,6 +102,13 @@ def test_the_caption_counts_runs_and_names_what_is_not_drawn(demo, many):
     assert "n = 1 or 2 per trained model" in many[0].caption
 
 
+def test_the_caption_warns_of_an_unsteady_machine(one_task, demo):
+    slow = put(one_task, {"arm": "teacher/lora", "seed": 42}, latency_p50_ms=9.4)
+    (figure,) = trade_offs(gather(slow))
+    assert "the machine was not steady" in figure.caption
+    assert "steady" not in demo.caption
+
+
 def test_flagged_means_are_marked(many):
     labels = names_of(many[0].panels[1])
     assert labels["student/lora"] == "student LoRA†"

@@ -75,3 +75,16 @@ def test_unequal_measurement(one_task):
     protocol = one_task.loc[one_task["arm"] == "teacher/fft", "protocol"].iloc[0]
     frame = put(one_task, {"arm": "student/lora"}, protocol={**protocol, "threads": 4})
     assert c.mixed_protocol(gather(frame)).text.endswith("for all encoders: threads differ.")
+    adaptive = {**protocol, "latency_repeats": 7, "interleaved": ["model", "reference"]}
+    frame = put(one_task, {"arm": "student/lora"}, protocol=adaptive)
+    assert c.mixed_protocol(gather(frame)) is None
+
+
+def test_an_unsteady_machine(one_task):
+    assert c.unsteady(gather(one_task)) is None
+    slow = put(one_task, {"arm": "teacher/lora", "seed": 42}, latency_p50_ms=9.4)
+    text = c.unsteady(gather(slow)).text
+    assert "minilm-l6 took 5.12 to 9.40 ms a text." in text
+    assert "minilm-l3" not in text
+    elsewhere = put(slow, {"arm": "teacher/lora", "seed": 42}, device="cuda")
+    assert c.unsteady(gather(elsewhere)) is None

@@ -190,6 +190,13 @@ def test_conditions_say_whose_value_it_is(one_task):
     threads = by_row(provenance.conditions(tidy(frame)), "value")[("threads",)].text
     assert "4 (student LoRA)" in threads
     assert "2 (teacher FFT" in threads
+    arms = ("teacher/fft", "teacher/lora", "student/fft")
+    for repeats, arm in zip((12, 7, 30), arms, strict=True):
+        own = {**PROTOCOL, "repeats": repeats, "interleaved": ["model", "reference"]}
+        frame = put(frame, {"arm": arm}, protocol=own)
+    cells = by_row(provenance.conditions(tidy(frame)), "value")
+    assert cells[("repeats",)].text == "7 to 40"
+    assert cells[("interleaved",)].text.startswith("model, reference (")
 
 
 def test_environment_is_flat(one_task):

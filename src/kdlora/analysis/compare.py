@@ -88,9 +88,10 @@ def compare(
     in `notes` and in the claims' `cannot`; a missing arm is no error. Raises InputError for
     columns and keys that the frame lacks.
     """
-    return compare_many(frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules)[
-        0
-    ]
+    (made,) = compare_many(
+        frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules
+    )
+    return made
 
 
 def compare_many(
@@ -166,8 +167,8 @@ def sentence(c: Comparison) -> str:
         f"{claim.n_units} {claim.replicates}, p {claim.p_corrected:.2g}"
     )
     if claim.verdict == "undecided":
-        wide = f"; a difference under {claim.detectable:.1f} {unit} would have been missed"
-        text = f"{c.a} and {c.b}: undecided {scope} ({numbers}{wide})"
+        seen = f"{100 * c.rules.power:.0f} % power from {claim.detectable:.1f} {unit} on"
+        text = f"{c.a} and {c.b}: undecided {scope} ({numbers}; {seen})"
     elif claim.verdict == "equivalent":
         text = f"{c.a} is equivalent to {c.b} within ±{c.rules.margin:g} {unit} {scope} ({numbers})"
     else:

@@ -19,6 +19,9 @@ Out = Annotated[
     Path | None, typer.Option(help="Folder for everything that is made; default results/NAME.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Runs trained at the same time.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of each worker; default cores / workers.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file or a preset's name.")]
 DataDir = Annotated[
@@ -30,16 +33,16 @@ StudyFolder = Annotated[
 ]
 
 
-def demo(out: Out = None, workers: Workers = 1) -> None:
+def demo(out: Out = None, workers: Workers = 1, threads: Threads = None) -> None:
     """Run the main job on real text: a teacher, its LoRA arm, and students with and without KD."""
     from kdlora.api import as_study
 
-    _run(as_study("demo"), out, workers)
+    _run(as_study("demo"), out, workers, threads)
 
 
 def run(study: StudyFile, out: Out = None, workers: Workers = 1, data_dir: DataDir = None) -> None:
     """Do what is missing of a study, then write its report."""
-    _run(_read(study, data_dir), out, workers)
+    _run(_read(study, data_dir), out, workers, threads)
 
 
 def distil(
@@ -73,6 +76,7 @@ def distil(
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     out: Out = None,
     workers: Workers = 1,
+    threads: Threads = None,
 ) -> None:
     """Distil a teacher into a small student on your own labelled file."""
     from kdlora.api import distil_study
@@ -100,7 +104,7 @@ def distil(
         name=name,
         sections={k: {n: v for n, v in s.items() if v is not None} for k, s in sections.items()},
     )
-    _run(study, out, workers)
+    _run(study, out, workers, threads)
 
 
 def plan(
@@ -190,7 +194,7 @@ def _read(study: str, data_dir: str | None) -> Study:
     return as_study(study, data_dir=str(Path(data_dir).expanduser().resolve()))
 
 
-def _run(study: Study, out: Path | None, workers: int) -> None:
+def _run(study: Study, out: Path | None, workers: int, threads: int | None) -> None:
     from rich.console import Console
 
     from kdlora import api
@@ -200,7 +204,12 @@ def _run(study: Study, out: Path | None, workers: int) -> None:
     planned = api.check(study)
     with Board(planned, console) as board:
         result = api.run(
-            study, out=out, workers=workers, on_event=board.on_event, on_note=board.note
+            study,
+            out=out,
+            workers=workers,
+            threads=threads,
+            on_event=board.on_event,
+            on_note=board.note,
         )
     _show(result, console)
     failed = [run_id for run_id, state in result.status.items() if state == "failed"]

@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from kdlora.report import words as w
+from kdlora.report.checks import unsteady
 from kdlora.report.gains import Facts
 from kdlora.report.labels import place_labels
 from kdlora.report.palette import light
@@ -52,14 +53,14 @@ def trade_offs(facts: Facts) -> list[Figure]:
             )
             for column, found in filled.items()
         )
-        caption = _caption(done, list(COSTS))
+        caption = _caption(facts, done, list(COSTS))
         tables = ("quality", "efficiency")
         return [Figure("trade_off", "Quality against size and latency", caption, both, tables)]
     return [
         Figure(
             f"quality_{COSTS[column][1]}",
             f"Quality against {COSTS[column][1]}",
-            _caption(done, [column]),
+            _caption(facts, done, [column]),
             tuple(found),
             ("quality", "efficiency"),
         )
@@ -67,7 +68,7 @@ def trade_offs(facts: Facts) -> list[Figure]:
     ]
 
 
-def _caption(done: pd.DataFrame, columns: list[str]) -> str:
+def _caption(facts: Facts, done: pd.DataFrame, columns: list[str]) -> str:
     trained = done[done["role"] != "baseline"]
     counts = trained.groupby(["pair", "task", "arm"])["run_id"].nunique()
     n = sorted(set(counts))
@@ -83,6 +84,8 @@ def _caption(done: pd.DataFrame, columns: list[str]) -> str:
         for arm in names(done, "arm")
         if not (done.loc[done["arm"] == arm, columns] > 0).any(axis=None)
     ]
+    if "latency_p50_ms" in columns and unsteady(facts):
+        text += " Latencies of one encoder differ from run to run: the machine was not steady."
     if undrawn:
         what = w.join([COSTS[column][1] for column in columns], "or")
         text += f" Not drawn, for want of a {what} to measure: {w.join(undrawn)}."

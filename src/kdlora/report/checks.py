@@ -18,7 +18,7 @@ from kdlora.report.tidy import groups, names
 def trust(facts: Facts) -> list[Finding]:
     """Coverage, flags, unequal conditions."""
     checks: tuple[Callable[[Facts], Finding | None], ...] = (
-        covered, flagged, unequal, equal, mixed_protocol,
+        covered, flagged, unequal, equal, mixed_protocol, unsteady,
     )  # fmt: skip
     return [finding for check in checks if (finding := check(facts))]
 
@@ -94,9 +94,41 @@ def mixed_protocol(facts: Facts) -> Finding | None:
     rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
     known = [p for p in rows["protocol"] if p]
     keys = dict.fromkeys(key for protocol in known for key in protocol)
-    mixed = [k for k in keys if len({str(p.get(k)) for p in known}) > 1]
+    mixed = [
+        key
+        for key in keys
+        if len({str(protocol.get(key)) for protocol in known}) > 1 and not _adapts(key)
+    ]
     if not mixed:
         return None
     listed = w.join([key.replace("_", " ") for key in mixed])
     text = f"Latency and throughput were not measured alike for all encoders: {listed} differ."
     return Finding("Unequal measurement", text, ("protocol",))
+
+
+def _adapts(key: str) -> bool:
+    """Whether a part of the protocol follows from the model's own speed and place."""
+    return key.endswith("repeats") or key == "interleaved"
+
+
+# The same architecture, merged, on one machine: its latency should not differ by more than this.
+STEADY = 1.25
+
+
+def unsteady(facts: Facts) -> Finding | None:
+    """Said when runs of one encoder, which is as fast whatever its weights, differ in latency."""
+    frame = facts.frame
+    runs = frame[(frame["status"] == "done") & frame["encoder"].notna()]
+    runs = runs[runs["latency_p50_ms"] > 0].drop_duplicates("run_id")
+    parts = []
+    for (encoder, *_), own in groups(runs, "encoder", "precision", "device"):
+        low, high = own["latency_p50_ms"].min(), own["latency_p50_ms"].max()
+        if high > STEADY * low:
+            parts.append(f"{encoder} took {w.significant(low)} to {w.significant(high)} ms a text")
+    if not parts:
+        return None
+    text = (
+        f"The machine was not steady: from run to run {w.join(parts)}. Trust the speed-ups, which "
+        "were timed side by side, before the latencies."
+    )
+    return Finding("Unsteady timing", text, ("runs",))

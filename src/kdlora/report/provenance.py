@@ -141,6 +141,10 @@ def _differing(frame: pd.DataFrame, column: str, title: str, caption: str) -> Ta
     for name, found in seen.items():
         if len(found) == 1 and encoders <= set(next(iter(found.values()))):
             text = next(iter(found))
+        elif len(found) > 2 and all(value.replace(",", "").isdigit() for value in found):
+            text = " to ".join(
+                sorted(found, key=lambda v: int(v.replace(",", "")))[:: len(found) - 1]
+            )
         else:
             text = "; ".join(f"{value} ({_whose(arms, encoders)})" for value, arms in found.items())
         rows.append((Cell(name), Cell(text)))
@@ -161,4 +165,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
             yield from _flat(value, "" if name == "versions" else f"{prefix}{name} ")
         elif value is not None and value != "":
             shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+            if isinstance(value, list | tuple):
+                shown = ", ".join(map(str, value))
             yield f"{prefix}{name}".replace("_", " "), w.word(shown).text

@@ -1,0 +1,48 @@
+"""Load, adapt and train a tiny encoder, as the tests of adapters do again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from kdlora.models import adapters
+from kdlora.models.encoders import LoadedEncoder, load_encoder
+from kdlora.spec.run import EncoderRef
+from kdlora.spec.study import Adapter
+from kdlora.spec.tasks import TASKS
+from tests.tiny_models import train_tiny
+
+MNLI = TASKS["mnli"]
+STEPS = 6
+GetEncoder = Callable[[str], EncoderRef]
+
+
+def load(reference: EncoderRef, **arguments) -> LoadedEncoder:
+    """The encoder for MNLI, without dropout, so that two passes compare."""
+    return load_encoder(reference, MNLI, **({"seed": 1, "dropout": 0.0} | arguments))
+
+
+def adapt(loaded: LoadedEncoder, variant: str, seed: int = 2, **adapter) -> nn.Module:
+    """Adapted for `STEPS` optimizer steps, with rank 4 unless the section says otherwise."""
+    section = Adapter(**({"rank": 4} | adapter))
+    return adapters.adapt(loaded, variant, section, seed=seed, total_steps=STEPS)
+
+
+def train(model: nn.Module, batch, steps: int = STEPS, **arguments) -> list[float]:
+    """A few steps with the hooks of the variant; returns the losses."""
+    hooks = {"after_step": adapters.after_step, "extra_loss": adapters.extra_loss}
+    return train_tiny(model, batch, steps=steps, **hooks, **arguments)
+
+
+def logits(model: nn.Module, batch) -> torch.Tensor:
+    """In evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of every parameter."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
