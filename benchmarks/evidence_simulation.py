@@ -13,7 +13,7 @@ of one task dependent. Prints, with Monte-Carlo errors:
 6. false positives in other designs, such as one task with five seeds;
 7. Friedman's test over tasks and over blocks, and the mixed model.
 
-Ends with exit code 1 if a promise is broken: verdicts false in at most 5 % and intervals that cover
+`benchmarks/evidence_simulation.txt` keeps what it printed. Ends with exit code 1 if a promise is broken: verdicts false in at most 5 % and intervals that cover
 93 to 97 %, each up to three Monte-Carlo errors.
 """
 

@@ -2,6 +2,10 @@
 
 Claims share one estimate and differ in their error (see `nested`): *here*, on these tasks, and
 *beyond*, on tasks like these. `benchmarks/evidence_simulation.py` prints their error rates.
+
+The narrower claim is usually the surer one. It need not be: it has to learn the noise of every task
+from its own few blocks, and where one task is far noisier than the others it may stay undecided
+while the means over tasks agree well enough for the claim beyond.
 """
 
 from __future__ import annotations

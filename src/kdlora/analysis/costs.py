@@ -20,7 +20,10 @@ from kdlora.analysis.shared_cells import shared_usable
 from kdlora.errors import InputError, did_you_mean
 
 # Differences in these make a cost ratio speak of the setting, not of the arm.
-SETTINGS = ("device", "devices", "n_gpus", "batch_size", "max_length", "tokens", "precision")
+SETTINGS = (
+    "device", "devices", "n_gpus", "n_gpus_inferred", "batch_size", "effective_batch",
+    "max_length", "tokens", "seq_len_inferred", "precision",
+)  # fmt: skip
 MIN_CLUSTERS = 6  # tasks; with fewer, matched runs are resampled instead
 
 

@@ -40,7 +40,13 @@ def demo(out: Out = None, workers: Workers = 1, threads: Threads = None) -> None
     _run(as_study("demo"), out, workers, threads)
 
 
-def run(study: StudyFile, out: Out = None, workers: Workers = 1, data_dir: DataDir = None) -> None:
+def run(
+    study: StudyFile,
+    out: Out = None,
+    workers: Workers = 1,
+    threads: Threads = None,
+    data_dir: DataDir = None,
+) -> None:
     """Do what is missing of a study, then write its report."""
     _run(_read(study, data_dir), out, workers, threads)
 
