@@ -9,12 +9,12 @@ of one task dependent. Prints, with Monte-Carlo errors:
 2. the same of tests that carry no verdict, among them report 001's pooled unpaired Welch test;
 3. power, coverage and wrong-sided verdicts at true differences of 0.5, 1, 2 and 5 points;
 4. equivalence declared at a true difference equal to the margin (wrong) and at 0 (right);
-5. coverage of bootstrap intervals over tasks, plain and expanded;
+5. coverage of bootstrap intervals, plain and expanded;
 6. false positives in other designs, such as one task with five seeds;
 7. Friedman's test over tasks and over blocks, and the mixed model.
 
-`benchmarks/evidence_simulation.txt` keeps what it printed. Ends with exit code 1 if a promise is broken: verdicts false in at most 5 % and intervals that cover
-93 to 97 %, each up to three Monte-Carlo errors.
+Ends with exit code 1 if a promise is broken: verdicts false in at most 5 % and intervals that cover
+93 to 97 %, each up to three Monte-Carlo errors. `benchmarks/evidence_simulation.txt` keeps a run.
 """
 
 from __future__ import annotations

@@ -58,6 +58,13 @@ def test_duplicates_are_told_from_other_settings():
     assert any("rank" in line for line in result.sentences())
 
 
+def test_one_run_planned_for_every_seed_is_no_duplicate():
+    frame = grid().assign(run_id=[f"r{i}" for i in range(24)])
+    again = pd.concat([frame, frame.iloc[:1]])
+    assert coverage(again).duplicates.empty
+    assert len(coverage(again.assign(run_id=[f"r{i}" for i in range(25)])).duplicates) == 1
+
+
 def test_a_plan_says_what_is_expected():
     frame = grid(status="done")
     frame.loc[[0, 5], "status"] = ["missing", "failed"]

@@ -260,6 +260,13 @@ def test_class_shares_hold_for_the_official_split_only():
     assert degenerate_kinds(frame.assign(n_report=277)).notna().tolist() == [True, False]
 
 
+def test_a_run_shared_by_two_pairs_counts_once():
+    frame = tidy(task="rte", score=[146 / 277, *np.linspace(0.7123456, 0.8, 5)])
+    both = pd.concat([frame, frame.iloc[:1].assign(pair="q")], ignore_index=True)
+    finding = names(both)["degenerate_runs"]
+    assert finding.sentence.startswith("1 of 6 runs")
+
+
 def test_flags_of_runs_are_gathered_with_their_severity():
     flags = [("collapsed", "odd"), ("odd",), (), (), (), ("impossible:score",)]
     levels = [("error", "info"), ("info",), (), (), (), ("error",)]

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from kdlora.cli import evidence_reports
-from kdlora.errors import InputError
+from kdlora.errors import InputError, KdloraError
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("import")(evidence_reports.import_results)
@@ -68,7 +68,7 @@ def test_import_as_json_and_twice(call, tmp_path):
 
 def test_doctor_of_nothing(call, tmp_path):
     (tmp_path / "results" / "mine").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"no study 'me'.*Studies in results: mine"):
+    with pytest.raises(KdloraError, match=r"no study 'me'.*Studies in results: mine"):
         call("doctor", "me")
 
 

@@ -15,9 +15,11 @@ import pytest
 
 from kdlora.errors import InputError, StoreError
 from kdlora.report import build
+from kdlora.report.gains import gather
 from kdlora.report.palette import COLOURS
 from kdlora.report.sections import METHODS
 from kdlora.report.sections import build as build_report
+from kdlora.report.words import DAGGER
 from tests.report.studies import blank, make_frame, make_histories, put
 
 SPEC = {"name": "synthetic", "tasks": ["rte"], "seeds": [42, 43], "base_dir": "/home/someone"}
@@ -121,6 +123,16 @@ def test_every_headline_number_is_in_the_summary_or_effects(written):
     tiles = [tile for section in report.sections for tile in section.tiles]
     assert len(tiles) == 4
     assert {n for tile in tiles for n in numbers(tile.text + " " + tile.label)} <= known
+
+
+def test_a_headline_is_not_made_of_a_broken_run(troubled, one_task):
+    tile = report_of(troubled).sections[0].tiles[-1]
+    gain = gather(troubled).overall("minilm-l6--minilm-l3", "distillation")[0]
+    assert tile.text == f"+{100 * gain.unflagged:.1f}"
+    assert "flagged pairs left out" in tile.label
+    broken = put(one_task, {"arm": "student/lora"}, flags=("nan",))
+    assert report_of(broken).sections[0].tiles[-1].text.endswith(DAGGER)
+    assert "flagged" not in report_of(one_task).sections[0].tiles[-1].label
 
 
 def test_tables_on_disk_are_the_tables_shown(written):

@@ -33,10 +33,6 @@ def test_text_and_marks_stand_out(mode, ground):
         assert contrast(COLOURS[name][mode], behind) >= least, name
 
 
-def test_headline_numbers_in_the_students_colour_can_be_read():
-    assert all(contrast(COLOURS["kd"][m], COLOURS["card"][m]) >= 4.5 for m in (0, 1))
-
-
 def test_each_light_colour_names_one_variable():
     lights = [light for light, _ in COLOURS.values()]
     assert len(set(lights)) == len(lights)
@@ -74,7 +70,7 @@ def test_the_log_axis_holds_its_values_and_has_ticks(values):
     for value in values:
         assert 0 < axis.pixel(value) < WIDTH
         assert axis.value(axis.pixel(value)) == pytest.approx(value, rel=1e-9)
-    assert 1 <= len(axis.ticks()) <= 9
+    assert 1 <= len(axis.ticks()) <= 12
     assert all(axis.low <= tick <= axis.high for tick in axis.ticks())
 
 

@@ -24,7 +24,13 @@ from kdlora.analysis.results import Result, Rules, finite
 
 @dataclass(frozen=True)
 class Claim(Result):
-    """What is said of the mean difference for these tasks (here) or tasks like these (beyond)."""
+    """What is said of the mean difference for these tasks (here) or tasks like these (beyond).
+
+    `low`, `high`: Student's interval of confidence 1 - alpha, not corrected. `p_corrected` is over
+    the family of comparisons and carries the verdict. `detectable`: the smallest true difference
+    that a single comparison of this design finds with the rules' power. `cannot`: why there is no
+    claim, when there is none; then there are no numbers either.
+    """
 
     scope: Scope
     replicates: str

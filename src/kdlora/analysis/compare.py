@@ -18,7 +18,7 @@ from kdlora.analysis.levels import Level, describe_levels
 from kdlora.analysis.nested import MIN_TASKS
 from kdlora.analysis.pairing import Matched, match_usable
 from kdlora.analysis.power import Components, variance_components
-from kdlora.analysis.results import Result, Rules, finite
+from kdlora.analysis.results import Result, Rules, finite, plain
 from kdlora.analysis.scores import KEYS, POINTS, Selection, usable_runs
 
 
@@ -67,7 +67,7 @@ class Comparison(Result):
             "verdict": self.verdict,
             "scope": self.claim.scope,
             "sentence": sentence(self),
-            "cells": cells_used(self.matched),
+            "cells": plain(cells_used(self.matched)),
         }
 
 

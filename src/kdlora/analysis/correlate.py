@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdlora.analysis import intervals
 from kdlora.analysis.results import Result, Rules, finite
-from kdlora.analysis.scores import usable_runs
+from kdlora.analysis.scores import numbers, usable_runs
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _one(
 ) -> Correlation:
     if column not in usable:
         return Correlation(column, within, 0, 0, cannot=f"no column '{column}'")
-    x = pd.to_numeric(usable[column], errors="coerce").to_numpy(float, na_value=np.nan)
+    x = numbers(usable[column])
     rows = usable[np.isfinite(x)].assign(x=x[np.isfinite(x)])
     groups = rows.groupby(list(within), dropna=False).ngroup().to_numpy()
     n_groups = len(np.unique(groups))

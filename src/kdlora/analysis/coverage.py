@@ -239,7 +239,8 @@ def _blocks(grid: pd.DataFrame, holes: pd.DataFrame, keys: list[str]) -> pd.Data
 
 def _duplicates(done: pd.DataFrame, cells: list[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Runs alike in everything that is set, and settings that vary within a cell."""
-    # One shared run (a teacher of two pairs) may stand in several cells, never twice in one.
+    if "run_id" in done:  # a plan names the one run of a seedless baseline once for every seed
+        done = done.drop_duplicates([*cells, "run_id"])
     settings = [s for s in SETTINGS if s in done and done[s].notna().any()]
     counts = done.groupby([*cells, *settings], dropna=False).size().rename("n").reset_index()
     within = done.groupby(cells, dropna=False)[settings].nunique() if settings else pd.DataFrame()

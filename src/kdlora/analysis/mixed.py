@@ -132,15 +132,15 @@ def _fit(
                 "y ~ 0 + C(arm)", data, groups="task", re_formula="1", vc_formula=effects or None
             )
             fit = model.fit(reml=True)
-    except (np.linalg.LinAlgError, ValueError) as error:
+    except (np.linalg.LinAlgError, ValueError, ArithmeticError) as error:
         return f"the model cannot be fitted to these runs ({error})"
     if not fit.converged or any(issubclass(w.category, ConvergenceWarning) for w in caught):
         notes.append("a variance is at its limit or the fit did not converge: read with care")
     names = [n[len("C(arm)[") : -1] for n in fit.fe_params.index]
     covariance = fit.cov_params().loc[fit.fe_params.index, fit.fe_params.index]
-    if not np.isfinite(covariance.to_numpy()).all():
-        return "the model cannot be fitted to these runs (no standard errors)"
     covariance = pd.DataFrame(covariance.to_numpy(), names, names)
+    if not np.isfinite(covariance).all(axis=None) or np.linalg.eigvalsh(covariance).min() <= 0:
+        return "the model cannot be fitted to these runs (no standard errors)"
     means = pd.Series(fit.fe_params.to_numpy(), names)
     variances = {"task": float(fit.cov_re.iloc[0, 0])}
     variances |= dict(zip(model.exog_vc.names, map(float, fit.vcomp), strict=True))
@@ -157,18 +157,13 @@ def _arm_means(
 ) -> tuple[ArmMean, ...]:
     others = [name for name in means.index if name != reference]
     difference = np.array([means[n] - means[reference] for n in others])
-    se = np.sqrt(
-        [
-            covariance.loc[n, n]
-            + covariance.loc[reference, reference]
-            - 2 * covariance.loc[n, reference]
-            for n in others
-        ]
-    )
+    own_variance = pd.Series(np.diag(covariance), covariance.index)
+    shared = covariance.loc[others, reference].to_numpy()
+    se = np.sqrt(own_variance[others].to_numpy() + own_variance[reference] - 2 * shared)
     p = 2 * stats.t.sf(np.abs(difference / se), n_tasks - 1)
     corrected = adjust(p, rules.correction)
     half = stats.t.ppf(1 - rules.alpha / 2, n_tasks - 1) * se
-    own = dict(zip(means.index, np.sqrt(np.diag(covariance)).tolist(), strict=True))
+    own = np.sqrt(own_variance).to_dict()
     rows = [ArmMean(reference, int(runs[reference]), float(means[reference]), own[reference])]
     for i, name in enumerate(others):
         rows.append(

@@ -19,6 +19,7 @@ from kdlora.spec.tasks import METRIC_DIRECTION
 KEYS = ("pair", "task", "seed")
 POINTS = "points"
 UNBOUNDED = ("rmse", "mse", "mae", "cross_entropy", "loss", "perplexity")  # less is better
+LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
 SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed
 
 
@@ -164,8 +165,9 @@ def _runs(rows: pd.DataFrame) -> str:
 
 
 def numbers(column: pd.Series) -> np.ndarray:
-    """A column as floats, NaN where it holds no number."""
-    return pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+    """A column as floats; NaN where it holds no number, or one that measures nothing."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
 
 
 def labels(frame: pd.DataFrame, columns: Iterable[str]) -> list[str]:

@@ -157,17 +157,17 @@ def smaller_encoder(facts: Facts, pair: str) -> Finding | None:
         f"{_mean_text(gain)} ({w.arm_name(gain.comparison.arm).partition(', ')[2]})"
         for gain in facts.overall(pair, g.SMALLER)
     ]
-    text = f"Trained alike, the smaller encoder scores {w.join(parts)} against the larger one."
+    text = f"Trained alike, the smaller encoder differs from the larger by {w.join(parts)}."
     return Finding("What the smaller encoder costs", text, ("effects",)) if parts else None
 
 
 def adapter(facts: Facts, pair: str) -> Finding | None:
     """What training an adapter costs when nothing else changes."""
     parts = [
-        f"{w.phrase(gain.comparison.arm)} scores {_mean_text(gain)}"
+        f"{w.phrase(gain.comparison.arm)} is at {_mean_text(gain)}"
         for gain in facts.overall(pair, g.ADAPTER)
     ]
-    text = f"Against full fine-tuning of the same encoder {w.join(parts)}."
+    text = f"Compared with full fine-tuning of the same encoder, {w.join(parts)}."
     return Finding("What the adapter costs", text, ("effects",)) if parts else None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 LINE = 14.0  # px, height of a label
 GAP = 14.0  # px, from a point's centre to its label
+NEVER = 1e6  # cost of hiding another label
 CHARACTER = 6.2  # px, mean width at 11 px
 
 
@@ -36,8 +37,9 @@ def place_labels(
     Greedy from the top down: of all places the one that overlaps least, then the nearest. `others`
     are smaller points to keep clear of where that is cheap.
     """
-    taken: list[Box] = [_around(x, y, 7, 7) for x, y in points]
-    small = [_around(x, y, 9, 2) for x, y in others]
+    marks = [_around(x, y, 7, 7) for x, y in points]
+    runs = [_around(x, y, 9, 2) for x, y in others]
+    taken: list[Box] = []
     placed: dict[int, Label] = {}
     for i in sorted(range(len(points)), key=lambda k: (points[k][1], points[k][0])):
         size = CHARACTER * len(texts[i])
@@ -46,11 +48,11 @@ def place_labels(
             left = label.x if label.align == "left" else label.x - size
             box = (left, label.y - LINE / 2, left + size, label.y + LINE / 2)
             outside = max(0, -box[0], box[2] - width) + max(0, -box[1], box[3] - height)
-            overlap = sum(_overlap(box, t) for t in taken) + 0.2 * sum(
-                _overlap(box, t) for t in small
-            )
             moved = abs(label.y - points[i][1]) + (0.5 if label.align == "right" else 0)
-            cost = 100 * outside + 3 * overlap + moved
+            cost = 100 * outside + moved
+            cost += sum(NEVER + hidden for t in taken if (hidden := _overlap(box, t)))
+            cost += 3 * sum(_overlap(box, m) for m in marks)
+            cost += 0.6 * sum(_overlap(box, r) for r in runs)
             if best is None or cost < best[0]:
                 best = (cost, label, box)
         assert best is not None

@@ -109,9 +109,14 @@ def _tiles(facts: Facts) -> tuple[Tile, ...]:
         tiles.append(Tile(f"{speed.text}{w.TIMES}", "is its speed, against the teacher's encoder"))
     for gain in facts.overall(pairs[0], g.DISTILLATION)[:1]:
         scale = w.scale_of(gain.metric)
-        change = scale.write(gain.mean, signed=True) + (f" {w.DAGGER}" if gain.flagged else "")
+        # A headline is no place for a difference that a broken run made.
+        healthy = gain.flagged and gain.unflagged is not None
+        change = scale.write(gain.unflagged if healthy else gain.mean, signed=True)
+        change += f" {w.DAGGER}" if gain.flagged and not healthy else ""
+        left_out = ", flagged pairs left out" if healthy else ""
         seeds = w.plural(len(gain.seeds), "seed")
-        what = f"{scale.unit} from distilling {w.phrase(gain.comparison.base)}; {seeds}, not tested"
+        student = w.phrase(gain.comparison.base)
+        what = f"{scale.unit} from distilling {student}{left_out}; {seeds}, not tested"
         tiles.append(Tile(change, what))
     return tuple(tiles)
 

@@ -92,18 +92,21 @@ def import_results(
         temporary.replace(folder / TABLE)
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
-    provenance = Provenance(
-        schema=1,
-        study=study,
-        source=imported.source,
-        sha256=imported.sha256,
-        table_sha256=foreign.fingerprint(folder / TABLE),
-        mapping=imported.mapping.model_dump(mode="json", by_alias=True, exclude_defaults=True),
-        rows=len(frame),
-        aggregates=len(imported.aggregates),
-        kept_columns=list(imported.kept),
-        problems=list(imported.problems),
-        imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    provenance = Provenance.model_validate(
+        {
+            "study": study,
+            "source": imported.source,
+            "sha256": imported.sha256,
+            "table_sha256": foreign.fingerprint(folder / TABLE),
+            "mapping": imported.mapping.model_dump(
+                mode="json", by_alias=True, exclude_defaults=True
+            ),
+            "rows": len(frame),
+            "aggregates": len(imported.aggregates),
+            "kept_columns": list(imported.kept),
+            "problems": list(imported.problems),
+            "imported_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
     )
     write_json(folder / PROVENANCE, provenance.model_dump(mode="json", by_alias=True))
     return folder, imported

@@ -19,10 +19,10 @@ from kdlora.analysis.diagnose.selection import epochs_table
 
 Check = Callable[[pd.DataFrame], Iterator[Finding]]
 
+# Of runs: a run that several cells share (a teacher of two pairs) counts once.
 CHECKS: tuple[Check, ...] = (
     scores.impossible,
     scores.degenerate,
-    scores.copies,
     selection.choice,
     selection.reload,
     selection.on_report_split,
@@ -31,13 +31,14 @@ CHECKS: tuple[Check, ...] = (
     setup.settings,
     setup.controls,
     cost.throughput,
-    cost.parameters,
     fidelity.agreement,
     scores.health_flags,
 )
+# Of cells: arms are held against each other within every pair.
+CELL_CHECKS: tuple[Check, ...] = (scores.copies, cost.parameters)
 
 
-def diagnose(frame: pd.DataFrame, checks: tuple[Check, ...] = CHECKS) -> tuple[Finding, ...]:
+def diagnose(frame: pd.DataFrame) -> tuple[Finding, ...]:
     """All findings, errors first, in the order of the checks. An empty frame has none."""
     if frame.empty:
         return ()
@@ -45,11 +46,14 @@ def diagnose(frame: pd.DataFrame, checks: tuple[Check, ...] = CHECKS) -> tuple[F
     for column in ("role", "adaptation", "distillation"):
         if column not in frame:
             frame[column] = None
-    found = [finding for check in checks for finding in check(frame)]
+    single = frame.drop_duplicates("run_id") if "run_id" in frame else frame
+    found = [finding for check in CHECKS for finding in check(single)]
+    found += [finding for check in CELL_CHECKS for finding in check(frame)]
     return tuple(sorted(found, key=lambda f: ORDER[f.severity]))
 
 
 __all__ = [
+    "CELL_CHECKS",
     "CHECKS",
     "Finding",
     "Severity",
