@@ -8,7 +8,7 @@ demo: .venv/.installed
 	$(BIN)/kdlora demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

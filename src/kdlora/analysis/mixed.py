@@ -163,7 +163,7 @@ def _arm_means(
     p = 2 * stats.t.sf(np.abs(difference / se), n_tasks - 1)
     corrected = adjust(p, rules.correction)
     half = stats.t.ppf(1 - rules.alpha / 2, n_tasks - 1) * se
-    own = np.sqrt(own_variance).to_dict()
+    own = (own_variance**0.5).to_dict()
     rows = [ArmMean(reference, int(runs[reference]), float(means[reference]), own[reference])]
     for i, name in enumerate(others):
         rows.append(
