@@ -48,6 +48,14 @@ def test_quality_marks_flagged_cells_and_averages_shared_blocks(troubled):
     assert by_row(table, "average")[key].sub == "n = 6"
 
 
+def test_a_flagged_seed_is_marked_beside_the_others(one_task):
+    frame = put(one_task, {"arm": "student/lora", "seed": 43}, flags=("never_improved",))
+    table = tables.quality(gather(frame))
+    key = (arm_name("student/lora"),)
+    assert by_row(table, "seed_43")[key].mark == DAGGER
+    assert by_row(table, "seed_42")[key].mark == ""
+
+
 def test_units_and_directions_head_the_columns(troubled):
     columns = {c.key: c.unit for c in tables.quality(gather(troubled)).columns}
     assert columns["toxicity"] == "root mean square error ↓"
@@ -121,6 +129,10 @@ def test_costs_of_one_run_that_was_not_measured_are_left_out_of_the_mean(trouble
     table = efficiency.efficiency_by_task(gather(troubled))
     cell = by_row(table, "latency_p50_ms")[("rte", arm_name("teacher/lora"))]
     assert cell.value == pytest.approx(5.12)
+    slow = put(troubled, {"task": "rte", "arm": "student/fft", "seed": 43}, train_s=43.5)
+    table = efficiency.efficiency_by_task(gather(slow))
+    cell = by_row(table, "train_s")[("rte", arm_name("student/fft"))]
+    assert cell.value == pytest.approx((33.5 + 43.5) / 2)
 
 
 def test_coverage_counts_everything(troubled):
@@ -174,6 +186,9 @@ def test_settings_show_every_value_of_an_arm(one_task):
     assert cells[(arm_name("student/lora"),)].text == "16, 8"
     assert cells[(arm_name("student/fft"),)].text == "\N{EN DASH}"
     assert (arm_name("baseline/tfidf"),) not in cells
+    given = make_frame(arms=("teacher/given", "student/kd-lora"))
+    cells = by_row(provenance.settings(tidy(given)), "encoder")
+    assert set(cells) == {(arm_name("student/kd-lora"),)}
 
 
 def test_rows_of_each_split(one_task):

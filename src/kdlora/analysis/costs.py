@@ -15,7 +15,7 @@ import pandas as pd
 from kdlora.analysis import intervals
 from kdlora.analysis.pairing import Matched, match_usable
 from kdlora.analysis.results import Result, Rules, finite
-from kdlora.analysis.scores import KEYS, LARGEST, Selection, finished_runs, usable_runs
+from kdlora.analysis.scores import KEYS, Selection, finished_runs, usable_runs
 from kdlora.analysis.shared_cells import shared_usable
 from kdlora.errors import InputError, did_you_mean
 
@@ -53,7 +53,7 @@ class Ratio(Result):
 def positive_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
     """Finished runs with `value` = log of a positive `column`. Raises InputError if absent."""
     usable, notes = finished_runs(frame, column)
-    positive = usable["value"] > 1 / LARGEST
+    positive = usable["value"] > 0
     if not positive.all():
         notes.append(f"{int((~positive).sum())} runs have {column} of 0 or less: left out")
     usable = usable[positive].copy()

@@ -56,7 +56,8 @@ def bootstrap_clusters(
     top, bottom = top[present], bottom[present]
     parts = []
     for i in resample(len(top), affordable(draws, len(top)), rng):
-        parts.append(top[i].sum(1) / bottom[i].sum(1))
+        with np.errstate(all="ignore"):  # a draw may hold nothing but zeros below
+            parts.append(top[i].sum(1) / bottom[i].sum(1))
     return np.concatenate(parts)
 
 

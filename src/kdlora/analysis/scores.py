@@ -165,9 +165,10 @@ def _runs(rows: pd.DataFrame) -> str:
 
 
 def numbers(column: pd.Series) -> np.ndarray:
-    """A column as floats; NaN where it holds no number, or one that measures nothing."""
+    """A column as floats: NaN where it holds no number or a huge one, 0 where it is tiny."""
     values = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
-    return np.where(np.abs(values) < LARGEST, values, np.nan)
+    values = np.where(np.abs(values) < LARGEST, values, np.nan)
+    return np.where(np.abs(values) < 1 / LARGEST, 0.0, values)
 
 
 def labels(frame: pd.DataFrame, columns: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from kdlora.analysis.compare import Comparison
@@ -13,28 +14,45 @@ from kdlora.analysis.evidence import Evidence
 
 
 def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in ("a", "b"):
-        table.add_column(name, overflow="fold")
+    """A row a comparison; what they share (b, the counts) stands below, to save width."""
+    against = {c.b for c in comparisons}
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                  padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+    table.add_column("a", no_wrap=True)
+    if len(against) > 1:
+        table.add_column("b", overflow="fold")
     for name in ("a - b", "interval", "p corr.", "needs"):
-        table.add_column(name, justify="right")
-    for name in ("on tasks like these", "on these tasks", "tasks/blocks/runs"):
-        table.add_column(name)
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("tasks like\nthese", "these\ntasks"):
+        table.add_column(name, no_wrap=True)
     for c in comparisons:
         claim = c.claim
         said = claim.difference is not None
         table.add_row(
             c.a,
-            c.b,
+            *([c.b] if len(against) > 1 else []),
             f"{claim.difference:+.2f}" if said else "-",
-            f"[{claim.low:.2f}, {claim.high:.2f}]" if said else "-",
+            _span(claim.low, claim.high, 1) if said else "-",
             _p(claim.p_corrected),
             f"{claim.detectable:.1f}" if claim.detectable else "-",
             _word(c.beyond.verdict),
             _word(c.here.verdict),
-            f"{c.n_tasks}/{c.n_blocks}/{c.n_runs}",
         )
+    counts = [
+        f"{_range(values)} {name}"
+        for name, values in (
+            ("tasks", [c.n_tasks for c in comparisons]),
+            ("blocks", [c.n_blocks for c in comparisons]),
+            ("matched runs", [c.n_runs for c in comparisons]),
+        )
+    ]
+    shared = [f"b is {next(iter(against))}"] if len(against) == 1 else []
+    table.caption = "; ".join([*shared, ", ".join(counts)])
     return table
+
+
+def _range(values: Sequence[int]) -> str:
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
 def level_table(c: Comparison) -> Table:
