@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -262,7 +263,10 @@ def test_names_cannot_break_the_page_or_the_tables():
     frame["task"] = "a|b <img src=x>"
     frame["run_id"] = [f"run-{i}</script>" for i in range(len(frame))]
     report = report_of(frame, title="<b>T</b>")
-    page = Page(build.render_html(report))
+    html = build.render_html(report)
+    specs = re.search(r'id="specs">(.*?)</script>', html, re.S)[1]
+    assert "run-3</script>" in str(json.loads(specs))
+    page = Page(html)
     assert "img" not in [tag for tag, _ in page.tags]
     assert [tag for tag, _ in page.tags].count("script") == 3
     assert "<b>T</b>" in "".join(page.text)

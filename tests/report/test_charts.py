@@ -147,6 +147,16 @@ def test_the_end_of_a_curve_is_named_where_a_line_ends(troubled):
     assert named["student/lora"] in ends  # its two runs went far apart
 
 
+def test_of_several_runs_the_most_typical_is_named():
+    frame = make_frame(seeds=(1, 2, 3))
+    for seed, score in ((1, 0.50), (2, 0.80), (3, 0.82)):
+        where = {"arm": "student/lora", "seed": seed}
+        frame = put(frame, where, selection_score=score)
+    figure = learning(tidy(frame), make_histories(frame))
+    named = {row["arm"]: row["y"] for row in data_of(figure.panels[0], "ly")}
+    assert named["student/lora"] == pytest.approx(80 * 0.999)
+
+
 def test_the_drawings_compile_and_reverse_what_is_better_low():
     (figure,) = trade_offs(gather(make_frame(("toxicity",))))
     svg = vl_convert.vegalite_to_svg(together([panel.spec for panel in figure.panels]))

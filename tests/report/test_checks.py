@@ -53,6 +53,11 @@ def test_unequal_conditions_are_listed_and_not_called_equal(one_task):
     assert "batch size" not in c.equal(gather(frame)).text
 
 
+def test_what_is_not_known_of_all_is_not_called_equal(one_task):
+    frame = put(one_task, {"arm": "student/lora"}, precision=None)
+    assert "precision" not in c.equal(gather(frame)).text
+
+
 def test_settings_that_differ_within_an_arm_are_unequal(one_task):
     frame = put(one_task, WHERE, epochs=5)
     assert "3/5 in Student, LoRA" in c.unequal(gather(frame)).text.replace("5/3", "3/5")

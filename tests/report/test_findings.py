@@ -89,6 +89,15 @@ def test_each_seed_of_distillation_is_listed_and_nothing_tested():
     assert "2 seeds are too few to test whether it helps" in text
 
 
+def test_a_missing_control_is_said():
+    assert f.no_control(gather(exact()), PAIR) is None
+    arms = ("teacher/fft", "student/lora", "student/kd-lora", "student/kd-dora")
+    text = f.no_control(gather(make_frame(arms=arms)), PAIR).text
+    assert "no control without distillation for the KD-DoRA student:" in text
+    text = f.no_control(gather(make_frame(arms=("teacher/fft", "student/kd-lora"))), PAIR).text
+    assert "for any distilled student:" in text
+
+
 @pytest.mark.parametrize(("seeds", "said"), [(1, "One seed is too few"), (5, "5 seeds are too few"),
                                              (6, None)])  # fmt: skip
 def test_too_few_seeds_to_test(seeds, said):

@@ -47,6 +47,12 @@ def test_a_lone_point_has_its_name_right_beside_it():
     assert 100 < label.x < 120
 
 
+def test_a_name_does_not_cover_its_neighbours_mark():
+    points = [(150.0, 100.0), (190.0, 100.0)]
+    first, _ = boxes(place_labels(points, NAMES[:2], width=WIDTH, height=HEIGHT), NAMES[:2])
+    assert not overlap(first, (183.0, 93.0, 197.0, 107.0))
+
+
 def test_at_the_right_edge_the_name_goes_to_the_left():
     (label,) = place_labels([(370.0, 100.0)], ["student KD-LoRA"], width=WIDTH, height=HEIGHT)
     assert label.align == "right"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -56,8 +57,9 @@ def test_flags_and_failures_with_their_runs(one_task, troubled):
 
 
 def test_a_run_that_several_cells_share_is_flagged_once():
-    frame = put(make_frame(), {"arm": "baseline/tfidf"}, flags=("never_improved",))
-    assert shown(flags_panel(frame)).count("never_improved") == 1
+    frame = put(make_frame(), {"arm": "teacher/fft", "seed": 42}, flags=("never_improved",))
+    both = pd.concat([frame, frame.assign(pair="minilm-l6--tiny")])  # one teacher of two students
+    assert shown(flags_panel(both)).count("never_improved") == 1
 
 
 def test_the_line_of_an_error_that_says_what_happened():

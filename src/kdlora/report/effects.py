@@ -71,8 +71,8 @@ def _effects(
         (*lead.columns, *columns),
         tuple(rows),
         "One model minus the model that differs from it in one thing only, paired by task and "
-        "seed; above zero is better, whichever way the metric runs. No difference here was tested "
-        "for significance.",
+        "seed wherever both have a score; above zero is better, whichever way the metric runs. No "
+        "difference here was tested for significance.",
         dagger_notes(rows),
         heads=len(lead.columns) + 1,
         folded=folded,

@@ -6,6 +6,8 @@ in a sentence stands in a table that the sentence names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from kdlora.report import gains as g
@@ -31,7 +33,7 @@ def answer(facts: Facts) -> list[Finding]:
             f"{pair}: {found.topic}" if len(pairs) > 1 else found.topic, found.text, found.tables
         )
         for pair in pairs
-        for make in (kept, runner_up, distillation, smaller_encoder, adapter, linear_baseline)
+        for make in SENTENCES
         if (found := make(facts, pair))
     ]
     return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
@@ -151,6 +153,21 @@ def distillation(facts: Facts, pair: str) -> Finding | None:
     return Finding("What distillation adds", text, ("effects",))
 
 
+def no_control(facts: Facts, pair: str) -> Finding | None:
+    """Distilled students whose gain cannot be told, for want of the same without distillation."""
+    arms = names(facts.frame, "arm", pair=pair)
+    distilled = [arm for arm in arms if arm.startswith("student/kd-")]
+    alone = [w.phrase(arm) for arm in distilled if arm.replace("/kd-", "/") not in arms]
+    if not alone:
+        return None
+    whom = "any distilled student" if len(alone) == len(distilled) else w.join(alone)
+    text = (
+        f"There is no control without distillation for {whom}: what distillation adds cannot be "
+        "told from what the smaller encoder and the adapter cost."
+    )
+    return Finding("No control", text, ("coverage",))
+
+
 def smaller_encoder(facts: Facts, pair: str) -> Finding | None:
     """What the student's encoder costs when nothing else changes."""
     parts = [
@@ -245,3 +262,9 @@ def doubtful(facts: Facts) -> Finding | None:
     runs = w.plural(n, "run that carries", "runs that carry")
     text = f"The numbers above include {runs} a health flag, marked {w.DAGGER} in the tables."
     return Finding("Read with care", text, ("flag_counts", "flags"))
+
+
+# What is said of each pair, in this order.
+SENTENCES: tuple[Callable[[Facts, str], Finding | None], ...] = (
+    kept, runner_up, distillation, no_control, smaller_encoder, adapter, linear_baseline,
+)  # fmt: skip
