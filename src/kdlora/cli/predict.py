@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +36,9 @@ def predict(
     if file is not None and not file.is_file():
         raise InputError(f"no file at {file}")
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see engines.local
+    from kdlora.engines.local import choose_waiting
+
+    choose_waiting()
     from kdlora.models.quiet import silence_libraries
     from kdlora.ship.predict import load_predictor, predict_file
 

@@ -117,14 +117,16 @@ def read_card(folder: Path) -> ModelCard | None:
 
 def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
     """Merge onto fresh fp32 weights and write the whole folder, then put it in place."""
+    from kdlora.models.checkpoints import quiet
     from kdlora.models.saved import load_trained
 
     model, tokenizer = load_trained(source, encoder=record.run.encoder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
+    with quiet():
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
     write_json(temporary / CARD, card.model_dump())
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)

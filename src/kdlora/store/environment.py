@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # whether idle threads spin or sleep
 PACKAGES = ("kdlora", "torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn")
 
 
@@ -25,6 +26,7 @@ def describe_environment(data_fingerprint: str = "") -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "gpu": gpu,
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": source_commit(),
