@@ -75,10 +75,9 @@ def run_plan(
 def choose_waiting() -> None:
     """Decide, before torch is loaded, whether threads that wait for each other spin or sleep.
 
-    Measured on 2 cores: on an idle machine a short spin gives 146 examples/s and 8 ms a text
-    where sleeping gives 115 and 20 ms; beside one busy process sleeping gives 98 and 12 ms where
-    spinning gives 68 and 37 ms, and beside four of them 75 against 5 examples/s. What the user
-    has set stays; the choice is kept in the record's environment.
+    On an idle machine a short spin is faster, for single texts by a factor; beside other work
+    spinning threads starve each other and training slows down many times. What the user has set
+    stays; the choice is kept in the record's environment.
     """
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         return
