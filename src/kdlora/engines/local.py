@@ -89,6 +89,7 @@ def choose_waiting() -> None:
 
 
 _HOPELESS = ("failed", "skipped")
+INTERRUPTED = 130  # exit code of a worker that stopped after its checkpoint
 
 
 def _ready(waiting: list[Run], status: dict[str, str]) -> list[Run]:
@@ -132,6 +133,8 @@ def _ended(run: Run, code: int | None, store: Store) -> tuple[str, dict[str, Any
     record = store.read(run.run_id)
     if record is not None:
         return "done", {"done": record}
+    if code == INTERRUPTED:  # Ctrl-C reached the worker, whether or not it reached us
+        raise KeyboardInterrupt
     if code == worker_busy():
         return "skipped", {"failed": "another process is working on it"}
     failure = store.read_failure(run.run_id)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kdlora import recipes
-from kdlora.engines.local import describe_error, failed_record, worker_busy
+from kdlora.engines.local import INTERRUPTED, describe_error, failed_record, worker_busy
 from kdlora.models import quiet
 from kdlora.spec.run import Run
 from kdlora.store.store import Store
@@ -39,7 +39,7 @@ def work(run_json: str, root: str, threads: int, sender: Connection) -> None:
         try:
             recipes.run_one(run, store, on_progress=tell)
         except KeyboardInterrupt:
-            os._exit(130)
+            os._exit(INTERRUPTED)
         except BaseException as error:
             store.fail(failed_record(run, describe_error(error)))
             sys.exit(1)
