@@ -23,6 +23,7 @@ from torch import nn
 
 from kdlora.data.batches import Encoded, collate, train_batches
 from kdlora.distillation.losses import Loss
+from kdlora.measure.quality import better
 from kdlora.spec.study import Training
 from kdlora.training.precision import Compute
 from kdlora.training.progress import (
@@ -284,7 +285,7 @@ def _evaluate(
     score = metrics.get(primary)
     usable = score is not None and math.isfinite(score)
     candidate = progress.step >= hooks.earliest_best
-    if candidate and (not best or (usable and _gains(score, progress.best_score, direction))):
+    if candidate and (not best or (usable and better(score, progress.best_score, direction))):
         progress.best_step = progress.step
         progress.best_score = score if usable else None
         for name, parameter in trained.items():
@@ -304,10 +305,6 @@ def _evaluate(
         }
     )
     progress.loss_sum, progress.loss_steps = 0.0, 0
-
-
-def _gains(score: float, best: float | None, direction: int) -> bool:
-    return best is None or (score - best) * direction > 0
 
 
 def _out_of_patience(progress, settings, schedule, hooks) -> bool:
