@@ -1,0 +1,160 @@
+"""One encoder layer: attention and feed-forward, each with dropout, residual and norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import GELUActivation
+
+from kdlora.models.fused.frozen_layer import Frozen, Norm, frozen_layer
+from kdlora.models.fused.layers import Layer
+from kdlora.models.fused.masks import Masks
+from kdlora.models.fused.ops import add_norm, attend_one, attention
+from kdlora.models.fused.projection import Projection
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What all layers share: b texts of l tokens, and what is added to their attention scores."""
+
+    size: int
+    length: int
+    bias: torch.Tensor | None  # fp32, broadcast over [b, h, l, l]
+    training: bool
+
+
+class FusedLayer:
+    """A layer of the model; `bind` it for one forward pass."""
+
+    def __init__(self, layer: Layer, dtype: torch.dtype) -> None:
+        self.layer, self.dtype = layer, dtype
+        self.qkv = self._attention_inputs(layer)
+        self.out = Projection([layer.out], dtype)
+        self.up, self.down = Projection([layer.up], dtype), Projection([layer.down], dtype)
+        self.attention_masks = Masks(layer.attention_dropout)
+        self.out_masks, self.down_masks = Masks(layer.out_dropout), Masks(layer.down_dropout)
+        self.exact_gelu = isinstance(layer.activation, GELUActivation)
+        norms = [*layer.attention_norm.parameters(), *layer.output_norm.parameters()]
+        self.frozen = all(
+            projection.packed is not None for projection in self.projections()
+        ) and not any(p.requires_grad for p in norms)
+        self.norms = Norm.of(layer.attention_norm), Norm.of(layer.output_norm)
+
+    def _attention_inputs(self, layer: Layer) -> tuple[Projection, ...]:
+        return (Projection([layer.query, layer.key, layer.value], self.dtype),)
+
+    def projections(self) -> list[Projection]:
+        return [*self.qkv, self.out, self.up, self.down]
+
+    def bind(self) -> BoundLayer:
+        """The layer with the weights and factors of this moment."""
+        return BoundLayer(self)
+
+
+class BoundLayer:
+    """A layer during one forward pass: stream [b * l, d] fp32 -> the same."""
+
+    def __init__(self, owner: FusedLayer) -> None:
+        self.owner, self.layer = owner, owner.layer
+        self.qkv = [projection.bind() for projection in owner.qkv]
+        self.out, self.up, self.down = owner.out.bind(), owner.up.bind(), owner.down.bind()
+        bound = (*self.qkv, self.out, self.up, self.down)
+        self.frozen = owner.frozen and owner.exact_gelu and all(b.frozen for b in bound)
+
+    def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+        owner = self.owner
+        if self.frozen and torch.is_grad_enabled():
+            return frozen_layer(stream, batch.bias, self._frozen(batch, stream))
+        half = stream.to(owner.dtype)
+        context = attention(
+            self.qkv[0](half).unflatten(0, (batch.size, batch.length)),
+            self.layer.heads,
+            batch.bias,
+            self._attention_keep(batch, batch.length, half),
+            owner.attention_masks.scale,
+        )
+        return self.rest(context.flatten(0, 1), stream, batch.training)
+
+    def _attention_keep(
+        self, batch: Batch, queries: int, like: torch.Tensor
+    ) -> torch.Tensor | None:
+        shape = (batch.size, self.layer.heads, queries, batch.length)
+        return self.owner.attention_masks.draw(shape, like) if batch.training else None
+
+    def _frozen(self, batch: Batch, stream: torch.Tensor) -> Frozen:
+        owner, layer = self.owner, self.layer
+        like = stream.new_empty(0, dtype=owner.dtype)
+        training = batch.training
+        keeps = (
+            self._attention_keep(batch, batch.length, like),
+            owner.out_masks.draw(stream.shape, like) if training else None,
+            owner.down_masks.draw(stream.shape, like) if training else None,
+        )
+        scales = (owner.attention_masks.scale, owner.out_masks.scale, owner.down_masks.scale)
+        return Frozen(
+            texts=batch.size,
+            heads=layer.heads,
+            projections=(self.qkv[0], self.out, self.up, self.down),
+            norms=owner.norms,
+            keeps=keeps,
+            scales=scales if training else (1.0, 1.0, 1.0),
+            dtype=owner.dtype,
+        )
+
+    def rest(self, context: torch.Tensor, residual: torch.Tensor, training: bool) -> torch.Tensor:
+        """Everything after attention, row by row: [t, d] in the compute dtype -> [t, d] fp32."""
+        owner, layer = self.owner, self.layer
+        stream = _add_norm(
+            self.out(context), residual, owner.out_masks, layer.attention_norm, training
+        )
+        half = stream.to(owner.dtype)
+        raised = self.up.gelu(half) if owner.exact_gelu else None
+        if raised is None:
+            raised = layer.activation(self.up(half))
+        return _add_norm(self.down(raised), stream, owner.down_masks, layer.output_norm, training)
+
+
+class LastLayer(FusedLayer):
+    """The last layer: computed for the first token of each text only.
+
+    Keys and values are needed of all tokens, everything else of the one that the head reads.
+    """
+
+    def _attention_inputs(self, layer: Layer) -> tuple[Projection, ...]:
+        return (
+            Projection([layer.query], self.dtype),
+            Projection([layer.key, layer.value], self.dtype),
+        )
+
+    def bind(self) -> BoundLayer:
+        return _BoundLastLayer(self)
+
+
+class _BoundLastLayer(BoundLayer):
+    """Stream [b * l, d] fp32 -> [b, d] fp32."""
+
+    def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+        query, key_value = self.qkv
+        half = stream.to(self.owner.dtype).unflatten(0, (batch.size, batch.length))
+        context = attend_one(
+            query(half[:, 0].contiguous()),
+            key_value(half.flatten(0, 1)).unflatten(0, (batch.size, batch.length)),
+            self.layer.heads,
+            None if batch.bias is None else batch.bias[..., :1, :],
+            self._attention_keep(batch, 1, half),
+            self.owner.attention_masks.scale,
+        )
+        residual = stream.unflatten(0, (batch.size, batch.length))[:, 0].contiguous()
+        return self.rest(context, residual, batch.training)
+
+
+def _add_norm(
+    x: torch.Tensor, residual: torch.Tensor, masks: Masks, norm: Any, training: bool
+) -> torch.Tensor:
+    assert isinstance(norm, nn.LayerNorm)
+    keep = masks.draw(x.shape, x) if training else None
+    scale = 1.0 if keep is None else masks.scale
+    return add_norm(x, residual, keep, scale, norm.weight.float(), norm.bias.float(), norm.eps)

@@ -1,0 +1,31 @@
+"""Random masks for dropout, several times cheaper than one Bernoulli draw an element."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Masks:
+    """Keep-masks of one dropout probability, drawn from torch's global generator.
+
+    Every element is decided by one random byte, so the probability is rounded to a multiple of
+    1/256 (0.1 becomes 26/256 = 0.1016); `scale` divides by the share that is really kept, so
+    dropout leaves the expectation as it is.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.threshold = min(round(256 * probability), 255)
+        self.scale = 256 / (256 - self.threshold)
+
+    def draw(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
+        """Ones (kept) and zeros of the given shape in the dtype of `like`; None: keep all."""
+        if self.threshold == 0:
+            return None
+        count = 1
+        for size in shape:
+            count *= size
+        words = torch.empty(-(-count // 8), dtype=torch.int64, device=like.device)
+        words.random_(-(2**63), None)
+        kept = words.view(torch.uint8)[:count] >= self.threshold
+        # bool -> float is a slow conversion, the same bytes as numbers are a fast one
+        return kept.view(torch.uint8).to(like.dtype).view(shape)

@@ -1,0 +1,74 @@
+"""Frozen weights in the layout that oneDNN computes in, and batches in parts that suit it.
+
+A plain weight is reordered at every product; a frozen one can be reordered once, for the product
+with it and for the one with its transpose in the backward pass. The operations are those that
+torch's own compiler emits for processors; where a build of torch lacks them nothing is packed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+ROWS = 448  # rows (tokens) of a part, see `texts_per_part`
+WIDE = 512  # columns from which on parts pay
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A frozen linear layer [o, i] with its bias [o], ready for products of both directions."""
+
+    forward_weight: torch.Tensor
+    backward_weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def forward(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
+        """``x W^T + bias`` for x [t, i], and its (exact) GELU if asked for."""
+        activation, algorithm = ("gelu", "none") if gelu else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(
+            x, self.forward_weight, self.bias, activation, [], algorithm
+        )
+
+    def backward(self, grad: torch.Tensor) -> torch.Tensor:
+        """``grad W`` for grad [t, o]."""
+        return torch.ops.mkldnn._linear_pointwise(grad, self.backward_weight, None, "none", [], "")
+
+
+def can_pack(weight: torch.Tensor) -> bool:
+    """Whether torch has the operations for this weight's device and dtype."""
+    operations = torch.ops.mkldnn
+    return (
+        weight.device.type == "cpu"
+        and hasattr(operations, "_linear_pointwise")
+        and hasattr(operations, "_reorder_linear_weight")
+        and (
+            weight.dtype == torch.float32
+            or (weight.dtype == torch.bfloat16 and operations._is_mkldnn_bf16_supported())
+        )
+    )
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
+    """Reorder a frozen weight [o, i] and its transpose."""
+    with torch.no_grad():
+        reorder = torch.ops.mkldnn._reorder_linear_weight
+        return Packed(
+            reorder(weight.detach().contiguous(), ROWS),
+            reorder(weight.detach().t().contiguous(), ROWS),
+            None if bias is None else bias.detach().contiguous(),
+        )
+
+
+def texts_per_part(texts: int, length: int, width: int) -> int:
+    """How many texts of `length` tokens to compute at once in layers of `width`.
+
+    oneDNN gives some bf16 products of 450 to 1500 rows to one of two threads; with fewer rows it
+    uses both, and what lies between two products stays in the cache. Narrow layers, and few long
+    texts, are computed whole. `python -m benchmarks matmul` prints the rates of this machine.
+    """
+    if width < WIDE or texts * length <= ROWS:
+        return texts
+    parts = math.ceil(texts * length / ROWS)
+    return max(math.ceil(texts / parts), 1)

@@ -1,0 +1,114 @@
+"""The fused forward pass against the model's own, for every family and variant."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdlora.models.fused.forward import fuse
+from tests.models.helpers import adapt, load, train
+from tests.tiny_models import tiny_batch
+
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet")
+VARIANTS = ("fft", "lora", "adalora", "dora", "mrlora", "olora", "rslora")
+
+
+def trained(encoder, family, variant, **adapter):
+    """A model some steps into its training, so that no factor is zero, and a padded batch."""
+    loaded = load(encoder(family))
+    batch = tiny_batch(loaded.tokenizer)
+    model = adapt(loaded, variant, **adapter)
+    train(model, batch)
+    return model, batch
+
+
+def gradients(model, logits):
+    model.zero_grad()
+    target = torch.arange(len(logits)) % logits.shape[-1]
+    torch.nn.functional.cross_entropy(logits, target).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model, batch, forward, *, tolerance):
+    model.train()
+    plain = gradients(model, model(**batch).logits)
+    expected = model(**batch).logits
+    logits = forward(batch)
+    torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance)
+    fused = gradients(model, logits)
+    nonzero = {n for n, g in plain.items() if g.abs().max() > 1e-7}
+    assert nonzero <= set(fused)
+    for name in nonzero:
+        scale = plain[name].abs().max()
+        error = (fused[name] - plain[name]).abs().max() / scale
+        assert error < 20 * tolerance, f"{name}: {error:.2e}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("targets", [("all-linear",), ("query-value",)])
+def test_families(encoder, family, targets):
+    model, batch = trained(encoder, family, "lora", targets=targets)
+    assert_same(model, batch, fuse(model, torch.float32), tolerance=2e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", ["bert", "albert"])
+def test_variants(encoder, family, variant):
+    model, batch = trained(encoder, family, variant)
+    forward = fuse(model, torch.float32)
+    assert all(p.fused for layer in forward.layers for p in layer.projections())
+    assert_same(model, batch, forward, tolerance=2e-5)
+
+
+def test_unknown_layers_are_called_as_they_are(encoder):
+    model, batch = trained(encoder, "bert", "lora", dropout=0.5)
+    forward = fuse(model, torch.float32)
+    assert not forward.layers[0].qkv[0].fused
+    model.eval()
+    torch.testing.assert_close(forward(batch), model(**batch).logits, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["deberta-v2", "modernbert"])
+def test_other_families_have_none(encoder, family):
+    assert fuse(load(encoder(family)).model, torch.float32) is None
+
+
+def test_bf16_is_as_close_to_fp32_as_autocast(encoder):
+    model, batch = trained(encoder, "bert", "lora")
+    model.eval()
+    with torch.no_grad():
+        exact = model(**batch).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            autocast = model(**batch).logits.float()
+        fused = fuse(model, torch.bfloat16)(batch)
+    assert (fused - exact).abs().mean() <= 1.5 * (autocast - exact).abs().mean() + 1e-4
+
+
+def test_dropout_keeps_the_expectation_and_follows_the_seed(encoder):
+    loaded = load(encoder("bert"), dropout=0.1)
+    batch = tiny_batch(loaded.tokenizer)
+    model = adapt(loaded, "fft").train()
+    forward = fuse(model, torch.float32)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        first = forward(batch)
+        torch.manual_seed(1)
+        again = forward(batch)
+        other = forward(batch)
+        many = torch.stack([forward(batch) for _ in range(300)])
+        plain = torch.stack([model(**batch).logits for _ in range(300)])
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    spread = plain.std(0).max()
+    assert (many.mean(0) - plain.mean(0)).abs().max() < 0.5 * spread
+    assert 0.8 < many.std(0).mean() / plain.std(0).mean() < 1.25
+
+
+def test_the_model_is_left_as_it_was(encoder):
+    model, batch = trained(encoder, "bert", "lora")
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    forward = fuse(model, torch.bfloat16)
+    forward(batch).sum().backward()
+    after = model.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[n], after[n]) for n in before)
