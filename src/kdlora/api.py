@@ -60,7 +60,7 @@ def preset_path(name: str) -> Path | None:
 
 def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
-    from kdlora.data.check import check_own_task
+    from kdlora.data.check import check_own_task, check_teaching_files
 
     problems: list[str] = []
     try:
@@ -71,6 +71,9 @@ def check(study: Study) -> Plan:
     for task in {run.task.name: run.task for run in plan.runs}.values():
         if task.own is not None:
             problems += [f"task '{task.name}': {p}" for p in check_own_task(task.own)]
+    for run in plan.runs:
+        problems += [f"task '{run.task.name}': {p}" for p in check_teaching_files(run)]
+    problems = list(dict.fromkeys(problems))
     if problems:
         raise InputError(problems, where=f"study '{study.name}'")
     return plan
@@ -128,23 +131,60 @@ def run(
     return StudyResult(store.root, status, frame, write_report(store.root), students)
 
 
-def write_report(folder: str | Path) -> ReportFiles:
-    """Write the report of a study's folder from its records."""
+def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportFiles:
+    """Write the report of a study's folder from its records.
+
+    refresh_s: the page loads itself again after so many seconds; for a study that still runs.
+    """
     from kdlora.report import build
     from kdlora.store.frame import STUDY_FILE, find_study, load_frame, load_histories, read_plan
 
     root = find_study(folder)
     frame = load_frame(root)
-    spec = read_plan(root)["study"] if (root / "plan.json").is_file() else {}
-    title = spec.get("name") or root.name
+    planned = (root / "plan.json").is_file()
+    spec = read_plan(root)["study"] if planned else {}
+    rerun = f"kdlora run {root / STUDY_FILE} --out {root}"
     return build.write_report(
         frame,
         root,
-        title=title,
+        title=spec.get("name") or root.name,
         spec=spec,
         histories=load_histories(root),
-        rerun=f"kdlora run {root / STUDY_FILE} --out {root}",
+        rerun=rerun if planned else f"kdlora report {root}",
+        bins=build.read_bins(frame, root),
+        refresh_s=refresh_s,
     )
+
+
+def watch_report(
+    folder: str | Path,
+    *,
+    every_s: int = 10,
+    on_written: Callable[[ReportFiles, int, int], None] = lambda files, done, planned: None,
+) -> ReportFiles:
+    """Write the report again whenever a run ends, until no run is missing any more.
+
+    The page loads itself again every `every_s` seconds meanwhile. `on_written` is told the files
+    and how many of the planned runs are done.
+    """
+    import time
+
+    from kdlora.store.frame import find_study, load_frame
+
+    root, before = find_study(folder), None
+    while True:
+        frame = load_frame(root).drop_duplicates("run_id")
+        status = frame["status"].value_counts()
+        ended = int(status.get("done", 0)) + int(status.get("failed", 0))
+        running = ended < len(frame)
+        now = (ended, running)
+        if now != before:
+            files = write_report(root, refresh_s=every_s if running else None)
+            on_written(files, int(status.get("done", 0)), len(frame))
+            before = now
+        if not running:
+            return files
+        time.sleep(every_s)
 
 
 def distil_study(

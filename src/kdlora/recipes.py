@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +19,7 @@ from kdlora.data.batches import Encoded, encode
 from kdlora.data.examples import TaskData
 from kdlora.data.sources import load_task
 from kdlora.distillation.losses import make_loss
-from kdlora.distillation.soft_labels import SoftLabels
+from kdlora.distillation.teacher_states import drop_cache
 from kdlora.measure.agreement import agreement
 from kdlora.measure.blocks import Agreement, Efficiency, TrainingFacts
 from kdlora.measure.efficiency import PeakMemory, count_parameters, merged_size_mb
@@ -29,34 +27,34 @@ from kdlora.measure.energy import EnergyMeter
 from kdlora.measure.flops import flops_per_length
 from kdlora.measure.health import find_flags
 from kdlora.measure.quality import count_predictions, floor_score, quality, score_split
-from kdlora.models import adapters, baselines
+from kdlora.models import adapters
+from kdlora.models.counting import resolve_budget
 from kdlora.models.encoders import LoadedEncoder, load_encoder
 from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
 from kdlora.spec.run import Run
 from kdlora.spec.seeds import seed_for
 from kdlora.store.environment import describe_environment
+from kdlora.store.inner_states import Inside, match_inside
 from kdlora.store.predictions import read_predictions, write_predictions
 from kdlora.store.record import Record
 from kdlora.store.store import Store
-from kdlora.store.teacher import teacher_labels
+from kdlora.store.teacher import Lessons, prepare_lessons
+from kdlora.store.untrained import (
+    Outcome,
+    baseline,
+    compute_facts,
+    folder_mb,
+    given_teacher,
+    outputs_teacher,
+)
+from kdlora.training.forward import make_forward
 from kdlora.training.inference import inference_costs, load_finished, predict
 from kdlora.training.loop import Hooks, Progress, Seeds, TrainingData, train
 from kdlora.training.precision import Compute, choose_compute, place
 from kdlora.training.schedule import Schedule, make_schedule
 
 OnProgress = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Outcome:
-    """What any kind of run leaves: outputs [n, c] by held-out split, facts and costs."""
-
-    outputs: dict[str, np.ndarray]
-    facts: TrainingFacts
-    efficiency: Efficiency
-    soft: SoftLabels | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_one(run: Run, store: Store, *, on_progress: OnProgress = lambda event: None) -> Record:
@@ -69,13 +67,16 @@ def run_one(run: Run, store: Store, *, on_progress: OnProgress = lambda event: N
     on_progress({"stage": "reading data"})
     data = load_task(run.task, run.data)
     if run.role == "baseline":
-        outcome = _baseline(run, folder, data)
+        outcome = baseline(run, folder, data)
+    elif run.outputs is not None:
+        outcome = outputs_teacher(run, data)
     elif run.adaptation == "given":
-        outcome = _given_teacher(run, folder, data, on_progress)
+        on_progress({"stage": "scoring the given teacher"})
+        outcome = given_teacher(run, folder, data)
     else:
         outcome = _trained(run, store, folder, data, on_progress)
-    write_predictions(folder, data, outcome.outputs)
-    record = _record(run, folder, data, outcome)
+    write_predictions(folder, outcome.scored, outcome.outputs)
+    record = _record(run, folder, outcome)
     record.environment = describe_environment(data.fingerprint)
     record.started_at = started.isoformat(timespec="seconds")
     record.finished_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -92,10 +93,11 @@ def _trained(
     assert run.lr is not None
     compute = choose_compute(run.training.precision, max_length=run.training.max_length)
 
-    soft, labelling_s = None, None
+    lessons, rows = None, data.train
     if run.distillation == "kd":
         on_progress({"stage": "labelling by the teacher"})
-        soft, labelling_s = teacher_labels(run, store, data)
+        lessons = prepare_lessons(run, store, data)
+        rows = lessons.train
 
     on_progress({"stage": "building the model"})
     loaded = load_encoder(
@@ -107,22 +109,50 @@ def _trained(
     )
     texts = {
         name: encode(loaded.tokenizer, part.texts, max_length=run.training.max_length)
-        for name, part in data.splits().items()
+        for name, part in {**data.splits(), "train": rows}.items()
     }
-    schedule = make_schedule(len(data.train), run.training, run.lr)
+    schedule = make_schedule(len(rows), run.training, run.lr)
+    adapter = run.adapter and resolve_budget(
+        loaded.model.config,
+        run.adaptation,
+        run.adapter,
+        data.task,
+        new_modules=loaded.new_modules,
+    )
     model = adapters.adapt(
         loaded,
         run.adaptation,
-        run.adapter,
+        adapter,
         seed=seed_for(run.seed, "adapter"),
         total_steps=schedule.total_steps,
     )
     trainable, total = count_parameters(model)
+    adapter_size = {
+        "adapter_rank": adapter.rank if adapter else None,
+        "adapter_params": adapters.adapter_parameters(model),
+    }
     size_mb = merged_size_mb(model)
     place(model, compute)
 
-    progress, costs = _train(run, folder, data, texts, model, soft, schedule, compute, on_progress)
+    inside = None
+    if lessons is not None:
+        inside = match_inside(
+            run,
+            store,
+            task=data.task,
+            student=model,
+            rows=rows,
+            texts=texts["train"],
+            compute=compute,
+            folder=folder,
+            facts=lessons.facts,
+        )
+    progress, costs = _train(
+        run, folder, data, texts, model, lessons, inside, schedule, compute, on_progress
+    )
     facts = _facts(run, loaded, model, schedule, compute, progress)
+    taught = inside or lessons
+    facts = facts.model_copy(update={**adapter_size, "teaching": taught and taught.facts})
 
     on_progress({"stage": "saving and scoring"})
     save_trained(model, loaded.tokenizer, folder / "model", encoder=run.encoder)
@@ -136,11 +166,12 @@ def _trained(
         trainable_params=trainable,
         total_params=total,
         size_mb=size_mb,
-        saved_mb=_folder_mb(folder / "model"),
-        labelling_s=labelling_s,
+        saved_mb=folder_mb(folder / "model"),
+        labelling_s=lessons.labelling_s if lessons else None,
         **inference_costs(run, data.task, merged, compute),
     )
-    return Outcome(outputs, facts, efficiency, soft, progress.history)
+    soft = lessons.soft if lessons else None
+    return Outcome(data, outputs, facts, efficiency, soft, progress.history)
 
 
 def _train(
@@ -149,7 +180,8 @@ def _train(
     data: TaskData,
     texts: dict[str, Encoded],
     model: nn.Module,
-    soft: SoftLabels | None,
+    lessons: Lessons | None,
+    inside: Inside | None,
     schedule: Schedule,
     compute: Compute,
     on_progress: OnProgress,
@@ -159,13 +191,22 @@ def _train(
     task, selection = data.task, data.selection
     flops = flops_per_length(model, backward=True, device=compute.device)
 
-    def evaluate(current: nn.Module) -> dict[str, float | None]:
-        return score_split(task, predict(current, texts["selection"], compute), selection.labels)
+    forward = make_forward(model, compute)
 
+    def evaluate(current: nn.Module) -> dict[str, float | None]:
+        return score_split(
+            task, predict(current, texts["selection"], compute, forward=forward), selection.labels
+        )
+
+    def step_flops(batch: int, length: int) -> float:
+        return flops.flops(batch, length) + (inside.step_flops(batch, length) if inside else 0.0)
+
+    rows = lessons.train if lessons else data.train
     training = TrainingData(
         texts["train"],
-        torch.from_numpy(data.train.labels),
-        torch.from_numpy(soft.take(data.train.ids)) if soft is not None else None,
+        torch.from_numpy(rows.labels),
+        torch.from_numpy(lessons.soft.take(rows.ids)) if lessons else None,
+        inside.matching if inside else None,
     )
     on_progress({"stage": "training", "total": schedule.total_steps})
     with ExitStack() as rulers:
@@ -183,6 +224,7 @@ def _train(
             compute=compute,
             seeds=Seeds(seed_for(run.seed, "order"), seed_for(run.seed, "dropout")),
             folder=folder,
+            forward=forward,
             hooks=Hooks(
                 after_step=adapters.after_step,
                 extra_loss=adapters.extra_loss,
@@ -190,9 +232,10 @@ def _train(
                 state=adapters.allocator_state,
                 restore=adapters.load_allocator_state,
             ),
-            step_flops=flops.flops,
+            step_flops=step_flops,
             on_progress=on_progress,
         )
+    drop_cache(folder)
     seconds = max(progress.train_s, 1e-9)
     return progress, {
         "train_s": progress.train_s,
@@ -209,67 +252,25 @@ def _train(
     }
 
 
-def _given_teacher(run: Run, folder: Path, data: TaskData, on_progress: OnProgress) -> Outcome:
-    """Score a teacher that arrived fine-tuned; nothing is trained and nothing copied."""
-    assert run.training is not None
-    compute = choose_compute(run.training.precision, max_length=run.training.max_length)
-    on_progress({"stage": "scoring the given teacher"})
-    model, tokenizer = load_finished(run, folder, data.task, compute)
-    outputs = {}
-    for name, part in data.splits().items():
-        if name != "train":
-            texts = encode(tokenizer, part.texts, max_length=run.training.max_length)
-            outputs[name] = predict(model, texts, compute)
-    facts = TrainingFacts(stopped="not trained", **_compute_facts(compute, model))
-    efficiency = Efficiency(
-        trainable_params=0,
-        total_params=count_parameters(model)[1],
-        size_mb=merged_size_mb(model),
-        train_s=0.0,
-        **inference_costs(run, data.task, model, compute),
-    )
-    return Outcome(outputs, facts, efficiency)
-
-
-def _baseline(run: Run, folder: Path, data: TaskData) -> Outcome:
-    """Majority class (or mean) and TF-IDF with a linear model: what an encoder has to beat."""
-    task, parts = data.task, {"selection": data.selection, **data.reports}
-    facts = TrainingFacts(precision="fp64", device="cpu")
-    if run.adaptation == "majority":
-        outputs = {n: baselines.majority(task, data.train.labels, len(p)) for n, p in parts.items()}
-        return Outcome(outputs, facts, Efficiency())
-    started = datetime.now(UTC)
-    model = baselines.train_tfidf(task, data.train, seed=seed_for(run.seed, "baseline"))
-    train_s = (datetime.now(UTC) - started).total_seconds()
-    model.save(folder / "model")
-    p50, p95, throughput = model.time(data.reports["report"].texts)
-    efficiency = Efficiency(
-        trainable_params=model.n_params,
-        total_params=model.n_params,
-        size_mb=model.size_mb,
-        saved_mb=_folder_mb(folder / "model"),
-        train_s=train_s,
-        train_examples_per_s=len(data.train) / max(train_s, 1e-9),
-        latency_p50_ms=p50,
-        latency_p95_ms=p95,
-        throughput_per_s=throughput,
-        protocol={"texts": "report split, tokenising included", "latency_batch": 1,
-                  "throughput_batch": 32, "device": "cpu", "dtype": "float64"},
-    )  # fmt: skip
-    return Outcome({n: model.predict(part.texts) for n, part in parts.items()}, facts, efficiency)
-
-
-def _record(run: Run, folder: Path, data: TaskData, outcome: Outcome) -> Record:
+def _record(run: Run, folder: Path, outcome: Outcome) -> Record:
     """Put the blocks together; quality comes from the stored predictions, to be recomputable."""
+    data = outcome.scored
     task, report = data.task, data.reports["report"]
     outputs, labels = read_predictions(folder).by_split()
+    for name, part in outcome.outputs.items():  # a split without a row leaves no prediction
+        outputs.setdefault(name, part)
+        labels.setdefault(name, data.split(name).labels)
     measured = quality(task, outputs, labels, n_train=len(data.train))
     shared: Agreement | None = None
-    if outcome.soft is not None:
+    known = outcome.soft.knows(report.ids) if outcome.soft is not None else None
+    if outcome.soft is not None and known is not None and known.any():
         assert run.teacher_run_id is not None
-        teacher = outcome.soft.take(report.ids)
         shared = agreement(
-            task, outputs["report"], teacher, report.labels, teacher_run_id=run.teacher_run_id
+            task,
+            outputs["report"][known],
+            outcome.soft.take(report.ids[known]),
+            report.labels[known],
+            teacher_run_id=run.teacher_run_id,
         )
     flags = find_flags(
         task=task,
@@ -316,19 +317,5 @@ def _facts(
         targets=adapters.adapted_layers(model),
         adapter_norm=adapter_norm(model),
         rank_pattern=adapters.rank_pattern(model),
-        **_compute_facts(compute, model),
+        **compute_facts(compute, model),
     )
-
-
-def _compute_facts(compute: Compute, model: nn.Module) -> dict[str, Any]:
-    """How the model was computed; attention is what the family really offered."""
-    return {
-        "precision": compute.name,
-        "precision_reason": compute.reason,
-        "attention": getattr(model.config, "_attn_implementation", compute.attention),
-        "device": str(compute.device),
-    }
-
-
-def _folder_mb(folder: Path) -> float:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6

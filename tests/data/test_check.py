@@ -3,9 +3,13 @@ import sys
 import time
 
 import pandas as pd
+import pytest
 
-from kdlora.data.check import check_own_task
-from kdlora.spec.study import OwnTask
+from kdlora.api import check
+from kdlora.data.check import check_own_task, check_teaching_files
+from kdlora.errors import InputError
+from kdlora.spec.plan import make_plan
+from kdlora.spec.study import OwnTask, make_study
 from tests.conftest import write_csv
 
 
@@ -56,6 +60,27 @@ def test_only_the_start_of_a_large_file_is_read(tmp_path):
     start = time.perf_counter()
     assert check_own_task(own(tmp_path / "a.csv")) == []
     assert time.perf_counter() - start < 0.2  # reading all 26 MB strictly takes a second
+
+
+def test_the_files_that_teach_are_looked_at_too(tmp_path):
+    texts = write_csv(tmp_path / "more.csv", sentense=["x"])
+    answers = write_csv(tmp_path / "answers.csv", sentence=["x"], negative=[1], positiv=[0])
+    pair = {"name": "p", "student": "small"}
+    pair["teacher_outputs"] = {"file": str(answers), "kind": "logits"}
+    study = make_study(
+        {"name": "s", "tasks": ["sst2"], "pairs": [pair], "unlabelled": {"sst2": str(texts)}}
+    )
+    plan = make_plan(study)
+    teacher = next(run for run in plan.runs if run.role == "teacher")
+    student = next(run for run in plan.runs if run.kd is not None)
+    assert f"{answers} has no column 'positive'. Did you mean 'positiv'?" in str(
+        check_teaching_files(teacher)
+    )
+    assert "has no column 'sentence'. Did you mean 'sentense'?" in str(
+        check_teaching_files(student)
+    )
+    with pytest.raises(InputError, match="2 problems"):
+        check(study)
 
 
 def test_no_heavy_import(tmp_path):

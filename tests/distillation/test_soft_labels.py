@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
-from kdlora.distillation.soft_labels import FILE, SoftLabels, load, save, soft_labels
+from kdlora.distillation.soft_labels import (
+    FILE,
+    SoftLabels,
+    load,
+    mean_of,
+    save,
+    soft_labels,
+)
 from kdlora.errors import ModelError
 from kdlora.spec.tasks import TASKS
 
@@ -84,3 +91,22 @@ def test_ids_survive_as_integers(tmp_path):
     ids = np.array(["0000000000000001", "ffffffffffffffff", "00ff00ff00ff00ff"])
     save(SoftLabels(ids, np.zeros((3, 2), np.float32), "t", ("a", "b"), "f"), tmp_path)
     assert load(tmp_path).ids.tolist() == ids.tolist()
+
+
+def test_an_ensembles_logits_are_the_mean_of_what_all_know():
+    one = SoftLabels(np.array(["a", "b", "c"]), np.array([[1.0], [2.0], [3.0]]), "t1", ("x",), "f")
+    two = SoftLabels(np.array(["c", "b"]), np.array([[5.0], [4.0]]), "t2", ("x",), "f")
+    mean = mean_of([one, two])
+    assert mean.ids.tolist() == ["b", "c"]
+    assert mean.logits.tolist() == [[3.0], [4.0]]
+    assert "t1" in mean.teacher_run_id
+    assert "t2" in mean.teacher_run_id
+    assert mean_of([one]) is one
+
+
+def test_joined_labels_know_both_sets():
+    one = SoftLabels(np.array(["a"]), np.array([[1.0]]), "t", ("x",), "f")
+    two = SoftLabels(np.array(["b"]), np.array([[2.0]]), "t", ("x",), "g")
+    both = one.joined(two)
+    assert both.take(np.array(["b", "a"])).tolist() == [[2.0], [1.0]]
+    assert both.knows(np.array(["a", "z", "b"])).tolist() == [True, False, True]

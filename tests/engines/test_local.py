@@ -166,18 +166,3 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(corner, tmp_path):
     assert "Traceback" not in errors
     again = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-
-
-@pytest.mark.parametrize(
-    ("load", "expected"),
-    [(0.0, {"GOMP_SPINCOUNT": "10000"}), (99.0, {"OMP_WAIT_POLICY": "PASSIVE"})],
-)
-def test_threads_spin_on_an_idle_machine_and_sleep_on_a_busy_one(monkeypatch, load, expected):
-    environment: dict[str, str] = {}
-    monkeypatch.setattr(local.os, "environ", environment)
-    monkeypatch.setattr(local.os, "getloadavg", lambda: (load, load, load))
-    local.choose_waiting()
-    assert environment == expected
-    monkeypatch.setattr(local.os, "getloadavg", lambda: (99 - load,) * 3)
-    local.choose_waiting()
-    assert environment == expected  # chosen once, or by the user

@@ -180,8 +180,10 @@ def test_all_problems_of_the_section_at_once(encoder: GetEncoder) -> None:
         adapt(load(encoder("bert")), "lora", options={"use_dora": True, "init_lora_weigts": 1})
     assert len(caught.value.problems) == 2
     assert "init_lora_weights'?" in str(caught.value)
+    with pytest.raises(ModelError, match="unknown initialisation 'eva'"):
+        adapt(load(encoder("bert")), "lora", options={"init_lora_weights": "eva"})
     with pytest.raises(ModelError, match="unknown initialisation 'pissa'"):
-        adapt(load(encoder("bert")), "lora", options={"init_lora_weights": "pissa"})
+        adapt(load(encoder("bert")), "dora", options={"init_lora_weights": "pissa"})
     with pytest.raises(ModelError, match="ranks must be positive"):
         adapt(load(encoder("bert")), "mrlora", options={"ranks": [4, 0]})
     with pytest.raises(ModelError, match="Did you mean 'lora'"):
@@ -230,3 +232,36 @@ def test_no_chatter(variant: str, encoder: GetEncoder, tmp_path: Path, capfd) ->
     printed = capfd.readouterr()
     assert printed.out == ""
     assert printed.err == ""
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+def test_layers_of_another_rank(variant: str, encoder: GetEncoder, tmp_path: Path) -> None:
+    patterns = {"rank_pattern": {"value": 6, "layer.0.attention.self.query": 1},
+                "alpha_pattern": {"value": 3}}  # fmt: skip
+    if variant != "dora":
+        patterns["lora_bias"] = True
+    loaded = load(encoder("bert"))
+    batch = tiny_batch(loaded.tokenizer)
+    before = logits(loaded.model, batch)
+    section = {"options": patterns, "targets": ["query-value"], "rank": 2}
+    model = adapt(loaded, variant, **section)
+    torch.testing.assert_close(logits(model, batch), before, atol=2e-6, rtol=0)
+    vectors = 32 * 4  # a magnitude or a bias for each of the 32 outputs of 4 layers
+    assert adapters.adapter_parameters(model) == (6 + 6 + 1 + 2) * 64 + vectors
+    assert adapters.trainable_parameters(model) == expected_trainable(
+        loaded.model.config, variant, Adapter(**section), MNLI, new_modules=loaded.new_modules
+    )
+    train(model, batch)
+    after = logits(model, batch)
+    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=encoder("bert"))
+    again, _ = load_trained(tmp_path / "run")
+    torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(adapters.merge(model), batch), after, atol=1e-5, rtol=0)
+
+
+def test_patterns_that_meet_no_layer(encoder: GetEncoder) -> None:
+    options = {"rank_pattern": {"qury": 3, "value": 0}, "alpha_pattern": {"key": 1}}
+    with pytest.raises(ModelError) as caught:
+        adapt(load(encoder("bert")), "lora", options=options, targets=["query-value"])
+    assert len(caught.value.problems) == 3
+    assert "Did you mean 'query'" in str(caught.value)

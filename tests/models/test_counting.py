@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig
 
 from kdlora.errors import ModelError
-from kdlora.models.counting import adapter_parameters, expected_trainable
+from kdlora.models.counting import (
+    adapter_parameters,
+    expected_trainable,
+    resolve_budget,
+    without_weights,
+)
+from kdlora.spec.names import PEFT_VARIANTS
 from kdlora.spec.study import Adapter
 from kdlora.spec.tasks import TASKS
 
@@ -114,3 +122,92 @@ def test_the_config_is_not_changed() -> None:
 def test_unknown_option() -> None:
     with pytest.raises(ModelError, match="no option 'rank'"):
         expected_trainable(BertConfig(), "lora", Adapter(options={"rank": 3}), TASKS["sst2"])
+
+
+def _adapter_size(variant: str, rank: int, layers: int = 2) -> int:
+    """Closed form on query and value of so many layers of the narrow encoder."""
+    d = NARROW.hidden_size
+    per_layer = {
+        "lora": rank * 2 * d,
+        "rslora": rank * 2 * d,
+        "dora": rank * 2 * d + d,
+        "olora": min(rank, d) * 2 * d,
+        "adalora": -(-3 * rank // 2) * (2 * d + 1),
+        "mrlora": sum(halves := [rank >> i for i in range(rank.bit_length())]) * 2 * d
+        + len(halves),
+    }
+    return 2 * layers * per_layer[variant]
+
+
+NARROW = BertConfig(
+    vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+)
+
+
+def _resolved(variant: str, budget: int, **section) -> int | None:
+    adapter = Adapter(budget=budget, targets=("query-value",), **section)
+    found = resolve_budget(NARROW, variant, adapter, TASKS["mnli"])
+    assert found.budget is None
+    return found.rank
+
+
+@settings(deadline=None, max_examples=25)
+@given(variant=st.sampled_from(PEFT_VARIANTS), budget=st.integers(300, 30_000))
+def test_a_budget_gives_the_largest_rank_within_it(variant: str, budget: int) -> None:
+    rank = _resolved(variant, budget)
+    assert rank is not None
+    assert _adapter_size(variant, rank) <= budget
+    if variant == "olora" and rank == 16:  # more than the layers' own rank changes nothing
+        assert _adapter_size("olora", 17) == _adapter_size("olora", 16)
+    else:
+        assert _adapter_size(variant, rank + 1) > budget
+
+
+@pytest.mark.parametrize("variant", PEFT_VARIANTS)
+def test_the_smallest_budget_is_stated(variant: str) -> None:
+    least = _adapter_size(variant, 1)
+    assert _resolved(variant, least) == 1
+    with pytest.raises(ModelError, match=f"of rank 1, has {least:,}") as caught:
+        _resolved(variant, least - 1)
+    assert f"{least - 1:,} trainable parameters are too few for {variant} on 4 layers" in str(
+        caught.value
+    )
+
+
+def test_a_budget_counts_no_head_and_no_new_pooler() -> None:
+    adapter = Adapter(budget=100_000, targets=("query-value",))
+    bert = ENCODERS["bert"][0]
+    counted = expected_trainable(bert, "lora", adapter, TASKS["sst2"])
+    assert counted == 2 * 12 * 2 * 2 * 768 + 1538  # rank 2, and the head
+    everywhere = Adapter(budget=1_000_000)
+    alone = resolve_budget(NARROW, "lora", everywhere, TASKS["sst2"])
+    beside = resolve_budget(
+        NARROW, "lora", everywhere, TASKS["sst2"], new_modules=("bert.pooler.dense",)
+    )
+    assert alone.rank is not None
+    assert beside.rank is not None
+    assert beside.rank > alone.rank  # the pooler trains whole and needs no adapter
+
+
+def test_a_rank_needs_no_resolving() -> None:
+    adapter = Adapter(rank=3)
+    assert resolve_budget(NARROW, "lora", adapter, TASKS["sst2"]) is adapter
+
+
+@pytest.mark.parametrize(
+    ("variant", "options"), [("adalora", {"init_r": 9}), ("mrlora", {"ranks": [3]})]
+)
+def test_a_budget_beside_an_option_that_sets_the_size(variant: str, options: dict) -> None:
+    with pytest.raises(ModelError, match="both set the adapter's size"):
+        _resolved(variant, 10_000, options=options)
+
+
+def test_budgets_need_no_weights() -> None:
+    """BERT-large's would take over a gigabyte."""
+    large = BertConfig(
+        hidden_size=1024, num_hidden_layers=24, intermediate_size=4096, num_attention_heads=16
+    )
+    adapter = Adapter(budget=1_000_000, targets=("query-value",))
+    assert resolve_budget(large, "lora", adapter, TASKS["sst2"]).rank == 1_000_000 // (48 * 2048)
+    model = without_weights(large, TASKS["sst2"])
+    assert {p.device.type for p in model.parameters()} == {"meta"}

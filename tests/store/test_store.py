@@ -14,7 +14,7 @@ from kdlora.measure.blocks import Quality
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
 from kdlora.store import store as store_module
-from kdlora.store.record import Record
+from kdlora.store.record import Record, checksum
 from kdlora.store.store import Store, write_json
 
 
@@ -158,3 +158,19 @@ def test_one_process_works_on_a_run_and_a_killed_one_frees_it(store, run):
                 break
         time.sleep(0.02)
     assert free
+
+
+def test_a_record_from_before_a_field_existed_is_still_believed(store, run):
+    """Its checksum is over what was written, which is less than what is known today."""
+    path = store.begin(run) / "record.json"
+    store.finish(record_of(run))
+    values = json.loads(path.read_text())
+    del values["facts"]["adapter_rank"]
+    del values["run"]["label"]
+    values["checksum"] = checksum(values)
+    path.write_text(json.dumps(values))
+    assert store.read(run.run_id).facts.adapter_rank is None
+    assert store.damaged() == []
+    values["run"]["seed"] = 7
+    path.write_text(json.dumps(values))
+    assert store.read(run.run_id) is None

@@ -23,7 +23,7 @@ from kdlora.analysis.ranks import Ranking, rank_methods
 from kdlora.analysis.results import Result, Rules
 from kdlora.analysis.scores import KEYS, numbers, usable_runs
 from kdlora.analysis.shared_cells import SharedCells, shared_cells
-from kdlora.spec.names import TEACHER_ARM
+from kdlora.spec.names import TEACHER_ARM, split_label, undistilled
 
 COSTS = ("trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms")
 
@@ -56,7 +56,7 @@ def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, 
     asked = {f"against {reference}": [(arm, reference) for arm in arms if arm != reference]}
     distilled = [arm for arm in arms if arm.startswith("student/kd-")]
     pairs = {
-        "gain of distillation": [(arm, arm.replace("kd-", "", 1)) for arm in distilled],
+        "gain of distillation": [(arm, undistilled(arm)) for arm in distilled],
         "distilled student and its adaptation on the teacher": [
             (arm, "teacher/" + arm.removeprefix("student/kd-")) for arm in distilled
         ],
@@ -65,6 +65,7 @@ def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, 
             for arm in arms
             if arm.startswith("student/") and arm not in distilled
         ],
+        "changed settings": [(arm, base) for arm in arms if (base := split_label(arm)[0]) != arm],
     }
     asked |= {name: [(a, b) for a, b in found if b in known] for name, found in pairs.items()}
     return {name: found for name, found in asked.items() if found}

@@ -53,7 +53,8 @@ class Selection:
 
     def arms(self, known: Iterable[str]) -> list[str]:
         """The arms of these that are meant."""
-        return [a for a in known if fnmatch.fnmatchcase(str(a), self.arm)]
+        pattern = self.arm.replace("[", "[[]")  # a label's bracket, no set of characters
+        return [a for a in known if fnmatch.fnmatchcase(str(a), pattern)]
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows meant. Raises InputError for a column that the frame lacks."""

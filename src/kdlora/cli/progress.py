@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kdlora.spec.plan import Plan
@@ -44,7 +45,7 @@ class Board:
 
     def on_event(self, run: Run, event: dict[str, Any]) -> None:
         """Follow one run (see `engines.local.OnEvent`)."""
-        name = f"{run.task.name} {run.arm} s{run.seed}"
+        name = escape(f"{run.task.name} {run.title} s{run.seed}")
         if "start" in event:
             self.begun[run.run_id] = time.monotonic()
             self.jobs[run.run_id] = self.bars.add_task(name, total=None, info="starting")
@@ -72,7 +73,7 @@ class Board:
         self.bars.update(self.overall, completed=self.ended)
         seconds = time.monotonic() - self.begun.get(run.run_id, time.monotonic())
         if "failed" in event:
-            reason = str(event["failed"]).strip().splitlines()[-1]
+            reason = escape(str(event["failed"]).strip().splitlines()[-1])
             self.console.print(f"[red]failed[/red] {name}: {reason}", soft_wrap=True)
             return
         quality = event["done"].quality

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdlora.errors import InputError
+from kdlora.spec.names import labelled
 
 if TYPE_CHECKING:
     from kdlora.api import StudyResult
+    from kdlora.report.build import ReportFiles
+    from kdlora.spec.plan import Plan
     from kdlora.spec.study import Study
 
 Out = Annotated[
@@ -128,8 +131,10 @@ def plan(
             {
                 "run_id": r.run_id,
                 "task": r.task.name,
-                "arm": r.arm,
+                "arm": r.title,
                 "seed": r.seed,
+                "rank": r.adapter.rank if r.adapter else None,
+                "budget": r.adapter.budget if r.adapter else None,
                 "teacher_run_id": r.teacher_run_id,
                 "done": r.run_id in done,
             }
@@ -138,24 +143,53 @@ def plan(
         print(json.dumps(rows, indent=1))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     tasks = list(dict.fromkeys(r.task.name for r in planned.runs))
     table = Table("arm", *tasks, title=f"{resolved.name}: runs done / planned")
-    wanted = Counter((r.task.name, r.arm) for r in planned.runs)
-    have = Counter((r.task.name, r.arm) for r in planned.runs if r.run_id in done)
-    for arm in dict.fromkeys(r.arm for r in planned.runs):
+    wanted = Counter((r.task.name, r.title) for r in planned.runs)
+    have = Counter((r.task.name, r.title) for r in planned.runs if r.run_id in done)
+    for arm in dict.fromkeys(r.title for r in planned.runs):
         cells = ((have[task, arm], wanted[task, arm]) for task in tasks)
-        table.add_row(arm, *(f"{h} / {w}" if w else "-" for h, w in cells))
+        table.add_row(escape(arm), *(f"{h} / {w}" if w else "-" for h, w in cells))
     console = Console()
     console.print(table)
+    for budget, arms in _budgets(planned).items():
+        console.print(
+            f"adapter budget: {budget:,} trainable parameters, which set the rank: "
+            f"{', '.join(arms)}",
+            soft_wrap=True,
+            markup=False,
+        )
+    shared = _shared(planned)
+    if shared:
+        console.print(f"the same run as another arm's: {', '.join(shared)}", soft_wrap=True,
+                      markup=False)  # fmt: skip
     students = [r for r in planned.runs if r.teacher_run_id]
-    taught = {r.teacher_run_id for r in students}
+    taught = {teacher for r in students for teacher in r.teachers}
     console.print(
         f"{len(planned.runs)} runs, {len(done)} done, {len(planned.runs) - len(done)} to do; "
         f"{len(taught)} teacher runs serve {len(students)} distilled students. Results: {root}",
         soft_wrap=True,
     )
+
+
+def _budgets(planned: Plan) -> dict[int, list[str]]:
+    """Budgets of trainable parameters -> the arms that have them."""
+    found: dict[int, list[str]] = {}
+    for run in planned.runs:
+        if run.adapter is not None and run.adapter.budget is not None:
+            arms = found.setdefault(run.adapter.budget, [])
+            arms += [run.title] if run.title not in arms else []
+    return found
+
+
+def _shared(planned: Plan) -> list[str]:
+    """Labelled arms whose settings are those of an arm that is planned anyway."""
+    titles = {run.title for run in planned.runs}
+    names = dict.fromkeys(labelled(cell.arm, cell.label) for cell in planned.cells)
+    return [name for name in names if name not in titles]
 
 
 def status(folder: StudyFolder, as_json: AsJson = False) -> None:
@@ -181,14 +215,33 @@ def status(folder: StudyFolder, as_json: AsJson = False) -> None:
 def report(
     folder: StudyFolder,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write it again whenever a run ends, until all have.")
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Seconds between looks, with --watch.")] = 10,
 ) -> None:
     """Write the report of a study again from its records."""
-    from kdlora.api import write_report
+    from kdlora.api import watch_report, write_report
 
-    files = write_report(folder)
-    print(files.html)
-    if open_it:
-        typer.launch(str(files.html))
+    if not watch:
+        files = write_report(folder)
+        print(files.html)
+        if open_it:
+            typer.launch(str(files.html))
+        return
+    opened = False
+
+    def tell(files: ReportFiles, done: int, planned: int) -> None:
+        nonlocal opened
+        print(f"{files.html}: {done} of {planned} runs done", flush=True)
+        if open_it and not opened:
+            typer.launch(str(files.html))
+            opened = True
+
+    try:
+        watch_report(folder, every_s=every, on_written=tell)
+    except KeyboardInterrupt:
+        print("stopped watching; the report stays as it was last written")
 
 
 def _read(study: str, data_dir: str | None) -> Study:

@@ -1,32 +1,61 @@
-"""Losses of a student: hard labels, and a teacher's cached logits.
+"""Losses of a student: hard labels, and what its teacher's logits say.
 
-All means are over examples. The knob between the two is `kd_weight` (the teacher's share), never
-"alpha", which belongs to LoRA.
+Every signal gives one value an example, so that labelled and unlabelled rows can be weighted
+apart; all means are over examples. The knob between the two is `kd_weight` (the teacher's share),
+never "alpha", which belongs to LoRA.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from kdlora.spec.study import Distillation
+from kdlora.data.unlabelled import NO_LABEL
+from kdlora.errors import InputError
+from kdlora.spec.distillation import Distillation, Dkd, Signals, Tempered, signal_problems
 from kdlora.spec.tasks import Task
 
-# (student logits [b, c] fp32, labels [b], teacher logits [b, c] or None) -> scalar mean over b
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+_TINY = 1e-8
+
+
+class Loss(Protocol):
+    """Student logits [b, c] fp32, labels [b], teacher logits [b, c] or None -> mean over b.
+
+    `matched` [b] is what signals beyond the logits add to the teacher's term.
+    """
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        teacher: torch.Tensor | None,
+        matched: torch.Tensor | None = None,
+    ) -> torch.Tensor: ...
+
+
+def is_labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Where labels [b] are there: boolean [b]."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
 
 
 def hard_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy for classes (labels [b] int64), mean squared error for regression."""
+    return _hard(task, logits, labels).mean()
+
+
+def _hard(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """[b]; zero, and without a gradient, where there is no label."""
     if task.kind == "regression":
-        return F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-    return F.cross_entropy(logits, labels)
+        known = is_labelled(labels)
+        gap = logits.squeeze(-1) - labels.nan_to_num().to(logits.dtype)
+        return torch.where(known, gap, torch.zeros_like(gap)).square()
+    return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
 
 
 def kd_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Soft-label loss ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, mean over rows.
+    """Soft-label loss ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``, per row [b].
 
     Source: Hinton, Vinyals, Dean (2015), "Distilling the knowledge in a neural network". The
     factor T^2 keeps the gradient's size independent of the temperature.
@@ -38,26 +67,164 @@ def kd_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> t
     """
     log_s = F.log_softmax(student / temperature, dim=-1)
     log_t = F.log_softmax(teacher / temperature, dim=-1)
-    return temperature**2 * F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    return temperature**2 * _kl(log_t, log_s)
+
+
+def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Mean over classes of the squared difference of logits [b, c], per row [b].
+
+    Source: Ba and Caruana (2014), "Do deep nets really need to be deep?".
+    """
+    return (student - teacher).square().mean(dim=-1)
+
+
+def dkd(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    target: torch.Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    temperature: float,
+) -> torch.Tensor:
+    """Decoupled distillation ``T^2 (alpha TCKD + beta NCKD)``, per row [b].
+
+    TCKD compares the target class with all others together, NCKD the others among themselves;
+    with two classes NCKD is zero. With ``beta = 1 - p_teacher(target)`` and ``alpha = 1`` it is
+    `kd_kl`. Source: Zhao et al. (2022), "Decoupled knowledge distillation".
+
+    Args:
+        student: logits [b, c]; the gradient flows here.
+        teacher: logits [b, c].
+        target: class [b] of each row.
+    """
+    outside = F.one_hot(target, student.shape[-1]).bool()
+
+    def parts(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_p = F.log_softmax(logits / temperature, dim=-1)
+        inside = log_p.gather(-1, target[:, None])
+        others = log_p.masked_fill(outside, -torch.inf)
+        rest = others.logsumexp(-1, keepdim=True)
+        # the target's own place holds 0 in both, and so adds nothing
+        return torch.cat([inside, rest], -1), (log_p - rest).masked_fill(outside, 0.0)
+
+    target_s, others_s = parts(student)
+    target_t, others_t = parts(teacher)
+    nckd = (others_t.exp().masked_fill(outside, 0.0) * (others_t - others_s)).sum(-1)
+    return temperature**2 * (alpha * _kl(target_t, target_s) + beta * nckd)
+
+
+def dist(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    temperature: float,
+) -> torch.Tensor:
+    """Relations instead of values: ``T^2 (beta inter + gamma intra)``, per row [b].
+
+    Inter is 1 - Pearson's correlation of the two rows of probabilities, over classes; intra is
+    the same over the rows of the batch, mean over classes, and so one number for all rows. With
+    two classes a row's correlation is 1 or -1 whatever the values, and only intra teaches.
+    Source: Huang et al. (2022), "Knowledge distillation from a stronger teacher".
+    """
+    p, q = ((x / temperature).softmax(-1) for x in (student, teacher))
+    inter = 1 - _pearson(p, q)
+    intra = 1 - _pearson(p.T, q.T).mean()
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def _pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Correlation along the last dimension; 0 where one side is constant."""
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return F.cosine_similarity(a, b, dim=-1, eps=_TINY)
 
 
 def make_loss(task: Task, kd: Distillation | None) -> Loss:
     """The loss of a run: hard labels alone, or mixed with the teacher's term.
 
-    ``(1 - kd_weight) * hard + kd_weight * soft``; soft is `kd_kl` for classes and the mean
-    squared error between both predictions for regression.
+    A labelled row counts ``(1 - kd_weight) * hard + kd_weight * soft``, one that only the teacher
+    labels ``soft``; soft is the weighted sum of the signals. For regression `kd_kl` gives way to
+    the squared error of both predictions. Raises InputError for signals a regression cannot have.
     """
+    if kd is None:
 
-    def loss(
-        logits: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None
-    ) -> torch.Tensor:
-        if kd is None:
+        def plain(logits, labels, teacher, matched=None):
             return hard_loss(task, logits, labels)
+
+        return plain
+    settings = kd
+    problems = list(signal_problems(kd.signals, task.kind))
+    if problems:
+        raise InputError(problems, where="distillation.signals")
+
+    def loss(logits, labels, teacher, matched=None):
         assert teacher is not None, "a distilled run needs its teacher's logits"
-        if task.kind == "regression":
-            soft = F.mse_loss(logits.squeeze(-1), teacher.to(logits.dtype).squeeze(-1))
-        else:
-            soft = kd_kl(logits, teacher.to(logits.dtype), kd.temperature)
-        return (1 - kd.kd_weight) * hard_loss(task, logits, labels) + kd.kd_weight * soft
+        soft = _soft(task, settings, logits, labels, teacher.to(logits.dtype))
+        soft = soft if matched is None else soft + matched
+        share = torch.where(is_labelled(labels), settings.kd_weight, 1.0).to(soft.dtype)
+        hard = _hard(task, logits, labels)
+        return ((1 - share) * hard + share * soft).mean()
 
     return loss
+
+
+def _soft(
+    task: Task,
+    kd: Distillation,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    teacher: torch.Tensor,
+) -> torch.Tensor:
+    """The signals that use logits alone, weighted and added, [b]."""
+    signals: Signals = kd.signals
+    total = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
+    if signals.kl is not None:
+        if task.kind == "regression":
+            value = logit_mse(logits, teacher)
+        else:
+            value = kd_kl(logits, teacher, _temperature(signals.kl, kd))
+        total = total + signals.kl.weight * value
+    if signals.logit_mse is not None:
+        total = total + signals.logit_mse.weight * logit_mse(logits, teacher)
+    if signals.dkd is not None:
+        total = total + signals.dkd.weight * _dkd(signals.dkd, kd, logits, labels, teacher)
+    if signals.dist is not None:
+        term = signals.dist
+        value = dist(
+            logits,
+            teacher,
+            beta=term.beta,
+            gamma=term.gamma,
+            temperature=_temperature(term, kd),
+        )
+        total = total + term.weight * value
+    return total
+
+
+def _dkd(
+    term: Dkd,
+    kd: Distillation,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    teacher: torch.Tensor,
+) -> torch.Tensor:
+    """A row without a label takes the teacher's choice for its target."""
+    target = torch.where(is_labelled(labels), labels, teacher.argmax(-1))
+    return dkd(
+        logits,
+        teacher,
+        target,
+        alpha=term.alpha,
+        beta=term.beta,
+        temperature=_temperature(term, kd),
+    )
+
+
+def _temperature(term: Tempered, kd: Distillation) -> float:
+    return term.temperature if term.temperature is not None else kd.temperature

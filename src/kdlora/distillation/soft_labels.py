@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,10 @@ from safetensors.numpy import save_file
 
 from kdlora.data.examples import Examples, TaskData
 from kdlora.errors import ModelError
+from kdlora.spec.tasks import Task
 
 FILE = "soft_labels.safetensors"
+_NONE = np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,18 @@ class SoftLabels:
             )
         return self.logits[rows]
 
+    def knows(self, ids: np.ndarray) -> np.ndarray:
+        """Which of the ids have logits, boolean [m]."""
+        return np.isin(ids, self.ids)
+
+    def joined(self, other: SoftLabels) -> SoftLabels:
+        """These logits and those of further examples; the classes must be in the same order."""
+        return replace(
+            self,
+            ids=np.concatenate([self.ids, other.ids]),
+            logits=np.concatenate([self.logits, other.logits]),
+        )
+
     def permuted(self, label_names: tuple[str, ...]) -> SoftLabels:
         """The same logits with the classes in another order, matched by name."""
         if self.label_names == label_names:
@@ -65,7 +79,19 @@ class SoftLabels:
         )
 
 
-def save(labels: SoftLabels, folder: Path) -> Path:
+def mean_of(teachers: Sequence[SoftLabels]) -> SoftLabels:
+    """The mean logits of an ensemble, of the examples that all of its teachers know."""
+    first, *others = teachers
+    if not others:
+        return first
+    known = np.logical_and.reduce([teacher.knows(first.ids) for teacher in teachers])
+    ids = first.ids[known]
+    logits = np.stack([teacher.take(ids) for teacher in teachers]).mean(axis=0)
+    names = " and ".join(teacher.teacher_run_id for teacher in teachers)
+    return replace(first, ids=ids, logits=logits, teacher_run_id=names)
+
+
+def save(labels: SoftLabels, folder: Path, name: str = FILE) -> Path:
     """Write the cache atomically as safetensors; ids are stored as 64-bit integers."""
     tensors: dict[str, np.ndarray] = {
         "example_id": np.array([int(i, 16) for i in labels.ids], dtype=np.uint64),
@@ -76,16 +102,16 @@ def save(labels: SoftLabels, folder: Path) -> Path:
         "label_names": json.dumps(labels.label_names),
         "data_fingerprint": labels.data_fingerprint,
     }
-    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
     save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, folder / FILE)
-    return folder / FILE
+    os.replace(temporary, folder / name)
+    return folder / name
 
 
-def load(folder: Path) -> SoftLabels | None:
+def load(folder: Path, name: str = FILE) -> SoftLabels | None:
     """Read a teacher's cache; None when there is none or it was torn by a crash."""
     try:
-        with safe_open(folder / FILE, framework="np") as handle:
+        with safe_open(folder / name, framework="np") as handle:
             metadata = handle.metadata()
             ids, logits = handle.get_tensor("example_id"), handle.get_tensor("logits")
         return SoftLabels(
@@ -111,17 +137,53 @@ def soft_labels(
     Returns the labels and whether they came from the cache. A cache of another teacher run or of
     other rows is not used.
     """
-    cached = load(folder)
+    return _labelled(
+        folder,
+        FILE,
+        data.splits().values(),
+        like=SoftLabels(_NONE, _NONE, teacher_run_id, data.task.label_names, data.fingerprint),
+        label=label,
+    )
+
+
+def soft_labels_of_texts(
+    folder: Path,
+    *,
+    teacher_run_id: str,
+    task: Task,
+    rows: Examples,
+    fingerprint: str,
+    label: Callable[[Examples], np.ndarray],
+) -> tuple[SoftLabels, bool]:
+    """The same for unlabelled rows, in a cache of their own for each set of rows."""
+    return _labelled(
+        folder,
+        f"soft_labels-{fingerprint}.safetensors",
+        [rows],
+        like=SoftLabels(_NONE, _NONE, teacher_run_id, task.label_names, fingerprint),
+        label=label,
+    )
+
+
+def _labelled(
+    folder: Path,
+    name: str,
+    parts: Iterable[Examples],
+    *,
+    like: SoftLabels,
+    label: Callable[[Examples], np.ndarray],
+) -> tuple[SoftLabels, bool]:
+    cached = load(folder, name)
     if (
         cached is not None
-        and cached.teacher_run_id == teacher_run_id
-        and cached.data_fingerprint == data.fingerprint
+        and cached.teacher_run_id == like.teacher_run_id
+        and cached.data_fingerprint == like.data_fingerprint
     ):
-        return cached.permuted(data.task.label_names), True
-    parts = data.splits().values()
+        return cached.permuted(like.label_names), True
+    parts = list(parts)
     ids = np.concatenate([part.ids for part in parts])
     logits = np.concatenate([label(part) for part in parts])
     ids, first = np.unique(ids, return_index=True)
-    made = SoftLabels(ids, logits[first], teacher_run_id, data.task.label_names, data.fingerprint)
-    save(made, folder)
+    made = replace(like, ids=ids, logits=logits[first])
+    save(made, folder, name)
     return made, False

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from kdlora.engines.tuning import tune_workers
 from kdlora.errors import Interrupted, KdloraError
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
@@ -44,7 +45,7 @@ def run_plan(
     status = {run.run_id: "done" for run in plan.runs if store.is_done(run.run_id)}
     waiting = [run for run in plan.runs if run.run_id not in status]
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
-    choose_waiting()
+    tune_workers()
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["kdlora.engines.worker"])
     active: Active = {}
@@ -54,11 +55,13 @@ def run_plan(
                 waiting.remove(run)
                 active.update([_start(context, run, store, threads)])
                 on_event(run, {"start": True})
-            blocked = [r for r in waiting if status.get(r.teacher_run_id or "") in _HOPELESS]
+            hopeless = {run_id for run_id, what in status.items() if what in _HOPELESS}
+            blocked = [run for run in waiting if hopeless.intersection(run.teachers)]
             for run in blocked:
                 waiting.remove(run)
                 status[run.run_id] = "skipped"
-                on_event(run, {"failed": f"its teacher {run.teacher_run_id} is not done"})
+                teacher = next(t for t in run.teachers if t in hopeless)
+                on_event(run, {"failed": f"its teacher {teacher} is not done"})
             if active:
                 _pump(active, store, status, on_event)
             elif waiting and not blocked and not _ready(waiting, status):
@@ -72,30 +75,12 @@ def run_plan(
     return status
 
 
-def choose_waiting() -> None:
-    """Decide, before torch is loaded, whether threads that wait for each other spin or sleep.
-
-    On an idle machine a short spin is faster, for single texts by a factor; beside other work
-    spinning threads starve each other and training slows down many times. What the user has set
-    stays; the choice is kept in the record's environment.
-    """
-    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
-        return
-    busy = os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1)
-    if busy:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    else:
-        os.environ["GOMP_SPINCOUNT"] = "10000"
-
-
 _HOPELESS = ("failed", "skipped")
 INTERRUPTED = 130  # exit code of a worker that stopped after its checkpoint
 
 
 def _ready(waiting: list[Run], status: dict[str, str]) -> list[Run]:
-    return [
-        r for r in waiting if r.teacher_run_id is None or status.get(r.teacher_run_id) == "done"
-    ]
+    return [r for r in waiting if all(status.get(t) == "done" for t in r.teachers)]
 
 
 def _start(

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import nn
+from transformers import PreTrainedConfig
+
 from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
 from kdlora.data.sources import load_task
+from kdlora.engines.teaching import check_teaching
 from kdlora.errors import InputError, KdloraError
-from kdlora.models.adapters import check_options
+from kdlora.models import peft_methods
+from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
+from kdlora.models.counting import resolve_budget, without_weights
 from kdlora.models.encoders import load_encoder, resolve_encoder
+from kdlora.models.families import resolve_targets, trained_modules
+from kdlora.models.layers import with_layers
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
+from kdlora.spec.tasks import Task
 
 
 def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
@@ -38,6 +47,8 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
             _check_model(run, loaded.get(run.task.name), on_note)
         except KdloraError as error:
             collect(error)
+    if not problems:
+        problems += check_teaching(plan, loaded, on_note)
     if problems:
         raise InputError(list(dict.fromkeys(problems)))
     for data in loaded.values():
@@ -46,12 +57,13 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
 
 
 def _one_a_model(plan: Plan) -> list[Run]:
-    """One run for each distinct encoder and adaptation (and task, where the teacher is given)."""
+    """One run for each distinct encoder and adapter (and task, where the teacher is given)."""
     chosen = {}
     for run in plan.runs:
         if run.encoder is not None:
             task = run.task.name if run.adaptation == "given" else ""
-            chosen[run.encoder.name, run.adaptation, task] = run
+            adapter = run.adapter.model_dump_json() if run.adapter else ""
+            chosen[run.encoder.title, run.adaptation, adapter, task] = run
     return list(chosen.values())
 
 
@@ -67,5 +79,25 @@ def _check_model(run: Run, data: TaskData | None, on_note: Callable[[str], None]
             on_note(f"{run.encoder.name}: {note}")
     else:
         source = resolve_encoder(run.encoder)
-        read_config(source)
+        config = with_layers(read_config(source), run.encoder.layers, where=run.encoder.name)
         read_tokenizer(source)
+        if run.adapter is not None and data is not None:
+            _check_adapter(run, config, data.task)
+
+
+def _check_adapter(run: Run, config: PreTrainedConfig, task: Task) -> None:
+    """See on the encoder without weights that the adapter's targets and its budget fit.
+
+    Which modules are new is not known yet. A pooler may be; it is taken to be, so that a budget is
+    not called too small for a layer that would train whole.
+    """
+    assert run.adapter is not None
+    model = without_weights(config, task)
+    poolers = [n for n, m in model.named_modules() if "pooler" in n and isinstance(m, nn.Linear)]
+    if run.adapter.budget is not None:
+        resolve_budget(config, run.adaptation, run.adapter, task, new_modules=poolers)
+    if run.adapter.method is not None:
+        peft_methods.build_config(run.adapter, model, trained_modules(model, ()))
+    else:
+        targets = resolve_targets(model, run.adapter.targets, trained_modules(model, ()))
+        check_patterns(run.adapter, targets)

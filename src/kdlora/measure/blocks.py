@@ -86,6 +86,23 @@ class Flag(Block):
     detail: str
 
 
+class Teaching(Block):
+    """What a distilled student really learnt from."""
+
+    signals: list[str] = []
+    teachers: int = Field(1, description="runs whose mean logits taught")
+    states: Literal["cached", "computed in every step"] | None = Field(
+        None, description="where the teacher's inner states came from, if any were matched"
+    )
+    states_mb: float | None = Field(None, description="their size on disk, if cached")
+    projector_params: int | None = Field(
+        None, description="trained beside the student for hidden states of another width"
+    )
+    unlabelled: dict[str, int] | None = Field(
+        None, description="transfer texts used, and those dropped by reason"
+    )
+
+
 class TrainingFacts(Block):
     """What the loop really did, which may differ from what was asked for."""
 
@@ -106,5 +123,8 @@ class TrainingFacts(Block):
     new_modules: list[str] = []
     modules_to_save: list[str] = []
     targets: list[str] = []
+    adapter_rank: int | None = Field(None, description="as set, or as a budget allowed")
+    adapter_params: int | None = Field(None, description="trained in the adapter, head excluded")
     adapter_norm: float | None = Field(None, description="Frobenius norm of the merged update")
     rank_pattern: dict[str, int] | None = None
+    teaching: Teaching | None = None

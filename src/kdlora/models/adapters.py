@@ -8,17 +8,19 @@ the modules to train and save are named in full, never guessed from the end of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import get_pattern_key
 from torch import nn
 
 from kdlora.errors import ModelError, did_you_mean
-from kdlora.models import adalora
+from kdlora.models import adalora, peft_methods
 from kdlora.models.checkpoints import expected_warnings, seeded
 from kdlora.models.families import resolve_targets, trained_modules
 from kdlora.models.merging import adapter_norm, merge, remember_initial, tuner_layers
@@ -33,6 +35,7 @@ __all__ = [
     "adapt",
     "adapted_layers",
     "adapter_norm",
+    "adapter_parameters",
     "after_step",
     "allocator_state",
     "earliest_stop",
@@ -56,14 +59,17 @@ _FIXED: dict[str, dict[str, Any]] = {
     "adalora": {},
     "mrlora": {},
 }
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "lora": ("init_lora_weights",),
-    "rslora": ("init_lora_weights",),
-    "dora": ("init_lora_weights", "use_rslora"),
+_PATTERNS = ("rank_pattern", "alpha_pattern")  # layer: value, other than for the rest
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "lora": ("init_lora_weights", "lora_bias", *_PATTERNS),
+    "rslora": ("init_lora_weights", "lora_bias", *_PATTERNS),
+    "dora": ("init_lora_weights", "use_rslora", *_PATTERNS),
     "olora": ("use_rslora",),
     "adalora": adalora.OPTIONS,
     "mrlora": ("ranks", "use_rslora", "init_weights"),
 }
+_SIZES = ("init_r", "ranks", "rank_pattern")  # options that decide how many parameters there are
+_PISSA = ("pissa", "pissa_niter_16")  # Meng et al. 2024: like OLoRA, but by singular vectors
 _INITS: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, "gaussian"),
     "init_weights": ("kaiming", "svd"),
@@ -84,6 +90,7 @@ def adapt(
     `peft.PeftModel` in which the adapters, the head and every newly initialised module train.
     Adapters are initialised from `seed` alone. `total_steps` are the optimizer steps that will
     really be done (AdaLoRA plans its budget by them).
+    An adapter section with a budget has to be resolved before (`counting.resolve_budget`).
     Raises ModelError with every unknown option and target.
     """
     model = loaded.model
@@ -99,14 +106,23 @@ def adapt(
         raise ModelError(f"adaptation '{adaptation}' needs the adapter section of the study")
     check_options(adaptation, adapter)
     trained = trained_modules(model, loaded.new_modules)
-    targets = resolve_targets(model, adapter.targets, trained)
-    config = _peft_config(adaptation, adapter, total_steps)
+    config: Any
+    if adaptation == "peft":
+        config, targets = peft_methods.build_config(adapter, model, trained)
+    else:
+        targets = resolve_targets(model, adapter.targets, trained)
+        check_patterns(adapter, targets)
+        config = _peft_config(adaptation, adapter, total_steps)
     config.target_modules = set(targets)
     config.modules_to_save = list(trained)
     config.base_model_name_or_path = model.name_or_path or None
     with seeded(seed), expected_warnings():
         # Not get_peft_model: without a task type peft adds no module to train by itself.
-        adapted = PeftModel(model, config, ADAPTER_NAME)
+        try:
+            adapted = PeftModel(model, config, ADAPTER_NAME)
+        except (ValueError, TypeError) as error:  # such as a block size that divides no layer
+            text = " ".join(str(error).split())
+            raise ModelError(f"{adapter.method or adaptation}: {text}", where="adapter") from None
     _check_names(adapted, targets, trained)
     remember_initial(adapted)
     return adapted
@@ -115,7 +131,7 @@ def adapt(
 def _peft_config(adaptation: str, adapter: Adapter, total_steps: int) -> Any:
     """The variant's peft config, without the names of modules. Raises ModelError."""
     settings = {**_FIXED[adaptation], **adapter.options}
-    rank, dropout = adapter.rank, adapter.dropout
+    rank, dropout = adapter.known_rank, adapter.dropout
     alpha: Any = adapter.alpha_value  # peft declares whole numbers but takes any
     try:
         if adaptation == "mrlora":
@@ -129,17 +145,52 @@ def _peft_config(adaptation: str, adapter: Adapter, total_steps: int) -> Any:
 
 
 def check_options(adaptation: str, adapter: Adapter) -> None:
-    """Raises ModelError that lists every option the variant does not have."""
-    known = _OPTIONS[adaptation]
+    """Raises ModelError that lists every option that the variant or peft method does not have."""
+    if adaptation == "peft":
+        problems = peft_methods.method_problems(adapter)
+        if problems:
+            raise ModelError(problems, where="adapter")
+        return
+    known = OPTIONS[adaptation]
     problems = []
     for name, value in adapter.options.items():
         if name not in known:
             problems.append(f"{adaptation} has no option '{name}'.{did_you_mean(name, known)}")
-        elif name in _INITS and value not in _INITS[name]:
-            allowed = ", ".join(str(v) for v in _INITS[name])
+        elif name in _INITS and not _known_init(adaptation, name, value):
+            allowed = ", ".join(str(v) for v in _inits(adaptation, name))
             problems.append(f"{name}: unknown initialisation '{value}'. Known: {allowed}")
+        elif adapter.budget is not None and name in _SIZES:
+            problems.append(f"option {name} and a budget both set the adapter's size: give one")
+    problems += peft_methods.start_problems(adapter.options)
     if problems:
         raise ModelError(problems, where="adapter.options")
+
+
+def check_patterns(adapter: Adapter, targets: Sequence[str]) -> None:
+    """Raises ModelError for a rank or alpha of layers that carry no adapter, or that is none."""
+    problems = []
+    for option in _PATTERNS:
+        for key, value in (adapter.options.get(option) or {}).items():
+            if not any(get_pattern_key([key], name) == key for name in targets):
+                ends = {name.rpartition(".")[2] for name in targets}
+                problems.append(
+                    f"{option}: no adapted layer is named '{key}'.{did_you_mean(key, ends)}"
+                )
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                problems.append(f"{option}: '{key}' must be a positive number, got {value!r}")
+    if problems:
+        raise ModelError(problems, where="adapter.options")
+
+
+def _inits(adaptation: str, name: str) -> tuple[Any, ...]:
+    return (*_INITS[name], *(_PISSA if adaptation in ("lora", "rslora") else ()))
+
+
+def _known_init(adaptation: str, name: str, value: Any) -> bool:
+    """Whether an initialisation is known; ``pissa_niter_4`` is PiSSA by 4 steps of a fast SVD."""
+    known = _inits(adaptation, name)
+    several = isinstance(value, str) and re.fullmatch(r"pissa_niter_[1-9]\d*", value)
+    return value in known or bool(several and "pissa" in known)
 
 
 def _check_names(adapted: PeftModel, targets: Iterable[str], trained: Iterable[str]) -> None:
@@ -200,6 +251,15 @@ def load_allocator_state(model: nn.Module, state: dict[str, Any] | None) -> None
 def trainable_parameters(model: nn.Module) -> int:
     """Number of parameters that training changes."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def adapter_parameters(model: nn.Module) -> int | None:
+    """Number of parameters that the adapter trains, without the modules that train whole."""
+    if not isinstance(model, PeftModel):
+        return None
+    modules = (model.get_base_model().get_submodule(name) for name in saved_modules(model))
+    whole = sum(p.numel() for m in modules for p in m.parameters() if p.requires_grad)
+    return trainable_parameters(model) - whole
 
 
 def _adaptive(model: nn.Module) -> tuple[PeftModel, AdaLoraConfig] | None:

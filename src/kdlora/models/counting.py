@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import torch
+from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
 
+from kdlora.errors import ModelError
 from kdlora.models.adalora import initial_rank
 from kdlora.models.adapters import check_options
 from kdlora.models.families import resolve_targets, trained_modules
@@ -15,15 +19,22 @@ from kdlora.models.mrlora import halving_ranks
 from kdlora.spec.study import Adapter
 from kdlora.spec.tasks import Task
 
+Shapes = dict[str, tuple[int, int]]  # inputs and outputs of every adapted layer
 
-def adapter_parameters(adaptation: str, adapter: Adapter, inputs: int, outputs: int) -> int:
+
+def adapter_parameters(
+    adaptation: str, adapter: Adapter, inputs: int, outputs: int, *, name: str = ""
+) -> int:
     """Trainable parameters of one adapter beside a Linear layer from `inputs` to `outputs`.
 
     LoRA and rsLoRA: ``r (in + out)``; OLoRA the same, its r no larger than the layer. DoRA: one
     magnitude per output more. AdaLoRA begins with ``init_r > r`` triplets of two vectors and a
-    value. MrLoRA: the sum of its blocks' ranks in place of r, and one weight per block.
+    value. MrLoRA: the sum of its blocks' ranks in place of r, and one weight per block. `name` is
+    the layer's, by which a `rank_pattern` may give it another rank.
     """
-    rank, options = adapter.rank, adapter.options
+    rank, options = adapter.known_rank, adapter.options
+    ranks_by_name = options.get("rank_pattern") or {}
+    rank = ranks_by_name.get(get_pattern_key(list(ranks_by_name), name), rank)
     both = inputs + outputs
     if adaptation == "adalora":
         return options.get("init_r", initial_rank(rank)) * (both + 1)
@@ -32,7 +43,8 @@ def adapter_parameters(adaptation: str, adapter: Adapter, inputs: int, outputs: 
         return sum(ranks) * both + len(ranks)
     if adaptation == "olora":
         return min(rank, inputs, outputs) * both
-    return rank * both + (outputs if adaptation == "dora" else 0)
+    vectors = int(adaptation == "dora") + int(bool(options.get("lora_bias")))
+    return rank * both + vectors * outputs
 
 
 def expected_trainable(
@@ -50,18 +62,78 @@ def expected_trainable(
     masked language modelling). `trained` replaces the modules trained beside the adapter, which
     are otherwise the head and the new ones. Raises ModelError as `adapt` does.
     """
-    config = type(config).from_dict({**config.to_dict(), "num_labels": task.num_outputs})
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+    model = without_weights(config, task)
     if adaptation == "fft" or adapter is None:
         return sum(p.numel() for p in model.parameters())
     check_options(adaptation, adapter)
     beside = trained_modules(model, new_modules) if trained is None else tuple(trained)
-    layers = [model.get_submodule(name) for name in resolve_targets(model, adapter.targets, beside)]
-    adapters = sum(
-        adapter_parameters(adaptation, adapter, layer.in_features, layer.out_features)
-        for layer in layers
-        if isinstance(layer, nn.Linear)
-    )
+    shapes = _shapes(model, adapter, beside)
+    if adapter.budget is not None:
+        adapter = adapter.at_rank(_largest_rank(adaptation, adapter, shapes))
     whole = sum(p.numel() for name in beside for p in model.get_submodule(name).parameters())
-    return adapters + whole
+    return _total(adaptation, adapter, shapes) + whole
+
+
+def resolve_budget(
+    config: PreTrainedConfig,
+    adaptation: str,
+    adapter: Adapter,
+    task: Task,
+    *,
+    new_modules: Sequence[str] = (),
+) -> Adapter:
+    """The adapter with the largest rank whose parameters are within its budget.
+
+    What trains beside the adapter (the head, `new_modules`) is no part of the budget. For AdaLoRA
+    the parameters are those that training begins with. An adapter without a budget is returned as
+    it is. Raises ModelError that states the smallest size where the budget is too small.
+    """
+    if adapter.budget is None:
+        return adapter
+    check_options(adaptation, adapter)
+    model = without_weights(config, task)
+    shapes = _shapes(model, adapter, trained_modules(model, new_modules))
+    return adapter.at_rank(_largest_rank(adaptation, adapter, shapes))
+
+
+def without_weights(config: PreTrainedConfig, task: Task) -> PreTrainedModel:
+    """The classifier on the meta device, where tensors have a shape and nothing in it."""
+    config = type(config).from_dict({**config.to_dict(), "num_labels": task.num_outputs})
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+def _largest_rank(adaptation: str, adapter: Adapter, shapes: Shapes) -> int:
+    assert adapter.budget is not None
+
+    def size(rank: int) -> int:
+        return _total(adaptation, adapter.at_rank(rank), shapes)
+
+    if size(1) > adapter.budget:
+        raise ModelError(
+            f"{adapter.budget:,} trainable parameters are too few for {adaptation} on "
+            f"{len(shapes)} layers: the smallest adapter, of rank 1, has {size(1):,}. Raise the "
+            "budget, or name fewer targets",
+            where="adapter.budget",
+        )
+    most = adapter.budget  # every rank costs at least one parameter
+    if adaptation == "olora":  # its rank is cut to the layer's own, so more changes nothing
+        most = max(min(shape) for shape in shapes.values())
+    return bisect_right(range(1, most + 1), adapter.budget, key=size)
+
+
+def _shapes(model: PreTrainedModel, adapter: Adapter, trained: Sequence[str]) -> Shapes:
+    """Inputs and outputs of every layer that the adapter stands beside."""
+    names = resolve_targets(model, adapter.targets, trained)
+    layers = {name: model.get_submodule(name) for name in names}
+    return {
+        name: (layer.in_features, layer.out_features)
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Linear)
+    }
+
+
+def _total(adaptation: str, adapter: Adapter, shapes: Shapes) -> int:
+    return sum(
+        adapter_parameters(adaptation, adapter, *shape, name=name) for name, shape in shapes.items()
+    )

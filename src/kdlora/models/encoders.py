@@ -19,6 +19,7 @@ from kdlora.models.checkpoints import (
 )
 from kdlora.models.families import dropout_fields
 from kdlora.models.labels import order_labels, output_names
+from kdlora.models.layers import keep_layers
 from kdlora.spec.run import EncoderRef
 from kdlora.spec.tasks import Task
 
@@ -65,7 +66,8 @@ def load_encoder(
 
     The head (and whatever else the files do not hold) is initialised from `seed` alone: torch's
     global generator is neither used nor changed. `dropout` replaces all dropout probabilities of
-    the config. `attention` is "eager" or "sdpa", the latter where the family has it.
+    the config. `attention` is "eager" or "sdpa", the latter where the family has it. Where the
+    reference names layers, only those are kept.
 
     With `given` the model must be fine-tuned already, as a model folder or an adapter folder:
     nothing may be new, the number of outputs must be the task's, and the outputs are put into
@@ -79,7 +81,12 @@ def load_encoder(
     if dropout is not None:
         for field in dropout_fields(config):
             setattr(config, field, dropout)
-    checkpoint = read_classifier(source, config, seed=seed, attention=attention)
+    checkpoint = keep_layers(
+        read_classifier(source, config, seed=seed, attention=attention),
+        reference.layers,
+        where=source,
+        seed=seed,
+    )
     tokenizer = read_tokenizer(source)
     check_loaded(source, checkpoint, tokenizer)
     return LoadedEncoder(checkpoint.model, tokenizer, new_modules(checkpoint))

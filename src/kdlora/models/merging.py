@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.adalora.layer import AdaLoraLayer
+from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
@@ -31,9 +34,13 @@ def merge(model: nn.Module) -> PreTrainedModel:
     if not isinstance(model, PeftModel):
         assert isinstance(model, PreTrainedModel)
         return model
+    base = model.get_base_model()
+    for name, module in list(base.named_modules()):  # not every method of peft puts heads back
+        if isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.modules_to_save["default"])
     try:
         merged = model.merge_and_unload(safe_merge=True)
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise ModelError(f"the adapter cannot be merged: {error}") from None
     if hasattr(merged, "peft_config"):  # else save_pretrained would look for adapters
         del merged.peft_config
@@ -89,6 +96,8 @@ def adapter_norm(model: nn.Module) -> float | None:
 
 def _squared_update(layer: Any, initial: Factors) -> float:
     name = layer.active_adapters[0]
+    if not _is_low_rank(layer):
+        return _squared_change(layer)
     update = layer.get_delta_weight(name).float()
     factors = _factors(layer)
     initial = {key: tensor.to(update.device) for key, tensor in initial.items()}
@@ -107,12 +116,30 @@ def _squared_update(layer: Any, initial: Factors) -> float:
     return float(update.double().square().sum())
 
 
+def _is_low_rank(layer: Any) -> bool:
+    """Whether the layer's update is an explicit ``s B A``."""
+    return isinstance(layer, LoraLayer | MrLoraLinear)
+
+
+def _squared_change(layer: Any) -> float:
+    """``||W' - W||^2`` over a layer's parameters, W' those of a merged copy."""
+    before = dict(layer.get_base_layer().named_parameters())
+    merged = copy.deepcopy(layer).float()
+    merged.merge()
+    after = dict(merged.get_base_layer().named_parameters())
+    # A method may replace a layer's parameters by others; what is new began as nothing.
+    return sum(
+        float((p.double() - before[n].double() if n in before else p.double()).square().sum())
+        for n, p in after.items()
+    )
+
+
 def _factors(layer: Any) -> Factors:
     name = layer.active_adapters[0]
     if isinstance(layer, MrLoraLinear):
         return {"A": layer.mrlora_A[name], "B": layer.mrlora_B[name]}
-    if isinstance(layer, AdaLoraLayer):
-        return {}  # its singular values begin with zero
+    if isinstance(layer, AdaLoraLayer) or not _is_low_rank(layer):
+        return {}  # AdaLoRA's singular values begin with zero; other methods are merged to see
     factors: Factors = {"A": layer.lora_A[name].weight, "B": layer.lora_B[name].weight}
     if name in layer.lora_magnitude_vector:
         factors["magnitude"] = layer.lora_magnitude_vector[name].weight

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import warnings
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from peft import AdaLoraConfig, PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,6 +36,7 @@ from kdlora.models.checkpoints import (
 )
 from kdlora.models.encoders import new_modules, resolve_encoder
 from kdlora.models.labels import output_names
+from kdlora.models.layers import keep_layers
 from kdlora.models.merging import initial_factors, merge
 from kdlora.models.mrlora import MrLoraConfig
 from kdlora.spec.fingerprint import hash_model_folder
@@ -174,9 +175,16 @@ def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> P
         raise ModelError(f"{folder}: cannot read the adapter: {error}") from None
     source = _find_encoder(folder, encoder or remembered, remembered, config)
     base_config = read_config(source, **_outputs(folder, about, weights))
-    checkpoint = read_classifier(source, base_config, seed=0, attention=attention)
+    layers = (encoder.layers if encoder else None) or (remembered.layers if remembered else None)
+    checkpoint = keep_layers(
+        read_classifier(source, base_config, seed=0, attention=attention),
+        layers,
+        where=source,
+        seed=0,
+    )
     modules = {name for name, _ in checkpoint.model.named_modules()}
-    strangers = {owner for key in weights if (owner := _owner(key)) not in modules}
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "")
+    strangers = {owner for key in weights if (owner := _owner(key, prefix)) not in modules}
     if strangers:
         raise ModelError(
             f"{folder}: the adapter does not fit encoder {source}, a {base_config.model_type} "
@@ -198,11 +206,17 @@ def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> P
     return merge(adapted)
 
 
-def _owner(key: str) -> str:
-    """The base model's module to which a saved tensor belongs."""
+def _owner(key: str, prefix: str) -> str:
+    """The base model's module to which a saved tensor belongs; "" is the model itself.
+
+    `prefix` is what the names of the adapter's parameters begin with.
+    """
+    if not key.startswith(_PEFT_PREFIX):
+        return ""  # shared by all layers, as the projections of VeRA
     name = key.removeprefix(_PEFT_PREFIX)
-    tuner = re.split(r"\.(?:mr)?lora_", name)
-    return tuner[0] if len(tuner) > 1 else name.rpartition(".")[0]
+    if prefix and f".{prefix}" in name:
+        return name.split(f".{prefix}")[0]
+    return name.rpartition(".")[0]
 
 
 def _read_about(folder: Path) -> tuple[dict[str, Any], EncoderRef | None]:

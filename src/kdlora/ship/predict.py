@@ -63,8 +63,8 @@ def load_predictor(model: str | Path, *, precision: str = "auto") -> Predictor:
         record = Store(folder.parent.parent).read(folder.name)
         if record is None or record.run.role == "baseline" or record.run.adaptation == "given":
             raise ModelError(f"{folder} holds no trained encoder")
-        card, encoder, folder = make_card(record, "named by the user"), record.run.encoder, folder
-        folder = folder / "model"
+        card = make_card(record, "named by the user", arm=record.run.title)
+        encoder, folder = record.run.encoder, folder / "model"
     else:
         card = read_card(folder) or _card_of_config(folder)
     compute = choose_compute(precision, max_length=card.max_length)

@@ -72,14 +72,14 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
         assert record is not None
         students = cells[cells["status"] == "done"]
         why = f"best {chosen['metric']} on the selection split of {len(students)} student runs"
-        card = make_card(record, why)
+        card = make_card(record, why, arm=str(chosen["arm"]))
         if read_card(folder) != card:
             _save_merged(record, store.folder(record.run_id) / "model", folder, card)
         saved.append((folder, card))
     return saved
 
 
-def make_card(record: Record, why: str) -> ModelCard:
+def make_card(record: Record, why: str, *, arm: str) -> ModelCard:
     run, quality = record.run, record.quality
     assert quality is not None
     assert run.training is not None
@@ -93,7 +93,7 @@ def make_card(record: Record, why: str) -> ModelCard:
     return ModelCard(
         run_id=record.run_id,
         task=run.task.name,
-        arm=run.arm,
+        arm=arm,
         seed=run.seed,
         kind=kind,
         text_columns=columns,

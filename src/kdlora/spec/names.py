@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Adaptations. "given" is a teacher that arrives fine-tuned: it is scored, never trained.
+# "peft" is any other method of peft, which the adapter section names.
 PEFT_VARIANTS = ("lora", "adalora", "dora", "mrlora", "olora", "rslora")
-ADAPTATIONS = ("fft", *PEFT_VARIANTS)
+ADAPTATIONS = ("fft", *PEFT_VARIANTS, "peft")
 BASELINES = ("majority", "tfidf")
 ROLES = ("teacher", "student")
 
@@ -24,6 +26,36 @@ class Arm:
 
     def __str__(self) -> str:
         return f"{self.role}/{'kd-' if self.distillation == 'kd' else ''}{self.adaptation}"
+
+
+def labelled(arm: str, label: str) -> str:
+    """A copy of an arm by its label: ``student/kd-lora[best]``; without a label the arm itself."""
+    return f"{arm}[{label}]" if label else arm
+
+
+def split_label(arm: str) -> tuple[str, str]:
+    """The arm and the label ("" without one) of a name that `labelled` made."""
+    base, bracket, rest = arm.partition("[")
+    return (base, rest[:-1]) if bracket and rest.endswith("]") else (arm, "")
+
+
+def undistilled(arm: str) -> str:
+    """The same arm, under the same label, without distillation."""
+    return arm.replace("/kd-", "/", 1)
+
+
+def uncontrolled(arms: Sequence[str]) -> list[str]:
+    """Distilled arms whose gain cannot be told: nothing like them is trained without distillation.
+
+    A labelled arm is served by the control of the arm that it varies.
+    """
+    known = set(arms)
+    return [
+        arm
+        for arm in arms
+        if arm.startswith("student/kd-")
+        and not {undistilled(arm), undistilled(split_label(arm)[0])} & known
+    ]
 
 
 def parse_arm(text: str) -> Arm:

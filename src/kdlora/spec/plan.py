@@ -15,20 +15,32 @@ from pathlib import Path
 from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.fingerprint import hash_files, hash_model_folder
 from kdlora.spec.names import BASELINES, PACKAGED_ENCODERS, TEACHER_ARM, Arm, parse_arm
-from kdlora.spec.run import EncoderRef, Run, TaskRef
+from kdlora.spec.run import EncoderRef, OutputsRef, Run, TaskRef, TextsRef
 from kdlora.spec.study import OwnTask, Pair, Study
 from kdlora.spec.tasks import TASKS
+from kdlora.spec.teaching import (
+    arrives_trained,
+    outputs_of,
+    teacher_seeds,
+    teaching_problems,
+    texts_of,
+)
+from kdlora.spec.variations import PlannedArm
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place in the study's table and the run that fills it."""
+    """One place in the study's table and the run that fills it.
+
+    `label` tells a varied arm from the arm itself; both share one run if their settings agree.
+    """
 
     pair: str
     task: str
     arm: str
     seed: int
     run_id: str
+    label: str = ""
 
 
 @dataclass
@@ -42,15 +54,33 @@ class Plan:
         return next(run for run in self.runs if run.run_id == run_id)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What the names in a study turned out to be."""
+
+    encoders: dict[str, EncoderRef]
+    unlabelled: dict[str, tuple[TextsRef, ...]]  # by task
+    outputs: dict[tuple[str, str], OutputsRef]  # by task and pair
+
+
 def make_plan(study: Study) -> Plan:
     """Resolve a study. Raises InputError naming every missing file and unknown model at once."""
     problems: list[str] = []
     tasks = [ref for item in study.tasks if (ref := _task_ref(study, item, problems))]
     encoders: dict[str, EncoderRef] = {}
-    for name in dict.fromkeys(n for pair in study.pairs for n in (pair.teacher, pair.student)):
+    named = [pair.teacher for pair in study.pairs if pair.teacher_outputs is None]
+    for name in dict.fromkeys([*named, *(pair.student_encoder for pair in study.pairs)]):
         reference = encoder_ref(name, study.base_dir, problems)
         if reference:
             encoders[name] = reference
+    found = _Found(encoders, {}, {})
+    for item in study.tasks:
+        name = item if isinstance(item, str) else item.name
+        found.unlabelled[name] = texts_of(study, item, problems)
+        for pair in study.pairs:
+            if outputs := outputs_of(study, item, pair, problems):
+                found.outputs[name, pair.name] = outputs
+    problems += teaching_problems(study)
     if problems:
         raise InputError(problems, where=f"study '{study.name}'")
 
@@ -59,8 +89,11 @@ def make_plan(study: Study) -> Plan:
     # Seeds outermost: stopping early leaves whole replicates of the whole table.
     for seed in study.seeds:
         for task in tasks:
-            for pair_name, run in _block(study, task, seed, encoders):
-                plan.cells.append(Cell(pair_name, task.name, run.arm, seed, run.run_id))
+            for pair_name, run in _block(study, task, seed, found):
+                if pair_name is not None:
+                    plan.cells.append(
+                        Cell(pair_name, task.name, run.arm, seed, run.run_id, run.label)
+                    )
                 if run.run_id not in seen:
                     seen.add(run.run_id)
                     plan.runs.append(run)
@@ -68,9 +101,13 @@ def make_plan(study: Study) -> Plan:
 
 
 def _block(
-    study: Study, task: TaskRef, seed: int, encoders: dict[str, EncoderRef]
-) -> Iterator[tuple[str, Run]]:
-    """All runs of one task and seed: baselines, then pair by pair the teacher and the rest."""
+    study: Study, task: TaskRef, seed: int, found: _Found
+) -> Iterator[tuple[str | None, Run]]:
+    """All runs of one task and seed: baselines, then pair by pair the teacher and the rest.
+
+    Without a pair's name comes a teacher of another seed, which an ensemble needs before it: it
+    fills no place of this seed's table.
+    """
     for pair in study.pairs:
         if study.baselines:
             for kind in BASELINES:
@@ -78,22 +115,41 @@ def _block(
                     pair.name,
                     Run(task=task, role="baseline", adaptation=kind, seed=0, data=study.data),
                 )
-        teacher = _run(study, task, seed, pair, _teacher_arm(study, pair), encoders)
-        arms = [parse_arm(arm) for arm in study.arms]
-        if str(teacher.arm) in study.arms or any(a.distillation == "kd" for a in arms):
-            yield pair.name, teacher
-        for arm in sorted(arms, key=lambda a: (a.role != "teacher", a.distillation == "kd")):
-            if arm.role == "teacher" and (pair.teacher_is_trained or str(arm) == teacher.arm):
+        arms, first = study.planned_arms(), _teacher_arm(study, pair)
+        taught_by = {
+            str(arm): teacher_seeds(study, pair, arm, seed)
+            for arm in arms
+            if arm.arm.distillation == "kd"
+        }
+        needed = list(dict.fromkeys(number for some in taught_by.values() for number in some))
+        teachers = {
+            number: _run(study, task, number, pair, first, found)
+            for number in dict.fromkeys((seed, *needed))
+        }
+        for number, teacher in teachers.items():
+            if number != seed:
+                yield None, teacher
+            elif str(first) in study.arms or number in needed:
+                yield pair.name, teacher
+        for arm in sorted(arms, key=_reading_order):
+            if arm.arm.role == "teacher" and (arrives_trained(pair) or str(arm) == str(first)):
                 continue
-            yield pair.name, _run(study, task, seed, pair, arm, encoders, teacher.run_id)
+            ids = tuple(teachers[number].run_id for number in taught_by.get(str(arm), ()))
+            yield pair.name, _run(study, task, seed, pair, arm, found, ids)
 
 
-def _teacher_arm(study: Study, pair: Pair) -> Arm:
+def _reading_order(planned: PlannedArm) -> tuple[bool, bool]:
+    """Teachers first, then students, those without distillation before the distilled ones."""
+    return (planned.arm.role != "teacher", planned.arm.distillation == "kd")
+
+
+def _teacher_arm(study: Study, pair: Pair) -> PlannedArm:
     """The arm whose model teaches: given, else full fine-tuning, else the first teacher arm."""
-    if pair.teacher_is_trained:
-        return Arm("teacher", "given")
+    if arrives_trained(pair):
+        return PlannedArm(Arm("teacher", "given"))
     teachers = [a for a in study.arms if a.startswith("teacher/")]
-    return parse_arm(TEACHER_ARM if TEACHER_ARM in teachers or not teachers else teachers[0])
+    name = TEACHER_ARM if TEACHER_ARM in teachers or not teachers else teachers[0]
+    return PlannedArm(parse_arm(name))
 
 
 def _run(
@@ -101,12 +157,25 @@ def _run(
     task: TaskRef,
     seed: int,
     pair: Pair,
-    arm: Arm,
-    encoders: dict[str, EncoderRef],
-    teacher_run_id: str | None = None,
+    planned: PlannedArm,
+    found: _Found,
+    teachers: tuple[str, ...] = (),
 ) -> Run:
-    name = str(arm)
-    training = study.section(name, "training")
+    """One cell's run; `teachers` are the ids of a distilled arm's teachers."""
+    arm, encoders = planned.arm, found.encoders
+    outputs = found.outputs.get((task.name, pair.name))
+    if arm.role == "teacher" and outputs is not None:
+        return Run(
+            task=task,
+            role=arm.role,
+            adaptation=arm.adaptation,
+            seed=0,
+            data=study.data,
+            outputs=outputs,
+            pair=pair.name,
+        )
+    kd = study.section(planned, "distillation") if arm.distillation == "kd" else None
+    training = study.section(planned, "training")
     adapts = arm.adaptation not in ("fft", "given")
     given = arm.adaptation == "given"
     if given:  # nothing is trained: only how texts are cut and computed matters
@@ -118,14 +187,19 @@ def _run(
         distillation=arm.distillation,
         seed=0 if given else seed,
         data=study.data,
-        encoder=encoders[pair.teacher if arm.role == "teacher" else pair.student],
+        encoder=encoders[pair.teacher]
+        if arm.role == "teacher"
+        else encoders[pair.student_encoder].model_copy(update={"layers": pair.student_layers}),
         training=training,
         lr=None if given else (training.lr.peft if adapts else training.lr.fft),
-        adapter=study.section(name, "adapter") if adapts else None,
-        kd=study.section(name, "distillation") if arm.distillation == "kd" else None,
-        teacher_run_id=teacher_run_id if arm.distillation == "kd" else None,
+        adapter=study.section(planned, "adapter").of(arm.adaptation) if adapts else None,
+        kd=kd,
+        teacher_run_id=teachers[0] if teachers else None,
+        teacher_run_ids=teachers if len(teachers) > 1 else (),
+        unlabelled=found.unlabelled[task.name] if kd is not None and kd.unlabelled else (),
         pair=pair.name,
-        reference=encoders[pair.teacher],
+        label=planned.label,
+        reference=None if outputs is not None else encoders[pair.teacher],
     )
 
 
@@ -214,5 +288,6 @@ def _own_task_ref(study: Study, own: OwnTask, problems: list[str]) -> TaskRef | 
     except OSError as error:
         problems.append(f"task '{own.name}': cannot read: {error}")
         return None
-    resolved = own.model_copy(update={key: str(path.resolve()) for key, path in paths.items()})
+    located = {key: str(path.resolve()) for key, path in paths.items()}
+    resolved = own.model_copy(update={**located, "unlabelled": ()})
     return TaskRef(name=own.name, version=1, source="files", fingerprint=fingerprint, own=resolved)

@@ -12,9 +12,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -25,18 +23,29 @@ from pydantic import (
 )
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.adapter import Adapter
+from kdlora.spec.base import Strict
+from kdlora.spec.base import as_tuple as _as_tuple
+from kdlora.spec.distillation import (
+    SIGNALS,
+    Distillation,
+    Signals,
+    TeacherOutputs,
+    Texts,
+    as_texts,
+)
 from kdlora.spec.names import DEFAULT_ARMS, parse_arm
+from kdlora.spec.pair import Layers, Pair
 from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS, TASKS
-
-
-class Strict(BaseModel):
-    """A section of the file: unknown keys are errors, values do not change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str | int) else value
+from kdlora.spec.variations import (
+    SECTIONS,
+    Ablation,
+    PlannedArm,
+    Variation,
+    expand,
+    spread,
+    variation_problems,
+)
 
 
 class LearningRates(Strict):
@@ -73,32 +82,6 @@ class Training(Strict):
     )
 
 
-class Adapter(Strict):
-    """The adapter of every PEFT arm."""
-
-    rank: PositiveInt = 16
-    alpha: PositiveFloat | Literal["rank", "2*rank"] = "2*rank"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        ("all-linear",),
-        description="all-linear, query-value (as in the reports), or module names",
-    )
-    options: dict[str, Any] = Field({}, description="further arguments of the variant's config")
-
-    @property
-    def alpha_value(self) -> float:
-        if isinstance(self.alpha, str):
-            return float(self.rank * (2 if self.alpha == "2*rank" else 1))
-        return self.alpha
-
-
-class Distillation(Strict):
-    """How a student learns from its teacher's cached logits (Hinton et al. 2015)."""
-
-    temperature: PositiveFloat = 2.0
-    kd_weight: float = Field(0.5, ge=0, le=1, description="share of the teacher's term in the loss")
-
-
 class Data(Strict):
     """Which rows are trained on, selected on and reported on."""
 
@@ -106,25 +89,6 @@ class Data(Strict):
     selection_fraction: float = Field(0.1, gt=0, lt=0.5)
     selection_min: PositiveInt = 500
     split_seed: int = 0
-
-
-class Pair(Strict):
-    """A teacher encoder and the student encoder that learns from it."""
-
-    name: str = ""
-    teacher: str
-    student: str
-    teacher_is_trained: bool = Field(
-        False, description="the teacher is already fine-tuned on this task: score it, don't train"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        if isinstance(value, dict) and not value.get("name"):
-            teacher, student = (str(value.get(k, "")).rstrip("/") for k in ("teacher", "student"))
-            value = {**value, "name": f"{Path(teacher).name}--{Path(student).name}"}
-        return value
 
 
 class OwnTask(Strict):
@@ -141,6 +105,9 @@ class OwnTask(Strict):
     kind: Literal["auto", "classification", "regression"] = "auto"
     metric: str | None = None
     positive: str | None = Field(None, description="the class whose F1 is reported as f1")
+    unlabelled: Annotated[tuple[Texts, ...], BeforeValidator(as_texts)] = Field(
+        (), description="files of texts that only the teacher labels"
+    )
 
     @field_validator("text")
     @classmethod
@@ -184,9 +151,16 @@ class Study(Strict):
     training: Training = Training()
     adapter: Adapter = Adapter()
     distillation: Distillation = Distillation()
+    unlabelled: dict[str, Annotated[tuple[Texts, ...], BeforeValidator(as_texts)]] = Field(
+        {}, description="task: files of texts that only the teacher labels"
+    )
     overrides: dict[str, dict[str, Any]] = Field(
         {}, description="per arm: sections that differ, such as {student/fft: {training: {...}}}"
     )
+    variations: dict[str, Variation] = Field(
+        {}, description="label: an arm with changed settings, planned beside the arms"
+    )
+    ablations: list[Ablation] = Field([], description="arms whose settings run through values")
     base_dir: str = Field(".", exclude=True, description="relative paths start here")
 
     @field_validator("arms")
@@ -211,24 +185,41 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        problems = list(self._duplicate_names())
+        problems = [*self._duplicate_names(), *self._unknown_unlabelled()]
         for arm, sections in self.overrides.items():
             if arm not in self.arms:
                 problems.append(f"overrides: '{arm}' is not among arms: {', '.join(self.arms)}")
             for section, values in sections.items():
-                if section not in ("training", "adapter", "distillation"):
+                if section not in SECTIONS:
                     problems.append(
                         f"overrides.{arm}: unknown section '{section}'."
-                        + did_you_mean(section, ("training", "adapter", "distillation"))
+                        + did_you_mean(section, SECTIONS)
                     )
                     continue
-                try:
-                    merged(getattr(self, section), values)
-                except ValidationError as error:
-                    problems += _explain(error, prefix=f"overrides.{arm}.{section}.")
+                problems += _changing(getattr(self, section), values, f"overrides.{arm}.{section}.")
+        problems += self._varied_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _varied_problems(self) -> Iterable[str]:
+        labelled = list(expand(self.variations, self.ablations))
+        problems = list(variation_problems(labelled, self.variations))
+        for planned in labelled:
+            for section, values in planned.changes.items():
+                base = merged(
+                    getattr(self, section),
+                    self.overrides.get(str(planned.arm), {}).get(section, {}),
+                )
+                problems += _changing(base, dict(values), f"{planned.where}.{section}.")
+        if not problems:
+            problems += [
+                f"{planned}: which method of peft? Name it in adapter.method, such as LOHA"
+                for planned in self.planned_arms()
+                if planned.arm.adaptation == "peft"
+                and self.section(planned, "adapter").method is None
+            ]
+        return dict.fromkeys(problems)
 
     def _duplicate_names(self) -> Iterable[str]:
         for what, names in (
@@ -239,9 +230,28 @@ class Study(Strict):
             if twice:
                 yield f"{what}: named twice: {', '.join(sorted(twice))}"
 
-    def section(self, arm: str, section: str) -> Any:
-        """The training, adapter or distillation section as it holds for one arm."""
-        return merged(getattr(self, section), self.overrides.get(arm, {}).get(section, {}))
+    def _unknown_unlabelled(self) -> Iterable[str]:
+        own = {t.name: t for t in self.tasks if isinstance(t, OwnTask)}
+        names = [t for t in self.tasks if isinstance(t, str)] + list(own)
+        for name in self.unlabelled:
+            if name not in names:
+                yield f"unlabelled: no task '{name}' in this study.{did_you_mean(name, names)}"
+            elif name in own and own[name].unlabelled:
+                yield f"unlabelled: task '{name}' names its own unlabelled texts already"
+
+    def planned_arms(self) -> list[PlannedArm]:
+        """The arms as named, then the labelled copies of variations and ablations."""
+        plain = [PlannedArm(parse_arm(arm)) for arm in self.arms]
+        return [*plain, *expand(self.variations, self.ablations)]
+
+    def section(self, arm: str | PlannedArm, section: str) -> Any:
+        """The training, adapter or distillation section as it holds for an arm, labelled or not."""
+        if isinstance(arm, str):
+            labelled = {str(planned): planned for planned in self.planned_arms()}
+            arm = labelled.get(arm) or PlannedArm(parse_arm(arm))
+        overrides = self.overrides.get(str(arm.arm), {}).get(section, {})
+        changes = dict(arm.changes.get(section, {}))
+        return merged(merged(getattr(self, section), overrides), changes)
 
     def located(self) -> Study:
         """The same study with absolute paths, so that its file may lie anywhere."""
@@ -249,23 +259,49 @@ class Study(Strict):
         def absolute(text: str | None) -> str | None:
             return str(self.path(text).resolve()) if text and self.path(text).exists() else text
 
+        def folder(name: str) -> str | None:
+            return absolute(name) if self.path(name).is_dir() else name
+
+        def encoder(student: str | Layers) -> str | Layers | None:
+            if isinstance(student, str):
+                return folder(student)
+            if student.source == "teacher":
+                return student
+            return student.model_copy(update={"source": folder(student.source)})
+
+        def texts(sources: tuple[Texts, ...]) -> tuple[Texts, ...]:
+            return tuple(s.model_copy(update={"file": absolute(s.file)}) for s in sources)
+
         tasks = [
             task
             if isinstance(task, str)
-            else task.model_copy(update={k: absolute(getattr(task, k)) for k in ("train", "eval")})
+            else task.model_copy(
+                update={k: absolute(getattr(task, k)) for k in ("train", "eval")}
+                | {"unlabelled": texts(task.unlabelled)}
+            )
             for task in self.tasks
         ]
         pairs = [
             pair.model_copy(
                 update={
-                    k: absolute(name) if self.path(name := getattr(pair, k)).is_dir() else name
-                    for k in ("teacher", "student")
+                    "teacher": folder(pair.teacher),
+                    "student": encoder(pair.student),
+                }
+                | {
+                    # {task} in a file's name stands for several files: no single one may exist
+                    "teacher_outputs": pair.teacher_outputs
+                    and pair.teacher_outputs.model_copy(
+                        update={"file": str(self.path(pair.teacher_outputs.file).absolute())}
+                    )
                 }
             )
             for pair in self.pairs
         ]
+        unlabelled = {name: texts(sources) for name, sources in self.unlabelled.items()}
         data_dir = absolute(self.data_dir)
-        return self.model_copy(update={"tasks": tasks, "pairs": pairs, "data_dir": data_dir})
+        return self.model_copy(
+            update={"tasks": tasks, "pairs": pairs, "data_dir": data_dir, "unlabelled": unlabelled}
+        )
 
     def path(self, text: str) -> Path:
         """A path of the study file, relative to the folder the file lies in."""
@@ -279,7 +315,21 @@ def merged(section: Strict, values: dict[str, Any]) -> Any:
         return section
     if not isinstance(values, dict):
         raise InputError(f"{type(section).__name__.lower()}: expected a mapping, got {values!r}")
+    values = spread(values, section.model_dump())
+    if isinstance(section, Adapter):
+        return Adapter.model_validate(section.replaced(values))
     return type(section).model_validate({**section.model_dump(), **values})
+
+
+def _changing(section: Strict, values: Any, place: str) -> list[str]:
+    """What is wrong with values that replace some of a section's."""
+    if not isinstance(values, dict):
+        return [f"{place.rstrip('.')}: expected a mapping, got {values!r}"]
+    try:
+        merged(section, values)
+    except ValidationError as error:
+        return _explain(error, prefix=place, model=type(section))
+    return []
 
 
 def read_study(path: str | Path, **changes: Any) -> Study:
@@ -308,19 +358,24 @@ def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
         raise InputError(list(dict.fromkeys(_explain(error))), where=where) from None
 
 
-def _explain(error: ValidationError, prefix: str = "") -> list[str]:
-    """pydantic's findings as sentences that a user of the YAML understands."""
+def _explain(
+    error: ValidationError, prefix: str = "", model: type[Strict] | None = None
+) -> list[str]:
+    """pydantic's findings as sentences that a user of the YAML understands.
+
+    `model` is what was validated, by default the study.
+    """
     problems = []
     for item in error.errors():
         # tasks are "a name or a mapping": pydantic adds which of the two it tried
-        parts = [str(p) for p in item["loc"] if p not in ("str", "OwnTask", "function-before")]
+        parts = [str(p) for p in item["loc"] if p not in ("str", "OwnTask", "Layers")]
         parts = [p for p in parts if not p.startswith("function-")]
         place = prefix + ".".join(parts)
         kind, given = item["type"], item.get("input")
-        if kind == "string_type" and isinstance(given, dict):
+        if kind == "string_type" and isinstance(given, dict | Layers):
             continue  # the mapping branch of the same task tells the real problem
         if kind == "extra_forbidden":
-            message = f"unknown key.{did_you_mean(parts[-1], _keys_at(item['loc']))}"
+            message = f"unknown key.{did_you_mean(parts[-1], _keys_at(item['loc'], model))}"
         elif kind == "missing":
             message = "is required"
         elif kind == "value_error":
@@ -335,16 +390,23 @@ _SECTIONS: dict[str, type[Strict]] = {
     "training": Training,
     "adapter": Adapter,
     "distillation": Distillation,
+    "signals": Signals,
+    **SIGNALS,
+    "teacher_outputs": TeacherOutputs,
+    "unlabelled": Texts,
     "data": Data,
     "pairs": Pair,
+    "student": Layers,
+    "variations": Variation,
+    "ablations": Ablation,
     "tasks": OwnTask,
     "lr": LearningRates,
 }
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+def _keys_at(location: tuple[int | str, ...], model: type[Strict] | None = None) -> list[str]:
     """The keys that are known where an unknown one was found."""
-    model: type[Strict] = Study
+    model = model or Study
     for part in location[:-1]:
         model = _SECTIONS.get(str(part), model)
-    return [name for name in model.model_fields if name != "base_dir"]
+    return [f.alias or name for name, f in model.model_fields.items() if name != "base_dir"]

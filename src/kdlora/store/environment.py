@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # whether idle threads spin or sleep
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "GLIBC_TUNABLES")  # see `engines.tuning`
 PACKAGES = ("kdlora", "torch", "transformers", "peft", "tokenizers", "numpy", "scikit-learn")
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 import yaml
 
 from kdlora.errors import StoreError
+from kdlora.spec.names import labelled
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.spec.study import Study
+from kdlora.spec.study import Adapter, Pair, Study
 from kdlora.store.record import Record
 from kdlora.store.store import Store, write_json, write_text
 
@@ -89,7 +90,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
         return load_imported(root)
     plan = read_plan(root)
     store = Store(root)
-    pairs = {pair["name"]: pair for pair in plan["study"]["pairs"]}
+    pairs = {pair["name"]: Pair.model_validate(pair) for pair in plan["study"]["pairs"]}
     records: dict[str, Record | None] = {}
     rows = []
     for cell in plan["cells"]:
@@ -101,9 +102,11 @@ def load_frame(root: str | Path) -> pd.DataFrame:
             {
                 "study": plan["study"]["name"],
                 **row(run, records[run_id]),
+                "arm": labelled(run.arm, cell.get("label", "")),
+                "label": cell.get("label", ""),
                 "pair": cell["pair"],
-                "teacher": pairs[cell["pair"]]["teacher"],
-                "student": pairs[cell["pair"]]["student"],
+                "teacher": pairs[cell["pair"]].teacher,
+                "student": pairs[cell["pair"]].student_title,
                 "source": str(store.folder(run_id) / "record.json"),
             }
         )
@@ -118,9 +121,10 @@ def row(run: Run, record: Record | None) -> dict[str, Any]:
         "role": run.role,
         "adaptation": run.adaptation,
         "distillation": run.distillation,
-        "arm": run.arm,
+        "arm": run.title,
+        "base_arm": run.arm,
         "seed": run.seed,
-        "encoder": run.encoder.name if run.encoder else None,
+        "encoder": run.encoder.title if run.encoder else None,
         "teacher_run_id": run.teacher_run_id,
         "lr": run.lr,
         "max_train": run.data.max_train,
@@ -131,13 +135,16 @@ def row(run: Run, record: Record | None) -> dict[str, Any]:
         "flag_severities": tuple(flag.severity for flag in record.health) if record else (),
     }
     if run.adapter:
-        values |= {"rank": run.adapter.rank, "alpha": run.adapter.alpha_value}
-        values["targets"] = ",".join(run.adapter.targets)
+        values |= _adapter(run.adapter, record)
     if run.training:
         for name in ("batch_size", "epochs", "max_length"):
             values[name] = getattr(run.training, name)
     if run.kd:
         values |= {"temperature": run.kd.temperature, "kd_weight": run.kd.kd_weight}
+        values |= {"signals": "+".join(run.kd.signals.names), "n_teachers": len(run.teachers)}
+        taught = record.facts.teaching if record else None
+        if taught is not None and taught.unlabelled is not None:
+            values["n_unlabelled"] = taught.unlabelled["used"]
     if record is None or record.quality is None:
         return values
 
@@ -173,6 +180,28 @@ def row(run: Run, record: Record | None) -> dict[str, Any]:
         "started_at": record.started_at,
         "finished_at": record.finished_at,
     }
+    return values
+
+
+def _adapter(adapter: Adapter, record: Record | None) -> dict[str, Any]:
+    """The adapter's settings; a budget's rank is known once the run has resolved it."""
+    values: dict[str, Any] = {"targets": ",".join(adapter.targets)}
+    if adapter.method is not None:
+        rank = adapter.config.get("r")
+        return {
+            **values,
+            "method": adapter.method,
+            "rank": rank if isinstance(rank, int) else None,
+            "adapter_params": record.facts.adapter_params if record else None,
+        }
+    if adapter.budget is not None:
+        values["budget"] = adapter.budget
+        if record and record.facts.adapter_rank:
+            adapter = adapter.at_rank(record.facts.adapter_rank)
+    if adapter.rank is not None:
+        values |= {"rank": adapter.rank, "alpha": adapter.alpha_value}
+    if record:
+        values["adapter_params"] = record.facts.adapter_params
     return values
 
 

@@ -34,7 +34,8 @@ def write_predictions(folder: Path, data: TaskData, outputs: dict[str, np.ndarra
     blocks = []
     for split, values in outputs.items():
         part = data.split(split)
-        values = np.asarray(values, dtype=np.float32).reshape(len(part), -1)
+        values = np.asarray(values, dtype=np.float32)
+        values = values[:, None] if values.ndim == 1 else values  # of a regression
         blocks.append(
             pd.DataFrame(
                 {

@@ -40,4 +40,9 @@ class Record(Block):
         return self.model_copy(update={"checksum": self.expected_checksum()})
 
     def expected_checksum(self) -> str:
-        return hash_json(self.model_dump(mode="json", by_alias=True, exclude={"checksum"}), 32)
+        return checksum(self.model_dump(mode="json", by_alias=True))
+
+
+def checksum(values: dict[str, Any]) -> str:
+    """The checksum of a record as it is written, over all but the checksum itself."""
+    return hash_json({k: v for k, v in values.items() if k != "checksum"}, 32)

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from kdlora.errors import StoreError
 from kdlora.spec.run import Run
-from kdlora.store.record import Record
+from kdlora.store.record import Record, checksum
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,16 @@ class Store:
         """The record of a finished run, or None. A damaged record is set aside, never deleted."""
         path = self.folder(run_id) / "record.json"
         try:
-            record = Record.model_validate_json(path.read_bytes())
+            values = json.loads(path.read_bytes())
+            record = Record.model_validate(values)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
-        except ValidationError:
+        except ValueError:  # no JSON, or no record
             record = None
-        if record and record.run_id == run_id and record.checksum == record.expected_checksum():
+        # The sum is over what was written: fields that records have gained since are not in it.
+        if record and record.run_id == run_id and record.checksum == checksum(values):
             return record
         number = len(list(path.parent.glob("record.damaged*")))
         os.replace(path, path.with_name(f"record.damaged-{number}.json"))

@@ -1,20 +1,31 @@
-"""The finished teacher of a student: its logits, checked against its record."""
+"""The finished teachers of a student: their logits, checked against their records."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kdlora.data.batches import encode
 from kdlora.data.examples import Examples, TaskData
-from kdlora.distillation.soft_labels import FILE, SoftLabels, soft_labels
+from kdlora.data.teacher_outputs import read_teacher_outputs
+from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
+from kdlora.distillation.soft_labels import (
+    FILE,
+    SoftLabels,
+    mean_of,
+    soft_labels,
+    soft_labels_of_texts,
+)
 from kdlora.errors import ModelError
+from kdlora.measure.blocks import Teaching
 from kdlora.measure.quality import score_split
-from kdlora.spec.run import Run
+from kdlora.spec.run import OutputsRef, Run
 from kdlora.spec.tasks import Task
+from kdlora.store.record import Record
 from kdlora.store.store import Store
 from kdlora.training.inference import load_finished, predict
 from kdlora.training.precision import choose_compute
@@ -24,26 +35,97 @@ from kdlora.training.precision import choose_compute
 SCORE_TOLERANCE = 0.005
 
 
-def teacher_labels(run: Run, store: Store, data: TaskData) -> tuple[SoftLabels, float]:
-    """The logits of a student's teacher on every split, and the seconds that they cost now.
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What a student learns from: all rows to train on, and the logits of every split.
 
-    Raises ModelError when the teacher is not done, or when its score recomputed from the cache
-    is not the recorded one: then rows and logits do not belong together, and nothing is trained.
+    `train` holds the labelled rows and, behind them, those that only the teacher labels.
     """
-    assert run.teacher_run_id is not None
-    teacher = store.read(run.teacher_run_id)
-    if teacher is None or teacher.quality is None:
-        raise ModelError(f"the teacher run {run.teacher_run_id} is not done; run it first")
-    folder = store.folder(run.teacher_run_id)
+
+    train: Examples
+    soft: SoftLabels
+    labelling_s: float
+    facts: Teaching
+
+
+def prepare_lessons(run: Run, store: Store, data: TaskData) -> Lessons:
+    """Label every row a student learns from by its teacher, or by the mean of its teachers.
+
+    Raises ModelError when a teacher is not done, or when its score recomputed from its cache is
+    not the recorded one: then rows and logits do not belong together, and nothing is trained.
+    """
+    assert run.kd is not None
+    extra = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
     start = time.perf_counter()
-    soft, cached = soft_labels(
-        folder,
-        teacher_run_id=teacher.run_id,
-        data=data,
-        label=_labeller(teacher.run, folder, data.task),
+    found = [_logits_of(run_id, store, data, extra) for run_id in run.teachers]
+    all_cached = all(cached for _, cached in found)
+    return Lessons(
+        train=joined(data.train, extra.rows if extra else None),
+        soft=mean_of([labels for labels, _ in found]),
+        labelling_s=0.0 if all_cached else time.perf_counter() - start,
+        facts=Teaching(
+            signals=list(run.kd.signals.names),
+            teachers=len(found),
+            unlabelled=extra.counts() if extra else None,
+        ),
     )
+
+
+def finished_teacher(run_id: str, store: Store) -> Record:
+    """A teacher's record. Raises ModelError when it is not done."""
+    teacher = store.read(run_id)
+    if teacher is None or teacher.quality is None:
+        raise ModelError(f"the teacher run {run_id} is not done; run it first")
+    return teacher
+
+
+def outputs_as_labels(ref: OutputsRef, data: TaskData, run_id: str) -> SoftLabels:
+    """The logits that a teacher's file holds of the rows of all splits. Raises DataError."""
+    table = read_teacher_outputs(ref, data.task)
+    table.require(data.train, "train")
+    parts = data.splits().values()
+    rows = np.concatenate([table.find(part) for part in parts])
+    ids = np.concatenate([part.ids for part in parts])[rows >= 0]
+    logits = table.logits[rows[rows >= 0]]
+    return SoftLabels(ids, logits, run_id, data.task.label_names, data.fingerprint)
+
+
+def _logits_of(
+    run_id: str, store: Store, data: TaskData, extra: Unlabelled | None
+) -> tuple[SoftLabels, bool]:
+    """A teacher's checked logits, and whether all of them were there already."""
+    teacher, folder = finished_teacher(run_id, store), store.folder(run_id)
+    if teacher.run.outputs is not None:
+        soft = outputs_as_labels(teacher.run.outputs, data, run_id)
+        if extra is not None:
+            table = read_teacher_outputs(teacher.run.outputs, data.task)
+            table.require(extra.rows, "unlabelled")
+            logits = table.logits[table.find(extra.rows)]
+            names = data.task.label_names
+            soft = soft.joined(SoftLabels(extra.rows.ids, logits, run_id, names, ""))
+        _check(teacher, soft, data, folder)
+        return soft, True
+    label = _labeller(teacher.run, folder, data.task)
+    soft, cached = soft_labels(folder, teacher_run_id=run_id, data=data, label=label)
+    _check(teacher, soft, data, folder)
+    if extra is not None:
+        further, known = soft_labels_of_texts(
+            folder,
+            teacher_run_id=run_id,
+            task=data.task,
+            rows=extra.rows,
+            fingerprint=extra.fingerprint,
+            label=label,
+        )
+        soft, cached = soft.joined(further), cached and known
+    return soft, cached
+
+
+def _check(teacher: Record, soft: SoftLabels, data: TaskData, folder: Path) -> None:
+    assert teacher.quality is not None
     for split in ("selection", "report"):
         part = data.split(split)
+        part = part.take(soft.knows(part.ids))
         found = score_split(data.task, soft.take(part.ids), part.labels)[data.task.primary]
         recorded = teacher.quality.splits[split][data.task.primary]
         if not _same(found, recorded):
@@ -52,7 +134,6 @@ def teacher_labels(run: Run, store: Store, data: TaskData) -> tuple[SoftLabels, 
                 f"its record says {recorded}. The cache and the data do not belong together; "
                 f"delete {folder / FILE} and run again"
             )
-    return soft, 0.0 if cached else time.perf_counter() - start
 
 
 def _same(found: float | None, recorded: float | None) -> bool:

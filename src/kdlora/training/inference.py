@@ -17,21 +17,26 @@ from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained
 from kdlora.spec.run import Run
 from kdlora.spec.tasks import Task
+from kdlora.training.forward import Forward, make_forward
 from kdlora.training.precision import Compute, place_for_inference
 
 SEQ_LENGTH = 64  # tokens of the texts that latency, throughput and FLOPs are stated for
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, texts: Encoded, compute: Compute) -> np.ndarray:
-    """Outputs of the model for every text, [n, c] float32, in the order of `texts`."""
+def predict(
+    model: nn.Module, texts: Encoded, compute: Compute, *, forward: Forward | None = None
+) -> np.ndarray:
+    """Outputs of the model for every text, [n, c] float32, in the order of `texts`.
+
+    `forward` is the model's own `make_forward`, where a caller has it already.
+    """
+    forward = forward or make_forward(model, compute)
     was_training = model.training
     model.eval()
     rows: np.ndarray | None = None
     for index in eval_batches(texts.lengths):
-        with compute.autocast():
-            logits = model(**collate(texts, index, compute.device)).logits
-        values = logits.float().cpu().numpy()
+        values = forward(collate(texts, index, compute.device)).cpu().numpy()
         if rows is None:
             rows = np.zeros((len(texts), values.shape[1]), dtype=np.float32)
         rows[index] = values
@@ -75,15 +80,19 @@ def inference_costs(run: Run, task: Task, merged: nn.Module, compute: Compute) -
     own = timings["model"]
     beside = timings.get("reference", own)
     flops = flops_per_length(merged, backward=False, device=compute.device)
-    return {
+    costs = {
         "forward_flops": flops.flops(1, SEQ_LENGTH),
         "latency_p50_ms": own.p50_ms,
         "latency_p95_ms": own.p95_ms,
         "throughput_per_s": own.throughput_per_s,
-        "reference": run.reference.name if run.reference else None,
+        "protocol": own.protocol,
+    }
+    if run.reference is None:  # a teacher that is a file: there is nothing to be faster than
+        return costs
+    return costs | {
+        "reference": run.reference.name,
         "reference_latency_p50_ms": beside.p50_ms,
         "reference_throughput_per_s": beside.throughput_per_s,
         "speedup_latency": beside.p50_ms / own.p50_ms,
         "speedup_throughput": own.throughput_per_s / beside.throughput_per_s,
-        "protocol": own.protocol,
     }

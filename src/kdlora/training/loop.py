@@ -23,8 +23,10 @@ from torch import nn
 
 from kdlora.data.batches import Encoded, collate, train_batches
 from kdlora.distillation.losses import Loss
+from kdlora.distillation.matching import Matching
 from kdlora.measure.quality import better
 from kdlora.spec.study import Training
+from kdlora.training.forward import Forward, make_forward
 from kdlora.training.precision import Compute
 from kdlora.training.progress import (
     Progress,
@@ -57,11 +59,32 @@ class Seeds:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Encoded training texts with labels [n] and, for distillation, teacher logits [n, c]."""
+    """Encoded training texts with labels [n] and, for distillation, teacher logits [n, c].
+
+    `matching` holds the terms that compare inner states, and what is trained for them alone.
+    """
 
     texts: Encoded
     labels: torch.Tensor
     teacher: torch.Tensor | None = None
+    matching: Matching | None = None
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What every step of one training needs and none changes (but the weights themselves)."""
+
+    model: nn.Module
+    forward: Forward
+    trained: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    data: TrainingData
+    loss: Loss
+    hooks: Hooks
+    settings: Training
+    schedule: Schedule
+    compute: Compute
+    step_flops: Callable[[int, int], float]
 
 
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
@@ -83,6 +106,7 @@ def train(
     hooks: Hooks | None = None,
     step_flops: Callable[[int, int], float] = lambda batch, length: 0.0,
     measured: AbstractContextManager | None = None,
+    forward: Forward | None = None,
     on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
     checkpoint_minutes: float = 10.0,
 ) -> Progress:
@@ -93,13 +117,21 @@ def train(
         loss: ``(logits [b, c], labels [b], teacher [b, c] | None) -> scalar``, mean over examples.
         evaluate: metrics of the selection split; `primary` times `direction` decides.
         folder: `history.jsonl` and, while unfinished, `checkpoint.pt` are kept here.
+        forward: from the inputs of a batch to logits; by default `make_forward` of the model.
         step_flops: FLOPs of one training step for (examples, padded length).
 
     Raises KeyboardInterrupt after having written a checkpoint.
     """
     hooks = hooks or Hooks()
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if data.matching is not None:  # projectors learn beside the student and are saved nowhere
+        trained |= {f"matching.{n}": p for n, p in data.matching.named_parameters()}
+    forward = forward or make_forward(model, compute)
     optimizer = make_optimizer(trained, settings)
+    setup = _Setup(
+        model, forward, trained, optimizer, data, loss, hooks, settings, schedule, compute,
+        step_flops,
+    )  # fmt: skip
     progress = Progress(micro_batch_size=settings.micro_batch_size or settings.batch_size)
     best: dict[str, torch.Tensor] = {}
     evaluate_after = evaluation_steps(schedule, settings.evals_per_epoch)
@@ -119,10 +151,7 @@ def train(
 
         with _polite_interrupt() as interrupted:
             for batch in _batches_from(progress.step, data.texts, settings, schedule, seeds):
-                _step(
-                    model, trained, optimizer, data, batch, progress, loss, hooks, settings,
-                    schedule, compute, step_flops,
-                )  # fmt: skip
+                _step(setup, batch, progress)
                 events: list[dict[str, Any]] = [
                     {"step": progress.step, "total": schedule.total_steps}
                 ]
@@ -207,19 +236,16 @@ def _batches_from(step, texts, settings, schedule, seeds):
         yield from batches[skip:]
 
 
-def _step(
-    model, trained, optimizer, data, batch, progress, loss, hooks, settings, schedule, compute,
-    step_flops,
-) -> None:  # fmt: skip
+def _step(setup: _Setup, batch: np.ndarray, progress: Progress) -> None:
     """One optimizer step; on out-of-memory the same batch again in halves, which is recorded."""
     start = time.perf_counter()
+    optimizer, settings = setup.optimizer, setup.settings
     for group in optimizer.param_groups:
-        group["lr"] = schedule.lr(progress.step)
-    model.train()
+        group["lr"] = setup.schedule.lr(progress.step)
+    setup.model.train()
     while True:
         try:
-            value, flops = _accumulate(model, data, batch, progress.micro_batch_size, loss, hooks,
-                                       compute, step_flops)  # fmt: skip
+            value, flops = _accumulate(setup, batch, progress.micro_batch_size)
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error) or progress.micro_batch_size <= 1:
@@ -227,12 +253,12 @@ def _step(
             optimizer.zero_grad(set_to_none=True)
             progress.micro_batch_size = math.ceil(progress.micro_batch_size / 2)
             progress.out_of_memory_retries += 1
-            if compute.device.type == "cuda":
+            if setup.compute.device.type == "cuda":
                 torch.cuda.empty_cache()
-    norm = nn.utils.clip_grad_norm_(trained.values(), settings.clip_norm)
+    norm = _gradient_norm(setup.trained)
     if math.isfinite(value) and bool(torch.isfinite(norm)):
-        optimizer.step()
-        hooks.after_step(model, progress.step + 1)
+        _clipped_step(optimizer, norm, settings.clip_norm)
+        setup.hooks.after_step(setup.model, progress.step + 1)
         progress.nonfinite_row = 0
         progress.loss_sum += value
         progress.loss_steps += 1
@@ -242,30 +268,50 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     progress.step += 1
     progress.examples += len(batch)
-    progress.tokens += int(data.texts.lengths[batch].sum())
+    progress.tokens += int(setup.data.texts.lengths[batch].sum())
     progress.flops += flops
     progress.train_s += time.perf_counter() - start
 
 
-def _accumulate(model, data, batch, micro, loss, hooks, compute, step_flops):
-    """Gradient of the batch's mean loss, computed in parts of `micro` examples."""
+def _gradient_norm(trained: dict[str, nn.Parameter]) -> torch.Tensor:
+    """L2 norm of all gradients together, a scalar tensor."""
+    return nn.utils.get_total_norm(p.grad for p in trained.values() if p.grad is not None)
+
+
+def _clipped_step(optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: float) -> None:
+    """A step with gradients of at most the norm `clip_norm`.
+
+    The fused optimizer divides the gradients while it reads them (as it does for loss scaling),
+    which saves a pass over all of them.
+    """
+    optimizer.grad_scale = ((norm + 1e-6) / clip_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]
+    optimizer.found_inf = torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def _accumulate(setup: _Setup, batch: np.ndarray, micro: int) -> tuple[float, float]:
+    """Gradient of the batch's mean loss, computed in parts of `micro` examples: loss and FLOPs."""
+    model, data, device = setup.model, setup.data, setup.compute.device
     total, flops = 0.0, 0.0
     extra_done = False
     for start in range(0, len(batch), micro):
         part = batch[start : start + micro]
-        inputs = collate(data.texts, part, compute.device)
-        labels = data.labels[part].to(compute.device)
-        teacher = data.teacher[part].to(compute.device) if data.teacher is not None else None
-        with compute.autocast():
-            logits = model(**inputs).logits
-        value = loss(logits.float(), labels, teacher) * (len(part) / len(batch))
+        inputs = collate(data.texts, part, device)
+        labels = data.labels[part].to(device)
+        teacher = data.teacher[part].to(device) if data.teacher is not None else None
+        if data.matching is None:
+            value = setup.loss(setup.forward(inputs), labels, teacher)
+        else:
+            logits, matched = data.matching.run(model, inputs, part, setup.compute.autocast)
+            value = setup.loss(logits.float(), labels, teacher, matched)
+        value = value * (len(part) / len(batch))
         total += float(value.detach())
         if not extra_done:  # a property of the weights: added once a step
-            extra = hooks.extra_loss(model)
+            extra = setup.hooks.extra_loss(model)
             value = value if extra is None else value + extra
             extra_done = True
         value.backward()
-        flops += step_flops(len(part), inputs["input_ids"].shape[1])
+        flops += setup.step_flops(len(part), inputs["input_ids"].shape[1])
     return total, flops
 
 

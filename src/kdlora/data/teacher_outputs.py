@@ -1,0 +1,153 @@
+"""A teacher that is a file: what a larger model, an API or annotators said of every example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdlora.data import labels as lab
+from kdlora.data.examples import Examples, ids_of_keys
+from kdlora.data.files import Table, read_table
+from kdlora.data.parsing import name_rows
+from kdlora.errors import DataError, did_you_mean
+from kdlora.spec.fingerprint import hash_file
+from kdlora.spec.run import SCORE, OutputsRef
+from kdlora.spec.tasks import Task
+
+LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many
+SUM_TOLERANCE = 0.01  # of probabilities written with two decimals
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherTable:
+    """Logits (or a regression's predictions) of the file's rows by example id or by text."""
+
+    path: Path
+    by_id: bool
+    rows: dict[Any, int]  # id, or tuple of texts -> row of `logits`
+    logits: np.ndarray  # [rows, c] float32
+
+    def find(self, examples: Examples) -> np.ndarray:
+        """Row of each example in `logits`, -1 where the file lacks it, [n] int64."""
+        keys = examples.ids.tolist() if self.by_id else zip(*examples.texts, strict=True)
+        return np.array([self.rows.get(key, -1) for key in keys], dtype=np.int64)
+
+    def require(self, examples: Examples, what: str) -> None:
+        """Raises DataError, with an example, if the file lacks rows of a split."""
+        missing = np.flatnonzero(self.find(examples) < 0)
+        if len(missing):
+            first = " | ".join(column[missing[0]] for column in examples.texts)
+            shown = first if len(first) <= 80 else first[:77] + "..."
+            by = "ids" if self.by_id else "texts, word for word"
+            raise DataError(
+                f"{self.path} lacks {len(missing):,} of {len(examples):,} {what} rows (joined by "
+                f"their {by}), for instance: {shown}. A teacher's file must hold all rows that "
+                "are trained on"
+            )
+
+
+def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
+    """Read and check a teacher's file. Raises DataError with every problem found in it.
+
+    Probabilities become their logarithms, so that softmax gives them back; those below 1e-6 are
+    raised to it first. Rows for texts that no split holds are ignored.
+    """
+    where = f"task '{task.name}', teacher_outputs"
+    path = Path(ref.file)
+    if path.is_file() and hash_file(path) != ref.fingerprint:
+        raise DataError(
+            f"{path} changed since the study was planned; run the same command again to plan with "
+            "what is there now",
+            where=where,
+        )
+    classes = task.label_names or (SCORE,)
+    problems = [
+        f"columns: the task has no class '{name}'.{did_you_mean(name, classes)}"
+        for name in ref.columns
+        if name not in classes
+    ]
+    if (task.kind == "regression") != (ref.kind == "scores"):
+        fitting = "scores" if task.kind == "regression" else "probabilities or logits"
+        problems.append(f"kind '{ref.kind}' does not fit a {task.kind}: expected {fitting}")
+    if problems:
+        raise DataError(problems, where=where)
+    columns = [ref.columns.get(name, name) for name in classes]
+    keys = [ref.id] if ref.id else list(ref.text)
+    if clash := sorted(set(columns) & set(keys)):
+        raise DataError(f"columns used twice: {', '.join(clash)}", where=where)
+    try:
+        table = read_table(path, [*keys, *columns])
+        values = _numbers(table, columns)
+        logits = _logits(path, values, ref.kind)
+        rows = _keys(table, ref, task, values)
+    except DataError as error:
+        raise DataError(error.problems, where=where) from None
+    return TeacherTable(path, ref.id is not None, rows, logits)
+
+
+def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """The named columns as floats [n, c]."""
+    problems = []
+    found = np.zeros((len(table), len(columns)))
+    for place, name in enumerate(columns):
+        numbers = [lab.as_number(value) for value in table.columns[name]]
+        bad = [i for i, x in enumerate(numbers, 1) if x is None or not np.isfinite(x)]
+        if bad:
+            problems.append(
+                f"{table.path}: column '{name}' holds no finite number in {name_rows(bad)}"
+            )
+        else:
+            found[:, place] = numbers
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def _logits(path: Path, values: np.ndarray, kind: str) -> np.ndarray:
+    if kind != "probabilities":
+        return values.astype(np.float32)
+    sums = values.sum(axis=1)
+    outside = np.flatnonzero(((values < 0) | (values > 1)).any(axis=1)) + 1
+    wrong = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE) + 1
+    problems = []
+    if len(outside):
+        rows = name_rows(outside.tolist())
+        problems.append(f"{path}: probabilities below 0 or above 1 in {rows}; are these logits?")
+    if len(wrong):
+        problems.append(
+            f"{path}: probabilities do not sum to 1 in {name_rows(wrong.tolist())} (row {wrong[0]} "
+            f"sums to {sums[wrong[0] - 1]:.4g})"
+        )
+    if problems:
+        raise DataError(problems)
+    clipped = np.clip(values / sums[:, None], LEAST_PROBABILITY, None)
+    return np.log(clipped).astype(np.float32)
+
+
+def _keys(table: Table, ref: OutputsRef, task: Task, values: np.ndarray) -> dict[Any, int]:
+    """Where each id or text stands; one that stands twice with different numbers is a problem."""
+    keys: Sequence[Any]
+    if ref.id:
+        missing = [i for i, v in enumerate(table.columns[ref.id], 1) if lab.is_missing(v)]
+        if missing:
+            raise DataError(f"{table.path}: no id in {name_rows(missing)} (column '{ref.id}')")
+        keys = ids_of_keys(task.name, [lab.class_name(v) for v in table.columns[ref.id]]).tolist()
+    else:
+        texts = [["" if v is None else str(v) for v in table.columns[n]] for n in ref.text]
+        keys = list(zip(*texts, strict=True))
+    rows: dict[Any, int] = {}
+    differing = []
+    for i, key in enumerate(keys):
+        first = rows.setdefault(key, i)
+        if first != i and not np.allclose(values[first], values[i]):
+            differing.append(i + 1)
+    if differing:
+        raise DataError(
+            f"{table.path}: {name_rows(differing)} repeat the {'id' if ref.id else 'text'} of an "
+            "earlier row with other numbers"
+        )
+    return rows

@@ -1,0 +1,157 @@
+"""Texts without labels: read, freed of what must not be learnt from, and joined to the train rows.
+
+Only a teacher labels them. What stands in the selection or a report split is dropped, so that a
+transfer set can never leak what the student is chosen or reported on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdlora.data import labels as lab
+from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
+from kdlora.data.files import read_table
+from kdlora.data.parsing import name_rows
+from kdlora.errors import DataError
+from kdlora.spec.fingerprint import hash_file
+from kdlora.spec.run import TextsRef
+from kdlora.spec.seeds import seed_for
+from kdlora.spec.tasks import Task
+
+NO_LABEL = -1  # of a row that only the teacher labels; NaN for regression
+
+
+@dataclass(frozen=True, eq=False)
+class Unlabelled:
+    """Rows that only a teacher labels; their labels are -1, or NaN for regression.
+
+    The counts say what became of the files' rows: `read` is the sum of all others and `rows`.
+    """
+
+    rows: Examples
+    read: int = 0
+    held_out: int = 0
+    in_train: int = 0
+    repeated: int = 0
+    empty: int = 0
+    beyond_max_rows: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint({"unlabelled": self.rows})
+
+    def counts(self) -> dict[str, int]:
+        """The rows used and, by reason, those dropped."""
+        reasons = ("held_out", "in_train", "repeated", "empty", "beyond_max_rows")
+        dropped = {name: getattr(self, name) for name in reasons}
+        return {"used": len(self.rows), **{k: v for k, v in dropped.items() if v}}
+
+
+def load_unlabelled(
+    sources: Sequence[TextsRef], data: TaskData, *, split_seed: int
+) -> Unlabelled | None:
+    """The texts of all sources that a student may learn from; None without sources.
+
+    Texts of the selection and report splits are dropped, then those of the train rows in use and
+    repetitions. Of what is left a source's `max_rows` are drawn by `split_seed` alone. Raises
+    DataError with all that is wrong with the files, or if nothing is left.
+    """
+    if not sources:
+        return None
+    problems: list[str] = []
+    tables = []
+    for source in sources:
+        try:
+            tables.append(_texts(source))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems, where=f"task '{data.task.name}', unlabelled")
+
+    held_out = _rows_of(data.selection, *data.reports.values())
+    train, seen = _rows_of(data.train), set[tuple[str, ...]]()
+    counts = dict.fromkeys(("held_out", "in_train", "repeated", "empty", "beyond_max_rows"), 0)
+    kept: list[tuple[str, ...]] = []
+    for number, (source, texts) in enumerate(zip(sources, tables, strict=True)):
+        fresh = []
+        for row in texts:
+            why = _unwanted(row, held_out, train, seen)
+            if why:
+                counts[why] += 1
+            else:
+                seen.add(row)
+                fresh.append(row)
+        if source.max_rows is not None and len(fresh) > source.max_rows:
+            counts["beyond_max_rows"] += len(fresh) - source.max_rows
+            rng = np.random.default_rng(seed_for(split_seed, f"unlabelled {number}"))
+            chosen = np.sort(rng.choice(len(fresh), source.max_rows, replace=False))
+            fresh = [fresh[i] for i in chosen]
+        kept += fresh
+    if not kept:
+        raise DataError(
+            f"none of {sum(map(len, tables)):,} unlabelled texts can be used: "
+            + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in counts.items() if v),
+            where=f"task '{data.task.name}', unlabelled",
+        )
+    rows = _examples(data.task, kept)
+    return Unlabelled(rows, read=sum(map(len, tables)), **counts)
+
+
+def joined(train: Examples, extra: Examples | None) -> Examples:
+    """Train rows and, behind them, the rows that only a teacher labels."""
+    if extra is None:
+        return train
+    return Examples(
+        np.concatenate([train.ids, extra.ids]),
+        tuple([*a, *b] for a, b in zip(train.texts, extra.texts, strict=True)),
+        np.concatenate([train.labels, extra.labels.astype(train.labels.dtype)]),
+    )
+
+
+def _texts(source: TextsRef) -> list[tuple[str, ...]]:
+    """The rows of a file; nulls are empty texts."""
+    path = Path(source.file)
+    if path.is_file() and hash_file(path) != source.fingerprint:
+        raise DataError(
+            f"{path} changed since the study was planned; run the same command again to plan with "
+            "what is there now"
+        )
+    table = read_table(path, source.text)
+    columns, problems = [], []
+    for name in source.text:
+        values = table.columns[name]
+        odd = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
+        if odd:
+            problems.append(f"{path}: column '{name}' holds no text in {name_rows(odd)}")
+        columns.append(["" if lab.is_missing(v) else str(v) for v in values])
+    if problems:
+        raise DataError(problems)
+    return list(zip(*columns, strict=True))
+
+
+def _unwanted(
+    row: tuple[str, ...],
+    held_out: set[tuple[str, ...]],
+    train: set[tuple[str, ...]],
+    seen: set[tuple[str, ...]],
+) -> str | None:
+    if not any(text.strip() for text in row):
+        return "empty"
+    known = ((held_out, "held_out"), (train, "in_train"), (seen, "repeated"))
+    return next((why for texts, why in known if row in texts), None)
+
+
+def _rows_of(*parts: Examples) -> set[tuple[str, ...]]:
+    return {row for part in parts for row in zip(*part.texts, strict=True)}
+
+
+def _examples(task: Task, rows: Iterable[tuple[str, ...]]) -> Examples:
+    texts = tuple(list(column) for column in zip(*rows, strict=True))
+    n = len(texts[0])
+    none = np.full(n, np.nan, np.float32) if task.kind == "regression" else np.full(n, NO_LABEL)
+    # ids of their own: the same text may be a labelled row that is not in use
+    return Examples(ids_of_texts(f"{task.name} unlabelled", texts), texts, none)

@@ -1,0 +1,182 @@
+"""Signals that look inside student and teacher: which layers meet, and the loss between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdlora.distillation.intermediate import hidden_mse, padded, relation_kl
+from kdlora.distillation.states import PROJECTIONS, Shape, Wanted, run_with_states
+from kdlora.distillation.states import unknown_projections as unknown
+from kdlora.distillation.teacher_states import TeacherStates
+from kdlora.errors import ModelError
+from kdlora.models.checkpoints import seeded
+from kdlora.spec.distillation import Hidden, Relations, Signals
+
+
+@dataclass(frozen=True)
+class MatchPlan:
+    """Which states meet. `hidden` are (student layer, teacher layer), 0 the embeddings' output."""
+
+    student: Wanted
+    teacher: Wanted
+    hidden: tuple[tuple[int, int], ...]
+    relations: tuple[str, ...]
+    heads: int
+    hidden_weight: float
+    relations_weight: float
+
+
+def plan_matching(signals: Signals, student: Shape, teacher: Shape) -> MatchPlan:
+    """Resolve the layer map and the relation heads. Raises ModelError with every problem."""
+    problems: list[str] = []
+    pairs = _hidden_pairs(signals.hidden, student, teacher, problems) if signals.hidden else ()
+    ours, theirs, heads = None, None, 1
+    kinds = ""
+    if signals.relations is not None:
+        term = signals.relations
+        ours = _layer(term.student_layer, student, "relations: student", problems, least=1)
+        theirs = _layer(term.teacher_layer, teacher, "relations: teacher", problems, least=1)
+        heads = _heads(term, student, teacher, problems)
+        kinds = "".join(k for k in "qkv" if any(k in pair for pair in term.pairs))
+        for shape in dict.fromkeys((student.family, teacher.family)):
+            if shape not in PROJECTIONS:
+                problems.append(unknown(shape))
+    if problems:
+        raise ModelError(problems, where="distillation.signals")
+    return MatchPlan(
+        student=Wanted(_distinct(s for s, _ in pairs), ours, kinds),
+        teacher=Wanted(_distinct(t for _, t in pairs), theirs, kinds),
+        hidden=pairs,
+        relations=signals.relations.pairs if signals.relations else (),
+        heads=heads,
+        hidden_weight=signals.hidden.weight if signals.hidden else 0.0,
+        relations_weight=signals.relations.weight if signals.relations else 0.0,
+    )
+
+
+class Matching(nn.Module):
+    """The terms on inner states; its parameters are the projectors, trained beside the student.
+
+    A projector is a linear map without bias from the student's width to the teacher's, one for
+    each pair of layers, and only where the widths differ (as in TinyBERT). It is no part of the
+    student and is thrown away after training.
+    """
+
+    def __init__(
+        self,
+        plan: MatchPlan,
+        teacher: TeacherStates,
+        *,
+        student_width: int,
+        teacher_width: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.plan, self.teacher = plan, teacher
+        with seeded(seed):
+            self.projectors = nn.ModuleList(
+                nn.Linear(student_width, teacher_width, bias=False)
+                if student_width != teacher_width
+                else nn.Identity()
+                for _ in plan.hidden
+            )
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def run(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        index: np.ndarray,
+        autocast: Callable[[], AbstractContextManager],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Student's logits [b, c] and the weighted terms [b] of the training rows at `index`."""
+        with autocast():
+            logits, ours = run_with_states(model, inputs, self.plan.student)
+        mask = inputs["attention_mask"].bool()
+        theirs = {name: padded(x.float(), mask) for name, x in self.teacher(index).items()}
+        return logits, self(ours, theirs, mask)
+
+    def forward(
+        self,
+        ours: Mapping[str, torch.Tensor],
+        theirs: Mapping[str, torch.Tensor],
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """The weighted terms [b] from both sides' states [b, l, width].
+
+        Hidden-state terms are averaged over the pairs of layers, so that their weight means the
+        same for any number of them; relation terms are added up, as in both papers.
+        """
+        total = torch.zeros(len(mask), device=mask.device)
+        for (s, t), project in zip(self.plan.hidden, self.projectors, strict=True):
+            value = hidden_mse(project(ours[f"hidden.{s}"].float()), theirs[f"hidden.{t}"], mask)
+            total = total + self.plan.hidden_weight / len(self.plan.hidden) * value
+        for pair in self.plan.relations:
+            a, b = pair[0], pair[1]
+            value = relation_kl(
+                (ours[a].float(), ours[b].float()),
+                (theirs[a], theirs[b]),
+                mask,
+                heads=self.plan.heads,
+            )
+            total = total + self.plan.relations_weight * value
+        return total
+
+
+def _hidden_pairs(
+    term: Hidden, student: Shape, teacher: Shape, problems: list[str]
+) -> tuple[tuple[int, int], ...]:
+    """Layers that meet, in the student's order."""
+    if term.layers == "last":
+        return ((student.layers, teacher.layers),)
+    if term.layers == "uniform":  # every layer of the student, spread over the teacher's
+        return tuple(
+            (i, math.floor(i * teacher.layers / student.layers + 0.5))
+            for i in range(1, student.layers + 1)
+        )
+    assert isinstance(term.layers, dict)
+    pairs = [
+        (
+            _layer(s, student, "hidden.layers: student", problems),
+            _layer(t, teacher, "hidden.layers: teacher", problems),
+        )
+        for s, t in term.layers.items()
+    ]
+    if len({s for s, _ in pairs}) < len(pairs):
+        problems.append("hidden.layers: a student layer is named twice")
+    return tuple(sorted(pairs))
+
+
+def _layer(number: int, shape: Shape, what: str, problems: list[str], *, least: int = 0) -> int:
+    """A layer's number counted from 1; -1 is the last one."""
+    found = shape.layers + 1 + number if number < 0 else number
+    if not least <= found <= shape.layers:
+        problems.append(f"{what} layer {number}: the {shape.family} encoder has {shape.layers}")
+    return found
+
+
+def _heads(term: Relations, student: Shape, teacher: Shape, problems: list[str]) -> int:
+    heads = term.heads or teacher.heads
+    if student.width % heads or teacher.width % heads:
+        most = math.gcd(student.width, teacher.width)
+        fitting = [str(n) for n in range(1, most + 1) if most % n == 0 and n <= 64]
+        given = "" if term.heads else " (as many as the teacher has attention heads)"
+        problems.append(
+            f"relations.heads: {heads}{given} does not divide the widths {student.width} and "
+            f"{teacher.width} of student and teacher; these do: {', '.join(fitting)}"
+        )
+    return heads
+
+
+def _distinct(numbers) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(numbers))

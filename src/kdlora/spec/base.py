@@ -1,0 +1,18 @@
+"""What every section of the study file has in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A section of the file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def as_tuple(value: Any) -> Any:
+    """One value where several may stand."""
+    return (value,) if isinstance(value, str | int) else value

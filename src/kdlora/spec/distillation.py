@@ -1,0 +1,215 @@
+"""How a student learns from its teacher: the signals, their weights, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from kdlora.spec.base import Strict, as_tuple
+from kdlora.spec.tasks import Kind
+
+
+class Signal(Strict):
+    """One term of the teacher's part of the loss."""
+
+    weight: PositiveFloat = 1.0
+
+
+class Tempered(Signal):
+    temperature: PositiveFloat | None = Field(None, description="default: the section's")
+
+
+class Kl(Tempered):
+    """KL divergence of tempered class probabilities; for regression the squared error."""
+
+
+class LogitMse(Signal):
+    """Mean squared error of the logits."""
+
+
+class Dkd(Tempered):
+    """Decoupled KD: the target class and the other classes weighted apart (Zhao et al. 2022)."""
+
+    alpha: NonNegativeFloat = Field(1.0, description="weight of the target class against the rest")
+    beta: NonNegativeFloat = Field(8.0, description="weight of the other classes among themselves")
+
+
+class Dist(Tempered):
+    """Correlations of predictions instead of their values (Huang et al. 2022)."""
+
+    beta: NonNegativeFloat = Field(1.0, description="weight of the relation between classes")
+    gamma: NonNegativeFloat = Field(1.0, description="weight of the relation within a class")
+
+
+class Hidden(Signal):
+    """Hidden states, through a learned projector where the widths differ (Jiao et al. 2020)."""
+
+    layers: dict[int, int] | Literal["uniform", "last"] = Field(
+        "uniform",
+        description="student layer: teacher layer. 0 is the embeddings' output, 1 the first "
+        "layer's; -1 is the last one's",
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if not value:
+            raise ValueError("no layer is named; leave it out for uniform")
+        return value
+
+
+class Relations(Signal):
+    """Relations between the tokens' queries, keys and values (Wang et al. 2020 and 2021)."""
+
+    pairs: Annotated[
+        tuple[Literal["qq", "kk", "vv", "qk", "qv", "kv"], ...], BeforeValidator(as_tuple)
+    ] = Field(
+        ("qq", "kk", "vv"),
+        min_length=1,
+        description="what is related to what: qq kk vv as in MiniLMv2, qk vv as in MiniLM",
+    )
+    heads: PositiveInt | None = Field(
+        None, description="relation heads; default: the teacher's attention heads"
+    )
+    student_layer: int = Field(-1, description="counted from 1; -1 is the last")
+    teacher_layer: int = Field(-1, description="counted from 1; -1 is the last")
+
+    @field_validator("student_layer", "teacher_layer")
+    @classmethod
+    def _a_layer(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("layers are counted from 1: 0 has no queries, keys and values")
+        return value
+
+
+def _as_weight(value: Any) -> Any:
+    """A bare number is the signal's weight."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"weight": value} if number else value
+
+
+class Signals(Strict):
+    """The terms of the teacher's part of the loss: their sum, each times its weight."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    kl: Annotated[Kl | None, BeforeValidator(_as_weight)] = None
+    logit_mse: Annotated[LogitMse | None, BeforeValidator(_as_weight)] = Field(
+        None, alias="logit-mse"
+    )
+    dkd: Annotated[Dkd | None, BeforeValidator(_as_weight)] = None
+    dist: Annotated[Dist | None, BeforeValidator(_as_weight)] = None
+    hidden: Annotated[Hidden | None, BeforeValidator(_as_weight)] = None
+    relations: Annotated[Relations | None, BeforeValidator(_as_weight)] = None
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if not self.names:
+            raise ValueError("no signal is named; leave `signals` out for kl alone")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k.replace("_", "-"): v for k, v in dump(self).items() if v is not None}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The signals in use, as the study file calls them."""
+        fields = type(self).model_fields
+        return tuple(f.alias or n for n, f in fields.items() if getattr(self, n) is not None)
+
+    @property
+    def match_states(self) -> bool:
+        """Whether the teacher's inner states are needed, and not its logits alone."""
+        return self.hidden is not None or self.relations is not None
+
+
+class Distillation(Strict):
+    """How a student learns from its teacher (Hinton et al. 2015)."""
+
+    temperature: PositiveFloat = 2.0
+    kd_weight: float = Field(0.5, ge=0, le=1, description="share of the teacher's term in the loss")
+    signals: Signals = Field(Signals(kl=Kl()), description="what the teacher's term consists of")
+    teacher_seeds: Annotated[tuple[int, ...], BeforeValidator(as_tuple)] | Literal["all"] = Field(
+        (),
+        description="teach by the mean logits of the teachers of these seeds, or of all seeds of "
+        "the study; default: by the teacher of the student's own seed",
+    )
+    unlabelled: bool = Field(True, description="learn from the unlabelled texts, if there are any")
+    hidden_cache_mb: NonNegativeInt = Field(
+        2000, description="teacher's states up to this size wait on disk; larger ones are computed"
+    )
+
+    @field_validator("teacher_seeds")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            raise ValueError(f"{list(value)} names a seed twice")
+        return value
+
+
+SIGNALS: dict[str, type[Strict]] = {
+    "kl": Kl,
+    "logit-mse": LogitMse,
+    "dkd": Dkd,
+    "dist": Dist,
+    "hidden": Hidden,
+    "relations": Relations,
+}
+
+
+def signal_problems(signals: Signals, kind: Kind) -> Iterator[str]:
+    """Signals that compare class probabilities, of which a regression has none."""
+    if kind == "regression":
+        for name in ("dkd", "dist"):
+            if getattr(signals, name) is not None:
+                yield (
+                    f"signal '{name}' compares class probabilities, but the task is a regression: "
+                    "use kl or logit-mse, which then compare the predicted numbers"
+                )
+
+
+class Texts(Strict):
+    """A file of texts without labels, which only the teacher labels."""
+
+    file: str = Field(description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's")
+    text: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="default: the task's text columns"
+    )
+    max_rows: PositiveInt | None = None
+
+
+def as_texts(value: Any) -> Any:
+    """A path, a mapping, or a list of them."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple({"file": item} if isinstance(item, str) else item for item in items)
+
+
+class TeacherOutputs(Strict):
+    """A teacher that is no model here: what it said of every example, in a file."""
+
+    file: str = Field(description="CSV, TSV, JSON lines or Parquet; {task} becomes the task's name")
+    kind: Literal["probabilities", "logits", "scores"] = Field(
+        description="what the columns hold; scores are a regression's"
+    )
+    id: str | None = Field(None, description="join by this column and the task's id column")
+    text: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        (), description="join by these columns; default: the task's text columns"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="class: column; default: each class by its name, a regression's `score`"
+    )

@@ -1,0 +1,101 @@
+"""A teacher and its student: encoders by name, or a student made of another encoder's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, NonNegativeInt, field_validator, model_validator
+
+from kdlora.spec.base import Strict
+from kdlora.spec.distillation import TeacherOutputs
+
+
+class Layers(Strict):
+    """The embeddings, these layers in their order, and the pooler of an encoder."""
+
+    model_config = ConfigDict(
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
+    source: str = Field(
+        alias="from", min_length=1, description="teacher, or an encoder's name or folder"
+    )
+    layers: tuple[NonNegativeInt, ...] = Field(
+        min_length=1, description="numbers of the layers to keep; the first is 0"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value)):
+            raise ValueError(f"{list(value)}: name each layer once, in rising order")
+        return value
+
+
+def encoder_title(name: str, layers: Sequence[int] | None) -> str:
+    """An encoder's name, followed by the layers that are kept of it."""
+    return name if layers is None else f"{name}[{','.join(map(str, layers))}]"
+
+
+class Pair(Strict):
+    """A teacher encoder and the student encoder that learns from it."""
+
+    name: str = ""
+    teacher: str
+    student: str | Layers
+    teacher_is_trained: bool = Field(
+        False, description="the teacher is already fine-tuned on this task: score it, don't train"
+    )
+    teacher_outputs: TeacherOutputs | None = Field(
+        None, description="the teacher is no model here: its outputs are read from a file"
+    )
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Pair:
+        if self.teacher_outputs is not None and self.teacher_is_trained:
+            raise ValueError("give teacher_outputs or teacher_is_trained, not both")
+        made = isinstance(self.student, Layers) and self.student.source == "teacher"
+        if self.teacher_outputs is not None and made:
+            raise ValueError(
+                "student: a teacher that is no model here has no layers to take; name an encoder "
+                "in `from`"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        outputs = value.get("teacher_outputs") if isinstance(value, dict) else None
+        if isinstance(outputs, dict) and not value.get("teacher"):
+            value = {**value, "teacher": Path(str(outputs.get("file", ""))).name}
+        if isinstance(value, dict) and not value.get("name"):
+            teacher, student = value.get("teacher", ""), value.get("student", "")
+            if isinstance(student, Layers):
+                student = student.model_dump()
+            if isinstance(student, dict):
+                kept = student.get("layers")
+                kept = "-".join(map(str, kept)) if isinstance(kept, list | tuple) else ""
+                source = str(student.get("from", student.get("source", "")))
+                student = f"{Path(source).name}-layers-{kept}"
+            ends = (Path(str(name).rstrip("/")).name for name in (teacher, student))
+            value = {**value, "name": "--".join(ends)}
+        return value
+
+    @property
+    def student_encoder(self) -> str:
+        """The name of the encoder that the student is, or is made from."""
+        if isinstance(self.student, str):
+            return self.student
+        return self.teacher if self.student.source == "teacher" else self.student.source
+
+    @property
+    def student_layers(self) -> tuple[int, ...] | None:
+        """The layers that the student keeps of its encoder; None means all."""
+        return self.student.layers if isinstance(self.student, Layers) else None
+
+    @property
+    def student_title(self) -> str:
+        """The student as it is shown: ``small``, or ``big[0,2,4]``."""
+        return encoder_title(self.student_encoder, self.student_layers)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from kdlora.data.examples import Examples, ids_of_keys, ids_of_texts
+from kdlora.data.teacher_outputs import read_teacher_outputs
+from kdlora.errors import DataError
+from kdlora.spec.fingerprint import hash_file
+from kdlora.spec.run import OutputsRef
+from kdlora.spec.tasks import TASKS
+from tests.conftest import write_csv
+
+SST2, STSB = TASKS["sst2"], TASKS["stsb"]
+
+
+def reference(path, kind="probabilities", text=("sentence",), **changes) -> OutputsRef:
+    return OutputsRef(file=str(path), kind=kind, text=text, fingerprint=hash_file(path), **changes)
+
+
+def examples(*texts: str) -> Examples:
+    column = list(texts)
+    return Examples(ids_of_texts("sst2", [column]), (column,), np.zeros(len(column), np.int64))
+
+
+def test_probabilities_become_their_logarithms_in_the_tasks_order(tmp_path):
+    path = write_csv(
+        tmp_path / "t.csv", positive=[0.8, 1, 0.5], sentence=["a", "b", "c"], negative=[0.2, 0, 0.5]
+    )
+    table = read_teacher_outputs(reference(path), SST2)
+    rows = table.find(examples("c", "a", "zzz"))
+    assert rows.tolist() == [2, 0, -1]
+    np.testing.assert_allclose(table.logits[0], np.log([0.2, 0.8]), rtol=1e-6)
+    np.testing.assert_allclose(table.logits[1], [np.log(1e-6), 0.0], atol=1e-6)
+
+
+def test_logits_are_taken_as_they_are_from_any_format(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(json.dumps({"sentence": "a", "n": -3.5, "p": 41}) + "\n")
+    columns = {"negative": "n", "positive": "p"}
+    table = read_teacher_outputs(reference(path, "logits", columns=columns), SST2)
+    assert table.logits.tolist() == [[-3.5, 41.0]]
+    path = tmp_path / "t.parquet"
+    import pandas as pd
+
+    pd.DataFrame({"sentence": ["a"], "negative": [1.0], "positive": [2.0]}).to_parquet(path)
+    assert read_teacher_outputs(reference(path, "logits"), SST2).logits.tolist() == [[1.0, 2.0]]
+
+
+def test_a_join_by_id(tmp_path):
+    path = write_csv(tmp_path / "t.csv", key=["7", "8"], negative=[0.5, 0.1], positive=[0.5, 0.9])
+    table = read_teacher_outputs(reference(path, text=(), id="key"), SST2)
+    part = Examples(ids_of_keys("sst2", ["8", "9"]), (["x", "y"],), np.zeros(2, np.int64))
+    assert table.find(part).tolist() == [1, -1]
+    with pytest.raises(DataError, match=r"lacks 1 of 2 train rows \(joined by their ids\).*: y\."):
+        table.require(part, "train")
+
+
+def test_a_regressions_scores(tmp_path):
+    path = write_csv(tmp_path / "t.csv", one=["a"], two=["b"], score=["3.25"])
+    table = read_teacher_outputs(reference(path, "scores", ("one", "two")), STSB)
+    assert table.logits.tolist() == [[3.25]]
+    with pytest.raises(DataError, match="kind 'logits' does not fit a regression: expected scores"):
+        read_teacher_outputs(reference(path, "logits", ("one", "two")), STSB)
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "message"),
+    [
+        (
+            {"negative": [0.4], "positive": [0.5]},
+            {},
+            r"not sum to 1 in row 1 \(row 1 sums to 0.9",
+        ),
+        ({"negative": [-0.1], "positive": [1.1]}, {}, "below 0 or above 1 in row 1; are these log"),
+        ({"negative": ["x"], "positive": [1]}, {}, "column 'negative' holds no finite number in"),
+        ({"negative": ["nan"], "positive": [1]}, {}, "column 'negative' holds no finite number in"),
+        ({"negatif": [0.5], "positive": [0.5]}, {}, "no column 'negative'. Did you mean 'negatif'"),
+        (
+            {"negative": [0.5], "positive": [0.5]},
+            {"columns": {"positiv": "positive"}},
+            "the task has no class 'positiv'. Did you mean 'positive'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, columns, changes, message):
+    path = write_csv(tmp_path / "t.csv", sentence=["a"], **columns)
+    with pytest.raises(DataError, match=message):
+        read_teacher_outputs(reference(path, **changes), SST2)
+
+
+def test_a_text_may_repeat_only_with_the_same_numbers(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=["a", "a"], negative=[0, 0], positive=[1, 1])
+    assert read_teacher_outputs(reference(path), SST2).find(examples("a")).tolist() == [0]
+    path = write_csv(tmp_path / "u.csv", sentence=["a", "a"], negative=[0, 1], positive=[1, 0])
+    with pytest.raises(DataError, match="row 2 repeat the text of an earlier row"):
+        read_teacher_outputs(reference(path), SST2)
+
+
+def test_a_changed_file_is_refused(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=["a"], negative=[0], positive=[1])
+    ref = reference(path)
+    path.write_text(path.read_text() + "b,1,0\n")
+    with pytest.raises(DataError, match="changed since the study was planned"):
+        read_teacher_outputs(ref, SST2)

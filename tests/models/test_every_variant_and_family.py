@@ -1,0 +1,79 @@
+"""What must hold for every variant on every family, beside the life of an adapter.
+
+The life itself (start, what moves, save, load, merge) is `test_adapters.test_life_of_an_adapter`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from kdlora.models import adapters
+from kdlora.spec.names import PEFT_VARIANTS
+from tests.models.helpers import GetEncoder, adapt, load, parameters, train
+from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_batch
+
+HEADS = {  # the modules beside the encoder; a classifier in the others
+    "distilbert": ("pre_classifier", "classifier"),
+    "deberta-v2": ("pooler", "classifier"),
+    "modernbert": ("head", "classifier"),
+}
+RANK = 4
+
+
+def closed_form(variant: str, inputs: int, outputs: int) -> int:
+    """Parameters beside one layer, as the papers have it, written without kdlora's own count."""
+    both = inputs + outputs
+    return {
+        "lora": RANK * both,
+        "rslora": RANK * both,
+        "olora": RANK * both,
+        "dora": RANK * both + outputs,
+        "adalora": math.ceil(1.5 * RANK) * (both + 1),
+        "mrlora": (4 + 2 + 1) * both + 3,
+    }[variant]
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"), itertools.product((*FAMILIES, *FURTHER_FAMILIES), PEFT_VARIANTS)
+)
+def test_trainable_parameters_are_the_closed_form(
+    family: str, variant: str, encoder: GetEncoder
+) -> None:
+    loaded = load(encoder(family))
+    tops = HEADS.get(family, ("classifier",))
+    linears = {
+        name: module
+        for name, module in loaded.model.named_modules()
+        if isinstance(module, nn.Linear) and name.partition(".")[0] not in tops
+    }
+    beside = sum(
+        p.numel() for name, p in loaded.model.named_parameters() if name.partition(".")[0] in tops
+    )
+    expected = sum(closed_form(variant, m.in_features, m.out_features) for m in linears.values())
+    model = adapt(loaded, variant, rank=RANK)
+    assert adapters.adapter_parameters(model) == expected
+    assert adapters.trainable_parameters(model) == expected + beside
+    assert set(adapters.adapted_layers(model)) == set(linears)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_second_training_is_not_affected_by_the_first(family: str, encoder: GetEncoder) -> None:
+    """Every variant once in a row, then the other way round: each gives the same weights again."""
+
+    def run(variant: str) -> dict[str, torch.Tensor]:
+        loaded = load(encoder(family))
+        model = adapt(loaded, variant)
+        train(model, tiny_batch(loaded.tokenizer, n=4), steps=6)
+        return parameters(model)
+
+    first = {variant: run(variant) for variant in PEFT_VARIANTS}
+    for variant in reversed(PEFT_VARIANTS):
+        again = run(variant)
+        assert first[variant].keys() == again.keys()
+        differ = [name for name in again if not torch.equal(again[name], first[variant][name])]
+        assert differ == [], variant

@@ -1,0 +1,111 @@
+"""Run ids are promises: what was done before a field existed stays done."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdlora.spec.plan import make_plan
+from kdlora.spec.run import NEW_FIELDS, Run
+from kdlora.spec.study import make_study
+
+PAIRS = [
+    {"teacher": "big", "student": "small"},
+    {"teacher": "g", "student": "small", "teacher_is_trained": True},
+]
+
+
+def plan(**changes):
+    values = {"name": "x", "tasks": ["rte", "stsb"], "pairs": PAIRS, "seeds": [1, 2]}
+    values |= {
+        "adapter": {"rank": 8},
+        "overrides": {"student/kd-fft": {"distillation": {"temperature": 4}}},
+    }
+    values["arms"] = ["teacher/fft", "teacher/adalora", "student/kd-fft", "student/kd-dora"]
+    return make_plan(make_study({**values, **changes}))
+
+
+# as the first version of kdlora computed them
+KNOWN = {
+    "rte-baseline-majority-s0-4ff8dd720d09",
+    "rte-teacher-fft-s1-29e475984fb0",
+    "rte-teacher-adalora-s1-df8768100aad",
+    "rte-student-kd-fft-s1-7088713e8743",
+    "rte-student-kd-dora-s1-5d9b599bde0c",
+    "rte-teacher-given-s0-67feb95d603d",
+    "rte-student-kd-fft-s1-4a51652ac38d",
+    "stsb-student-kd-dora-s2-2f9b59eb2830",
+}
+
+
+def test_ids_of_the_first_version_are_kept():
+    ids = {run.run_id for run in plan().runs}
+    assert len(ids) == 30
+    assert ids >= KNOWN
+
+
+def test_writing_a_default_down_changes_no_id():
+    section = {"signals": {"kl": 1}, "hidden_cache_mb": 5, "unlabelled": False, "teacher_seeds": []}
+    ids = [run.run_id for run in plan().runs]
+    assert [run.run_id for run in plan(distillation=section).runs] == ids
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"signals": {"kl": 2.0}},
+        {"signals": {"logit-mse": 1.0}},
+        {"signals": {"kl": 1.0, "hidden": 1.0}},
+        {"teacher_seeds": [1, 2]},
+    ],
+)
+def test_what_changes_the_training_changes_the_ids_of_distilled_runs_alone(section):
+    pairs = PAIRS[:1]
+    before, after = plan(pairs=pairs), plan(pairs=pairs, distillation=section)
+    kept = {run.run_id for run in before.runs} & {run.run_id for run in after.runs}
+    assert {run.distillation for run in before.runs if run.run_id not in kept} == {"kd"}
+    assert all(run.distillation == "none" for run in before.runs if run.run_id in kept)
+
+
+def test_the_cache_counts_only_where_states_are_matched():
+    def ids(signals, cache):
+        section = {"signals": signals, "hidden_cache_mb": cache}
+        return [run.run_id for run in plan(pairs=PAIRS[:1], distillation=section).runs]
+
+    assert ids({"kl": 1.0}, 0) == ids({"kl": 1.0}, 2000)
+    assert ids({"relations": 1.0}, 0) != ids({"relations": 1.0}, 2000)
+
+
+def test_a_dumped_run_is_the_same_run():
+    section = {"signals": {"logit-mse": 1, "hidden": {"layers": {1: 2}}}, "teacher_seeds": "all"}
+    for run in plan(pairs=PAIRS[:1], distillation=section).runs:
+        again = Run.model_validate_json(run.model_dump_json())
+        assert again == run
+        assert again.run_id == run.run_id
+
+
+def test_new_fields_exist():
+    whole = next(run for run in plan().runs if run.arm == "student/kd-dora")
+    for section, names in NEW_FIELDS.items():
+        model = getattr(whole, section) if section else whole
+        assert set(names) <= set(type(model).model_fields), section
+
+
+def test_a_located_study_finds_its_files_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    for name in ("more.csv", "rte.csv"):
+        (tmp_path / "here" / name).write_text("sentence1,sentence2\na,b\n")
+    pair = {"name": "f", "student": "small"}
+    pair["teacher_outputs"] = {"file": "{task}.csv", "kind": "logits"}
+    study = make_study(
+        {
+            "name": "x",
+            "tasks": ["rte"],
+            "pairs": [pair],
+            "unlabelled": {"rte": ["more.csv"]},
+            "base_dir": str(tmp_path / "here"),
+        }
+    )
+    again = make_study({**study.located().model_dump(mode="json"), "base_dir": str(tmp_path)})
+    runs = [[run.run_id for run in make_plan(each).runs] for each in (study, again)]
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == len(runs[0])

@@ -1,0 +1,327 @@
+"""Every way to be taught, from the study to the record, on tiny encoders."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+import kdlora
+from kdlora.data.sources import load_task
+from kdlora.distillation import soft_labels
+from kdlora.distillation.teacher_states import ABOUT, STATES
+from kdlora.engines.local import run_plan
+from kdlora.errors import InputError
+from kdlora.spec.plan import make_plan
+from kdlora.spec.study import make_study
+from kdlora.store.predictions import read_predictions
+from kdlora.store.store import Store
+from tests.conftest import Corner, sentences, write_csv
+from tests.tiny_models import save_tiny_encoder
+
+INSIDE = {"kl": 1.0, "hidden": {"weight": 0.5, "layers": {1: 2}}, "relations": {"heads": 2}}
+
+
+def study(corner: Corner, **changes):
+    """One teacher and the students that `changes` name; short, without baselines."""
+    values = {"arms": ["teacher/fft", "student/kd-lora"], "baselines": False, **changes}
+    training = {"epochs": 3, "batch_size": 16, "dropout": 0.0, "max_length": 32}
+    training |= {"lr": {"fft": 3e-3, "peft": 1e-2}, "precision": "fp32"}
+    return corner.study(**{"training": training, **values})
+
+
+def done(plan, store):
+    store.prepare()
+    status = run_plan(plan, store, workers=2, threads=1)
+    failures = [store.read_failure(i).error for i, s in status.items() if s == "failed"]
+    assert set(status.values()) == {"done"}, failures
+    return {run.run_id: store.read(run.run_id) for run in plan.runs}
+
+
+@pytest.fixture(scope="module")
+def taught(corner, tmp_path_factory):
+    """Students of every signal beside one teacher, one of them fully fine-tuned."""
+    folder = tmp_path_factory.mktemp("taught")
+    write_csv(folder / "extra.csv", review=[*sentences(60, 21)[0], "the film"])
+    signals = {
+        "logits": {"logit-mse": 0.1, "dkd": {"beta": 2.0}},
+        "dist": {"dist": 1.0},
+        "inside": INSIDE,
+    }
+    plan = make_plan(
+        study(
+            corner,
+            arms=["teacher/fft", "student/kd-lora", "student/kd-fft"],
+            unlabelled={"moods": str(folder / "extra.csv")},
+            distillation={"unlabelled": False},
+            variations={
+                **{
+                    name: {"arm": "student/kd-lora", "distillation": {"signals": value}}
+                    for name, value in signals.items()
+                },
+                "online": {
+                    "arm": "student/kd-lora",
+                    "distillation": {"signals": INSIDE, "hidden_cache_mb": 0},
+                },
+                "extra": {"arm": "student/kd-lora", "distillation": {"unlabelled": True}},
+            },
+        )
+    )
+    store = Store(folder / "out")
+    records = done(plan, store)
+    return plan, store, {run.title: records[run.run_id] for run in plan.runs}
+
+
+def test_all_students_learn(taught):
+    _, _, records = taught
+    assert len(records) == 8
+    for title, record in records.items():
+        assert record.quality.score > 0.75, title
+        assert not [flag for flag in record.health if flag.severity == "error"], title
+    fft, lora = (records[f"student/kd-{name}"] for name in ("fft", "lora"))
+    assert fft.efficiency.trainable_params == fft.efficiency.total_params
+    assert lora.efficiency.trainable_params < fft.efficiency.trainable_params
+    assert fft.agreement.agreement > 0.75
+
+
+def test_the_record_says_what_taught(taught):
+    _, store, records = taught
+    assert records["teacher/fft"].facts.teaching is None
+    assert records["student/kd-lora"].facts.teaching.signals == ["kl"]
+    assert records["student/kd-lora"].facts.teaching.states is None
+    logits = records["student/kd-lora[logits]"]
+    assert logits.facts.teaching.signals == ["logit-mse", "dkd"]
+    inside, online = records["student/kd-lora[inside]"], records["student/kd-lora[online]"]
+    assert inside.facts.teaching.signals == ["kl", "hidden", "relations"]
+    assert inside.facts.teaching.states == "cached"
+    assert online.facts.teaching.states == "computed in every step"
+    # 520 train rows of about 8 tokens, 4 states of 32 numbers in two bytes
+    data = load_task(inside.run.task, inside.run.data)
+    tokens = sum(len(text.split()) + 2 for text in data.train.texts[0])
+    assert inside.facts.teaching.states_mb == pytest.approx(tokens * 4 * 32 * 2 / 1e6)
+    assert online.efficiency.train_flops > inside.efficiency.train_flops
+    for name in (STATES, ABOUT):  # used up
+        assert not list(store.root.rglob(f"*{name}*"))
+
+
+def test_projectors_are_not_part_of_the_student(taught, tmp_path):
+    """Equal widths need none; wider teachers do, and the student stays what it was."""
+    _, _, records = taught
+    inside, plain = records["student/kd-lora[inside]"], records["student/kd-lora"]
+    assert inside.facts.teaching.projector_params == 0
+    assert inside.efficiency.total_params == plain.efficiency.total_params
+
+
+def test_a_wider_teacher_teaches_through_projectors(corner, tmp_path):
+    wide = save_tiny_encoder(tmp_path / "wide", "roberta", width=48, layers=3, seed=5)
+    pair = {"name": "wide", "teacher": wide.path, "student": corner.student}
+    plan = make_plan(
+        study(
+            corner,
+            pairs=[pair],
+            arms=["teacher/fft", "student/lora", "student/kd-lora"],
+            distillation={"signals": {**INSIDE, "hidden": {"layers": {0: 0, -1: 2}}}},
+        )
+    )
+    store = Store(tmp_path / "out")
+    records = {r.run.title: r for r in done(plan, store).values()}
+    student, alone = records["student/kd-lora"], records["student/lora"]
+    assert student.facts.teaching.projector_params == 2 * 32 * 48
+    assert student.efficiency.trainable_params == alone.efficiency.trainable_params
+    saved = [p.name for p in (store.folder(student.run_id) / "model").iterdir()]
+    assert sorted(saved) == sorted(p.name for p in (store.folder(alone.run_id) / "model").iterdir())
+    assert student.quality.score > 0.75
+
+
+def test_unlabelled_texts_are_added_to_distilled_students_alone(taught):
+    plan, store, records = taught
+    extra, plain = records["student/kd-lora[extra]"], records["student/kd-lora"]
+    used = extra.facts.teaching.unlabelled
+    assert used["used"] + sum(v for k, v in used.items() if k != "used") == 61
+    assert used["used"] >= 58
+    assert plain.facts.teaching.unlabelled is None
+    assert extra.quality.n["train"] == plain.quality.n["train"]
+    rows = extra.quality.n["train"] + used["used"]
+    assert extra.facts.planned_steps == 3 * -(-rows // 16)
+    assert plain.run_id != extra.run_id
+    assert [r.title for r in plan.runs if r.unlabelled] == ["student/kd-lora[extra]"]
+    caches = list(store.folder(extra.run.teacher_run_id).glob("soft_labels*"))
+    assert len(caches) == 2
+
+
+def test_the_unlabelled_files_content_is_part_of_the_distilled_runs_id_alone(corner, tmp_path):
+    def ids(text: str) -> dict[str, str]:
+        path = write_csv(tmp_path / "extra.csv", review=[text])
+        arms = ["teacher/fft", "student/lora", "student/kd-lora"]
+        plan = make_plan(study(corner, arms=arms, unlabelled={"moods": [str(path)]}))
+        return {run.title: run.run_id for run in plan.runs}
+
+    one, two = ids("a film"), ids("another film")
+    plain = {r.title: r.run_id for r in make_plan(study(corner, arms=list(one))).runs}
+    assert {title for title in one if one[title] != two[title]} == {"student/kd-lora"}
+    assert {title for title in one if one[title] != plain[title]} == {"student/kd-lora"}
+
+
+def test_an_ensemble_teaches_by_its_mean_and_is_waited_for(corner, tmp_path):
+    plan = make_plan(study(corner, distillation={"teacher_seeds": [1, 2]}))
+    student = next(r for r in plan.runs if r.role == "student")
+    teachers = [r for r in plan.runs if r.role == "teacher"]
+    assert [t.seed for t in teachers] == [1, 2]
+    assert student.teacher_run_id == teachers[0].run_id
+    assert student.teacher_run_ids == tuple(t.run_id for t in teachers) == student.teachers
+    assert [cell.arm for cell in plan.cells] == ["teacher/fft", "student/kd-lora"]
+    store = Store(tmp_path / "out")
+    record = done(plan, store)[student.run_id]
+    assert record.facts.teaching.teachers == 2
+    data = load_task(student.task, student.data)
+    labels = [soft_labels.load(store.folder(t.run_id)) for t in teachers]
+    mean = np.mean([x.take(data.reports["report"].ids) for x in labels], axis=0)
+    outputs, _ = read_predictions(store.folder(student.run_id)).by_split()
+    agreed = np.mean(mean.argmax(1) == outputs["report"].argmax(1))
+    assert record.agreement.agreement == pytest.approx(agreed)
+    truth = data.reports["report"].labels
+    predicted = mean.argmax(1)
+    f1 = [
+        2 * np.sum((predicted == c) & (truth == c)) / (np.sum(predicted == c) + np.sum(truth == c))
+        for c in (0, 1)
+    ]
+    assert record.agreement.teacher_score == pytest.approx(np.mean(f1))
+
+
+def test_all_seeds_teach_and_no_seed_twice(corner):
+    plan = make_plan(study(corner, seeds=[3, 1, 2], distillation={"teacher_seeds": "all"}))
+    students = [r for r in plan.runs if r.role == "student"]
+    assert {len(r.teachers) for r in students} == {3}
+    assert len({r.teachers for r in students}) == 1
+    position = {run.run_id: i for i, run in enumerate(plan.runs)}
+    assert all(position[t] < position[r.run_id] for r in students for t in r.teachers)
+    cells = [(cell.arm, cell.seed) for cell in plan.cells]
+    assert len(cells) == len(set(cells)) == 6
+    assert len(plan.runs) == 6
+
+
+def test_a_failed_member_of_an_ensemble_leaves_its_student_undone(corner, tmp_path, monkeypatch):
+    plan = make_plan(study(corner, distillation={"teacher_seeds": [1, 2]}))
+    store = Store(tmp_path / "out")
+    store.prepare()
+    second = next(r for r in plan.runs if r.seed == 2)
+    folder = store.folder(second.run_id)
+    folder.mkdir(parents=True)
+    (folder / "spec.json").mkdir()  # cannot be written: the run fails
+    status = run_plan(plan, store, workers=1, threads=1)
+    assert status[second.run_id] == "failed"
+    assert status[next(r.run_id for r in plan.runs if r.role == "student")] == "skipped"
+
+
+@pytest.fixture(scope="module")
+def answers(corner, tmp_path_factory):
+    """What an annotator says of every train text, of half of the report texts and of no other."""
+    run = make_plan(study(corner)).runs[0]
+    data = load_task(run.task, run.data)
+    held = data.reports["report"].take(np.arange(0, 60))
+    texts = [*data.train.texts[0], *held.texts[0]]
+    truth = np.concatenate([data.train.labels, held.labels])
+    rng = np.random.default_rng(0)
+    wrong = rng.random(len(truth)) < 0.05
+    positive = np.where(wrong, 1 - truth, truth) * 0.8 + 0.1
+    path = tmp_path_factory.mktemp("answers") / "answers.csv"
+    write_csv(path, review=texts, pos=positive.tolist(), neg=(1 - positive).tolist())
+    return path, data, held, wrong
+
+
+def test_a_file_teaches(corner, answers, tmp_path):
+    path, _, held, wrong = answers
+    pair = {"name": "file", "student": corner.student}
+    pair |= {"teacher_outputs": {"file": str(path), "kind": "probabilities"}}
+    result = kdlora.run(
+        study(corner, pairs=[pair], arms=["teacher/fft", "student/kd-lora"]),
+        out=tmp_path / "out",
+        threads=1,
+    )
+    assert set(result.status.values()) == {"done"}
+    frame = result.frame.set_index("arm")
+    assert list(frame.index) == ["teacher/given", "student/kd-lora"]
+    teacher, student = frame.loc["teacher/given"], frame.loc["student/kd-lora"]
+    assert teacher["n_report"] == 60
+    assert teacher["n_selection"] == 0
+    assert teacher["report.accuracy"] == pytest.approx(1 - wrong[-60:].mean())
+    assert teacher["teacher"] == "answers.csv"
+    assert student["score"] > 0.75
+    assert student["n_report"] == 120
+    assert np.isnan(student.get("speedup_latency", np.nan))
+    store = Store(tmp_path / "out")
+    outputs, _ = read_predictions(store.folder(teacher["run_id"])).by_split()
+    np.testing.assert_allclose(log_softmax(outputs["report"], axis=1).max(), np.log(0.9), rtol=1e-5)
+    # agreement is measured on the report rows that the file holds
+    predictions = read_predictions(store.folder(student["run_id"])).frame
+    report = predictions[predictions["split"] == "report"].set_index("example_id")
+    rows = report.loc[held.ids]["logits"]
+    same = [np.argmax(a) == np.argmax(b) for a, b in zip(rows, outputs["report"], strict=True)]
+    assert student["agreement"] == pytest.approx(np.mean(same))
+
+
+def test_a_file_that_lacks_train_rows_is_refused_before_anything_runs(corner, answers, tmp_path):
+    path, *_ = answers
+    short = tmp_path / "short.csv"
+    short.write_text("\n".join(path.read_text().splitlines()[:-100]) + "\n")
+    pair = {"name": "file", "student": corner.student}
+    pair |= {"teacher_outputs": {"file": str(short), "kind": "probabilities"}}
+    with pytest.raises(InputError, match=r"lacks \d+ of 5\d\d train rows .* word for word"):
+        kdlora.run(study(corner, pairs=[pair]), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokenizers_that_differ_are_refused_before_anything_runs(corner, tmp_path):
+    other = save_tiny_encoder(tmp_path / "other", "bert", seed=7)
+    path = tmp_path / "other" / "tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"film":', '"filmx":'), encoding="utf-8")
+    pair = {"name": "p", "teacher": other.path, "student": corner.student}
+    for signals in ({"hidden": 1.0}, {"relations": 1.0}):
+        with pytest.raises(InputError, match=r"tokenizers of student .* differ on \d+ of \d+ text"):
+            kdlora.run(
+                study(corner, pairs=[pair], distillation={"signals": signals}),
+                out=tmp_path / "out",
+            )
+    kdlora.plan(study(corner, pairs=[pair]))  # logits need no shared tokenizer
+
+
+@pytest.mark.parametrize(
+    ("signals", "message"),
+    [
+        ({"hidden": {"layers": {2: 1}}}, "student layer 2: the distilbert encoder has 1"),
+        ({"hidden": {"layers": {1: 9}}}, "teacher layer 9: the bert encoder has 2"),
+        ({"relations": {"heads": 5}}, "relations.heads: 5 does not divide the widths 32 and 32"),
+    ],
+)
+def test_layers_and_heads_that_are_not_there_are_refused_early(corner, tmp_path, signals, message):
+    with pytest.raises(InputError, match=message):
+        kdlora.run(study(corner, distillation={"signals": signals}), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_study_file_tells_is_refused_when_planning():
+    values = {"name": "s", "tasks": ["stsb"], "seeds": [1, 2]}
+    pair = {"name": "p", "teacher": "big", "student": "small"}
+    trained = {**pair, "teacher_is_trained": True}
+
+    def problem(**changes) -> str:
+        with pytest.raises(InputError) as caught:
+            make_plan(make_study({**values, "pairs": [pair], **changes}))
+        return str(caught.value)
+
+    assert "signal 'dist' compares class" in problem(distillation={"signals": {"dist": 1.0}})
+    variations = {"x": {"arm": "student/kd-lora", "distillation": {"signals": {"dkd": 1}}}}
+    assert "student/kd-lora[x] on task 'stsb': signal 'dkd'" in problem(variations=variations)
+    kd = {"distillation": {"teacher_seeds": "all"}}
+    assert "the one of pair 'p' is not trained here" in problem(pairs=[trained], **kd)
+    assert "no task 'rte' in this study" in problem(unlabelled={"rte": "x.csv"})
+    assert "task 'stsb', unlabelled: no file at" in problem(unlabelled={"stsb": "nowhere.csv"})
+    source = {"file": "x.csv", "text": ["one"]}
+    assert "1 text columns (one) where the task has 2" in problem(unlabelled={"stsb": source})
+    outputs = {"name": "p", "student": "small"}
+    outputs["teacher_outputs"] = {"file": "{task}.csv", "kind": "logits", "id": "key"}
+    text = problem(pairs=[outputs], distillation={"signals": {"hidden": 1.0}})
+    for part in ("hidden need the teacher's inner states", "stsb.csv", "kind 'logits' of a regr",
+                 "needs a task with an id column"):  # fmt: skip
+        assert part in text

@@ -1,0 +1,143 @@
+"""Training with terms on inner states: the projectors learn, are resumed, and stay outside."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from kdlora.data.batches import collate
+from kdlora.distillation.losses import make_loss
+from kdlora.distillation.matching import Matching, plan_matching
+from kdlora.distillation.states import shape_of
+from kdlora.distillation.teacher_states import Online
+from kdlora.spec.distillation import Distillation
+from kdlora.spec.study import Training
+from kdlora.training.inference import predict
+from kdlora.training.loop import (
+    Hooks,
+    Seeds,
+    TrainingData,
+    _accumulate,
+    _Setup,
+    make_optimizer,
+    train,
+)
+from kdlora.training.schedule import make_schedule
+from tests.tiny_models import tiny_config
+from tests.training.test_loop import CPU, DATA, TASK, accuracy, make_model
+
+KD = Distillation(
+    kd_weight=0.8, signals={"kl": 1.0, "hidden": {"layers": "last"}, "relations": {"heads": 4}}
+)
+SETTINGS = Training(epochs=2, batch_size=16, max_length=32)
+
+
+def wide_teacher():
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        config = tiny_config("roberta", layers=2, width=32)
+        return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+TEACHER = wide_teacher()
+
+
+def setting():
+    student = make_model(dropout=0.0)
+    ours, theirs = shape_of(student.config), shape_of(TEACHER.config)
+    plan = plan_matching(KD.signals, ours, theirs)
+    online = Online(TEACHER, DATA.texts, plan.teacher, CPU.device, nullcontext)
+    matching = Matching(plan, online, student_width=16, teacher_width=32, seed=3)
+    soft = torch.from_numpy(predict(TEACHER, DATA.texts, CPU))
+    return student, TrainingData(DATA.texts, DATA.labels, soft, matching)
+
+
+def fit(student, data, folder, **changes):
+    return train(
+        student,
+        data,
+        loss=make_loss(TASK, KD),
+        evaluate=accuracy,
+        primary="accuracy",
+        direction=1,
+        settings=SETTINGS,
+        schedule=make_schedule(len(data.labels), SETTINGS, 5e-3),
+        compute=CPU,
+        seeds=Seeds(1, 2),
+        folder=folder,
+        **changes,
+    )
+
+
+def test_the_inner_terms_fall_and_the_projector_learns(tmp_path):
+    student, data = setting()
+    names = set(student.state_dict())
+    before = data.matching.projectors[0].weight.detach().clone()
+
+    def term() -> float:
+        index = np.arange(32)
+        with torch.no_grad():
+            inputs = collate(data.texts, index)
+            return data.matching.run(student.eval(), inputs, index, nullcontext)[1].mean().item()
+
+    first = term()
+    progress = fit(student, data, tmp_path)
+    assert progress.step == 12
+    assert term() < 0.9 * first
+    assert not torch.equal(data.matching.projectors[0].weight, before)
+    assert set(student.state_dict()) == names
+    assert all(p.grad is None for p in TEACHER.parameters())
+
+
+def test_an_interrupted_training_ends_with_the_same_student_and_projector(tmp_path):
+    whole, data = setting()
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    fit(whole, data, tmp_path / "a")
+    expected = copy.deepcopy(data.matching.state_dict())
+
+    def stop(event):
+        if event.get("step") == 7:
+            raise KeyboardInterrupt
+
+    student, data = setting()
+    with pytest.raises(KeyboardInterrupt):
+        fit(student, data, tmp_path / "b", on_progress=stop)
+    student, data = setting()
+    progress = fit(student, data, tmp_path / "b")
+    assert progress.resumed == 1
+    for a, b in zip(whole.parameters(), student.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for name, value in data.matching.state_dict().items():
+        assert torch.equal(value, expected[name])
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole():
+    gradients = []
+    for micro in (16, 5):
+        student, data = setting()
+        settings = Training()
+        setup = _Setup(
+            model=student,
+            forward=lambda inputs: student(**inputs).logits,
+            trained=dict(student.named_parameters()),
+            optimizer=make_optimizer(dict(student.named_parameters()), settings),
+            data=data,
+            loss=make_loss(TASK, KD),
+            hooks=Hooks(),
+            settings=settings,
+            schedule=make_schedule(16, settings, 1e-3),
+            compute=CPU,
+            step_flops=lambda b, n: 0.0,
+        )
+        value, _ = _accumulate(setup, np.arange(16), micro)
+        parameters = [*student.parameters(), *data.matching.parameters()]
+        gradients.append((value, [p.grad for p in parameters if p.grad is not None]))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-5)
+    for a, b in zip(gradients[0][1], gradients[1][1], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-3)
