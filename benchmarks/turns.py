@@ -1,0 +1,136 @@
+"""Timing several programs in turns, each in a process of its own.
+
+A shared machine drifts, so contenders take turns, A B C A B C ..., and only ratios within one
+round are compared. Each process is started as its users would start it: kdlora's with the
+settings that `kdlora run` gives its workers, a peer's with none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing as mp
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from kdlora.engines.tuning import tune_workers
+from kdlora.training.precision import cpu_flags
+
+WARM_UP = 1
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`make` names a function, ``package.module:function``; it returns a callable to be timed.
+
+    The callable gives seconds a unit of work (an example, a text, a cell). `tuned` starts the
+    process as kdlora starts its workers.
+    """
+
+    make: str
+    arguments: dict[str, Any]
+    tuned: bool = False
+
+
+def in_turns(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
+    """Seconds a unit of work by contender, one number a round; a first round is not counted."""
+    started = {name: _start(contender) for name, contender in contenders.items()}
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    try:
+        for turn in range(WARM_UP + repeats):
+            for name, (connection, _) in started.items():
+                connection.send("go")
+                value = connection.recv()
+                if isinstance(value, str):
+                    raise RuntimeError(f"{name} failed:\n{value}")
+                if turn >= WARM_UP:
+                    taken[name].append(value)
+                print(f"  round {turn}  {name}: {1 / value:.1f} a second", flush=True)
+    finally:
+        for connection, process in started.values():
+            connection.close()
+            process.join(timeout=10)
+            process.terminate()
+    return taken
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as a peer: the median over rounds, with the least and the most."""
+
+    median: float
+    least: float
+    most: float
+    rounds: int
+
+
+def ratio(ours: list[float], theirs: list[float]) -> Ratio:
+    """Compare round by round, so that drift between rounds cancels."""
+    values = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return Ratio(statistics.median(values), min(values), max(values), len(values))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were taken on."""
+    import torch
+    import transformers
+
+    flags = [f for f in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if f in cpu_flags()]
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "instructions": flags,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def _start(contender: Contender) -> tuple[Connection, Any]:
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with _environment(contender.tuned):
+        process = context.Process(target=_serve, args=(contender, theirs), daemon=True)
+        process.start()
+    theirs.close()
+    return ours, process
+
+
+@contextmanager
+def _environment(tuned: bool):
+    before = dict(os.environ)
+    try:
+        if tuned:
+            tune_workers()
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(contender: Contender, connection: Connection) -> None:
+    import traceback
+    import warnings
+
+    from kdlora.models.quiet import silence_libraries
+
+    warnings.filterwarnings("ignore")
+    silence_libraries()
+    module, _, name = contender.make.partition(":")
+    run: Callable[[], float] | None = None
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        try:
+            run = run or getattr(importlib.import_module(module), name)(**contender.arguments)
+            connection.send(run())
+        except Exception:
+            connection.send(traceback.format_exc())
+            return
