@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdlora.data.batches import Encoded, encode
+from kdlora.data.batches import Encoded
 from kdlora.data.examples import TaskData
 from kdlora.data.sources import load_task
+from kdlora.data.tokens import encode_once
 from kdlora.distillation.losses import make_loss
 from kdlora.distillation.teacher_states import drop_cache
 from kdlora.measure.agreement import agreement
@@ -108,7 +109,12 @@ def _trained(
         dropout=run.training.dropout,
     )
     texts = {
-        name: encode(loaded.tokenizer, part.texts, max_length=run.training.max_length)
+        name: encode_once(
+            loaded.tokenizer,
+            part,
+            max_length=run.training.max_length,
+            folder=store.root / "cache" / "tokens",
+        )
         for name, part in {**data.splits(), "train": rows}.items()
     }
     schedule = make_schedule(len(rows), run.training, run.lr)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdlora.data.batches import Encoded, collate, encode, eval_batches, train_batches
+from kdlora.data.batches import Encoded, collate, encode, eval_batches, padded_length, train_batches
 from tests.tiny_models import tiny_config, tiny_tokenizer
 
 lengths_of_texts = st.lists(st.integers(1, 200), min_size=1, max_size=400).map(np.array)
@@ -67,3 +67,21 @@ def test_padding_may_stand_on_the_left():
     batch = collate(encoded, np.array([0, 1]))
     assert batch["input_ids"].tolist() == [[0, 7], [8, 9]]
     assert batch["attention_mask"].tolist() == [[0, 1], [1, 1]]
+
+
+def test_padded_lengths_are_few_and_close():
+    rounded = [padded_length(n) for n in range(1, 513)]
+    assert all(n <= r <= 1.125 * n + 1 for n, r in enumerate(rounded, 1))
+    assert rounded == sorted(rounded)
+    assert len(set(rounded[:128])) == 40
+
+
+def test_padding_never_exceeds_the_longest_text():
+    encoded = Encoded(
+        ids=np.arange(17 + 30, dtype=np.int32),
+        offsets=np.array([0, 17, 47]),
+        types=None,
+        pad_id=0,
+    )
+    assert collate(encoded, np.array([0]))["input_ids"].shape == (1, 18)
+    assert collate(encoded, np.array([0, 1]))["input_ids"].shape == (2, 30)

@@ -17,6 +17,7 @@ from kdlora.distillation.states import shape_of
 from kdlora.distillation.teacher_states import Online
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.study import Training
+from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.loop import (
     Hooks,
@@ -124,7 +125,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole():
         settings = Training()
         setup = _Setup(
             model=student,
-            forward=lambda inputs: student(**inputs).logits,
+            forward=make_forward(student, CPU),
             trained=dict(student.named_parameters()),
             optimizer=make_optimizer(dict(student.named_parameters()), settings),
             data=data,

@@ -97,14 +97,28 @@ def eval_batches(
         start += size
 
 
+def padded_length(longest: int) -> int:
+    """Round a length up to a multiple of about an eighth of itself: 17 to 18, 60 to 60, 93 to 96.
+
+    Kernel libraries prepare code and memory for every shape they meet; a hundred lengths cost a
+    small student two gigabytes. Up to 128 this leaves forty, for one to four percent more padding.
+    """
+    step = 1 << max(longest.bit_length() - 4, 0)
+    return -(-longest // step) * step
+
+
 def collate(
     encoded: Encoded, index: np.ndarray, device: str | torch.device = "cpu"
 ) -> dict[str, Any]:
-    """Pad the chosen texts to their longest: int64 tensors [batch, longest] for the encoder."""
+    """Pad the chosen texts to about their longest: int64 tensors [batch, l] for the encoder.
+
+    Lengths above 16 are rounded up (see `padded_length`), but never beyond the longest text of
+    all, which the encoder is known to take.
+    """
     import torch
 
     starts, lengths = encoded.offsets[index], encoded.lengths[index]
-    longest = int(lengths.max())
+    longest = min(padded_length(int(lengths.max())), int(encoded.lengths.max()))
     column = np.arange(longest)[None, :]
     shift = (longest - lengths)[:, None] if encoded.pad_left else 0
     inside = (column >= shift) & (column < shift + lengths[:, None])

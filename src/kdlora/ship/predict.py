@@ -16,6 +16,7 @@ from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.models.saved import load_trained
 from kdlora.ship.student import ModelCard, make_card, read_card
 from kdlora.store.store import Store
+from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import predict as outputs_of
 from kdlora.training.precision import Compute, choose_compute, place_for_inference
 
@@ -30,11 +31,12 @@ class Predictor:
     tokenizer: Any
     card: ModelCard
     compute: Compute
+    forward: Forward
 
     def __call__(self, texts: tuple[list[str], ...]) -> list[dict[str, Any]]:
         """One answer a text: {"label", "probability", "probabilities"} or {"value"}."""
         encoded = encode(self.tokenizer, texts, max_length=self.card.max_length)
-        outputs = outputs_of(self.model, encoded, self.compute)
+        outputs = outputs_of(self.model, encoded, self.compute, forward=self.forward)
         if self.card.kind == "regression":
             return [{"value": float(value)} for value in outputs[:, 0]]
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
@@ -69,7 +71,8 @@ def load_predictor(model: str | Path, *, precision: str = "auto") -> Predictor:
         card = read_card(folder) or _card_of_config(folder)
     compute = choose_compute(precision, max_length=card.max_length)
     loaded, tokenizer = load_trained(folder, encoder=encoder, attention=compute.attention)
-    return Predictor(place_for_inference(loaded, compute), tokenizer, card, compute)
+    placed = place_for_inference(loaded, compute)
+    return Predictor(placed, tokenizer, card, compute, make_forward(placed, compute))
 
 
 def _card_of_config(folder: Path) -> ModelCard:
