@@ -39,10 +39,11 @@ class _Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-class _DistillingTrainer(Trainer):
+class DistillingTrainer(Trainer):
     """The soft-label loss of Hinton et al. from cached logits, or from a teacher at hand."""
 
     teacher_model: nn.Module | None = None
+    kd_weight = KD_WEIGHT
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         cached = inputs.pop("teacher")
@@ -57,7 +58,8 @@ class _DistillingTrainer(Trainer):
             reduction="batchmean",
         )
         hard = F.cross_entropy(logits, labels)
-        loss = (1 - KD_WEIGHT) * hard + KD_WEIGHT * TEMPERATURE**2 * soft
+        weight = self.kd_weight
+        loss = (1 - weight) * hard + weight * TEMPERATURE**2 * soft
         return (loss, logits) if return_outputs else loss
 
 
@@ -79,7 +81,12 @@ class _Collator(DataCollatorWithPadding):
         return {**batch, "teacher": teacher}
 
 
-def _arguments(**changes: Any) -> TrainingArguments:
+def collate_padded(tokens) -> _Collator:
+    """Every batch padded to 128 tokens."""
+    return _Collator(tokens, padding="max_length", max_length=MAX_LENGTH)
+
+
+def arguments(**changes: Any) -> TrainingArguments:
     return TrainingArguments(
         output_dir=tempfile.mkdtemp(),
         per_device_train_batch_size=BATCH,
@@ -106,7 +113,7 @@ class Peer:
         lora: bool,
         padding: bool | str,
         teacher: str | None = None,
-        **arguments: Any,
+        **changes: Any,
     ) -> None:
         self.model = make_model(shape, attention="sdpa")
         if lora:
@@ -119,14 +126,14 @@ class Peer:
             self.model = get_peft_model(self.model, config)
         self.teacher = make_model(teacher, attention="sdpa").eval() if teacher else None
         self.collator = _Collator(tokenizer(), padding=padding, max_length=MAX_LENGTH)
-        self.arguments = arguments
+        self.changes = changes
 
     def seconds_per_example(self, work: Workload, steps: int) -> float:
         """Train `steps` steps after one that is not counted."""
         clock = _Clock()
-        trainer = _DistillingTrainer(
+        trainer = DistillingTrainer(
             model=self.model,
-            args=_arguments(max_steps=steps + 1, **self.arguments),
+            args=arguments(max_steps=steps + 1, **self.changes),
             train_dataset=work.rows(),
             data_collator=self.collator,
             callbacks=[clock],
