@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint results clean
 
 demo: .venv/.installed
 	$(BIN)/kdlora demo
@@ -15,6 +15,10 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/results, from the stored records of their studies.
+results: .venv/.installed
+	$(BIN)/python scripts/make_results.py
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

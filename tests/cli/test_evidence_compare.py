@@ -48,6 +48,32 @@ def test_a_whole_study_in_tables(study) -> None:
         assert words in text
 
 
+def test_methods_and_costs_fit_into_eighty_columns() -> None:
+    import io
+
+    from rich.console import Console
+
+    from kdlora.analysis.evidence import gather
+    from kdlora.analysis.results import Rules
+    from kdlora.cli.compare_tables import method_table, ratio_table
+
+    costs = {"size_mb": 90.9, "peak_memory_mb": 1130.0, "latency_p50_ms": 5.1}
+    arms = ["teacher/fft", "teacher/adalora", "student/adalora", "student/kd-adalora"]
+    frame = grid(noisy(0.05), arms=arms, tasks=TASKS)
+    frame = frame.assign(train_s=3.0, trainable_params=1e5, **costs)
+    evidence = gather(frame, rng=np.random.default_rng(0), rules=Rules(draws=300))
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    for table in (method_table(evidence), ratio_table(evidence)):
+        console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text  # nothing is cut
+    assert all(f"{arm} " in text for arm in arms)  # nor folded
+    aggregate = next(a for a in evidence.aggregates if a.arm == "student/kd-adalora")
+    assert f"{aggregate.mean:.1f}" in text
+    assert f"[{aggregate.mean_low:.1f}, {aggregate.mean_high:.1f}]" in text
+
+
 def test_a_whole_study_in_json(study) -> None:
     out = json.loads(study(FRAME, "--json"))
     assert {"families", "aggregates", "ranks", "front", "mixed", "rules"} <= set(out)

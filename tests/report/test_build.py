@@ -18,7 +18,7 @@ from kdlora.errors import InputError, StoreError
 from kdlora.report import build
 from kdlora.report.gains import gather
 from kdlora.report.palette import COLOURS
-from kdlora.report.sections import METHODS
+from kdlora.report.sections import METHODS, OWN_METHODS
 from kdlora.report.sections import build as build_report
 from kdlora.report.words import DAGGER
 from tests.report.studies import blank, make_frame, make_histories, put
@@ -26,8 +26,9 @@ from tests.report.studies import blank, make_frame, make_histories, put
 SPEC = {"name": "synthetic", "tasks": ["rte"], "seeds": [42, 43], "base_dir": "/home/someone"}
 # A number that is no part of a name, an id or a version.
 NUMBER = re.compile(r"(?<![\w.\-])[+\N{MINUS SIGN}]?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
-# Numbers that are no measurements: the citation of the method and the scale of points.
-CONSTANTS = {"2015", "100"}
+# Numbers that are no measurements: the citation of the method, the scale of points, the confidence
+# of intervals, the power of the smallest difference, the bins of confidence.
+CONSTANTS = {"2015", "100", "95", "80", "10"}
 
 
 class Page(HTMLParser):
@@ -66,10 +67,43 @@ def report_of(frame, **changes):
     return build_report(frame, **values | changes)
 
 
+def run_counts(frame):
+    """How many runs captions may speak of: all trained ones, and those drawn with a line."""
+    done = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    points = done[done["metric"] != "rmse"].dropna(subset=["score"])
+    return {str(part["run_id"].nunique()) for part in (done, points)}
+
+
 def table_numbers(tables):
     cells = (cell.shown for table in tables for row in table.rows for cell in row)
     headers = (column.header for table in tables for column in table.columns)
     return {n for text in (*cells, *headers) for n in numbers(text)}
+
+
+def plain_latex(path):
+    """The text of a table as a reader of the PDF sees it."""
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"\\(begin|end|label)\{[^}]*\}(\{[lr]+\}|\[htbp\])?", " ", text)
+    text = re.sub(r"%.*?\n", "\n", re.sub(r"\\%", "per cent", text))
+    text = re.sub(r"\\(resizebox|setlength)\{[^}]*\}\{[^}]*\}", " ", text)
+    text = text.replace(r"\ensuremath{-}", "\N{MINUS SIGN}").replace(r"\&", " ").replace("~", " ")
+    text = re.sub(r"\\text(bf|superscript)\{", "{", text)
+    return re.sub(r"\\[a-zA-Z]+|[{}]|\\\\", "", text.replace("&", " "))
+
+
+def test_latex_has_the_numbers_of_the_table(written):
+    files, report, _ = written
+    paths = {path.stem: path for path in files.tables if path.suffix == ".tex"}
+    for table in report.tables():
+        shown = [cell.shown for row in table.shown_rows for cell in row]
+        shown += [column.header for column in table.columns]
+        shown += [table.title, table.caption, *table.shown_notes]
+        wanted = Counter(n for text in shown for n in numbers(text))
+        found = Counter(numbers(plain_latex(paths[table.key])))
+        if len(table.rows) >= 40:  # the head of a long table stands on every page
+            found = Counter(dict.fromkeys(found, 1)) & Counter(dict.fromkeys(wanted, 1))
+            wanted = Counter(dict.fromkeys(wanted, 1))
+        assert found == wanted, table.key
 
 
 @pytest.fixture(scope="module", params=["one_task", "troubled"])
@@ -81,8 +115,8 @@ def written(request, tmp_path_factory):
 
 
 def test_every_number_shown_is_in_a_table(written):
-    files, report, _ = written
-    known = table_numbers(report.tables()) | CONSTANTS
+    files, report, frame = written
+    known = table_numbers(report.tables()) | CONSTANTS | run_counts(frame)
     known |= {n for s in report.sections for b in s.blocks for n in numbers(getattr(b, "text", ""))}
     page = Page(files.html.read_text(encoding="utf-8"))
     shown = [n for text in page.text for n in numbers(text)]
@@ -93,6 +127,10 @@ def test_every_number_shown_is_in_a_table(written):
     assert {n for alt in alts for n in numbers(alt)} <= known
     markdown = files.markdown.read_text(encoding="utf-8")
     assert set(numbers(re.sub(r"\]\(figures/.*?\)", "]", markdown))) <= known
+    latex = [plain_latex(path) for path in files.tables if path.suffix == ".tex"]
+    shown_in_latex = {n for text in latex for n in numbers(text)}
+    assert len(shown_in_latex) > 100
+    assert shown_in_latex <= known
 
 
 def test_the_two_formats_show_the_same_numbers_as_often(written):
@@ -138,9 +176,10 @@ def test_a_headline_is_not_made_of_a_broken_run(troubled, one_task):
 
 def test_tables_on_disk_are_the_tables_shown(written):
     files, report, _ = written
-    assert [path.stem for path in files.tables] == [table.key for table in report.tables()]
+    csvs = [path for path in files.tables if path.suffix == ".csv"]
+    assert [path.stem for path in csvs] == [table.key for table in report.tables()]
     assert {table.key for table in report.tables()} <= set(build.TABLES)
-    for path, table in zip(files.tables, report.tables(), strict=True):
+    for path, table in zip(csvs, report.tables(), strict=True):
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
         assert len(rows) == len(table.rows)
@@ -149,7 +188,7 @@ def test_tables_on_disk_are_the_tables_shown(written):
 
 def test_the_csv_of_scores_agrees_with_the_frame(written):
     files, _, frame = written
-    saved = pd.read_csv(next(path for path in files.tables if path.stem == "runs"))
+    saved = pd.read_csv(next(path for path in files.tables if path.name == "runs.csv"))
     merged = saved.merge(frame.drop_duplicates("run_id"), on="run_id", suffixes=("", "_true"))
     done = merged[merged["status"] == "done"].dropna(subset=["score"])
     assert len(done) >= 12
@@ -164,7 +203,8 @@ def test_figures_are_pictures(written):
         if path.suffix == ".svg":
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
         else:
-            assert path.read_bytes().startswith(b"\x89PNG")
+            start = {".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix]
+            assert path.read_bytes().startswith(start)
 
 
 def test_the_page_asks_for_nothing_from_outside(written):
@@ -219,7 +259,7 @@ def test_the_page_is_light_and_dark(written):
 def test_reading_order(one_task):
     titles = [section.title for section in report_of(one_task).sections]
     assert titles == ["The answer", "Can it be trusted?", "Quality", "Efficiency", "Trade-off",
-                      "Learning curves", "Methods and provenance"]  # fmt: skip
+                      "Statistics", "Task by task", "Methods", "Provenance and rerun"]  # fmt: skip
 
 
 def test_the_same_records_make_the_same_report(one_task, tmp_path):
@@ -268,7 +308,7 @@ def test_names_cannot_break_the_page_or_the_tables():
     assert "run-3</script>" in str(json.loads(specs))
     page = Page(html)
     assert "img" not in [tag for tag, _ in page.tags]
-    assert [tag for tag, _ in page.tags].count("script") == 3
+    assert [tag for tag, _ in page.tags].count("script") == 4
     assert "<b>T</b>" in "".join(page.text)
     for line in build.render_markdown(report).splitlines():
         assert "<script>" not in line.replace("\\<", "")
@@ -287,7 +327,11 @@ def test_the_study_is_shown_without_the_folder_it_lay_in(one_task):
 
 def test_notes_join_the_methods(one_task):
     report = report_of(one_task, notes=("Rows 1 to 5 were repaired by hand.",))
-    assert report.sections[-1].intro == (*METHODS, "Rows 1 to 5 were repaired by hand.")
+    methods = next(s for s in report.sections if s.key == "methods")
+    assert set(methods.intro) == {*METHODS, *OWN_METHODS, "Rows 1 to 5 were repaired by hand."}
+    assert methods.intro[-1] == "Rows 1 to 5 were repaired by hand."
+    bare = report_of(one_task, spec={})  # imported results came about elsewhere
+    assert not set(OWN_METHODS) & {text for s in bare.sections for text in s.intro}
 
 
 def test_a_study_without_results_still_has_a_report(tmp_path):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import vl_convert
 
-from kdlora.report.charts import learning, trade_offs
+from kdlora.report.charts import trade_offs
+from kdlora.report.charts_learning import learning
+from kdlora.report.drawing import draw, side_by_side
 from kdlora.report.gains import gather
-from kdlora.report.theme import together
 from kdlora.report.tidy import tidy
 from tests.report.studies import make_frame, make_histories, put
 
@@ -159,7 +159,7 @@ def test_of_several_runs_the_most_typical_is_named():
 
 def test_the_drawings_compile_and_reverse_what_is_better_low():
     (figure,) = trade_offs(gather(make_frame(("toxicity",))))
-    svg = vl_convert.vegalite_to_svg(together([panel.spec for panel in figure.panels]))
+    svg = side_by_side(figure, [draw(panel) for panel in figure.panels])
     assert svg.count("student KD-LoRA") >= 2
     means = means_of(figure.panels[0])
     y = layers(figure.panels[0], "point")[0]["encoding"]["y"]

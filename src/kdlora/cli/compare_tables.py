@@ -98,58 +98,65 @@ def example_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+# What the columns of costs are called where 80 have to hold all of them.
+COST_NAMES = {
+    "trainable_params": "trained",
+    "total_params": "params",
+    "size_mb": "size",
+    "peak_memory_mb": "memory",
+    "train_s": "train s",
+    "latency_p50_ms": "latency",
+}
+
+
 def method_table(e: Evidence) -> Table:
+    """A row a method, two lines each: estimates above their intervals."""
     front = {p.arm: p for p in e.front.points} if e.front else {}
     ranks = e.ranks["tasks"].average_rank
     better = {i.a: i for i in e.improvements}
-    table = Table(
-        title=f"methods on the {e.shared.n_cells} cells that all of them have", title_justify="left"
-    )
+    table = _plain(f"methods on the {e.shared.n_cells} cells that all of them have")
     table.add_column("arm", overflow="fold")
-    for name in (
-        "mean",
-        "IQM",
-        f"% of {e.reference}",
-        "rank over tasks",
-        "beats it",
-        "on the front",
-    ):
-        table.add_column(name, justify="right")
+    for name in ("mean", "IQM", "kept %", "rank", "beats", "front"):
+        table.add_column(name, justify="right", no_wrap=True)
     for x in e.aggregates:
         point = front.get(x.arm)
         improvement = better.get(x.arm)
         table.add_row(
             x.arm,
-            f"{x.mean:.2f} {_span(x.mean_low, x.mean_high)}",
-            f"{x.iqm:.2f} {_span(x.iqm_low, x.iqm_high)}",
-            f"{x.retention:.1f} {_span(x.retention_low, x.retention_high, 1)}"
+            _over(f"{x.mean:.1f}", _span(x.mean_low, x.mean_high, 1)),
+            _over(f"{x.iqm:.1f}", _span(x.iqm_low, x.iqm_high, 1)),
+            _over(f"{x.retention:.1f}", _span(x.retention_low, x.retention_high, 0))
             if x.retention else "-",
-            f"{ranks[x.arm]:.2f}" if x.arm in ranks else "-",
+            f"{ranks[x.arm]:.1f}" if x.arm in ranks else "-",
             f"{100 * improvement.probability:.0f} %"
             if improvement and improvement.probability is not None else "-",
             f"{100 * point.on_front_share:.0f} %"
             if point and point.on_front_share is not None else "-",
         )  # fmt: skip
     ranking = e.ranks["tasks"]
+    notes = [
+        f"kept: of the score of {e.reference}; rank: average over tasks;",
+        f"beats: chance that a run beats one of {e.reference} in the same block;",
+        "front: share of bootstrap draws on the Pareto set",
+    ]
     if ranking.critical_difference:
-        table.caption = (
-            f"ranks differ by chance up to {ranking.critical_difference:.2f} (Nemenyi, "
+        notes.append(
+            f"ranks within {ranking.critical_difference:.2f} are not told apart (Nemenyi, "
             f"{ranking.n} tasks); Friedman p {_p(ranking.p_friedman)}"
         )
     elif ranking.cannot:
-        table.caption = f"no test of ranks: {ranking.cannot}"
+        notes.append(f"no test of ranks: {ranking.cannot}")
+    table.caption = "\n".join(notes)
     return table
 
 
 def ratio_table(e: Evidence) -> Table:
-    table = Table(
-        title=f"cost in per cent of {e.reference} (geometric mean of matched runs)",
-        title_justify="left",
-    )
+    """A row a method, two lines each: costs in per cent of the reference above their intervals."""
+    table = _plain(f"cost in per cent of {e.reference} (geometric mean of matched runs)")
     columns = list(dict.fromkeys(r.column for r in e.ratios))
     table.add_column("arm", overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(COST_NAMES.get(column, column), justify="right", no_wrap=True)
     for arm in dict.fromkeys(r.a for r in e.ratios):
         found = {r.column: r for r in e.ratios if r.a == arm}
         table.add_row(arm, *(_cost(found.get(c)) for c in columns))
@@ -160,12 +167,22 @@ def ratio_table(e: Evidence) -> Table:
     return table
 
 
+def _plain(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                 padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+
+
+def _over(value: str, span: str) -> str:
+    """A value above its interval, where there is one."""
+    return f"{value}\n{span}" if span else value
+
+
 def _cost(ratio: Ratio | None) -> str:
     if ratio is None or ratio.ratio is None:
         return "-"
     star = "*" if ratio.unlike else ""
     bounds = f"[{100 * ratio.low:.3g}, {100 * ratio.high:.3g}]" if ratio.low and ratio.high else ""
-    return f"{100 * ratio.ratio:.3g}{star} {bounds}"
+    return _over(f"{100 * ratio.ratio:.3g}{star}", bounds)
 
 
 def _word(verdict: str) -> str:

@@ -221,7 +221,7 @@ def _show_comparisons(
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)  # brackets are an arm's label
 
 
 def _test_examples(study: Path, c: Comparison, rng: np.random.Generator) -> list[dict[str, Any]]:

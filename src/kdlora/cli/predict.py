@@ -36,7 +36,7 @@ def predict(
     if file is not None and not file.is_file():
         raise InputError(f"no file at {file}")
 
-    from kdlora.engines.local import choose_waiting
+    from kdlora.engines.tuning import choose_waiting
 
     choose_waiting()
     from kdlora.models.quiet import silence_libraries

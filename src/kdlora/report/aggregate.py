@@ -20,7 +20,7 @@ from kdlora.report.words import POINTS
 # What is known of a cell when scores and costs are put together.
 COSTS = ("trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",
          "forward_flops", "latency_p50_ms", "latency_p95_ms", "throughput_per_s",
-         "speedup_latency", "energy_j")  # fmt: skip
+         "speedup_latency", "energy_j", "inference_s")  # fmt: skip
 _CELL = ("pair", "task", "seed", "arm", "role", "run_id", "score", "selection_score", "flagged")
 
 

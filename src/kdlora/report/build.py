@@ -20,22 +20,37 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdlora.errors import StoreError
+from kdlora.report.charts_models import Bins, bins_of
+from kdlora.report.drawing import draw, side_by_side, size_of
+from kdlora.report.latex import render_latex
 from kdlora.report.palette import COLOURS, kind_of, shape_of
-from kdlora.report.parts import Figure, Report, Source, Table
+from kdlora.report.parts import TIE, Explorer, Figure, Report, Source, Table
 from kdlora.report.sections import build
-from kdlora.report.theme import together
+from kdlora.report.words import arm_name, short_arm_name
+from kdlora.store.predictions import FILE as PREDICTIONS
+from kdlora.store.predictions import read_predictions
 from kdlora.store.store import write_text
 
-PNG_SCALE = 2.0
+PNG_SCALE = 1.5  # at most; large figures get as many pixels as stay quick to draw
+MOST_PIXELS = 2.5e6
 PAGE_SCALE = 1.2  # at most, in a page that has the room
 
 # Every file that a report may have, so that one of an earlier report is known as such.
-FIGURES = ("trade_off", "quality_size", "quality_latency", "learning")
+FIGURES = (
+    "trade_off", "quality_size", "quality_latency", "learning", "averages", "by_task",
+    "task_trends", "completion", "normalised", "costs", "per_parameter", "by_rank", "reductions",
+    "forest", "critical_difference", "reliability", "confusion", "agreement", "explorer",
+    "score_costs",
+)  # fmt: skip
 TABLES = (
     "summary", "effects", "effects_by_task", "flag_counts", "flags", "unfinished", "coverage",
     "shared", "settings", "splits", "quality", "agreement", "metrics", "per_class", "efficiency",
-    "efficiency_by_task", "protocol", "environment", "runs",
+    "efficiency_by_task", "protocol", "environment", "runs", "comparisons", "averages", "ranks",
+    "reductions", "per_cost", "pareto", "selection", "doubts", "costs", "by_rank", "normalised",
+    "reliability", "confusion", "task_trends",
 )  # fmt: skip
+FIGURE_KINDS = ("svg", "png", "pdf")
+TABLE_KINDS = ("csv", "tex")
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,8 @@ def write_report(
     histories: dict[str, list[dict[str, Any]]] | None = None,
     notes: Sequence[str] = (),
     rerun: str = "kdlora run study.yaml",
+    bins: dict[str, Bins] | None = None,
+    refresh_s: int | None = None,
 ) -> ReportFiles:
     """Write ``report.html``, ``report.md``, ``figures/`` and ``tables/`` below `out`.
 
@@ -66,51 +83,109 @@ def write_report(
         histories: run id -> rows of its history, for the learning curves.
         notes: further sentences for the methods.
         rerun: the command that does the study again.
+        bins: run id -> its report rows by confidence, for the reliability diagrams.
+        refresh_s: the page loads itself again after so many seconds; for a study that runs.
 
     Each file is replaced as a whole, the page last; figures and tables of an earlier report that
     this one does not have are removed. Raises InputError for an empty frame, StoreError where
     `out` cannot be written.
     """
     report = build(
-        frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun
-    )
-    return save_report(report, Path(out))
+        frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun,
+        bins=bins,
+    )  # fmt: skip
+    return save_report(report, Path(out), refresh_s=refresh_s)
 
 
-def save_report(report: Report, out: Path) -> ReportFiles:
+MOST_BINNED = 200  # runs whose predictions are read for the reliability diagrams
+
+
+def read_bins(frame: pd.DataFrame, root: Path) -> dict[str, Bins]:
+    """Report rows by confidence of the encoders' runs, as far as they stored their predictions.
+
+    Of a large study only the first `MOST_BINNED` runs are read, seed by seed, so that all models
+    are among them.
+    """
+    encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    if "seed" in encoders:
+        encoders = encoders.sort_values("seed", kind="stable")
+    found: dict[str, Bins] = {}
+    for run_id in dict.fromkeys(encoders["run_id"]):
+        folder = root / "runs" / str(run_id)
+        if len(found) == MOST_BINNED or not (folder / PREDICTIONS).is_file():
+            continue
+        outputs, labels = read_predictions(folder).by_split()
+        if "report" in outputs and (bins := bins_of(outputs["report"], labels["report"])):
+            found[str(run_id)] = bins
+    return found
+
+
+def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:
     """Render and write a report that is made. Raises StoreError where `out` cannot be written."""
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
-        figures = [path for figure in report.figures() for path in _write_figure(figure, out)]
+        drawings = {panel.key: draw(panel) for f in report.figures() for panel in f.panels}
+        figures = [
+            path for figure in report.figures() for path in _write_figure(figure, drawings, out)
+        ]
     except OSError as error:
         raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from None
-    tables = [_write_table(table, out) for table in report.tables()]
+    tables = [path for table in report.tables() for path in _write_table(table, out)]
     files = ReportFiles(out / "report.html", out / "report.md", tuple(figures), tuple(tables))
     write_text(files.markdown, render_markdown(report))
-    write_text(files.html, render_html(report))
+    write_text(files.html, render_html(report, drawings=drawings, refresh_s=refresh_s))
     _remove_stale(out, {*figures, *tables})
     return files
 
 
 def render_markdown(report: Report) -> str:
-    text = _environment("md").get_template("report.md.j2").render(report=report)
+    titles = {table.key: table.title for table in report.tables()}
+    template = _environment("md").get_template("report.md.j2")
+    text = template.render(report=report, titles=titles)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def render_html(report: Report) -> str:
+def render_html(
+    report: Report, *, drawings: dict[str, str] | None = None, refresh_s: int | None = None
+) -> str:
     """The page with its style, scripts and charts inside; colours are CSS variables."""
     panels = [panel for figure in report.figures() for panel in figure.panels]
-    drawings = {panel.key: Markup(_drawing(panel.spec)) for panel in panels}
-    specs = {panel.key: {**panel.spec, "title": None} for panel in panels}
+    drawn = drawings if drawings is not None else {panel.key: draw(panel) for panel in panels}
+    steered = {f.panel.key for f in report.figures() if isinstance(f, Explorer)}
+    specs = {p.key: {**p.spec, "title": None} for p in panels if p.key not in steered}
     return _environment("html").get_template("report.html.j2").render(
         report=report,
         titles={table.key: table.title for table in report.tables()},
-        drawings=drawings,
+        drawings={key: Markup(_in_page(svg)) for key, svg in drawn.items()},
         specs=Markup(_by_variables(_safe_json(specs))),
+        explorers=Markup(_safe_json(_explorers(report))),
         vega=Markup(_vega()) if panels else "",
+        refresh_s=refresh_s,
+        tie=TIE,
         colours=COLOURS,
     )  # fmt: skip
+
+
+def _explorers(report: Report) -> dict[str, Any]:
+    """What the page's script needs of each explorer: axes, points, names and the bare chart."""
+    found = {}
+    for block in report.figures():
+        if not isinstance(block, Explorer):
+            continue
+        arms = list(dict.fromkeys(row["arm"] for row in block.means))
+        found[block.key] = {
+            "axes": [{**vars(axis)} for axis in block.axes],
+            "means": block.means,
+            "runs": block.runs,
+            "arms": {
+                arm: {"name": arm_name(arm), "short": short_arm_name(arm), "kind": kind_of(arm),
+                      "shape": shape_of(arm)}
+                for arm in arms
+            },
+            "spec": json.loads(_by_variables(json.dumps(block.spec))),
+        }  # fmt: skip
+    return found
 
 
 @lru_cache(maxsize=2)
@@ -124,13 +199,14 @@ def _environment(kind: str) -> Environment:
     )
     environment.filters |= {
         "md": _escape_markdown,
-        "slug": slug,
+        "anchor": anchor,
         "kind": kind_of,
         "shape": shape_of,
     }
     environment.tests |= {
         "table": lambda block: isinstance(block, Table),
-        "figure": lambda block: isinstance(block, Figure),
+        "figure": lambda block: isinstance(block, Figure | Explorer),
+        "explorer": lambda block: isinstance(block, Explorer),
         "source": lambda block: isinstance(block, Source),
     }
     return environment
@@ -142,8 +218,9 @@ def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\|`*<>\[\]])", r"\\\1", flat)
 
 
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def anchor(title: str) -> str:
+    """The place of a heading as Markdown viewers name it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _safe_json(value: Any) -> str:
@@ -159,12 +236,9 @@ def _by_variables(text: str) -> str:
     return text
 
 
-def _drawing(spec: dict[str, Any]) -> str:
+def _in_page(svg: str) -> str:
     """The static drawing that stands in the page where scripts do not run."""
-    svg = vl_convert.vegalite_to_svg({**spec, "title": None})
-    width = re.search(r'<svg[^>]*? width="([\d.]+)"', svg)
-    assert width, "every drawing states its width"
-    largest = round(PAGE_SCALE * float(width[1]))
+    largest = round(PAGE_SCALE * size_of(svg)[0])
     return _by_variables(svg.replace("<svg ", f'<svg style="max-width:{largest}px" ', 1))
 
 
@@ -176,28 +250,37 @@ def _vega() -> str:
     )
 
 
-def _write_figure(figure: Figure, out: Path) -> list[Path]:
-    spec = together([panel.spec for panel in figure.panels])
-    svg, png = (out / "figures" / f"{figure.key}.{kind}" for kind in ("svg", "png"))
-    write_text(svg, vl_convert.vegalite_to_svg(spec))
-    temporary = png.with_name(f".{png.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(vl_convert.vegalite_to_png(spec, scale=PNG_SCALE))
-    os.replace(temporary, png)
-    return [svg, png]
+def _write_figure(figure: Figure | Explorer, drawings: dict[str, str], out: Path) -> list[Path]:
+    """The figure as SVG and, from that, as PNG and PDF."""
+    svg = side_by_side(figure, [drawings[panel.key] for panel in figure.panels])
+    paths = [out / "figures" / f"{figure.key}.{kind}" for kind in FIGURE_KINDS]
+    write_text(paths[0], svg)
+    width, height = size_of(svg)
+    scale = min(PNG_SCALE, (MOST_PIXELS / (width * height)) ** 0.5)
+    write_bytes(paths[1], vl_convert.svg_to_png(svg, scale=scale))
+    write_bytes(paths[2], vl_convert.svg_to_pdf(svg))
+    return paths
 
 
-def _write_table(table: Table, out: Path) -> Path:
-    path = out / "tables" / f"{table.key}.csv"
-    write_text(path, pd.DataFrame(table.records()).to_csv(index=False, lineterminator="\n"))
-    return path
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _write_table(table: Table, out: Path) -> list[Path]:
+    csv, tex = (out / "tables" / f"{table.key}.{kind}" for kind in TABLE_KINDS)
+    write_text(csv, pd.DataFrame(table.records()).to_csv(index=False, lineterminator="\n"))
+    write_text(tex, render_latex(table))
+    return [csv, tex]
 
 
 def _remove_stale(out: Path, written: set[Path]) -> None:
     """Drop what an earlier report wrote and this one does not have; other files are let be."""
-    for name in FIGURES:
-        for kind in ("svg", "png"):
-            if (path := out / "figures" / f"{name}.{kind}") not in written:
-                path.unlink(missing_ok=True)
-    for name in TABLES:
-        if (path := out / "tables" / f"{name}.csv") not in written:
-            path.unlink(missing_ok=True)
+    folders = (("figures", FIGURES, FIGURE_KINDS), ("tables", TABLES, TABLE_KINDS))
+    for folder, names, kinds in folders:
+        for name in names:
+            for kind in kinds:
+                if (path := out / folder / f"{name}.{kind}") not in written:
+                    path.unlink(missing_ok=True)

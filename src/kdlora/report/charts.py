@@ -5,7 +5,6 @@ page, a phone or a printed sheet.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -29,19 +28,23 @@ from kdlora.report.theme import (
     panel_spec,
     shape,
 )
-from kdlora.report.tidy import groups, metric_of, names, rows_of, scored, teacher_arm
+from kdlora.report.tidy import groups, metric_of, names, scored, teacher_arm
 
 # column -> title of the axis, what it is called in a sentence, unit
 COSTS = {
     "size_mb": ("Size of the merged model, MB (log scale)", "size", "MB"),
     "latency_p50_ms": ("Median latency of one text, ms (log scale)", "latency", "ms"),
 }
+MOST_PANELS = 12  # of a figure
+MOST_TICKS = 400  # single runs of a panel; more hide one another
 HALO = {"stroke": light("card"), "strokeWidth": 4}
 
 
 def trade_offs(facts: Facts) -> list[Figure]:
     """Quality against size and against latency: one figure for one task, else one for each cost."""
     done = scored(facts.frame)
+    if done.groupby(["pair", "task"]).ngroups > MOST_PANELS:
+        return []  # too many to look at; the explorer has them all
     panels = {column: _panels(facts, done, column) for column in COSTS}
     filled = {column: found for column, found in panels.items() if found}
     if all(len(found) == 1 for found in filled.values()) and len(filled) == len(COSTS):
@@ -138,7 +141,9 @@ def _trade_off_panel(
             }
         )
     means = pd.DataFrame(rows)
-    xs = Logs.over(single["x"])
+    if len(single) > MOST_TICKS:
+        single = single.head(0)
+    xs = Logs.over([*single["x"], *means["x"]])
     ys = Scores.over(metric, direction, [*single["y"], *means["y"]])
     chart = alt.layer(*_layers(single, means, xs, ys, axis_title, teacher_arm(facts.frame, pair)))
     listed = "; ".join(f"{r['Model']} {r['Score']} at {r[tip]}" for r in rows)
@@ -200,80 +205,3 @@ def _layers(
 def _tips(rows: pd.DataFrame) -> list[str]:
     """The columns that are written to be read are the capitalised ones."""
     return [f"{name}:N" for name in rows if str(name)[0].isupper()]
-
-
-def learning(frame: pd.DataFrame, histories: dict[str, list[dict[str, Any]]]) -> Figure | None:
-    """The selection score at every evaluation: a line a run, a panel a task (and pair)."""
-    several = len(names(frame, "pair")) > 1
-    panels = []
-    for (pair, task), cells in groups(frame, "pair", "task"):
-        metric, direction = metric_of(frame, str(task))
-        rows = _curves(cells, histories, metric)
-        if rows.empty:
-            continue
-        where = f"{task} · {pair}" if several else str(task)
-        alt_text = (
-            f"Line chart of {w.metric_name(metric)} on the selection split by epoch on {where}, "
-            f"a line for each run of {w.join([w.arm_name(arm) for arm in names(rows, 'arm')])}."
-        )
-        chart = _learning_chart(rows, Scores.over(metric, direction, rows["y"]))
-        panels.append(Panel(f"learning_{where}", where, alt_text, panel_spec(chart, where)))
-    if not panels:
-        return None
-    caption = (
-        "A line a run, a mark an evaluation on the selection split, by which the best is kept."
-    )
-    return Figure(
-        "learning", "Score on the selection split by epoch", caption, tuple(panels), ("runs",)
-    )
-
-
-def _curves(
-    cells: pd.DataFrame, histories: dict[str, list[dict[str, Any]]], metric: str
-) -> pd.DataFrame:
-    scale = w.scale_of(metric)
-    return pd.DataFrame(
-        [
-            {
-                "x": float(point["epoch"]),
-                "y": float(value) * scale.factor,
-                "arm": run["arm"],
-                "Model": w.arm_name(run["arm"]),
-                "Score": scale.write(value),
-                "Epoch": w.significant(point["epoch"]),
-                "Run": run["run_id"],
-            }
-            for run in rows_of(cells)
-            for point in histories.get(run["run_id"], ())
-            if w.is_number(value := (point.get("selection") or {}).get(metric))
-        ]
-    )
-
-
-def _learning_chart(rows: pd.DataFrame, ys: Scores) -> alt.LayerChart | alt.FacetChart:
-    arms, x_high = names(rows, "arm"), max(float(rows["x"].max()), 1e-9)
-    tick = 1 if x_high >= 2 else 0
-    end = rows.loc[rows.groupby("Run", sort=False)["x"].idxmax()]
-    # The name stands at the run that ended nearest to its arm's mean: a mean of runs that went
-    # far apart is where no line is.
-    off = (end["y"] - end.groupby("arm")["y"].transform("mean")).abs()
-    last = end.loc[off.groupby(end["arm"], sort=False).idxmin(), ["arm", "x", "y"]].copy()
-    last["label"] = [w.short_arm_name(arm) for arm in last["arm"]]
-    margin = 10.0 * WIDTH  # names stand outside the plot, where there is room on one side
-    ends = [(0.0, ys.pixel(y)) for y in last["y"]]
-    places = place_labels(ends, list(last["label"]), width=margin, height=HEIGHT)
-    last["ly"], last["x"] = [ys.value(p.y) for p in places], x_high
-    x = alt.X(
-        "x:Q",
-        scale=alt.Scale(domain=[0, x_high], nice=False),
-        axis=alt.Axis(title="Epoch", grid=False, tickCount=5, tickMinStep=tick, format="~g"),
-    )
-    at = {"x": x, "y": ys.axis(", selection split"), "color": colour(arms)}
-    lines = chart_of(rows).mark_line(strokeWidth=1.6, opacity=0.8, aria=False)
-    dots = chart_of(rows).mark_point(size=30, filled=True, opacity=0.9)
-    text = chart_of(last).mark_text(align="left", baseline="middle", dx=12, aria=False)
-    return alt.layer(
-        lines.encode(**at, detail="Run:N"),
-        dots.encode(**at, shape=shape(arms), tooltip=_tips(rows)),
-        text.encode(x="x:Q", y="ly:Q", text="label:N"),
-    )

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import pandas as pd
+
 from kdlora.report import words as w
 from kdlora.report.gains import Facts
 from kdlora.report.parts import Finding
 from kdlora.report.provenance import SAME, trained, values
 from kdlora.report.tidy import groups, names
+from kdlora.report.trust import full_grid
 
 
 def trust(facts: Facts) -> list[Finding]:
@@ -23,10 +26,21 @@ def trust(facts: Facts) -> list[Finding]:
     return [finding for check in checks if (finding := check(facts))]
 
 
+def _is_own(frame: pd.DataFrame) -> bool:
+    """Whether runs were recorded by kdlora, which plans them and checks their health."""
+    return any(bool(found) for found in frame["environment"])
+
+
 def covered(facts: Facts) -> Finding | None:
     frame = facts.frame
     done = int((frame["status"] == "done").sum())
-    if done == len(frame):
+    grid = full_grid(frame)
+    if done == len(frame) and grid > done and not _is_own(frame):
+        text = (
+            f"{done:,} runs are there; every model on every pair, task and seed would make "
+            f"{grid:,}. What was planned is not known."
+        )
+    elif done == len(frame):
         text = f"All planned runs are done ({done} of {len(frame)})."
     else:
         failed = int((frame["status"] == "failed").sum())
@@ -44,7 +58,7 @@ def flagged(facts: Facts) -> Finding | None:
     """Which flags there are, by name and count."""
     runs = facts.frame[facts.frame["status"] == "done"].drop_duplicates("run_id")
     counts = Counter(name for flags in runs["flags"] for name in dict.fromkeys(flags))
-    if runs.empty:
+    if runs.empty or (not counts and not _is_own(runs)):
         return None
     if not counts:
         return Finding("Health", "No run carries a health flag.")
@@ -77,6 +91,8 @@ def unequal(facts: Facts) -> Finding | None:
 def equal(facts: Facts) -> Finding | None:
     """What all trained models have in common."""
     rows = trained(facts.frame)
+    if "effective_batch" in rows and rows["effective_batch"].nunique() > 1:
+        rows = rows.assign(batch_size=None)  # the setting alone would mislead
     columns = ("batch_size", "epochs", "max_length", "precision", "device")
     same = [
         f"{SAME[column]} {found[0]}"

@@ -17,7 +17,7 @@ from kdlora.report.effects import each_seed
 from kdlora.report.gains import Facts
 from kdlora.report.parts import Finding
 from kdlora.report.tidy import metric_of, names, teacher_arm
-from kdlora.spec.names import ADAPTATIONS
+from kdlora.spec.names import ADAPTATIONS, split_label, uncontrolled
 
 # With fewer paired seeds no two-sided rank or sign test can fall below 0.05.
 TESTABLE_SEEDS = 6
@@ -146,7 +146,7 @@ def distillation(facts: Facts, pair: str) -> Finding | None:
     texts = [f"{w.phrase(gain.comparison.base)} by {_gain_text(gain)}" for gain in own]
     least = min(len(gain.seeds) for gain in own)
     rest = ""
-    if least < TESTABLE_SEEDS:
+    if least < TESTABLE_SEEDS and all(gain.task is not None for gain in own):
         few = "one seed is" if least == 1 else f"{least} seeds are"
         rest = f" {few[0].upper()}{few[1:]} too few to test whether it helps."
     text = f"Distillation changes {'; '.join(texts)}.{rest}"
@@ -157,7 +157,7 @@ def no_control(facts: Facts, pair: str) -> Finding | None:
     """Distilled students whose gain cannot be told, for want of the same without distillation."""
     arms = names(facts.frame, "arm", pair=pair)
     distilled = [arm for arm in arms if arm.startswith("student/kd-")]
-    alone = [w.phrase(arm) for arm in distilled if arm.replace("/kd-", "/") not in arms]
+    alone = [w.phrase(arm) for arm in uncontrolled(arms)]
     if not alone:
         return None
     whom = "any distilled student" if len(alone) == len(distilled) else w.join(alone)
@@ -235,7 +235,7 @@ def trained_share(facts: Facts) -> Finding | None:
     for found in facts.outcomes.values():
         for outcome in found:
             few, whole = (w.amount(outcome.costs[c]) for c in ("trainable_params", "total_params"))
-            rest = outcome.arm.partition("/")[2].removeprefix("kd-")
+            rest = split_label(outcome.arm)[0].partition("/")[2].removeprefix("kd-")
             if rest in ADAPTATIONS[1:] and few.value is not None and whole.value is not None:
                 arms = alike.setdefault((few.text, whole.text), [])
                 arms += [name for name in [w.phrase(outcome.arm)] if name not in arms]

@@ -23,6 +23,7 @@ from kdlora.report.aggregate import (
 )
 from kdlora.report.tidy import metric_of, names, teacher_arm, tidy
 from kdlora.report.words import POINTS
+from kdlora.spec.names import labelled, split_label, undistilled
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Gain:
 DISTILLATION = "distillation"
 SMALLER = "smaller encoder"
 ADAPTER = "adapter"
+VARIATION = "changed settings"
 WHOLE = "all together"
 RUNNER_UP = "first student against the next"
 
@@ -71,23 +73,26 @@ def comparisons(arms: Sequence[str], teacher: str | None) -> list[Comparison]:
     found = [
         Comparison(DISTILLATION, arm, base)
         for arm in arms
-        if arm.startswith("student/kd-") and (base := arm.replace("/kd-", "/")) in arms
+        if arm.startswith("student/kd-") and (base := undistilled(arm)) in arms
     ]
     for arm in arms:
-        role, _, rest = arm.partition("/")
+        plain, label = split_label(arm)
+        if label and plain in arms:
+            found.append(Comparison(VARIATION, arm, plain))
+        role, _, rest = plain.partition("/")
         if role == "student" and not rest.startswith("kd-"):
-            full = f"teacher/{rest}"
+            full = labelled(f"teacher/{rest}", label)
             if full not in arms and rest == "fft" and teacher == "teacher/given":
                 full = teacher
             if full in arms:
                 found.append(Comparison(SMALLER, arm, full))
-        full = f"{role}/{'kd-' if rest.startswith('kd-') else ''}fft"
+        full = labelled(f"{role}/{'kd-' if rest.startswith('kd-') else ''}fft", label)
         if role in ("teacher", "student") and arm != full and full in arms and rest != "given":
             found.append(Comparison(ADAPTER, arm, full))
     found += [
         Comparison(WHOLE, a, teacher) for a in arms if a.startswith("student/kd-") and teacher
     ]
-    order = (DISTILLATION, SMALLER, ADAPTER, WHOLE)
+    order = (DISTILLATION, SMALLER, ADAPTER, VARIATION, WHOLE)
     return sorted(found, key=lambda c: order.index(c.effect))
 
 

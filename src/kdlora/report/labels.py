@@ -49,7 +49,7 @@ def place_labels(
             box = (left, label.y - LINE / 2, left + size, label.y + LINE / 2)
             outside = max(0, -box[0], box[2] - width) + max(0, -box[1], box[3] - height)
             moved = abs(label.y - points[i][1]) + (0.5 if label.align == "right" else 0)
-            cost = 100 * outside + moved
+            cost = (1e4 + 100 * outside if outside > 0 else 0.0) + moved
             cost += sum(NEVER + hidden for t in taken if (hidden := _overlap(box, t)))
             cost += 3 * sum(_overlap(box, m) for m in marks)
             cost += 0.6 * sum(_overlap(box, r) for r in runs)

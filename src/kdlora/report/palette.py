@@ -6,6 +6,8 @@ CSS variables, so that the same drawing serves the light and the dark page.
 
 from __future__ import annotations
 
+from kdlora.spec.names import split_label
+
 # Every colour of pages and charts: name -> (light, dark). No two light ones are equal.
 COLOURS: dict[str, tuple[str, str]] = {
     "page": ("#f6f7f8", "#121518"),
@@ -39,4 +41,5 @@ def kind_of(arm: str) -> str:
 
 
 def shape_of(arm: str) -> str:
-    return SHAPES.get(arm.partition("/")[2].removeprefix("kd-"), "circle")
+    rest = split_label(arm)[0].partition("/")[2]
+    return SHAPES.get(rest.removeprefix("kd-"), "circle")

@@ -1,5 +1,5 @@
-"""What a report is made of. HTML, Markdown and CSV are rendered from these parts and nothing else,
-so the formats cannot disagree.
+"""What a report is made of. HTML, Markdown, LaTeX and CSV are rendered from these parts and nothing
+else, so the formats cannot disagree.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from typing import Any
 Value = float | int | str | None
 
 NONE = "\N{EN DASH}"  # shown where there is no number or name; empty in the CSV
+TIE = "\N{ALMOST EQUAL TO}"  # beside a number that is not told apart from the best one
+MOST_ROWS = 1000  # of a table that a page shows; the CSV always has all
 
 
 @dataclass(frozen=True)
 class Cell:
     """One place of a table: `text` is what every format shows, `value` what sorts and is saved.
 
-    `sub` is a second, smaller line (a spread, a count), `mark` a dagger; `extra` holds further
-    unrounded values, which only the CSV has, as columns named ``<column>.<key>``.
+    `sub` is a second, smaller line (a spread, a count), `mark` a dagger; `standing` is "best" for
+    what is set in bold, "tie" for what is not told apart from it; `extra` holds further unrounded
+    values, which only the CSV has, as columns named ``<column>.<key>``.
     """
 
     text: str
@@ -26,14 +29,19 @@ class Cell:
     sub: str = ""
     mark: str = ""
     extra: Mapping[str, Value] = field(default_factory=dict)
+    standing: str = ""
 
     @property
     def saved(self) -> Value:
         return self.text if self.value is None and self.text not in ("", NONE) else self.value
 
     @property
+    def marks(self) -> str:
+        return self.mark + (TIE if self.standing == "tie" else "")
+
+    @property
     def shown(self) -> str:
-        return f"{self.text}{self.mark}" + (f" ({self.sub})" if self.sub else "")
+        return f"{self.text}{self.marks}" + (f" ({self.sub})" if self.sub else "")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,18 @@ class Table:
     notes: tuple[str, ...] = ()
     heads: int = 1
     folded: bool = False
+
+    @property
+    def shown_rows(self) -> tuple[tuple[Cell, ...], ...]:
+        """What a page has room for."""
+        return self.rows[:MOST_ROWS]
+
+    @property
+    def shown_notes(self) -> tuple[str, ...]:
+        if len(self.rows) <= MOST_ROWS:
+            return self.notes
+        kept = f"The first {MOST_ROWS:,} of {len(self.rows):,} rows; all are in {self.key}.csv."
+        return (*self.notes, kept)
 
     def records(self) -> list[dict[str, Value]]:
         """The unrounded values, one dict a row: what the CSV holds."""
@@ -121,6 +141,43 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A quantity that the explorer can draw; `direction` says which way is better."""
+
+    key: str
+    label: str
+    direction: int
+    log: bool
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Every run in one scatter plot whose axes and filters the reader chooses.
+
+    `means` and `runs` are records with `arm`, `pair`, `task` and a value for every axis that is
+    known; `spec` is the chart without data, `panel` the drawing for where no script runs.
+    """
+
+    key: str
+    title: str
+    caption: str
+    axes: tuple[Axis, ...]
+    means: tuple[dict[str, Any], ...]
+    runs: tuple[dict[str, Any], ...]
+    spec: dict[str, Any]
+    panel: Panel
+    tables: tuple[str, ...] = ()
+
+    @property
+    def alt(self) -> str:
+        return self.panel.alt
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        return (self.panel,)
+
+
+@dataclass(frozen=True)
 class Source:
     """Text to be shown as it is: a study file, a command."""
 
@@ -131,7 +188,7 @@ class Source:
     folded: bool = False
 
 
-Block = Table | Figure | Source
+Block = Table | Figure | Explorer | Source
 
 
 @dataclass(frozen=True)
@@ -153,5 +210,6 @@ class Report:
     def tables(self) -> Iterator[Table]:
         return (b for s in self.sections for b in s.blocks if isinstance(b, Table))
 
-    def figures(self) -> Iterator[Figure]:
-        return (b for s in self.sections for b in s.blocks if isinstance(b, Figure))
+    def figures(self) -> Iterator[Figure | Explorer]:
+        blocks = (b for s in self.sections for b in s.blocks)
+        return (b for b in blocks if isinstance(b, Figure | Explorer))

@@ -1,30 +1,43 @@
 """The report's sections in the order in which someone in a hurry reads them: the answer, whether to
-trust it, quality, cost, the trade-off, learning curves, methods and provenance.
+trust it, quality, efficiency, the trade-off, statistics, single tasks, methods, provenance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from kdlora.analysis.evidence import default_reference
 from kdlora.report import (
     charts,
+    charts_costs,
+    charts_learning,
+    charts_models,
+    charts_scores,
+    charts_tests,
     checks,
+    cost_tables,
     details,
     effects,
     efficiency,
+    evidence_tables,
+    explorer,
     findings,
+    headline,
     provenance,
     tables,
     trust,
 )
 from kdlora.report import gains as g
 from kdlora.report import words as w
+from kdlora.report.charts_models import Bins
 from kdlora.report.gains import Facts
-from kdlora.report.parts import Block, Report, Section, Source, Tile
+from kdlora.report.parts import Block, Figure, Report, Section, Source, Table, Tile
+from kdlora.report.statistics import Statistics, gather_statistics
 from kdlora.report.tidy import names, seeds_of
 
 METHODS = (
@@ -34,15 +47,42 @@ METHODS = (
     "logits of its teacher, softened by a temperature (Hinton et al., 2015); KD-LoRA is that "
     "through an adapter. The students without distillation are the controls that tell the effect "
     "of distillation apart from that of the smaller encoder.",
+    "Means are over seeds, averages over tasks only over tasks and seeds that all trained models "
+    "share. Differences are paired by task and seed.",
+    "Verdicts come from a paired estimate that counts tasks, not runs, as replicates where there "
+    "are enough of them, with Student's intervals, a correction over all comparisons of a "
+    "question, and two one-sided tests for equivalence within the stated margin. What is not "
+    "significant is called undecided, with the difference that could have been seen.",
+)
+# What kdlora's own runs vouch for; imported results came about elsewhere.
+OWN_METHODS = (
     "Every model of a comparison has the same rows, batch size, steps and device unless it is said "
     "otherwise above. The best checkpoint is chosen on a selection split carved from the training "
     "data, by the task's own metric; the report split is scored once. A score is that of the model "
     "as saved, loaded again and merged.",
-    "Means are over seeds, averages over tasks only over tasks and seeds that all trained models "
-    "share. Differences are paired by task and seed and described, not tested: nothing here says "
-    "that two models differ significantly, or that they are equal.",
     "Running the study again finds finished runs done and trains none of them twice.",
 )
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that the sections show, gathered once."""
+
+    facts: Facts
+    stats: Statistics | None
+    histories: dict[str, list[dict[str, Any]]]
+    bins: dict[str, Bins]
+    spec: dict[str, Any]
+    notes: Sequence[str]
+    rerun: str
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return self.facts.frame
+
+    @property
+    def several(self) -> bool:
+        return headline.several(self.facts, self.stats)
 
 
 def build(
@@ -53,19 +93,16 @@ def build(
     histories: dict[str, list[dict[str, Any]]],
     notes: Sequence[str],
     rerun: str,
+    bins: dict[str, Bins] | None = None,
 ) -> Report:
     """Everything that a report shows, from the tidy frame. Raises InputError on an empty one."""
     facts = g.gather(frame)
-    sections = (
-        answer(facts),
-        trustworthy(facts),
-        quality(facts),
-        cost(facts),
-        trade_off(facts),
-        learning(facts, histories),
-        methods(facts, spec, notes, rerun),
-    )
-    return Report(title, _subtitle(facts.frame), tuple(s for s in sections if s))
+    stats = gather_statistics(facts.frame)
+    study = Study(facts, stats, histories, bins or {}, spec, notes, rerun)
+    makers = (answer, trustworthy, quality, cost, trade_off, statistics, task_by_task, methods,
+              sources)  # fmt: skip
+    sections = [section for make in makers if (section := make(study))]
+    return Report(title, _subtitle(facts.frame), tuple(sections))
 
 
 def _subtitle(frame: pd.DataFrame) -> str:
@@ -85,10 +122,19 @@ def _blocks(*found: Block | None) -> tuple[Block, ...]:
     return tuple(block for block in found if block is not None)
 
 
-def answer(facts: Facts) -> Section:
-    blocks = _blocks(tables.summary(facts), effects.effects(facts))
-    sentences = tuple(findings.answer(facts))
-    return Section("answer", "The answer", tiles=_tiles(facts), findings=sentences, blocks=blocks)
+def answer(study: Study) -> Section:
+    """What a reader in a hurry wants to know: over all pairs together where there are several."""
+    facts, stats = study.facts, study.stats
+    if study.several and stats:
+        found = tuple(headline.headlines(facts, stats))
+        tiles = headline.tiles(facts, stats)
+        blocks = _blocks(evidence_tables.selection(stats), tables.summary(facts))
+    else:
+        tested = headline.gain(stats) if stats else None
+        found = (*findings.answer(facts), *((tested,) if tested else ()))
+        tiles = _tiles(facts)
+        blocks = _blocks(tables.summary(facts), effects.effects(facts))
+    return Section("answer", "The answer", tiles=tiles, findings=found, blocks=blocks)
 
 
 def _tiles(facts: Facts) -> tuple[Tile, ...]:
@@ -116,22 +162,25 @@ def _tiles(facts: Facts) -> tuple[Tile, ...]:
         left_out = ", flagged pairs left out" if healthy else ""
         seeds = w.plural(len(gain.seeds), "seed")
         student = w.phrase(gain.comparison.base)
-        what = f"{scale.unit} from distilling {student}{left_out}; {seeds}, not tested"
+        what = f"{scale.unit} from distilling {student}{left_out}; {seeds}"
         tiles.append(Tile(change, what))
     return tuple(tiles)
 
 
-def trustworthy(facts: Facts) -> Section:
-    frame = facts.frame
+def trustworthy(study: Study) -> Section:
+    facts, frame = study.facts, study.frame
+    covered = trust.coverage(frame)
     return Section(
         "trust",
         "Can it be trusted?",
         findings=tuple(checks.trust(facts)),
         blocks=_blocks(
+            evidence_tables.doubts(study.stats) if study.stats else None,
             trust.flag_counts(frame),
             trust.flags(frame),
             trust.unfinished(frame),
-            trust.coverage(frame),
+            covered,
+            charts_scores.completion(covered, facts),
             trust.shared(facts),
             provenance.settings(frame),
             provenance.splits(frame),
@@ -139,52 +188,102 @@ def trustworthy(facts: Facts) -> Section:
     )
 
 
-def quality(facts: Facts) -> Section:
-    frame = facts.frame
+def quality(study: Study) -> Section:
+    facts, stats = study.facts, study.stats
     blocks = _blocks(
+        charts_scores.averages(stats) if stats else None,
+        evidence_tables.averages(stats) if stats else None,
+        charts_scores.by_task(facts),
         tables.quality(facts),
-        effects.effects_by_task(facts),
-        details.agreement(frame),
-        details.metrics(frame),
-        details.per_class(frame),
     )
-    return Section("quality", "Quality", blocks=blocks)
+    own = tuple(findings.answer(facts)) if study.several else ()
+    return Section("quality", "Quality", findings=own, blocks=blocks)
 
 
-def cost(facts: Facts) -> Section | None:
-    frame = facts.frame
+def cost(study: Study) -> Section | None:
+    facts, stats, frame = study.facts, study.stats, study.frame
     if not (frame["status"] == "done").any():
         return None
     found = findings.trained_share(facts)
+    reference = stats.reference if stats else default_reference(names(frame, "arm"))
     blocks = _blocks(
         efficiency.efficiency(facts),
+        charts_costs.by_model(facts),
+        charts_costs.costs_table(facts),
+        charts_costs.reductions(facts, reference),
+        cost_tables.reductions(facts, reference),
+        *_both(charts_costs.by_rank(facts)),
         efficiency.efficiency_by_task(facts),
         provenance.conditions(frame),
     )
     return Section("cost", "Efficiency", findings=(found,) if found else (), blocks=blocks)
 
 
-def trade_off(facts: Facts) -> Section | None:
-    figures = charts.trade_offs(facts)
-    return Section("trade-off", "Trade-off", blocks=tuple(figures)) if figures else None
+def trade_off(study: Study) -> Section | None:
+    facts, stats = study.facts, study.stats
+    blocks = _blocks(
+        steered := explorer.explorer(facts, stats),
+        *(still := charts.trade_offs(facts)),
+        explorer.stills(steered, "trade_off" in [f.key for f in still]),
+        *_both(charts_scores.normalised(facts)),
+        charts_costs.per_parameter(stats) if stats else None,
+        cost_tables.per_cost(stats) if stats else None,
+        cost_tables.pareto(stats) if stats else None,
+    )
+    return Section("trade-off", "Trade-off", blocks=blocks) if blocks else None
 
 
-def learning(facts: Facts, histories: dict[str, list[dict[str, Any]]]) -> Section | None:
-    figure = charts.learning(facts.frame, histories)
-    return Section("learning", "Learning curves", blocks=(figure,)) if figure else None
+def statistics(study: Study) -> Section | None:
+    stats = study.stats
+    if stats is None:
+        return None
+    blocks = _blocks(
+        charts_tests.forest(stats),
+        evidence_tables.comparisons(stats),
+        charts_tests.critical_difference(stats),
+        evidence_tables.ranks(stats),
+    )
+    found = tuple(headline.tests(stats))
+    return Section("statistics", "Statistics", findings=found, blocks=blocks) if blocks else None
 
 
-def methods(facts: Facts, spec: dict[str, Any], notes: Sequence[str], rerun: str) -> Section:
-    shown = {key: value for key, value in spec.items() if key != "base_dir"}
-    study = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip() if shown else ""
+def task_by_task(study: Study) -> Section | None:
+    facts, frame = study.facts, study.frame
+    blocks = _blocks(
+        *_both(charts_scores.task_trends(facts)),
+        *([effects.effects(facts)] if study.several else []),
+        effects.effects_by_task(facts),
+        charts_learning.learning(frame, study.histories),
+        *_both(charts_models.reliability(frame, study.bins)),
+        *_both(charts_models.confusion(frame)),
+        charts_models.agreement(frame),
+        details.agreement(frame),
+        details.metrics(frame),
+        details.per_class(frame),
+    )
+    return Section("tasks", "Task by task", blocks=blocks) if blocks else None
+
+
+def methods(study: Study) -> Section:
+    own = OWN_METHODS if study.spec else ()
+    return Section("methods", "Methods", (METHODS[0], *own[:1], *METHODS[1:], *own[1:],
+                                          *study.notes))  # fmt: skip
+
+
+def sources(study: Study) -> Section:
+    shown = {key: value for key, value in study.spec.items() if key != "base_dir"}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip() if shown else ""
     return Section(
-        "methods",
-        "Methods and provenance",
-        (*METHODS, *notes),
+        "provenance",
+        "Provenance and rerun",
         blocks=_blocks(
-            Source("rerun", "To rerun", rerun, "sh"),
-            Source("study", "The study file", study, "yaml", folded=True) if study else None,
-            provenance.environment(facts.frame),
-            details.runs(facts.frame),
+            Source("rerun", "To rerun", study.rerun, "sh"),
+            provenance.environment(study.frame),
+            Source("study", "The study file", text, "yaml", folded=True) if text else None,
+            details.runs(study.frame),
         ),
     )
+
+
+def _both(made: tuple[Figure, Table] | None) -> tuple[Figure | Table, ...]:
+    return made or ()

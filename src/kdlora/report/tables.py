@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import pandas as pd
 
 from kdlora.report import words as w
-from kdlora.report.aggregate import Outcome, Spread, averaged_tasks, outcome_metric, outcomes
+from kdlora.report.aggregate import (
+    Outcome,
+    Spread,
+    averaged_tasks,
+    outcome_metric,
+    outcomes,
+    shared_blocks,
+)
+from kdlora.report.best import best_notes, stand, standings, values_by_arm
 from kdlora.report.gains import Facts
 from kdlora.report.parts import Cell, Column, Table
 from kdlora.report.tidy import metric_of, names, scored, seeds_of
@@ -59,7 +67,7 @@ def score_cell(found: Spread | None, metric: str, *, with_n: bool = True) -> Cel
         return Cell(w.NONE)
     scale = w.scale_of(metric)
     below = []
-    if found.n > 1 and math.isfinite(found.low):
+    if found.n > 1 and math.isfinite(found.low) and found.low != found.high:
         below.append(f"{scale.write(found.low)} to {scale.write(found.high)}")
     if with_n:
         below.append(f"n = {found.n}")
@@ -125,8 +133,14 @@ def summary(facts: Facts) -> Table | None:
     selection = Column("selection", "On selection split", scale.unit)
     rows = []
     for pair, found in facts.outcomes.items():
+        best = _summary_standings(facts, pair)
         for outcome in found:
             score, *rest = outcome_cells(outcome, metric)
+            score = stand(score, best["score"].get(outcome.arm))
+            rest = [
+                stand(cell, best.get(column.key, {}).get(outcome.arm))
+                for column, cell in zip(OUTCOME_COLUMNS, rest, strict=True)
+            ]
             chosen = Cell(scale.write(outcome.selection), outcome.selection)
             rows.append((*lead.cells(pair, "", outcome.arm), score, chosen, *rest))
     what = (
@@ -142,9 +156,24 @@ def summary(facts: Facts) -> Table | None:
         f"{what}; below the score its range over seeds. Size is that of the merged model on disk, "
         "latency that of one text; the speed-up is against the teacher's encoder, timed side by "
         "side. Shares of the teacher's score are of the same blocks.",
-        dagger_notes(rows),
+        (*best_notes(rows), *dagger_notes(rows)),
         heads=len(lead.columns),
     )
+
+
+def _summary_standings(facts: Facts, pair: str) -> dict[str, dict[str, str]]:
+    """Column -> arm -> best or tie, over the blocks of the summary; costs among encoders only."""
+    frame = facts.frame
+    blocks = shared_blocks(facts.cells, pair, averaged_tasks(frame))
+    found = {
+        "score": standings(values_by_arm(facts, pair, "score", blocks), outcome_metric(frame)[1])
+    }
+    for column, direction in (("size_mb", -1), ("latency_p50_ms", -1), ("speedup_latency", 1),
+                              ("trainable_params", -1), ("train_s", -1)):  # fmt: skip
+        values = values_by_arm(facts, pair, column, blocks)
+        encoders = {arm: v for arm, v in values.items() if not arm.startswith("baseline/")}
+        found[column] = standings(encoders, direction, logs=True)
+    return found
 
 
 def results(facts: Facts) -> Table:
@@ -190,9 +219,13 @@ def quality(facts: Facts) -> Table:
     rows = []
     for pair in names(frame, "pair"):
         means = {o.arm: o.score for o in average.get(pair, [])}
+        best = {task: _task_standings(facts, pair, task) for task in tasks}
         for arm in names(frame, "arm", pair=pair):
             row = [
-                score_cell(facts.spreads.get((pair, task, arm)), metric_of(frame, task)[0])
+                stand(
+                    score_cell(facts.spreads.get((pair, task, arm)), metric_of(frame, task)[0]),
+                    best[task].get(arm),
+                )
                 for task in tasks
             ]
             row += [_seed_cell(facts, pair, tasks[0], arm, seed) for seed in seeds]
@@ -209,9 +242,20 @@ def quality(facts: Facts) -> Table:
         (*lead.columns, *columns),
         tuple(rows),
         "Mean over seeds, below it the lowest and highest seed and the number of runs.",
-        dagger_notes(rows, f"{POINTS_NOTE} {ARROW_NOTE}"),
+        (*best_notes(rows), *dagger_notes(rows, f"{POINTS_NOTE} {ARROW_NOTE}")),
         heads=len(lead.columns),
     )
+
+
+def _task_standings(facts: Facts, pair: str, task: str) -> dict[str, str]:
+    """Best and ties of one task, by seeds that runs share."""
+    cells = facts.cells
+    own = cells[(cells["pair"] == pair) & (cells["task"] == task)]
+    blocks = [(task, int(seed)) for seed in dict.fromkeys(own["seed"])]
+    if not blocks:
+        return {}
+    values = values_by_arm(facts, pair, "score", blocks)
+    return standings(values, metric_of(facts.frame, task)[1])
 
 
 def _seed_cell(facts: Facts, pair: str, task: str, arm: str, seed: int) -> Cell:

@@ -143,26 +143,24 @@ class Logs:
 
 
 def chart_of(rows: pd.DataFrame) -> alt.Chart:
-    """A chart of plain rows: Altair's own reading of frames costs more than drawing them."""
+    """A chart of plain rows: Altair's own reading of frames costs more than drawing them.
+
+    What is not known is null, as JSON has no other word for it.
+    """
+    if rows.isna().any(axis=None):
+        rows = rows.astype(object).where(rows.notna(), None)
     return alt.Chart(alt.InlineData(values=rows_of(rows)))
 
 
-def panel_spec(chart: alt.LayerChart | alt.FacetChart, title: str) -> dict[str, Any]:
+def panel_spec(
+    chart: alt.LayerChart | alt.FacetChart,
+    title: str,
+    *,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+) -> dict[str, Any]:
     """A panel as plain Vega-Lite, with the theme in it."""
-    spec = chart.properties(width=WIDTH, height=HEIGHT, title=title).to_dict(validate=False)
+    spec = chart.properties(width=width, height=height, title=title).to_dict(validate=False)
     spec["config"] = config()
     spec.pop("$schema", None)
     return spec
-
-
-def together(specs: Sequence[dict[str, Any]], *, columns: int = 2) -> dict[str, Any]:
-    """Several panels as one Vega-Lite specification, for the files beside the page."""
-    own = ("config", "datasets")
-    return {
-        "concat": [{k: v for k, v in spec.items() if k not in own} for spec in specs],
-        "columns": min(columns, len(specs)),
-        "spacing": 40,
-        "datasets": {name: rows for spec in specs for name, rows in spec["datasets"].items()},
-        "config": config(),
-        "padding": 16,
-    }

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError
-from kdlora.spec.names import ADAPTATIONS
+from kdlora.spec.names import ADAPTATIONS, labelled, split_label
 
 # Arms whose result does not depend on a seed: they stand beside every seed of the others.
 SEEDLESS = ("given", "majority", "tfidf")
 
-REQUIRED = ("run_id", "pair", "task", "arm", "role", "adaptation", "seed", "status")
+REQUIRED = ("run_id", "arm", "role", "adaptation", "status")
+# What results from elsewhere may lack, and what then stands for it.
+ASSUMED: dict[str, Any] = {"pair": "all", "task": "all", "seed": 0}
 TEXTS = ("metric", "precision", "device", "attention", "encoder", "teacher", "student", "error",
          "teacher_run_id", "reference", "peak_memory_scope", "energy_method", "stopped", "targets",
          "distillation")  # fmt: skip
@@ -24,7 +26,8 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "train_flops", "latency_p50_ms", "latency_p95_ms", "throughput_per_s",
            "speedup_latency", "energy_j", "agreement", "agreement_chance", "kappa",
            "agreement_lower", "agreement_upper", "teacher_score", "max_train",
-           "temperature", "kd_weight")  # fmt: skip
+           "temperature", "kd_weight", "inference_s")  # fmt: skip
+KEYS = ("run_id", "pair", "task", "arm", "role", "adaptation", "status")
 TUPLES = ("flags", "flag_details", "flag_severities")
 DICTS = ("protocol", "environment", "per_class_f1")
 
@@ -41,13 +44,15 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"the frame lacks the columns {', '.join(missing)}: it is no study")
     if frame.empty:
         raise InputError("the study has no cells: there is nothing to report")
-    data = frame.drop_duplicates(["pair", "task", "arm", "seed", "run_id"]).copy()
+    data = _told_apart(frame)
     for name in NUMBERS:
         values = data[name] if name in data else pd.Series(np.nan, index=data.index)
         data[name] = pd.to_numeric(values, errors="coerce").astype(float)
     for name in TEXTS:
         values = data[name] if name in data else pd.Series(None, index=data.index)
         data[name] = values.astype(object).where(values.notna(), None)
+    for name in KEYS:  # as objects: their comparisons are many and cheap
+        data[name] = data[name].astype(object)
     for names, kind in ((TUPLES, (tuple, list)), (DICTS, (dict,))):
         for name in names:
             values = data[name] if name in data else pd.Series(None, index=data.index)
@@ -76,14 +81,34 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     return data.drop(columns=["_pair", "_task", "_arm"]).reset_index(drop=True)
 
 
+def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell and run. Runs of a cell that differ in rank become arms of their own."""
+    data = frame.copy()
+    for name, assumed in ASSUMED.items():
+        known = name in data and data[name].notna().any()
+        data[name] = data[name].fillna(assumed) if known else assumed
+    cell = ["pair", "task", "arm", "seed"]
+    data = data.drop_duplicates([*cell, "run_id"]).copy()
+    if "rank" in data:
+        several = data.groupby(cell)["rank"].transform("nunique") > 1
+        arms = set(data.loc[several, "arm"])
+        ranked = data["arm"].isin(arms) & data["rank"].notna()
+        data["arm"] = [
+            labelled(str(arm), f"rank {rank:g}") if own else arm
+            for arm, rank, own in zip(data["arm"], data["rank"], ranked, strict=True)
+        ]
+    return data
+
+
 def severities(row: dict[str, Any]) -> tuple[str, ...]:
     """One severity a flag; one that is not stated counts as a warning."""
     given = tuple(row["flag_severities"])
     return given + ("warning",) * (len(row["flags"]) - len(given))
 
 
-def _arm_rank(arm: str) -> tuple[int, bool, int, str]:
-    role, _, rest = arm.partition("/")
+def _arm_rank(arm: str) -> tuple[int, bool, int, int, str]:
+    base, label = split_label(arm)
+    role, _, rest = base.partition("/")
     known = ("given", *ADAPTATIONS, "tfidf", "majority")
     name = rest.removeprefix("kd-")
     roles = ("teacher", "student", "baseline")
@@ -91,6 +116,7 @@ def _arm_rank(arm: str) -> tuple[int, bool, int, str]:
         roles.index(role) if role in roles else len(roles),
         name != rest,
         known.index(name) if name in known else len(known),
+        int(label.removeprefix("rank ")) if label.removeprefix("rank ").isdigit() else 0,
         arm,
     )
 
@@ -123,11 +149,12 @@ def seeds_of(frame: pd.DataFrame) -> list[int]:
 
 def metric_of(frame: pd.DataFrame, task: str) -> tuple[str, int]:
     """A task's metric and direction, from its done cells; ("", +1) where none is done."""
-    known = frame.loc[(frame["task"] == task) & frame["metric"].notna(), ["metric", "direction"]]
-    if known.empty:
+    known = (frame["task"].to_numpy() == task) & frame["metric"].notna().to_numpy()
+    if not known.any():
         return "", 1
-    metric, direction = known.iloc[0]
-    return str(metric), -1 if direction < 0 else 1
+    first = int(known.argmax())
+    direction = float(frame["direction"].to_numpy()[first])
+    return str(frame["metric"].iat[first]), -1 if direction < 0 else 1
 
 
 def teacher_arm(frame: pd.DataFrame, pair: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pandas as pd
@@ -11,7 +12,7 @@ from kdlora.report.aggregate import averaged_tasks, shared_blocks
 from kdlora.report.gains import Facts
 from kdlora.report.parts import Cell, Column, Table
 from kdlora.report.tables import MODEL, TASK, Lead
-from kdlora.report.tidy import SEEDLESS, metric_of, names, rows_of, severities
+from kdlora.report.tidy import SEEDLESS, groups, metric_of, names, rows_of, severities
 
 RUN = Column("run_id", "Run", numeric=False)
 
@@ -19,21 +20,28 @@ RUN = Column("run_id", "Run", numeric=False)
 def coverage(frame: pd.DataFrame) -> Table:
     """Done of planned cells, model by task, with what is failed, missing, flagged or unscored."""
     lead, tasks = Lead(frame, task=False), names(frame, "task")
+    counted = {key: _counts(cells) for key, cells in groups(frame, "pair", "arm", "task")}
+    nothing = Counter[str]()
     rows = []
     for pair in names(frame, "pair"):
-        here = frame[frame["pair"] == pair]
-        for arm in names(here, "arm"):
-            cells = here[here["arm"] == arm]
-            parts = [_covered(cells[cells["task"] == task]) for task in tasks]
+        for arm in names(frame, "arm", pair=pair):
+            found = [counted.get((pair, arm, task), nothing) for task in tasks]
             if len(tasks) > 1:
-                parts.append(_covered(cells))
-            rows.append((*lead.cells(pair, "", arm), *parts))
+                found.append(sum(found, nothing))
+            rows.append((*lead.cells(pair, "", arm), *map(_covered, found)))
     total = (*(Cell("") for _ in lead.columns[1:]),)
     if len(rows) > 1:
-        sums = [_covered(frame[frame["task"] == task]) for task in tasks]
+        sums = [
+            sum((n for (_, _, name), n in counted.items() if name == task), nothing)
+            for task in tasks
+        ]
         if len(tasks) > 1:
-            sums.append(_covered(frame))
-        rows.append((Cell("All"), *total, *sums))
+            sums.append(sum(sums, nothing))
+        rows.append((Cell("All"), *total, *map(_covered, sums)))
+        if (grid := full_grid(frame)) > len(frame):
+            each = [w.count(grid // len(tasks)) for _ in tasks]
+            whole = [w.count(grid)] if len(tasks) > 1 else []
+            rows.append((Cell("A full grid would have"), *total, *each, *whole))
     columns = [Column(task, task) for task in tasks]
     if len(tasks) > 1:
         columns.append(Column("all", "All tasks"))
@@ -47,19 +55,39 @@ def coverage(frame: pd.DataFrame) -> Table:
     )
 
 
-def _covered(cells: pd.DataFrame) -> Cell:
-    if cells.empty:
+def full_grid(frame: pd.DataFrame) -> int:
+    """Runs that every seeded model on every pair, task and seed of the frame would make, and the
+    seedless ones as they are."""
+    free = frame["adaptation"].isin(SEEDLESS)
+    if free.any():
+        return len(frame)  # a plan has all its cells
+    sizes = [frame.loc[~free, column].nunique() for column in ("arm", "pair", "task", "seed")]
+    return math.prod(sizes)
+
+
+def _counts(cells: pd.DataFrame) -> Counter[str]:
+    done = cells["status"] == "done"
+    failed = cells["status"] == "failed"
+    return Counter(
+        {
+            "planned": len(cells),
+            "done": int(done.sum()),
+            "failed": int(failed.sum()),
+            "missing": int((~done & ~failed).sum()),
+            "flagged": int(cells.loc[done, "flagged"].sum()),
+            "unscored": int(cells.loc[done, "score"].isna().sum()),
+        }
+    )
+
+
+def _covered(counts: Counter[str]) -> Cell:
+    planned, done = counts["planned"], counts["done"]
+    if not planned:
         return Cell(w.NONE)
-    done = cells[cells["status"] == "done"]
-    counts = {
-        "failed": int((cells["status"] == "failed").sum()),
-        "missing": int((~cells["status"].isin(["done", "failed"])).sum()),
-        "flagged": int(done["flagged"].sum()),
-        "unscored": int(done["score"].isna().sum()),
-    }
-    sub = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
-    return Cell(f"{len(done)} of {len(cells)}", len(done) / len(cells), sub,
-                extra={"done": len(done), "planned": len(cells), **counts})  # fmt: skip
+    rest = {name: counts[name] for name in ("failed", "missing", "flagged", "unscored")}
+    sub = ", ".join(f"{n} {what}" for what, n in rest.items() if n)
+    return Cell(f"{done} of {planned}", done / planned, sub,
+                extra={"done": done, "planned": planned, **rest})  # fmt: skip
 
 
 def shared(facts: Facts) -> Table | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from kdlora.report.parts import NONE, Cell, Value
+from kdlora.spec.names import split_label
 
 MINUS = "\N{MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
@@ -38,6 +39,16 @@ ADAPTATION_NAMES = {
     "mrlora": "MrLoRA",
     "olora": "OLoRA",
     "rslora": "rsLoRA",
+    "peft": "PEFT",
+}
+SETTING_NAMES = {
+    "lr": "learning rate",
+    "lr.peft": "learning rate",
+    "lr.fft": "learning rate",
+    "kd_weight": "KD weight",
+    "batch_size": "batch size",
+    "max_length": "length",
+    "weight_decay": "weight decay",
 }
 BASELINE_NAMES = {"majority": "Baseline, majority or mean", "tfidf": "Baseline, TF-IDF + linear"}
 
@@ -65,8 +76,20 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
 
 
+def label_text(label: str) -> str:
+    """A label in words: ``temperature=4 lr=0.001`` is "temperature 4, learning rate 0.001"."""
+    parts = []
+    for part in label.split(" "):
+        name, equals, value = part.partition("=")
+        parts.append(f"{SETTING_NAMES.get(name, name)} {value}" if equals else part)
+    return (", " if "=" in label else " ").join(parts)
+
+
 def arm_name(arm: str) -> str:
     """An arm in plain words: ``student/kd-lora`` is "Student, KD-LoRA"."""
+    base, label = split_label(arm)
+    if label:
+        return f"{arm_name(base)}, {label_text(label)}"
     role, _, rest = arm.partition("/")
     if role == "baseline":
         return BASELINE_NAMES.get(rest, f"Baseline, {rest}")
@@ -80,6 +103,9 @@ def arm_name(arm: str) -> str:
 
 def short_arm_name(arm: str) -> str:
     """An arm for a label in a chart: "student KD-LoRA", "teacher FFT", "TF-IDF"."""
+    base, label = split_label(arm)
+    if label:
+        return f"{short_arm_name(base)}, {label_text(label)}"
     role, _, rest = arm.partition("/")
     if role == "baseline":
         return {"majority": "majority", "tfidf": "TF-IDF"}.get(rest, rest)
@@ -91,6 +117,9 @@ def short_arm_name(arm: str) -> str:
 
 def phrase(arm: str) -> str:
     """An arm inside a sentence: "the KD-LoRA student", "the fully fine-tuned teacher"."""
+    base, label = split_label(arm)
+    if label:
+        return f"{phrase(base)} ({label_text(label)})"
     role, _, rest = arm.partition("/")
     if role == "baseline":
         return {"majority": "the majority baseline", "tfidf": "the TF-IDF baseline"}.get(rest, rest)

@@ -1,0 +1,79 @@
+"""Write the pages of docs/results again from stored records: `make results`.
+
+    python scripts/make_results.py [--only PAGE] [--out FOLDER]
+
+What is to be written stands in docs/results/pages.yaml. A page whose study is not on this machine
+is left as it is, and that is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdlora.report.build import read_bins
+from kdlora.report.page import write_page
+from kdlora.report.parts import Report
+from kdlora.report.sections import build
+from kdlora.store.frame import load_frame, load_histories, read_plan
+from kdlora.store.importers import import_results
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "results"
+SHARED = Path(os.environ.get("KDLORA_SHARED", ROOT.parent / "shared"))
+
+
+def source_of(page: dict[str, Any]) -> Path:
+    """The study's folder, or the table that is to be imported."""
+    if "imports" in page:
+        return SHARED / page["imports"]
+    given = Path(page["study"]).expanduser()
+    return given if given.is_absolute() else ROOT / "results" / given
+
+
+def report_of(page: dict[str, Any], source: Path, work: Path) -> Report:
+    """The whole report of a page's study."""
+    if "imports" in page:
+        folder, _ = import_results(source, study=page["page"], results=work)
+        rerun = f"kdlora import {source.name} --as {page['page']}\nkdlora report {page['page']}"
+        spec: dict[str, Any] = {}
+    else:
+        folder, spec = source, read_plan(source)["study"]
+        rerun = f"kdlora run {spec['name']}.yaml"
+    frame = load_frame(folder)
+    return build(
+        frame, title=page.get("title", page["page"]), spec=spec, histories=load_histories(folder),
+        notes=(), rerun=rerun, bins=read_bins(frame, folder),
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", help="write this page alone")
+    parser.add_argument("--out", type=Path, default=PAGES, help="folder to write to")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for page in yaml.safe_load((PAGES / "pages.yaml").read_text(encoding="utf-8")):
+        name = page["page"]
+        if given.only not in (None, name):
+            continue
+        source = source_of(page)
+        if not source.exists():
+            print(f"{name}: left as it is, for want of {source.name}")
+            continue
+        with tempfile.TemporaryDirectory() as work:
+            report = report_of(page, source, Path(work))
+        paths = write_page(
+            report, given.out, name, tables=page.get("tables", []), figures=page.get("figures", [])
+        )
+        size = sum(path.stat().st_size for path in paths)
+        print(f"{name}: {len(paths)} files, {size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What the report says of tests is what the analyses found; the imported runs as readers see."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlora.analysis.compare import compare_many
+from kdlora.analysis.costs import cost_ratios
+from kdlora.report import build, cost_tables, evidence_tables, headline
+from kdlora.report.gains import gather
+from kdlora.report.statistics import ON_TEACHER, gather_statistics
+from kdlora.store.frame import load_frame
+from kdlora.store.importers import import_results
+from tests.report.studies import make_frame
+
+TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
+
+
+@pytest.fixture(scope="module")
+def known():
+    facts = gather(make_frame(TASKS, seeds=(1, 2, 3)))
+    return facts, gather_statistics(facts.frame)
+
+
+def test_comparisons_are_those_of_the_analysis(known):
+    facts, stats = known
+    table = evidence_tables.comparisons(stats)
+    asked = [(c.a, c.b) for c in stats.families["gain of distillation"]]
+    assert asked == [("student/kd-lora", "student/lora")]
+    (mine,) = compare_many(facts.frame, asked, rng=np.random.default_rng(3))
+    (row,) = [r for r in table.rows if r[0].text == "Gain of distillation"]
+    assert row[3].value == pytest.approx(mine.claim.difference)
+    assert row[4].extra["low"] == pytest.approx(mine.claim.low)
+    assert row[5].value == pytest.approx(mine.claim.p_corrected)
+    assert row[9].text == mine.beyond.verdict
+
+
+def test_what_is_saved_is_the_ratio_of_matched_runs(known):
+    facts, _ = known
+    found = cost_tables.savings(facts, "teacher/fft")
+    ratios = cost_ratios(
+        facts.frame, [("student/kd-lora", "teacher/fft")], ["size_mb", "train_s"],
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    for ratio in ratios:
+        saved = found["minilm-l6--minilm-l3", "student/kd-lora"][ratio.column]
+        assert saved == pytest.approx(ratio.reduction_percent)
+
+
+def test_undecided_is_never_called_equal(known):
+    _, stats = known
+    sentences = [headline.verdict_text(c) for _, c in stats.comparisons]
+    assert sentences
+    for (_, c), text in zip(stats.comparisons, sentences, strict=True):
+        assert c.verdict in text or "cannot be said" in text
+        if c.verdict == "undecided":
+            assert not re.search("equal|same|no difference|equivalent", text)
+
+
+def test_a_study_without_scores_has_no_statistics():
+    frame = make_frame()
+    frame["score"] = np.nan
+    assert gather_statistics(gather(frame).frame) is None
+
+
+@pytest.fixture(scope="module")
+def imported(shared, tmp_path_factory):
+    folder, _ = import_results(
+        shared / "reference" / "runs.csv", study="runs", results=tmp_path_factory.mktemp("in")
+    )
+    return load_frame(folder)
+
+
+@pytest.fixture(scope="module")
+def page(imported, tmp_path_factory):
+    start = time.process_time()
+    files = build.write_report(imported, tmp_path_factory.mktemp("out"), title="Runs", spec={})
+    return files, time.process_time() - start
+
+
+def test_the_first_screen_of_the_742_runs(imported, shared):
+    facts = gather(imported)
+    stats = gather_statistics(facts.frame)
+    found = {f.topic: f.text for f in headline.headlines(facts, stats)}
+    text = found["What KD-LoRA costs"]
+    low, high = (float(x) for x in re.search(r"scores ([\d.]+) to ([\d.]+) points", text).groups())
+    assert 3 <= low < high <= 6
+    assert "in 5 of 6 variants (DoRA, LoRA, MrLoRA, OLoRA and rsLoRA): inferior" in text
+    assert "KD-AdaLoRA is undecided" in text
+    assert found["How much is an artefact"].startswith("About a third of it")
+    assert found["No control arm"].startswith("No control arm exists")
+    tiles = " ".join(tile.text for tile in headline.tiles(facts, stats))
+    assert re.search(r"None", tiles)
+    # The independent re-analysis, which pairs runs and weighs them alike, has the same picture.
+    truth = json.loads((shared / "reference" / "better_stats.json").read_text())["main"]
+    means = [
+        np.mean([100 * row["mean_diff"] for row in truth[column]["lora_vs_kd_paired"]
+                 if row["variant"] != "adalora"])
+        for column in ("reported_checkpoint", "last_epoch")
+    ]  # fmt: skip
+    assert headline.artefact_share(stats) == pytest.approx(1 - means[1] / means[0], abs=0.05)
+    for c in stats.families[ON_TEACHER]:
+        (row,) = [r for r in truth["reported_checkpoint"]["lora_vs_kd_paired"]
+                  if r["variant"] == c.a.removeprefix("student/kd-")]  # fmt: skip
+        assert c.n_runs == row["n_pairs"]
+        assert -c.claim.difference == pytest.approx(100 * row["task_mean_diff"], abs=0.01)
+
+
+def test_the_report_of_the_742_runs_is_quick_small_and_whole(page):
+    files, seconds = page
+    assert seconds < 30  # 10 s alone on a core; test machines are shared
+    assert files.html.stat().st_size < 5_000_000
+    figures = {path.stem for path in files.figures}
+    assert figures >= {"averages", "by_task", "task_trends", "costs", "explorer", "score_costs",
+                       "per_parameter", "reductions", "normalised", "completion",
+                       "critical_difference", "forest", "learning"}  # fmt: skip
+
+
+def test_the_published_tables_have_their_figures(shared, tmp_path):
+    """Score bars, heat maps and trends; costs, parameters by rank and reductions; agreement."""
+    wanted = {
+        "paper_table_1.csv": {"averages", "by_task", "task_trends", "forest"},
+        "paper_table_2.csv": {"costs", "by_rank", "reductions"},
+        "kd_matrix_004.csv": {"agreement"},
+    }
+    for name, figures in wanted.items():
+        folder, _ = import_results(
+            shared / "reference" / name, study=name[:-4], results=tmp_path / "in"
+        )
+        files = build.write_report(load_frame(folder), tmp_path / name, title=name, spec={})
+        assert {path.stem for path in files.figures} >= figures, name
+
+
+def test_twelve_thousand_runs(tmp_path):
+    arms = ("teacher/fft", "teacher/lora", "teacher/dora", "student/fft", "student/lora",
+            "student/dora", "student/kd-lora", "student/kd-dora", "student/kd-fft")  # fmt: skip
+    frames = [
+        make_frame(("rte", "cola", "stsb", "mrpc", "sst2"), seeds=range(55), arms=arms, pair=pair)
+        for pair in "abcd"
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    frame["run_id"] = frame["pair"] + "-" + frame["run_id"]
+    assert len(frame) > 10_000
+    start = time.process_time()
+    files = build.write_report(frame, tmp_path, title="Many", spec={})
+    assert time.process_time() - start < 60
+    assert files.html.stat().st_size < 8_000_000
+    assert "The first 1,000 of" in files.html.read_text(encoding="utf-8")
+    runs = next(path for path in files.tables if path.name == "runs.csv")
+    assert len(pd.read_csv(runs)) == frame["run_id"].nunique()
