@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint results clean
+.PHONY: demo test lint results bench clean
 
 demo: .venv/.installed
 	$(BIN)/kdlora demo
@@ -19,6 +19,10 @@ lint: .venv/.installed-dev
 # The pages of docs/results, from the stored records of their studies.
 results: .venv/.installed
 	$(BIN)/python scripts/make_results.py
+
+# kdlora beside its peers, in turns: about twenty minutes on an otherwise idle machine.
+bench: .venv/.installed
+	$(BIN)/python -m benchmarks speed
 
 .venv/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -13,7 +13,6 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -39,7 +38,8 @@ class Contender:
 
 def in_turns(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
     """Seconds a unit of work by contender, one number a round; a first round is not counted."""
-    started = {name: _start(contender) for name, contender in contenders.items()}
+    tuned = _tuned_environment()  # chosen while nothing runs, as at the start of a study
+    started = {name: _start(contender, tuned) for name, contender in contenders.items()}
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     try:
         for turn in range(WARM_UP + repeats):
@@ -91,26 +91,31 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _start(contender: Contender) -> tuple[Connection, Any]:
-    context = mp.get_context("spawn")
-    ours, theirs = context.Pipe()
-    with _environment(contender.tuned):
-        process = context.Process(target=_serve, args=(contender, theirs), daemon=True)
-        process.start()
-    theirs.close()
-    return ours, process
-
-
-@contextmanager
-def _environment(tuned: bool):
+def _tuned_environment() -> dict[str, str]:
+    """The variables that `kdlora run` would start its workers with now."""
     before = dict(os.environ)
     try:
-        if tuned:
-            tune_workers()
-        yield
+        tune_workers()
+        return dict(os.environ)
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _start(contender: Contender, tuned: dict[str, str]) -> tuple[Connection, Any]:
+    context = mp.get_context("spawn")
+    ours, theirs = context.Pipe()
+    before = dict(os.environ)
+    try:
+        if contender.tuned:
+            os.environ.update(tuned)
+        process = context.Process(target=_serve, args=(contender, theirs), daemon=True)
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    theirs.close()
+    return ours, process
 
 
 def _serve(contender: Contender, connection: Connection) -> None:

@@ -45,7 +45,7 @@ def taught(corner, tmp_path_factory):
     write_csv(folder / "extra.csv", review=[*sentences(60, 21)[0], "the film"])
     signals = {
         "logits": {"logit-mse": 0.1, "dkd": {"beta": 2.0}},
-        "dist": {"dist": 1.0},
+        "dist": {"kl": 1.0, "dist": 0.3},
         "inside": INSIDE,
     }
     plan = make_plan(

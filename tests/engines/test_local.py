@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import yaml
 
-from kdlora.engines import local
 from kdlora.engines.local import run_plan
 from kdlora.spec.plan import make_plan
 from kdlora.store.predictions import read_predictions
