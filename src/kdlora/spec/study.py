@@ -8,35 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
-from kdlora.spec.base import as_tuple as _as_tuple
-from kdlora.spec.distillation import (
-    SIGNALS,
-    Distillation,
-    Signals,
-    TeacherOutputs,
-    Texts,
-    as_texts,
-)
+from kdlora.spec.distillation import Distillation, Texts, as_texts
+from kdlora.spec.explain import explain
 from kdlora.spec.names import DEFAULT_ARMS, parse_arm
 from kdlora.spec.pair import Layers, Pair
-from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS, TASKS
+from kdlora.spec.sections import Data, OwnTask, Training
+from kdlora.spec.tasks import TASKS
 from kdlora.spec.variations import (
     SECTIONS,
     Ablation,
@@ -46,83 +31,6 @@ from kdlora.spec.variations import (
     spread,
     variation_problems,
 )
-
-
-class LearningRates(Strict):
-    """Peak learning rates: full fine-tuning wants a lower one than adapters."""
-
-    fft: PositiveFloat = 1e-4
-    peft: PositiveFloat = 1e-3
-
-
-def _as_rates(value: Any) -> Any:
-    return {"fft": value, "peft": value} if isinstance(value, int | float | str) else value
-
-
-class Training(Strict):
-    """How every arm is trained: the same for all of them, so that they can be compared."""
-
-    epochs: PositiveInt = 3
-    batch_size: PositiveInt = Field(32, description="examples per optimizer step")
-    micro_batch_size: PositiveInt | None = Field(
-        None, description="examples per forward pass; default batch_size. Less saves memory"
-    )
-    lr: Annotated[LearningRates, BeforeValidator(_as_rates)] = LearningRates()
-    weight_decay: NonNegativeFloat = 0.01
-    warmup: float = Field(0.06, ge=0, lt=1, description="share of all steps")
-    clip_norm: PositiveFloat = 1.0
-    max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    patience: PositiveInt | None = Field(
-        None, description="stop after this many evaluations without gain, counted after warm-up"
-    )
-    evals_per_epoch: PositiveInt = 1
-    dropout: float | None = Field(
-        None, ge=0, lt=1, description="the encoder's own dropout; default as its config says"
-    )
-
-
-class Data(Strict):
-    """Which rows are trained on, selected on and reported on."""
-
-    max_train: PositiveInt | None = Field(None, description="train on a stratified subset")
-    selection_fraction: float = Field(0.1, gt=0, lt=0.5)
-    selection_min: PositiveInt = 500
-    split_seed: int = 0
-
-
-class OwnTask(Strict):
-    """Own data: files with one or two text columns and a label column."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    train: str
-    eval: str | None = Field(
-        None, description="held-out file; without it 20 % of train is held out"
-    )
-    text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("text",)
-    label: str = "label"
-    id: str | None = Field(None, description="column of unique example ids")
-    kind: Literal["auto", "classification", "regression"] = "auto"
-    metric: str | None = None
-    positive: str | None = Field(None, description="the class whose F1 is reported as f1")
-    unlabelled: Annotated[tuple[Texts, ...], BeforeValidator(as_texts)] = Field(
-        (), description="files of texts that only the teacher labels"
-    )
-
-    @field_validator("text")
-    @classmethod
-    def _one_or_two(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not 1 <= len(value) <= 2:
-            raise ValueError(f"{len(value)} text columns given, 1 or 2 expected")
-        return value
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, value: str | None) -> str | None:
-        known = (*CLASSIFICATION_METRICS, "f1", *REGRESSION_METRICS)
-        if value is not None and value not in known:
-            raise ValueError(f"unknown metric '{value}'.{did_you_mean(value, known)}")
-        return value
 
 
 def _read_task(value: Any) -> Any:
@@ -328,7 +236,7 @@ def _changing(section: Strict, values: Any, place: str) -> list[str]:
     try:
         merged(section, values)
     except ValidationError as error:
-        return _explain(error, prefix=place, model=type(section))
+        return explain(error, prefix=place, model=type(section))
     return []
 
 
@@ -355,58 +263,4 @@ def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
     try:
         return Study.model_validate(values)
     except ValidationError as error:
-        raise InputError(list(dict.fromkeys(_explain(error))), where=where) from None
-
-
-def _explain(
-    error: ValidationError, prefix: str = "", model: type[Strict] | None = None
-) -> list[str]:
-    """pydantic's findings as sentences that a user of the YAML understands.
-
-    `model` is what was validated, by default the study.
-    """
-    problems = []
-    for item in error.errors():
-        # tasks are "a name or a mapping": pydantic adds which of the two it tried
-        parts = [str(p) for p in item["loc"] if p not in ("str", "OwnTask", "Layers")]
-        parts = [p for p in parts if not p.startswith("function-")]
-        place = prefix + ".".join(parts)
-        kind, given = item["type"], item.get("input")
-        if kind == "string_type" and isinstance(given, dict | Layers):
-            continue  # the mapping branch of the same task tells the real problem
-        if kind == "extra_forbidden":
-            message = f"unknown key.{did_you_mean(parts[-1], _keys_at(item['loc'], model))}"
-        elif kind == "missing":
-            message = "is required"
-        elif kind == "value_error":
-            message = str(item["ctx"]["error"])
-        else:
-            message = item["msg"][0].lower() + item["msg"][1:] + f", got {given!r}"
-        problems.append(f"{place}: {message}" if place else message)
-    return problems
-
-
-_SECTIONS: dict[str, type[Strict]] = {
-    "training": Training,
-    "adapter": Adapter,
-    "distillation": Distillation,
-    "signals": Signals,
-    **SIGNALS,
-    "teacher_outputs": TeacherOutputs,
-    "unlabelled": Texts,
-    "data": Data,
-    "pairs": Pair,
-    "student": Layers,
-    "variations": Variation,
-    "ablations": Ablation,
-    "tasks": OwnTask,
-    "lr": LearningRates,
-}
-
-
-def _keys_at(location: tuple[int | str, ...], model: type[Strict] | None = None) -> list[str]:
-    """The keys that are known where an unknown one was found."""
-    model = model or Study
-    for part in location[:-1]:
-        model = _SECTIONS.get(str(part), model)
-    return [f.alias or name for name, f in model.model_fields.items() if name != "base_dir"]
+        raise InputError(list(dict.fromkeys(explain(error, model=Study))), where=where) from None

@@ -1,0 +1,97 @@
+"""Sections of the study file that need nothing of the others: training, data and own tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from kdlora.errors import did_you_mean
+from kdlora.spec.base import Strict
+from kdlora.spec.base import as_tuple as _as_tuple
+from kdlora.spec.distillation import Texts, as_texts
+from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
+
+
+class LearningRates(Strict):
+    """Peak learning rates: full fine-tuning wants a lower one than adapters."""
+
+    fft: PositiveFloat = 1e-4
+    peft: PositiveFloat = 1e-3
+
+
+def _as_rates(value: Any) -> Any:
+    return {"fft": value, "peft": value} if isinstance(value, int | float | str) else value
+
+
+class Training(Strict):
+    """How every arm is trained: the same for all of them, so that they can be compared."""
+
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = Field(32, description="examples per optimizer step")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="examples per forward pass; default batch_size. Less saves memory"
+    )
+    lr: Annotated[LearningRates, BeforeValidator(_as_rates)] = LearningRates()
+    weight_decay: NonNegativeFloat = 0.01
+    warmup: float = Field(0.06, ge=0, lt=1, description="share of all steps")
+    clip_norm: PositiveFloat = 1.0
+    max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    patience: PositiveInt | None = Field(
+        None, description="stop after this many evaluations without gain, counted after warm-up"
+    )
+    evals_per_epoch: PositiveInt = 1
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="the encoder's own dropout; default as its config says"
+    )
+
+
+class Data(Strict):
+    """Which rows are trained on, selected on and reported on."""
+
+    max_train: PositiveInt | None = Field(None, description="train on a stratified subset")
+    selection_fraction: float = Field(0.1, gt=0, lt=0.5)
+    selection_min: PositiveInt = 500
+    split_seed: int = 0
+
+
+class OwnTask(Strict):
+    """Own data: files with one or two text columns and a label column."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    train: str
+    eval: str | None = Field(
+        None, description="held-out file; without it 20 % of train is held out"
+    )
+    text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("text",)
+    label: str = "label"
+    id: str | None = Field(None, description="column of unique example ids")
+    kind: Literal["auto", "classification", "regression"] = "auto"
+    metric: str | None = None
+    positive: str | None = Field(None, description="the class whose F1 is reported as f1")
+    unlabelled: Annotated[tuple[Texts, ...], BeforeValidator(as_texts)] = Field(
+        (), description="files of texts that only the teacher labels"
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _one_or_two(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not 1 <= len(value) <= 2:
+            raise ValueError(f"{len(value)} text columns given, 1 or 2 expected")
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str | None) -> str | None:
+        known = (*CLASSIFICATION_METRICS, "f1", *REGRESSION_METRICS)
+        if value is not None and value not in known:
+            raise ValueError(f"unknown metric '{value}'.{did_you_mean(value, known)}")
+        return value
