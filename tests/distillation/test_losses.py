@@ -208,3 +208,21 @@ def test_without_a_label_dkd_takes_the_teachers_choice():
 def test_signals_of_classes_are_refused_for_regression(signal):
     with pytest.raises(InputError, match=f"'{signal}' compares class probabilities"):
         make_loss(STSB, Distillation(signals={signal: 1.0}))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_following_dist_reaches_the_teachers_relations(classes):
+    generator = torch.Generator().manual_seed(0)
+    teacher = 2 * torch.randn(64, classes, generator=generator)
+    student = torch.randn(64, classes, generator=generator).requires_grad_()
+    settings = {"beta": 1.0, "gamma": 1.0, "temperature": 1.0}
+    optimizer = torch.optim.Adam([student], lr=0.05)
+    first = dist(student, teacher, **settings).mean().item()
+    for _ in range(300):
+        loss = dist(student, teacher, **settings).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02 * first
+    same = (student.argmax(-1) == teacher.argmax(-1)).float().mean()
+    assert same > 0.9
