@@ -6,11 +6,12 @@ Both formats are rendered from the same `Report`; neither computes a number.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from kdlora.data.packaged import cache_dir
 from kdlora.errors import StoreError
+from kdlora.report import raster
 from kdlora.report.charts_models import Bins, bins_of
 from kdlora.report.drawing import draw, side_by_side, size_of
 from kdlora.report.latex import render_latex
@@ -126,15 +129,16 @@ def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> R
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
         drawings = {panel.key: draw(panel) for f in report.figures() for panel in f.panels}
-        figures = [
-            path for figure in report.figures() for path in _write_figure(figure, drawings, out)
-        ]
+        scales = dict(_write_drawing(figure, drawings, out) for figure in report.figures())
     except OSError as error:
         raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from None
-    tables = [path for table in report.tables() for path in _write_table(table, out)]
-    files = ReportFiles(out / "report.html", out / "report.md", tuple(figures), tuple(tables))
-    write_text(files.markdown, render_markdown(report))
-    write_text(files.html, render_html(report, drawings=drawings, refresh_s=refresh_s))
+    figures = [svg.with_suffix(f".{kind}") for svg in scales for kind in FIGURE_KINDS]
+    with raster.beside(scales):
+        tables = [path for table in report.tables() for path in _write_table(table, out)]
+        files = ReportFiles(out / "report.html", out / "report.md", tuple(figures), tuple(tables))
+        write_text(files.markdown, render_markdown(report))
+        page = render_html(report, drawings=drawings, refresh_s=refresh_s)
+    write_text(files.html, page)
     _remove_stale(out, {*figures, *tables})
     return files
 
@@ -244,29 +248,32 @@ def _in_page(svg: str) -> str:
 
 @lru_cache(maxsize=1)
 def _vega() -> str:
-    """The charting libraries as one script without outside references to load."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
-        "</script", "<\\/script"
-    )
+    """The charting libraries as one script without outside references to load.
+
+    Putting them together takes a second, so the result is kept in the user's cache.
+    """
+    kept = cache_dir() / f"vega-{version('vl-convert-python')}.js"
+    try:
+        return kept.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        pass
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = bundle.replace("</script", "<\\/script")
+    with suppress(OSError, StoreError):  # a cache that cannot be written costs a second
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_text(kept, bundle)
+    return bundle
 
 
-def _write_figure(figure: Figure | Explorer, drawings: dict[str, str], out: Path) -> list[Path]:
-    """The figure as SVG and, from that, as PNG and PDF."""
+def _write_drawing(
+    figure: Figure | Explorer, drawings: dict[str, str], out: Path
+) -> tuple[Path, float]:
+    """Write the figure as SVG; returns its path and the scale of its PNG."""
     svg = side_by_side(figure, [drawings[panel.key] for panel in figure.panels])
-    paths = [out / "figures" / f"{figure.key}.{kind}" for kind in FIGURE_KINDS]
-    write_text(paths[0], svg)
+    path = out / "figures" / f"{figure.key}.svg"
+    write_text(path, svg)
     width, height = size_of(svg)
-    scale = min(PNG_SCALE, (MOST_PIXELS / (width * height)) ** 0.5)
-    write_bytes(paths[1], vl_convert.svg_to_png(svg, scale=scale))
-    write_bytes(paths[2], vl_convert.svg_to_pdf(svg))
-    return paths
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    return path, min(PNG_SCALE, (MOST_PIXELS / (width * height)) ** 0.5)
 
 
 def _write_table(table: Table, out: Path) -> list[Path]:
