@@ -17,6 +17,7 @@ from kdlora.report.palette import light
 from kdlora.report.parts import Figure, Panel
 from kdlora.report.tables import score_cell
 from kdlora.report.theme import (
+    HALO,
     HEIGHT,
     WIDTH,
     Logs,
@@ -37,7 +38,6 @@ COSTS = {
 }
 MOST_PANELS = 12  # of a figure
 MOST_TICKS = 400  # single runs of a panel; more hide one another
-HALO = {"stroke": light("card"), "strokeWidth": 4}
 
 
 def trade_offs(facts: Facts) -> list[Figure]:

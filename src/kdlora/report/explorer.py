@@ -21,7 +21,7 @@ from kdlora.report.palette import kind_of, light, shape_of
 from kdlora.report.parts import Axis, Explorer, Figure, Panel
 from kdlora.report.statistics import Statistics
 from kdlora.report.tables import score_cell
-from kdlora.report.theme import HEIGHT, WIDTH, chart_of, panel_spec
+from kdlora.report.theme import HALO, HEIGHT, WIDTH, chart_of, panel_spec
 from kdlora.report.tidy import groups, metric_of, names, rows_of, scored
 
 MOST_RUNS = 3000  # more are drawn as means only
@@ -242,10 +242,10 @@ def _chart(
     ]
     for align in ("left", "right"):
         part = chart_of(texts[texts["align"] == align])
-        text = part.mark_text(align=align, baseline="middle", fontSize=10, color=light("ink"),
-                              aria=False)  # fmt: skip
         place = {"x": alt.X("lx:Q", scale=across.scale()), "y": alt.Y("ly:Q", scale=up.scale())}
-        layers.append(text.encode(**place, text="label:N"))
+        for style in (HALO, {"color": light("ink")}):
+            text = part.mark_text(align=align, baseline="middle", fontSize=10, aria=False, **style)
+            layers.append(text.encode(**place, text="label:N"))
     return alt.layer(*layers)
 
 

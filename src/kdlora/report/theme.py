@@ -14,6 +14,8 @@ from kdlora.report import words as w
 from kdlora.report.palette import kind_of, light, shape_of
 from kdlora.report.tidy import rows_of
 
+HALO = {"stroke": light("card"), "strokeWidth": 4}  # below a name, to lift it off the lines
+
 WIDTH, HEIGHT = 380, 270  # px of a panel's plot
 
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
