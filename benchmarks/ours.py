@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from benchmarks.peers import BATCH, KD_WEIGHT, TEMPERATURE
-from benchmarks.workload import HEAD, QUERY_VALUE, Workload, make_model
+from benchmarks.workload import Workload, make_model, with_lora
 from kdlora.distillation.losses import make_loss
 from kdlora.spec.study import Distillation, Training
 from kdlora.spec.tasks import TASKS
@@ -32,13 +31,7 @@ class Ours:
         self.compute: Compute = choose_compute(precision)
         model: nn.Module = make_model(shape, attention=self.compute.attention)
         if lora:
-            config = LoraConfig(
-                r=8,
-                lora_alpha=16,
-                target_modules=QUERY_VALUE[shape],
-                modules_to_save=HEAD[shape],
-            )
-            model = get_peft_model(model, config)
+            model = with_lora(model, shape)
         self.model = place(model, self.compute)
 
     def seconds_per_example(self, work: Workload, steps: int) -> float:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     BertTokenizerFast,
@@ -24,7 +23,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from benchmarks.workload import HEAD, QUERY_VALUE, VOCABULARY, Workload, make_model
+from benchmarks.workload import VOCABULARY, Workload, make_model, with_lora
 
 TEMPERATURE, KD_WEIGHT, MAX_LENGTH, BATCH = 2.0, 0.5, 128, 32
 
@@ -117,13 +116,7 @@ class Peer:
     ) -> None:
         self.model = make_model(shape, attention="sdpa")
         if lora:
-            config = LoraConfig(
-                r=8,
-                lora_alpha=16,
-                target_modules=QUERY_VALUE[shape],
-                modules_to_save=HEAD[shape],
-            )
-            self.model = get_peft_model(self.model, config)
+            self.model = with_lora(self.model, shape)
         self.teacher = make_model(teacher, attention="sdpa").eval() if teacher else None
         self.collator = _Collator(tokenizer(), padding=padding, max_length=MAX_LENGTH)
         self.changes = changes

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
 
@@ -34,8 +35,8 @@ SHAPES: dict[str, object] = {
     "bert-base": BertConfig(),
 }
 
-QUERY_VALUE = {"distilbert": ["q_lin", "v_lin"], "minilm-l3": ["query", "value"]}
-HEAD = {"distilbert": ["pre_classifier", "classifier"], "minilm-l3": ["classifier"]}
+_QUERY_VALUE = {"distilbert": ["q_lin", "v_lin"], "minilm-l3": ["query", "value"]}
+_HEAD = {"distilbert": ["pre_classifier", "classifier"], "minilm-l3": ["classifier"]}
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,14 @@ def make_model(shape: str, *, attention: str, seed: int = 0) -> nn.Module:
     return AutoModelForSequenceClassification.from_config(
         SHAPES[shape], attn_implementation=attention
     )
+
+
+def with_lora(model: nn.Module, shape: str) -> nn.Module:
+    """The reports' adapter: LoRA of rank 8 on query and value, the head trained whole."""
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=_QUERY_VALUE[shape],
+        modules_to_save=_HEAD[shape],
+    )
+    return get_peft_model(model, config)

@@ -50,7 +50,12 @@ from kdlora.store.untrained import (
     outputs_teacher,
 )
 from kdlora.training.forward import make_forward
-from kdlora.training.inference import inference_costs, load_finished, predict
+from kdlora.training.inference import (
+    inference_costs,
+    load_finished,
+    predict,
+    predict_held_out,
+)
 from kdlora.training.loop import Hooks, Progress, Seeds, TrainingData, train
 from kdlora.training.precision import Compute, choose_compute, place
 from kdlora.training.schedule import Schedule, make_schedule
@@ -73,7 +78,7 @@ def run_one(run: Run, store: Store, *, on_progress: OnProgress = lambda event: N
         outcome = outputs_teacher(run, data)
     elif run.adaptation == "given":
         on_progress({"stage": "scoring the given teacher"})
-        outcome = given_teacher(run, folder, data)
+        outcome = given_teacher(run, store, data)
     else:
         outcome = _trained(run, store, folder, data, on_progress)
     write_predictions(folder, outcome.scored, outcome.outputs)
@@ -113,7 +118,7 @@ def _trained(
             loaded.tokenizer,
             part,
             max_length=run.training.max_length,
-            folder=store.root / "cache" / "tokens",
+            folder=store.tokens,
         )
         for name, part in {**data.splits(), "train": rows}.items()
     }
@@ -164,7 +169,7 @@ def _trained(
     save_trained(model, loaded.tokenizer, folder / "model", encoder=run.encoder)
     del model, loaded.model
     merged, _ = load_finished(run, folder, data.task, compute)
-    outputs = {name: predict(merged, t, compute) for name, t in texts.items() if name != "train"}
+    outputs = predict_held_out(merged, texts, compute)
 
     on_progress({"stage": "measuring"})
     efficiency = Efficiency(
@@ -196,7 +201,6 @@ def _train(
     assert run.training is not None
     task, selection = data.task, data.selection
     flops = flops_per_length(model, backward=True, device=compute.device)
-
     forward = make_forward(model, compute)
 
     def evaluate(current: nn.Module) -> dict[str, float | None]:

@@ -78,10 +78,10 @@ def test_padded_lengths_are_few_and_close():
 
 def test_padding_never_exceeds_the_longest_text():
     encoded = Encoded(
-        ids=np.arange(17 + 30, dtype=np.int32),
-        offsets=np.array([0, 17, 47]),
+        ids=np.arange(17 + 29, dtype=np.int32),
+        offsets=np.array([0, 17, 46]),
         types=None,
         pad_id=0,
     )
     assert collate(encoded, np.array([0]))["input_ids"].shape == (1, 18)
-    assert collate(encoded, np.array([0, 1]))["input_ids"].shape == (2, 30)
+    assert collate(encoded, np.array([0, 1]))["input_ids"].shape == (2, 29)

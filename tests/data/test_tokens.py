@@ -75,3 +75,12 @@ def test_a_few_texts_are_not_kept(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(tokens, "WORTH_KEEPING", 31)
     encode_once(TOKENIZER, rows, max_length=16, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_tokenizer_did_before_does_not_matter(rows, tmp_path, monkeypatch):
+    """A call leaves its truncation and padding in the tokenizer, which is no part of its rules."""
+    fresh, used = (tiny_tokenizer(tiny_config("bert")) for _ in range(2))
+    used("the film", truncation=True, max_length=7, padding="max_length")
+    encode_once(fresh, rows, max_length=16, folder=tmp_path)
+    monkeypatch.setattr(tokens, "encode", None)
+    encode_once(used, rows, max_length=16, folder=tmp_path)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from kdlora.distillation.states import PROJECTIONS, Wanted, run_with_states, shape_of
+from kdlora.distillation.states import Wanted, run_with_states, shape_of
 from kdlora.errors import ModelError
-from kdlora.models import adapters
+from kdlora.models import adapters, families
 from kdlora.models.encoders import load_encoder
 from kdlora.spec.study import Adapter
 from kdlora.spec.tasks import TASKS
@@ -91,7 +91,7 @@ def test_hooks_are_gone_after_a_pass_even_a_failed_one():
 
 
 def test_an_unknown_family_is_said_to_be_unknown(monkeypatch):
-    monkeypatch.delitem(PROJECTIONS, "bert")
+    monkeypatch.delitem(families.FAMILIES, "bert")
     model, batch = tiny("bert")
     with pytest.raises(ModelError, match="where a 'bert' model computes queries"):
         run_with_states(model, batch, WANTED)

@@ -30,9 +30,9 @@ def test_what_the_user_set_stays(monkeypatch):
 
 
 def test_the_busy_share_counts_what_is_not_idle(monkeypatch):
-    ticks = iter([(100, 400), (150, 500)])
+    ticks = iter([(100, 400), (130, 500)])
     monkeypatch.setattr(tuning, "_processor_time", lambda: next(ticks))
-    assert tuning.busy_share(seconds=0) == 0.5
+    assert tuning.busy_share(seconds=0) == 0.7
 
 
 def test_without_the_kernels_counters_the_load_average_serves(monkeypatch):

@@ -46,3 +46,18 @@ def logits(model: nn.Module, batch) -> torch.Tensor:
 def parameters(model: nn.Module) -> dict[str, torch.Tensor]:
     """A copy of every parameter."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def train_what_trains(model: nn.Module, batch, before: torch.Tensor) -> torch.Tensor:
+    """Train an adapted model and see that all and only the trainable tensors moved.
+
+    `before` are the logits of the base model; returns those after the training.
+    """
+    start = parameters(model)
+    train(model, batch)
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, start[n])}
+    assert moved == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert adapters.adapter_norm(model) > 1e-3
+    after = logits(model, batch)
+    assert (after - before).abs().max() > 1e-3
+    return after

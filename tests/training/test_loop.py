@@ -15,7 +15,15 @@ from kdlora.spec.study import Training
 from kdlora.spec.tasks import TASKS
 from kdlora.training import loop
 from kdlora.training.inference import predict
-from kdlora.training.loop import Hooks, Seeds, TrainingData, train
+from kdlora.training.loop import (
+    Hooks,
+    Seeds,
+    TrainingData,
+    _clipped_step,
+    _gradient_norm,
+    make_optimizer,
+    train,
+)
 from kdlora.training.precision import Compute
 from kdlora.training.schedule import make_schedule
 from tests.conftest import sentences
@@ -50,11 +58,13 @@ def accuracy(model: nn.Module) -> dict[str, float | None]:
     return {"accuracy": float((outputs.argmax(1) == DATA.labels.numpy()).mean())}
 
 
-def fit(model, folder, *, settings=None, loss=None, evaluate=accuracy, hooks=None, **changes):
+def fit(
+    model, folder, *, data=DATA, settings=None, loss=None, evaluate=accuracy, hooks=None, **changes
+):
     settings = settings or Training(epochs=3, batch_size=16, max_length=32)
     return train(
         model,
-        DATA,
+        data,
         loss=loss or make_loss(TASK, None),
         evaluate=evaluate,
         primary="accuracy",
@@ -314,3 +324,23 @@ def test_predictions_do_not_depend_on_the_company(tmp_path):
 def test_flops_are_summed_over_what_was_computed(tmp_path):
     progress = fit(make_model(), tmp_path, step_flops=lambda batch, length: batch * 10.0)
     assert progress.flops == progress.examples * 10
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0])
+def test_a_clipped_step_is_torchs_own(size):
+    """Gradients below the limit stay as they are, those above are scaled to it."""
+    generator = torch.Generator().manual_seed(0)
+    states = []
+    for ours in (True, False):
+        weight = nn.Parameter(torch.ones(4, 3))
+        optimizer = make_optimizer({"weight": weight}, Training())
+        optimizer.param_groups[0]["lr"] = 0.1
+        weight.grad = size * torch.randn(4, 3, generator=generator.manual_seed(1))
+        if ours:
+            _clipped_step(optimizer, _gradient_norm({"weight": weight}), 1.0)
+        else:
+            nn.utils.clip_grad_norm_([weight], 1.0)
+            optimizer.step()
+        states.append((weight.detach(), optimizer.state[weight]["exp_avg"]))
+    for one, other in zip(*states, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)

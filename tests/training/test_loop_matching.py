@@ -21,16 +21,15 @@ from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.loop import (
     Hooks,
-    Seeds,
     TrainingData,
     _accumulate,
     _Setup,
     make_optimizer,
-    train,
 )
 from kdlora.training.schedule import make_schedule
 from tests.tiny_models import tiny_config
-from tests.training.test_loop import CPU, DATA, TASK, accuracy, make_model
+from tests.training import test_loop
+from tests.training.test_loop import CPU, DATA, TASK, make_model
 
 KD = Distillation(
     kd_weight=0.8, signals={"kl": 1.0, "hidden": {"layers": "last"}, "relations": {"heads": 4}}
@@ -59,19 +58,8 @@ def setting():
 
 
 def fit(student, data, folder, **changes):
-    return train(
-        student,
-        data,
-        loss=make_loss(TASK, KD),
-        evaluate=accuracy,
-        primary="accuracy",
-        direction=1,
-        settings=SETTINGS,
-        schedule=make_schedule(len(data.labels), SETTINGS, 5e-3),
-        compute=CPU,
-        seeds=Seeds(1, 2),
-        folder=folder,
-        **changes,
+    return test_loop.fit(
+        student, folder, data=data, settings=SETTINGS, loss=make_loss(TASK, KD), **changes
     )
 
 

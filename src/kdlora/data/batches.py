@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,10 +32,15 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each text, special tokens included, [n]."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest text; 0 without texts."""
+        return int(self.lengths.max(initial=0))
 
 
 def encode(
@@ -118,7 +124,7 @@ def collate(
     import torch
 
     starts, lengths = encoded.offsets[index], encoded.lengths[index]
-    longest = min(padded_length(int(lengths.max())), int(encoded.lengths.max()))
+    longest = min(padded_length(int(lengths.max())), encoded.longest)
     column = np.arange(longest)[None, :]
     shift = (longest - lengths)[:, None] if encoded.pad_left else 0
     inside = (column >= shift) & (column < shift + lengths[:, None])

@@ -9,7 +9,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from kdlora.data.parsing import (
     unquoted,
 )
 from kdlora.errors import DataError, did_you_mean
+from kdlora.spec.fingerprint import hash_file
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _HEAD_BYTES = 1 << 20
@@ -100,6 +101,21 @@ def read_header(path: Path) -> list[str]:
     if not rest.strip():
         raise DataError(f"{path} holds a header but no rows")
     return names
+
+
+def changed_since_planned(paths: Iterable[Path], *, where: str | None = None) -> DataError:
+    """What to say of files that are no longer those that a run's id speaks of."""
+    return DataError(
+        f"{', '.join(map(str, paths))} changed since the study was planned; "
+        "run the same command again to plan with what is there now",
+        where=where,
+    )
+
+
+def require_as_planned(path: Path, fingerprint: str, *, where: str | None = None) -> None:
+    """Raises DataError for a file that is there with another content than was planned with."""
+    if path.is_file() and hash_file(path) != fingerprint:
+        raise changed_since_planned([path], where=where)
 
 
 def column_problem(path: Path, wanted: str, present: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kdlora.data.examples import Examples, Loaded, TaskData, fingerprint, overlap
-from kdlora.data.files import read_table
+from kdlora.data.files import changed_since_planned, read_table
 from kdlora.data.folder import examples_of, load_folder
 from kdlora.data.hub import load_hub
 from kdlora.data.own import load_own
@@ -71,10 +71,7 @@ def _check_unchanged(ref: TaskRef, names: list[str | None]) -> None:
     paths = [Path(name) if name else None for name in names]
     whole = all(path is None or path.is_file() for path in paths)
     if ref.fingerprint and whole and hash_files(paths) != ref.fingerprint:
-        raise DataError(
-            f"{', '.join(str(p) for p in paths if p)} changed since the study was planned; "
-            "run the same command again to plan with what is there now"
-        )
+        raise changed_since_planned(path for path in paths if path)
 
 
 def _load_movie_reviews(task: Task, progress: Callable[[str], None] | None) -> Loaded:

@@ -11,10 +11,9 @@ import numpy as np
 
 from kdlora.data import labels as lab
 from kdlora.data.examples import Examples, ids_of_keys
-from kdlora.data.files import Table, read_table
+from kdlora.data.files import Table, read_table, require_as_planned
 from kdlora.data.parsing import name_rows
 from kdlora.errors import DataError, did_you_mean
-from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import SCORE, OutputsRef
 from kdlora.spec.tasks import Task
 
@@ -58,12 +57,7 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     """
     where = f"task '{task.name}', teacher_outputs"
     path = Path(ref.file)
-    if path.is_file() and hash_file(path) != ref.fingerprint:
-        raise DataError(
-            f"{path} changed since the study was planned; run the same command again to plan with "
-            "what is there now",
-            where=where,
-        )
+    require_as_planned(path, ref.fingerprint, where=where)
     classes = task.label_names or (SCORE,)
     problems = [
         f"columns: the task has no class '{name}'.{did_you_mean(name, classes)}"

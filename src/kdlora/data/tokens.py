@@ -7,6 +7,7 @@ in each run costs minutes on a large task. The files are only a cache: any of th
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,13 +46,20 @@ def encode_once(
 
 def _key(tokenizer: PreTrainedTokenizerBase, rows: Examples, max_length: int) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     facts = (max_length, tokenizer.pad_token_id, tokenizer.padding_side, tokenizer.truncation_side)
-    for part in (rules, repr(facts), repr(sorted(tokenizer.model_input_names))):
+    for part in (_rules(tokenizer), repr(facts), repr(sorted(tokenizer.model_input_names))):
         digest.update(part.encode())
     digest.update(np.ascontiguousarray(rows.ids).tobytes())
     return digest.hexdigest()
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> str:
+    """All that decides a text's ids, without what the last call left in the tokenizer."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return repr(sorted(tokenizer.get_vocab().items()))
+    rules = json.loads(backend.to_str())
+    return json.dumps({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
 
 
 def _read(path: Path, rows: int) -> Encoded | None:

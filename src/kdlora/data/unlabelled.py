@@ -14,10 +14,9 @@ import numpy as np
 
 from kdlora.data import labels as lab
 from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
-from kdlora.data.files import read_table
+from kdlora.data.files import read_table, require_as_planned
 from kdlora.data.parsing import name_rows
 from kdlora.errors import DataError
-from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import TextsRef
 from kdlora.spec.seeds import seed_for
 from kdlora.spec.tasks import Task
@@ -115,11 +114,7 @@ def joined(train: Examples, extra: Examples | None) -> Examples:
 def _texts(source: TextsRef) -> list[tuple[str, ...]]:
     """The rows of a file; nulls are empty texts."""
     path = Path(source.file)
-    if path.is_file() and hash_file(path) != source.fingerprint:
-        raise DataError(
-            f"{path} changed since the study was planned; run the same command again to plan with "
-            "what is there now"
-        )
+    require_as_planned(path, source.fingerprint)
     table = read_table(path, source.text)
     columns, problems = [], []
     for name in source.text:

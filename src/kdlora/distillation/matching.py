@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from kdlora.distillation.intermediate import hidden_mse, padded, relation_kl
-from kdlora.distillation.states import PROJECTIONS, Shape, Wanted, run_with_states
+from kdlora.distillation.states import Shape, Wanted, run_with_states
 from kdlora.distillation.states import unknown_projections as unknown
 from kdlora.distillation.teacher_states import TeacherStates
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import seeded
+from kdlora.models.families import FAMILIES
 from kdlora.spec.distillation import Hidden, Relations, Signals
 
 
@@ -46,7 +47,7 @@ def plan_matching(signals: Signals, student: Shape, teacher: Shape) -> MatchPlan
         heads = _heads(term, student, teacher, problems)
         kinds = "".join(k for k in "qkv" if any(k in pair for pair in term.pairs))
         for shape in dict.fromkeys((student.family, teacher.family)):
-            if shape not in PROJECTIONS:
+            if shape not in FAMILIES:
                 problems.append(unknown(shape))
     if problems:
         raise ModelError(problems, where="distillation.signals")

@@ -12,21 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from kdlora.errors import ModelError
-
-# Last parts of the names of a layer's projections; one name means one fused matrix.
-_BERT = ("attention.self.query", "attention.self.key", "attention.self.value")
-PROJECTIONS: dict[str, tuple[str, ...]] = {
-    "bert": _BERT,
-    "electra": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "camembert": _BERT,
-    "distilbert": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-    "deberta-v2": tuple(f"attention.self.{n}_proj" for n in ("query", "key", "value")),
-    "albert": ("attention.query", "attention.key", "attention.value"),
-    "mpnet": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
-    "modernbert": ("attn.Wqkv",),
-}
+from kdlora.models.families import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -120,10 +106,11 @@ def _projections(model: nn.Module, layer: int) -> list[tuple[str, nn.Module, int
     first; ALBERT's only layer is called once for every layer.
     """
     config: Any = model.config
-    names = PROJECTIONS.get(config.model_type)
-    if names is None:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
         raise ModelError(unknown_projections(config.model_type))
     found = []
+    names = family.projections
     for kinds, name in zip(("qkv",) if len(names) == 1 else ("q", "k", "v"), names, strict=True):
         modules = [m for n, m in model.named_modules() if n.endswith("." + name)]
         if len(modules) == config.num_hidden_layers:
@@ -142,5 +129,5 @@ def unknown_projections(model_type: str) -> str:
     """What to say of a family whose projections are not known."""
     return (
         f"relations: where a '{model_type}' model computes queries, keys and values is not known; "
-        f"known are {', '.join(PROJECTIONS)}. Use hidden instead"
+        f"known are {', '.join(FAMILIES)}. Use hidden instead"
     )

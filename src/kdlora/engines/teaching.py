@@ -32,6 +32,7 @@ def check_teaching(
     """Problems of the distilled runs whose task could be read."""
     problems: list[str] = []
     seen: dict[str, Any] = {}
+    by_id = {run.run_id: run for run in plan.runs}
 
     def once(key: str, check: Callable[..., Any], *arguments: Any) -> Any:
         """What the check of a key returned, now or before; its problems are kept once."""
@@ -55,7 +56,7 @@ def check_teaching(
         if run.unlabelled:
             key = f"{run.task.name} {[source.model_dump_json() for source in run.unlabelled]}"
             extra: Unlabelled | None = once(key, _texts, run, data, on_note)
-            teacher = plan.run(run.teachers[0])
+            teacher = by_id[run.teachers[0]]
             if teacher.outputs is not None and extra is not None:
                 once(f"{teacher.run_id} {key}", _check_file, teacher, data, extra.rows)
         if run.kd.signals.match_states and run.encoder and run.reference:

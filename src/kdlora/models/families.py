@@ -22,18 +22,24 @@ QUERY_VALUE = "query-value"
 
 @dataclass(frozen=True)
 class Family:
-    """`query_value` are the last parts of module names, as in ``attention.self.query``.
+    """`projections` are the last parts of module names, as in ``attention.self.query``.
 
+    They are a layer's query, key and value, or one matrix that computes all three.
     `first_position` is the position id of the first token, so that many rows of the position
     table hold no token; None means padding id + 1, as in fairseq's models.
     """
 
-    query_value: tuple[str, ...]
+    projections: tuple[str, ...]
     first_position: int | None = 0
 
+    @property
+    def query_value(self) -> tuple[str, ...]:
+        """What the reports adapt; with one matrix for all three the key is adapted too."""
+        return (self.projections[0], self.projections[-1])
 
-_BERT = Family(("attention.self.query", "attention.self.value"))
-_ROBERTA = Family(("attention.self.query", "attention.self.value"), first_position=None)
+
+_BERT = Family(("attention.self.query", "attention.self.key", "attention.self.value"))
+_ROBERTA = Family(_BERT.projections, first_position=None)
 
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
@@ -41,11 +47,13 @@ FAMILIES: dict[str, Family] = {
     "roberta": _ROBERTA,  # DistilRoBERTa too
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "distilbert": Family(("attention.q_lin", "attention.v_lin")),
-    "deberta-v2": Family(("attention.self.query_proj", "attention.self.value_proj")),  # v3 too
-    "albert": Family(("attention.query", "attention.value")),
-    "mpnet": Family(("attention.attn.q", "attention.attn.v"), first_position=2),
-    "modernbert": Family(("attn.Wqkv",)),  # one fused matrix: the key is adapted with it
+    "distilbert": Family(("attention.q_lin", "attention.k_lin", "attention.v_lin")),
+    "deberta-v2": Family(  # v3 too
+        ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj")
+    ),
+    "albert": Family(("attention.query", "attention.key", "attention.value")),
+    "mpnet": Family(("attention.attn.q", "attention.attn.k", "attention.attn.v"), first_position=2),
+    "modernbert": Family(("attn.Wqkv",)),
 }
 
 

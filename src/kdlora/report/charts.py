@@ -17,7 +17,6 @@ from kdlora.report.palette import light
 from kdlora.report.parts import Figure, Panel
 from kdlora.report.tables import score_cell
 from kdlora.report.theme import (
-    HALO,
     HEIGHT,
     WIDTH,
     Logs,
@@ -25,6 +24,7 @@ from kdlora.report.theme import (
     chart_of,
     colour,
     fill,
+    name_layers,
     outline,
     panel_spec,
     shape,
@@ -194,11 +194,7 @@ def _layers(
             **at, fill=fill(arms), stroke=outline(arms), shape=shape(arms), tooltip=_tips(means)
         ),
     ]
-    for align in ("left", "right"):
-        part = named[named["align"] == align]
-        for style in (HALO, {"color": light("ink")}):
-            text = chart_of(part).mark_text(align=align, baseline="middle", aria=False, **style)
-            layers.append(text.encode(x="lx:Q", y="ly:Q", text="label:N"))
+    layers += name_layers(named, x=alt.X("lx:Q"), y=alt.Y("ly:Q"))
     return [layer for layer in layers if layer.data.values]
 
 

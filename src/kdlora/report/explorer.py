@@ -21,7 +21,7 @@ from kdlora.report.palette import kind_of, light, shape_of
 from kdlora.report.parts import Axis, Explorer, Figure, Panel
 from kdlora.report.statistics import Statistics
 from kdlora.report.tables import score_cell
-from kdlora.report.theme import HALO, HEIGHT, WIDTH, chart_of, panel_spec
+from kdlora.report.theme import HEIGHT, WIDTH, chart_of, name_layers, panel_spec
 from kdlora.report.tidy import groups, metric_of, names, rows_of, scored
 
 MOST_RUNS = 3000  # more are drawn as means only
@@ -240,12 +240,8 @@ def _chart(
         single.encode(**at, fill=tint, shape=form, tooltip=[f"{n}:N" for n in runs]),
         mean.encode(**at, fill=tint, shape=form, stroke=rim, tooltip=[f"{n}:N" for n in means]),
     ]
-    for align in ("left", "right"):
-        part = chart_of(texts[texts["align"] == align])
-        place = {"x": alt.X("lx:Q", scale=across.scale()), "y": alt.Y("ly:Q", scale=up.scale())}
-        for style in (HALO, {"color": light("ink")}):
-            text = part.mark_text(align=align, baseline="middle", fontSize=10, aria=False, **style)
-            layers.append(text.encode(**place, text="label:N"))
+    lx, ly = alt.X("lx:Q", scale=across.scale()), alt.Y("ly:Q", scale=up.scale())
+    layers += name_layers(texts, x=lx, y=ly, fontSize=10)
     return alt.layer(*layers)
 
 

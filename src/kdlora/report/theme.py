@@ -14,7 +14,7 @@ from kdlora.report import words as w
 from kdlora.report.palette import kind_of, light, shape_of
 from kdlora.report.tidy import rows_of
 
-HALO = {"stroke": light("card"), "strokeWidth": 4}  # below a name, to lift it off the lines
+_HALO = {"stroke": light("card"), "strokeWidth": 4}  # below a name, to lift it off the lines
 
 WIDTH, HEIGHT = 380, 270  # px of a panel's plot
 
@@ -166,3 +166,14 @@ def panel_spec(
     spec["config"] = config()
     spec.pop("$schema", None)
     return spec
+
+
+def name_layers(rows: pd.DataFrame, *, x: alt.X, y: alt.Y, **mark: Any) -> list[alt.Chart]:
+    """The names in `label`, left- and right-aligned by `align`, each above its halo: 4 layers."""
+    return [
+        chart_of(rows[rows["align"] == align])
+        .mark_text(align=align, baseline="middle", aria=False, **mark, **style)
+        .encode(x=x, y=y, text="label:N")
+        for align in ("left", "right")
+        for style in (_HALO, {"color": light("ink")})
+    ]

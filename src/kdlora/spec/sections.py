@@ -14,8 +14,7 @@ from pydantic import (
 )
 
 from kdlora.errors import did_you_mean
-from kdlora.spec.base import Strict
-from kdlora.spec.base import as_tuple as _as_tuple
+from kdlora.spec.base import Strict, as_tuple
 from kdlora.spec.distillation import Texts, as_texts
 from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
 
@@ -71,7 +70,7 @@ class OwnTask(Strict):
     eval: str | None = Field(
         None, description="held-out file; without it 20 % of train is held out"
     )
-    text: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = ("text",)
+    text: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ("text",)
     label: str = "label"
     id: str | None = Field(None, description="column of unique example ids")
     kind: Literal["auto", "classification", "regression"] = "auto"

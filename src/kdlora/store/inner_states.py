@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from kdlora.data.batches import Encoded, encode
+from kdlora.data.batches import Encoded
 from kdlora.data.examples import Examples
+from kdlora.data.tokens import encode_once
 from kdlora.distillation.matching import Matching, plan_matching
 from kdlora.distillation.states import shape_of
 from kdlora.distillation.teacher_states import Online, cache_states, require_same_tokens
@@ -64,7 +65,7 @@ def match_inside(
     max_length = run.training.max_length
     theirs = choose_compute(teacher.training.precision, max_length=max_length)
     model, tokenizer = load_finished(teacher, store.folder(run.teacher_run_id), task, theirs)
-    same = encode(tokenizer, rows.texts, max_length=max_length)
+    same = encode_once(tokenizer, rows, max_length=max_length, folder=store.tokens)
     require_same_tokens(texts, same, names=(run.encoder.name, teacher.encoder.name))
 
     ours, shape = shape_of(student.config), shape_of(model.config)  # type: ignore[arg-type]

@@ -31,6 +31,11 @@ class Store:
     def folder(self, run_id: str) -> Path:
         return self.root / "runs" / run_id
 
+    @property
+    def tokens(self) -> Path:
+        """Where tokenised texts are kept for all runs; see `data.tokens`."""
+        return self.root / "cache" / "tokens"
+
     def check(self) -> None:
         """See, without writing anything, that the folder can be made. Raises StoreError."""
         ground = _existing(self.root.absolute())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
-from kdlora.data.batches import encode
 from kdlora.data.examples import Examples, TaskData
 from kdlora.data.teacher_outputs import read_teacher_outputs
+from kdlora.data.tokens import encode_once
 from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
 from kdlora.distillation.soft_labels import (
     FILE,
@@ -27,6 +30,7 @@ from kdlora.spec.run import OutputsRef, Run
 from kdlora.spec.tasks import Task
 from kdlora.store.record import Record
 from kdlora.store.store import Store
+from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import load_finished, predict
 from kdlora.training.precision import choose_compute
 
@@ -79,11 +83,19 @@ def finished_teacher(run_id: str, store: Store) -> Record:
     return teacher
 
 
-def outputs_as_labels(ref: OutputsRef, data: TaskData, run_id: str) -> SoftLabels:
-    """The logits that a teacher's file holds of the rows of all splits. Raises DataError."""
+def outputs_as_labels(
+    ref: OutputsRef, data: TaskData, run_id: str, *, extra: Examples | None = None
+) -> SoftLabels:
+    """The logits that a teacher's file holds of the rows of all splits, and of all of `extra`.
+
+    Raises DataError if it lacks rows that are trained on.
+    """
     table = read_teacher_outputs(ref, data.task)
     table.require(data.train, "train")
-    parts = data.splits().values()
+    parts = list(data.splits().values())
+    if extra is not None:
+        table.require(extra, "unlabelled")
+        parts.append(extra)
     rows = np.concatenate([table.find(part) for part in parts])
     ids = np.concatenate([part.ids for part in parts])[rows >= 0]
     logits = table.logits[rows[rows >= 0]]
@@ -96,16 +108,11 @@ def _logits_of(
     """A teacher's checked logits, and whether all of them were there already."""
     teacher, folder = finished_teacher(run_id, store), store.folder(run_id)
     if teacher.run.outputs is not None:
-        soft = outputs_as_labels(teacher.run.outputs, data, run_id)
-        if extra is not None:
-            table = read_teacher_outputs(teacher.run.outputs, data.task)
-            table.require(extra.rows, "unlabelled")
-            logits = table.logits[table.find(extra.rows)]
-            names = data.task.label_names
-            soft = soft.joined(SoftLabels(extra.rows.ids, logits, run_id, names, ""))
+        rows = extra.rows if extra else None
+        soft = outputs_as_labels(teacher.run.outputs, data, run_id, extra=rows)
         _check(teacher, soft, data, folder)
         return soft, True
-    label = _labeller(teacher.run, folder, data.task)
+    label = _labeller(teacher.run, store, data.task)
     soft, cached = soft_labels(folder, teacher_run_id=run_id, data=data, label=label)
     _check(teacher, soft, data, folder)
     if extra is not None:
@@ -142,7 +149,7 @@ def _same(found: float | None, recorded: float | None) -> bool:
     return abs(found - recorded) <= SCORE_TOLERANCE
 
 
-def _labeller(teacher: Run, folder: Path, task: Task) -> Callable[[Examples], np.ndarray]:
+def _labeller(teacher: Run, store: Store, task: Task) -> Callable[[Examples], np.ndarray]:
     """A function from examples to the teacher's logits, by the path that scored the teacher.
 
     The model is loaded at the first call, so that a cache costs nothing.
@@ -150,12 +157,16 @@ def _labeller(teacher: Run, folder: Path, task: Task) -> Callable[[Examples], np
     assert teacher.training is not None
     max_length = teacher.training.max_length
     compute = choose_compute(teacher.training.precision, max_length=max_length)
-    loaded: list = []
+
+    @cache
+    def ready() -> tuple[nn.Module, PreTrainedTokenizerBase, Forward]:
+        folder = store.folder(teacher.run_id)
+        model, tokenizer = load_finished(teacher, folder, task, compute)
+        return model, tokenizer, make_forward(model, compute)
 
     def label(part: Examples) -> np.ndarray:
-        if not loaded:
-            loaded.extend(load_finished(teacher, folder, task, compute))
-        model, tokenizer = loaded
-        return predict(model, encode(tokenizer, part.texts, max_length=max_length), compute)
+        model, tokenizer, forward = ready()
+        texts = encode_once(tokenizer, part, max_length=max_length, folder=store.tokens)
+        return predict(model, texts, compute, forward=forward)
 
     return label

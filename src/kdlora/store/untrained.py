@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kdlora.data.batches import encode
 from kdlora.data.examples import TaskData
+from kdlora.data.tokens import encode_once
 from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.blocks import Efficiency, TrainingFacts
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
 from kdlora.spec.run import Run
 from kdlora.spec.seeds import seed_for
+from kdlora.store.store import Store
 from kdlora.store.teacher import outputs_as_labels
-from kdlora.training.inference import inference_costs, load_finished, predict
+from kdlora.training.inference import inference_costs, load_finished, predict_held_out
 from kdlora.training.precision import Compute, choose_compute
 
 
@@ -38,16 +39,18 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def given_teacher(run: Run, folder: Path, data: TaskData) -> Outcome:
+def given_teacher(run: Run, store: Store, data: TaskData) -> Outcome:
     """Score a teacher that arrived fine-tuned; nothing is trained and nothing copied."""
     assert run.training is not None
-    compute = choose_compute(run.training.precision, max_length=run.training.max_length)
-    model, tokenizer = load_finished(run, folder, data.task, compute)
-    outputs = {}
-    for name, part in data.splits().items():
-        if name != "train":
-            texts = encode(tokenizer, part.texts, max_length=run.training.max_length)
-            outputs[name] = predict(model, texts, compute)
+    max_length = run.training.max_length
+    compute = choose_compute(run.training.precision, max_length=max_length)
+    model, tokenizer = load_finished(run, store.folder(run.run_id), data.task, compute)
+    texts = {
+        name: encode_once(tokenizer, part, max_length=max_length, folder=store.tokens)
+        for name, part in data.splits().items()
+        if name != "train"
+    }
+    outputs = predict_held_out(model, texts, compute)
     facts = TrainingFacts(stopped="not trained", **compute_facts(compute, model))
     efficiency = Efficiency(
         trainable_params=0,

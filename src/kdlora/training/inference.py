@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ def predict(
         rows[index] = values
     model.train(was_training)
     return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
+
+
+def predict_held_out(
+    model: nn.Module, texts: Mapping[str, Encoded], compute: Compute
+) -> dict[str, np.ndarray]:
+    """Outputs of every split but the train rows, by one forward pass that is made once."""
+    forward = make_forward(model, compute)
+    return {
+        name: predict(model, part, compute, forward=forward)
+        for name, part in texts.items()
+        if name != "train"
+    }
 
 
 def load_finished(

@@ -112,3 +112,28 @@ def test_the_model_is_left_as_it_was(encoder):
     after = model.state_dict()
     assert list(before) == list(after)
     assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_an_evaluation_first_does_not_stop_a_training_after(encoder):
+    model, batch = trained(encoder, "bert", "lora")
+    forward = fuse(model, torch.bfloat16)
+    with torch.inference_mode():
+        forward(batch)
+    forward(batch).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_what_is_shared_is_packed_once_and_for_answers_in_one_direction(encoder):
+    from kdlora.models.fused import packed
+
+    calls = []
+    reorder = packed._reordered
+    model, batch = trained(encoder, "albert", "lora")
+    forward = fuse(model.eval(), torch.bfloat16)
+    assert len({id(layer) for layer in forward.layers}) == 1
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(packed, "_reordered", lambda w: calls.append(w.shape) or reorder(w))
+        forward(batch)
+        assert len(calls) == len(set(map(id, forward.layers))) * 4 + 5 + (forward.widen is not None)
+        forward(batch)
+    assert len(calls) == 10

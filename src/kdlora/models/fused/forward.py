@@ -36,15 +36,13 @@ class FusedForward:
     def __init__(self, model: nn.Module, parts: Parts, dtype: torch.dtype) -> None:
         self.model, self.parts, self.dtype = model, parts, dtype
         self.widen = Projection([parts.widen], dtype) if parts.widen is not None else None
-        made: dict[int, FusedLayer] = {}  # ALBERT's layers are one layer many times
-        self.layers = [
-            made.setdefault(id(layer.query), FusedLayer(layer, dtype))
-            for layer in parts.layers[:-1]
-        ]
+        # ALBERT's layers are one layer many times, whose weights are packed once
+        made = {id(layer.query): layer for layer in parts.layers[:-1]}
+        fused = {key: FusedLayer(layer, dtype) for key, layer in made.items()}
+        self.layers = [fused[id(layer.query)] for layer in parts.layers[:-1]]
         self.last = LastLayer(parts.layers[-1], dtype)
         self.masks = Masks(_embedding_dropout(parts.embeddings).p)
-        every = [self.last, *self.layers]
-        self.frozen = all(layer.frozen for layer in every)
+        self.frozen = all(layer.frozen for layer in (*self.layers, self.last))
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         bound = {id(layer): layer.bind() for layer in [*self.layers, self.last]}

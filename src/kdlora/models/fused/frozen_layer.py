@@ -8,20 +8,27 @@ is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd import Function
 
-from kdlora.models.fused.ops import attention_backward, attention_forward
+from kdlora.models.fused.ops import (
+    add_low_rank,
+    add_norm_forward,
+    attention_backward,
+    attention_forward,
+    dropout_backward,
+    low_rank_backward,
+    norm_backward,
+)
 from kdlora.models.fused.projection import Bound
 
 Keeps = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
-@dataclass(frozen=True)
-class Norm:
+class Norm(NamedTuple):
     """A frozen layer norm in fp32."""
 
     weight: torch.Tensor
@@ -72,12 +79,12 @@ class _FrozenLayer(Function):
         context, saved = attention_forward(
             joined, layer.heads, bias, layer.keeps[0], layer.scales[0]
         )
-        middle, stats1 = _add_norm(
-            out.forward(context.flatten(0, 1)), stream, layer.keeps[1], layer.scales[1], first
+        middle, stats1 = add_norm_forward(
+            out.forward(context.flatten(0, 1)), stream, layer.keeps[1], layer.scales[1], *first
         )
         raised = up.forward(middle.to(layer.dtype))
         lowered = down.forward(torch.nn.functional.gelu(raised))
-        y, stats2 = _add_norm(lowered, middle, layer.keeps[2], layer.scales[2], second)
+        y, stats2 = add_norm_forward(lowered, middle, layer.keeps[2], layer.scales[2], *second)
         products = (qkv, out, up, down)
         kept = [t for product in products for t in (product.x, product.hidden)]
         ctx.save_for_backward(*saved, *stats1, *stats2, raised, *layer.keeps, *factors, *kept)
@@ -95,11 +102,12 @@ class _FrozenLayer(Function):
             for i, (bound, a, b) in enumerate(_triples(layer.projections, factors))
         )
         first, second = layer.norms
-        g_stream = _norm_backward(grad, stats2, second)
-        g = _dropped(g_stream, keeps[2], layer.scales[2], layer.dtype)
+        g_stream = norm_backward(grad, stats2, second.weight, second.bias)[0]
+        g = dropout_backward(g_stream, keeps[2], layer.scales[2], layer.dtype)
         g = torch.ops.aten.gelu_backward(down.backward(g), raised)
-        g_stream = _norm_backward(g_stream.add_(up.backward(g)), stats1, first)
-        g = out.backward(_dropped(g_stream, keeps[1], layer.scales[1], layer.dtype))
+        g_stream = g_stream.add_(up.backward(g))
+        g_stream = norm_backward(g_stream, stats1, first.weight, first.bias)[0]
+        g = out.backward(dropout_backward(g_stream, keeps[1], layer.scales[1], layer.dtype))
         assert g is not None
         g = attention_backward(
             g.unflatten(0, (layer.texts, -1)), layer.heads, saved, keeps[0], layer.scales[0]
@@ -124,38 +132,11 @@ class _Product:
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.packed.forward(x)
-        if self.a is not None:
-            self.x, self.hidden = x, x @ self.a.t()
-            y.addmm_(self.hidden, self.b.t())
+        self.hidden = add_low_rank(y, x, self.a, self.b)
+        self.x = x if self.hidden is not None else None
         return y
 
     def backward(self, grad: torch.Tensor, *, wants_input: bool = True) -> torch.Tensor | None:
         gx = self.packed.backward(grad) if wants_input else None
-        if self.a is not None:
-            g_hidden = grad @ self.b
-            self.ga, self.gb = g_hidden.t() @ self.x, grad.t() @ self.hidden
-            if gx is not None:
-                gx.addmm_(g_hidden, self.a)
+        self.ga, self.gb = low_rank_backward(grad, gx, self.x, self.hidden, self.a, self.b)
         return gx
-
-
-def _add_norm(x, residual, keep, scale, norm: Norm):
-    """The stream after a sublayer, and what its gradient needs. Overwrites x."""
-    total = torch.add(residual, x if keep is None else x.mul_(keep), alpha=scale)
-    y, mean, rstd = torch.native_layer_norm(
-        total, norm.weight.shape, norm.weight, norm.bias, norm.eps
-    )
-    return y, (total, mean, rstd)
-
-
-def _norm_backward(grad, stats, norm: Norm):
-    total, mean, rstd = stats
-    return torch.ops.aten.native_layer_norm_backward(
-        grad.contiguous(), total, norm.weight.shape, mean, rstd, norm.weight, norm.bias,
-        [True, False, False],
-    )[0]  # fmt: skip
-
-
-def _dropped(grad, keep, scale, dtype):
-    grad = grad.to(dtype)
-    return grad if keep is None else grad.mul_(keep).mul_(scale)

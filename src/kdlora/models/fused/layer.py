@@ -41,7 +41,9 @@ class FusedLayer:
         self.frozen = all(
             projection.packed is not None for projection in self.projections()
         ) and not any(p.requires_grad for p in norms)
-        self.norms = Norm.of(layer.attention_norm), Norm.of(layer.output_norm)
+        self.norms = (
+            (Norm.of(layer.attention_norm), Norm.of(layer.output_norm)) if self.frozen else None
+        )
 
     def _attention_inputs(self, layer: Layer) -> tuple[Projection, ...]:
         return (Projection([layer.query, layer.key, layer.value], self.dtype),)
@@ -86,6 +88,7 @@ class BoundLayer:
 
     def _frozen(self, batch: Batch, stream: torch.Tensor) -> Frozen:
         owner, layer = self.owner, self.layer
+        assert owner.norms is not None
         like = stream.new_empty(0, dtype=owner.dtype)
         training = batch.training
         keeps = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
@@ -21,9 +23,7 @@ class Masks:
         """Ones (kept) and zeros of the given shape in the dtype of `like`; None: keep all."""
         if self.threshold == 0:
             return None
-        count = 1
-        for size in shape:
-            count *= size
+        count = math.prod(shape)
         words = torch.empty(-(-count // 8), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None)
         kept = words.view(torch.uint8)[:count] >= self.threshold

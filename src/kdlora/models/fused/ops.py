@@ -39,6 +39,34 @@ def _column_sums(grad: torch.Tensor) -> torch.Tensor:
     return (grad.new_ones(1, grad.shape[0]) @ grad).squeeze(0)
 
 
+def add_low_rank(
+    y: torch.Tensor, x: torch.Tensor, a: torch.Tensor | None, b: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Add ``(x A^T) B^T`` to y in place; returns the hidden units ``x A^T`` for the gradient."""
+    if a is None or b is None:
+        return None
+    hidden = x @ a.t()
+    y.addmm_(hidden, b.t())
+    return hidden
+
+
+def low_rank_backward(
+    grad: torch.Tensor,
+    gx: torch.Tensor | None,
+    x: torch.Tensor,
+    hidden: torch.Tensor | None,
+    a: torch.Tensor | None,
+    b: torch.Tensor | None,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of A and B; what the update adds to that of x is added to `gx` in place."""
+    if a is None or b is None or hidden is None:
+        return None, None
+    g_hidden = grad @ b
+    if gx is not None:
+        gx.addmm_(g_hidden, a)
+    return g_hidden.t() @ x, grad.t() @ hidden
+
+
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x, weight, bias, a, b, packed):
@@ -48,10 +76,7 @@ class _Linear(Function):
             y = matmul(x, weight.t())
             if bias is not None:
                 y.add_(bias)
-        hidden = None
-        if a is not None:
-            hidden = x @ a.t()
-            y.addmm_(hidden, b.t())
+        hidden = add_low_rank(y, x, a, b)
         trains = ctx.needs_input_grad[1] or a is not None
         ctx.save_for_backward(x if trains else None, weight, a, b, hidden)
         ctx.packed = packed
@@ -61,24 +86,13 @@ class _Linear(Function):
     def backward(ctx: Any, grad):
         x, weight, a, b, hidden = ctx.saved_tensors
         grad = grad.contiguous()
-        wants_x, wants_weight, wants_bias, wants_a, _, _ = ctx.needs_input_grad
-        gx = ga = gb = None
+        wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        gx = None
         if wants_x:
             gx = matmul(grad, weight) if ctx.packed is None else ctx.packed.backward(grad)
-        if a is not None:
-            g_hidden = grad @ b
-            if gx is not None:
-                gx.addmm_(g_hidden, a)
-            if wants_a:
-                ga, gb = g_hidden.t() @ x, grad.t() @ hidden
-        return (
-            gx,
-            grad.t() @ x if wants_weight else None,
-            _column_sums(grad) if wants_bias else None,
-            ga,
-            gb,
-            None,
-        )
+        ga, gb = low_rank_backward(grad, gx, x, hidden, a, b)
+        g_weight = grad.t() @ x if wants_weight else None
+        return gx, g_weight, _column_sums(grad) if wants_bias else None, ga, gb, None
 
 
 def linear(
@@ -97,25 +111,41 @@ def linear(
     return _Linear.apply(x, weight, bias, a, b, packed)
 
 
+def add_norm_forward(x, residual, keep, scale, weight, bias, eps):
+    """`add_norm`, and the tensors that its gradient needs."""
+    total = torch.add(residual, x if keep is None else x * keep, alpha=scale)
+    y, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
+    return y, (total, mean, rstd)
+
+
+def norm_backward(grad, saved, weight, bias, wants=(True, False, False)):
+    """The gradients of a norm's input, weight and bias, as far as they are wanted."""
+    total, mean, rstd = saved
+    return torch.ops.aten.native_layer_norm_backward(
+        grad.contiguous(), total, weight.shape, mean, rstd, weight, bias, list(wants)
+    )
+
+
+def dropout_backward(grad, keep, scale, dtype):
+    """The gradient of what was dropped out, in the compute dtype, from that of the stream."""
+    grad = grad.to(dtype)
+    return grad if keep is None else (grad * keep).mul_(scale)
+
+
 class _AddNorm(Function):
     @staticmethod
     def forward(ctx: Any, x, residual, keep, scale, weight, bias, eps):
-        total = torch.add(residual, x if keep is None else x * keep, alpha=scale)
-        y, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
-        ctx.save_for_backward(total, mean, rstd, weight, bias, keep)
+        y, saved = add_norm_forward(x, residual, keep, scale, weight, bias, eps)
+        ctx.save_for_backward(*saved, weight, bias, keep)
         ctx.scale, ctx.dtype = scale, x.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, grad):
-        total, mean, rstd, weight, bias, keep = ctx.saved_tensors
-        wants = [True, ctx.needs_input_grad[4], ctx.needs_input_grad[5]]
-        g_total, g_weight, g_bias = torch.ops.aten.native_layer_norm_backward(
-            grad.contiguous(), total, weight.shape, mean, rstd, weight, bias, wants
-        )
-        gx = g_total.to(ctx.dtype)
-        if keep is not None:
-            gx = (gx * keep).mul_(ctx.scale)
+        *saved, weight, bias, keep = ctx.saved_tensors
+        wants = (True, ctx.needs_input_grad[4], ctx.needs_input_grad[5])
+        g_total, g_weight, g_bias = norm_backward(grad, saved, weight, bias, wants)
+        gx = dropout_backward(g_total, keep, ctx.scale, ctx.dtype)
         return gx, g_total, None, None, g_weight, g_bias, None
 
 

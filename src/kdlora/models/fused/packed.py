@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -20,9 +21,17 @@ WIDE = 512  # columns from which on parts pay
 class Packed:
     """A frozen linear layer [o, i] with its bias [o], ready for products of both directions."""
 
-    forward_weight: torch.Tensor
-    backward_weight: torch.Tensor
+    weight: torch.Tensor
     bias: torch.Tensor | None
+
+    @cached_property
+    def forward_weight(self) -> torch.Tensor:
+        return _reordered(self.weight)
+
+    @cached_property
+    def backward_weight(self) -> torch.Tensor:
+        """Made at the first gradient: a model that only answers never needs it."""
+        return _reordered(self.weight.t())
 
     def forward(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
         """``x W^T + bias`` for x [t, i], and its (exact) GELU if asked for."""
@@ -51,14 +60,13 @@ def can_pack(weight: torch.Tensor) -> bool:
 
 
 def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
-    """Reorder a frozen weight [o, i] and its transpose."""
+    """A frozen layer that is reordered when it is first used."""
+    return Packed(weight.detach(), None if bias is None else bias.detach().contiguous())
+
+
+def _reordered(weight: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        reorder = torch.ops.mkldnn._reorder_linear_weight
-        return Packed(
-            reorder(weight.detach().contiguous(), ROWS),
-            reorder(weight.detach().t().contiguous(), ROWS),
-            None if bias is None else bias.detach().contiguous(),
-        )
+        return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
 
 def texts_per_part(texts: int, length: int, width: int) -> int:
