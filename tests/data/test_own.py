@@ -230,3 +230,31 @@ def test_all_problems_of_both_files_come_at_once(tmp_path):
     assert "no label in rows 3" in problems[0]
     assert "eval.csv has no column 'text'. Did you mean 'txt'?" in problems[1]
     assert "metric 'rmse'" in problems[2]
+
+
+def test_labels_are_named_and_joined(tmp_path):
+    train = rows(label=["0", "1", "2", "2"] * 10)
+    loaded = load(tmp_path, train, labels={0: "toxic", 1: "toxic", 2: "fine"}, positive="toxic")
+    assert loaded.task.label_names == ("fine", "toxic")
+    assert loaded.task.positive == "toxic"
+    assert loaded.train.labels.tolist() == [1, 1, 0, 0] * 10
+    same = load(tmp_path, rows(label=[0.0, 1.0, 2.0, 2.0] * 10), labels={0: "t", 1: "t", 2: "f"})
+    assert same.train.labels.tolist() == loaded.train.labels.tolist()
+
+
+def test_labels_that_no_name_is_given_for(tmp_path):
+    train = rows(label=["0", "1", "2", "9"] * 10)
+    [problem] = problems_of(tmp_path, train, labels={"0": "a", "1": "b"})
+    assert "no name for 2, 9 of column 'label'" in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"labels": {"0": "a", "1": "a"}}, "everything in one class, 'a'"),
+        ({"labels": {"0": "a", "1": "b"}, "kind": "regression"}, "kind is regression"),
+    ],
+)
+def test_labels_that_make_no_classes(tmp_path, settings, said):
+    with pytest.raises(ValueError, match=said):
+        own(tmp_path / "other.csv", **settings)

@@ -68,7 +68,8 @@ def load_own(own: OwnTask) -> Loaded:
         )
     if not train.labels:
         raise DataError(problems)
-    kind: Kind = lab.infer_kind(train.labels) if own.kind == "auto" else own.kind
+    stated = "classification" if own.labels else own.kind
+    kind = lab.infer_kind(train.labels) if stated == "auto" else stated
     names = lab.class_names(train.labels) if kind == "classification" else ()
     problems += _label_problems(own, kind, names, train, held_out)
     task_problems, positive = _metric_problems(own, kind, names)
@@ -102,7 +103,7 @@ def _checked_rows(own: OwnTask, table: Table, problems: list[str], notes: list[s
     """The rows with a text and a label; what is wrong with the others goes to the problems."""
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
-    values = table.columns[own.label]
+    values = _named(own, table, problems)
     structured = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
     if structured:
         problems.append(
@@ -128,6 +129,24 @@ def _checked_rows(own: OwnTask, table: Table, problems: list[str], notes: list[s
     skip = {*missing, *dropped, *structured}
     rows = _Rows(table.path, texts, values, keys, list(range(1, len(table) + 1)))
     return rows.at([i for i in range(len(table)) if i + 1 not in skip]) if skip else rows
+
+
+def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
+    """The labels by the names that `own.labels` gives them, if it does."""
+    values = table.columns[own.label]
+    if not own.labels:
+        return values
+    names = {lab.class_name(key): name for key, name in own.labels.items()}
+    found = {lab.class_name(v) for v in values if not lab.is_missing(v)}
+    unnamed = sorted(found - set(names))
+    if unnamed:
+        problems.append(
+            f"{table.path}: `labels` has no name for {lab.show(unnamed)} of column '{own.label}'"
+        )
+    return [
+        value if lab.is_missing(value) else names.get(lab.class_name(value), value)
+        for value in values
+    ]
 
 
 def _text_column(table: Table, name: str, problems: list[str]) -> list[str]:

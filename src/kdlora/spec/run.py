@@ -26,6 +26,7 @@ NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "": ("teacher_run_ids", "unlabelled", "outputs"),
     "kd": ("signals", "hidden_cache_mb"),
     "encoder": ("layers",),
+    "task.own": ("labels",),
     "adapter": ("budget", "method", "config"),
 }
 
@@ -163,9 +164,11 @@ class Run(Strict):
 def _drop_new_defaults(run: Run, values: dict[str, Any]) -> None:
     """Remove the fields of `NEW_FIELDS` that are at their default from a dumped run."""
     for section, names in NEW_FIELDS.items():
-        model = getattr(run, section) if section else run
-        dumped = values.get(section, {}) if section else values
-        for name in names:
+        model, dumped = run, values
+        for part in section.split(".") if section else ():
+            model = model and getattr(model, part)
+            dumped = (dumped or {}).get(part)
+        for name in names if dumped else ():
             if model is not None and name in dumped:
                 default = type(model).model_fields[name].get_default(call_default_factory=True)
                 if getattr(model, name) == default:

@@ -11,6 +11,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 from kdlora.errors import did_you_mean
@@ -62,6 +63,17 @@ class Data(Strict):
     split_seed: int = 0
 
 
+def _as_names(value: Any) -> Any:
+    """YAML reads 0 and true where a file has '0' and 'true'."""
+    if not isinstance(value, dict):
+        return value
+    return {_name(key): _name(name) for key, name in value.items()}
+
+
+def _name(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class OwnTask(Strict):
     """Own data: files with one or two text columns and a label column."""
 
@@ -75,6 +87,9 @@ class OwnTask(Strict):
     id: str | None = Field(None, description="column of unique example ids")
     kind: Literal["auto", "classification", "regression"] = "auto"
     metric: str | None = None
+    labels: Annotated[dict[str, str], BeforeValidator(_as_names)] = Field(
+        {}, description="label in the file: name of its class; equal names join classes"
+    )
     positive: str | None = Field(None, description="the class whose F1 is reported as f1")
     unlabelled: Annotated[tuple[Texts, ...], BeforeValidator(as_texts)] = Field(
         (), description="files of texts that only the teacher labels"
@@ -86,6 +101,15 @@ class OwnTask(Strict):
         if not 1 <= len(value) <= 2:
             raise ValueError(f"{len(value)} text columns given, 1 or 2 expected")
         return value
+
+    @model_validator(mode="after")
+    def _named_classes(self) -> OwnTask:
+        if self.labels and self.kind == "regression":
+            raise ValueError("labels names classes, but kind is regression")
+        if len(set(self.labels.values())) == 1:
+            only = next(iter(self.labels.values()))
+            raise ValueError(f"labels joins everything in one class, '{only}'")
+        return self
 
     @field_validator("metric")
     @classmethod
