@@ -128,3 +128,13 @@ def test_a_run_survives_json():
         again = Run.model_validate_json(run.model_dump_json())
         assert again == run
         assert again.run_id == run.run_id
+
+
+def test_files_of_own_data_below_the_data_dir(tmp_path):
+    (tmp_path / "moods").mkdir()
+    (tmp_path / "moods" / "train.csv").write_text("text,label\na,b\n")
+    task = {"name": "moods", "train": "{data_dir}/moods/train.csv"}
+    found = make_plan(study(tasks=[task], data_dir=str(tmp_path))).runs[0].task
+    assert found.own.train == str(tmp_path / "moods" / "train.csv")
+    with pytest.raises(InputError, match="its files need data_dir"):
+        make_plan(study(tasks=[task]))

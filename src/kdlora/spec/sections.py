@@ -78,7 +78,7 @@ class OwnTask(Strict):
     """Own data: files with one or two text columns and a label column."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    train: str
+    train: str = Field(description="CSV, TSV, JSONL or Parquet; {data_dir} is the study's data_dir")
     eval: str | None = Field(
         None, description="held-out file; without it 20 % of train is held out"
     )

@@ -212,8 +212,8 @@ class Study(Strict):
         )
 
     def path(self, text: str) -> Path:
-        """A path of the study file, relative to the folder the file lies in."""
-        path = Path(text).expanduser()
+        """A path of the study file: relative to the file's folder, or below ``{data_dir}``."""
+        path = Path(text.replace("{data_dir}", self.data_dir or "{data_dir}")).expanduser()
         return path if path.is_absolute() else Path(self.base_dir) / path
 
 

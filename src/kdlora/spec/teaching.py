@@ -43,7 +43,7 @@ def texts_of(study: Study, item: str | OwnTask, problems: list[str]) -> tuple[Te
         if "{data_dir}" in source.file and study.data_dir is None:
             problems.append(f"{place}: {source.file} needs data_dir: set it, or give a whole path")
             continue
-        path = study.path(source.file.replace("{data_dir}", study.data_dir or ""))
+        path = study.path(source.file)
         fingerprint = _hash(path, place, problems)
         if fingerprint:
             values = {"file": str(path.resolve()), "text": source.text or columns}
