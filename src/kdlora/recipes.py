@@ -6,6 +6,7 @@ scored, so a checkpoint that does not restore faithfully cannot report a good nu
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ from kdlora.store.environment import describe_environment
 from kdlora.store.inner_states import Inside, match_inside
 from kdlora.store.predictions import read_predictions, write_predictions
 from kdlora.store.record import Record
+from kdlora.store.start import start_from_teacher
 from kdlora.store.store import Store
 from kdlora.store.teacher import Lessons, prepare_lessons
 from kdlora.store.untrained import (
@@ -106,8 +108,12 @@ def _trained(
         rows = lessons.train
 
     on_progress({"stage": "building the model"})
+    encoder, start = run.encoder, None
+    if run.kd is not None and run.kd.start == "teacher":
+        start = folder / "start"
+        encoder = start_from_teacher(run, store, data.task, start)
     loaded = load_encoder(
-        run.encoder,
+        encoder,
         data.task,
         seed=seed_for(run.seed, "head"),
         attention=compute.attention,
@@ -166,7 +172,9 @@ def _trained(
     facts = facts.model_copy(update={**adapter_size, "teaching": taught and taught.facts})
 
     on_progress({"stage": "saving and scoring"})
-    save_trained(model, loaded.tokenizer, folder / "model", encoder=run.encoder)
+    save_trained(model, loaded.tokenizer, folder / "model", encoder=encoder, base=start)
+    if start is not None:
+        shutil.rmtree(start)
     del model, loaded.model
     merged, _ = load_finished(run, folder, data.task, compute)
     outputs = predict_held_out(merged, texts, compute)

@@ -45,6 +45,7 @@ from kdlora.spec.run import EncoderRef
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ABOUT = "kdlora.json"  # which encoder an adapter belongs to and what its outputs mean
+BASE = "base"  # in an adapter folder: the encoder it belongs to, if that exists nowhere else
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -54,12 +55,14 @@ def save_trained(
     folder: Path,
     *,
     encoder: EncoderRef | None = None,
+    base: Path | None = None,
 ) -> None:
     """Save a trained model and its tokenizer; an existing folder is replaced.
 
     An adapted model becomes an adapter folder (adapters and whatever was trained beside them),
     any other one a model folder, both with safetensors. `encoder` is remembered in an adapter
-    folder, so that `load_trained` finds the encoder again.
+    folder, so that `load_trained` finds the encoder again. An encoder that exists nowhere else
+    is given as the model folder `base`, which is copied into the adapter folder.
     """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
@@ -69,6 +72,8 @@ def save_trained(
         with quiet(), expected_warnings():
             if isinstance(model, PeftModel):
                 _save_adapter(model, partial, encoder)
+                if base is not None:
+                    shutil.copytree(base, partial / BASE)
             else:
                 assert isinstance(model, PreTrainedModel)
                 model.save_pretrained(partial)
@@ -173,6 +178,8 @@ def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> P
         about, remembered = _read_about(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot read the adapter: {error}") from None
+    if (folder / BASE).is_dir():
+        encoder = EncoderRef(name=BASE, source="folder", path=str(folder / BASE))
     source = _find_encoder(folder, encoder or remembered, remembered, config)
     base_config = read_config(source, **_outputs(folder, about, weights))
     layers = (encoder.layers if encoder else None) or (remembered.layers if remembered else None)

@@ -150,6 +150,11 @@ class Distillation(Strict):
         "the study; default: by the teacher of the student's own seed",
     )
     unlabelled: bool = Field(True, description="learn from the unlabelled texts, if there are any")
+    start: Literal["encoder", "teacher"] = Field(
+        "encoder",
+        description="weights to begin with: the encoder's as it comes, or the trained teacher's of "
+        "the same layers, for a student made of its teacher's layers",
+    )
     hidden_cache_mb: NonNegativeInt = Field(
         2000, description="teacher's states up to this size wait on disk; larger ones are computed"
     )

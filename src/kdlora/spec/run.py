@@ -24,7 +24,7 @@ RUN_VERSION = 1  # raised when the same fields come to mean another computation
 # id: what was done before they existed stays done.
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "": ("teacher_run_ids", "unlabelled", "outputs"),
-    "kd": ("signals", "hidden_cache_mb"),
+    "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
     "task.own": ("labels",),
     "adapter": ("budget", "method", "config"),

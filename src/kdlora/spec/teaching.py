@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdlora.spec.distillation import Distillation, signal_problems
 from kdlora.spec.fingerprint import hash_file
+from kdlora.spec.pair import Layers
 from kdlora.spec.run import OutputsRef, TextsRef
 from kdlora.spec.study import OwnTask, Pair, Study
 from kdlora.spec.tasks import TASKS, Kind
@@ -118,6 +119,13 @@ def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
         yield (
             f"{arm}: teacher_seeds asks for several teachers, but the one of pair '{pair.name}' "
             "is not trained here: there is only one"
+        )
+    made = isinstance(pair.student, Layers) and pair.student.source == "teacher"
+    if kd.start == "teacher" and not made:
+        yield (
+            f"{arm}: distillation.start: teacher needs a student made of its teacher's layers, "
+            f"which '{pair.student_title}' of pair '{pair.name}' is not: give "
+            "student: {from: teacher, layers: [0, 2, 4]}"
         )
     if pair.teacher_outputs is not None and kd.signals.match_states:
         names = [n for n in ("hidden", "relations") if n in kd.signals.names]
