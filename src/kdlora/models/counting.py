@@ -98,7 +98,8 @@ def resolve_budget(
 
 def without_weights(config: PreTrainedConfig, task: Task) -> PreTrainedModel:
     """The classifier on the meta device, where tensors have a shape and nothing in it."""
-    config = type(config).from_dict({**config.to_dict(), "num_labels": task.num_outputs})
+    values = {k: v for k, v in config.to_dict().items() if k not in ("id2label", "label2id")}
+    config = type(config).from_dict({**values, "num_labels": task.num_outputs})
     with torch.device("meta"):
         return AutoModelForSequenceClassification.from_config(config)
 
