@@ -3,9 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -13,9 +10,10 @@ from kdlora.errors import StoreError
 from kdlora.measure.blocks import Quality
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
+from kdlora.store import leases
 from kdlora.store import store as store_module
 from kdlora.store.record import Record, checksum
-from kdlora.store.store import Store, write_json
+from kdlora.store.store import AlreadyDone, Store, write_json
 
 
 @pytest.fixture
@@ -137,27 +135,69 @@ def test_looking_at_a_folder_makes_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_one_process_works_on_a_run_and_a_killed_one_frees_it(store, run):
-    code = (
-        "import sys, time; from pathlib import Path; from kdlora.store.store import Store\n"
-        f"with Store(Path({str(store.root)!r})).lock({run.run_id!r}) as free:\n"
-        "    print(free, flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout.readline().strip() == "True"
-        with store.lock(run.run_id) as free:
-            assert not free
-    finally:
-        other.kill()
-        other.wait()
-        other.stdout.close()
-    for _ in range(50):
-        with store.lock(run.run_id) as free:
-            if free:
-                break
-        time.sleep(0.02)
-    assert free
+def test_a_run_is_finished_once_whoever_is_late(store, run):
+    path = store.begin(run) / "record.json"
+    store.finish(record_of(run))
+    first = path.read_bytes()
+    late = record_of(run).model_copy(update={"started_at": "later"})
+    with pytest.raises(AlreadyDone):
+        store.finish(late)
+    assert path.read_bytes() == first
+    path.write_bytes(first[:100])  # a damaged one is in nobody's way
+    store.finish(late)
+    assert store.read(run.run_id).started_at == "later"
+    assert [p.read_bytes() for p in store.damaged()] == [first[:100]]
+
+
+def test_without_links_a_record_is_still_written_once(store, run, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(store_module.os, "link", refuse)
+    store.begin(run)
+    store.finish(record_of(run))
+    with pytest.raises(AlreadyDone):
+        store.finish(record_of(run))
+    assert store.is_done(run.run_id)
+    assert not [p for p in store.folder(run.run_id).iterdir() if p.suffix == ".tmp"]
+
+
+def test_a_record_written_anew_while_a_damaged_one_is_set_aside_stays(store, run, monkeypatch):
+    path = store.begin(run) / "record.json"
+    store.finish(record_of(run))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    move = os.replace
+
+    def slowly(source, target):
+        path.write_bytes(whole)  # another process was faster
+        monkeypatch.setattr(store_module.os, "replace", move)
+        move(source, target)
+
+    monkeypatch.setattr(store_module.os, "replace", slowly)
+    assert store.read(run.run_id).quality.score == 0.75
+    assert path.read_bytes() == whole
+
+
+def test_a_retired_run_keeps_everything_aside_and_is_not_done(store, run):
+    folder = store.begin(run)
+    (folder / "model").mkdir()
+    (folder / "lease-000003").write_text("held")
+    store.finish(record_of(run))
+    retired = store.retire(run.run_id)
+    assert not store.is_done(run.run_id)
+    assert sorted(p.name for p in retired.iterdir()) == ["model", "record.json"]
+    assert (folder / "lease-000003").is_file()
+    assert store.retire(run.run_id) is None
+    store.finish(record_of(run))
+    assert store.retire(run.run_id).name == "retired-1"
+
+
+def test_who_sums_a_study_up_does_so_alone(store):
+    with store.closing() as first:
+        assert leases.acquire(store.root / "closing") is None
+    with store.closing() as second:
+        assert second.generation > first.generation
 
 
 def test_a_record_from_before_a_field_existed_is_still_believed(store, run):

@@ -7,18 +7,18 @@ everything the record speaks of) or the run is not done.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
 from kdlora.spec.run import Run
+from kdlora.store import leases
 from kdlora.store.record import Record, checksum
 
 
@@ -36,6 +36,11 @@ class Store:
         """Where tokenised texts are kept for all runs; see `data.tokens`."""
         return self.root / "cache" / "tokens"
 
+    @property
+    def costs(self) -> Path:
+        """Where the FLOPs and timings of every shape of model are kept; see `measure.once`."""
+        return self.root / "cache" / "costs"
+
     def check(self) -> None:
         """See, without writing anything, that the folder can be made. Raises StoreError."""
         ground = _existing(self.root.absolute())
@@ -48,9 +53,9 @@ class Store:
         """Make the folder and see that it can be written to. Raises StoreError."""
         try:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".write-probe-{os.getpid()}"
+            probe = self.root / f".write-probe-{socket.gethostname()}-{os.getpid()}"
             probe.write_bytes(b"0" * 4096)
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(_explain(error, self.root)) from None
 
@@ -58,19 +63,29 @@ class Store:
         """The record of a finished run, or None. A damaged record is set aside, never deleted."""
         path = self.folder(run_id) / "record.json"
         try:
-            values = json.loads(path.read_bytes())
+            content = path.read_bytes()
+            values = json.loads(content)
             record = Record.model_validate(values)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
-        except ValueError:  # no JSON, or no record
+        except (ValueError, RecursionError):  # no JSON, or no record
             record = None
         # The sum is over what was written: fields that records have gained since are not in it.
         if record and record.run_id == run_id and record.checksum == checksum(values):
             return record
         number = len(list(path.parent.glob("record.damaged*")))
-        os.replace(path, path.with_name(f"record.damaged-{number}.json"))
+        aside = path.with_name(f"record.damaged-{number}.json")
+        try:
+            os.replace(path, aside)
+        except FileNotFoundError:  # another process was as quick
+            return self.read(run_id)
+        except OSError as error:
+            raise StoreError(f"{path} is damaged and {_explain(error, aside)}") from None
+        if aside.read_bytes() != content and not path.exists():
+            os.replace(aside, path)  # written anew between the look and the move
+            return self.read(run_id)
         return None
 
     def read_failure(self, run_id: str) -> Record | None:
@@ -99,59 +114,142 @@ class Store:
         return folder
 
     def finish(self, record: Record) -> None:
-        """Write the record, last; then drop what only an unfinished run needs."""
+        """Write the record, last; then drop what only an unfinished run needs.
+
+        Raises AlreadyDone when the run has a record: the first one counts, whoever else was late.
+        """
         folder = self.folder(record.run_id)
-        write_json(folder / "record.json", record.sealed().model_dump(mode="json", by_alias=True))
+        values = record.sealed().model_dump(mode="json", by_alias=True)
+        while not _write_new(folder / "record.json", _as_json(values)):
+            if self.is_done(record.run_id):  # a damaged one is set aside by looking at it
+                raise AlreadyDone(f"{record.run_id} has been recorded by another process")
         for name in ("checkpoint.pt", "checkpoint.tmp", "failed.json"):
             (folder / name).unlink(missing_ok=True)
 
     def fail(self, record: Record) -> None:
         """Keep the error of a run that could not be done, beside which it can be tried again."""
+        folder = self.folder(record.run_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # a worker may die before it makes anything
+        except OSError as error:
+            raise StoreError(_explain(error, folder)) from None
         write_json(
-            self.folder(record.run_id) / "failed.json",
+            folder / "failed.json",
             record.sealed().model_dump(mode="json", by_alias=True),
         )
 
-    @contextmanager
-    def lock(self, run_id: str) -> Iterator[bool]:
-        """Yields whether this process may work on the run; freed even by a killed process."""
+    def lease(
+        self,
+        run_id: str,
+        *,
+        dead: leases.Sighting | None = None,
+        expiry_s: float = leases.EXPIRY_S,
+    ) -> AbstractContextManager[leases.Lease | None]:
+        """Yields the right to work on a run, or None while another process has it.
+
+        See `leases.acquire` for the arguments.
+        """
         folder = self.folder(run_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(_explain(error, folder)) from None
+        return leases.held(folder, dead=dead, expiry_s=expiry_s)
+
+    def closing(self) -> AbstractContextManager[leases.Lease]:
+        """Yields when no other process is writing what sums up the study: report and students."""
+        folder = self.root / "closing"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        return leases.waited_for(folder)
+
+    def retire(self, run_id: str) -> Path | None:
+        """Move all that a finished run left into a folder beside it, so that it can be done again.
+
+        Returns that folder; None when the run has no record. The caller holds the run's lease.
+        """
+        folder = self.folder(run_id)
+        if not (folder / "record.json").exists():
+            return None
+        number = len(list(folder.glob("retired-*")))
+        retired = folder / f"retired-{number}"
+        retired.mkdir()
+        os.replace(folder / "record.json", retired / "record.json")  # from here on it is not done
+        for path in folder.iterdir():
+            if not path.name.startswith(("retired-", "lease-", "record.damaged", "spec.json")):
+                os.replace(path, retired / path.name)
+        return retired
+
+
+class AlreadyDone(StoreError):
+    """The run has a record already, which stays."""
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the path holds either the old content or the whole new one."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _as_json(value))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically and durably."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _write_beside(path, text)
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(_explain(error, path)) from None
+    _sync_folder(path.parent)
+
+
+def _write_new(path: Path, text: str) -> bool:
+    """Like `write_text`, but only where nothing is yet; returns whether this call wrote it."""
+    temporary = _write_beside(path, text)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise StoreError(_explain(error, path)) from None
+        if path.exists():  # the nearest that a file system without links allows
+            return False
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
+
+
+def _write_beside(path: Path, text: str) -> Path:
+    """A durable temporary file in the folder of `path`; its name is no other process's."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(_explain(error, path)) from None
-    folder = os.open(path.parent, os.O_RDONLY)
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _explain(error: OSError, path: Path) -> str:
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing(path)).free / 1e6
         return f"the disk is full ({free:.0f} MB left) while writing {path}; free some space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
