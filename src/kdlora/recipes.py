@@ -36,6 +36,7 @@ from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
 from kdlora.spec.run import Run
 from kdlora.spec.seeds import seed_for
+from kdlora.store.decisions import rung_of, write_rung
 from kdlora.store.environment import describe_environment
 from kdlora.store.inner_states import Inside, match_inside
 from kdlora.store.predictions import read_predictions, write_predictions
@@ -60,15 +61,23 @@ from kdlora.training.inference import (
 )
 from kdlora.training.loop import Hooks, Progress, Seeds, TrainingData, train
 from kdlora.training.precision import Compute, choose_compute, place
+from kdlora.training.progress import Paused
 from kdlora.training.schedule import Schedule, make_schedule
 
 OnProgress = Callable[[dict[str, Any]], None]
 
 
-def run_one(run: Run, store: Store, *, on_progress: OnProgress = lambda event: None) -> Record:
+def run_one(
+    run: Run,
+    store: Store,
+    *,
+    on_progress: OnProgress = lambda event: None,
+    pause_epoch: int | None = None,
+) -> Record:
     """Do one run and write its record; an interrupted one goes on from its checkpoint.
 
-    Raises KdloraError for what the user can mend and KeyboardInterrupt after a checkpoint.
+    Raises KdloraError for what the user can mend, KeyboardInterrupt after a checkpoint, and Paused
+    when epoch `pause_epoch`, which is not the last, is trained and its rung is written.
     """
     started = datetime.now(UTC)
     folder = store.begin(run)
@@ -82,7 +91,15 @@ def run_one(run: Run, store: Store, *, on_progress: OnProgress = lambda event: N
         on_progress({"stage": "scoring the given teacher"})
         outcome = given_teacher(run, store, data)
     else:
-        outcome = _trained(run, store, folder, data, on_progress)
+        try:
+            outcome = _trained(run, store, folder, data, on_progress, pause_epoch)
+        except Paused as paused:
+            assert pause_epoch is not None
+            history, task = paused.progress.history, data.task
+            rung = rung_of(history, pause_epoch, task.primary, task.direction)
+            write_rung(store, run.run_id, rung)
+            raise
+    on_progress({"stage": "recording"})
     write_predictions(folder, outcome.scored, outcome.outputs)
     record = _record(run, folder, outcome)
     record.environment = describe_environment(data.fingerprint)
@@ -93,7 +110,12 @@ def run_one(run: Run, store: Store, *, on_progress: OnProgress = lambda event: N
 
 
 def _trained(
-    run: Run, store: Store, folder: Path, data: TaskData, on_progress: OnProgress
+    run: Run,
+    store: Store,
+    folder: Path,
+    data: TaskData,
+    on_progress: OnProgress,
+    pause_epoch: int | None,
 ) -> Outcome:
     """The main path: a teacher or a student, fully fine-tuned or adapted, with or without KD."""
     assert run.encoder is not None
@@ -165,8 +187,9 @@ def _trained(
             facts=lessons.facts,
         )
     progress, costs = _train(
-        run, folder, data, texts, model, lessons, inside, schedule, compute, on_progress
-    )
+        run, store, data, texts, model, lessons, inside, schedule, compute, on_progress,
+        pause_epoch,
+    )  # fmt: skip
     facts = _facts(run, loaded, model, schedule, compute, progress)
     taught = inside or lessons
     facts = facts.model_copy(update={**adapter_size, "teaching": taught and taught.facts})
@@ -187,7 +210,7 @@ def _trained(
         size_mb=size_mb,
         saved_mb=folder_mb(folder / "model"),
         labelling_s=lessons.labelling_s if lessons else None,
-        **inference_costs(run, data.task, merged, compute),
+        **inference_costs(run, data.task, merged, compute, folder=store.costs),
     )
     soft = lessons.soft if lessons else None
     return Outcome(data, outputs, facts, efficiency, soft, progress.history)
@@ -195,7 +218,7 @@ def _trained(
 
 def _train(
     run: Run,
-    folder: Path,
+    store: Store,
     data: TaskData,
     texts: dict[str, Encoded],
     model: nn.Module,
@@ -204,11 +227,12 @@ def _train(
     schedule: Schedule,
     compute: Compute,
     on_progress: OnProgress,
+    pause_epoch: int | None,
 ) -> tuple[Progress, dict[str, Any]]:
     """The training itself, and what it cost as fields of `Efficiency`."""
     assert run.training is not None
-    task, selection = data.task, data.selection
-    flops = flops_per_length(model, backward=True, device=compute.device)
+    task, selection, folder = data.task, data.selection, store.folder(run.run_id)
+    flops = flops_per_length(model, backward=True, device=compute.device, folder=store.costs)
     forward = make_forward(model, compute)
 
     def evaluate(current: nn.Module) -> dict[str, float | None]:
@@ -252,6 +276,7 @@ def _train(
             ),
             step_flops=step_flops,
             on_progress=on_progress,
+            pause_after=pause_epoch and pause_epoch * schedule.steps_per_epoch,
         )
     drop_cache(folder)
     seconds = max(progress.train_s, 1e-9)
@@ -263,8 +288,9 @@ def _train(
         "train_flops": progress.flops,
         "peak_memory_mb": memory.peak_mb,
         "peak_memory_scope": memory.scope,
-        "energy_j": energy.energy_j,
-        "energy_method": energy.method,
+        # Of a run that paused or was interrupted, only the last part was measured.
+        "energy_j": None if progress.resumed else energy.energy_j,
+        "energy_method": None if progress.resumed else energy.method,
         "gpu_utilisation_percent": energy.gpu_utilisation_percent,
         "gpu_power_w": energy.gpu_power_w,
     }

@@ -29,6 +29,7 @@ from kdlora.spec.study import Training
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.precision import Compute
 from kdlora.training.progress import (
+    Paused,
     Progress,
     load_checkpoint,
     restore,
@@ -109,6 +110,7 @@ def train(
     forward: Forward | None = None,
     on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
     checkpoint_minutes: float = 10.0,
+    pause_after: int | None = None,
 ) -> Progress:
     """Train in place and leave the model at its best evaluation on the selection split.
 
@@ -119,8 +121,9 @@ def train(
         folder: `history.jsonl` and, while unfinished, `checkpoint.pt` are kept here.
         forward: from the inputs of a batch to logits; by default `make_forward` of the model.
         step_flops: FLOPs of one training step for (examples, padded length).
+        pause_after: a step before the last one, after which a checkpoint is written and left.
 
-    Raises KeyboardInterrupt after having written a checkpoint.
+    Raises KeyboardInterrupt after having written a checkpoint, and Paused likewise.
     """
     hooks = hooks or Hooks()
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -149,6 +152,8 @@ def train(
         def save() -> None:
             save_checkpoint(folder, progress, trained, best, optimizer, hooks.state(model))
 
+        if pause_after is not None and progress.step >= pause_after:
+            raise Paused(progress)
         with _polite_interrupt() as interrupted:
             for batch in _batches_from(progress.step, data.texts, settings, schedule, seeds):
                 _step(setup, batch, progress)
@@ -177,6 +182,9 @@ def train(
                     raise
                 if progress.stopped != "completed":
                     break
+                if progress.step == pause_after:
+                    save()
+                    raise Paused(progress)
                 if time.monotonic() - saved_at > 60 * checkpoint_minutes:
                     save()
                     saved_at = time.monotonic()

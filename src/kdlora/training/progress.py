@@ -41,6 +41,14 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+class Paused(Exception):
+    """No error: training reached the step at which it was to pause, and a checkpoint is written."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(f"paused at step {progress.step}")
+        self.progress = progress
+
+
 def save_checkpoint(
     folder: Path,
     progress: Progress,
