@@ -113,16 +113,12 @@ def padded_length(longest: int) -> int:
     return -(-longest // step) * step
 
 
-def collate(
-    encoded: Encoded, index: np.ndarray, device: str | torch.device = "cpu"
-) -> dict[str, Any]:
-    """Pad the chosen texts to about their longest: int64 tensors [batch, l] for the encoder.
+def pad(encoded: Encoded, index: np.ndarray) -> dict[str, np.ndarray]:
+    """Pad the chosen texts to about their longest: int64 [batch, l], by the encoder's inputs.
 
     Lengths above 16 are rounded up (see `padded_length`), but never beyond the longest text of
     all, which the encoder is known to take.
     """
-    import torch
-
     starts, lengths = encoded.offsets[index], encoded.lengths[index]
     longest = min(padded_length(int(lengths.max())), encoded.longest)
     column = np.arange(longest)[None, :]
@@ -135,7 +131,16 @@ def collate(
     }
     if encoded.types is not None:
         batch["token_type_ids"] = np.where(inside, encoded.types[source], 0)
-    tensors = {k: torch.from_numpy(v.astype(np.int64)) for k, v in batch.items()}
+    return {name: values.astype(np.int64) for name, values in batch.items()}
+
+
+def collate(
+    encoded: Encoded, index: np.ndarray, device: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """`pad` as tensors for the encoder, on `device`."""
+    import torch
+
+    tensors = {k: torch.from_numpy(v) for k, v in pad(encoded, index).items()}
     if torch.device(device).type == "cpu":
         return tensors
     return {k: v.pin_memory().to(device, non_blocking=True) for k, v in tensors.items()}

@@ -60,7 +60,11 @@ class Efficiency(Block):
     peak_memory_mb: float | None = None
     peak_memory_scope: str | None = None
     forward_flops: float | None = Field(None, description="one example at protocol seq_length")
-    train_flops: float | None = None
+    train_flops: float | None = Field(
+        None,
+        description="of the model's own pass at the padded lengths, optimizer excluded; the fused "
+        "pass skips what the head does not read and does less",
+    )
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None
     throughput_per_s: float | None = None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from kdlora.errors import ModelError
+from kdlora.measure.once import once, shape_of
 
 _LENGTHS = (4, 8, 12)
 Coefficients = tuple[float, float, float]
@@ -39,7 +41,11 @@ class FlopModel:
 
 
 def flops_per_length(
-    model: nn.Module, *, backward: bool, device: torch.device | str | None = None
+    model: nn.Module,
+    *,
+    backward: bool,
+    device: torch.device | str | None = None,
+    folder: Path | None = None,
 ) -> FlopModel:
     """Count tiny batches at three lengths and solve for the coefficients.
 
@@ -47,13 +53,23 @@ def flops_per_length(
     weight gets no gradient, and recomputation by gradient checkpointing is in. Attention is
     counted in its eager form, since torch does not count the fused one on a CPU; the operations
     are the same. Dropout's random state, gradients, modes and the attention implementation are
-    left as they were. `device` is the model's own by default. Raises ModelError if `backward`
-    is asked of a model that trains nothing.
+    left as they were. `device` is the model's own by default. With `folder` the coefficients are
+    kept there for every model of this shape. Raises ModelError if `backward` is asked of a model
+    that trains nothing.
     """
     first = next(model.parameters())
     if backward and not any(p.requires_grad for p in model.parameters()):
         raise ModelError("a training step has no FLOPs here: every parameter is frozen")
     place = torch.device(device) if device is not None else first.device
+    found = once(
+        folder,
+        ["flops", shape_of(model), backward],
+        lambda: asdict(_counted(model, backward, place)),
+    )
+    return FlopModel(tuple(found["per_batch"]), tuple(found["per_example"]))
+
+
+def _counted(model: nn.Module, backward: bool, place: torch.device) -> FlopModel:
     with _undisturbed(model, place, train=backward), _eager_attention(model):
         one = [_count(model, 1, length, place, backward) for length in _LENGTHS]
         two = [_count(model, 2, length, place, backward) for length in _LENGTHS]

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model")
+Rows = TypeVar("Rows")
+
 WARM_UP_ROUNDS = 2
 MIN_REPEATS = 10  # single rows: percentiles want several
 MIN_BATCHES = 5  # batches cost far more, and only their median is used
+
+# How threads wait and memory is kept: read by the runtime libraries when a process starts.
+_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "GLIBC_TUNABLES")
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def time_models(
 
     with _quiet(timed.values()):
         single, many = (
-            _in_turns(
+            in_turns(
                 timed,
                 rows,
                 seconds,
@@ -109,16 +116,29 @@ def time_models(
     }
 
 
-def _in_turns(
-    models: Mapping[str, nn.Module],
-    rows: Tensor,
-    seconds: Callable[[nn.Module, Tensor], float],
+def timing_conditions(device: torch.device) -> dict[str, Any]:
+    """What beside a model's shape decides its speed: timings under others do not transfer."""
+    return {
+        "device": _device_name(device),
+        "machine": platform.node(),
+        "threads": torch.get_num_threads(),
+        "settings": {name: os.environ.get(name) for name in _SETTINGS},
+    }
+
+
+def in_turns(
+    models: Mapping[str, Model],
+    rows: Rows,
+    seconds: Callable[[Model, Rows], float],
     *,
     repeats: tuple[int, int],
     budget_s: float,
-    clock: Callable[[], float],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of every pass by model, in rounds (least, most) in which each model has one turn."""
+    """Seconds of every pass by model, in rounds (least, most) in which each model has one turn.
+
+    Models and rows are whatever `seconds` can time. There are `WARM_UP_ROUNDS` before.
+    """
     for _ in range(WARM_UP_ROUNDS):
         for model in models.values():
             seconds(model, rows)

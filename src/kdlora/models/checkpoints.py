@@ -101,6 +101,7 @@ def read_classifier(
     """
     if attention != "eager" and not supports_sdpa(config):
         attention = "eager"
+    _refuse_pickles(source)
     with seeded(seed):
         model, report = _read(
             AutoModelForSequenceClassification.from_pretrained,
@@ -111,10 +112,23 @@ def read_classifier(
             attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            use_safetensors=True,
         )
     new = set(report["missing_keys"])
     new |= {item if isinstance(item, str) else item[0] for item in report["mismatched_keys"]}
     return Checkpoint(model, frozenset(new))
+
+
+def _refuse_pickles(source: str) -> None:
+    """A folder whose only weights are pickled: reading them would run whatever code they hold."""
+    folder = Path(source)
+    pickled = sorted(folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{source}: its weights are pickled ({pickled[0].name}), and reading a pickle can run "
+            "code. Expected model.safetensors; where you trust it, load it with transformers and "
+            "save it again"
+        )
 
 
 @contextmanager

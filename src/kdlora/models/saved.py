@@ -153,7 +153,7 @@ def load_trained(
     """
     folder = Path(folder)
     if (folder / ADAPTER_CONFIG).is_file():
-        model = _load_adapter(folder, encoder, attention)
+        model = merge(load_adapted(folder, encoder=encoder, attention=attention))
     elif (folder / "config.json").is_file():
         checkpoint = read_classifier(
             str(folder), read_config(str(folder)), seed=0, attention=attention
@@ -171,7 +171,10 @@ def load_trained(
     return model, read_tokenizer(str(folder))
 
 
-def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> PreTrainedModel:
+def load_adapted(
+    folder: Path, *, encoder: EncoderRef | None = None, attention: str = "eager"
+) -> PeftModel:
+    """Load a saved adapter beside its fp32 base weights, not merged; else as `load_trained`."""
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)
@@ -206,11 +209,10 @@ def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> P
     try:
         with expected_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(checkpoint.model, str(folder), torch_device="cpu")
+            return PeftModel.from_pretrained(checkpoint.model, str(folder), torch_device="cpu")
     except (RuntimeError, ValueError, TypeError, UserWarning) as error:
         detail = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: the adapter does not fit encoder {source}: {detail}") from None
-    return merge(adapted)
 
 
 def _owner(key: str, prefix: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.measure.flops import flops_per_length
-from kdlora.measure.latency import time_models
+from kdlora.measure.latency import Timing, time_models, timing_conditions
+from kdlora.measure.once import once, shape_of
 from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained
 from kdlora.spec.run import Run
@@ -21,7 +23,8 @@ from kdlora.spec.tasks import Task
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.precision import Compute, place_for_inference
 
-TIMING_S = 2.0  # seconds for timing a model in turns with its reference; a study pays it per run
+TIMING_S = 4.0  # seconds for timing a model in turns with its reference, once a study and shape
+CPU_TOKENS, CPU_TEXTS = 2048, 64  # a batch on a processor: more only pad more and touch more memory
 SEQ_LENGTH = 64  # tokens of the texts that latency, throughput and FLOPs are stated for
 
 
@@ -37,7 +40,9 @@ def predict(
     was_training = model.training
     model.eval()
     rows: np.ndarray | None = None
-    for index in eval_batches(texts.lengths):
+    on_cpu = compute.device.type == "cpu"
+    sizes = {"tokens": CPU_TOKENS, "largest": CPU_TEXTS} if on_cpu else {}
+    for index in eval_batches(texts.lengths, **sizes):
         values = forward(collate(texts, index, compute.device)).cpu().numpy()
         if rows is None:
             rows = np.zeros((len(texts), values.shape[1]), dtype=np.float32)
@@ -72,29 +77,20 @@ def load_finished(
     return place_for_inference(model, compute), tokenizer
 
 
-def inference_costs(run: Run, task: Task, merged: nn.Module, compute: Compute) -> dict[str, Any]:
+def inference_costs(
+    run: Run, task: Task, merged: nn.Module, compute: Compute, *, folder: Path | None = None
+) -> dict[str, Any]:
     """Latency, throughput and FLOPs of the merged model, interleaved with the teacher's encoder.
 
-    Time does not depend on the weights' values, so the reference is the teacher's architecture as
-    it comes, which gives every arm its speed-up without waiting for a teacher run. The keys are
-    fields of `measure.blocks.Efficiency`.
+    Time does not depend on the weights' values. So the reference is the teacher's architecture as
+    it comes, which gives every arm its speed-up without waiting for a teacher run; and with
+    `folder` the numbers are kept there for every run whose merged model has this shape. The keys
+    are fields of `measure.blocks.Efficiency`.
     """
-    models = {"model": merged}
-    if run.reference is not None and run.reference != run.encoder:
-        reference = load_encoder(run.reference, task, seed=0, attention=compute.attention)
-        models["reference"] = place_for_inference(reference.model, compute)
-    timings = time_models(
-        models,
-        seq_length=SEQ_LENGTH,
-        device=compute.device,
-        dtype=compute.dtype,
-        merged=True,
-        rng=np.random.default_rng(0),
-        budget_s=TIMING_S,
-    )
+    flops = flops_per_length(merged, backward=False, device=compute.device, folder=folder)
+    timings = _timed(run, task, merged, compute, folder)
     own = timings["model"]
     beside = timings.get("reference", own)
-    flops = flops_per_length(merged, backward=False, device=compute.device)
     costs = {
         "forward_flops": flops.flops(1, SEQ_LENGTH),
         "latency_p50_ms": own.p50_ms,
@@ -111,3 +107,38 @@ def inference_costs(run: Run, task: Task, merged: nn.Module, compute: Compute) -
         "speedup_latency": beside.p50_ms / own.p50_ms,
         "speedup_throughput": own.throughput_per_s / beside.throughput_per_s,
     }
+
+
+def _timed(
+    run: Run, task: Task, merged: nn.Module, compute: Compute, folder: Path | None
+) -> dict[str, Timing]:
+    """The timings of "model" and, where it is another encoder, of "reference"."""
+    reference = run.reference if run.reference != run.encoder else None
+
+    def find() -> dict[str, Any]:
+        models = {"model": merged}
+        if reference is not None:
+            loaded = load_encoder(reference, task, seed=0, attention=compute.attention)
+            models["reference"] = place_for_inference(loaded.model, compute)
+        timings = time_models(
+            models,
+            seq_length=SEQ_LENGTH,
+            device=compute.device,
+            dtype=compute.dtype,
+            merged=True,
+            rng=np.random.default_rng(0),
+            budget_s=TIMING_S,
+        )
+        return {name: asdict(timing) for name, timing in timings.items()}
+
+    key = [
+        "timing",
+        shape_of(merged),
+        reference.model_dump(mode="json") if reference else None,
+        task.num_outputs,
+        timing_conditions(compute.device),
+    ]
+    timings = {name: Timing(**values) for name, values in once(folder, key, find).items()}
+    for timing in timings.values():
+        timing.protocol["measured"] = "once for all runs of this shape" if folder else "in this run"
+    return timings
