@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import NEW_FIELDS, Run
 from kdlora.spec.sections import OwnTask
@@ -111,3 +115,25 @@ def test_a_located_study_finds_its_files_from_anywhere(tmp_path, monkeypatch):
     runs = [[run.run_id for run in make_plan(each).runs] for each in (study, again)]
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == len(runs[0])
+
+
+def test_runs_of_other_seeds_are_what_they_would_be_if_made_one_by_one():
+    signals = {"signals": {"kl": 1, "hidden": 1}, "teacher_seeds": [1, 2]}
+    ensemble = {"student/kd-fft": {"distillation": signals}}
+    several = plan(pairs=PAIRS[:1], overrides=ensemble)
+    for made in (plan(), several, plan(adapter={"options": {"a": "{x}"}})):
+        for run in made.runs:
+            anew = Run(**{name: getattr(run, name) for name in Run.model_fields})
+            assert anew == run
+            assert anew.run_id == run.run_id == Run.model_validate(run.model_dump()).run_id
+            assert run.run_id.endswith(hash_json(run.identity(), 12))
+
+
+def test_saved_plans_keep_their_ids():
+    results = Path(__file__).resolve().parents[2] / "results"
+    kept = sorted(results.glob("*/plan.json"))
+    if not kept:
+        pytest.skip("no study has been run in this checkout")
+    for path in kept:
+        for run_id, values in json.loads(path.read_text(encoding="utf-8"))["runs"].items():
+            assert Run.model_validate(values).run_id == run_id, path

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -14,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from kdlora.spec.base import Strict, as_tuple
+from kdlora.spec.base import Strict, Strings
 
 
 class Adapter(Strict):
@@ -28,7 +27,7 @@ class Adapter(Strict):
     rank: PositiveInt | None = Field(16, description="default 16; not together with a budget")
     alpha: PositiveFloat | Literal["rank", "2*rank"] = "2*rank"
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+    targets: Strings = Field(
         ("all-linear",),
         description="all-linear, query-value (as in the reports), or module names",
     )

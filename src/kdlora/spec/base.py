@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Strict(BaseModel):
@@ -16,3 +16,8 @@ class Strict(BaseModel):
 def as_tuple(value: Any) -> Any:
     """One value where several may stand."""
     return (value,) if isinstance(value, str | int) else value
+
+
+Strings = Annotated[
+    tuple[str, ...], BeforeValidator(as_tuple, json_schema_input_type=str | list[str])
+]

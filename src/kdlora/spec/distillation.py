@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from kdlora.spec.base import Strict, as_tuple
+from kdlora.spec.base import Strict, Strings, as_tuple
 from kdlora.spec.tasks import Kind
 
 
@@ -72,11 +72,15 @@ class Hidden(Signal):
         return value
 
 
+Related = Literal["qq", "kk", "vv", "qk", "qv", "kv"]
+
+
 class Relations(Signal):
     """Relations between the tokens' queries, keys and values (Wang et al. 2020 and 2021)."""
 
     pairs: Annotated[
-        tuple[Literal["qq", "kk", "vv", "qk", "qv", "kv"], ...], BeforeValidator(as_tuple)
+        tuple[Related, ...],
+        BeforeValidator(as_tuple, json_schema_input_type=Related | list[Related]),
     ] = Field(
         ("qq", "kk", "vv"),
         min_length=1,
@@ -114,7 +118,10 @@ class Signals(Strict):
     dkd: Annotated[Dkd | None, BeforeValidator(_as_weight)] = None
     dist: Annotated[Dist | None, BeforeValidator(_as_weight)] = None
     hidden: Annotated[Hidden | None, BeforeValidator(_as_weight)] = None
-    relations: Annotated[Relations | None, BeforeValidator(_as_weight)] = None
+    relations: Annotated[
+        Relations | None,
+        BeforeValidator(_as_weight),
+    ] = None
 
     @model_validator(mode="after")
     def _at_least_one(self) -> Self:
@@ -144,7 +151,12 @@ class Distillation(Strict):
     temperature: PositiveFloat = 2.0
     kd_weight: float = Field(0.5, ge=0, le=1, description="share of the teacher's term in the loss")
     signals: Signals = Field(Signals(kl=Kl()), description="what the teacher's term consists of")
-    teacher_seeds: Annotated[tuple[int, ...], BeforeValidator(as_tuple)] | Literal["all"] = Field(
+    teacher_seeds: (
+        Annotated[
+            tuple[int, ...], BeforeValidator(as_tuple, json_schema_input_type=int | list[int])
+        ]
+        | Literal["all"]
+    ) = Field(
         (),
         description="teach by the mean logits of the teachers of these seeds, or of all seeds of "
         "the study; default: by the teacher of the student's own seed",
@@ -192,9 +204,7 @@ class Texts(Strict):
     """A file of texts without labels, which only the teacher labels."""
 
     file: str = Field(description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's")
-    text: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
-        (), description="default: the task's text columns"
-    )
+    text: Strings = Field((), description="default: the task's text columns")
     max_rows: PositiveInt | None = None
 
 
@@ -202,6 +212,12 @@ def as_texts(value: Any) -> Any:
     """A path, a mapping, or a list of them."""
     items = value if isinstance(value, list | tuple) else [value]
     return tuple({"file": item} if isinstance(item, str) else item for item in items)
+
+
+Sources = Annotated[
+    tuple[Texts, ...],
+    BeforeValidator(as_texts, json_schema_input_type=str | Texts | list[str | Texts]),
+]
 
 
 class TeacherOutputs(Strict):
@@ -212,9 +228,7 @@ class TeacherOutputs(Strict):
         description="what the columns hold; scores are a regression's"
     )
     id: str | None = Field(None, description="join by this column and the task's id column")
-    text: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
-        (), description="join by these columns; default: the task's text columns"
-    )
+    text: Strings = Field((), description="join by these columns; default: the task's text columns")
     columns: dict[str, str] = Field(
         {}, description="class: column; default: each class by its name, a regression's `score`"
     )

@@ -8,6 +8,8 @@ from kdlora.errors import did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import SIGNALS, Distillation, Signals, TeacherOutputs, Texts
+from kdlora.spec.grid import Exclusion, Matrix
+from kdlora.spec.halving import Halving
 from kdlora.spec.pair import Layers, Pair
 from kdlora.spec.sections import Data, LearningRates, OwnTask, Training
 from kdlora.spec.variations import Ablation, Variation
@@ -49,6 +51,9 @@ _SECTIONS: dict[str, type[Strict]] = {
     "student": Layers,
     "variations": Variation,
     "ablations": Ablation,
+    "halving": Halving,
+    "matrix": Matrix,
+    "exclude": Exclusion,
     "tasks": OwnTask,
     "lr": LearningRates,
 }

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def hash_json(value: Any, length: int = 16) -> str:
     """Hash of a JSON-able value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hash_text(canonical_json(value), length)
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value that is hashed."""
+    return _CANONICAL.encode(value)
+
+
+def hash_text(text: str, length: int = 16) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 

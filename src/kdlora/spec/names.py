@@ -12,6 +12,9 @@ ADAPTATIONS = ("fft", *PEFT_VARIANTS, "peft")
 BASELINES = ("majority", "tfidf")
 ROLES = ("teacher", "student")
 
+# What a run's status says where it has no result. "stopped": an early decision ended it.
+NOT_DONE = ("missing", "failed", "stopped")
+
 # Encoders that come inside packages of the package index (`data.packaged` fetches them).
 PACKAGED_ENCODERS = ("minilm-l6", "minilm-l3", "mpnet-base")
 

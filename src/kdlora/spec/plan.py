@@ -8,24 +8,18 @@ does not depend on which teacher it stands beside.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.blocks import Block, Found, settings_of
 from kdlora.spec.fingerprint import hash_files, hash_model_folder
-from kdlora.spec.names import BASELINES, PACKAGED_ENCODERS, TEACHER_ARM, Arm, parse_arm
-from kdlora.spec.run import EncoderRef, OutputsRef, Run, TaskRef, TextsRef
-from kdlora.spec.study import OwnTask, Pair, Study
+from kdlora.spec.halving import Halving
+from kdlora.spec.names import PACKAGED_ENCODERS
+from kdlora.spec.run import EncoderRef, Run, TaskRef
+from kdlora.spec.study import OwnTask, Study
 from kdlora.spec.tasks import TASKS
-from kdlora.spec.teaching import (
-    arrives_trained,
-    outputs_of,
-    teacher_seeds,
-    teaching_problems,
-    texts_of,
-)
-from kdlora.spec.variations import PlannedArm
+from kdlora.spec.teaching import outputs_of, teaching_problems, texts_of
 
 
 @dataclass(frozen=True)
@@ -49,18 +43,14 @@ class Plan:
 
     runs: list[Run] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
+    halving: tuple[Halving, ...] = ()
+    _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, run_id: str) -> Run:
-        return next(run for run in self.runs if run.run_id == run_id)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What the names in a study turned out to be."""
-
-    encoders: dict[str, EncoderRef]
-    unlabelled: dict[str, tuple[TextsRef, ...]]  # by task
-    outputs: dict[tuple[str, str], OutputsRef]  # by task and pair
+        """The run of that id. Raises KeyError."""
+        if len(self._places) != len(self.runs):
+            self._places = {run.run_id: place for place, run in enumerate(self.runs)}
+        return self.runs[self._places[run_id]]
 
 
 def make_plan(study: Study) -> Plan:
@@ -73,7 +63,7 @@ def make_plan(study: Study) -> Plan:
         reference = encoder_ref(name, study.base_dir, problems)
         if reference:
             encoders[name] = reference
-    found = _Found(encoders, {}, {})
+    found = Found(encoders, {}, {})
     for item in study.tasks:
         name = item if isinstance(item, str) else item.name
         found.unlabelled[name] = texts_of(study, item, problems)
@@ -84,123 +74,22 @@ def make_plan(study: Study) -> Plan:
     if problems:
         raise InputError(problems, where=f"study '{study.name}'")
 
-    plan = Plan()
+    plan = Plan(halving=study.halving)
+    settings = settings_of(study, found)
+    blocks = [Block(settings, task, pair) for task in tasks for pair in study.pairs]
     seen: set[str] = set()
-    # Seeds outermost: stopping early leaves whole replicates of the whole table.
+    # Seeds outermost, then tasks, then pairs: wherever the work stops, whole blocks are behind it.
     for seed in study.seeds:
-        for task in tasks:
-            for pair_name, run in _block(study, task, seed, found):
-                if pair_name is not None:
+        for block in blocks:
+            for arm, label, run_id, make in block.places(seed):
+                if arm is not None:
                     plan.cells.append(
-                        Cell(pair_name, task.name, run.arm, seed, run.run_id, run.label)
+                        Cell(block.pair.name, block.task.name, arm, seed, run_id, label)
                     )
-                if run.run_id not in seen:
-                    seen.add(run.run_id)
-                    plan.runs.append(run)
+                if run_id not in seen:
+                    seen.add(run_id)
+                    plan.runs.append(make())
     return plan
-
-
-def _block(
-    study: Study, task: TaskRef, seed: int, found: _Found
-) -> Iterator[tuple[str | None, Run]]:
-    """All runs of one task and seed: baselines, then pair by pair the teacher and the rest.
-
-    Without a pair's name comes a teacher of another seed, which an ensemble needs before it: it
-    fills no place of this seed's table.
-    """
-    for pair in study.pairs:
-        if study.baselines:
-            for kind in BASELINES:
-                yield (
-                    pair.name,
-                    Run(task=task, role="baseline", adaptation=kind, seed=0, data=study.data),
-                )
-        arms, first = study.planned_arms(), _teacher_arm(study, pair)
-        taught_by = {
-            str(arm): teacher_seeds(study, pair, arm, seed)
-            for arm in arms
-            if arm.arm.distillation == "kd"
-        }
-        needed = list(dict.fromkeys(number for some in taught_by.values() for number in some))
-        teachers = {
-            number: _run(study, task, number, pair, first, found)
-            for number in dict.fromkeys((seed, *needed))
-        }
-        for number, teacher in teachers.items():
-            if number != seed:
-                yield None, teacher
-            elif str(first) in study.arms or number in needed:
-                yield pair.name, teacher
-        for arm in sorted(arms, key=_reading_order):
-            if arm.arm.role == "teacher" and (arrives_trained(pair) or str(arm) == str(first)):
-                continue
-            ids = tuple(teachers[number].run_id for number in taught_by.get(str(arm), ()))
-            yield pair.name, _run(study, task, seed, pair, arm, found, ids)
-
-
-def _reading_order(planned: PlannedArm) -> tuple[bool, bool]:
-    """Teachers first, then students, those without distillation before the distilled ones."""
-    return (planned.arm.role != "teacher", planned.arm.distillation == "kd")
-
-
-def _teacher_arm(study: Study, pair: Pair) -> PlannedArm:
-    """The arm whose model teaches: given, else full fine-tuning, else the first teacher arm."""
-    if arrives_trained(pair):
-        return PlannedArm(Arm("teacher", "given"))
-    teachers = [a for a in study.arms if a.startswith("teacher/")]
-    name = TEACHER_ARM if TEACHER_ARM in teachers or not teachers else teachers[0]
-    return PlannedArm(parse_arm(name))
-
-
-def _run(
-    study: Study,
-    task: TaskRef,
-    seed: int,
-    pair: Pair,
-    planned: PlannedArm,
-    found: _Found,
-    teachers: tuple[str, ...] = (),
-) -> Run:
-    """One cell's run; `teachers` are the ids of a distilled arm's teachers."""
-    arm, encoders = planned.arm, found.encoders
-    outputs = found.outputs.get((task.name, pair.name))
-    if arm.role == "teacher" and outputs is not None:
-        return Run(
-            task=task,
-            role=arm.role,
-            adaptation=arm.adaptation,
-            seed=0,
-            data=study.data,
-            outputs=outputs,
-            pair=pair.name,
-        )
-    kd = study.section(planned, "distillation") if arm.distillation == "kd" else None
-    training = study.section(planned, "training")
-    adapts = arm.adaptation not in ("fft", "given")
-    given = arm.adaptation == "given"
-    if given:  # nothing is trained: only how texts are cut and computed matters
-        training = type(training)(max_length=training.max_length, precision=training.precision)
-    return Run(
-        task=task,
-        role=arm.role,
-        adaptation=arm.adaptation,
-        distillation=arm.distillation,
-        seed=0 if given else seed,
-        data=study.data,
-        encoder=encoders[pair.teacher]
-        if arm.role == "teacher"
-        else encoders[pair.student_encoder].model_copy(update={"layers": pair.student_layers}),
-        training=training,
-        lr=None if given else (training.lr.peft if adapts else training.lr.fft),
-        adapter=study.section(planned, "adapter").of(arm.adaptation) if adapts else None,
-        kd=kd,
-        teacher_run_id=teachers[0] if teachers else None,
-        teacher_run_ids=teachers if len(teachers) > 1 else (),
-        unlabelled=found.unlabelled[task.name] if kd is not None and kd.unlabelled else (),
-        pair=pair.name,
-        label=planned.label,
-        reference=None if outputs is not None else encoders[pair.teacher],
-    )
 
 
 def encoder_ref(name: str, base_dir: str, problems: list[str]) -> EncoderRef | None:

@@ -6,18 +6,20 @@ full fine-tuning does not know the adapter's rank, and a setting of the report c
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cache, cached_property
 from typing import Any, Literal
 
 from pydantic import Field, computed_field, model_validator
 
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
-from kdlora.spec.fingerprint import hash_json
+from kdlora.spec.fingerprint import canonical_json, hash_json, hash_text
 from kdlora.spec.names import Arm, labelled
 from kdlora.spec.pair import encoder_title
 from kdlora.spec.study import Adapter, Data, OwnTask, Training
 
+_ID_LENGTH = 12  # hexadecimal digits
 RUN_VERSION = 1  # raised when the same fields come to mean another computation
 
 # Fields that came after the first records, by section. At their default they are no part of the
@@ -124,9 +126,13 @@ class Run(Strict):
     @cached_property
     def run_id(self) -> str:
         """A readable prefix and a hash of everything that affects the result."""
+        return f"{self.id_prefix}-s{self.seed}-{hash_json(self.identity(), _ID_LENGTH)}"
+
+    @property
+    def id_prefix(self) -> str:
+        """The readable part of the id, before the seed."""
         kd = "kd-" if self.distillation == "kd" else ""
-        prefix = f"{self.task.name}-{self.role}-{kd}{self.adaptation}-s{self.seed}"
-        return f"{prefix}-{hash_json(self.identity(), 12)}"
+        return f"{self.task.name}-{self.role}-{kd}{self.adaptation}"
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -161,15 +167,86 @@ class Run(Strict):
         return values
 
 
+class Siblings:
+    """Copies of a run that differ in seed and teachers, at a tenth of the cost of a new one.
+
+    What a large plan consists of: all but these fields is dumped and validated once. Runs that
+    differ in nothing that affects the result (`pair`, `reference`) may share the dumped `parts`.
+    """
+
+    def __init__(self, make: Callable[[], Run], parts: Parts | None = None) -> None:
+        self._make = make
+        self._run: Run | None = None
+        self.parts = parts or _parts(self._template())
+
+    def run_id(self, seed: int, teachers: tuple[str, ...] = ()) -> str:
+        """What the sibling's `Run.run_id` is: the canonical JSON is put together from its parts."""
+        prefix, before, between, after = self.parts
+        ids = f'"{teachers[0]}"' if teachers else "null"
+        if len(teachers) > 1:
+            ids += f',"teacher_run_ids":{canonical_json(teachers)}'
+        text = f"{before}{seed}{between}{ids}{after}"
+        return f"{prefix}-s{seed}-{hash_text(text, _ID_LENGTH)}"
+
+    def run(self, seed: int, teachers: tuple[str, ...], run_id: str) -> Run:
+        """The run that `Run(...)` would make, its `run_id` being known."""
+        template = self._template()
+        changed = {
+            "seed": seed,
+            "teacher_run_id": teachers[0] if teachers else None,
+            "teacher_run_ids": teachers if len(teachers) > 1 else (),
+            "run_id": run_id,
+        }
+        made = Run.__new__(Run)
+        # Fields set are shared, not copied: they would be most of the memory of a large plan.
+        # Filled, not replaced: instances then share one table of keys.
+        values = made.__dict__
+        for name, value in template.__dict__.items():
+            values[name] = value
+        for name, value in changed.items():
+            values[name] = value
+        for name, value in (
+            ("__pydantic_fields_set__", template.model_fields_set),
+            ("__pydantic_extra__", None),
+            ("__pydantic_private__", None),
+        ):
+            object.__setattr__(made, name, value)
+        return made
+
+    def _template(self) -> Run:
+        if self._run is None:
+            self._run = self._make()
+        return self._run
+
+
+# An id's prefix, and the canonical JSON before the seed, between seed and teachers, and after them.
+Parts = tuple[str, str, str, str]
+_SEED, _TEACHERS = "\0seed", "\0teachers"  # stand for values in it, and for nothing else
+
+
+def _parts(run: Run) -> Parts:
+    values = {**run.identity(), "seed": _SEED, "teacher_run_id": _TEACHERS}
+    values.pop("teacher_run_ids", None)
+    before, rest = canonical_json(values).split(canonical_json(_SEED))
+    between, after = rest.split(canonical_json(_TEACHERS))
+    return run.id_prefix, before, between, after
+
+
 def _drop_new_defaults(run: Run, values: dict[str, Any]) -> None:
     """Remove the fields of `NEW_FIELDS` that are at their default from a dumped run."""
     for section, names in NEW_FIELDS.items():
-        model, dumped = run, values
+        model: Any = run
+        dumped: Any = values
         for part in section.split(".") if section else ():
             model = model and getattr(model, part)
             dumped = (dumped or {}).get(part)
         for name in names if dumped else ():
-            if model is not None and name in dumped:
-                default = type(model).model_fields[name].get_default(call_default_factory=True)
-                if getattr(model, name) == default:
-                    del dumped[name]
+            there = model is not None and name in dumped
+            owner: type[Strict] = type(model)
+            if there and getattr(model, name) == _default(owner, name):
+                del dumped[name]
+
+
+@cache
+def _default(model: type[Strict], name: str) -> Any:
+    return model.model_fields[name].get_default(call_default_factory=True)

@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from kdlora.errors import did_you_mean
-from kdlora.spec.base import Strict, as_tuple
-from kdlora.spec.distillation import Texts, as_texts
+from kdlora.spec.base import Strict, Strings
+from kdlora.spec.distillation import Sources
 from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
 
 
@@ -39,7 +39,10 @@ class Training(Strict):
     micro_batch_size: PositiveInt | None = Field(
         None, description="examples per forward pass; default batch_size. Less saves memory"
     )
-    lr: Annotated[LearningRates, BeforeValidator(_as_rates)] = LearningRates()
+    lr: Annotated[
+        LearningRates,
+        BeforeValidator(_as_rates, json_schema_input_type=PositiveFloat | LearningRates),
+    ] = LearningRates()
     weight_decay: NonNegativeFloat = 0.01
     warmup: float = Field(0.06, ge=0, lt=1, description="share of all steps")
     clip_norm: PositiveFloat = 1.0
@@ -82,7 +85,7 @@ class OwnTask(Strict):
     eval: str | None = Field(
         None, description="held-out file; without it 20 % of train is held out"
     )
-    text: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ("text",)
+    text: Strings = ("text",)
     label: str = "label"
     id: str | None = Field(None, description="column of unique example ids")
     kind: Literal["auto", "classification", "regression"] = "auto"
@@ -91,9 +94,7 @@ class OwnTask(Strict):
         {}, description="label in the file: name of its class; equal names join classes"
     )
     positive: str | None = Field(None, description="the class whose F1 is reported as f1")
-    unlabelled: Annotated[tuple[Texts, ...], BeforeValidator(as_texts)] = Field(
-        (), description="files of texts that only the teacher labels"
-    )
+    unlabelled: Sources = Field((), description="files of texts that only the teacher labels")
 
     @field_validator("text")
     @classmethod

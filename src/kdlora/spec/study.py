@@ -6,18 +6,34 @@ reported in one message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
-from kdlora.spec.distillation import Distillation, Texts, as_texts
+from kdlora.spec.distillation import Distillation, Sources, Texts
 from kdlora.spec.explain import explain
+from kdlora.spec.grid import (
+    Exclusion,
+    Matrix,
+    as_exclusions,
+    exclusion_problems,
+    size_problems,
+    sized_arms,
+)
+from kdlora.spec.halving import Halving, as_halvings, halving_problems
 from kdlora.spec.names import DEFAULT_ARMS, parse_arm
 from kdlora.spec.pair import Layers, Pair
 from kdlora.spec.sections import Data, OwnTask, Training
@@ -48,7 +64,10 @@ class Study(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     tasks: list[Annotated[str | OwnTask, BeforeValidator(_read_task)]] = Field(min_length=1)
-    pairs: list[Pair] = Field(min_length=1)
+    pairs: list[Pair] = Field([], description="teachers, each beside one student")
+    matrix: Matrix | None = Field(
+        None, description="every one of these teachers beside every one of these students"
+    )
     arms: list[str] = Field(list(DEFAULT_ARMS), min_length=1)
     seeds: list[int] = Field([42], min_length=1)
     baselines: bool = Field(True, description="majority class and TF-IDF + linear model")
@@ -59,7 +78,7 @@ class Study(Strict):
     training: Training = Training()
     adapter: Adapter = Adapter()
     distillation: Distillation = Distillation()
-    unlabelled: dict[str, Annotated[tuple[Texts, ...], BeforeValidator(as_texts)]] = Field(
+    unlabelled: dict[str, Sources] = Field(
         {}, description="task: files of texts that only the teacher labels"
     )
     overrides: dict[str, dict[str, Any]] = Field(
@@ -69,6 +88,22 @@ class Study(Strict):
         {}, description="label: an arm with changed settings, planned beside the arms"
     )
     ablations: list[Ablation] = Field([], description="arms whose settings run through values")
+    ranks: list[PositiveInt] = Field(
+        [],
+        description="every PEFT arm at each of these ranks: the adapter's own (or the first) "
+        "under the arm's name, the others labelled, as in student/kd-lora[rank=8]",
+    )
+    budgets: list[PositiveInt] = Field(
+        [], description="the same for budgets of trainable parameters"
+    )
+    exclude: Annotated[
+        tuple[Exclusion, ...],
+        BeforeValidator(as_exclusions, json_schema_input_type=Exclusion | list[Exclusion]),
+    ] = Field((), description="places that are left out, such as {task: wnli, arm: student/kd-*}")
+    halving: Annotated[
+        tuple[Halving, ...],
+        BeforeValidator(as_halvings, json_schema_input_type=Halving | list[Halving]),
+    ] = Field((), description="arms of which only the better ones are trained to the end")
     base_dir: str = Field(".", exclude=True, description="relative paths start here")
 
     @field_validator("arms")
@@ -92,8 +127,24 @@ class Study(Strict):
         return seeds
 
     @model_validator(mode="after")
+    def _expanded(self) -> Study:
+        """Short forms become what they stand for, so that nobody else needs to know of them."""
+        if self.matrix is not None:
+            object.__setattr__(self, "pairs", [*self.pairs, *self.matrix.pairs()])
+            object.__setattr__(self, "matrix", None)
+        if any(size_problems(self)):  # told by the next validator, with all the rest
+            return self
+        for name, sizes in (("rank", self.ranks), ("budget", self.budgets)):
+            if sizes and name not in self.adapter.model_fields_set:
+                adapter = Adapter.model_validate(self.adapter.replaced({name: sizes[0]}))
+                object.__setattr__(self, "adapter", adapter)
+        return self
+
+    @model_validator(mode="after")
     def _consistent(self) -> Study:
-        problems = [*self._duplicate_names(), *self._unknown_unlabelled()]
+        problems = [*self._duplicate_names(), *self._unknown_unlabelled(), *size_problems(self)]
+        if not self.pairs:
+            problems.append("pairs: is required; or give a matrix of teachers and students")
         for arm, sections in self.overrides.items():
             if arm not in self.arms:
                 problems.append(f"overrides: '{arm}' is not among arms: {', '.join(self.arms)}")
@@ -106,12 +157,15 @@ class Study(Strict):
                     continue
                 problems += _changing(getattr(self, section), values, f"overrides.{arm}.{section}.")
         problems += self._varied_problems()
+        if not problems:
+            problems += exclusion_problems(self)
+            problems += dict.fromkeys(halving_problems(self))
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
     def _varied_problems(self) -> Iterable[str]:
-        labelled = list(expand(self.variations, self.ablations))
+        labelled = list(self._labelled_arms())
         problems = list(variation_problems(labelled, self.variations))
         for planned in labelled:
             for section, values in planned.changes.items():
@@ -148,9 +202,16 @@ class Study(Strict):
                 yield f"unlabelled: task '{name}' names its own unlabelled texts already"
 
     def planned_arms(self) -> list[PlannedArm]:
-        """The arms as named, then the labelled copies of variations and ablations."""
+        """The arms as named, then the labelled copies of sizes, variations and ablations."""
         plain = [PlannedArm(parse_arm(arm)) for arm in self.arms]
-        return [*plain, *expand(self.variations, self.ablations)]
+        return [*plain, *self._labelled_arms()]
+
+    def _labelled_arms(self) -> Iterator[PlannedArm]:
+        plain = [PlannedArm(parse_arm(arm)) for arm in self.arms]
+        own = {"rank": self.adapter.rank, "budget": self.adapter.budget}
+        sizes = {"rank": self.ranks, "budget": self.budgets}
+        yield from sized_arms(plain, sizes, own, self.overrides)
+        yield from expand(self.variations, self.ablations)
 
     def section(self, arm: str | PlannedArm, section: str) -> Any:
         """The training, adapter or distillation section as it holds for an arm, labelled or not."""
@@ -251,7 +312,7 @@ def read_study(path: str | Path, **changes: Any) -> Study:
         raise InputError(f"cannot read {path}: {error}") from None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting
         raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping with name, tasks and pairs")

@@ -11,7 +11,6 @@ from kdlora.spec.pair import Layers
 from kdlora.spec.run import OutputsRef, TextsRef
 from kdlora.spec.study import OwnTask, Pair, Study
 from kdlora.spec.tasks import TASKS, Kind
-from kdlora.spec.variations import PlannedArm
 
 
 def arrives_trained(pair: Pair) -> bool:
@@ -19,9 +18,9 @@ def arrives_trained(pair: Pair) -> bool:
     return pair.teacher_is_trained or pair.teacher_outputs is not None
 
 
-def teacher_seeds(study: Study, pair: Pair, arm: PlannedArm, seed: int) -> tuple[int, ...]:
-    """The seeds of the teachers of a distilled arm; more than one is an ensemble."""
-    chosen = study.section(arm, "distillation").teacher_seeds
+def teacher_seeds(study: Study, pair: Pair, kd: Distillation, seed: int) -> tuple[int, ...]:
+    """The seeds of the teachers of an arm distilled by `kd`; more than one is an ensemble."""
+    chosen = kd.teacher_seeds
     if arrives_trained(pair) or not chosen:
         return (seed,)
     return tuple(study.seeds) if chosen == "all" else chosen
