@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,3 +51,46 @@ def test_this_machine_answers():
     started = time.monotonic()
     assert 0 <= tuning.busy_share() <= 1
     assert time.monotonic() - started < 5
+
+
+def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(tuning.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 4, 5})
+    found = {"text": "max 100000"}
+    monkeypatch.setattr("builtins.open", lambda *a, **k: io.StringIO(found["text"]))
+    assert tuning.available_cores() == 6
+    found["text"] = "250000 100000"  # a container with two and a half cores
+    assert tuning.available_cores() == 2
+    found["text"] = "50000 100000"
+    assert tuning.available_cores() == 1
+
+
+def test_the_libraries_of_a_worker_are_told_its_share():
+    values = tuning.worker_environment(3)
+    assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"} <= set(values)
+    assert set(values.values()) == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [("0, 2", ("0", "2")), ("GPU-8a,GPU-9b", ("GPU-8a", "GPU-9b")), ("", ()), ("-1", ())],
+)
+def test_the_users_choice_of_gpus_is_handed_out_one_by_one(monkeypatch, chosen, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert tuning.visible_gpus() == expected
+
+
+def test_gpus_are_counted_by_their_driver_if_there_is_one(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    listed = "GPU 0: A100 (UUID: GPU-1)\nGPU 1: A100 (UUID: GPU-2)\n"
+
+    def ask(*arguments: object, **options: object) -> SimpleNamespace:
+        return SimpleNamespace(stdout=listed)
+
+    monkeypatch.setattr(tuning.subprocess, "run", ask)
+    assert tuning.visible_gpus() == ("0", "1")
+
+    def missing(*arguments: object, **options: object) -> SimpleNamespace:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(tuning.subprocess, "run", missing)
+    assert tuning.visible_gpus() == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +17,9 @@ from kdlora.spec.run import Run
 class Board:
     """Live bars on a terminal, one line a finished run anywhere else."""
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, plan: Plan, console: Console, *, done: Iterable[str] = ()) -> None:
         self.plan, self.console = plan, console
+        self.ended = set(done)
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -30,11 +32,12 @@ class Board:
         )
         self.jobs: dict[str, Any] = {}
         self.begun: dict[str, float] = {}
-        self.ended = 0
 
     def __enter__(self) -> Board:
         self.bars.__enter__()
-        self.overall = self.bars.add_task("all runs", total=len(self.plan.runs), info="")
+        self.overall = self.bars.add_task(
+            "all runs", total=len(self.plan.runs), completed=len(self.ended), info=""
+        )
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -44,15 +47,27 @@ class Board:
         self.console.print(text, style="dim", highlight=False, soft_wrap=True)
 
     def on_event(self, run: Run, event: dict[str, Any]) -> None:
-        """Follow one run (see `engines.local.OnEvent`)."""
+        """Follow one run (see `engines.crew.OnEvent`)."""
         name = escape(f"{run.task.name} {run.title} s{run.seed}")
+        if event.get("remaining_s") is not None:
+            self.bars.update(self.overall, info=f"about {words(event['remaining_s'])} left")
         if "start" in event:
+            self._drop(run)  # of an attempt that did not come to an end
             self.begun[run.run_id] = time.monotonic()
-            self.jobs[run.run_id] = self.bars.add_task(name, total=None, info="starting")
+            worker = f"[dim]{event['worker'] + 1}[/dim] " if "worker" in event else ""
+            self.jobs[run.run_id] = self.bars.add_task(worker + name, total=None, info="starting")
             return
         job = self.jobs.get(run.run_id)
         if "done" in event or "failed" in event:
             self._end(run, name, event)
+        elif "retry" in event:
+            self._drop(run)
+            self._say("[yellow]again[/yellow] ", name, event["retry"])
+        elif "elsewhere" in event:
+            self._say("[dim]waits[/dim] ", name, f"{event['elsewhere']} works on it")
+        elif "later" in event or "stopped" in event:
+            self._count(run)
+            self._say("[dim]left[/dim]  ", name, event.get("later") or event["stopped"])
         elif job is None:
             return
         elif "stage" in event:
@@ -66,22 +81,46 @@ class Board:
             self.bars.update(job, info=f"selection {metric} {shown}")
 
     def _end(self, run: Run, name: str, event: dict[str, Any]) -> None:
-        job = self.jobs.pop(run.run_id, None)
-        if job is not None:
-            self.bars.remove_task(job)
-        self.ended += 1
-        self.bars.update(self.overall, completed=self.ended)
         seconds = time.monotonic() - self.begun.get(run.run_id, time.monotonic())
+        here = run.run_id in self.begun
+        self._count(run)
         if "failed" in event:
-            reason = escape(str(event["failed"]).strip().splitlines()[-1])
-            self.console.print(f"[red]failed[/red] {name}: {reason}", soft_wrap=True)
+            reason = str(event["failed"]).strip().splitlines()[-1]
+            self._say("[red]failed[/red]", name, reason)
             return
         quality = event["done"].quality
         shown = "undefined" if quality.score is None else f"{quality.score:.4f}"
         flags = [flag.name for flag in event["done"].health if flag.severity != "info"]
         doubt = f"  [yellow]{', '.join(flags)}[/yellow]" if flags else ""
+        took = f"in {seconds:.0f} s" if here else "by another process"
         self.console.print(
-            f"[green]done[/green]   {name}: {quality.primary} {shown} in {seconds:.0f} s{doubt}",
+            f"[green]done[/green]   {name}: {quality.primary} {shown} {took}{doubt}",
             highlight=False,
             soft_wrap=True,
         )
+
+    def _count(self, run: Run) -> None:
+        self._drop(run)
+        self.ended.add(run.run_id)
+        self.bars.update(self.overall, completed=len(self.ended))
+
+    def _drop(self, run: Run) -> None:
+        job = self.jobs.pop(run.run_id, None)
+        if job is not None:
+            self.bars.remove_task(job)
+
+    def _say(self, state: str, name: str, why: str) -> None:
+        self.console.print(f"{state} {name}: {escape(why)}", highlight=False, soft_wrap=True)
+
+
+def words(seconds: float) -> str:
+    """A duration as a person says it: ``40 s``, ``12 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 36:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,21 +1,17 @@
-"""Commands that make, plan, run and show studies."""
+"""Commands that make, run and report studies."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdlora.errors import InputError
-from kdlora.spec.names import labelled
 
 if TYPE_CHECKING:
     from kdlora.api import StudyResult
     from kdlora.report.build import ReportFiles
-    from kdlora.spec.plan import Plan
     from kdlora.spec.study import Study
 
 Out = Annotated[
@@ -25,8 +21,76 @@ Workers = Annotated[int, typer.Option(min=1, help="Runs trained at the same time
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads of each worker; default cores / workers.")
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Only these runs and the teachers they need: a shell pattern or /regular expression/ "
+        "for a task, arm, pair, seed or run id, or for one of them: task=rte, arm=student/kd-*, "
+        "seed=1. May be given many times: alternatives within a field, all fields must hold. "
+        "Default: all runs.",
+    ),
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Start no run that by the estimate would not end within this time; at its end the "
+        "running ones stop after a checkpoint. Default: no limit.",
+    ),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try runs again that failed before; default: no.")
+]
+RetryFlagged = Annotated[
+    bool,
+    typer.Option(
+        "--retry-flagged",
+        help="Do runs again whose record carries a warning, and the students of such teachers; "
+        "the old results are kept aside. Default: no.",
+    ),
+]
+RunWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Runs trained at the same time; default 1, with --engine ray as many as fit.",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray",
+        help="Where runs happen: local, on this machine; ray, on a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Ray cluster: ray://host:port, host:port, auto (the one running here) or local (one "
+        "that is started for this study). Default: RAY_ADDRESS, else local.",
+    ),
+]
+Mlflow = Annotated[
+    bool,
+    typer.Option(
+        "--mlflow",
+        help="Mirror every record to MLflow: to MLFLOW_TRACKING_URI, else to mlflow.db in the "
+        "study's folder. Default: no.",
+    ),
+]
+MlflowUri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="Mirror to this server (http://...) or database (sqlite:///..., or a file's path).",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
-StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A study file or a preset's name.")]
+StudyFile = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A study file, or a preset (kdlora init lists them)."),
+]
 DataDir = Annotated[
     str | None,
     typer.Option(help="Folder of <task>/{train,validation}.tsv, instead of the study's data_dir."),
@@ -40,18 +104,43 @@ def demo(out: Out = None, workers: Workers = 1, threads: Threads = None) -> None
     """Run the main job on real text: a teacher, its LoRA arm, and students with and without KD."""
     from kdlora.api import as_study
 
-    _run(as_study("demo"), out, workers, threads)
+    _run(as_study("demo"), out, workers, threads, retry_failed=True)
 
 
 def run(
     study: StudyFile,
     out: Out = None,
-    workers: Workers = 1,
+    workers: RunWorkers = None,
     threads: Threads = None,
     data_dir: DataDir = None,
+    only: Only = None,
+    max_hours: MaxHours = None,
+    retry_failed: RetryFailed = False,
+    retry_flagged: RetryFlagged = False,
+    engine: Engine = "local",
+    address: Address = None,
+    mlflow: Mlflow = False,
+    mlflow_uri: MlflowUri = None,
 ) -> None:
-    """Do what is missing of a study, then write its report."""
-    _run(_read(study, data_dir), out, workers, threads)
+    """Do what is missing of a study, then write its report.
+
+    Stop it whenever you like: the same command goes on where it stopped. Several of these commands,
+    on one machine or on many that share the folder, divide the runs among themselves.
+    """
+    _run(
+        _read(study, data_dir),
+        out,
+        workers,
+        threads,
+        only=only or (),
+        max_hours=max_hours,
+        retry_failed=retry_failed,
+        retry_flagged=retry_flagged,
+        engine=engine,
+        address=address,
+        mlflow=mlflow,
+        mlflow_uri=mlflow_uri,
+    )
 
 
 def distil(
@@ -113,103 +202,7 @@ def distil(
         name=name,
         sections={k: {n: v for n, v in s.items() if v is not None} for k, s in sections.items()},
     )
-    _run(study, out, workers, threads)
-
-
-def plan(
-    study: StudyFile, out: Out = None, data_dir: DataDir = None, as_json: AsJson = False
-) -> None:
-    """Say which runs a study means and which of them are done; trains nothing."""
-    from kdlora.api import check
-
-    resolved = _read(study, data_dir)
-    planned = check(resolved)
-    root = out or Path("results") / resolved.name
-    done = {r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()}
-    if as_json:
-        rows = [
-            {
-                "run_id": r.run_id,
-                "task": r.task.name,
-                "arm": r.title,
-                "seed": r.seed,
-                "rank": r.adapter.rank if r.adapter else None,
-                "budget": r.adapter.budget if r.adapter else None,
-                "teacher_run_id": r.teacher_run_id,
-                "done": r.run_id in done,
-            }
-            for r in planned.runs
-        ]
-        print(json.dumps(rows, indent=1))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    tasks = list(dict.fromkeys(r.task.name for r in planned.runs))
-    table = Table("arm", *tasks, title=f"{resolved.name}: runs done / planned")
-    wanted = Counter((r.task.name, r.title) for r in planned.runs)
-    have = Counter((r.task.name, r.title) for r in planned.runs if r.run_id in done)
-    for arm in dict.fromkeys(r.title for r in planned.runs):
-        cells = ((have[task, arm], wanted[task, arm]) for task in tasks)
-        table.add_row(escape(arm), *(f"{h} / {w}" if w else "-" for h, w in cells))
-    console = Console()
-    console.print(table)
-    for budget, arms in _budgets(planned).items():
-        console.print(
-            f"adapter budget: {budget:,} trainable parameters, which set the rank: "
-            f"{', '.join(arms)}",
-            soft_wrap=True,
-            markup=False,
-        )
-    shared = _shared(planned)
-    if shared:
-        console.print(f"the same run as another arm's: {', '.join(shared)}", soft_wrap=True,
-                      markup=False)  # fmt: skip
-    students = [r for r in planned.runs if r.teacher_run_id]
-    taught = {teacher for r in students for teacher in r.teachers}
-    console.print(
-        f"{len(planned.runs)} runs, {len(done)} done, {len(planned.runs) - len(done)} to do; "
-        f"{len(taught)} teacher runs serve {len(students)} distilled students. Results: {root}",
-        soft_wrap=True,
-    )
-
-
-def _budgets(planned: Plan) -> dict[int, list[str]]:
-    """Budgets of trainable parameters -> the arms that have them."""
-    found: dict[int, list[str]] = {}
-    for run in planned.runs:
-        if run.adapter is not None and run.adapter.budget is not None:
-            arms = found.setdefault(run.adapter.budget, [])
-            arms += [run.title] if run.title not in arms else []
-    return found
-
-
-def _shared(planned: Plan) -> list[str]:
-    """Labelled arms whose settings are those of an arm that is planned anyway."""
-    titles = {run.title for run in planned.runs}
-    names = dict.fromkeys(labelled(cell.arm, cell.label) for cell in planned.cells)
-    return [name for name in names if name not in titles]
-
-
-def status(folder: StudyFolder, as_json: AsJson = False) -> None:
-    """Show the results of a study's folder so far."""
-    from rich.console import Console
-
-    from kdlora.report.terminal import flags_panel, results_table, status_table
-    from kdlora.store.frame import load_frame
-
-    frame = load_frame(folder)
-    if as_json:
-        print(frame.to_json(orient="records", indent=1))
-        return
-    console = Console()
-    if (frame["status"] != "done").any():
-        console.print(status_table(frame))
-    console.print(results_table(frame))
-    panel = flags_panel(frame)
-    if panel is not None:
-        console.print(panel)
+    _run(study, out, workers, threads, retry_failed=True)
 
 
 def report(
@@ -253,7 +246,9 @@ def _read(study: str, data_dir: str | None) -> Study:
     return as_study(study, data_dir=str(Path(data_dir).expanduser().resolve()))
 
 
-def _run(study: Study, out: Path | None, workers: int, threads: int | None) -> None:
+def _run(
+    study: Study, out: Path | None, workers: int | None, threads: int | None, **choice: Any
+) -> None:
     from rich.console import Console
 
     from kdlora import api
@@ -261,7 +256,9 @@ def _run(study: Study, out: Path | None, workers: int, threads: int | None) -> N
 
     console = Console()
     planned = api.check(study)
-    with Board(planned, console) as board:
+    root = out or Path("results") / study.name
+    known = [r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()]
+    with Board(planned, console, done=known) as board:
         result = api.run(
             study,
             out=out,
@@ -269,10 +266,22 @@ def _run(study: Study, out: Path | None, workers: int, threads: int | None) -> N
             threads=threads,
             on_event=board.on_event,
             on_note=board.note,
+            **choice,
         )
     _show(result, console)
+    left = sum(state == "later" for state in result.status.values())
+    if left:
+        console.print(f"left:    {left} runs; the same command goes on with them", soft_wrap=True)
     failed = [run_id for run_id, state in result.status.items() if state == "failed"]
     if failed:
+        skipped = sum(state == "skipped" for state in result.status.values())
+        console.print(
+            f"failed:  {len(failed)} runs"
+            + (f", and {skipped} that need them were skipped" if skipped else "")
+            + f"; when the cause is mended: kdlora run {result.folder / 'study.yaml'} "
+            f"--out {result.folder} --retry-failed",
+            soft_wrap=True,
+        )
         raise InputError([f"{run_id} failed: {_reason(result, run_id)}" for run_id in failed])
 
 

@@ -6,27 +6,51 @@ crash from taking the study along.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import multiprocessing as mp
 import os
 import signal
-import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from kdlora.engines.tuning import tune_workers
-from kdlora.errors import Interrupted, KdloraError
+from kdlora.engines.crew import Job, OnEvent, work_off
+from kdlora.engines.failure import describe_error, failed_record
+from kdlora.engines.opening import Choice
+from kdlora.engines.tuning import available_cores, tune_workers, visible_gpus, worker_environment
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.store.record import Record
+from kdlora.store.leases import EXPIRY_S
 from kdlora.store.store import Store
 
-# (run, event): "start", "progress" dicts of the recipe, then {"done": Record} or {"failed": str}
-OnEvent = Callable[[Run, dict[str, Any]], None]
+__all__ = ["OnEvent", "describe_error", "failed_record", "run_plan"]
 
-Active = dict[Connection, tuple[Run, mp.process.BaseProcess]]
+
+@dataclass
+class LocalHands:
+    """Workers are forked on this machine; see `crew.Hands`."""
+
+    workers: int
+    threads: int
+    started: bool = False
+
+    def room(self) -> int:
+        return self.workers
+
+    def launch(self, job: Job, run: Run) -> tuple[Connection, BaseProcess]:
+        if not self.started:
+            start_server(self.threads)
+            self.started = True
+        return launch(job, run.run_id)
+
+    def ready(self, channels: Sequence[Connection], timeout_s: float) -> Iterable[Any]:
+        return wait(channels, timeout=timeout_s)
+
+    def interrupt(self, process: BaseProcess) -> None:
+        interrupt(process)
 
 
 def run_plan(
@@ -35,134 +59,78 @@ def run_plan(
     *,
     workers: int = 1,
     threads: int | None = None,
+    gpus: Sequence[str] | None = None,
+    choice: Choice | None = None,
+    retries: int = 1,
+    expiry_s: float = EXPIRY_S,
     on_event: OnEvent = lambda run, event: None,
 ) -> dict[str, str]:
     """Do every run that is not done, teachers before their students.
 
-    Returns run_id -> "done", "failed" or "skipped" (its teacher failed, or another process works
-    on it). Raises Interrupted after Ctrl-C, once the running ones have written their checkpoints.
+    Args:
+        workers: runs at the same time.
+        threads: of each worker; default its share of the cores that this process may use.
+        gpus: what CUDA_VISIBLE_DEVICES is set to, worker by worker; default those there are.
+        choice: which runs, and until when.
+        retries: how often a run is tried again whose process was killed.
+        expiry_s: how long a worker may be silent before another process takes its run over.
+
+    Returns run_id -> what became of it (see `schedule.State`). Raises Interrupted after Ctrl-C,
+    once the running ones have written their checkpoints, and StoreError when the disk is full.
     """
-    status = {run.run_id: "done" for run in plan.runs if store.is_done(run.run_id)}
-    waiting = [run for run in plan.runs if run.run_id not in status]
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
-    tune_workers()
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["kdlora.engines.worker"])
-    active: Active = {}
-    try:
-        while waiting or active:
-            for run in _ready(waiting, status)[: workers - len(active)]:
-                waiting.remove(run)
-                active.update([_start(context, run, store, threads)])
-                on_event(run, {"start": True})
-            hopeless = {run_id for run_id, what in status.items() if what in _HOPELESS}
-            blocked = [run for run in waiting if hopeless.intersection(run.teachers)]
-            for run in blocked:
-                waiting.remove(run)
-                status[run.run_id] = "skipped"
-                teacher = next(t for t in run.teachers if t in hopeless)
-                on_event(run, {"failed": f"its teacher {teacher} is not done"})
-            if active:
-                _pump(active, store, status, on_event)
-            elif waiting and not blocked and not _ready(waiting, status):
-                raise KdloraError("the plan holds a student whose teacher is not part of it")
-    except KeyboardInterrupt:
-        _stop(active)
-        raise Interrupted(
-            f"interrupted; finished runs are kept in {store.root} and the unfinished ones go on "
-            "where they stopped when the same command is run again"
-        ) from None
-    return status
-
-
-_HOPELESS = ("failed", "skipped")
-INTERRUPTED = 130  # exit code of a worker that stopped after its checkpoint
-
-
-def _ready(waiting: list[Run], status: dict[str, str]) -> list[Run]:
-    return [r for r in waiting if all(status.get(t) == "done" for t in r.teachers)]
-
-
-def _start(
-    context: Any, run: Run, store: Store, threads: int
-) -> tuple[Connection, tuple[Run, mp.process.BaseProcess]]:
-    from kdlora.engines import worker
-
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=worker.work,
-        args=(run.model_dump_json(), str(store.root), threads, sender),
-        name=run.run_id,
+    threads = threads or max(1, available_cores() // workers)
+    return work_off(
+        plan,
+        store,
+        LocalHands(workers, threads),
+        threads=threads,
+        gpus=visible_gpus() if gpus is None else gpus,
+        choice=choice,
+        retries=retries,
+        expiry_s=expiry_s,
+        on_event=on_event,
     )
+
+
+def start_server(threads: int) -> None:
+    """Start the process from which all workers are forked, with what they need loaded."""
+    tune_workers()
+    mp.get_context("forkserver").set_forkserver_preload(["kdlora.engines.worker"])
+    with _environment(worker_environment(threads)):
+        forkserver.ensure_running()
+
+
+def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
+    """Fork a worker; its events arrive at the connection, which ends with it."""
+    context = mp.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(job, sender), name=name)
     process.start()
     sender.close()
-    return receiver, (run, process)
+    return receiver, process
 
 
-def _pump(active: Active, store: Store, status: dict[str, str], on_event: OnEvent) -> None:
-    """Pass on what the workers say; notice those that ended or died."""
-    for connection in wait(list(active), timeout=1.0):
-        assert isinstance(connection, Connection)
-        run, process = active[connection]
-        try:
-            event: dict[str, Any] = connection.recv()
-        except (EOFError, OSError):
-            process.join()
-            del active[connection]
-            status[run.run_id], event = _ended(run, process.exitcode, store)
-        on_event(run, event)
+def _work(job: Job, sender: Connection) -> None:
+    """Named here, because to name it in `worker` would load torch where nothing computes."""
+    from kdlora.engines.worker import work
+
+    work(job, sender)
 
 
-def _ended(run: Run, code: int | None, store: Store) -> tuple[str, dict[str, Any]]:
-    """What became of a run whose process is gone: its status, and the event that tells it."""
-    record = store.read(run.run_id)
-    if record is not None:
-        return "done", {"done": record}
-    if code == INTERRUPTED:  # Ctrl-C reached the worker, whether or not it reached us
-        raise KeyboardInterrupt
-    if code == worker_busy():
-        return "skipped", {"failed": "another process is working on it"}
-    failure = store.read_failure(run.run_id)
-    if failure is None or code is None or code < 0:
-        failure = failed_record(run, _describe_death(code))
-        store.fail(failure)
-    return "failed", {"failed": failure.error}
-
-
-def worker_busy() -> int:
-    """Exit code of a worker that found its run locked by another process."""
-    return 75
-
-
-def failed_record(run: Run, error: str) -> Record:
-    """What is kept of a run that could not be done."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Record(run_id=run.run_id, run=run, status="failed", error=error, finished_at=now)
-
-
-def describe_error(error: BaseException) -> str:
-    """One message for a user's mistake, the whole traceback for a fault of kdlora."""
-    if isinstance(error, KdloraError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {error}; free some space and run the same command again"
-    return "".join(traceback.format_exception(error)).strip()
-
-
-def _describe_death(code: int | None) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = " (often the system's answer to too little memory)" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{hint}"
-    return f"its process ended with code {code} before the record was written"
-
-
-def _stop(active: Active) -> None:
-    """Ask the running workers to write their checkpoints; insist after a while."""
-    for _, process in active.values():
-        if process.is_alive() and process.pid:
+def interrupt(process: BaseProcess) -> None:
+    """Ask a worker to stop after a checkpoint."""
+    if process.pid:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGINT)
-    for _, process in active.values():
-        process.join(timeout=60)
-        if process.is_alive():
-            process.terminate()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """These variables for the processes started meanwhile; what the user set stays."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

@@ -7,6 +7,7 @@ user has set stays; what was chosen is kept in the record's environment.
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 
 # glibc gives large blocks back to the system as soon as they are free, so that every step of a
@@ -16,6 +17,44 @@ _KEEP_MEMORY = {
     "glibc.malloc.mmap_threshold": 2**32,
     "glibc.malloc.trim_threshold": 2**33,
 }
+
+
+# Libraries beside torch that start a thread for every core unless they are told otherwise.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables that keep the libraries of a worker to its share of the cores."""
+    return dict.fromkeys(_THREADS, str(threads))
+
+
+def available_cores() -> int:
+    """Cores that this process may use: what it is bound to and what its control group grants."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cores = os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as lines:
+            quota, period = lines.read().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control group, or "max"
+        pass
+    return cores
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The GPUs that workers are given one by one, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(str(n) for n, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
 
 
 def tune_workers() -> None:

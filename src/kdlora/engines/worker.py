@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -9,21 +10,33 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet  # noqa: F401  (pandas would load it when the predictions are written)
 import torch
 
-from kdlora import recipes
-from kdlora.engines.local import INTERRUPTED, describe_error, failed_record, worker_busy
+from kdlora.engines.attempt import Outcome, attempt
+from kdlora.engines.crew import Job
+from kdlora.engines.failure import EXIT_CODES
 from kdlora.models import quiet
 from kdlora.spec.run import Run
+from kdlora.store.environment import remember_environment
 from kdlora.store.store import Store
 
+# What follows is done once, here; every worker that is forked from here has it. Frozen objects are
+# not walked by the workers' garbage collectors, which would copy their pages, too.
+remember_environment()
+gc.collect()
+gc.freeze()
 
-def work(run_json: str, root: str, threads: int, sender: Connection) -> None:
-    """Do the run that `run_json` describes; say how it goes through `sender`."""
+
+def work(job: Job, sender: Connection) -> None:
+    """Do a run; say how it goes through `sender`, and how it ended by the exit code."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    torch.set_num_threads(threads)
+    if job.detached:
+        os.setpgid(0, 0)
+    if job.gpu is not None:  # before anything asks for a device
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpu
+    torch.set_num_threads(job.threads)
     quiet.silence_libraries()
-    run, store = Run.model_validate_json(run_json), Store(Path(root))
 
     def tell(event: dict[str, Any]) -> None:
         try:
@@ -31,15 +44,19 @@ def work(run_json: str, root: str, threads: int, sender: Connection) -> None:
         except OSError:  # the parent died: stop too, the run can be resumed
             raise KeyboardInterrupt from None
 
-    with store.lock(run.run_id) as free:
-        if not free:
-            sys.exit(worker_busy())
-        if store.is_done(run.run_id):
-            return
-        try:
-            recipes.run_one(run, store, on_progress=tell)
-        except KeyboardInterrupt:
-            os._exit(INTERRUPTED)
-        except BaseException as error:
-            store.fail(failed_record(run, describe_error(error)))
-            sys.exit(1)
+    outcome: Outcome
+    try:
+        run, store = Run.model_validate_json(job.run), Store(Path(job.root))
+        outcome = attempt(
+            run,
+            store,
+            on_progress=tell,
+            dead=job.dead,
+            expiry_s=job.expiry_s,
+            pause_epoch=job.pause_epoch,
+        )
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_CODES[outcome])

@@ -21,6 +21,7 @@ def describe_environment(data_fingerprint: str = "") -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "data_fingerprint": data_fingerprint,
+        "host": platform.node(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor_name(),
@@ -28,11 +29,21 @@ def describe_environment(data_fingerprint: str = "") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "gpu": gpu,
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": source_commit(),
     }
 
 
+def remember_environment() -> None:
+    """Find out what does not change while this process lives, and keep it for those it forks."""
+    processor_name()
+    source_commit()
+    for name in PACKAGES:
+        _version(name)
+
+
+@lru_cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -36,7 +36,7 @@ def read_table(path: Path) -> pd.DataFrame:
         raise InputError(f"no file at {path}") from None
     except pd.errors.EmptyDataError:
         raise InputError(f"{path.name} is empty") from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path.name} is no readable table: {_first_line(error)}") from None
     if table.empty or not len(table.columns):
         raise InputError(f"{path.name} has no rows")
@@ -60,7 +60,10 @@ def _read(path: Path) -> pd.DataFrame:
         if not all(isinstance(row, dict) for row in rows):
             raise ValueError("expected a list of objects")
         return pd.DataFrame([flatten(row) for row in rows])
-    return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",", low_memory=False)
+    table = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",", low_memory=False)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first fields for row names
+        raise ValueError("the rows have more fields than the header names columns")
+    return table
 
 
 def read_folder(folder: Path, mapping: Mapping) -> pd.DataFrame:

@@ -10,10 +10,13 @@ import pandas as pd
 import yaml
 
 from kdlora.errors import StoreError
+from kdlora.spec.halving import Halving, races
 from kdlora.spec.names import labelled
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 from kdlora.spec.study import Adapter, Pair, Study
+from kdlora.store.decisions import Stop, stopped_runs
+from kdlora.store.fairness import ASKED, asked_of, flag_unequal
 from kdlora.store.record import Record
 from kdlora.store.store import Store, write_json, write_text
 
@@ -77,11 +80,12 @@ def find_study(study: str | Path, results: Path = RESULTS) -> Path:
 
 
 def load_frame(root: str | Path) -> pd.DataFrame:
-    """One row per planned cell, done or not; columns as `row` gives them.
+    """One row per planned cell, done, failed, stopped or missing; columns as `row` gives them.
 
     `root` is the study's folder, or its name below ``results``. A run shared by several cells
-    stands in several rows with the same `run_id`. A folder of imported results gives their rows
-    instead.
+    stands in several rows with the same `run_id`. The flags are those of the records, and those
+    of runs that were not trained like the others of their task and pair (`fairness`). A folder of
+    imported results gives their rows instead.
     """
     root = find_study(root)
     if (root / "imported.parquet").is_file():
@@ -91,6 +95,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
     plan = read_plan(root)
     store = Store(root)
     pairs = {pair["name"]: Pair.model_validate(pair) for pair in plan["study"]["pairs"]}
+    stops = stopped_runs(root, races(_halving(plan), plan["cells"]))
     records: dict[str, Record | None] = {}
     rows = []
     for cell in plan["cells"]:
@@ -101,20 +106,28 @@ def load_frame(root: str | Path) -> pd.DataFrame:
         rows.append(
             {
                 "study": plan["study"]["name"],
-                **row(run, records[run_id]),
+                **row(run, records[run_id], stops.get(run_id)),
                 "arm": labelled(run.arm, cell.get("label", "")),
                 "label": cell.get("label", ""),
                 "pair": cell["pair"],
                 "teacher": pairs[cell["pair"]].teacher,
                 "student": pairs[cell["pair"]].student_title,
                 "source": str(store.folder(run_id) / "record.json"),
+                ASKED: asked_of(run),
             }
         )
-    return pd.DataFrame(rows)
+    return flag_unequal(pd.DataFrame(rows)).drop(columns=ASKED, errors="ignore")
 
 
-def row(run: Run, record: Record | None) -> dict[str, Any]:
-    """The facts of one run, flat. Missing ones are absent, and so NaN in the frame."""
+def _halving(plan: dict[str, Any]) -> tuple[Halving, ...]:
+    return tuple(Halving.model_validate(h) for h in plan["study"].get("halving", ()))
+
+
+def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, Any]:
+    """The facts of one run, flat. Missing ones are absent, and so NaN in the frame.
+
+    `stop` tells of an early decision against a run that has no record: it is "stopped".
+    """
     values: dict[str, Any] = {
         "run_id": run.run_id,
         "task": run.task.name,
@@ -145,6 +158,10 @@ def row(run: Run, record: Record | None) -> dict[str, Any]:
         taught = record.facts.teaching if record else None
         if taught is not None and taught.unlabelled is not None:
             values["n_unlabelled"] = taught.unlabelled["used"]
+    if stop is not None and (record is None or record.status != "done"):
+        values |= {"status": "stopped", "error": str(stop), "stopped_epoch": stop.epoch}
+        values |= {"rung_score": stop.score, "rung_metric": stop.metric}
+        return values
     if record is None or record.quality is None:
         return values
 

@@ -127,7 +127,7 @@ def read_mapping(path: Path) -> Mapping:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the mapping file {path}: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting
         raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping with name, columns and arm")

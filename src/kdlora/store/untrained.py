@@ -57,7 +57,7 @@ def given_teacher(run: Run, store: Store, data: TaskData) -> Outcome:
         total_params=count_parameters(model)[1],
         size_mb=merged_size_mb(model),
         train_s=0.0,
-        **inference_costs(run, data.task, model, compute),
+        **inference_costs(run, data.task, model, compute, folder=store.costs),
     )
     return Outcome(data, outputs, facts, efficiency)
 

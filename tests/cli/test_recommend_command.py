@@ -1,0 +1,103 @@
+"""The commands `recommend` and `calibrate` on the demo's records, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kdlora.analysis.constraints import PROFILES
+from kdlora.cli import main
+from kdlora.spec.plan import make_plan
+from kdlora.spec.study import make_study
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "results" / "demo"
+DOCS = (ROOT / "docs" / "recommend.md").read_text(encoding="utf-8")
+
+needs_demo = pytest.mark.skipif(
+    not list(DEMO.glob("runs/*/predictions.parquet")), reason="no demo results in this checkout"
+)
+
+
+def run(*arguments: str) -> int:
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@needs_demo
+def test_json_has_the_choice_and_its_sources(capsys) -> None:
+    assert run("recommend", str(DEMO), "--profile", "server", "--draws", "300", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["recommendations"]
+    assert found["profile"] == "server"
+    assert found["n_examples"] == 1000
+    assert found["choice"]["drop"] <= 1.0
+    assert 0 < found["probability"] <= 1
+    assert found["choice"]["candidate"]["size_mb"]["basis"] in ("estimated", "measured")
+    assert found["considered"][0]["candidate"] == found["choice"]["candidate"]
+
+
+@needs_demo
+def test_a_limit_that_nothing_keeps(capsys) -> None:
+    assert run("recommend", str(DEMO), "--min-score", "0.99", "--draws", "300") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Nothing fits" in text
+    assert "min_score 0.786 instead of 0.99 would let in teacher/fft" in text
+
+
+@needs_demo
+def test_problems_come_together_with_exit_code_2(capsys) -> None:
+    assert run("recommend", str(DEMO), "--prefer", "spead", "--max-size-mb", "0") == 2
+    error = capsys.readouterr().err
+    assert "2 problems" in error
+    assert "Traceback" not in error
+    assert run("recommend", str(DEMO), "--profile", "mobil") == 2
+    assert "Did you mean 'mobile'" in capsys.readouterr().err
+    assert run("recommend", str(DEMO), "--task", "movies") == 2
+    assert "movie-reviews" in capsys.readouterr().err
+    assert run("recommend", str(DEMO), "--export", "nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@needs_demo
+def test_calibrate_prints_both_splits(tmp_path: Path, capsys) -> None:
+    run_id = json.loads((DEMO / "student" / "kdlora.json").read_text())["run_id"]
+    target = tmp_path / "runs" / run_id
+    target.mkdir(parents=True)
+    for name in ("record.json", "predictions.parquet"):
+        shutil.copy(DEMO / "runs" / run_id / name, target / name)
+    assert run("calibrate", str(target), "--temperature", "--threshold", "f1", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["after"]["selection"]["nll"] <= made["before"]["selection"]["nll"]
+    assert made["after"]["selection"]["score"] >= made["before"]["selection"]["score"]
+    assert made["positive"] == "positive"
+    assert run("calibrate", str(target)) == 2
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_the_documents_commands_exist_and_their_profiles_are_all() -> None:
+    commands = [
+        shlex.split(line.split("#")[0])
+        for line in re.findall(r"^kdlora .*$", DOCS, flags=re.MULTILINE)
+    ]
+    assert {command[1] for command in commands} == {"recommend", "calibrate"}
+    rows = re.findall(r"^\| `([a-z-]+)` \| .* \| (\w+) \| ", DOCS, flags=re.MULTILINE)
+    assert {name: prefer for name, prefer in rows if name in PROFILES} == {
+        name: p.constraints.prefer for name, p in PROFILES.items()
+    }
+
+
+def test_the_documents_study_is_a_matrix() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS, flags=re.DOTALL)
+    study = make_study(yaml.safe_load(text))
+    assert len(study.pairs) == 4
+    assert len({(p.teacher, str(p.student)) for p in study.pairs}) == 4
+    assert make_plan(study).runs

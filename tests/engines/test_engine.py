@@ -1,0 +1,219 @@
+"""The engine around the runs: kills, failures, other machines, deadlines. Baselines train fast."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing as mp
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from kdlora.engines import opening
+from kdlora.engines.local import run_plan
+from kdlora.engines.opening import Choice
+from kdlora.errors import StoreError
+from kdlora.spec.plan import make_plan
+from kdlora.store import leases
+from kdlora.store import store as store_module
+from kdlora.store.store import Store
+
+
+@pytest.fixture
+def plan(corner, monkeypatch):
+    """The two baselines of three tasks that share their files."""
+    tasks = [
+        {"name": n, "train": corner.train, "eval": corner.eval, "text": "review", "label": "mood"}
+        for n in ("one", "two", "three")
+    ]
+    plan = make_plan(corner.study(tasks=tasks))
+    plan.runs[:] = [run for run in plan.runs if run.role == "baseline"]
+    ids = {run.run_id for run in plan.runs}
+    plan.cells[:] = [cell for cell in plan.cells if cell.run_id in ids]
+    monkeypatch.setattr(opening, "estimated_seconds", lambda plan, store: dict.fromkeys(ids, 30.0))
+    return plan
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(tmp_path / "study")
+    store.prepare()
+    return store
+
+
+class Killer:
+    """Kills the worker of one run as often as it starts, at most so many times."""
+
+    def __init__(self, run_id: str, times: int) -> None:
+        self.run_id, self.times, self.events = run_id, times, []
+
+    def __call__(self, run, event) -> None:
+        if run.run_id == self.run_id:
+            self.events += [key for key in ("start", "retry", "failed", "done") if key in event]
+            if "start" in event and self.times:
+                self.times -= 1
+                [worker] = [p for p in mp.active_children() if p.name == self.run_id]
+                os.kill(worker.pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_is_tried_once_more(plan, store):
+    killer = Killer(plan.runs[0].run_id, 1)
+    status = run_plan(plan, store, threads=1, gpus=("7",), on_event=killer)
+    assert set(status.values()) == {"done"}
+    assert killer.events == ["start", "retry", "start", "done"]
+    seen = {store.read(run.run_id).environment["visible_gpus"] for run in plan.runs}
+    assert seen == {"7"}  # what the worker itself saw
+
+
+def test_killed_twice_is_a_failure_that_names_the_signal_and_waits_to_be_asked(plan, store):
+    bad = plan.runs[0].run_id
+    killer = Killer(bad, 2)
+    status = run_plan(plan, store, workers=2, threads=1, gpus=("0", "1"), on_event=killer)
+    assert status.pop(bad) == "failed"
+    assert set(status.values()) == {"done"}
+    assert killer.events == ["start", "retry", "start", "failed"]
+    error = store.read_failure(bad).error
+    assert "SIGKILL" in error
+    assert "2 times" in error
+    seen = {store.read(run_id).environment["visible_gpus"] for run_id in status}
+    assert seen == {"0", "1"}  # each of the two workers has its own
+
+    assert run_plan(plan, store)[bad] == "failed"  # at once, without a worker
+    again = run_plan(plan, store, threads=1, choice=Choice(retry_failed=True))
+    assert again[bad] == "done"
+    assert store.read_failure(bad) is None
+
+
+def test_two_engines_on_one_folder_share_the_runs(plan, store):
+    started: list[str] = []
+    answers = []
+
+    def note(run, event) -> None:
+        if "start" in event:
+            started.append(run.run_id)
+
+    def engine() -> None:
+        answers.append(run_plan(plan, store, threads=1, on_event=note))
+
+    engines = [threading.Thread(target=engine) for _ in range(2)]
+    for thread in engines:
+        thread.start()
+    for thread in engines:
+        thread.join()
+    assert [set(answer.values()) for answer in answers] == [{"done"}, {"done"}]
+    for run in plan.runs:  # a worker may find that the other was faster; none does it again
+        assert leases.look(store.folder(run.run_id)).released
+        assert not list(store.folder(run.run_id).glob("record.damaged*"))
+    assert sorted(set(started)) == sorted(run.run_id for run in plan.runs)
+
+
+def test_a_lease_of_a_dead_machine_is_waited_out_and_that_of_a_living_one_respected(plan, store):
+    first, second = plan.runs[0], plan.runs[1]
+    owner = {"host": "far", "boot": "b", "namespace": "n", "pid": 1, "started": "1"}
+    for run in (first, second):
+        store.begin(run)
+        content = json.dumps(owner | {"nonce": "x", "expiry_s": 2.0}).encode() + b"\n"
+        (store.folder(run.run_id) / "lease-000001").write_bytes(content + b"9".zfill(20))
+    path = store.folder(second.run_id) / "lease-000001"
+    stop = threading.Event()
+
+    def beat() -> None:
+        count = 10
+        while not stop.wait(0.05):
+            path.write_bytes(path.read_bytes()[:-20] + str(count).encode().zfill(20))
+            count += 1
+            if store.is_done(first.run_id):  # long after a dead one would have been taken over
+                path.write_bytes(path.read_bytes()[:-20] + b"released".ljust(20))
+                return
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    events = []
+
+    def note(run, event) -> None:
+        if run.run_id == second.run_id and ("start" in event or "elsewhere" in event):
+            events.append((set(event), store.is_done(first.run_id)))
+
+    status = run_plan(plan, store, threads=1, expiry_s=3.0, on_event=note)
+    stop.set()
+    thread.join()
+    assert set(status.values()) == {"done"}
+    assert events[0][0] == {"elsewhere"}
+    assert all(free for keys, free in events if "start" in keys)
+
+
+def test_what_the_estimate_says_would_end_too_late_is_left(plan, store):
+    events = []
+    status = run_plan(plan, store, choice=Choice(max_hours=20 / 3600),
+                      on_event=lambda run, event: events.append(event))  # fmt: skip
+    assert set(status.values()) == {"later"}
+    assert all("later" in event for event in events)
+    assert not list(store.root.glob("runs/*/record.json"))
+
+
+def test_only_what_is_chosen_is_done(plan, store):
+    status = run_plan(plan, store, threads=1, choice=Choice(only=("one", "arm=*majority")))
+    assert list(status.values()) == ["done"]
+    assert len(list(store.root.glob("runs/*/record.json"))) == 1
+
+
+def test_a_full_disk_stops_the_study_and_fails_no_run(plan, store, monkeypatch, tmp_path):
+    from kdlora.engines.attempt import attempt
+
+    def full(handle) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = plan.runs[0]
+    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(leases.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(store_module, "_write_beside", _raise_full)
+    assert attempt(run, store) == "full"
+    assert not (store.folder(run.run_id) / "failed.json").exists()
+    monkeypatch.undo()
+    assert attempt(run, store) == "done"
+
+
+def _raise_full(path: Path, text: str) -> Path:
+    raise StoreError(f"the disk is full (0 MB left) while writing {path}; free some space")
+
+
+def test_who_loses_its_lease_writes_no_record(plan, store):
+    from kdlora.engines.attempt import attempt
+
+    run = plan.runs[0]
+    taken = []
+
+    def sleep_long(event) -> None:
+        """While this process sleeps before it records, another takes over."""
+        if event.get("stage") == "reading data":
+            folder = store.folder(run.run_id)
+            taken.append(leases.acquire(folder, dead=leases.look(folder)))
+
+    assert attempt(run, store, on_progress=sleep_long) == "lost"
+    assert not store.is_done(run.run_id)
+    taken[0].check(now=True)
+    taken[0].release()
+    assert attempt(run, store) == "done"
+
+
+def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
+    run = plan.runs[0]
+    run_plan(plan, store, threads=1)
+    flags = {i.run_id: [f.name for f in store.read(i.run_id).health] for i in plan.runs}
+    path = store.folder(run.run_id) / "record.json"
+    record = store.read(run.run_id)
+    from kdlora.measure.blocks import Flag
+
+    flagged = record.model_copy(
+        update={"health": [Flag(name="collapsed", severity="error", detail="made up")]}
+    )
+    path.unlink()
+    store.finish(flagged)
+    status = run_plan(plan, store, threads=1, choice=Choice(retry_flagged=True, only=(run.run_id,)))
+    assert status == {run.run_id: "done"}
+    assert [f.name for f in store.read(run.run_id).health] == flags[run.run_id]
+    kept = json.loads((store.folder(run.run_id) / "retired-0" / "record.json").read_text())
+    assert kept["health"][0]["name"] == "collapsed"
