@@ -1,0 +1,200 @@
+"""README.md and example.py of an exported folder, from the same facts as `export.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from kdlora.ship.artefact import Artefact, Variant
+from kdlora.ship.student import ModelCard
+from kdlora.spec.run import EncoderRef, Run
+from kdlora.spec.tasks import GLUE, METRIC_DIRECTION
+from kdlora.store.record import Record
+
+_HUB_GLUE = "nyu-mll/glue"
+_METRIC_TYPES = {"macro_f1": "f1", "matthews": "matthews_correlation"}
+_SAMPLES = ("A short text to try it on.", "Another one, a little longer than the first.")
+
+
+def readme(
+    artefact: Artefact, card: ModelCard, record: Record, *, repository: str, notes: list[str]
+) -> str:
+    """The model card, YAML metadata first. `notes` are further limits that a reader must know."""
+    run = record.run
+    timed = [t for v in artefact.variants for t in v.timings]
+    teacher = artefact.teacher
+    values = {
+        "title": repository,
+        "what": _what(run, artefact),
+        "repository": repository,
+        "artefact": artefact,
+        "card": card,
+        "metric": card.metric,
+        "direction": " (less is better)" if METRIC_DIRECTION.get(card.metric, 1) < 0 else "",
+        "outputs": ", ".join(card.label_names) or "one number",
+        "has_torch": any(v.runtime == "torch" for v in artefact.variants),
+        "smaller": teacher is not None and run.role != "teacher",
+        "timed": timed,
+        "threads": timed[0].threads if timed else 1,
+        "teacher_score": ""
+        if teacher is None or teacher.score is None
+        else f", {teacher.metric} {teacher.score:.4f}",
+        "rows": _rows(record),
+        "scores": list(_scores(record, card)),
+        "made": list(_made(record, artefact)),
+        "quantised": [v for v in artefact.variants if v.how],
+        "limit": f"Texts beyond {artefact.max_length} tokens are cut, and what is cut is not read.",
+        "limits": [*notes, *_forced(artefact)],
+    }
+    body = _environment().get_template("model_card.md.j2").render(values)
+    return f"---\n{metadata(artefact, card, run, repository=repository)}\n---\n\n{body}"
+
+
+def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) -> str:
+    """The hub's YAML: what it is for, what it came from, and its score as the hub lists scores."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    best = _shipped(artefact)
+    results = None
+    if best is not None and best.score is not None:
+        results = [
+            EvalResult(
+                task_type="text-classification",
+                dataset_type=_dataset(run),
+                dataset_name=artefact.task,
+                dataset_config=artefact.task if _dataset(run) == _HUB_GLUE else None,
+                dataset_split="validation",
+                metric_type=_METRIC_TYPES.get(card.metric, card.metric),
+                metric_name=card.metric,
+                metric_value=round(best.score, 6),
+            )
+        ]
+    tags = ["kdlora", "text-classification"]
+    tags += ["knowledge-distillation"] if run.distillation == "kd" else []
+    tags += [run.adaptation] if run.adapter else []
+    tags += sorted({v.runtime for v in artefact.variants} - {"torch"})
+    tags += sorted({v.quantization for v in artefact.variants} - {"none"})
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=run.encoder.name if run.encoder and run.encoder.source == "hub" else None,
+        datasets=[_HUB_GLUE] if _dataset(run) == _HUB_GLUE else None,
+        metrics=[_METRIC_TYPES.get(card.metric, card.metric)],
+        model_name=repository if results else None,
+        eval_results=results,
+        tags=tags,
+    )
+    return data.to_yaml()
+
+
+def example(artefact: Artefact, card: ModelCard) -> str | None:
+    """A program of some fifteen lines that asks the best ONNX form; None where there is none."""
+    onnx = [v for v in artefact.variants if v.runtime == "onnx"]
+    if not onnx:
+        return None
+    best = _shipped(artefact)
+    chosen = best if best is not None and best.runtime == "onnx" else onnx[-1]
+    pair = len(card.text_columns) > 1
+    texts: Any = [_SAMPLES] if pair else list(_SAMPLES)
+    template = _environment().get_template("example.py.j2")
+    return template.render(
+        path=chosen.path,
+        texts=repr(texts),
+        labels=repr(card.label_names) if card.label_names else "",
+    )
+
+
+def _shipped(artefact: Artefact) -> Variant | None:
+    """The form whose figures stand for the model: INT8 where it passed, else the next to run."""
+    usable = [v for v in artefact.variants if v.servable]
+    order = ("onnx-int8", "onnx", "torch", "onnx-int4")
+    return min(usable, key=lambda v: order.index(v.name), default=None)
+
+
+def _what(run: Run, artefact: Artefact) -> str:
+    size = f" of {artefact.parameters / 1e6:.1f} M parameters" if artefact.parameters else ""
+    model = f"A {artefact.model_type} classifier{size} for `{artefact.task}`"
+    if run.distillation == "kd":
+        name = artefact.teacher.name if artefact.teacher else "a larger teacher"
+        how = (
+            "full fine-tuning" if run.adaptation == "fft" else f"{run.adaptation} adapters, merged"
+        )
+        return f"{model}, distilled from {name} ({how})."
+    how = "fully fine-tuned" if run.adaptation == "fft" else f"tuned with {run.adaptation}, merged"
+    return f"{model}, {how}, without a teacher."
+
+
+def _forced(artefact: Artefact) -> Any:
+    for v in artefact.variants:
+        if v.gate == "forced":
+            lost = "its score" if v.drop_points is None else f"{v.drop_points:.2f} points"
+            yield f"`{v.path}` failed the accuracy gate and ships by force: it loses {lost}."
+
+
+def _rows(record: Record) -> str:
+    assert record.quality is not None
+    return ", ".join(f"{n:,} {split}" for split, n in record.quality.n.items()) + " rows"
+
+
+def _scores(record: Record, card: ModelCard) -> Any:
+    assert record.quality is not None
+    for split, metrics in record.quality.splits.items():
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None)
+        yield f"{split} split as trained ({record.facts.precision or 'fp32'}): {shown}"
+    if record.quality.per_class_f1:
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in record.quality.per_class_f1.items())
+        yield f"F1 by class: {shown}"
+    if record.agreement is not None and record.agreement.agreement is not None:
+        a = record.agreement
+        kappa = "" if a.kappa is None else f", kappa {a.kappa:.3f}"
+        yield f"agrees with its teacher on {a.agreement:.1%} of the rows{kappa}"
+    if card.chosen_because:
+        yield f"why this run: {card.chosen_because}"
+
+
+def _made(record: Record, artefact: Artefact) -> Any:
+    run = record.run
+    assert run.encoder is not None
+    assert run.training is not None
+    yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {shown_name(run.encoder)}"
+    yield (
+        f"{run.training.epochs} epochs, batch {run.training.batch_size}, "
+        f"learning rate {run.lr:g}, texts of up to {run.training.max_length} tokens"
+    )
+    if run.adapter is not None:
+        rank = record.facts.adapter_rank or run.adapter.rank
+        yield f"{run.adaptation}: rank {rank}, alpha {run.adapter.alpha}; merged in fp32"
+    if (kd := run.kd) is not None:
+        yield f"distilled at temperature {kd.temperature:g}, teacher's share {kd.kd_weight:g}"
+    if artefact.adapter:
+        yield f"`{artefact.adapter}/` holds the adapter alone, as a plain peft folder"
+
+
+def shown_name(encoder: EncoderRef) -> str:
+    """An encoder's name without the path of the machine it lay on."""
+    if encoder.source != "folder":
+        return encoder.title
+    return Path(encoder.name).name
+
+
+def _dataset(run: Run) -> str:
+    if run.task.source == "hub" and run.task.name in GLUE:
+        return _HUB_GLUE
+    return run.task.name
+
+
+def _environment() -> Environment:
+    folder = Path(__file__).parent / "templates"
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=False,
+        autoescape=False,
+    )
+    environment.filters["number"] = lambda v, digits: "" if v is None else f"{v:.{digits}f}"
+    environment.filters["percent"] = lambda v: "" if v is None else f"{100 * v:.2f} %"
+    environment.filters["times"] = lambda v: "" if v is None else f"{v:.1f}x"
+    return environment
