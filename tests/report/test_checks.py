@@ -80,7 +80,8 @@ def test_unequal_measurement(one_task):
     protocol = one_task.loc[one_task["arm"] == "teacher/fft", "protocol"].iloc[0]
     frame = put(one_task, {"arm": "student/lora"}, protocol={**protocol, "threads": 4})
     assert c.mixed_protocol(gather(frame)).text.endswith("for all encoders: threads differ.")
-    adaptive = {**protocol, "latency_repeats": 7, "interleaved": ["model", "reference"]}
+    adaptive = {**protocol, "latency_repeats": 7, "interleaved": ["model", "reference"],
+                "measured": "in this run"}  # fmt: skip
     frame = put(one_task, {"arm": "student/lora"}, protocol=adaptive)
     assert c.mixed_protocol(gather(frame)) is None
 

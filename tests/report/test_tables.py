@@ -140,7 +140,8 @@ def test_coverage_counts_everything(troubled):
     total = by_row(table, "all")[("All",)]
     assert total.text == "58 of 60"
     assert dict(total.extra) == {
-        "done": 58, "planned": 60, "failed": 1, "missing": 1, "flagged": 1, "unscored": 1
+        "done": 58, "planned": 60, "failed": 1, "missing": 1, "flagged": 1, "unscored": 1,
+        "stopped": 0,
     }  # fmt: skip
     assert by_row(table, "stsb")[(arm_name("student/fft"),)].sub == "1 missing"
     assert not table.folded

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdlora.analysis.claims import Claim, estimate_claim, judge
 from kdlora.analysis.equivalence import Verdict
+from kdlora.analysis.fairness import conditions_by_run, unequal_between
 from kdlora.analysis.levels import Level, describe_levels
 from kdlora.analysis.nested import MIN_TASKS
 from kdlora.analysis.pairing import Matched, match_usable
@@ -26,7 +27,8 @@ from kdlora.analysis.scores import KEYS, POINTS, Selection, usable_runs
 class Comparison(Result):
     """Arm a against arm b over the cells they share. Positive differences: a is better.
 
-    `only_a`, `only_b`: cells that the other side lacks, which are not used.
+    `only_a`, `only_b`: cells that the other side lacks, which are not used. `unequal`: what else
+    than the arm differs between paired runs.
     """
 
     a: str
@@ -50,6 +52,7 @@ class Comparison(Result):
     rules: Rules
     notes: tuple[str, ...]
     matched: Matched = field(repr=False, compare=False)
+    unequal: tuple[str, ...] = ()
 
     @property
     def claim(self) -> Claim:
@@ -117,8 +120,9 @@ def compare_many(
         for scope in ("here", "beyond")
     }
     generators = rng.spawn(len(matched)) if matched else []
+    table = conditions_by_run(usable)
     return tuple(
-        _comparison(m, here, beyond, len(matched), rules, generator)
+        _comparison(m, here, beyond, len(matched), rules, generator, table)
         for m, here, beyond, generator in zip(
             matched, claims["here"], claims["beyond"], generators, strict=True
         )
@@ -132,6 +136,7 @@ def _comparison(
     family: int,
     rules: Rules,
     rng: np.random.Generator,
+    table: pd.DataFrame,
 ) -> Comparison:
     d = matched.differences
     levels, components, by_task = {}, None, {}
@@ -144,6 +149,8 @@ def _comparison(
         names = matched.cells["task"].astype(str).unique()
         by_task = dict(zip(names, nesting.task_means(d).tolist(), strict=True))
     notes = [*matched.notes, *([matched.reason] if matched.reason else [])]
+    unequal = tuple(unequal_between(table, matched.cells))
+    notes += [f"unequal conditions: {text}" for text in unequal]
     if here.replicates == "runs" and here.verdict != "cannot be said":
         notes.append("the claim here holds for these encoder pairs: seeds are its replicates")
     return Comparison(
@@ -152,6 +159,7 @@ def _comparison(
         finite(matched.cells["score_a"].mean()) if len(d) else None,
         finite(matched.cells["score_b"].mean()) if len(d) else None,
         levels, here, beyond, components, by_task, family, rules, tuple(notes), matched,
+        unequal,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from kdlora.analysis.results import Result
 from kdlora.analysis.scores import KEYS, SEEDLESS
 from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.names import NOT_DONE
 
 SETTINGS = ("rank", "alpha", "lr", "batch_size", "epochs", "max_length", "precision", "targets")
 UNEVEN = 0.02  # a share of a task that differs by more between arms is an unbalanced mix
@@ -26,6 +27,7 @@ class Coverage(Result):
     factors: the columns that make a cell, besides the arm.
     expected, present: numbers of cells; present counts each cell once, whatever its duplicates.
     holes: arm + factors of cells that are expected and not done.
+    stopped: arm + factors of cells that an early decision ended; they are not expected.
     duplicates: arm + factors + settings + n of runs that share all of these.
     varied: settings with several values within one arm and cell: filter before comparing.
     blocks: the factors without the seed, with `arms` (done in all their seeds) and `complete`.
@@ -48,6 +50,7 @@ class Coverage(Result):
     pooled: pd.DataFrame = field(compare=False)
     shared: pd.DataFrame = field(compare=False)
     unbalanced: tuple[str, ...]
+    stopped: pd.DataFrame = field(default_factory=pd.DataFrame, compare=False)
 
     @property
     def complete(self) -> bool:
@@ -67,6 +70,14 @@ class Coverage(Result):
         if not self.holes.empty:
             by_arm = self.holes["arm"].value_counts()
             lines.append("Holes: " + ", ".join(f"{arm} {n}" for arm, n in by_arm.items()) + ".")
+        if not self.stopped.empty:
+            by_arm = self.stopped["arm"].value_counts()
+            lines.append(
+                "Stopped early by successive halving: "
+                + ", ".join(f"{arm} {n}" for arm, n in by_arm.items())
+                + ". No holes, but these arms' means are over the blocks in which they were among "
+                "the better ones."
+            )
         if not self.duplicates.empty:
             n = int(self.duplicates["n"].sum() - len(self.duplicates))
             lines.append(f"{n} runs repeat a cell with the same settings.")
@@ -113,6 +124,8 @@ def coverage(
         grid = frame[cells].drop_duplicates() if planned else expected_grid(frame, keys)
     else:
         grid = plan.loc[plan["arm"].isin(named), cells].drop_duplicates()
+    stopped = _stopped(frame, cells)
+    grid = _without(grid, stopped, cells)
     holes = _without(grid, present, cells)
     inside = _without(present, _without(present, grid, cells), cells)
     blocks = _blocks(grid, holes, keys)
@@ -133,6 +146,7 @@ def coverage(
         pooled=pooled_against_balanced(done, shared, keys),
         shared=shared,
         unbalanced=_mixes(shares, done, keys),
+        stopped=stopped.sort_values(cells, ignore_index=True),
     )
 
 
@@ -206,7 +220,14 @@ def _prepared(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame
 def _is_done(frame: pd.DataFrame) -> pd.Series:
     if "status" not in frame:
         return pd.Series(True, index=frame.index)
-    return ~frame["status"].isin(["missing", "failed"])
+    return ~frame["status"].isin(NOT_DONE)
+
+
+def _stopped(frame: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
+    """Cells that an early decision ended."""
+    if "status" not in frame:
+        return frame.iloc[:0][cells]
+    return frame.loc[frame["status"].eq("stopped"), cells].drop_duplicates()
 
 
 def _is_fixed(frame: pd.DataFrame) -> pd.Series:

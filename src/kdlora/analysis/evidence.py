@@ -21,7 +21,7 @@ from kdlora.analysis.mixed import MixedModel, mixed_model
 from kdlora.analysis.pareto import Front, pareto_front
 from kdlora.analysis.ranks import Ranking, rank_methods
 from kdlora.analysis.results import Result, Rules
-from kdlora.analysis.scores import KEYS, numbers, usable_runs
+from kdlora.analysis.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.analysis.shared_cells import SharedCells, shared_cells
 from kdlora.spec.names import TEACHER_ARM, split_label, undistilled
 
@@ -94,7 +94,7 @@ def gather(
     rules = rules or Rules()
     arms = sorted(map(str, frame["arm"].dropna().unique()))
     reference = reference or default_reference(arms)
-    finished = set(usable_runs(frame, score)[0]["arm"])
+    finished = set(usable_runs(frame, score)[0]["arm"]) - stopped_somewhere(frame)
     costs = [c for c in costs if c in frame and (numbers(frame[c]) > 0).any()]
     shared = shared_cells(frame, [a for a in arms if a in finished], keys=keys, score=score)
     against = [(arm, reference) for arm in arms if arm != reference]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.names import NOT_DONE
 from kdlora.spec.tasks import METRIC_DIRECTION
 
 KEYS = ("pair", "task", "seed")
@@ -88,10 +89,8 @@ def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[
         notes.append(f"{int(nameless.sum())} rows without an arm or a task: left out")
         frame = frame[~nameless]
     if "status" in frame:
-        unfinished = frame["status"].isin(["failed", "missing"])
-        if unfinished.any():
-            notes.append(f"{int(unfinished.sum())} cells have no finished run")
-        frame = frame[~unfinished]
+        notes += _unfinished(frame)
+        frame = frame[~frame["status"].isin(NOT_DONE)]
     values = numbers(frame[column])
     finite = np.isfinite(values)
     if not finite.all():
@@ -135,6 +134,31 @@ def usable_runs(frame: pd.DataFrame, score: str = "score") -> tuple[pd.DataFrame
             f"{_runs(frame[impossible])} with a {score} above 1 among others below: left out"
         )
     return frame[~impossible], notes
+
+
+def stopped_somewhere(frame: pd.DataFrame) -> set[str]:
+    """Arms that an early decision ended in some cell: in the others they are a chosen few, so
+    tables of cells that all arms share are made without them."""
+    if "status" not in frame:
+        return set()
+    return set(frame.loc[frame["status"].eq("stopped"), "arm"].astype(str))
+
+
+def _unfinished(frame: pd.DataFrame) -> list[str]:
+    """Notes on cells without a result: those still to do, and those stopped on purpose."""
+    notes = []
+    open_ = int(frame["status"].isin(["missing", "failed"]).sum())
+    if open_:
+        notes.append(f"{open_} cells have no finished run")
+    stopped = frame[frame["status"].eq("stopped")]
+    if len(stopped):
+        notes.append(
+            f"{len(stopped)} cells were stopped early by successive halving "
+            f"({', '.join(f'{arm} {n}' for arm, n in stopped['arm'].value_counts().items())}): "
+            "these arms have scores only where they were among the better ones on the selection "
+            "split, which flatters them"
+        )
+    return notes
 
 
 def _directions(frame: pd.DataFrame, score: str, notes: list[str]) -> np.ndarray:

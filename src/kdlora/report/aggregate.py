@@ -30,6 +30,7 @@ def in_blocks(frame: pd.DataFrame) -> pd.DataFrame:
     data = scored(frame)
     free = data["adaptation"].isin(SEEDLESS)
     data = data[[*_CELL, *COSTS]]
+    data["raced"] = _raced(frame, data)
     seeds = frame.loc[~frame["adaptation"].isin(SEEDLESS), [*place, "seed"]].drop_duplicates()
     repeated = data[free].drop(columns="seed").merge(seeds, on=place)
     seeded = pd.MultiIndex.from_frame(seeds[place])
@@ -38,12 +39,19 @@ def in_blocks(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else data
 
 
+def _raced(frame: pd.DataFrame, cells: pd.DataFrame) -> np.ndarray:
+    """Whether a cell is of an arm that an early decision ended elsewhere in its pair."""
+    place = ["pair", "arm"]
+    stopped = pd.MultiIndex.from_frame(frame.loc[frame["status"] == "stopped", place])
+    return pd.MultiIndex.from_frame(cells[place]).isin(stopped)
+
+
 def shared_blocks(cells: pd.DataFrame, pair: str, tasks: Sequence[str]) -> list[tuple[str, int]]:
     """The (task, seed) blocks in which every trained arm that has any score has one.
 
-    `cells` are those of `in_blocks`.
+    Arms that were stopped early somewhere are not asked for. `cells` are those of `in_blocks`.
     """
-    own = cells[(cells["pair"] == pair) & (cells["role"] != "baseline")]
+    own = cells[(cells["pair"] == pair) & (cells["role"] != "baseline") & ~cells["raced"]]
     arms = set(own["arm"])
     present = own[own["task"].isin(tasks)].groupby(["task", "seed"], sort=False)["arm"].agg(set)
     return [block for block, found in present.items() if found == arms]  # type: ignore[misc]

@@ -25,6 +25,7 @@ from kdlora.errors import StoreError
 from kdlora.report import raster
 from kdlora.report.charts_models import Bins, bins_of
 from kdlora.report.drawing import draw, side_by_side, size_of
+from kdlora.report.examples import Examples
 from kdlora.report.latex import render_latex
 from kdlora.report.palette import COLOURS, kind_of, shape_of
 from kdlora.report.parts import TIE, Explorer, Figure, Report, Source, Table
@@ -43,14 +44,15 @@ FIGURES = (
     "trade_off", "quality_size", "quality_latency", "learning", "averages", "by_task",
     "task_trends", "completion", "normalised", "costs", "per_parameter", "by_rank", "reductions",
     "forest", "critical_difference", "reliability", "confusion", "agreement", "explorer",
-    "score_costs",
+    "score_costs", "matrix",
 )  # fmt: skip
 TABLES = (
     "summary", "effects", "effects_by_task", "flag_counts", "flags", "unfinished", "coverage",
     "shared", "settings", "splits", "quality", "agreement", "metrics", "per_class", "efficiency",
     "efficiency_by_task", "protocol", "environment", "runs", "comparisons", "averages", "ranks",
     "reductions", "per_cost", "pareto", "selection", "doubts", "costs", "by_rank", "normalised",
-    "reliability", "confusion", "task_trends",
+    "reliability", "confusion", "task_trends", "recommended", "candidates", "next_steps", "matrix",
+    "matrix_effects", "matrix_tests",
 )  # fmt: skip
 FIGURE_KINDS = ("svg", "png", "pdf")
 TABLE_KINDS = ("csv", "tex")
@@ -76,6 +78,7 @@ def write_report(
     notes: Sequence[str] = (),
     rerun: str = "kdlora run study.yaml",
     bins: dict[str, Bins] | None = None,
+    examples: Examples | None = None,
     refresh_s: int | None = None,
 ) -> ReportFiles:
     """Write ``report.html``, ``report.md``, ``figures/`` and ``tables/`` below `out`.
@@ -87,6 +90,7 @@ def write_report(
         notes: further sentences for the methods.
         rerun: the command that does the study again.
         bins: run id -> its report rows by confidence, for the reliability diagrams.
+        examples: stored outputs and measured exports, for the recommendation and the matrix.
         refresh_s: the page loads itself again after so many seconds; for a study that runs.
 
     Each file is replaced as a whole, the page last; figures and tables of an earlier report that
@@ -95,7 +99,7 @@ def write_report(
     """
     report = build(
         frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun,
-        bins=bins,
+        bins=bins, examples=examples,
     )  # fmt: skip
     return save_report(report, Path(out), refresh_s=refresh_s)
 

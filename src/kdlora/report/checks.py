@@ -21,7 +21,7 @@ from kdlora.report.trust import full_grid
 def trust(facts: Facts) -> list[Finding]:
     """Coverage, flags, unequal conditions."""
     checks: tuple[Callable[[Facts], Finding | None], ...] = (
-        covered, flagged, unequal, equal, mixed_protocol, unsteady,
+        covered, ended_early, flagged, unequal, equal, mixed_protocol, unsteady,
     )  # fmt: skip
     return [finding for check in checks if (finding := check(facts))]
 
@@ -44,14 +44,34 @@ def covered(facts: Facts) -> Finding | None:
         text = f"All planned runs are done ({done} of {len(frame)})."
     else:
         failed = int((frame["status"] == "failed").sum())
-        missing = len(frame) - done - failed
-        rest = [f"{n} {what}" for n, what in ((failed, "failed"), (missing, "missing")) if n]
+        stopped = int((frame["status"] == "stopped").sum())
+        missing = len(frame) - done - failed - stopped
+        counted = ((failed, "failed"), (missing, "missing"), (stopped, "stopped early"))
+        rest = [f"{n} {what}" for n, what in counted if n]
         text = f"{done} of {len(frame)} planned runs are done; {w.join(rest)}."
     encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
     unscored = encoders.loc[encoders["score"].isna(), "run_id"].tolist()
     if unscored:
         text += f" No score is defined for {w.join(unscored)}; no mean includes it."
     return Finding("Coverage", text, ("coverage", "unfinished"))
+
+
+def ended_early(facts: Facts) -> Finding | None:
+    """Which models early decisions ended, and what that does to their means."""
+    frame = facts.frame
+    stopped = frame[frame["status"] == "stopped"]
+    if stopped.empty:
+        return None
+    listed = w.join([
+        f"{w.arm_name(arm)} in {w.plural(len(cells), 'cell')} of {len(own)}"
+        for arm, cells in groups(stopped, "arm")
+        if len(own := frame[frame["arm"] == arm])
+    ])  # fmt: skip
+    text = (
+        f"Successive halving ended {listed}, by scores on the selection split alone. These models "
+        "are left out of averages; where they have a score, they were among the better ones there."
+    )
+    return Finding("Stopped early", text, ("coverage", "unfinished"))
 
 
 def flagged(facts: Facts) -> Finding | None:
@@ -124,7 +144,7 @@ def mixed_protocol(facts: Facts) -> Finding | None:
 
 def _adapts(key: str) -> bool:
     """Whether a part of the protocol follows from the model's own speed and place."""
-    return key.endswith("repeats") or key == "interleaved"
+    return key.endswith("repeats") or key in ("interleaved", "measured")
 
 
 # The same architecture, merged, on one machine: its latency should not differ by more than this.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kdlora.analysis.compare import Comparison
 from kdlora.report import words as w
@@ -79,7 +80,8 @@ def _comparison(question: str, c: Comparison) -> tuple[Cell, ...]:
     return (
         Cell(question_name(question)), model(c.a), model(c.b),
         points(claim.difference, signed=True), interval(claim.low, claim.high),
-        p_value(claim.p_corrected), w.count(c.n_tasks), w.count(c.n_blocks), w.count(c.n_runs),
+        p_value(claim.p_corrected), w.count(c.n_tasks), w.count(c.n_blocks),
+        replace(w.count(c.n_runs), sub="; ".join(c.unequal)),
         Cell(c.beyond.verdict, sub=c.beyond.cannot), Cell(c.here.verdict, sub=c.here.cannot),
         points(claim.detectable),
     )  # fmt: skip

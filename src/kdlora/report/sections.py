@@ -28,13 +28,16 @@ from kdlora.report import (
     explorer,
     findings,
     headline,
+    matrix_report,
     provenance,
+    recommended,
     tables,
     trust,
 )
 from kdlora.report import gains as g
 from kdlora.report import words as w
 from kdlora.report.charts_models import Bins
+from kdlora.report.examples import Examples
 from kdlora.report.gains import Facts
 from kdlora.report.parts import Block, Figure, Report, Section, Source, Table, Tile
 from kdlora.report.statistics import Statistics, gather_statistics
@@ -75,6 +78,7 @@ class Study:
     spec: dict[str, Any]
     notes: Sequence[str]
     rerun: str
+    examples: Examples | None = None
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -94,13 +98,14 @@ def build(
     notes: Sequence[str],
     rerun: str,
     bins: dict[str, Bins] | None = None,
+    examples: Examples | None = None,
 ) -> Report:
     """Everything that a report shows, from the tidy frame. Raises InputError on an empty one."""
     facts = g.gather(frame)
     stats = gather_statistics(facts.frame)
-    study = Study(facts, stats, histories, bins or {}, spec, notes, rerun)
-    makers = (answer, trustworthy, quality, cost, trade_off, statistics, task_by_task, methods,
-              sources)  # fmt: skip
+    study = Study(facts, stats, histories, bins or {}, spec, notes, rerun, examples)
+    makers = (answer, trustworthy, quality, matrix, cost, trade_off, to_ship, statistics,
+              task_by_task, methods, sources)  # fmt: skip
     sections = [section for make in makers if (section := make(study))]
     return Report(title, _subtitle(facts.frame), tuple(sections))
 
@@ -231,6 +236,20 @@ def trade_off(study: Study) -> Section | None:
         cost_tables.pareto(stats) if stats else None,
     )
     return Section("trade-off", "Trade-off", blocks=blocks) if blocks else None
+
+
+def matrix(study: Study) -> Section | None:
+    """Teachers and students told apart, where several of each were crossed."""
+    outputs = study.examples.report if study.examples else {}
+    return matrix_report.section(matrix_report.gather(study.frame, outputs))
+
+
+def to_ship(study: Study) -> Section | None:
+    """The choice of each deployment profile; only where predictions were looked for."""
+    if study.examples is None:
+        return None
+    found = recommended.gather(study.frame, study.examples.selection, study.examples.exports)
+    return recommended.section(found)
 
 
 def statistics(study: Study) -> Section | None:

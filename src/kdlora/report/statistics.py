@@ -16,7 +16,7 @@ from kdlora.analysis.evidence import default_reference, questions
 from kdlora.analysis.pareto import Front, pareto_front
 from kdlora.analysis.ranks import Ranking, rank_methods
 from kdlora.analysis.results import Rules
-from kdlora.analysis.scores import numbers, usable_runs
+from kdlora.analysis.scores import numbers, stopped_somewhere, usable_runs
 from kdlora.analysis.shared_cells import SharedCells, shared_cells
 from kdlora.report.tidy import names
 from kdlora.store.plausible import numeric
@@ -28,7 +28,8 @@ COSTS = ("size_mb", "latency_p50_ms", "trainable_params", "peak_memory_mb", "tra
 # What comparisons read; each of them copies its frame, and a narrow one is quick to copy.
 USED = ("run_id", "pair", "task", "arm", "role", "adaptation", "distillation", "seed", "status",
         "metric", "direction", "score", "epoch_scores", "epoch_losses", "final_loss", "rank",
-        *COSTS)  # fmt: skip
+        "batch_size", "epochs", "planned_steps", "train_steps", "max_length", "precision",
+        "device", "environment", *COSTS)  # fmt: skip
 ON_TEACHER = "distilled student and its adaptation on the teacher"
 DISTILLATION = "gain of distillation"
 
@@ -83,7 +84,8 @@ def gather_statistics(frame: pd.DataFrame) -> Statistics | None:
     finished = set(usable["arm"])
     reference = default_reference([a for a in arms if a in finished])
     asked = questions([a for a in arms if a in finished], reference)
-    shared = shared_cells(frame, [a for a in arms if a in finished])
+    whole = finished - stopped_somewhere(frame)
+    shared = shared_cells(frame, [a for a in arms if a in whole])
     costs = [c for c in COSTS if c in frame and (numbers(frame[c]) > 0).any()]
     return Statistics(
         reference=reference,
@@ -113,7 +115,7 @@ def _by_pair(
     found = {}
     for pair in names(frame, "pair"):
         own = frame[frame["pair"] == pair]
-        arms = sorted(set(usable_runs(own)[0]["arm"]))
+        arms = sorted(set(usable_runs(own)[0]["arm"]) - stopped_somewhere(own))
         table = shared_cells(own, _encoders(arms)) if len(arms) > 1 else None
         if table is not None and not table.reason:
             found[pair] = aggregate(table, rng=rng, reference=reference, rules=DRAWN)
@@ -124,7 +126,8 @@ def _front(frame: pd.DataFrame, cost: str, rng: np.random.Generator) -> Front:
     """The Pareto set of score and one cost, of the arms that have both."""
     measured = frame[numbers(frame[cost]) > 0]
     done = measured[measured["status"] == "done"]
-    arms = _encoders(sorted(set(usable_runs(done)[0]["arm"]))) if len(done) else []
+    found = set(usable_runs(done)[0]["arm"]) if len(done) else set()
+    arms = _encoders(sorted(found - stopped_somewhere(frame)))
     axes = {"score": 1, cost: -1}
     if len(arms) < 2:
         return Front(axes, 0, 0, "", (), (), f"fewer than two models have a score and {cost}")

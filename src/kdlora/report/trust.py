@@ -68,12 +68,14 @@ def full_grid(frame: pd.DataFrame) -> int:
 def _counts(cells: pd.DataFrame) -> Counter[str]:
     done = cells["status"] == "done"
     failed = cells["status"] == "failed"
+    stopped = cells["status"] == "stopped"
     return Counter(
         {
             "planned": len(cells),
             "done": int(done.sum()),
             "failed": int(failed.sum()),
-            "missing": int((~done & ~failed).sum()),
+            "missing": int((~done & ~failed & ~stopped).sum()),
+            "stopped": int(stopped.sum()),
             "flagged": int(cells.loc[done, "flagged"].sum()),
             "unscored": int(cells.loc[done, "score"].isna().sum()),
         }
@@ -84,7 +86,8 @@ def _covered(counts: Counter[str]) -> Cell:
     planned, done = counts["planned"], counts["done"]
     if not planned:
         return Cell(w.NONE)
-    rest = {name: counts[name] for name in ("failed", "missing", "flagged", "unscored")}
+    kinds = ("failed", "missing", "stopped", "flagged", "unscored")
+    rest = {name: counts[name] for name in kinds}
     sub = ", ".join(f"{n} {what}" for what, n in rest.items() if n)
     return Cell(f"{done} of {planned}", done / planned, sub,
                 extra={"done": done, "planned": planned, **rest})  # fmt: skip
@@ -181,7 +184,8 @@ def flag_counts(frame: pd.DataFrame) -> Table | None:
 
 
 def unfinished(frame: pd.DataFrame) -> Table | None:
-    """Cells that are planned and have no result, with the error of those that failed."""
+    """Cells that are planned and have no result: the error of those that failed, and which early
+    decision ended those that were stopped."""
     rest = frame[frame["status"] != "done"].drop_duplicates("run_id")
     if rest.empty:
         return None
@@ -196,6 +200,6 @@ def unfinished(frame: pd.DataFrame) -> Table | None:
         MODEL,
         Column("seed", "Seed"),
         Column("status", "Status", numeric=False),
-        Column("error", "Error", numeric=False),
+        Column("error", "Why", numeric=False),
     )
     return Table("unfinished", "Runs without a result", columns, rows)

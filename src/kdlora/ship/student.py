@@ -7,17 +7,49 @@ import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from kdlora.spec.tasks import TASKS
 from kdlora.store.record import Record
 from kdlora.store.store import Store, write_json
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 CARD = "kdlora.json"
+CALIBRATION = "calibration.json"  # beside the record of a run
+
+
+class Fit(BaseModel):
+    """How good probabilities and answers are on one split."""
+
+    n: int
+    nll: float = Field(description="cross-entropy in nats")
+    ece: float = Field(description="expected calibration error, 15 bins")
+    accuracy: float
+    score: float | None = Field(None, description="the metric that the threshold maximises")
+
+
+class Calibration(BaseModel):
+    """What is done to a model's logits before it answers, and what that changed.
+
+    Probabilities are softmax(logits / temperature); with two classes and a threshold, `positive` is
+    answered exactly where its probability reaches the threshold.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    temperature: float | None = Field(None, gt=0)
+    threshold: float | None = Field(None, ge=0, le=1)
+    positive: str | None = None
+    metric: str | None = Field(None, description="what the threshold maximises")
+    chosen_on: Literal["selection"] = "selection"
+    n: int = Field(description="rows it was chosen on")
+    before: dict[str, Fit] = Field({}, description="split -> as the model came")
+    after: dict[str, Fit] = {}
 
 
 class ModelCard(BaseModel):
@@ -37,6 +69,7 @@ class ModelCard(BaseModel):
     selection_score: float | None
     report_score: float | None
     chosen_because: str
+    calibration: Calibration | None = None
     kdlora: str = version("kdlora")
 
 
@@ -72,14 +105,20 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
         assert record is not None
         students = cells[cells["status"] == "done"]
         why = f"best {chosen['metric']} on the selection split of {len(students)} student runs"
-        card = make_card(record, why, arm=str(chosen["arm"]))
-        if read_card(folder) != card:
-            _save_merged(record, store.folder(record.run_id) / "model", folder, card)
+        own, before = store.folder(record.run_id), read_card(folder)
+        calibration = read_calibration(own)
+        if calibration is None and before is not None and before.run_id == record.run_id:
+            calibration = before.calibration  # of this very model
+        card = make_card(record, why, arm=str(chosen["arm"]), calibration=calibration)
+        if before != card:
+            _save_merged(record, own / "model", folder, card)
         saved.append((folder, card))
     return saved
 
 
-def make_card(record: Record, why: str, *, arm: str) -> ModelCard:
+def make_card(
+    record: Record, why: str, *, arm: str, calibration: Calibration | None = None
+) -> ModelCard:
     run, quality = record.run, record.quality
     assert quality is not None
     assert run.training is not None
@@ -103,7 +142,16 @@ def make_card(record: Record, why: str, *, arm: str) -> ModelCard:
         selection_score=quality.splits["selection"].get(quality.primary),
         report_score=quality.score,
         chosen_because=why,
+        calibration=calibration,
     )
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """What `kdlora calibrate` kept in a run's folder, or None."""
+    try:
+        return Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def read_card(folder: Path) -> ModelCard | None:
@@ -111,7 +159,7 @@ def read_card(folder: Path) -> ModelCard | None:
     try:
         values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
         return ModelCard.model_validate(values)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.analysis.results import Result
-from kdlora.spec.names import BASELINES
+from kdlora.spec.names import BASELINES, NOT_DONE
 from kdlora.store.plausible import numeric
 
 Severity = Literal["error", "warning", "info"]
@@ -59,7 +59,7 @@ def strategy(frame: pd.DataFrame) -> pd.Series:
 def is_done(frame: pd.DataFrame) -> pd.Series:
     if "status" not in frame:
         return pd.Series(True, index=frame.index)
-    return ~frame["status"].isin(["missing", "failed"])
+    return ~frame["status"].isin(NOT_DONE)
 
 
 def has(frame: pd.DataFrame, *columns: str) -> bool:

@@ -1,0 +1,106 @@
+"""Scores of competing models, drawn again: examples paired across all of them, then seeds.
+
+A draw answers "what would the scores have been, had the held-out examples and the seeds been
+others?". The examples are the same for all models in a draw, so what they have in common cancels
+out of every difference. The spread of a mean over k seeds is widened by sqrt(k / (k - 1)), for the
+bootstrap divides by k where the variance needs k - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlora.analysis.intervals import affordable
+from kdlora.analysis.results import finite
+from kdlora.analysis.summands import resampled, summands
+from kdlora.store.outputs import SplitOutputs, shared_examples
+
+
+@dataclass(frozen=True)
+class ScoreDraws:
+    """Scores of candidates, in the metric's own unit.
+
+    scores [candidates]: means over seeds. draws [draws, candidates], or None where nothing could
+    be resampled. by_examples [draws, candidates]: the same with the seeds kept as they are.
+    n_examples: 0 where predictions were missing, so that only seeds vary.
+    """
+
+    scores: np.ndarray
+    draws: np.ndarray | None
+    by_examples: np.ndarray | None
+    n_examples: int
+    n_seeds: tuple[int, ...]
+
+
+def draw_scores(
+    runs: Sequence[Sequence[str]],
+    seeds: Sequence[Sequence[int]],
+    scores: Mapping[str, float],
+    outputs: Mapping[str, SplitOutputs],
+    metric: str,
+    *,
+    rng: np.random.Generator,
+    draws: int = 4_000,
+    positive: int | None = None,
+) -> ScoreDraws:
+    """Draw the mean scores of candidates.
+
+    `runs` and `seeds` list each candidate's runs; `scores` holds the recorded score of every run,
+    `outputs` those outputs that were stored. If any run lacks them, examples are not resampled.
+    """
+    names = list(dict.fromkeys(run for own in runs for run in own))
+    column = {name: i for i, name in enumerate(names)}
+    known = {name: outputs[name] for name in names if name in outputs}
+    aligned = shared_examples(known) if len(known) == len(names) else {}
+    n = len(next(iter(aligned.values())).labels) if aligned else 0
+    recorded = np.array([scores[name] for name in names], float)
+    if n >= 2:
+        draws = affordable(draws, n * len(names))
+        parts = [
+            summands(metric, aligned[name].outputs, aligned[name].labels, positive=positive)
+            for name in names
+        ]
+        by_run = resampled(parts, draws=draws, rng=rng)
+        by_run = np.where(np.isfinite(by_run), by_run, recorded)  # one class only: undefined
+    else:
+        by_run = np.tile(recorded, (draws, 1))
+    means = np.array([recorded[[column[r] for r in own]].mean() for own in runs])
+    several = any(len(own) > 1 for own in runs)
+    if n < 2 and not several:
+        return ScoreDraws(means, None, None, 0, tuple(len(own) for own in runs))
+    picks: dict[tuple[int, ...], np.ndarray] = {}
+    kept, varied = [], []
+    for own, own_seeds in zip(runs, seeds, strict=True):
+        values = by_run[:, [column[r] for r in own]]
+        centre, k = values.mean(1), len(own)
+        kept.append(centre)
+        if k == 1:
+            varied.append(centre)
+            continue
+        key = tuple(own_seeds)  # candidates of the same seeds are paired by seed
+        if key not in picks:
+            picks[key] = rng.integers(0, k, (len(by_run), k))
+        mean = np.take_along_axis(values, picks[key], axis=1).mean(1)
+        varied.append(centre + math.sqrt(k / (k - 1)) * (mean - centre))
+    by_examples = np.stack(kept, 1) if n >= 2 else None
+    return ScoreDraws(
+        means, np.stack(varied, 1), by_examples, n, tuple(len(own) for own in runs)
+    )  # fmt: skip
+
+
+def quantiles(values: np.ndarray | None, alpha: float = 0.05) -> tuple[float | None, float | None]:
+    """The percentile interval of draws, or two Nones."""
+    if values is None:
+        return None, None
+    low, high = np.quantile(values, [alpha / 2, 1 - alpha / 2])
+    return finite(low), finite(high)
+
+
+def two_sided_p(values: np.ndarray) -> float:
+    """Bootstrap p-value of "the difference is zero": twice the smaller tail, never quite 0."""
+    below, above = (np.sum(values <= 0) + 1), (np.sum(values >= 0) + 1)
+    return float(min(1.0, 2 * min(below, above) / (len(values) + 1)))

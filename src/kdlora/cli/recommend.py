@@ -1,0 +1,205 @@
+"""`kdlora recommend`: which model of a study to ship, under constraints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kdlora.errors import InputError
+
+if TYPE_CHECKING:
+    from kdlora.analysis.constraints import Constraints
+    from kdlora.analysis.recommendation import Judged, Recommendation
+
+
+def recommend(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder or name.")],
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="server, mobile, edge or max-quality; default all four, or none where limits are "
+            "given. Options below replace a profile's own limits."
+        ),
+    ] = None,
+    max_size_mb: Annotated[float | None, typer.Option(help="MB on disk (10^6 bytes).")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Milliseconds for one text, at --latency.")
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Of the task's metric on the selection split, such as 0.82."),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points lost at most against the best teacher.")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="any, torch or onnx. Default any, or the profile's.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="Allowed, of none,int8,int4. Default all, or the profile's.")
+    ] = None,
+    prefer: Annotated[
+        str | None,
+        typer.Option(
+            help="Among what keeps the limits: score, latency or size. Default score, or the "
+            "profile's."
+        ),
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Percentile that counts: p50 or p95 (default).")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens at which latencies are compared; default as measured."),
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task; many times. Default all.")
+    ] = None,
+    export: Annotated[
+        list[Path] | None,
+        typer.Option(help="An exported folder that is not in STUDY/exports; many times."),
+    ] = None,
+    measured_only: Annotated[
+        bool, typer.Option("--measured-only", help="No estimates: only forms that were measured.")
+    ] = False,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 4_000,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Choose what to ship: the best model and form under limits, and how sure that is.
+
+    The selection split chooses; the report split's score is only shown. Sizes and latencies are
+    those of exports where there are any, else of the runs, else estimates that say so.
+    """
+    from kdlora.analysis.constraints import PROFILES, Constraints
+    from kdlora.analysis.constraints import profile as named
+    from kdlora.ship.recommend import recommend_study
+
+    given: dict[str, Any] = {
+        "max_size_mb": max_size_mb, "max_latency_ms": max_latency_ms, "min_score": min_score,
+        "max_drop": max_drop, "runtime": runtime, "prefer": prefer, "latency": latency,
+        "quantize": tuple(q.strip() for q in quantize.split(",")) if quantize else None,
+    }  # fmt: skip
+    problems = [
+        f"--{name} is {value}; expected at least {least}"
+        for name, value, least in (("draws", draws, 100), ("length", length, 1), ("seed", seed, 0))
+        if value is not None and value < least
+    ]
+    if problems:
+        raise InputError(problems)
+    asked: list[tuple[str | None, Constraints]]
+    if profile is not None:
+        asked = [(profile, named(profile).constraints.changed(**given))]
+    elif any(value is not None for value in given.values()):
+        asked = [(None, Constraints().changed(**given))]
+    else:
+        asked = [(name, p.constraints) for name, p in PROFILES.items()]
+    found = recommend_study(
+        study, asked, tasks=task or (), exports=export or (), length=length,
+        measured_only=measured_only, draws=draws, seed=seed,
+    )  # fmt: skip
+    if as_json:
+        rows = [one.to_dict() for one in found]
+        print(json.dumps({"study": str(study), "seed": seed, "recommendations": rows}, indent=1))
+        return
+    several = len({one.task for one in found}) > 1
+    for i, one in enumerate(found):
+        if i:
+            print()
+        _show(one, several=several, brief=len(asked) > 1)
+
+
+def _show(one: Recommendation, *, several: bool, brief: bool) -> None:
+    from rich.console import Console
+
+    from kdlora.report.recommended import limits_text, model_name, sentence
+
+    console = Console()
+    title = one.profile or "Recommendation"
+    title += f" on {one.task}" if several else ""
+    console.print(f"{title}: {limits_text(one.constraints)}", style="bold", markup=False)
+    if one.choice is not None:
+        console.print(sentence(one), markup=False, highlight=False)
+    else:
+        console.print("Nothing fits.", markup=False)
+        for judged in one.nearest:
+            name = model_name(judged.candidate)
+            lacks = "; ".join(_broken(b) for b in judged.broken)
+            console.print(f"  nearest: {name}: {lacks}", markup=False, highlight=False)
+        for give in one.gives:
+            console.print(f"  {_give(give)}", markup=False, highlight=False)
+    _show_table(one, console, brief=brief)
+    for exclusion in one.exclusions:
+        console.print(
+            f"  {exclusion.constraint} {_value(exclusion.limit)} excludes "
+            f"{len(exclusion.excluded)} of {one.n_candidates}; without it "
+            f"{exclusion.fit_without} would fit ({one.n_fitting} do)",
+            markup=False,
+            highlight=False,
+        )
+    for step in one.next_steps:
+        console.print(f"  next: {step.text}", markup=False, highlight=False)
+        if step.command:
+            console.print(f"        {step.command}", markup=False, highlight=False, soft_wrap=True)
+    if not brief:
+        for note in one.notes:
+            console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
+
+
+def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from kdlora.report import words as w
+    from kdlora.report.recommended import cost_text, latency_of, short_name
+
+    scale = w.scale_of(one.metric)
+    shown = [one.choice, *one.runners_up] if one.choice is not None else list(one.nearest)
+    columns = ["", "model", "select", "drop", "report", "MB", f"ms {one.constraints.latency}"]
+    table = Table(*columns, "best", "fits", box=None, pad_edge=False)
+
+    def row(name: str, judged: Judged) -> None:
+        c = judged.candidate
+        costs = (c.size_mb, latency_of(c, one.constraints))
+        cells = [
+            name, short_name(c), scale.write(c.score), w.fixed(judged.drop, 1),
+            scale.write(c.report_score), *(cost_text(cost) for cost in costs),
+            _percent(judged.p_best), _percent(judged.p_meets),
+        ]  # fmt: skip
+        table.add_row(*(Text(cell) for cell in cells))
+
+    for i, judged in enumerate(shown):
+        if judged is not None:
+            row("*" if judged is one.choice else str(i + (one.choice is None)), judged)
+    console.print(table)
+    if not brief and one.choice is not None:
+        c = one.choice.candidate
+        for what, cost in (("size", c.size_mb), ("latency", latency_of(c, one.constraints))):
+            console.print(f"  {what}: {cost.basis}, {cost.source}", markup=False, highlight=False)
+        where = c.folder or c.ship_folder
+        console.print(f"  it is {where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | int) else str(value)
+
+
+def _broken(broken: Any) -> str:
+    value = "unknown" if broken.value is None else _value(broken.value)
+    return f"{broken.constraint} is {value}, asked {_value(broken.limit)}"
+
+
+def _give(give: Any) -> str:
+    if give.candidate is None:
+        return f"{give.constraint}: no value of it alone is enough"
+    return (
+        f"{give.constraint} {_value(give.needed)} instead of {_value(give.limit)} would let in "
+        f"{give.candidate}"
+    )
