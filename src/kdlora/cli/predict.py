@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +15,9 @@ from kdlora.errors import InputError
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved student or run folder.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A saved student, an export, or a run's folder.")
+    ],
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="CSV, TSV, JSONL or Parquet.")
     ] = None,
@@ -26,6 +31,14 @@ def predict(
         list[str] | None, typer.Option(help="Text column of the file; twice for a pair.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: FILE-predictions.csv here.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an export: torch, onnx, onnx-int8 or onnx-int4. Default: the fastest that "
+            "passed the accuracy gate."
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: all processors.", min=1)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answers to --text as JSON.")] = False,
 ) -> None:
     """Label texts with a saved model."""
@@ -39,21 +52,19 @@ def predict(
     from kdlora.engines.tuning import choose_waiting
 
     choose_waiting()
-    from kdlora.models.quiet import silence_libraries
     from kdlora.ship.predict import load_predictor, predict_file
 
-    silence_libraries()
-    predictor = load_predictor(model)
+    predictor = load_predictor(model, variant=variant, threads=threads)
     expected = len(predictor.card.text_columns)
     if text:
-        columns = (list(text), list(second)) if second else (list(text),)
-        if len(columns) != expected and predictor.card.task:
+        texts = (list(text), list(second)) if second else (list(text),)
+        if len(texts) != expected and predictor.card.task:
             raise InputError(
                 f"this model reads {expected} text{'s' if expected > 1 else ''} "
-                f"({', '.join(predictor.card.text_columns)}), {len(columns)} given; "
+                f"({', '.join(predictor.card.text_columns)}), {len(texts)} given; "
                 "a pair is --text with --second"
             )
-        answers = predictor(columns)
+        answers = predictor(texts)
         if as_json:
             print(json.dumps(answers, indent=1, ensure_ascii=False))
             return
@@ -64,19 +75,35 @@ def predict(
                 print(f"{answer['label']}\t{answer['probability']:.3f}\t{sentence}")
         return
 
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     assert file is not None
     target = out or Path(f"{file.name.split('.')[0]}-predictions.csv")
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.fields[rows]:,} rows"), TimeElapsedColumn()
-    ) as bar:
-        job = bar.add_task("predict", total=None, rows=0)
-        rows = predict_file(
-            predictor,
-            file,
-            target,
-            columns=tuple(text_column) if text_column else None,
-            on_rows=lambda n: bar.update(job, rows=n),
+    columns = tuple(text_column) if text_column else None
+    if columns and predictor.card.task and len(columns) != expected:
+        raise InputError(
+            f"{len(columns)} --text-column given, but this model reads {expected} "
+            f"({', '.join(predictor.card.text_columns)})"
         )
-    print(f"{rows} rows with predictions: {target}")
+    rows, seconds = _follow(
+        lambda on_rows: predict_file(predictor, file, target, columns=columns, on_rows=on_rows)
+    )
+    print(f"{rows:,} rows with predictions: {target}")
+    print(
+        f"by {predictor.variant}, {rows / max(seconds, 1e-9):,.0f} rows a second", file=sys.stderr
+    )
+
+
+def _follow(work: Callable[[Callable[[int], None]], int]) -> tuple[int, float]:
+    """Do the work under a line that counts its rows; returns rows and seconds."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    began = time.monotonic()
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.fields[rows]:,} rows, {task.fields[pace]:,.0f} a second"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        job = bar.add_task("predict", total=None, rows=0, pace=0.0)
+        rows = work(lambda n: bar.update(job, rows=n, pace=n / max(time.monotonic() - began, 1e-9)))
+    return rows, time.monotonic() - began

@@ -1,102 +1,96 @@
-"""Predictions with a saved model: for a few texts, or a file of any length in bounded memory."""
+"""Predictions with any model that kdlora made: a few texts, or a file in bounded memory."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kdlora.data.batches import encode
-from kdlora.data.chunks import read_chunks
+from kdlora.data.chunks import Row, read_chunks
 from kdlora.errors import InputError, ModelError, did_you_mean
-from kdlora.models.saved import load_trained
-from kdlora.ship.student import ModelCard, make_card, read_card
-from kdlora.store.store import Store
-from kdlora.training.forward import Forward, make_forward
-from kdlora.training.inference import predict as outputs_of
-from kdlora.training.precision import Compute, choose_compute, place_for_inference
+from kdlora.ship.answers import Answer, Predictor
+from kdlora.ship.artefact import is_artefact, read_artefact
+from kdlora.ship.safety import check_folder
 
-CHUNK = 8192  # rows in memory at a time
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model in memory, ready to be asked."""
-
-    model: Any
-    tokenizer: Any
-    card: ModelCard
-    compute: Compute
-    forward: Forward
-
-    def __call__(self, texts: tuple[list[str], ...]) -> list[dict[str, Any]]:
-        """One answer a text: {"label", "probability", "probabilities"} or {"value"}."""
-        encoded = encode(self.tokenizer, texts, max_length=self.card.max_length)
-        outputs = outputs_of(self.model, encoded, self.compute, forward=self.forward)
-        if self.card.kind == "regression":
-            return [{"value": float(value)} for value in outputs[:, 0]]
-        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        shares = shifted / shifted.sum(axis=1, keepdims=True)
-        names = self.card.label_names
-        return [
-            {
-                "label": names[int(row.argmax())],
-                "probability": float(row.max()),
-                "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
-            }
-            for row in shares
-        ]
+# What is in memory at a time: enough rows to sort by length, and never more text than this.
+ROWS, CHARACTERS = 4096, 16_000_000
+_READ = 256
 
 
-def load_predictor(model: str | Path, *, precision: str = "auto") -> Predictor:
-    """Load a saved student, a run's folder or any sequence classifier saved by transformers."""
+def load_predictor(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    precision: str = "auto",
+    threads: int | None = None,
+) -> Predictor:
+    """Load a saved student, a run's folder, an exported folder or any classifier's folder.
+
+    Of an exported folder `variant` chooses what runs (``torch``, ``onnx``, ``onnx-int8``,
+    ``onnx-int4``), by default the fastest that passed the accuracy gate. ONNX variants need no
+    torch. `threads` default to what the libraries choose. Raises ModelError or InputError.
+    """
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        raise ModelError(
-            f"no model folder at {folder}. Give a saved student (the folder `student` of a study) "
-            "or a run's folder (below `runs`)"
+        raise ModelError(_no_folder(folder))
+    if is_artefact(folder):
+        return _load_exported(folder, variant, precision, threads)
+    if variant not in (None, "torch"):
+        raise InputError(
+            f"{folder} was not exported, so it has no variant '{variant}'. "
+            f"Make one: kdlora export {folder} --to DIR --format onnx"
         )
-    encoder = None
-    if (folder / "record.json").is_file():
-        record = Store(folder.parent.parent).read(folder.name)
-        if record is None or record.run.role == "baseline" or record.run.adaptation == "given":
-            raise ModelError(f"{folder} holds no trained encoder")
-        card = make_card(record, "named by the user", arm=record.run.title)
-        encoder, folder = record.run.encoder, folder / "model"
-    else:
-        card = read_card(folder) or _card_of_config(folder)
-    compute = choose_compute(precision, max_length=card.max_length)
-    loaded, tokenizer = load_trained(folder, encoder=encoder, attention=compute.attention)
-    placed = place_for_inference(loaded, compute)
-    return Predictor(placed, tokenizer, card, compute, make_forward(placed, compute))
+    if (folder / "plan.json").is_file() and not (folder / "config.json").is_file():
+        student = folder / "student"
+        hint = f" Its student: {student}" if student.is_dir() else ""
+        raise ModelError(f"{folder} is a study with many models; name one of them.{hint}")
+    return _load_torch(folder, precision, threads)
 
 
-def _card_of_config(folder: Path) -> ModelCard:
-    """What a model without a card says of itself."""
-    from transformers import AutoConfig
+def _load_exported(
+    folder: Path, variant: str | None, precision: str, threads: int | None
+) -> Predictor:
+    from kdlora.ship.runtime import load_onnx
 
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no model that can be read: {error}") from None
-    regression = config.num_labels == 1
-    return ModelCard(
-        run_id="",
-        task="",
-        arm="",
-        seed=0,
-        kind="regression" if regression else "classification",
-        text_columns=["text"],
-        label_names=[] if regression else [config.id2label[i] for i in range(config.num_labels)],
-        max_length=min(getattr(config, "max_position_embeddings", 512), 512),
-        metric="",
-        selection_score=None,
-        report_score=None,
-        chosen_because="",
+    check_folder(folder)
+    artefact = read_artefact(folder)
+    torch = find_spec("torch") is not None
+    chosen = artefact.variant(variant) if variant else artefact.best_variant(torch=torch)
+    if chosen.runtime == "onnx":
+        return load_onnx(folder, artefact, chosen, threads=threads)
+    from kdlora.ship.artefact import verify
+
+    loaded = ("config.json", "model.safetensors", "tokenizer.json", "kdlora.json")
+    verify(folder, artefact, only=loaded)
+    return _load_torch(folder, precision, threads)
+
+
+def _load_torch(folder: Path, precision: str, threads: int | None) -> Predictor:
+    for module in ("torch", "transformers", "peft"):
+        if find_spec(module) is None:
+            raise ModelError(
+                f"{folder} holds torch weights and {module} is not installed. Install it, or "
+                "export the model where it is: kdlora export ... --format onnx"
+            )
+    from kdlora.models.quiet import silence_libraries
+    from kdlora.ship.torch_runtime import load_torch
+
+    silence_libraries()
+    return load_torch(folder, precision=precision, threads=threads)
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.is_file():
+        return (
+            f"{folder} is a file; a model is the folder that holds it"
+            if folder.suffix in (".onnx", ".safetensors")
+            else f"{folder} is a file; give the folder of a model, unpacked"
+        )
+    return (
+        f"no model folder at {folder}. Give a saved student (the folder `student` of a study), "
+        "an exported folder or a run's folder (below `runs`)"
     )
 
 
@@ -119,14 +113,14 @@ def predict_file(
     try:
         with temporary.open("w", encoding="utf-8", newline="") as handle:
             writer = None
-            for rows in read_chunks(source, CHUNK):
+            for rows in _chunks(source, wanted):
                 texts = _texts(rows, wanted, source)
-                answers = list(_flat(predictor(texts)))
+                found = list(_flat(predictor(texts)))
                 if writer is None:
-                    fields = [*rows[0], *(k for k in answers[0] if k not in rows[0])]
+                    fields = [*rows[0], *(k for k in found[0] if k not in rows[0])]
                     writer = csv.DictWriter(handle, fields)
                     writer.writeheader()
-                writer.writerows({**r, **a} for r, a in zip(rows, answers, strict=True))
+                writer.writerows({**r, **a} for r, a in zip(rows, found, strict=True))
                 total += len(rows)
                 on_rows(total)
         temporary.replace(target)
@@ -135,20 +129,34 @@ def predict_file(
     return total
 
 
-def _texts(
-    rows: list[dict[str, Any]], wanted: tuple[str, ...], source: Path
-) -> tuple[list[str], ...]:
+def _chunks(source: Path, wanted: tuple[str, ...]) -> Iterator[list[Row]]:
+    """Rows of the file, as many at a time as `ROWS` and `CHARACTERS` allow."""
+    held: list[Row] = []
+    characters = 0
+    for rows in read_chunks(source, _READ):
+        held += rows
+        characters += sum(len(str(row.get(name, ""))) for row in rows for name in wanted)
+        if len(held) >= ROWS or characters >= CHARACTERS:
+            yield held
+            held, characters = [], 0
+    if held:
+        yield held
+
+
+def _texts(rows: list[Row], wanted: tuple[str, ...], source: Path) -> tuple[list[str], ...]:
     missing = [name for name in wanted if name not in rows[0]]
     if missing:
         raise InputError(
             f"{source} has no column '{missing[0]}'.{did_you_mean(missing[0], rows[0])} "
             "Name the text column with --text-column"
         )
-    return tuple(["" if row[name] is None else str(row[name]) for row in rows] for name in wanted)
+    return tuple(
+        ["" if row.get(name) is None else str(row[name]) for row in rows] for name in wanted
+    )
 
 
-def _flat(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for answer in answers:
+def _flat(found: Iterable[Answer]) -> Iterator[dict[str, Any]]:
+    for answer in found:
         if "value" in answer:
             yield {"prediction": answer["value"]}
         else:

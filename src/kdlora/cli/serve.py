@@ -1,0 +1,76 @@
+"""`kdlora serve`: one model behind an HTTP interface."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdlora.errors import InputError
+
+
+def serve(
+    model: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An exported folder, or a saved student.")
+    ],
+    variant: Annotated[
+        str | None,
+        typer.Option(help="torch, onnx, onnx-int8 or onnx-int4. Default: fastest that passed."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address; 0.0.0.0 is all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one batch. Default: all processors.", min=1)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Batches computed at once.", min=1, max=64)] = 1,
+    max_batch: Annotated[int, typer.Option(help="Texts computed together.")] = 32,
+    max_wait_ms: Annotated[float, typer.Option(help="Wait for company at most.")] = 2.0,
+    queue: Annotated[int, typer.Option(help="Texts that wait; beyond it: 503.")] = 256,
+    timeout_s: Annotated[float, typer.Option(help="Until an answer; beyond it: 504.")] = 10.0,
+    body_timeout_s: Annotated[
+        float, typer.Option(help="Until a request is whole; beyond it: 408.")
+    ] = 5.0,
+    max_text_chars: Annotated[int, typer.Option(help="Of one text; beyond it: 413.")] = 20_000,
+    max_body_mb: Annotated[float, typer.Option(help="Of one request; beyond it: 413.")] = 1.0,
+    max_connections: Annotated[int, typer.Option(help="Open at once; beyond it: 503.")] = 512,
+) -> None:
+    """Serve a model over HTTP: /predict, /health, /metrics, /docs, and a page to try it at /."""
+    from pydantic import ValidationError
+
+    from kdlora.ship.runtime import need
+
+    for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
+        need(module, "serve", "serve a model")
+    from kdlora.ship.predict import load_predictor
+    from kdlora.ship.serve.requests import Limits
+    from kdlora.ship.serve.server import listen
+    from kdlora.ship.serve.server import serve as run
+
+    try:
+        limits = Limits(
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            queue=queue,
+            timeout_s=timeout_s,
+            body_timeout_s=body_timeout_s,
+            max_text_chars=max_text_chars,
+            max_body_mb=max_body_mb,
+            max_connections=max_connections,
+        )
+    except ValidationError as error:
+        raise InputError(
+            f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}: {e['msg']}"
+            for e in error.errors()
+        ) from None
+    bound = listen(host, port)  # before the model is loaded: a taken port is told at once
+    predictor = load_predictor(model, variant=variant, threads=threads)
+
+    def ready(url: str) -> None:
+        print(f"{predictor.card.task or model.name} as {predictor.variant} at {url}", flush=True)
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            print("note: whoever reaches this port may ask; there are no passwords", flush=True)
+
+    accepted, answered = run(predictor, bound, limits, workers=workers, on_ready=ready)
+    print(f"stopped: {accepted} requests accepted, {answered} answered", file=sys.stderr)

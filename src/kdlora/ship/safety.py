@@ -1,0 +1,187 @@
+"""Model folders from strangers: nothing in them is run, and nothing outside them is read.
+
+Weights are safetensors or ONNX. Pickled weights, which run code when they are read, are refused;
+code that comes with a model (`auto_map`) is never run; links, and paths in the files, that lead
+out of the folder are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kdlora.errors import ModelError
+
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
+SAFE_WEIGHTS = ("*.safetensors", "onnx/*.onnx", "*.onnx")
+_LARGEST_JSON = 64 * 1024 * 1024  # bytes; a vocabulary of a million words has about forty
+# Keys whose value transformers, peft or kdlora takes for the name of a file in the folder.
+_FILE_KEYS = frozenset(
+    {"path", "adapter", "location", "vocab_file", "merges_file", "tokenizer_file", "spm_file"}
+)
+
+# Where a TensorProto can hide in an ONNX file: message -> {field number: message within}.
+# The numbers are those of onnx.proto (opset-independent, IR version 3 and later).
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "function": {7: "node", 11: "attribute"},
+    "training": {1: "graph", 2: "graph"},
+    "tensor": {13: "entry"},
+}
+_DEEPEST = 64  # graphs within graphs; real models have a handful
+
+
+def check_folder(folder: Path) -> None:
+    """See that a model folder holds nothing that could harm; raises ModelError with all problems.
+
+    Pickle files beside safe weights are passed over (they are never read); a folder whose only
+    weights are pickled is refused.
+    """
+    root = _root(folder)
+    problems = []
+    pickled = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.resolve().is_relative_to(root):
+            problems.append(f"{name} is a link that leads out of the folder: refused")
+        elif path.suffix.lower() in PICKLES and path.is_file():
+            pickled.append(name)
+        elif path.suffix == ".json" and path.parent == folder:
+            problems += [f"{name}: {problem}" for problem in _paths_out(path)]
+    if pickled and not any(next(folder.glob(pattern), None) for pattern in SAFE_WEIGHTS):
+        problems.append(
+            f"the weights are pickled ({', '.join(pickled[:3])}), and reading a pickle runs "
+            "whatever code is in it: refused. Expected model.safetensors or an ONNX file; have "
+            "the author save the model with safe_serialization, or convert it where you trust it"
+        )
+    if problems:
+        raise ModelError(problems, where=str(folder))
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path in a file is relative and stays in the folder of the file."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not (
+        path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name
+    )
+
+
+def check_onnx(path: Path) -> list[str]:
+    """The files beside an ONNX file that hold its tensors; all lie in its folder.
+
+    Raises ModelError for tensors that would be read from anywhere else and for a file that is no
+    ONNX model.
+    """
+    try:
+        with path.open("rb") as handle:
+            content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        # Closed when the last view of it is gone, which after an error is a moment later.
+        found = dict.fromkeys(_external(memoryview(content), "model", 0))
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"{path} is no ONNX model: {error}") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error}") from None
+    root = path.parent.resolve()
+    problems = []
+    for name in found:
+        if not is_inside(name) or not (root / name).resolve().is_relative_to(root):
+            problems.append(f"tensors would be read from {name!r}, outside the folder: refused")
+        elif not (root / name).is_file():
+            problems.append(f"the file {name} with its tensors is missing")
+    if problems:
+        raise ModelError(problems, where=str(path))
+    return list(found)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file of a stranger. Raises ModelError."""
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise ModelError(f"{path} is larger than any such file can be: refused")
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+def _root(folder: Path) -> Path:
+    """The folder itself; for a snapshot in the hub's cache, whose files are links, the model's."""
+    resolved = folder.resolve()
+    model = resolved.parent.parent
+    cached = resolved.parent.name == "snapshots" and model.name.startswith("models--")
+    return model if cached else resolved
+
+
+def _paths_out(path: Path) -> Iterator[str]:
+    """Values of file keys, at any depth of a JSON file, that lead out of the folder."""
+    if path.name in ("tokenizer.json", "adapter_config.json", "kdlora.json"):
+        return  # a vocabulary names no files; an adapter's base model lies elsewhere by nature
+    todo = [read_json(path)]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += value
+        elif isinstance(value, dict):
+            todo += value.values()
+            named = [(key, value[key]) for key in _FILE_KEYS & value.keys()]
+            if isinstance(shards := value.get("weight_map"), dict):
+                named += [("weight_map", name) for name in set(map(str, shards.values()))]
+            for key, name in named:
+                if isinstance(name, str) and name and not is_inside(name):
+                    yield f"{key} is {name!r}, which leads out of the folder: refused"
+
+
+def _external(message: memoryview, kind: str, depth: int) -> Iterator[str]:
+    """Locations of external data below a protobuf message; payloads are skipped, not copied."""
+    if depth > _DEEPEST:
+        raise ValueError("graphs nested too deeply")
+    inner = _FIELDS[kind]
+    for number, value in _fields(message):
+        name = inner.get(number)
+        if name is None or not isinstance(value, memoryview):
+            continue
+        if name == "entry":
+            entry = {n: bytes(v) for n, v in _fields(value) if isinstance(v, memoryview)}
+            if entry.get(1) == b"location":
+                yield entry.get(2, b"").decode("utf-8")
+        else:
+            yield from _external(value, name, depth + 1)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | None]]:
+    """(number, bytes) of each field of a protobuf message; None for fields that hold a number."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            _, at = _varint(message, at)
+            yield number, None
+        elif wire == 2:
+            size, at = _varint(message, at)
+            yield number, message[at : at + size]
+            at += size
+        elif wire in (1, 5):
+            at += 8 if wire == 1 else 4
+            yield number, None
+        else:
+            raise ValueError(f"unknown wire type {wire}")
+        if at > len(message):
+            raise ValueError("it ends in the middle of a field")
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number without end")

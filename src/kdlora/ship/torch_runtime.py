@@ -1,0 +1,73 @@
+"""Models in torch at work: a saved student, a run, any classifier saved by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kdlora.data.batches import encode
+from kdlora.errors import ModelError
+from kdlora.models.saved import load_trained
+from kdlora.ship.answers import Predictor, Texts
+from kdlora.ship.safety import check_folder
+from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
+from kdlora.store.store import Store
+from kdlora.training.forward import make_forward
+from kdlora.training.inference import predict
+from kdlora.training.precision import choose_compute, place_for_inference
+
+
+def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = None) -> Predictor:
+    """Load a folder with torch weights, an adapter among them. Raises ModelError."""
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    encoder = None
+    if (folder / "record.json").is_file():
+        record = Store(folder.parent.parent).read(folder.name)
+        if record is None or record.run.role == "baseline" or record.run.adaptation == "given":
+            raise ModelError(f"{folder} holds no trained encoder")
+        kept = read_calibration(folder)
+        card = make_card(record, "named by the user", arm=record.run.title, calibration=kept)
+        encoder, folder = record.run.encoder, folder / "model"
+        check_folder(folder)
+    else:
+        check_folder(folder)
+        card = read_card(folder) or _card_of_config(folder)
+    compute = choose_compute(precision, max_length=card.max_length)
+    loaded, tokenizer = load_trained(folder, encoder=encoder, attention=compute.attention)
+    placed = place_for_inference(loaded, compute)
+    forward = make_forward(placed, compute)
+
+    def outputs(texts: Texts) -> np.ndarray:
+        encoded = encode(tokenizer, tuple(texts), max_length=card.max_length)
+        return predict(placed, encoded, compute, forward=forward)
+
+    return Predictor(card, "torch", outputs)
+
+
+def _card_of_config(folder: Path) -> ModelCard:
+    """What a model without a card says of itself."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} holds no model that can be read: {error}") from None
+    regression = config.num_labels == 1
+    return ModelCard(
+        run_id="",
+        task="",
+        arm="",
+        seed=0,
+        kind="regression" if regression else "classification",
+        text_columns=["text"],
+        label_names=[] if regression else [config.id2label[i] for i in range(config.num_labels)],
+        max_length=min(getattr(config, "max_position_embeddings", 512), 512),
+        metric="",
+        selection_score=None,
+        report_score=None,
+        chosen_because="",
+    )

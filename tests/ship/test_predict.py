@@ -1,0 +1,163 @@
+"""One front for every kind of model folder, and files of any length."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdlora.cli import main
+from kdlora.errors import DataError, InputError, ModelError
+from kdlora.ship import predict
+from kdlora.ship.answers import Predictor
+from kdlora.ship.predict import load_predictor, predict_file
+from tests.conftest import write_csv
+from tests.ship.exported import logits_of, save_exported
+from tests.tiny_models import save_tiny_encoder, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_exported(tmp_path_factory.mktemp("models") / "moods")
+
+
+@pytest.fixture(scope="module")
+def predictor(exported: Path) -> Predictor:
+    return load_predictor(exported)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_a_file_keeps_its_rows_and_gains_columns(predictor: Predictor, tmp_path: Path) -> None:
+    texts = ["good film", "bad", 'says "good", twice\ngood', ""]
+    source = write_csv(tmp_path / "in.csv", id=[7, 8, 9, 10], text=texts)
+    seen: list[int] = []
+    target = tmp_path / "out.csv"
+    assert predict_file(predictor, source, target, on_rows=seen.append) == 4 == seen[-1]
+    rows = read(target)
+    assert [row["text"] for row in rows] == texts
+    assert [row["id"] for row in rows] == ["7", "8", "9", "10"]
+    for row, text in zip(rows, texts, strict=True):
+        logits = logits_of(text)
+        shares = np.exp(logits) / np.exp(logits).sum()
+        assert float(row["p_positive"]) == pytest.approx(shares[1], abs=1e-6)
+        assert row["prediction"] == ("positive" if shares[1] > 0.5 else "negative")
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 1000])
+def test_every_row_once_whatever_the_chunks(
+    predictor: Predictor, tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "ROWS", 300)
+    words = np.random.default_rng(rows).choice(["good", "bad", "dull", "film"], rows)
+    source = tmp_path / "in.jsonl.gz"
+    with gzip.open(source, "wt", encoding="utf-8") as handle:
+        handle.writelines(json.dumps({"text": str(word)}) + "\n" for word in words)
+    target = tmp_path / "out.csv"
+    assert predict_file(predictor, source, target) == rows
+    for row, word in zip(read(target), words, strict=True):
+        assert row["text"] == word
+        assert row["prediction"] == ("positive" if logits_of(word).argmax() else "negative")
+
+
+def test_memory_does_not_grow_with_the_file(predictor: Predictor, tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        source = write_csv(tmp_path / "in.csv", text=["good film " * 5] * rows)
+        tracemalloc.start()
+        predict_file(predictor, source, tmp_path / "out.csv")
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(3 * predict.ROWS) < 1.5 * peak(predict.ROWS)
+
+
+def test_long_texts_make_smaller_chunks(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "CHARACTERS", 100_000)
+    source = write_csv(tmp_path / "in.csv", text=["good " * 200] * 1024)
+    seen: list[int] = []
+    predict_file(predictor, source, tmp_path / "out.csv", on_rows=seen.append)
+    assert seen == [256, 512, 768, 1024]
+
+
+def test_a_failure_leaves_nothing_behind(predictor: Predictor, tmp_path: Path) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("text\n" + "good\n" * 9000 + "a,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 9002"):
+        predict_file(predictor, source, tmp_path / "out.csv")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.csv"]
+    with pytest.raises(InputError, match=r"no column 'txt'.*Did you mean 'text'"):
+        predict_file(predictor, source, tmp_path / "out.csv", columns=("txt",))
+
+
+def test_a_torch_folder_agrees_with_transformers(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    names = {0: "no", 1: "maybe", 2: "yes"}
+    folder = tmp_path / "model"
+    save_tiny_encoder(
+        folder, head=True, num_labels=3, id2label=names, label2id={v: k for k, v in names.items()}
+    )
+    predictor = load_predictor(folder, precision="fp32")
+    texts = ["good film", "the dog went home last night", "a"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = tiny_tokenizer(model.config)
+    with torch.no_grad():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in texts]
+    expected = torch.softmax(torch.stack(logits), dim=1).numpy()
+    found = [list(a["probabilities"].values()) for a in predictor([texts])]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert predictor.variant == "torch"
+    with pytest.raises(InputError, match="was not exported, so it has no variant 'onnx'"):
+        load_predictor(folder, variant="onnx")
+
+
+def test_what_is_no_model(tmp_path: Path, exported: Path) -> None:
+    for path, told in (
+        (tmp_path / "nothing", "no model folder"),
+        (exported / "onnx" / "model.onnx", "the folder that holds it"),
+        (tmp_path, "no saved model|cannot be read|no model"),
+    ):
+        with pytest.raises(ModelError, match=told):
+            load_predictor(path)
+    (tmp_path / "plan.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "student").mkdir()
+    with pytest.raises(ModelError, match=r"a study with many models.*student"):
+        load_predictor(tmp_path)
+
+
+def test_the_command(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kdlora.engines.tuning.busy_share", lambda: 0.0)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "PASSIVE" if name == "OMP_WAIT_POLICY" else "1")
+    run = ["predict", str(exported), "--threads", "1"]
+    with pytest.raises(SystemExit):
+        main([*run, "--text", "good", "--variant", "onnx", "--json"])
+    assert json.loads(capsys.readouterr().out)[0]["label"] == "positive"
+    source = write_csv(tmp_path / "in.csv", text=["good", "bad"])
+    with pytest.raises(SystemExit):
+        main([*run, str(source)])
+    assert "2 rows with predictions: in-predictions.csv" in capsys.readouterr().out
+    for wrong, told in (
+        (["--text", "good", "--variant", "onx"], "Did you mean 'onnx'"),
+        (["--text", "good", "--second", "bad"], "this model reads 1 text"),
+        ([str(source), "--text-column", "a", "--text-column", "b"], "reads 1"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*run, *wrong])
+        assert end.value.code == 2
+        assert told in capsys.readouterr().err

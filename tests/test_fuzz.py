@@ -1,0 +1,232 @@
+"""Whatever stands in a study file, a record, foreign results or a request: our own errors only."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdlora.errors import InputError, KdloraError, ModelError
+from kdlora.ship.artefact import read_artefact
+from kdlora.ship.serve.requests import Limits, RequestError, parse_request
+from kdlora.ship.student import read_card
+from kdlora.spec.plan import make_plan
+from kdlora.spec.study import make_study, read_study
+from kdlora.store.importers import read_results
+from kdlora.store.record import Record, checksum
+from kdlora.store.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+BOUNDED = settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+def _mappings(values: st.SearchStrategy) -> st.SearchStrategy:
+    return st.dictionaries(st.text(max_size=6), values, max_size=3)
+
+
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(["", " ", "../x", "/etc/passwd", "none", "kd", "lora", "nan", "1e999", "\0"]),
+    lambda inner: st.lists(inner, max_size=3) | _mappings(inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def places(values: Any, at: tuple = ()) -> list[tuple]:
+    """Every place in nested lists and mappings."""
+    children = (
+        values.items() if isinstance(values, dict)
+        else enumerate(values) if isinstance(values, list) else ()
+    )  # fmt: skip
+    return [at, *(place for key, child in children for place in places(child, (*at, key)))]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, originals: list[Any]) -> Any:
+    """One of the originals with up to four values replaced, removed, or put where none was."""
+    values = copy.deepcopy(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 4))):
+        *way, last = draw(st.sampled_from(places(values)[1:] or [("new",)]))
+        inside = values
+        for key in way:
+            inside = inside[key]
+        action = draw(st.sampled_from(["replace", "remove", "add"]))
+        if action == "replace":
+            inside[last] = draw(junk)
+        elif action == "remove":
+            del inside[last]
+        elif isinstance(inside, dict):
+            inside[draw(st.sampled_from(["seeds", "x", "name", "grid"]))] = draw(junk)
+        else:
+            inside.append(draw(junk))
+        if not isinstance(values, dict) or not values:
+            break
+    return values
+
+
+@cache
+def studies() -> list[Any]:
+    files = [
+        *(ROOT / "examples").glob("*.yaml"),
+        *(ROOT / "src/kdlora/spec/presets").glob("*.yaml"),
+    ]
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(files)]
+
+
+@cache
+def record() -> dict[str, Any]:
+    run = make_plan(make_study(studies()[0])).runs[-1]
+    made = Record(run_id=run.run_id, run=run, environment={"python": "3"}).sealed()
+    return made.model_dump(mode="json", by_alias=True)
+
+
+@BOUNDED
+@given(st.data())
+def test_studies(data: st.DataObject) -> None:
+    values = data.draw(damaged(studies()))
+    with suppress(InputError):
+        make_plan(make_study(values))
+
+
+@BOUNDED
+@given(
+    st.binary(max_size=200)
+    | st.text(alphabet="{}[]:-&*!|>%@`\"'\n \t#,abc01.~", max_size=80).map(str.encode)
+)
+def test_study_files(tmp_path: Path, content: bytes) -> None:  # fmt: skip
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content)
+    with suppress(InputError):
+        read_study(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&a [*a, *a]",
+        "tasks: &a [*a]",
+        "[" * 5000,
+        "a: " * 3,
+        "{1: 2, [a]: 3}",
+        "!!python/object/apply:os.system ['true']",
+        "name: 2026-13-45",
+        "seeds: 1" + "0" * 5000,
+    ],
+)
+def test_hard_study_files(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError):
+        read_study(path)
+
+
+@BOUNDED
+@given(st.data(), st.booleans())
+def test_records(tmp_path: Path, data: st.DataObject, sealed: bool) -> None:
+    values = data.draw(damaged([record()]))
+    if sealed:
+        with suppress(ValueError, TypeError):
+            values["checksum"] = checksum(values)
+    folder = tmp_path / "runs" / record()["run_id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "record.json").write_text(json.dumps(values), encoding="utf-8")
+    with suppress(KdloraError):
+        Store(tmp_path).read(folder.name)
+        Store(tmp_path).read_failure(folder.name)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 200_000, b"[]", b"null", b"1" * 9999])
+def test_hard_json_files(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    for name in ("record.json", "failed.json", "export.json", "kdlora.json"):
+        (folder / name).write_bytes(content)
+    assert Store(tmp_path).read_failure("a") is None
+    assert Store(tmp_path).read("a") is None
+    assert read_card(folder) is None
+    with pytest.raises(ModelError):
+        read_artefact(folder)
+
+
+_CELLS = st.sampled_from(["cola", "fft", "lora", "kd-lora", "42", "0.83", "83", "bert", "nan", ""])
+_HEADS = ("task", "strategy", "peft", "seed", "accuracy", "f1", "family", "train_s", "rank", "")
+
+
+@BOUNDED
+@given(
+    st.lists(st.sampled_from(_HEADS), min_size=1, max_size=8),
+    st.lists(st.lists(_CELLS | st.text(max_size=8), max_size=9), max_size=6),
+    st.sampled_from([",", "\t", ";"]),
+    st.sampled_from([None, "runs-742", "glue-scores", "kd-matrix", "efficiency-by-rank"]),
+)
+def test_imports(
+    tmp_path: Path, head: list[str], rows: list[list[str]], separator: str, mapping: str | None
+) -> None:
+    path = tmp_path / "runs.csv"
+    lines = [separator.join(row) for row in [head, *rows]]
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    with suppress(KdloraError):
+        read_results(path, mapping)
+
+
+@BOUNDED
+@given(st.data())
+def test_imports_of_a_real_table(tmp_path: Path, shared: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["runs.csv", "kd_matrix_004.csv", "paper_table_1.csv"]))
+    lines = (shared / "reference" / name).read_bytes().split(b"\n")[:12]
+    content = bytearray(b"\n".join(lines))
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 5))] = data.draw(st.binary(max_size=5))
+    path = tmp_path / name
+    path.write_bytes(content)
+    with suppress(KdloraError):
+        read_results(path)
+
+
+@BOUNDED
+@given(
+    st.binary(max_size=200)
+    | junk.map(lambda v: json.dumps(v).encode())
+    | st.fixed_dictionaries(
+        {}, optional={"text": junk, "second": junk, "texts": st.lists(junk, max_size=4) | junk}
+    ).map(lambda v: json.dumps(v).encode()),
+    st.sampled_from([1, 2]),
+)
+def test_requests(raw: bytes, columns: int) -> None:
+    limits = Limits(max_text_chars=8, queue=3)
+    try:
+        texts = parse_request(raw, columns=columns, limits=limits)
+    except RequestError as error:
+        assert 400 <= error.status < 500  # noqa: PT017
+        assert error.problems  # noqa: PT017
+        assert all(len(problem) < 500 for problem in error.problems)  # noqa: PT017
+    else:
+        assert len(texts) == columns
+        assert 1 <= len(texts[0]) == len(texts[-1]) <= limits.queue
+        for column in texts:
+            assert all(isinstance(text, str) and len(text) <= 8 for text in column)
+            assert all(text.encode() is not None for text in column)  # no half characters
+
+
+def test_numbers_beyond_json() -> None:
+    for raw in (b'{"text": NaN}', b'{"text": 1e999}', json.dumps({"text": math.inf}).encode()):
+        with pytest.raises(RequestError):
+            parse_request(raw, columns=1, limits=Limits())
