@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from benchmarks import cell, matmul, speed
+from benchmarks import cell, matmul, plan, serve, speed, studies
 
 
 def main() -> None:
@@ -17,20 +16,59 @@ def main() -> None:
     table.add_argument("--only", nargs="*", choices=list(speed.MEASURES), default=None)
     table.add_argument("--out", type=Path, default=Path("results/benchmarks"))
     whole = commands.add_parser("cell", help="a whole cell of a study, start-up counted")
-    whole.add_argument("--rows", type=int, default=2000, help="training texts")
-    whole.add_argument("--held-out", type=int, default=500)
+    whole.add_argument("--rows", type=int, default=1500, help="training texts")
+    whole.add_argument("--held-out", type=int, default=400)
     whole.add_argument("--repeats", type=int, default=1)
-    whole.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    whole.add_argument("--pieces", type=int, default=None, help="programs to run now; all")
+    whole.add_argument(
+        "--folder", type=Path, default=Path("results/cell"), help="keeps what is done"
+    )
+    whole.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
     commands.add_parser("matmul", help="rates of matrix products by shape and number of rows")
+    load = commands.add_parser("serve", help="`kdlora serve` under load, over loopback")
+    load.add_argument("model", type=Path, help="an exported folder")
+    load.add_argument("--variant", default=None)
+    load.add_argument("--threads", type=int, default=1)
+    load.add_argument("--seconds", type=float, default=10.0, help="of each part")
+    load.add_argument("--minutes", type=float, default=0.0, help="of the memory check; 0: none")
+    load.add_argument("--rate", type=float, default=50.0, help="requests/s of the memory check")
+    load.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
+    large = commands.add_parser("plan", help="time and memory of a large plan")
+    large.add_argument("--runs", type=int, default=100_000)
+    studies.add_commands(commands)
     arguments = parser.parse_args()
+    if arguments.command in studies.COMMANDS:
+        studies.run_command(arguments)
+        return
+    if arguments.command == "plan":
+        plan.print_table(plan.measure(arguments.runs))
+        return
+    if arguments.command == "serve":
+        served = serve.measure(
+            arguments.model,
+            variant=arguments.variant,
+            threads=arguments.threads,
+            seconds=arguments.seconds,
+            minutes=arguments.minutes,
+            rate=arguments.rate,
+        )
+        serve.write(served, arguments.out)
+        print((arguments.out / "serve.md").read_text(encoding="utf-8"))
+        return
     if arguments.command == "matmul":
         matmul.print_rates()
         return
     if arguments.command == "cell":
-        found = cell.measure_cell(arguments.rows, arguments.held_out, arguments.repeats)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "cell.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
-        print(json.dumps(found, indent=2))
+        found = cell.measure_cell(
+            arguments.folder,
+            rows=arguments.rows,
+            held_out=arguments.held_out,
+            repeats=arguments.repeats,
+            pieces=arguments.pieces,
+        )
+        if found is not None:
+            cell.write(found, arguments.out)
+            print((arguments.out / "cell.md").read_text(encoding="utf-8"))
         return
     results = speed.measure(arguments.only or list(speed.MEASURES), arguments.repeats)
     speed.write(results, arguments.out)

@@ -7,10 +7,17 @@ with start-up, evaluation and saving. The encoders have MiniLM's shapes and rand
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import shutil
+import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +28,11 @@ from transformers import AutoModel, BertConfig
 
 from benchmarks.peers import tokenizer
 from benchmarks.reports_run import VARIANTS
+from benchmarks.turns import machine
 from benchmarks.workload import make_workload
+
+PEER = "(a) reports' recipe"
+TARGET = 12
 
 _STUDY = """
 name: cell
@@ -60,42 +71,133 @@ def prepare(folder: Path, rows: int, held_out: int) -> None:
     (folder / "cell.yaml").write_text(_STUDY.format(arms=", ".join(arms)), encoding="utf-8")
 
 
-def seconds_by_kdlora(folder: Path) -> float:
-    """`kdlora run` on the cell, from the shell's start to its end."""
-    with tempfile.TemporaryDirectory() as out:
-        command = ["-m", "kdlora", "run", str(folder / "cell.yaml"), "--out", f"{out}/cell"]
-        return _seconds(command)
+def programs(folder: Path) -> list[tuple[str, str, list[str]]]:
+    """(who, name, arguments) of every program of a round: the peer's 15, kdlora's one among them.
 
-
-def seconds_by_recipe(folder: Path) -> float:
-    """The same 15 runs, one program each."""
+    kdlora's stands in the middle, so that a machine that slows down slows down both.
+    """
     runs = [["teacher", "fft"], ["student", "fft"], ["student", "lora"]]
     runs += [["teacher", v] for v in VARIANTS] + [["student", v, "--kd"] for v in VARIANTS]
-    return sum(_seconds(["-m", "benchmarks.reports_run", str(folder), *run]) for run in runs)
+    theirs = [
+        (PEER, " ".join(run), ["-m", "benchmarks.reports_run", str(folder), *run]) for run in runs
+    ]
+    study, out = str(folder / "cell.yaml"), str(folder / "out")
+    ours = ("kdlora", "study", ["-m", "kdlora", "run", study, "--out", out])
+    return [*theirs[:8], ours, *theirs[8:]]
 
 
-def _seconds(arguments: list[str]) -> float:
-    started = time.perf_counter()
+def measure_cell(
+    folder: Path, *, rows: int, held_out: int, repeats: int, pieces: int | None = None
+) -> dict[str, Any] | None:
+    """Time the cell by both, program by program; None while some are left.
+
+    What is done is kept in `folder`, and at most `pieces` further programs are started, so that
+    a busy machine can be measured in its quiet moments. Raises ValueError for a folder that holds
+    a cell of another size.
+    """
+    folder = folder.absolute()
+    size = {"rows": rows, "held_out": held_out, "repeats": repeats}
+    taken_file = folder / "taken.json"
+    if not taken_file.is_file():
+        prepare(folder, rows, held_out)
+        _write(taken_file, {**size, "programs": []})
+    state = json.loads(taken_file.read_text(encoding="utf-8"))
+    if {name: state[name] for name in size} != size:
+        raise ValueError(f"{folder} holds a cell of another size: {taken_file}")
+    todo = [(turn, *program) for turn in range(repeats) for program in programs(folder)]
+    for turn, who, name, arguments in todo[len(state["programs"]) :][:pieces]:
+        shutil.rmtree(folder / "out", ignore_errors=True)  # of another round, or of a broken one
+        wall_s, cpu_s = _run(arguments)
+        print(f"  round {turn + 1}  {who}, {name}: {wall_s:.0f} s", flush=True)
+        state["programs"].append(
+            {"round": turn, "who": who, "name": name, "wall_s": wall_s, "cpu_s": cpu_s}
+        )
+        _write(taken_file, state)
+    if len(state["programs"]) < len(todo):
+        left = len(todo) - len(state["programs"])
+        print(f"{left} programs are left: run the same command again", flush=True)
+        return None
+    return summary(state)
+
+
+def summary(state: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of either side by round, in all and of the processors, and their ratios."""
+    done = pd.DataFrame(state["programs"])
+    found: dict[str, Any] = {k: state[k] for k in ("rows", "held_out", "repeats")}
+    for unit in ("wall_s", "cpu_s"):
+        sums = done.pivot_table(index="round", columns="who", values=unit, aggfunc="sum")
+        ours, theirs = sums["kdlora"], sums[PEER]
+        found[unit] = {"kdlora": ours.tolist(), PEER: theirs.tolist()}
+        found[unit]["ratios"] = (theirs / ours).tolist()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"measured_at": now, "machine": machine(), **found, "programs": state["programs"]}
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """`cell.json` with every number and `cell.md` with the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "cell.json", found)
+    (folder / "cell.md").write_text(as_markdown(found), encoding="utf-8")
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """The table: minutes of either side, and how many times as fast kdlora is."""
+    about = found["machine"]
+    lines = [
+        "# A whole cell of a study",
+        "",
+        f"One task of {found['rows']:,} training and {found['held_out']:,} held-out texts, one "
+        "seed, 15 runs: a teacher fully fine-tuned and with each of six adapters, a student "
+        "distilled with each of them, and two students without distillation. Encoders have the "
+        "shapes of MiniLM (6 and 3 layers of 384). kdlora does it as one command, the reports' "
+        "recipe (Trainer and peft, fp32, padded to 128, cached logits) as one program a run. "
+        "Start-up, evaluation and saving are counted on both sides.",
+        "",
+        f"Measured {found['measured_at']} on {about['threads']} threads "
+        f"({', '.join(about['instructions'])}; torch {about['torch']}, transformers "
+        f"{about['transformers']}) by `python -m benchmarks cell --rows {found['rows']} "
+        f"--held-out {found['held_out']} --repeats {found['repeats']}`. Seconds of the processors "
+        "are what both cost on a machine that others use too; those that passed depend on them.",
+        "",
+        "| seconds | kdlora | (a) reports' recipe | kdlora is | aimed at |",
+        "|---|---|---|---|---|",
+    ]
+    for unit, title in (("wall_s", "that passed"), ("cpu_s", "of the processors")):
+        values = found[unit]
+        ours, theirs, ratio = (statistics.median(values[k]) for k in ("kdlora", PEER, "ratios"))
+        aimed = f"{TARGET} x" if unit == "wall_s" else ""
+        lines.append(f"| {title} | {ours:.0f} | {theirs:.0f} | {ratio:.1f} x as fast | {aimed} |")
+    return "\n".join(lines) + "\n"
+
+
+def _run(arguments: list[str]) -> tuple[float, float]:
+    """Seconds that passed, and of the processors, of a program and all that it started."""
+    _adopt_orphans()
+    before, started = _cpu_s(), time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    wall_s = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
-    return time.perf_counter() - started
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while True:
+            os.wait()
+    return wall_s, _cpu_s() - before
 
 
-def measure_cell(rows: int, held_out: int, repeats: int) -> dict[str, Any]:
-    """Seconds of the cell by both, in turns."""
-    taken: dict[str, list[float]] = {"kdlora": [], "(a) reports' recipe": []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "cell"
-        prepare(folder, rows, held_out)
-        for turn in range(repeats):
-            for who, run in zip(taken, (seconds_by_kdlora, seconds_by_recipe), strict=True):
-                taken[who].append(run(folder))
-                print(f"  round {turn + 1}  {who}: {taken[who][-1]:.0f} s", flush=True)
-    return {
-        "rows": rows,
-        "held_out": held_out,
-        "repeats": repeats,
-        "seconds": taken,
-        "ratios": [b / a for a, b in zip(*taken.values(), strict=True)],
-    }
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of processes whose own has ended (kdlora's fork server), to count them.
+
+    Linux only; elsewhere their seconds are missing.
+    """
+    set_child_subreaper = 36
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,287 @@
+"""`kdlora serve` under load on this machine: speed, hostile clients, memory, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.serve_client import Tally, ask_once, keep_asking, make_texts, predict_bytes
+
+CONNECTIONS = (1, 8, 64)
+_LIMITS = ("--body-timeout-s", "2", "--max-text-chars", "20000", "--max-body-mb", "1")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `kdlora serve`."""
+
+    process: subprocess.Popen[str]
+    port: int
+    title: str
+
+
+@contextmanager
+def server(model: Path, *options: str) -> Iterator[Served]:
+    """Start the command on a free port; end it whatever happens."""
+    command = [sys.executable, "-m", "kdlora", "serve", str(model), "--port", "0", *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"^(.*) at http://[^ ]*:(\d+)$", line.strip())
+        if found is None:
+            raise RuntimeError(f"the server did not start: {line}{process.communicate()[1]}")
+        yield Served(process, int(found[2]), found[1])
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+async def measure_speed(served: Served, seconds: float) -> dict[str, Any]:
+    """Requests per second and latencies, one text a request, by number of connections."""
+    found: dict[str, Any] = {}
+    await _for(0.1 * seconds, keep_asking, served.port, 8, tally=Tally())  # warm-up
+    for connections in CONNECTIONS:
+        tally = Tally()
+        await _for(seconds, keep_asking, served.port, connections, tally=tally)
+        found[str(connections)] = tally.summary()
+    texts = {"texts": make_texts(32)}
+    began, batches = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.5 * seconds:
+        status, _ = await ask_once(served.port, predict_bytes(texts))
+        assert status == 200, status
+        batches += 1
+    found["texts_per_s_in_batches_of_32"] = round(32 * batches / (time.perf_counter() - began), 1)
+    return found
+
+
+async def measure_hostile(served: Served, seconds: float) -> dict[str, Any]:
+    """Good clients and, at the same time, everything a server should refuse."""
+    good, over = Tally(), asyncio.Event()
+    work = asyncio.create_task(keep_asking(served.port, 8, until=over, tally=good))
+    big = predict_bytes({"text": "a" * 3_000_000})
+    cases = {
+        "not JSON": (predict_bytes(b"{'text': 1"), 400),
+        "wrong shape": (predict_bytes({"texts": [1, None]}), 422),
+        "half a surrogate pair": (predict_bytes(b'{"text": "\\ud800"}'), 400),
+        "nested 100,000 deep": (predict_bytes(b"[" * 100_000), 400),
+        "text of 30,000 characters": (predict_bytes({"text": "a" * 30_000}), 413),
+        "10,000 texts": (predict_bytes({"texts": ["a"] * 10_000}), 413),
+        "body of 3 MB": (big, 413),
+        "no HTTP": (b"\x16\x03\x01 hello\r\n\r\n", 400),
+        "headers of 100 kB": (b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000, 431),
+        "headers that never end": (b"POST /predict HTTP/1.1\r\nhost: lo", 408),
+        "a body that never comes": (predict_bytes({"text": "good"})[:-5], 408),
+    }
+    asked = dict.fromkeys(cases, 0)
+    wrong: dict[str, int] = {}
+
+    async def repeat(name: str, raw: bytes, expected: int) -> None:
+        ends = time.perf_counter() + seconds
+        while time.perf_counter() < ends:
+            status, _ = await ask_once(served.port, raw)
+            asked[name] += 1
+            if status != expected:
+                key = f"{name}: {status}"
+                wrong[key] = wrong.get(key, 0) + 1
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(repeat(name, *case) for name, case in cases.items()))
+    over.set()
+    await work
+    expected = {name: case[1] for name, case in cases.items()}
+    return {"good": good.summary(), "refused": asked, "status": expected, "unexpected": wrong}
+
+
+async def measure_memory(served: Served, minutes: float, rate: float) -> dict[str, Any]:
+    """Resident memory under a steady load, every five seconds."""
+    tally, over = Tally(), asyncio.Event()
+    work = asyncio.create_task(keep_asking(served.port, 8, until=over, tally=tally, rate=rate))
+    times, sizes = [], []
+    began = time.perf_counter()
+    while (past := time.perf_counter() - began) < 60 * minutes:
+        times.append(past)
+        sizes.append(await _resident_mb(served.port))
+        await asyncio.sleep(min(5.0, 6 * minutes))
+    over.set()
+    await work
+    half = len(times) // 2
+    slope = np.polyfit(np.array(times[half:]) / 60, sizes[half:], 1)[0] if half > 1 else np.nan
+    return {
+        "minutes": minutes,
+        "rate_per_s": rate,
+        "first_mb": sizes[0],
+        "after_a_tenth_mb": sizes[len(sizes) // 10],
+        "last_mb": sizes[-1],
+        "largest_mb": max(sizes),
+        "second_half_mb_per_minute": round(float(slope), 4),
+        "load": tally.summary(),
+    }
+
+
+async def measure_end(served: Served, *, reconnect: bool) -> dict[str, Any]:
+    """SIGTERM while 64 clients ask: what was accepted has to be answered."""
+    tally = Tally()
+    work = asyncio.create_task(
+        keep_asking(served.port, 64, until=asyncio.Event(), tally=tally, reconnect=reconnect)
+    )
+    await asyncio.sleep(2)
+    began = time.perf_counter()
+    served.process.send_signal(signal.SIGTERM)
+    await work
+    told = (await asyncio.to_thread(served.process.communicate))[1]
+    counts = re.search(r"(\d+) requests accepted, (\d+) answered", told)
+    assert counts is not None, told
+    return {
+        "exit_code": served.process.returncode,
+        "seconds_to_end": round(time.perf_counter() - began, 2),
+        "accepted": int(counts[1]),
+        "answered_by_server": int(counts[2]),
+        "answers_received": sum(tally.statuses.values()),
+        "sent_without_answer": tally.lost,
+        "connections_refused_at_the_end": tally.refused,
+    }
+
+
+def measure(
+    model: Path, *, variant: str | None, threads: int, seconds: float, minutes: float, rate: float
+) -> dict[str, Any]:
+    """All of it, each part with a server of its own."""
+    options = ["--threads", str(threads), *(["--variant", variant] if variant else [])]
+    found: dict[str, Any] = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} processors, {platform.machine()}",
+        "load_before": round(os.getloadavg()[0], 1),
+        "threads": threads,
+    }
+    with server(model, *options) as served:
+        found["title"] = served.title
+        found["speed"] = asyncio.run(measure_speed(served, seconds))
+    with server(model, *options, *_LIMITS) as served:
+        found["hostile"] = asyncio.run(measure_hostile(served, seconds))
+    for name, reconnect in (("end_keep_alive", False), ("end_new_connections", True)):
+        with server(model, *options) as served:
+            found[name] = asyncio.run(measure_end(served, reconnect=reconnect))
+    if minutes:
+        with server(model, *options) as served:
+            found["memory"] = asyncio.run(measure_memory(served, minutes, rate))
+    return found
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """`serve.json` and the page `serve.md` made of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "serve.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (folder / "serve.md").write_text(page(found), encoding="utf-8")
+
+
+def page(found: dict[str, Any]) -> str:
+    """The results in Markdown."""
+    hostile, good = found["hostile"], found["hostile"]["good"]
+    lines = [
+        "# `kdlora serve` under load",
+        "",
+        f"{found['title']}, {found['threads']} thread(s), {found['machine']}, {found['date']}. "
+        "The clients run on the same machine over loopback and share its processors; other work "
+        f"was going on (load average {found['load_before']:g} before the start). Made by "
+        "`python -m benchmarks serve`; every number is from `serve.json` beside this page.",
+        "",
+        "## Speed",
+        "",
+        "One text of 5 to 40 words a request; a connection asks again as soon as it is answered.",
+        "",
+        "| connections | requests/s | p50, ms | p99, ms | refused or lost |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for connections in CONNECTIONS:
+        row = found["speed"][str(connections)]
+        bad = row["lost"] + row["refused"] + sum(row["other_statuses"].values())
+        lines.append(
+            f"| {connections} | {row['requests_per_s']:,.0f} | {row['p50_ms']:.1f} | "
+            f"{row['p99_ms']:.1f} | {bad} |"
+        )
+    lines += [
+        "",
+        f"In requests of 32 texts: {found['speed']['texts_per_s_in_batches_of_32']:,.0f} texts/s.",
+        "",
+        "## Hostile clients",
+        "",
+        f"Eight good clients meanwhile got {good['answered']:,} answers "
+        f"({good['requests_per_s']:,.0f}/s, p99 {good['p99_ms']:.1f} ms), "
+        f"{good['lost'] + good['refused'] + sum(good['other_statuses'].values())} refused or lost.",
+        "",
+        "| given | times | answered with |",
+        "|---|---:|---:|",
+        *(
+            f"| {name} | {n} | {hostile['status'][name]} |"
+            for name, n in hostile["refused"].items()
+        ),
+        "",
+        f"Answers with another status than that: {hostile['unexpected'] or 'none'}.",
+        "",
+        "## SIGTERM under load",
+        "",
+        "| 64 clients | accepted | answered | received | sent without answer | exit code "
+        "| s to end |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, told in (
+        ("end_keep_alive", "keep their connections"),
+        ("end_new_connections", "connect for every request"),
+    ):
+        row = found[name]
+        lines.append(
+            f"| {told} | {row['accepted']:,} | {row['answered_by_server']:,} | "
+            f"{row['answers_received']:,} | {row['sent_without_answer']} | {row['exit_code']} | "
+            f"{row['seconds_to_end']:g} |"
+        )
+    lines += [
+        "",
+        "A connection that the system has queued and the server has not taken yet is reset when it "
+        "stops listening; such a request was not accepted, and counts as sent without answer.",
+    ]
+    if "memory" in found:
+        row = found["memory"]
+        lines += [
+            "",
+            "## Memory",
+            "",
+            f"{row['minutes']:g} minutes at {row['rate_per_s']:g} requests/s "
+            f"({row['load']['answered']:,} answered, p99 {row['load']['p99_ms']:.1f} ms): resident "
+            f"{row['first_mb']:.0f} MB at the start, {row['after_a_tenth_mb']:.1f} MB after a "
+            f"tenth of the time, {row['last_mb']:.1f} MB at the end, at most "
+            f"{row['largest_mb']:.1f} MB; slope over the second half "
+            f"{row['second_half_mb_per_minute']:+.3f} MB a minute.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+async def _for(seconds: float, work: Any, *arguments: Any, **options: Any) -> None:
+    over = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, over.set)
+    await work(*arguments, until=over, **options)
+
+
+async def _resident_mb(port: int) -> float:
+    _, body = await ask_once(port, b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    found = re.search(rb"^process_resident_memory_bytes (\S+)$", body, re.MULTILINE)
+    assert found is not None
+    return round(float(found[1]) / 1e6, 2)

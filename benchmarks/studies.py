@@ -1,0 +1,53 @@
+"""Commands that try the running of studies: overhead per run, many runs, faults."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import faults, many, overhead
+
+COMMANDS = ("overhead", "many", "faults")
+OUT = Path("results/benchmarks")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the three to the subparsers of ``python -m benchmarks``."""
+    cost = commands.add_parser("overhead", help="what a run costs beyond itself")
+    cost.add_argument("--runs", type=int, default=12, help="after a warm-up of two")
+    lots = commands.add_parser("many", help="stub-size runs: complete, stop half-way, resume")
+    lots.add_argument("--runs", type=int, default=1053)
+    lots.add_argument("--workers", type=int, default=2)
+    lots.add_argument("--folder", type=Path, default=None, help="kept, and taken up again")
+    broken = commands.add_parser("faults", help="kill and damage a tiny study at random")
+    broken.add_argument("--kills", type=int, default=200)
+    broken.add_argument("--runs", type=int, default=12)
+    broken.add_argument("--minutes", type=float, default=10.0, help="bound of the disturbing")
+    broken.add_argument("--seed", type=int, default=0)
+    for parser in (cost, lots, broken):
+        parser.add_argument("--out", type=Path, default=OUT, help="folder of the JSON")
+
+
+def run_command(arguments: argparse.Namespace) -> None:
+    """Do the command that was asked for. Exits with 1 when faults have left their mark."""
+    if arguments.command == "overhead":
+        found = overhead.measure(arguments.runs)
+        found["overhead_cpu_ms"] = overhead.measure_cpu(arguments.runs)
+        overhead.write(found, arguments.out)
+    elif arguments.command == "many":
+        found = many.measure(arguments.runs, workers=arguments.workers, folder=arguments.folder)
+        many.write(found, arguments.out)
+    else:
+        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+            outcome = faults.measure(
+                Path(first),
+                kills=arguments.kills,
+                runs=arguments.runs,
+                minutes=arguments.minutes,
+                seed=arguments.seed,
+            )
+            faults.write(outcome, faults.full_disk(Path(second)), arguments.out)
+        if outcome.problems:
+            raise SystemExit(1)

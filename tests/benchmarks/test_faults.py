@@ -1,0 +1,49 @@
+"""A short version of the faults script, and that it would see what it looks for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks import faults
+from kdlora.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    plan, store = faults.undisturbed(folder, 3)
+    return folder, plan, store
+
+
+def test_a_disturbed_study_ends_like_an_undisturbed_one(reference):
+    folder, plan, store = reference
+    disturber = faults.Disturber(folder, plan, seed=1, engines=1)
+    now = faults.time.monotonic()
+    disturber.disturb(3, now + 120)
+    disturber.finish(now + 400)
+    assert disturber.outcome.kills
+    assert not disturber.outcome.problems
+    assert not faults.check(plan, store, disturber.store, disturber.harmed)
+
+
+def test_the_check_sees_what_is_wrong(reference, tmp_path):
+    _, plan, store = reference
+    copy = Store(tmp_path / "copy")
+    shutil.copytree(store.root, copy.root)
+    assert faults.check(plan, store, copy, set()) == []
+    first, second = plan.runs[:2]
+    shutil.rmtree(copy.folder(first.run_id))
+    path = copy.folder(second.run_id) / "record.json"
+    record = copy.read(second.run_id)
+    quality = record.quality.model_copy(update={"n": {**record.quality.n, "report": 1}})
+    changed = record.model_copy(update={"quality": quality}).sealed()
+    path.write_text(json.dumps(changed.model_dump(mode="json", by_alias=True)))
+    assert faults.check(plan, store, copy, {"a lost content"}) == [
+        "records: 2 instead of the 3 planned",
+        f"{first.run_id}: no record",
+        f"{second.run_id}: another quality than undisturbed",
+        "1 of 1 damaged records were not kept",
+    ]
