@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share the cores
@@ -102,3 +105,13 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Corner:
         str(folder / "train.csv"),
         str(folder / "dev.csv"),
     )
+
+
+def apart(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The function's result from a thread of its own.
+
+    A browser test in the same process leaves an event loop running, beside which `asyncio.run`
+    refuses to work.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args, **kwargs).result()

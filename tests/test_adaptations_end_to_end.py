@@ -134,7 +134,7 @@ def test_the_plan_shows_budgets_and_shared_runs(done) -> None:
     assert "adapter budget: 5,000 trainable parameters" in shown
     assert "student/kd-lora[temperature=2]" in shown
     assert "kd-lora[ranked]" in shown.split("adapter budget")[0]  # in the table itself
-    rows = json.loads(command("plan", folder / "study.yaml", "--json", cwd=folder))
+    rows = json.loads(command("plan", folder / "study.yaml", "--json", cwd=folder))["runs"]
     assert {row["budget"] for row in rows if row["arm"] == "student/lora"} == {BUDGET}
 
 

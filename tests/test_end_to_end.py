@@ -106,7 +106,7 @@ def test_yaml_and_python_mean_the_same_runs(day, corner, tmp_path):
     )  # fmt: skip
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
-    planned = json.loads(command("plan", path, "--json", "--out", out, cwd=tmp_path))
+    planned = json.loads(command("plan", path, "--json", "--out", out, cwd=tmp_path))["runs"]
     assert planned
     assert all(run["done"] for run in planned)
     result = kdlora.run(study, out=out)

@@ -178,7 +178,9 @@ def test_adalora_is_allocated_in_a_real_run(done) -> None:
 
 def test_what_is_timed_and_scored_is_the_merged_model(done) -> None:
     _, records, _, _, timed = done
-    assert {arm for arm, _, _ in timed} == set(records)
+    # Models of one shape are timed once, and an unmerged adapter would be a shape of its own.
+    assert {arm for arm, _, _ in timed} <= set(records)
+    assert len({record.efficiency.size_mb for record in records.values()}) <= len(timed)
     for _, model, merged in timed:
         assert merged
         assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())

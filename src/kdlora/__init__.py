@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "distil": "kdlora.api",
+    "export_model": "kdlora.ship.export",
     "load_frame": "kdlora.store.frame",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
@@ -22,6 +23,7 @@ _PUBLIC = {
 __all__ = [
     "Study",
     "distil",
+    "export_model",
     "load_frame",
     "plan",
     "predict",
@@ -32,6 +34,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kdlora.api import distil, plan, predict, run, write_report
+    from kdlora.ship.export import export_model
     from kdlora.spec.study import Study, read_study
     from kdlora.store.frame import load_frame
 

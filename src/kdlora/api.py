@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.errors import InputError
+from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.plan import Plan, encoder_ref, is_sequence_classifier, make_plan
+from kdlora.spec.presets import preset_names, preset_path
 from kdlora.spec.study import Study, make_study, read_study
 
 if TYPE_CHECKING:
@@ -45,17 +46,13 @@ def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Stud
     if isinstance(study, dict):
         return make_study({**study, **changes})
     path = Path(study)
-    if not path.exists() and not path.suffix:
-        preset = preset_path(str(study))
-        if preset is not None:
-            return read_study(preset, base_dir=".", **changes)
-    return read_study(path, **changes)
-
-
-def preset_path(name: str) -> Path | None:
-    """The file of a study that ships with kdlora, or None."""
-    path = Path(__file__).parent / "spec" / "presets" / f"{name}.yaml"
-    return path if path.is_file() else None
+    if path.is_file() or path.suffix or len(path.parts) > 1:
+        return read_study(path, **changes)
+    preset = preset_path(str(study))
+    if preset is None:
+        known = did_you_mean(str(study), preset_names())
+        raise InputError(f"'{study}' is neither a study file nor a preset.{known}")
+    return read_study(preset, base_dir=".", **changes)
 
 
 def check(study: Study) -> Plan:
@@ -88,23 +85,38 @@ def run(
     study: Study | str | Path | dict[str, Any],
     *,
     out: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     threads: int | None = None,
+    only: Sequence[str] = (),
+    max_hours: float | None = None,
+    retry_failed: bool = False,
+    retry_flagged: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+    mlflow: bool = False,
+    mlflow_uri: str | None = None,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> StudyResult:
     """Do what is missing of a study, then write its report and keep its best student.
 
+    Several processes and machines may do so for one folder at the same time: they share the runs.
+
     Args:
         out: the study's folder; default ``results/<name>``.
-        workers: runs trained at the same time on this machine.
+        workers: runs trained at the same time; default 1, and with Ray as many as there is
+            room for.
         threads: threads of each worker; default the cores divided by the workers.
+        only, max_hours, retry_failed, retry_flagged: which runs, see `engines.opening.Choice`.
+        engine, address, mlflow, mlflow_uri: where, and mirrored to what; see
+            `engines.place.Place`.
         on_event: told of every run's progress (see `engines.local.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
     Raises InputError before anything is written if the study, its data or its models are unusable.
     """
-    from kdlora.engines.local import run_plan
+    from kdlora.engines.opening import Choice, chosen_runs
+    from kdlora.engines.place import Place
     from kdlora.ship.student import save_students
     from kdlora.store.frame import RESULTS, load_frame, save_plan
     from kdlora.store.store import Store
@@ -113,22 +125,30 @@ def run(
     planned = check(study)
     store = Store(Path(out) if out is not None else RESULTS / study.name)
     store.check()
-    if not all(store.is_done(r.run_id) for r in planned.runs):
+    place = Place(engine, address, mlflow, mlflow_uri)
+    place.check(store.root)
+    choice = Choice(tuple(only), max_hours, retry_failed, retry_flagged)
+    if choice.only:
+        chosen_runs(planned, choice.only)  # a wrong pattern is told before anything is read
+    if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
         from kdlora.engines.preflight import preflight  # needs torch; a finished study does not
 
         preflight(planned, on_note)
     store.prepare()
     save_plan(store, study, planned)
-    status = run_plan(
+    status = place.run_plan(
         planned,
         store,
         workers=workers,
         threads=threads,
+        choice=choice,
         on_event=on_event or (lambda run, event: None),
+        on_note=on_note,
     )
-    frame = load_frame(store.root)
-    students = save_students(frame, store)
-    return StudyResult(store.root, status, frame, write_report(store.root), students)
+    with store.closing():  # the last two processes of a study often end together
+        frame = load_frame(store.root)
+        students = save_students(frame, store)
+        return StudyResult(store.root, status, frame, write_report(store.root), students)
 
 
 def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportFiles:
@@ -137,6 +157,8 @@ def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportF
     refresh_s: the page loads itself again after so many seconds; for a study that still runs.
     """
     from kdlora.report import build
+    from kdlora.report.examples import read_examples
+    from kdlora.ship.recommend import read_exports
     from kdlora.store.frame import STUDY_FILE, find_study, load_frame, load_histories, read_plan
 
     root = find_study(folder)
@@ -152,6 +174,7 @@ def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportF
         histories=load_histories(root),
         rerun=rerun if planned else f"kdlora report {root}",
         bins=build.read_bins(frame, root),
+        examples=read_examples(frame, root, read_exports(root, frame).forms) if planned else None,
         refresh_s=refresh_s,
     )
 
@@ -175,7 +198,7 @@ def watch_report(
     while True:
         frame = load_frame(root).drop_duplicates("run_id")
         status = frame["status"].value_counts()
-        ended = int(status.get("done", 0)) + int(status.get("failed", 0))
+        ended = sum(int(status.get(name, 0)) for name in ("done", "failed", "stopped"))
         running = ended < len(frame)
         now = (ended, running)
         if now != before:
@@ -242,7 +265,15 @@ def distil(
     >>> result.student  # a folder that `kdlora predict` and transformers load
     """
     study = distil_study(**arguments)
-    return run(study, out=out, workers=workers, threads=threads, on_event=on_event, on_note=on_note)
+    return run(
+        study,
+        out=out,
+        workers=workers,
+        threads=threads,
+        retry_failed=True,  # a handful of runs, and no other command to ask for it
+        on_event=on_event,
+        on_note=on_note,
+    )
 
 
 def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list[dict[str, Any]]:

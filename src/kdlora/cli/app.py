@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from kdlora import __version__
-from kdlora.cli import evidence_compare, evidence_reports, predict, study
+from kdlora.cli import (
+    calibrate,
+    evidence_compare,
+    evidence_reports,
+    export,
+    init,
+    plan,
+    predict,
+    recommend,
+    serve,
+    study,
+    track,
+)
 
 app = typer.Typer(
     name="kdlora",
@@ -34,13 +46,19 @@ def _options(
     pass
 
 
+app.command("init")(init.init)
 app.command("demo")(study.demo)
 app.command("distil")(study.distil)
 app.command("run")(study.run)
-app.command("plan")(study.plan)
-app.command("status")(study.status)
+app.command("plan")(plan.plan)
+app.command("status")(plan.status)
+app.command("track")(track.track)
 app.command("report")(study.report)
+app.command("recommend")(recommend.recommend)
+app.command("calibrate")(calibrate.calibrate)
+app.command("export")(export.export)
 app.command("predict")(predict.predict)
+app.command("serve")(serve.serve)
 app.command("import")(evidence_reports.import_results)
 app.command("doctor")(evidence_reports.doctor)
 app.command("compare")(evidence_compare.compare)
