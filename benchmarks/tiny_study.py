@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from kdlora.models.checkpoints import quiet
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.study import Study, make_study
 from tests.conftest import sentences, write_csv
@@ -24,8 +25,9 @@ def tiny_study(folder: Path, *, seeds: int, rows: int = 64, **changes: Any) -> S
     """Encoders and texts below `folder`, and the study of them: six runs a seed."""
     if not (folder / "dev.csv").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        save_tiny_encoder(folder / "teacher", "bert", layers=2, seed=1)
-        save_tiny_encoder(folder / "student", "distilbert", layers=1, seed=2)
+        with quiet():
+            save_tiny_encoder(folder / "teacher", "bert", layers=2, seed=1)
+            save_tiny_encoder(folder / "student", "distilbert", layers=1, seed=2)
         for name, n, seed in (("train", rows, 3), ("dev", 24, 4)):
             texts, moods = sentences(n, seed)
             write_csv(folder / f"{name}.csv", review=texts, mood=moods)

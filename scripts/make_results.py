@@ -17,9 +17,11 @@ from typing import Any
 import yaml
 
 from kdlora.report.build import read_bins
+from kdlora.report.examples import read_examples
 from kdlora.report.page import write_page
 from kdlora.report.parts import Report
 from kdlora.report.sections import build
+from kdlora.ship.recommend import read_exports
 from kdlora.store.frame import load_frame, load_histories, read_plan
 from kdlora.store.importers import import_results
 
@@ -46,9 +48,12 @@ def report_of(page: dict[str, Any], source: Path, work: Path) -> Report:
         folder, spec = source, read_plan(source)["study"]
         rerun = f"kdlora run {spec['name']}.yaml"
     frame = load_frame(folder)
+    examples = None
+    if "study" in page:
+        examples = read_examples(frame, folder, read_exports(folder, frame).forms)
     return build(
         frame, title=page.get("title", page["page"]), spec=spec, histories=load_histories(folder),
-        notes=(), rerun=rerun, bins=read_bins(frame, folder),
+        notes=(), rerun=rerun, bins=read_bins(frame, folder), examples=examples,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ INTRO = (
     "probability is the share of bootstrap draws, of examples paired over all models and of seeds, "
     "in which the choice keeps every limit and is the best of those that do. A size or latency "
     "that was not measured on an exported artefact or by the run itself is an estimate and says "
-    "so. `kdlora recommend` takes limits of your own."
+    "so. The command kdlora recommend takes limits of your own."
 )
 STANDINGS = {
     "clear": "clear", "likely": "likely", "undecided": "undecided", "unknown": "not known",
