@@ -6,12 +6,14 @@ import gc
 import os
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet  # noqa: F401  (pandas would load it when the predictions are written)
 import torch
+from tqdm import tqdm
 
 from kdlora.engines.attempt import Outcome, attempt
 from kdlora.engines.crew import Job
@@ -24,6 +26,7 @@ from kdlora.store.store import Store
 # What follows is done once, here; every worker that is forked from here has it. Frozen objects are
 # not walked by the workers' garbage collectors, which would copy their pages, too.
 remember_environment()
+tqdm.set_lock(threading.RLock())  # its own would be a semaphore of the system in every worker
 gc.collect()
 gc.freeze()
 
