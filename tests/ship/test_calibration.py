@@ -11,6 +11,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+import kdlora
 from kdlora.errors import InputError, ModelError
 from kdlora.ship import answers
 from kdlora.ship.calibration import (
@@ -22,9 +23,9 @@ from kdlora.ship.calibration import (
 )
 from kdlora.ship.student import Calibration, ModelCard, make_card, read_calibration, read_card
 from kdlora.store.outputs import SplitOutputs
+from tests.conftest import Corner
 
 NAMES = ["no", "yes"]
-DEMO = Path(__file__).resolve().parents[2] / "results" / "demo"
 
 
 def drawn(n: int, scale: float, seed: int, classes: int = 2) -> SplitOutputs:
@@ -106,40 +107,46 @@ def test_problems_are_told_together() -> None:
         calibrate(own, None, ["a", "b", "c"], temperature=False, threshold=None)
 
 
-def student_of_demo(tmp_path: Path, *, inside: bool) -> tuple[Path, Path]:
-    """A run of the demo's records without weights, and a saved student that names it."""
+@pytest.fixture(scope="module")
+def finished(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of one tiny student, which it has saved."""
+    out = tmp_path_factory.mktemp("calibrated") / "study"
+    study = corner.study(arms=["student/fft"], seeds=[1], baselines=False)
+    kdlora.run(study, out=out, threads=1)
+    return out
+
+
+def student_of(finished: Path, tmp_path: Path, *, inside: bool) -> tuple[Path, Path]:
+    """A run's records without weights, and a saved student that names it."""
     study = tmp_path / "study"
-    card = read_card(DEMO / "student")
+    card = read_card(finished / "student")
     assert card is not None
-    run = DEMO / "runs" / card.run_id
-    if not (run / "predictions.parquet").is_file():
-        pytest.skip("the demo's predictions are not in this checkout")
     target = study / "runs" / card.run_id
     target.mkdir(parents=True)
     for name in ("record.json", "predictions.parquet"):
-        shutil.copy(run / name, target / name)
+        shutil.copy(finished / "runs" / card.run_id / name, target / name)
     folder = (study if inside else tmp_path / "elsewhere") / "student"
     folder.mkdir(parents=True)
-    shutil.copy(DEMO / "student" / "kdlora.json", folder / "kdlora.json")
+    shutil.copy(finished / "student" / "kdlora.json", folder / "kdlora.json")
     return study, folder
 
 
-def test_a_saved_student_keeps_it_in_its_card(tmp_path: Path) -> None:
-    _, folder = student_of_demo(tmp_path, inside=True)
+def test_a_saved_student_keeps_it_in_its_card(finished: Path, tmp_path: Path) -> None:
+    _, folder = student_of(finished, tmp_path, inside=True)
     path, made = calibrate_folder(folder, temperature=True, threshold="macro-f1")
     card = read_card(folder)
     assert card is not None
     assert path == folder / "kdlora.json"
     assert card.calibration == made
     assert card.calibration.n == json.loads(
-        (DEMO / "runs" / card.run_id / "record.json").read_text()
+        (finished / "runs" / card.run_id / "record.json").read_text()
     )["quality"]["n"]["selection"]  # fmt: skip
 
 
-def test_a_run_keeps_it_for_what_is_made_of_it(tmp_path: Path) -> None:
+def test_a_run_keeps_it_for_what_is_made_of_it(finished: Path, tmp_path: Path) -> None:
     from kdlora.store.store import Store
 
-    study, folder = student_of_demo(tmp_path, inside=True)
+    study, folder = student_of(finished, tmp_path, inside=True)
     card = read_card(folder)
     assert card is not None
     run = study / "runs" / card.run_id
@@ -152,8 +159,8 @@ def test_a_run_keeps_it_for_what_is_made_of_it(tmp_path: Path) -> None:
     assert make_card(record, "x", arm="a", calibration=kept).calibration == made
 
 
-def test_a_student_away_from_its_study_needs_to_be_told(tmp_path: Path) -> None:
-    study, folder = student_of_demo(tmp_path, inside=False)
+def test_a_student_away_from_its_study_needs_to_be_told(finished: Path, tmp_path: Path) -> None:
+    study, folder = student_of(finished, tmp_path, inside=False)
     with pytest.raises(ModelError, match="--study"):
         calibrate_folder(folder, temperature=True, threshold=None)
     _, made = calibrate_folder(folder, temperature=True, threshold=None, study=study)
