@@ -26,6 +26,7 @@ import pandas as pd
 import torch
 from transformers import AutoModel, BertConfig
 
+from benchmarks.kept import keep
 from benchmarks.peers import tokenizer
 from benchmarks.reports_run import VARIANTS
 from benchmarks.turns import machine
@@ -135,9 +136,7 @@ def summary(state: dict[str, Any]) -> dict[str, Any]:
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """`cell.json` with every number and `cell.md` with the table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "cell.json", found)
-    (folder / "cell.md").write_text(as_markdown(found), encoding="utf-8")
+    keep(folder, "cell", found, as_markdown(found))
 
 
 def as_markdown(found: dict[str, Any]) -> str:

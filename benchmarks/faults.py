@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.kept import keep
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.engines.opening import Choice
@@ -285,7 +286,4 @@ def _children(pid: int, named: str = "") -> list[int]:
 
 def write(outcome: Outcome, disk: str, out: Path) -> None:
     """Keep it as JSON and print it."""
-    out.mkdir(parents=True, exist_ok=True)
-    values = {**vars(outcome), "full_disk": disk}
-    (out / "faults.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(values, indent=2))
+    print(keep(out, "faults", {**vars(outcome), "full_disk": disk}))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import keep
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.errors import Interrupted
@@ -69,6 +69,4 @@ def _stamp(store: Store, run: Run) -> int:
 
 
 def write(found: dict[str, Any], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "many.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=2))
+    print(keep(out, "many", found))

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import keep
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.spec.run import Run
@@ -107,8 +108,7 @@ def measure_cpu(runs: int = 12, *, warm_up: int = 2) -> dict[str, float]:
 
 def write(found: dict[str, Any], out: Path) -> None:
     """Keep it as JSON and print it as a table."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "overhead.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    keep(out, "overhead", found)
     print(
         f"overhead per run, {found['runs']} runs after a warm-up (load {found['load_1_min']:.1f})"
     )

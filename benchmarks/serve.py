@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.kept import keep
 from benchmarks.serve_client import Tally, ask_once, keep_asking, make_texts, predict_bytes
 
 CONNECTIONS = (1, 8, 64)
@@ -188,9 +188,7 @@ def measure(
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """`serve.json` and the page `serve.md` made of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "serve.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (folder / "serve.md").write_text(page(found), encoding="utf-8")
+    keep(folder, "serve", found, page(found))
 
 
 def page(found: dict[str, Any]) -> str:

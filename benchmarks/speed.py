@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.kept import keep
 from benchmarks.turns import Contender, Ratio, in_turns, machine, ratio
 
 MAKE = "benchmarks.contenders"
@@ -124,9 +124,7 @@ def measure(names: list[str], repeats: int) -> dict[str, Any]:
 
 def write(results: dict[str, Any], folder: Path) -> None:
     """`speed.json` with every number and `speed.md` with the table."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "speed.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (folder / "speed.md").write_text(as_markdown(results), encoding="utf-8")
+    keep(folder, "speed", results, as_markdown(results))
 
 
 def as_markdown(results: dict[str, Any]) -> str:

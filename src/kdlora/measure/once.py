@@ -7,7 +7,6 @@ training. The files are only a cache: any of them may be deleted.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from kdlora.spec.fingerprint import hash_text
 
 
 def shape_of(model: nn.Module) -> str:
@@ -37,7 +38,7 @@ def shape_of(model: nn.Module) -> str:
         ],
         torch.__version__,
     ]
-    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    return hash_text(repr(facts), 32)
 
 
 def once(folder: Path | None, key: list[Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -48,8 +49,7 @@ def once(folder: Path | None, key: list[Any], find: Callable[[], dict[str, Any]]
     if folder is None:
         return find()
     text = json.dumps(key)
-    name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    path = folder / f"{name}.json"
+    path = folder / f"{hash_text(text, 32)}.json"
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["key"] == json.loads(text):

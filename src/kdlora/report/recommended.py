@@ -199,7 +199,7 @@ def choices(found: Sequence[Recommendation]) -> Table:
         if judged.score_low is not None and judged.score_high is not None:
             spread = f"{scale.write(judged.score_low)} to {scale.write(judged.score_high)}"
         rows.append((
-            *([Cell(one.task, one.task)] if several else []),
+            *_task_cell(one.task, several),
             Cell(one.profile or w.NONE),
             Cell(limits_text(one.constraints)),
             Cell(w.sentence_case(model_name(chosen)), chosen.title),
@@ -212,7 +212,7 @@ def choices(found: Sequence[Recommendation]) -> Table:
             _cost_cell(latency_of(chosen, one.constraints)),
         ))  # fmt: skip
     columns = (
-        *([Column("task", "Task", numeric=False)] if several else []),
+        *_task_column(several),
         Column("profile", "For", numeric=False),
         Column("limits", "Asked for", numeric=False),
         Column("choice", "Choice", numeric=False),
@@ -233,6 +233,14 @@ def choices(found: Sequence[Recommendation]) -> Table:
     )  # fmt: skip
 
 
+def _task_column(several: bool) -> tuple[Column, ...]:
+    return (Column("task", "Task", numeric=False),) if several else ()
+
+
+def _task_cell(task: str, several: bool) -> tuple[Cell, ...]:
+    return (Cell(task, task),) if several else ()
+
+
 def _tokens(found: Sequence[Recommendation]) -> str:
     lengths = {one.length for one in found}
     only = lengths.pop() if len(lengths) == 1 else None
@@ -250,13 +258,13 @@ def next_steps(found: Sequence[Recommendation]) -> Table | None:
     several = _several(found)
     rows = tuple(
         (
-            *([Cell(task, task)] if several else []),
+            *_task_cell(task, several),
             Cell(w.join(profiles)), Cell(text), Cell(command or w.NONE, command or None),
         )
         for (task, text, command), profiles in steps.items()
     )  # fmt: skip
     columns = (
-        *([Column("task", "Task", numeric=False)] if several else []),
+        *_task_column(several),
         Column("profile", "For", numeric=False),
         Column("step", "What would make it surer", numeric=False),
         Column("command", "Command", numeric=False),
@@ -276,7 +284,7 @@ def candidates(found: Sequence[Recommendation]) -> Table:
         for judged in sorted(one.considered, key=lambda j: -one.direction * j.candidate.score):
             c = judged.candidate
             rows.append((
-                *([Cell(one.task, one.task)] if several else []),
+                *_task_cell(one.task, several),
                 Cell(w.sentence_case(model_name(c)), c.title),
                 Cell(str(len(c.seeds)), len(c.seeds)),
                 Cell(scale.write(c.score), c.score),
@@ -286,7 +294,7 @@ def candidates(found: Sequence[Recommendation]) -> Table:
                 Cell(c.gate),
             ))  # fmt: skip
     columns = (
-        *([Column("task", "Task", numeric=False)] if several else []),
+        *_task_column(several),
         Column("candidate", "Candidate", numeric=False),
         Column("seeds", "Seeds"),
         Column("score", "Selection split"),

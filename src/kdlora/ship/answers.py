@@ -84,4 +84,9 @@ def choose(shares: np.ndarray, card: ModelCard) -> np.ndarray:
     if calibration is None or calibration.threshold is None or shares.shape[1] != 2:
         return shares.argmax(axis=1)
     positive = card.label_names.index(calibration.positive) if calibration.positive else 1
-    return np.where(shares[:, positive] >= calibration.threshold, positive, 1 - positive)
+    return at_threshold(shares, positive, calibration.threshold)
+
+
+def at_threshold(shares: np.ndarray, positive: int, threshold: float) -> np.ndarray:
+    """Of two classes `positive` exactly where its share [n, 2] reaches the threshold, [n]."""
+    return np.where(shares[:, positive] >= threshold, positive, 1 - positive)

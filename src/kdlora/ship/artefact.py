@@ -12,7 +12,6 @@ Nothing here needs torch: a program that serves the folder reads it with this mo
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.spec.fingerprint import sha256_of
 from kdlora.store.store import write_json
 
 ARTEFACT = "export.json"
@@ -232,7 +232,7 @@ def write_artefact(folder: Path, artefact: Artefact) -> None:
 def checksums_of(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder` but `export.json` itself, by its relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ARTEFACT)
-    return {p.relative_to(folder).as_posix(): _sha256(p) for p in files}
+    return {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}
 
 
 def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = None) -> None:
@@ -250,12 +250,7 @@ def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = N
             problems.append(f"{name} is missing")
         elif not path.resolve().is_relative_to(root):
             problems.append(f"{name} is a link that leads out of the folder")
-        elif _sha256(path) != expected:
+        elif sha256_of(path) != expected:
             problems.append(f"{name} is not what was exported (SHA-256 differs)")
     if problems:
         raise ModelError(problems, where=str(folder))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from scipy.special import log_softmax, softmax
 from kdlora.analysis.example_tests import confusion_metric
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.measure.quality import expected_calibration_error
+from kdlora.ship.answers import at_threshold
 from kdlora.ship.student import CALIBRATION, CARD, Calibration, Fit, ModelCard, make_card, read_card
 from kdlora.store.outputs import SplitOutputs, read_outputs
 from kdlora.store.store import Store, write_json
@@ -149,9 +150,7 @@ def measure_fit(
     logits, labels = own.outputs / temperature, np.asarray(own.labels, int)
     answers = logits.argmax(1)
     if threshold is not None and positive is not None:
-        answers = np.where(
-            softmax(logits, axis=1)[:, positive] >= threshold, positive, 1 - positive
-        )
+        answers = at_threshold(softmax(logits, axis=1), positive, threshold)
     size = logits.shape[1]
     table = np.bincount(labels * size + answers, minlength=size * size).reshape(size, size)
     score = None

@@ -35,7 +35,12 @@ def hash_file(path: Path, length: int = 16) -> str:
 
 @lru_cache(maxsize=1024)
 def _hash_file(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as handle:
+    return sha256_of(Path(path))
+
+
+def sha256_of(path: Path) -> str:
+    """The whole SHA-256 of a file as it is now, whatever was remembered of it."""
+    with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

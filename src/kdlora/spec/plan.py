@@ -162,7 +162,7 @@ def _own_task_ref(study: Study, own: OwnTask, problems: list[str]) -> TaskRef | 
         problems.append(f"task '{own.name}': the name belongs to a built-in task; choose another")
         return None
     named = {key: text for key in ("train", "eval") if (text := getattr(own, key))}
-    if study.data_dir is None and any("{data_dir}" in text for text in named.values()):
+    if any(study.lacks_data_dir(text) for text in named.values()):
         problems.append(f"task '{own.name}': its files need data_dir: set it, or give whole paths")
         return None
     paths = {key: study.path(text) for key, text in named.items()}

@@ -272,6 +272,10 @@ class Study(Strict):
             update={"tasks": tasks, "pairs": pairs, "data_dir": data_dir, "unlabelled": unlabelled}
         )
 
+    def lacks_data_dir(self, text: str) -> bool:
+        """Whether a path of the study file lies below a data_dir that is not given."""
+        return self.data_dir is None and "{data_dir}" in text
+
     def path(self, text: str) -> Path:
         """A path of the study file: relative to the file's folder, or below ``{data_dir}``."""
         path = Path(text.replace("{data_dir}", self.data_dir or "{data_dir}")).expanduser()

@@ -40,7 +40,7 @@ def texts_of(study: Study, item: str | OwnTask, problems: list[str]) -> tuple[Te
                 f"task has {len(columns)} ({', '.join(columns)})"
             )
             continue
-        if "{data_dir}" in source.file and study.data_dir is None:
+        if study.lacks_data_dir(source.file):
             problems.append(f"{place}: {source.file} needs data_dir: set it, or give a whole path")
             continue
         path = study.path(source.file)

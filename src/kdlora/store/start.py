@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdlora.models.checkpoints import Checkpoint
-from kdlora.models.encoders import load_encoder
 from kdlora.models.layers import keep_layers
-from kdlora.models.saved import load_trained, save_trained
+from kdlora.models.saved import save_trained
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import EncoderRef, Run
 from kdlora.spec.tasks import Task
 from kdlora.store.store import Store
 from kdlora.store.teacher import finished_teacher
+from kdlora.training.inference import load_merged
 
 
 def start_from_teacher(run: Run, store: Store, task: Task, folder: Path) -> EncoderRef:
@@ -26,13 +26,7 @@ def start_from_teacher(run: Run, store: Store, task: Task, folder: Path) -> Enco
     assert run.teacher_run_id is not None
     if not folder.is_dir():
         teacher = finished_teacher(run.teacher_run_id, store)
-        if teacher.run.adaptation == "given":
-            assert teacher.run.encoder is not None
-            given = load_encoder(teacher.run.encoder, task, seed=0, given=True)
-            model, tokenizer = given.model, given.tokenizer
-        else:
-            trained = store.folder(teacher.run_id) / "model"
-            model, tokenizer = load_trained(trained, encoder=teacher.run.encoder)
+        model, tokenizer = load_merged(teacher.run, store.folder(teacher.run_id), task)
         whole = Checkpoint(model, frozenset())
         kept = keep_layers(whole, run.encoder.layers, where=run.encoder.title, seed=0)
         save_trained(kept.model, tokenizer, folder)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.measure.flops import flops_per_length
@@ -67,14 +68,19 @@ def load_finished(
     run: Run, folder: Path, task: Task, compute: Compute
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The finished model of a run from disk, merged in fp32 and then put into its compute type."""
+    model, tokenizer = load_merged(run, folder, task, attention=compute.attention)
+    return place_for_inference(model, compute), tokenizer
+
+
+def load_merged(
+    run: Run, folder: Path, task: Task, *, attention: str = "eager"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The finished model of a run in fp32: as given, or as saved and merged."""
     assert run.encoder is not None
     if run.adaptation == "given":
-        loaded = load_encoder(run.encoder, task, seed=0, attention=compute.attention, given=True)
-        return place_for_inference(loaded.model, compute), loaded.tokenizer
-    model, tokenizer = load_trained(
-        folder / "model", encoder=run.encoder, attention=compute.attention
-    )
-    return place_for_inference(model, compute), tokenizer
+        loaded = load_encoder(run.encoder, task, seed=0, attention=attention, given=True)
+        return loaded.model, loaded.tokenizer
+    return load_trained(folder / "model", encoder=run.encoder, attention=attention)
 
 
 def inference_costs(
