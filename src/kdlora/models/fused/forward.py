@@ -5,14 +5,16 @@ draws), in less time on a processor:
 
 - query, key and value and all their adapters are one matrix product each way;
 - attention for short texts without copies in between, dropout masks from random bytes;
+- every thread takes its own texts through all layers, see `team`;
 - the last layer is computed for the first token only, because the head reads no other;
 - one cast to the compute dtype per residual stream, none per module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from kdlora.models.fused.layers import Parts, take_apart
 from kdlora.models.fused.masks import Masks
 from kdlora.models.fused.packed import texts_per_part
 from kdlora.models.fused.projection import Bound, Projection, autocast
+from kdlora.models.fused.team import Team, shares, side_by_side
 
 
 class FusedForward:
@@ -42,56 +45,124 @@ class FusedForward:
         self.layers = [fused[id(layer.query)] for layer in parts.layers[:-1]]
         self.last = LastLayer(parts.layers[-1], dtype)
         self.masks = Masks(_embedding_dropout(parts.embeddings).p)
-        self.frozen = all(layer.frozen for layer in (*self.layers, self.last))
+        layers = [*fused.values(), self.last]
+        self.frozen = all(layer.frozen for layer in layers)
+        used = [p for layer in layers for p in layer.projections()]
+        used += [self.widen] if self.widen is not None else []
+        self.frozen &= all(projection.packed is not None for projection in used)
+        modules = nn.ModuleList(module for projection in used for module in projection.modules)
+        self.trained = [p for p in modules.parameters() if p.requires_grad]  # each once
+        self.width = parts.layers[0].output_norm.normalized_shape[0]
+        self.team: Team | None = None
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        bound = {id(layer): layer.bind() for layer in [*self.layers, self.last]}
-        layers = [bound[id(layer)] for layer in self.layers]
-        last = bound[id(self.last)]
-        widen = self.widen.bind() if self.widen is not None else None
-        first = torch.cat([self._encode(part, widen, layers, last) for part in self._parts(inputs)])
-        with autocast(first.device, self.dtype):
-            return self.parts.head(first.unsqueeze(1)).float()
-
-    def _parts(self, inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-        """The batch in parts of some texts each, if that is faster; see `packed.texts_per_part`.
-
-        Trained base weights would have to sum their gradients over the parts: then it stays whole.
-        """
-        batch, length = inputs["input_ids"].shape
-        width = self.parts.layers[0].output_norm.normalized_shape[0]
-        size = texts_per_part(batch, length, width) if self.frozen else batch
-        if size >= batch:
-            return [inputs]
-        names = list(inputs)
-        pieces = zip(*(inputs[name].split(size) for name in names), strict=True)
-        return [dict(zip(names, piece, strict=True)) for piece in pieces]
-
-    def _encode(
-        self,
-        inputs: dict[str, torch.Tensor],
-        widen: Bound | None,
-        layers: list[BoundLayer],
-        last: BoundLayer,
-    ) -> torch.Tensor:
-        """Hidden states of the first tokens, [b, d] fp32."""
-        training, embeddings = self.model.training, self.parts.embeddings
-        with _without_dropout(embeddings):
-            known = ("input_ids", "token_type_ids")
-            stream = embeddings(**{k: inputs[k] for k in known if k in inputs}).float()
-        if training and (keep := self.masks.draw(stream.shape, stream)) is not None:
-            stream = stream * keep * self.masks.scale
+        stream = self._embed(inputs)
         bias = _padding_bias(inputs["attention_mask"])
         if self.parts.position_bias is not None:
             relative = self.parts.position_bias(stream)
             bias = relative if bias is None else relative + bias
-        batch = Batch(stream.shape[0], stream.shape[1], bias, training)
+        first = self._encode(stream, bias)
+        with autocast(first.device, self.dtype):
+            return self.parts.head(first.unsqueeze(1)).float()
+
+    def _embed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[b, l, d] fp32, without dropout."""
+        embeddings = self.parts.embeddings
+        with _without_dropout(embeddings):
+            known = ("input_ids", "token_type_ids")
+            return embeddings(**{k: inputs[k] for k in known if k in inputs}).float()
+
+    def _encode(self, stream: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has."""
+        threads = self._threads(stream)
+        sizes = shares(*stream.shape[:2], self.width, threads)
+        if len(sizes) == 1:
+            return self._encode_share(stream, bias, self._bind(), None)
+        if self.team is None or self.team.size != threads:
+            self.team = Team(threads)
+        streams, biases = stream.split(sizes), _split(bias, sizes)
+        # Graphs of their own, or one set of constants for all.
+        shared = None if torch.is_grad_enabled() else self._bind()
+        seeds = torch.randint(2**62, (len(sizes),)).tolist() if self.model.training else None
+
+        def encode(share: int) -> torch.Tensor:
+            generator = None if seeds is None else torch.Generator().manual_seed(seeds[share])
+            bound = shared or self._bind()
+            return self._encode_share(streams[share], biases[share], bound, generator)
+
+        return side_by_side(self.team, encode, sizes, self.trained)
+
+    def _threads(self, stream: torch.Tensor) -> int:
+        """1 where sharing texts out does not pay: trained weights have gradients as large as they
+        are, which would have to be added up.
+        """
+        if stream.device.type != "cpu" or stream.requires_grad:
+            return 1
+        if torch.is_grad_enabled() and not self.frozen:
+            return 1
+        return torch.get_num_threads()
+
+    def _bind(self) -> _Bound:
+        bound = {id(layer): layer.bind() for layer in [*self.layers, self.last]}
+        return _Bound(
+            widen=None if self.widen is None else self.widen.bind(),
+            layers=[bound[id(layer)] for layer in self.layers],
+            last=bound[id(self.last)],
+        )
+
+    def _encode_share(
+        self,
+        stream: torch.Tensor,
+        bias: torch.Tensor | None,
+        bound: _Bound,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        """The same for one thread's texts, in parts where that is faster, see `texts_per_part`.
+
+        Trained base weights would have to sum their gradients over the parts: then it stays whole.
+        """
+        texts, length = stream.shape[:2]
+        size = texts_per_part(texts, length, self.width) if self.frozen else texts
+        sizes = [min(size, texts - begin) for begin in range(0, texts, size)]
+        return torch.cat(
+            [
+                self._encode_part(part, more, bound, generator)
+                for part, more in zip(stream.split(sizes), _split(bias, sizes), strict=True)
+            ]
+        )
+
+    def _encode_part(
+        self,
+        stream: torch.Tensor,
+        bias: torch.Tensor | None,
+        bound: _Bound,
+        generator: torch.Generator | None,
+    ) -> torch.Tensor:
+        batch = Batch(*stream.shape[:2], bias, self.model.training, generator)
+        if (keep := batch.keep(self.masks, stream.shape, stream)) is not None:
+            stream = stream * keep * self.masks.scale
         stream = stream.flatten(0, 1)
-        if widen is not None:
-            stream = widen(stream.to(self.dtype)).float()
-        for layer in layers:
+        if bound.widen is not None:
+            stream = bound.widen(stream.to(self.dtype)).float()
+        for layer in bound.layers:
             stream = layer(stream, batch)
-        return last(stream, batch)
+        return bound.last(stream, batch)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """All layers with the weights and factors of this moment."""
+
+    widen: Bound | None
+    layers: list[BoundLayer]
+    last: BoundLayer
+
+
+def _split(bias: torch.Tensor | None, sizes: list[int]) -> Sequence[torch.Tensor | None]:
+    """What is added to the scores, by parts of the batch; one of size 1 is all parts'."""
+    if bias is None or bias.shape[0] == 1:
+        return [bias] * len(sizes)
+    return bias.split(sizes)
 
 
 def fuse(model: nn.Module, dtype: torch.dtype) -> FusedForward | None:

@@ -24,6 +24,11 @@ class Batch:
     length: int
     bias: torch.Tensor | None  # fp32, broadcast over [b, h, l, l]
     training: bool
+    generator: torch.Generator | None = None  # of the dropout masks; None: torch's global one
+
+    def keep(self, masks: Masks, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
+        """A dropout mask in training, see `Masks.draw`; None where all is kept."""
+        return masks.draw(shape, like, self.generator) if self.training else None
 
 
 class FusedLayer:
@@ -78,23 +83,22 @@ class BoundLayer:
             self._attention_keep(batch, batch.length, half),
             owner.attention_masks.scale,
         )
-        return self.rest(context.flatten(0, 1), stream, batch.training)
+        return self.rest(context.flatten(0, 1), stream, batch)
 
     def _attention_keep(
         self, batch: Batch, queries: int, like: torch.Tensor
     ) -> torch.Tensor | None:
         shape = (batch.size, self.layer.heads, queries, batch.length)
-        return self.owner.attention_masks.draw(shape, like) if batch.training else None
+        return batch.keep(self.owner.attention_masks, shape, like)
 
     def _frozen(self, batch: Batch, stream: torch.Tensor) -> Frozen:
         owner, layer = self.owner, self.layer
         assert owner.norms is not None
         like = stream.new_empty(0, dtype=owner.dtype)
-        training = batch.training
         keeps = (
             self._attention_keep(batch, batch.length, like),
-            owner.out_masks.draw(stream.shape, like) if training else None,
-            owner.down_masks.draw(stream.shape, like) if training else None,
+            batch.keep(owner.out_masks, stream.shape, like),
+            batch.keep(owner.down_masks, stream.shape, like),
         )
         scales = (owner.attention_masks.scale, owner.out_masks.scale, owner.down_masks.scale)
         return Frozen(
@@ -103,21 +107,21 @@ class BoundLayer:
             projections=(self.qkv[0], self.out, self.up, self.down),
             norms=owner.norms,
             keeps=keeps,
-            scales=scales if training else (1.0, 1.0, 1.0),
+            scales=scales if batch.training else (1.0, 1.0, 1.0),
             dtype=owner.dtype,
         )
 
-    def rest(self, context: torch.Tensor, residual: torch.Tensor, training: bool) -> torch.Tensor:
+    def rest(self, context: torch.Tensor, residual: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Everything after attention, row by row: [t, d] in the compute dtype -> [t, d] fp32."""
         owner, layer = self.owner, self.layer
         stream = _add_norm(
-            self.out(context), residual, owner.out_masks, layer.attention_norm, training
+            self.out(context), residual, owner.out_masks, layer.attention_norm, batch
         )
         half = stream.to(owner.dtype)
         raised = self.up.gelu(half) if owner.exact_gelu else None
         if raised is None:
             raised = layer.activation(self.up(half))
-        return _add_norm(self.down(raised), stream, owner.down_masks, layer.output_norm, training)
+        return _add_norm(self.down(raised), stream, owner.down_masks, layer.output_norm, batch)
 
 
 class LastLayer(FusedLayer):
@@ -151,13 +155,13 @@ class _BoundLastLayer(BoundLayer):
             self.owner.attention_masks.scale,
         )
         residual = stream.unflatten(0, (batch.size, batch.length))[:, 0].contiguous()
-        return self.rest(context, residual, batch.training)
+        return self.rest(context, residual, batch)
 
 
 def _add_norm(
-    x: torch.Tensor, residual: torch.Tensor, masks: Masks, norm: Any, training: bool
+    x: torch.Tensor, residual: torch.Tensor, masks: Masks, norm: Any, batch: Batch
 ) -> torch.Tensor:
     assert isinstance(norm, nn.LayerNorm)
-    keep = masks.draw(x.shape, x) if training else None
+    keep = batch.keep(masks, x.shape, x)
     scale = 1.0 if keep is None else masks.scale
     return add_norm(x, residual, keep, scale, norm.weight.float(), norm.bias.float(), norm.eps)

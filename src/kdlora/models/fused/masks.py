@@ -8,7 +8,7 @@ import torch
 
 
 class Masks:
-    """Keep-masks of one dropout probability, drawn from torch's global generator.
+    """Keep-masks of one dropout probability, from a generator or torch's global one.
 
     Every element is decided by one random byte, so the probability is rounded to a multiple of
     1/256 (0.1 becomes 26/256 = 0.1016); `scale` divides by the share that is really kept, so
@@ -19,13 +19,18 @@ class Masks:
         self.threshold = min(round(256 * probability), 255)
         self.scale = 256 / (256 - self.threshold)
 
-    def draw(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor | None:
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        like: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor | None:
         """Ones (kept) and zeros of the given shape in the dtype of `like`; None: keep all."""
         if self.threshold == 0:
             return None
         count = math.prod(shape)
         words = torch.empty(-(-count // 8), dtype=torch.int64, device=like.device)
-        words.random_(-(2**63), None)
+        words.random_(-(2**63), None, generator=generator)
         kept = words.view(torch.uint8)[:count] >= self.threshold
         # bool -> float is a slow conversion, the same bytes as numbers are a fast one
         return kept.view(torch.uint8).to(like.dtype).view(shape)

@@ -1,0 +1,132 @@
+"""Texts shared out to threads, against the same computed by one."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlora.models.fused import team as teams
+from kdlora.models.fused.forward import fuse
+from kdlora.models.fused.team import Team, shares, side_by_side
+from tests.models.fused.test_forward import FAMILIES, VARIANTS, assert_same, gradients, trained
+from tests.models.helpers import adapt, load
+from tests.tiny_models import tiny_batch
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads, and shares however small."""
+    monkeypatch.setattr(teams, "LEAST", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(encoder, family, two_threads):
+    model, batch = trained(encoder, family, "lora", targets=("all-linear",))
+    forward = fuse(model, torch.float32)
+    assert_same(model, batch, forward, tolerance=2e-5)
+    assert forward.team is not None
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(encoder, variant, two_threads):
+    model, batch = trained(encoder, "bert", variant)
+    forward = fuse(model, torch.float32)
+    assert_same(model, batch, forward, tolerance=2e-5)
+    assert (forward.team is None) == (variant == "fft")  # large gradients are not added up
+    with torch.inference_mode():
+        torch.testing.assert_close(forward(batch), model(**batch).logits, rtol=2e-5, atol=2e-5)
+    assert forward.team is not None
+
+
+def test_dropout_follows_the_seed_whoever_is_first(encoder, two_threads):
+    loaded = load(encoder("bert"), dropout=0.3)
+    batch = tiny_batch(loaded.tokenizer)
+    model = adapt(loaded, "lora").train()
+    forward = fuse(model, torch.float32)
+
+    def once(seed):
+        torch.manual_seed(seed)
+        logits = forward(batch)
+        return logits.detach(), gradients(model, logits)
+
+    first, wanted = once(1)
+    for _ in range(20):
+        again, found = once(1)
+        assert torch.equal(first, again)
+        assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert not torch.equal(first, once(2)[0])
+
+
+def test_shares_differ_in_what_is_dropped(encoder, two_threads):
+    loaded = load(encoder("bert"), dropout=0.5)
+    batch = {name: value[:1].repeat(2, 1) for name, value in tiny_batch(loaded.tokenizer).items()}
+    logits = fuse(adapt(loaded, "lora").train(), torch.float32)(batch)
+    assert not torch.equal(logits[0], logits[1])
+
+
+@given(
+    texts=st.integers(1, 600),
+    length=st.integers(1, 512),
+    width=st.sampled_from([128, 384, 768, 1024]),
+    threads=st.integers(1, 64),
+)
+def test_shares_are_even_and_worth_a_thread(texts, length, width, threads):
+    sizes = shares(texts, length, width, threads)
+    assert sum(sizes) == texts
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) <= threads
+    assert len(sizes) == 1 or texts * length * width >= len(sizes) * teams.LEAST
+
+
+def test_gradients_are_those_of_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(4, 3, generator=generator))
+    unused = torch.nn.Parameter(torch.ones(2))
+    parts = torch.randn(6, 4, generator=generator).split([3, 2, 1])
+    whole = torch.cat(parts)
+    team = Team(3)
+    out = side_by_side(team, lambda i: (parts[i] @ weight).tanh(), [3, 2, 1], [weight, unused])
+    torch.testing.assert_close(out, (whole @ weight).tanh())
+    out.square().sum().backward()
+    found, weight.grad = weight.grad, None
+    (whole @ weight).tanh().square().sum().backward()
+    torch.testing.assert_close(found, weight.grad)
+    assert unused.grad is None
+
+
+def test_a_thread_uses_one_core_and_the_caller_as_many_as_before():
+    team = Team(2)
+    assert team.each(lambda i: torch.get_num_threads(), 2) == [1, 1]
+    seen = []
+    torch.set_num_threads(2)
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert [torch.get_num_threads(), *seen] == [2, 2]
+
+
+def test_what_goes_wrong_in_a_thread_reaches_the_caller():
+    def fail(i):
+        if i == 1:
+            raise RuntimeError("not enough memory: you tried to allocate")
+        return torch.ones(1)
+
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        side_by_side(Team(2), fail, [1, 1], [])
+
+
+def test_answers_in_inference_mode_are_inference_tensors():
+    team = Team(2)
+    with torch.inference_mode():
+        made = team.each(lambda i: torch.ones(1), 2)
+        out = side_by_side(team, lambda i: torch.ones(1), [1, 1], [])
+    assert out.is_inference()
+    assert not made[0].is_inference()  # the mode belongs to a thread, and is handed on
