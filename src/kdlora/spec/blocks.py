@@ -148,6 +148,10 @@ class Block:
             ids = tuple(teachers[number] for number in taught_by.get(row.title, ()))
             yield self._place(row, seed, ids)
 
+    def forget(self) -> None:
+        """Let go of what the seeds share, after the last of them."""
+        self._templates.clear()
+
     def _left_out(self, seed: int) -> frozenset[str]:
         settings = self._settings
         if not settings.study.exclude:
@@ -175,7 +179,8 @@ class Block:
         source = pair.name if pair.teacher_outputs else ""
         key = (self.task.name, row.title, encoder, pair.student_layers, source)
         made = Siblings(partial(self._run, row), known.get(key))
-        known[key] = made.parts
+        if len(self._settings.study.pairs) > 1:
+            known[key] = made.parts
         return made
 
     def _run(self, row: ArmRow) -> Run:

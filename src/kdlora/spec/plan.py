@@ -89,6 +89,8 @@ def make_plan(study: Study) -> Plan:
                 if run_id not in seen:
                     seen.add(run_id)
                     plan.runs.append(make())
+            if seed == study.seeds[-1]:
+                block.forget()  # or a plan of many blocks would be held twice
     return plan
 
 
