@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import numpy as np
 
 from kdlora.data.batches import Encoded, encode
 from kdlora.data.examples import Examples
+from kdlora.files import whole_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,11 +90,7 @@ def _write(path: Path, encoded: Encoded) -> None:
     }
     if encoded.types is not None:
         values["types"] = encoded.types.astype(np.int8)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.npz")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, **values)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, **values)  # type: ignore[arg-type]

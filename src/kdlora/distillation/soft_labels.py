@@ -8,7 +8,6 @@ tempered ones.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.numpy import save_file
 
 from kdlora.data.examples import Examples, TaskData
 from kdlora.errors import ModelError
+from kdlora.files import whole_file
 from kdlora.spec.tasks import Task
 
 FILE = "soft_labels.safetensors"
@@ -102,9 +102,8 @@ def save(labels: SoftLabels, folder: Path, name: str = FILE) -> Path:
         "label_names": json.dumps(labels.label_names),
         "data_fingerprint": labels.data_fingerprint,
     }
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, folder / name)
+    with whole_file(folder / name) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
     return folder / name
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import nn
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.distillation.states import Wanted, run_with_states
 from kdlora.errors import ModelError
+from kdlora.files import leftovers, whole_file
 
 STATES, ABOUT = "teacher_states.npy", "teacher_states.json"
 _LARGEST = float(np.finfo(np.float16).max)
@@ -94,7 +94,7 @@ def cache_states(
 
 def drop_cache(folder: Path) -> None:
     """Remove what `cache_states` left, whole or torn."""
-    for path in (folder / ABOUT, folder / STATES, *folder.glob(f".{STATES}.*.tmp")):
+    for path in (folder / ABOUT, folder / STATES, *leftovers(folder / STATES)):
         path.unlink(missing_ok=True)
 
 
@@ -117,19 +117,18 @@ def _write(
     shape: tuple[int, int],
 ) -> None:
     drop_cache(folder)
-    temporary = folder / f".{STATES}.{os.getpid()}.tmp"
-    values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-    for index in eval_batches(texts.lengths):
-        states = teacher(index)
-        start = np.concatenate([[0], np.cumsum(texts.lengths[index])])
-        for name, place in features.items():
-            block = states[name].float().clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
-            for at, row in enumerate(index):
-                target = slice(texts.offsets[row], texts.offsets[row + 1])
-                values[target, place] = block[start[at] : start[at + 1]]
-    values.flush()
-    del values
-    os.replace(temporary, folder / STATES)
+    with whole_file(folder / STATES) as temporary:
+        values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        for index in eval_batches(texts.lengths):
+            states = teacher(index)
+            start = np.concatenate([[0], np.cumsum(texts.lengths[index])])
+            for name, place in features.items():
+                block = states[name].float().clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
+                for at, row in enumerate(index):
+                    target = slice(texts.offsets[row], texts.offsets[row + 1])
+                    values[target, place] = block[start[at] : start[at + 1]]
+        values.flush()
+        del values
 
 
 def require_same_tokens(student: Encoded, teacher: Encoded, *, names: tuple[str, str]) -> None:

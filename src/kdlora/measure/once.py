@@ -8,7 +8,6 @@ training. The files are only a cache: any of them may be deleted.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdlora.files import whole_file
 from kdlora.spec.fingerprint import hash_text
 
 
@@ -63,11 +63,7 @@ def once(folder: Path | None, key: list[Any], find: Callable[[], dict[str, Any]]
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     """Atomically; a full disk costs the cache, not the run."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ The converter holds Python's lock while it works, so only a process of its own r
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import vl_convert
 
 from kdlora.errors import StoreError
+from kdlora.files import whole_file
 
 
 @contextmanager
@@ -65,9 +65,8 @@ def convert(svg: Path, scale: float) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 if __name__ == "__main__":

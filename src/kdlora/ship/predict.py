@@ -10,6 +10,7 @@ from typing import Any
 
 from kdlora.data.chunks import Row, read_chunks
 from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.files import whole_file
 from kdlora.ship.answers import Answer, Predictor
 from kdlora.ship.artefact import is_artefact, read_artefact
 from kdlora.ship.safety import check_folder
@@ -108,24 +109,22 @@ def predict_file(
     and, for classes, `probability` and one `p_<label>` each. The target appears only when whole.
     """
     wanted = columns or tuple(predictor.card.text_columns)
-    temporary = target.with_name(f".{target.name}.tmp")
     total = 0
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as handle:
-            writer = None
-            for rows in _chunks(source, wanted):
-                texts = _texts(rows, wanted, source)
-                found = list(_flat(predictor(texts)))
-                if writer is None:
-                    fields = [*rows[0], *(k for k in found[0] if k not in rows[0])]
-                    writer = csv.DictWriter(handle, fields)
-                    writer.writeheader()
-                writer.writerows({**r, **a} for r, a in zip(rows, found, strict=True))
-                total += len(rows)
-                on_rows(total)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        whole_file(target) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as handle,
+    ):
+        writer = None
+        for rows in _chunks(source, wanted):
+            texts = _texts(rows, wanted, source)
+            found = list(_flat(predictor(texts)))
+            if writer is None:
+                fields = [*rows[0], *(k for k in found[0] if k not in rows[0])]
+                writer = csv.DictWriter(handle, fields)
+                writer.writeheader()
+            writer.writerows({**r, **a} for r, a in zip(rows, found, strict=True))
+            total += len(rows)
+            on_rows(total)
     return total
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, StoreError
+from kdlora.files import whole_file
 from kdlora.store import foreign
 from kdlora.store.mapping import Mapping, built_in, find_mapping
 from kdlora.store.store import write_json
@@ -86,10 +87,9 @@ def import_results(
     frame = imported.frame.assign(study=study)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{TABLE}.tmp"
-        _for_parquet(frame).to_parquet(temporary, index=False)
-        (folder / PROVENANCE).unlink(missing_ok=True)  # a table without it is not yet whole
-        temporary.replace(folder / TABLE)
+        with whole_file(folder / TABLE) as temporary:
+            _for_parquet(frame).to_parquet(temporary, index=False)
+            (folder / PROVENANCE).unlink(missing_ok=True)  # a table without it is not yet whole
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
     provenance = Provenance.model_validate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.data.examples import TaskData
+from kdlora.files import whole_file
 
 FILE = "predictions.parquet"
 
@@ -46,9 +46,8 @@ def write_predictions(folder: Path, data: TaskData, outputs: dict[str, np.ndarra
                 }
             )
         )
-    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
-    pd.concat(blocks, ignore_index=True).to_parquet(temporary, index=False)
-    os.replace(temporary, folder / FILE)
+    with whole_file(folder / FILE) as temporary:
+        pd.concat(blocks, ignore_index=True).to_parquet(temporary, index=False)
 
 
 def read_predictions(folder: Path) -> Predictions:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
+from kdlora.files import beside, leftovers
 from kdlora.spec.run import Run
 from kdlora.store import leases
 from kdlora.store.record import Record, checksum
@@ -123,8 +124,9 @@ class Store:
         while not _write_new(folder / "record.json", _as_json(values)):
             if self.is_done(record.run_id):  # a damaged one is set aside by looking at it
                 raise AlreadyDone(f"{record.run_id} has been recorded by another process")
-        for name in ("checkpoint.pt", "checkpoint.tmp", "failed.json"):
-            (folder / name).unlink(missing_ok=True)
+        checkpoint = folder / "checkpoint.pt"
+        for path in (checkpoint, *leftovers(checkpoint), folder / "failed.json"):
+            path.unlink(missing_ok=True)
 
     def fail(self, record: Record) -> None:
         """Keep the error of a run that could not be done, beside which it can be tried again."""
@@ -228,7 +230,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 def _write_beside(path: Path, text: str) -> Path:
     """A durable temporary file in the folder of `path`; its name is no other process's."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
         with temporary.open("w", encoding="utf-8") as handle:
             handle.write(text)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdlora.files import whole_file
 from kdlora.training.precision import Compute
 
 CHECKPOINT = "checkpoint.pt"
@@ -67,9 +68,8 @@ def save_checkpoint(
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
-    temporary = folder / "checkpoint.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, folder / CHECKPOINT)
+    with whole_file(folder / CHECKPOINT) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(folder: Path, compute: Compute) -> dict[str, Any] | None:
@@ -102,6 +102,6 @@ def restore(
 
 def write_history(folder: Path, progress: Progress) -> None:
     """Replace `history.jsonl`: one line an evaluation of the selection split."""
-    temporary = folder / "history.tmp"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in progress.history), "utf-8")
-    os.replace(temporary, folder / "history.jsonl")
+    text = "".join(json.dumps(row) + "\n" for row in progress.history)
+    with whole_file(folder / "history.jsonl") as temporary:
+        temporary.write_text(text, "utf-8")

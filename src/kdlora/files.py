@@ -1,0 +1,34 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to; it becomes `path` when the block ends without an error.
+
+    Until then, and after an error, `path` is what it was. A process that is killed meanwhile leaves
+    a file of the pattern `leftovers`.
+    """
+    temporary = beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path) -> Path:
+    """A name in the same folder that no other process uses, on whatever machine it runs."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What processes that were killed while they wrote `path` left behind."""
+    return list(path.parent.glob(f".{path.name}.*.tmp"))
