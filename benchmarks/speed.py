@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +110,9 @@ def measure(names: list[str], repeats: int) -> dict[str, Any]:
             {
                 "name": name,
                 "title": group.title,
+                "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "machine": machine(),
+                "repeats": repeats,
                 "seconds_per_unit": taken,
                 "target": group.target,
                 "ratios": {
@@ -118,25 +122,34 @@ def measure(names: list[str], repeats: int) -> dict[str, Any]:
                 },
             }
         )
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"measured_at": now, "machine": machine(), "repeats": repeats, "measures": results}
+    return {"measures": results}
 
 
 def write(results: dict[str, Any], folder: Path) -> None:
-    """`speed.json` with every number and `speed.md` with the table."""
+    """`speed.json` with every number and `speed.md` with the table.
+
+    Groups that were not measured this time stay as they were kept in `folder`.
+    """
+    groups = {group["name"]: group for group in [*_kept(folder), *results["measures"]]}
+    results = {"measures": [groups[name] for name in MEASURES if name in groups]}
     keep(folder, "speed", results, as_markdown(results))
+
+
+def _kept(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "speed.json"
+    return json.loads(path.read_text(encoding="utf-8"))["measures"] if path.is_file() else []
 
 
 def as_markdown(results: dict[str, Any]) -> str:
     """The table of ratios with their spread, and the machine it was taken on."""
-    about = results["machine"]
+    about = results["measures"][0]["machine"]
     lines = [
         "# Speed, side by side",
         "",
-        f"Measured {results['measured_at']} on {about['threads']} threads "
+        f"Measured on {about['threads']} threads "
         f"({', '.join(about['instructions'])}; torch {about['torch']}, transformers "
-        f"{about['transformers']}) by `make bench`: all contenders of a group take turns, "
-        f"{results['repeats']} rounds after a warm-up; ratios are taken round by round. "
+        f"{about['transformers']}) by `make bench`: all contenders of a group take turns after a "
+        "warm-up, at the time that is given; ratios are taken round by round. "
         "A share of the products' rate is the time of the matrix products alone over the time of "
         "kdlora's whole step.",
         "",
@@ -145,7 +158,8 @@ def as_markdown(results: dict[str, Any]) -> str:
     ]
     for group in results["measures"]:
         taken = group["seconds_per_unit"]
-        lines.append(f"| **{group['title']}** | | | | |")
+        when = f"{group['measured_at'][:16]}, {group['repeats']} rounds"
+        lines.append(f"| **{group['title']}** ({when}) | | | | |")
         for name, seconds in taken.items():
             rate = 1 / sorted(seconds)[len(seconds) // 2]
             lines.append(f"| {name} | {rate:.1f} | {_verdict(group, name)} |")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -24,23 +26,32 @@ def test_texts_have_the_lengths_of_their_task(profile):
     assert np.abs(deciles - workload.LENGTHS[profile]).max() <= 3
 
 
-def test_the_table_names_every_contender_its_ratio_and_its_target():
-    results = {
-        "measured_at": "2026-01-01",
+def group(name="student", peer_s=0.04):
+    return {
+        "name": name,
+        "title": "KD-LoRA training",
+        "measured_at": "2026-01-01T00:00:00+00:00",
         "machine": {"threads": 2, "instructions": [], "torch": "2", "transformers": "5"},
         "repeats": 1,
-        "measures": [
-            {
-                "title": "KD-LoRA training",
-                "seconds_per_unit": {"kdlora": [0.01], "peer": [0.04], "products alone": [0.007]},
-                "target": {"peer": 2.5},
-                "ratios": {
-                    "peer": {"median": 4.0, "least": 3.5, "most": 4.5, "rounds": 1},
-                    "products alone": {"median": 0.7, "least": 0.6, "most": 0.8, "rounds": 1},
-                },
-            }
-        ],
+        "seconds_per_unit": {"kdlora": [0.01], "peer": [peer_s], "products alone": [0.007]},
+        "target": {"peer": 2.5},
+        "ratios": {
+            "peer": {"median": 4.0, "least": 3.5, "most": 4.5, "rounds": 1},
+            "products alone": {"median": 0.7, "least": 0.6, "most": 0.8, "rounds": 1},
+        },
     }
+
+
+def test_a_group_that_is_measured_again_leaves_the_others_as_they_were(tmp_path):
+    speed.write({"measures": [group("teacher"), group("student")]}, tmp_path)
+    speed.write({"measures": [group("student", peer_s=0.05)]}, tmp_path)
+    kept = json.loads((tmp_path / "speed.json").read_text())["measures"]
+    assert kept == [group("student", peer_s=0.05), group("teacher")]
+    assert "| peer | 20.0 |" in (tmp_path / "speed.md").read_text()
+
+
+def test_the_table_names_every_contender_its_ratio_and_its_target():
+    results = {"measures": [group()]}
     table = speed.as_markdown(results)
     assert "| kdlora | 100.0 |" in table
     assert "| peer | 25.0 | 4.0 x as fast | 3.5 - 4.5 | 2.5 x |" in table
