@@ -70,10 +70,12 @@ def connected(address: str | None) -> Iterator[None]:
         ray.init(address, **options)
     except (ConnectionError, TimeoutError, RuntimeError) as error:
         first, *_ = str(error).strip().splitlines() or [type(error).__name__]
+        token = address.startswith("ray://") and "RAY_AUTH_MODE" not in os.environ
         raise InputError(
             f"no Ray cluster answers at '{address}' ({first}); start one with `ray start --head`, "
-            "check the address and that both sides have the same versions of Python and Ray, or "
-            "use --address local"
+            "check the address and that both sides have the same versions of Python and Ray, "
+            + ("set RAY_AUTH_MODE=token if the cluster asks for one, " if token else "")
+            + "or use --address local"
         ) from None
     try:
         yield
