@@ -131,6 +131,29 @@ def test_an_excluded_teacher_is_still_trained_for_its_students():
     assert {run.role for run in none.runs} == {"student"}
 
 
+def test_what_fits_one_pair_only_can_be_left_out_of_the_others():
+    pairs = [
+        {"name": "made", "teacher": "big", "student": {"from": "teacher", "layers": [0]}},
+        {"name": "found", "teacher": "big", "student": "small"},
+    ]
+    start = {"start": {"arm": "student/kd-lora", "distillation": {"start": "teacher"}}}
+    left_out = {"pair": "found", "arm": "student/kd-lora[start]"}
+    plan = make_plan(study(pairs=pairs, variations=start, exclude=left_out))
+    assert {cell.pair for cell in plan.cells if cell.label == "start"} == {"made"}
+    for some in ({}, {"exclude": left_out | {"seed": 1}}):
+        with pytest.raises(InputError, match="made of its teacher's layers"):
+            make_plan(study(pairs=pairs, variations=start, **some))
+
+
+def test_a_signal_that_fits_no_regression_can_be_left_out_of_it():
+    dkd = {"dkd": {"arm": "student/kd-lora", "distillation": {"signals": {"dkd": 1.0}}}}
+    left_out = {"task": "stsb", "arm": "student/kd-lora[dkd]"}
+    plan = make_plan(study(tasks=["rte", "stsb"], variations=dkd, exclude=left_out))
+    assert {cell.task for cell in plan.cells if cell.label == "dkd"} == {"rte"}
+    with pytest.raises(InputError, match="the task is a regression"):
+        make_plan(study(tasks=["rte", "stsb"], variations=dkd))
+
+
 def test_baselines_and_given_teachers_can_be_excluded():
     pairs = [{"name": "p", "teacher": "big", "student": "small", "teacher_is_trained": True}]
     plan = make_plan(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdlora.spec.distillation import Distillation, signal_problems
 from kdlora.spec.fingerprint import hash_file
+from kdlora.spec.grid import Exclusions
 from kdlora.spec.pair import Layers
 from kdlora.spec.run import OutputsRef, TextsRef
 from kdlora.spec.study import OwnTask, Pair, Study
@@ -98,7 +99,7 @@ def stated_kind(item: str | OwnTask) -> Kind | None:
 
 
 def teaching_problems(study: Study) -> Iterator[str]:
-    """What cannot be taught, as far as the study file tells."""
+    """What cannot be taught, as far as the study file tells; what is excluded need not be."""
     for arm in study.planned_arms():
         if arm.arm.distillation != "kd":
             continue
@@ -106,11 +107,28 @@ def teaching_problems(study: Study) -> Iterator[str]:
         for item in study.tasks:
             kind = stated_kind(item)
             name = item if isinstance(item, str) else item.name
-            if kind is not None:
-                for problem in signal_problems(kd.signals, kind):
+            found = list(signal_problems(kd.signals, kind)) if kind is not None else []
+            if found and _is_planned(study, str(arm), task=name):
+                for problem in found:
                     yield f"{arm} on task '{name}': {problem}"
         for pair in study.pairs:
-            yield from _pair_problems(pair, str(arm), kd)
+            unfit = list(_pair_problems(pair, str(arm), kd))
+            if unfit and _is_planned(study, str(arm), pair=pair.name):
+                yield from unfit
+
+
+def _is_planned(
+    study: Study, title: str, *, pair: str | None = None, task: str | None = None
+) -> bool:
+    """Whether an arm stands anywhere in the table of this pair, or of this task."""
+    exclusions = Exclusions(study.exclude)
+    names = [item if isinstance(item, str) else item.name for item in study.tasks]
+    return any(
+        title not in exclusions.of_block(one_pair, one_task, seed, (title,))
+        for one_pair in ([pair] if pair else [each.name for each in study.pairs])
+        for one_task in ([task] if task else names)
+        for seed in study.seeds
+    )
 
 
 def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
