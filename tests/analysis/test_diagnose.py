@@ -294,6 +294,7 @@ def test_copied_scores():
     # with losses that differ, equal scores are a coincidence
     assert "identical_across_seeds" not in names(same.assign(final_loss=np.arange(12.0)))
     assert names(same.assign(final_loss=1.0))["identical_across_seeds"].severity == "error"
+    assert "identical_across_seeds" not in names(same.assign(selection_score=np.arange(12.0)))
     twin = frame.copy()
     kd, plain = twin["arm"] == "student/kd-lora", twin["arm"] == "teacher/lora"
     twin.loc[kd, "score"] = twin.loc[plain, "score"].to_numpy()
@@ -399,6 +400,22 @@ def test_agreement_with_a_known_teacher():
     assert found["agreement_impossible"].rows == ("r0",)
     assert found["teacher_unchecked"].rows == ("r2",)
     assert expected_agreement(0.8, 0.9) == pytest.approx(0.74)
+
+
+def test_the_teachers_accuracy_is_that_of_its_own_run():
+    frame = tidy(
+        3, agreement=[np.nan, 0.9, 0.9], n_classes=2, metric="matthews", score=[0.6, 0.5, 0.5],
+        teacher_run_id=[None, "r0", "elsewhere"], **{"report.accuracy": [0.8, 0.75, 0.75]},
+    )  # fmt: skip
+    table = agreement_table(frame)
+    assert table["a_t"].tolist()[0] == 0.8
+    assert names(frame)["teacher_unchecked"].rows == ("r2",)
+
+
+def test_a_constant_baseline_needs_no_correlation():
+    frame = tidy(3, metric="pearson", score=[np.nan, 0.7, 0.8], role=["baseline", *["student"] * 2])
+    assert "impossible_value" not in names(frame.assign(adaptation=["majority", "fft", "fft"]))
+    assert "impossible_value" in names(frame.assign(adaptation=["tfidf", "fft", "fft"]))
 
 
 def garbage() -> list[pd.DataFrame]:

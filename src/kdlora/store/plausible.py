@@ -78,7 +78,8 @@ def _scores(frame: pd.DataFrame) -> list[Problem]:
     if "score" in frame and "metric" in frame and frame["score"].notna().any():
         score = numeric(frame, "score")
         done = frame["status"].eq("done") if "status" in frame else pd.Series(True, frame.index)
-        found.append(_problem("score", done & score.isna(), "has no score although it is done"))
+        unscored = done & score.isna() & ~_constant(frame)
+        found.append(_problem("score", unscored, "has no score although it is done"))
         for metric, rows in frame.groupby(frame["metric"].astype(str)).indices.items():
             mask = np.zeros(len(frame), dtype=bool)
             mask[rows] = True
@@ -91,6 +92,13 @@ def _scores(frame: pd.DataFrame) -> list[Problem]:
             other = pd.Series(True, frame.index) & ~(primary & numeric(frame, "score").notna())
             found += _out_of_range(str(column), numeric(frame, column), metric, other)
     return found
+
+
+def _constant(frame: pd.DataFrame) -> pd.Series:
+    """Baselines that answer the same everywhere: they have no correlation with anything."""
+    if not {"role", "adaptation"} <= set(frame.columns):
+        return pd.Series(False, frame.index)
+    return frame["role"].eq("baseline") & frame["adaptation"].eq("majority")
 
 
 def _out_of_range(column: str, values: pd.Series, metric: str, where: pd.Series) -> list[Problem]:

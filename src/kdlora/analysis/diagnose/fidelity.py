@@ -104,6 +104,9 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
     a_t = numeric(frame, "teacher_accuracy").where(
         lambda v: v.notna(), numeric(frame, "teacher_score").where(metric == "accuracy")
     )
+    if has(frame, "teacher_run_id", "run_id"):  # the teacher's own row, whatever its metric
+        own = dict(zip(frame["run_id"], a_s, strict=True))
+        a_t = a_t.where(a_t.notna(), frame["teacher_run_id"].map(own).astype(float))
     stated = numeric(frame, "agreement")
     classes = numeric(frame, "n_classes")
     rows: dict[Any, dict[str, Any]] = {}

@@ -198,8 +198,8 @@ def copies(frame: pd.DataFrame) -> Iterator[Finding]:
     if "role" in fair:
         fair = fair[fair["role"].ne("baseline") & fair["adaptation"].ne("given")]
     place = [c for c in ("pair", "task") if has(fair, c)]
-    # an accuracy repeats by chance; together with its loss it does not
-    same = ["score", *(["final_loss"] if has(fair, "final_loss") else [])]
+    # an accuracy repeats by chance; together with its loss or another split's it does not
+    same = ["score", *(c for c in ("final_loss", "selection_score") if has(fair, c))]
     # a shared teacher stands in several cells: it is one run
     unique = fair.drop_duplicates("run_id") if "run_id" in fair else fair
     seeds = unique.groupby(["arm", *place, *same], dropna=False)["seed"].transform("nunique")
