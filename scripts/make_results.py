@@ -78,6 +78,30 @@ def main(arguments: list[str] | None = None) -> None:
         )
         size = sum(path.stat().st_size for path in paths)
         print(f"{name}: {len(paths)} files, {size / 1e3:.0f} kB")
+    write_index(given.out)
+
+
+def write_index(folder: Path) -> None:
+    """List the pages that are there."""
+    lines = [
+        "# Results",
+        "",
+        "Pages that `make results` wrote from stored records. A study's own report has all its "
+        "tables, and its figures can be explored.",
+        "",
+        "| page | from |",
+        "|---|---|",
+    ]
+    for page in yaml.safe_load((PAGES / "pages.yaml").read_text(encoding="utf-8")):
+        if (folder / f"{page['page']}.md").is_file():
+            source = page.get("about", f"`{page.get('imports', page.get('study'))}`")
+            lines.append(f"| [{page.get('title', page['page'])}]({page['page']}.md) | {source} |")
+    lines += [
+        "",
+        "[`benchmarks/`](benchmarks) keeps what `python -m benchmarks` measured: "
+        "[speed](benchmarks/speed.md), [serving](benchmarks/serve.md), faults, many small runs.",
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

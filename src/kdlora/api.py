@@ -148,7 +148,7 @@ def run(
     with store.closing():  # the last two processes of a study often end together
         frame = load_frame(store.root)
         students = save_students(frame, store)
-        return StudyResult(store.root, status, frame, write_report(store.root), students)
+        return StudyResult(store.root, status, frame, _report(store.root, frame), students)
 
 
 def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportFiles:
@@ -156,13 +156,18 @@ def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportF
 
     refresh_s: the page loads itself again after so many seconds; for a study that still runs.
     """
+    from kdlora.store.frame import find_study, load_frame
+
+    root = find_study(folder)
+    return _report(root, load_frame(root), refresh_s=refresh_s)
+
+
+def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) -> ReportFiles:
     from kdlora.report import build
     from kdlora.report.examples import read_examples
     from kdlora.ship.recommend import read_exports
-    from kdlora.store.frame import STUDY_FILE, find_study, load_frame, load_histories, read_plan
+    from kdlora.store.frame import STUDY_FILE, load_histories, read_plan
 
-    root = find_study(folder)
-    frame = load_frame(root)
     planned = (root / "plan.json").is_file()
     spec = read_plan(root)["study"] if planned else {}
     rerun = f"kdlora run {root / STUDY_FILE} --out {root}"
