@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import cell, matmul, plan, serve, speed, studies
+from benchmarks import cell, matmul, plan, serve, speed, step, studies
 
 
 def main() -> None:
@@ -27,6 +27,8 @@ def main() -> None:
     )
     whole.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
     commands.add_parser("matmul", help="rates of matrix products by shape and number of rows")
+    shares = commands.add_parser("step", help="where the time of a training step goes")
+    shares.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
     load = commands.add_parser("serve", help="`kdlora serve` under load, over loopback")
     load.add_argument("model", type=Path, help="an exported folder")
     load.add_argument("--variant", default=None)
@@ -59,6 +61,10 @@ def main() -> None:
         return
     if arguments.command == "matmul":
         matmul.print_rates()
+        return
+    if arguments.command == "step":
+        step.write(step.measure(), arguments.out)
+        print((arguments.out / "step.md").read_text(encoding="utf-8"))
         return
     if arguments.command == "cell":
         found = cell.measure_cell(

@@ -159,6 +159,9 @@ def as_markdown(results: dict[str, Any]) -> str:
     for group in results["measures"]:
         taken = group["seconds_per_unit"]
         when = f"{group['measured_at'][:16]}, {group['repeats']} rounds"
+        for what in ("threads", "instructions", "torch", "transformers"):
+            if group["machine"][what] != about[what]:
+                when += f"; {what} {group['machine'][what]}"
         lines.append(f"| **{group['title']}** ({when}) | | | | |")
         for name, seconds in taken.items():
             rate = 1 / sorted(seconds)[len(seconds) // 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def beside(path: Path) -> Path:
-    """A name in the same folder that no other process uses, on whatever machine it runs."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    """A name in the same folder that nobody else uses; it says which process of which machine."""
+    process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    return path.with_name(f".{path.name}.{process}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:

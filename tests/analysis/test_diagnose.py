@@ -410,6 +410,8 @@ def test_the_teachers_accuracy_is_that_of_its_own_run():
     table = agreement_table(frame)
     assert table["a_t"].tolist()[0] == 0.8
     assert names(frame)["teacher_unchecked"].rows == ("r2",)
+    ensemble = agreement_table(frame.assign(n_teachers=[1, 2, 1]))
+    assert np.isnan(ensemble["a_t"].tolist()[0])
 
 
 def test_a_constant_baseline_needs_no_correlation():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, speed, workload
+from benchmarks import peers, speed, step, workload
 from benchmarks.ours import Ours
 from benchmarks.turns import ratio
 
@@ -56,6 +56,19 @@ def test_the_table_names_every_contender_its_ratio_and_its_target():
     assert "| kdlora | 100.0 |" in table
     assert "| peer | 25.0 | 4.0 x as fast | 3.5 - 4.5 | 2.5 x |" in table
     assert "| products alone | 142.9 | at 70% of their rate | 60% - 80% | 60 % |" in table
+
+
+def test_every_operation_of_a_step_counts_once(tiny, monkeypatch):
+    monkeypatch.setattr(step, "SHAPES", (("distilbert", True),))
+    found = step.measure()
+    shares = found["shares"]["distilbert"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["products of attention"] > 0
+    assert shares["layer norms"] > 0
+    assert step.group_of("aten::native_layer_norm_backward") == "layer norms"
+    assert step.group_of("aten::addmm_").startswith("small products")
+    assert shares["optimizer and clipping"] > 0
+    assert "| GELU | " in step.as_markdown(found)
 
 
 @pytest.fixture

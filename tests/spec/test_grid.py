@@ -154,6 +154,23 @@ def test_a_signal_that_fits_no_regression_can_be_left_out_of_it():
         make_plan(study(tasks=["rte", "stsb"], variations=dkd))
 
 
+def test_a_file_that_teaches_one_task_needs_not_teach_the_excluded_ones(tmp_path):
+    (tmp_path / "rte.csv").write_text("sentence1,sentence2,no,yes\na,b,0.5,0.5\n")
+    outputs = {"file": str(tmp_path / "{task}.csv"), "kind": "probabilities"}
+    changes = {
+        "tasks": ["rte", "stsb"],
+        "pairs": [{"name": "p", "teacher_outputs": outputs, "student": "small"}],
+        "arms": ["student/lora", "student/kd-lora"],
+    }
+    with pytest.raises(InputError, match=r"expected scores(.|\n)*no file at"):
+        make_plan(study(**changes))
+    plan = make_plan(study(**changes, exclude={"task": "stsb", "arm": ["*/kd-*", "teacher/*"]}))
+    assert {(c.task, c.arm) for c in plan.cells} >= {("rte", "student/kd-lora")}
+    assert {c.arm for c in plan.cells if c.task == "stsb"} == {"student/lora"}
+    whole = make_plan(study(**changes, exclude={"task": "stsb"}))
+    assert {c.task for c in whole.cells} == {"rte"}
+
+
 def test_baselines_and_given_teachers_can_be_excluded():
     pairs = [{"name": "p", "teacher": "big", "student": "small", "teacher_is_trained": True}]
     plan = make_plan(

@@ -12,7 +12,8 @@ import time
 
 # glibc gives large blocks back to the system as soon as they are free, so that every step of a
 # training pays for fresh pages; kept, and in large pages, they save about a seventh of a step.
-# All threads share one arena: glibc gives up those of threads as soon as they are free.
+# All threads share one arena: the thresholds hold for the main one only, and glibc gives whole
+# heaps of the others back as soon as they are free.
 _KEEP_MEMORY = {
     "glibc.malloc.arena_max": 1,
     "glibc.malloc.hugetlb": 1,

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdlora.errors import InputError, StoreError, did_you_mean
+from kdlora.files import beside
 from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card, runtime
 from kdlora.ship.artefact import (
@@ -157,7 +158,7 @@ def _check_target(target: Path, source: Source) -> None:
 @contextmanager
 def _growing(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place once everything in it is done."""
-    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    folder = beside(target)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         try:

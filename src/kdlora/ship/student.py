@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from kdlora.files import beside
 from kdlora.spec.tasks import TASKS
 from kdlora.store.record import Record
 from kdlora.store.store import Store, write_json
@@ -169,7 +170,7 @@ def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) ->
     from kdlora.models.saved import load_trained
 
     model, tokenizer = load_trained(source, encoder=record.run.encoder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = beside(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     with quiet():

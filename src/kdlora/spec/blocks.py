@@ -134,13 +134,15 @@ class Block:
         }
         needed = dict.fromkeys(number for some in taught_by.values() for number in some)
         teachers: dict[int, str] = {}
+        planned = first in study.arms and first not in out
         for number in dict.fromkeys((seed, *needed)):
+            if not planned and number not in needed:
+                continue
             place = self._place(self._teacher, number)
             teachers[number] = place.run_id
-            planned = first in study.arms and first not in out
             if number != seed or (first in out and number in needed):
                 yield place._replace(arm=None)
-            elif planned or number in needed:
+            else:
                 yield place
         for row in arms:
             if row.planned.arm.role == "teacher" and (self._given or row.title == first):
@@ -179,7 +181,7 @@ class Block:
         source = pair.name if pair.teacher_outputs else ""
         key = (self.task.name, row.title, encoder, pair.student_layers, source)
         made = Siblings(partial(self._run, row), known.get(key))
-        if len(self._settings.study.pairs) > 1:
+        if len(self._settings.study.pairs) > 1:  # nobody else could share them
             known[key] = made.parts
         return made
 
@@ -219,5 +221,5 @@ class Block:
             unlabelled=found.unlabelled[task.name] if row.kd and row.kd.unlabelled else (),
             pair=pair.name,
             label=row.planned.label,
-            reference=None if outputs is not None else found.encoders[pair.teacher],
+            reference=None if pair.teacher_outputs else found.encoders[pair.teacher],
         )

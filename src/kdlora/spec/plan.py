@@ -19,7 +19,7 @@ from kdlora.spec.names import PACKAGED_ENCODERS
 from kdlora.spec.run import EncoderRef, Run, TaskRef
 from kdlora.spec.study import OwnTask, Study
 from kdlora.spec.tasks import TASKS
-from kdlora.spec.teaching import outputs_of, teaching_problems, texts_of
+from kdlora.spec.teaching import is_taught, outputs_of, teaching_problems, texts_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ def make_plan(study: Study) -> Plan:
         name = item if isinstance(item, str) else item.name
         found.unlabelled[name] = texts_of(study, item, problems)
         for pair in study.pairs:
-            if outputs := outputs_of(study, item, pair, problems):
+            taught = pair.teacher_outputs is not None and is_taught(study, pair, name)
+            if taught and (outputs := outputs_of(study, item, pair, problems)):
                 found.outputs[name, pair.name] = outputs
     problems += teaching_problems(study)
     if problems:

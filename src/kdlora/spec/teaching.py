@@ -117,10 +117,21 @@ def teaching_problems(study: Study) -> Iterator[str]:
                 yield from unfit
 
 
+def is_taught(study: Study, pair: Pair, task: str) -> bool:
+    """Whether anything of this pair and task is left that concerns its teacher."""
+    if not study.exclude:
+        return True
+    distilled = [str(arm) for arm in study.planned_arms() if arm.arm.distillation == "kd"]
+    return any(
+        _is_planned(study, title, pair=pair.name, task=task)
+        for title in ("teacher/given", *distilled)
+    )
+
+
 def _is_planned(
     study: Study, title: str, *, pair: str | None = None, task: str | None = None
 ) -> bool:
-    """Whether an arm stands anywhere in the table of this pair, or of this task."""
+    """Whether an arm stands anywhere in the table of this pair, this task, or both."""
     exclusions = Exclusions(study.exclude)
     names = [item if isinstance(item, str) else item.name for item in study.tasks]
     return any(

@@ -96,9 +96,10 @@ def _scores(frame: pd.DataFrame) -> list[Problem]:
 
 def _constant(frame: pd.DataFrame) -> pd.Series:
     """Baselines that answer the same everywhere: they have no correlation with anything."""
-    if not {"role", "adaptation"} <= set(frame.columns):
+    if not {"role", "adaptation", "metric"} <= set(frame.columns):
         return pd.Series(False, frame.index)
-    return frame["role"].eq("baseline") & frame["adaptation"].eq("majority")
+    correlation = frame["metric"].isin(("pearson", "spearman"))
+    return correlation & frame["role"].eq("baseline") & frame["adaptation"].eq("majority")
 
 
 def _out_of_range(column: str, values: pd.Series, metric: str, where: pd.Series) -> list[Problem]:

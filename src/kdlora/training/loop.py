@@ -2,7 +2,8 @@
 
 It knows nothing of teachers, adapters or tasks: it is given a model, encoded texts, a loss and a
 way to score the selection split, and returns what happened. Resuming from its checkpoint gives the
-same weights as not having been interrupted.
+same weights as not having been interrupted, on as many threads as before: with another number sums
+are rounded differently, and each thread draws dropout masks of its own.
 """
 
 from __future__ import annotations

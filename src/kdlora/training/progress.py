@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdlora.files import whole_file
+from kdlora.files import leftovers, whole_file
 from kdlora.training.precision import Compute
 
 CHECKPOINT = "checkpoint.pt"
+HISTORY = "history.jsonl"
 
 
 @dataclass
@@ -73,8 +74,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path, compute: Compute) -> dict[str, Any] | None:
-    """The state that `save_checkpoint` wrote, or None; a torn one is set aside, not deleted."""
+    """The state that `save_checkpoint` wrote, or None; a torn one is set aside, not deleted.
+
+    What processes left that were killed while they wrote is removed: whoever loads holds the run.
+    """
     path = folder / CHECKPOINT
+    for torn in (*leftovers(path), *leftovers(folder / HISTORY)):
+        torn.unlink(missing_ok=True)
     if not path.is_file():
         return None
     try:
@@ -103,5 +109,5 @@ def restore(
 def write_history(folder: Path, progress: Progress) -> None:
     """Replace `history.jsonl`: one line an evaluation of the selection split."""
     text = "".join(json.dumps(row) + "\n" for row in progress.history)
-    with whole_file(folder / "history.jsonl") as temporary:
+    with whole_file(folder / HISTORY) as temporary:
         temporary.write_text(text, "utf-8")

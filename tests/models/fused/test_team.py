@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 
 import pytest
 import torch
@@ -86,7 +89,7 @@ def test_shares_are_even_and_worth_a_thread(texts, length, width, threads):
     assert len(sizes) == 1 or texts * length * width >= len(sizes) * teams.LEAST
 
 
-def test_gradients_are_those_of_the_whole():
+def test_gradients_are_those_of_the_whole(two_threads):
     generator = torch.Generator().manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(4, 3, generator=generator))
     unused = torch.nn.Parameter(torch.ones(2))
@@ -102,31 +105,63 @@ def test_gradients_are_those_of_the_whole():
     assert unused.grad is None
 
 
-def test_a_thread_uses_one_core_and_the_caller_as_many_as_before():
+def test_a_thread_uses_one_core_and_the_caller_as_many_as_before(two_threads):
     team = Team(2)
     assert team.each(lambda i: torch.get_num_threads(), 2) == [1, 1]
     seen = []
-    torch.set_num_threads(2)
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
     later.join()
     assert [torch.get_num_threads(), *seen] == [2, 2]
 
 
-def test_what_goes_wrong_in_a_thread_reaches_the_caller():
+def test_what_goes_wrong_in_a_thread_reaches_the_caller_and_holds_no_memory(two_threads):
+    made = []
+
     def fail(i):
+        out = torch.ones(1)
+        made.append(weakref.ref(out))
         if i == 1:
             raise RuntimeError("not enough memory: you tried to allocate")
+        return out
+
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match="not enough memory") as caught:
+            side_by_side(Team(2), fail, [1, 1], [])
+        del caught
+        assert [ref() for ref in made] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_team_that_cannot_be_made_leaves_nothing_behind(two_threads, monkeypatch):
+    def refuse(self):
+        if threading.active_count() > before:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    before, start = threading.active_count(), threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        Team(2)
+    monkeypatch.undo()
+    assert torch.get_num_threads() == 2
+    for _ in range(100):
+        if threading.active_count() == before:
+            return
+        time.sleep(0.05)
+    raise AssertionError("a thread still waits")
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_the_callers_mode_is_handed_on(two_threads, mode):
+    seen = []
+
+    def encode(i):
+        seen.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
         return torch.ones(1)
 
-    with pytest.raises(RuntimeError, match="not enough memory"):
-        side_by_side(Team(2), fail, [1, 1], [])
-
-
-def test_answers_in_inference_mode_are_inference_tensors():
-    team = Team(2)
-    with torch.inference_mode():
-        made = team.each(lambda i: torch.ones(1), 2)
-        out = side_by_side(team, lambda i: torch.ones(1), [1, 1], [])
-    assert out.is_inference()
-    assert not made[0].is_inference()  # the mode belongs to a thread, and is handed on
+    with mode():
+        side_by_side(Team(2), encode, [1, 1], [])
+    assert seen == [(mode is torch.inference_mode, False)] * 2

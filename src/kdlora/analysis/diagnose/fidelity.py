@@ -105,8 +105,9 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
         lambda v: v.notna(), numeric(frame, "teacher_score").where(metric == "accuracy")
     )
     if has(frame, "teacher_run_id", "run_id"):  # the teacher's own row, whatever its metric
-        own = dict(zip(frame["run_id"], a_s, strict=True))
-        a_t = a_t.where(a_t.notna(), frame["teacher_run_id"].map(own).astype(float))
+        own = frame["teacher_run_id"].map(dict(zip(frame["run_id"], a_s, strict=True)))
+        alone = ~(numeric(frame, "n_teachers") > 1)  # an ensemble's accuracy is no member's
+        a_t = a_t.where(a_t.notna(), own.astype(float).where(alone))
     stated = numeric(frame, "agreement")
     classes = numeric(frame, "n_classes")
     rows: dict[Any, dict[str, Any]] = {}

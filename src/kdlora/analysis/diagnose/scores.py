@@ -207,7 +207,7 @@ def copies(frame: pd.DataFrame) -> Iterator[Finding]:
         repeated = unique[seeds > 1]
         yield Finding(
             "identical_across_seeds",
-            "error" if len(same) > 1 else "warning",
+            "error" if has(repeated, "final_loss") else "warning",
             f"{len(repeated)} runs of different seeds have the same "
             f"{' and '.join(s.replace('_', ' ') for s in same)}: the seed changed nothing, or one "
             f"result was copied ({listed(repeated['arm'].unique())}).",

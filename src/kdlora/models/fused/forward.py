@@ -34,6 +34,9 @@ class FusedForward:
     """A model's forward pass; call it with the model's inputs, it returns logits [b, c] fp32.
 
     It holds copies of frozen weights, so it is made anew when frozen weights change.
+
+    `frozen`: every base weight of the layers is packed, so only adapters (DoRA's too) and what
+    stands outside the layers can be trained.
     """
 
     def __init__(self, model: nn.Module, parts: Parts, dtype: torch.dtype) -> None:
@@ -74,7 +77,7 @@ class FusedForward:
 
     def _encode(self, stream: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has."""
-        threads = self._threads(stream)
+        threads = self._threads(stream, bias)
         sizes = shares(*stream.shape[:2], self.width, threads)
         if len(sizes) == 1:
             return self._encode_share(stream, bias, self._bind(), None)
@@ -92,11 +95,13 @@ class FusedForward:
 
         return side_by_side(self.team, encode, sizes, self.trained)
 
-    def _threads(self, stream: torch.Tensor) -> int:
+    def _threads(self, stream: torch.Tensor, bias: torch.Tensor | None) -> int:
         """1 where sharing texts out does not pay: trained weights have gradients as large as they
-        are, which would have to be added up.
+        are, which would have to be added up; so would those of embeddings and positions.
         """
         if stream.device.type != "cpu" or stream.requires_grad:
+            return 1
+        if bias is not None and bias.requires_grad:
             return 1
         if torch.is_grad_enabled() and not self.frozen:
             return 1

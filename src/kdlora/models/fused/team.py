@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 # Tokens times width of a share below which a thread of its own is not worth its overhead.
 # Measured: DistilBERT wins with 430 tokens each and loses with 190, MiniLM loses with 430.
@@ -23,27 +24,52 @@ LEAST = 2**18
 
 
 class Team:
-    """Threads in which torch's operations use one core each."""
+    """Threads in which torch's operations use one core each.
+
+    While it is made, torch's number of threads is 1 for threads that use torch for the first time;
+    for all others, the caller's among them, it stays `size`.
+    """
+
+    _making = Lock()
 
     def __init__(self, size: int) -> None:
-        """Raises nothing; the number of threads that the caller computes with stays `size`."""
+        """Raises RuntimeError where the system allows no more threads."""
         self.size = size
         self.pool = ThreadPoolExecutor(size, thread_name_prefix="kdlora-team")
-        barrier = Barrier(size)  # so that no thread takes the place of another
+        barrier = Barrier(size)  # so that no thread does the part of another
 
         def alone() -> None:
-            torch.get_num_threads()  # the first use in a thread takes over the caller's number
+            # At a thread's first use torch sets its number to that of the process; a number that
+            # was set before would be overwritten.
+            torch.get_num_threads()
             torch.set_num_threads(1)
             barrier.wait()
 
-        wait([self.pool.submit(alone) for _ in range(size)])
-        torch.set_num_threads(size)  # what threads made from now on begin with, too
+        with Team._making:
+            try:
+                for ready in [self.pool.submit(alone) for _ in range(size)]:
+                    ready.result()
+            except BaseException:
+                barrier.abort()
+                self.pool.shutdown(wait=False)
+                raise
+            finally:
+                torch.set_num_threads(size)
 
     def each(self, work: Callable[[int], Any], count: int) -> list[Any]:
         """``[work(0), work(1), ...]``, side by side; raises what the first of them raised."""
         futures = [self.pool.submit(work, i) for i in range(count)]
         wait(futures)
-        return [future.result() for future in futures]
+        errors = [future.exception() for future in futures]
+        error = next(filter(None, errors), None)
+        try:
+            if error is not None:
+                raise error
+            return [future.result() for future in futures]
+        finally:
+            # An error holds its frame, and the frame what the others computed: after running out
+            # of memory that has to go at once, not when the garbage collector comes by.
+            del error, errors, futures
 
 
 def shares(texts: int, length: int, width: int, threads: int) -> list[int]:
@@ -93,8 +119,11 @@ class _SideBySide(Function):
         return torch.cat([output.detach() for output in ctx.outputs])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad):
         outputs, ctx.outputs = ctx.outputs, None  # a graph is used once, and then its memory freed
+        if outputs is None:
+            raise RuntimeError("a second backward pass through the same forward pass")
         pieces = grad.split(ctx.sizes)
 
         def gradients(share: int) -> tuple[torch.Tensor | None, ...]:

@@ -1,0 +1,94 @@
+"""Where the time of a training step goes, by torch's profiler on one thread."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.kept import keep
+from benchmarks.ours import Ours
+from benchmarks.peers import BATCH
+from benchmarks.turns import machine
+from benchmarks.workload import make_workload
+
+SHAPES = (("distilbert", True), ("minilm-l3", True), ("bert-base", False))
+_WARM, _STEPS, _BATCHES = 2, 8, 40
+
+# what an operation is for, by its name; the first that fits
+_GROUPS = {
+    "products of the layers": ("mkldnn::_linear_pointwise",),
+    "small products: adapters, head, weights' gradients": ("aten::mm", "aten::addmm"),
+    "products of attention": ("aten::bmm",),
+    "softmax": ("aten::_softmax",),
+    "GELU": ("aten::gelu",),
+    "layer norms": ("aten::native_layer_norm",),
+    "casts and copies": ("aten::copy_", "aten::cat"),
+    "drawing dropout masks": ("aten::random_", "aten::ge"),
+    "dropping, adding, scaling": ("aten::mul", "aten::add", "aten::sum", "aten::fill_"),
+    "optimizer and clipping": ("aten::_fused_adamw", "aten::linalg_vector_norm", "Optimizer"),
+    "embeddings": ("aten::embedding", "aten::index"),
+}
+REST = "everything else: Python and autograd, views, memory, small operations"
+
+
+def group_of(operation: str) -> str:
+    """The row of the table that an operation of the profiler counts to."""
+    return next((g for g, names in _GROUPS.items() if operation.startswith(names)), REST)
+
+
+def measure() -> dict[str, Any]:
+    """Shares of the time of steps, by shape and purpose."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        shares = {shape: _shares(shape, lora) for shape, lora in SHAPES}
+    finally:
+        torch.set_num_threads(threads)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"measured_at": now, "machine": machine(), "shares": shares}
+
+
+def _shares(shape: str, lora: bool) -> dict[str, float]:
+    work, ours = make_workload("movie-reviews", BATCH * _BATCHES), Ours(shape, lora=lora)
+    for _ in range(_WARM):
+        ours.seconds_per_example(work, _STEPS)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        each_s = ours.seconds_per_example(work, _STEPS)
+    spent: dict[str, float] = defaultdict(float)
+    for operation in profiled.key_averages():
+        spent[group_of(operation.key)] += operation.self_cpu_time_total / 1e6
+    total = each_s * BATCH * (_STEPS + 1)  # the first step is profiled and not counted
+    shares = {group: spent[group] / total for group in _GROUPS}
+    return shares | {REST: 1 - sum(shares.values())}
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """`step.json` with every number and `step.md` with the table."""
+    keep(folder, "step", found, as_markdown(found))
+
+
+def as_markdown(found: dict[str, Any]) -> str:
+    """The table: a row a purpose, a column a shape."""
+    about, shares = found["machine"], found["shares"]
+    kinds = {s: "KD-LoRA" if lora else "full fine-tuning" for s, lora in SHAPES}
+    lines = [
+        "# Where a training step's time goes",
+        "",
+        f"Measured {found['measured_at']} on one thread ({', '.join(about['instructions'])}; torch "
+        f"{about['torch']}) by `python -m benchmarks step`: torch's profiler over {_STEPS + 1} "
+        "steps of {BATCH} texts with the lengths of movie reviews, first batches of an epoch, after a "
+        "warm-up. The profiler itself costs time, most of all where operations are small, so the "
+        "last row is less without it.",
+        "",
+        "| share of a step | " + " | ".join(f"{s}, {kinds[s]}" for s in shares) + " |",
+        "|---|" + "---|" * len(shares),
+    ]
+    for group in (*_GROUPS, REST):
+        cells = " | ".join(f"{values[group]:.0%}" for values in shares.values())
+        lines.append(f"| {group} | {cells} |")
+    return "\n".join(lines) + "\n"
