@@ -81,8 +81,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         "",
         f"Measured {found['measured_at']} on one thread ({', '.join(about['instructions'])}; torch "
         f"{about['torch']}) by `python -m benchmarks step`: torch's profiler over {_STEPS + 1} "
-        "steps of {BATCH} texts with the lengths of movie reviews, first batches of an epoch, after a "
-        "warm-up. The profiler itself costs time, most of all where operations are small, so the "
+        f"steps of {BATCH} texts with the lengths of movie reviews, the first of an epoch, after "
+        "a warm-up. The profiler itself costs time, most of all where operations are small, so the "
         "last row is less without it.",
         "",
         "| share of a step | " + " | ".join(f"{s}, {kinds[s]}" for s in shares) + " |",
