@@ -33,6 +33,7 @@ from benchmarks.turns import machine
 from benchmarks.workload import make_workload
 
 PEER = "(a) reports' recipe"
+OURS, OURS_SHARED = "kdlora", "kdlora, a worker a thread"
 TARGET = 12
 
 _STUDY = """
@@ -73,9 +74,10 @@ def prepare(folder: Path, rows: int, held_out: int) -> None:
 
 
 def programs(folder: Path) -> list[tuple[str, str, list[str]]]:
-    """(who, name, arguments) of every program of a round: the peer's 15, kdlora's one among them.
+    """(who, name, arguments) of every program of a round: the peer's 15, kdlora's among them.
 
-    kdlora's stands in the middle, so that a machine that slows down slows down both.
+    kdlora does the study twice: with one worker that has all threads, in the middle, so that a
+    machine that slows down slows down both; and at the end with as many workers as threads.
     """
     runs = [["teacher", "fft"], ["student", "fft"], ["student", "lora"]]
     runs += [["teacher", v] for v in VARIANTS] + [["student", v, "--kd"] for v in VARIANTS]
@@ -83,8 +85,10 @@ def programs(folder: Path) -> list[tuple[str, str, list[str]]]:
         (PEER, " ".join(run), ["-m", "benchmarks.reports_run", str(folder), *run]) for run in runs
     ]
     study, out = str(folder / "cell.yaml"), str(folder / "out")
-    ours = ("kdlora", "study", ["-m", "kdlora", "run", study, "--out", out])
-    return [*theirs[:8], ours, *theirs[8:]]
+    command = ["-m", "kdlora", "run", study, "--out", out]
+    whole = (OURS, "study", command)
+    shared = (OURS_SHARED, "study", [*command, "--workers", str(torch.get_num_threads())])
+    return [*theirs[:8], whole, *theirs[8:], shared]
 
 
 def measure_cell(
@@ -127,9 +131,10 @@ def summary(state: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {k: state[k] for k in ("rows", "held_out", "repeats")}
     for unit in ("wall_s", "cpu_s"):
         sums = done.pivot_table(index="round", columns="who", values=unit, aggfunc="sum")
-        ours, theirs = sums["kdlora"], sums[PEER]
-        found[unit] = {"kdlora": ours.tolist(), PEER: theirs.tolist()}
-        found[unit]["ratios"] = (theirs / ours).tolist()
+        found[unit] = {who: sums[who].tolist() for who in (OURS, OURS_SHARED, PEER)}
+        found[unit]["ratios"] = {
+            who: (sums[PEER] / sums[who]).tolist() for who in (OURS, OURS_SHARED)
+        }
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"measured_at": now, "machine": machine(), **found, "programs": state["programs"]}
 
@@ -163,9 +168,14 @@ def as_markdown(found: dict[str, Any]) -> str:
     ]
     for unit, title in (("wall_s", "that passed"), ("cpu_s", "of the processors")):
         values = found[unit]
-        ours, theirs, ratio = (statistics.median(values[k]) for k in ("kdlora", PEER, "ratios"))
+        theirs = statistics.median(values[PEER])
         aimed = f"{TARGET} x" if unit == "wall_s" else ""
-        lines.append(f"| {title} | {ours:.0f} | {theirs:.0f} | {ratio:.1f} x as fast | {aimed} |")
+        for who in (OURS, OURS_SHARED):
+            ours, ratio = statistics.median(values[who]), statistics.median(values["ratios"][who])
+            name = title + who.removeprefix("kdlora")
+            lines.append(
+                f"| {name} | {ours:.0f} | {theirs:.0f} | {ratio:.1f} x as fast | {aimed} |"
+            )
     return "\n".join(lines) + "\n"
 
 

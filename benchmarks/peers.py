@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ class DistillingTrainer(Trainer):
         hard = F.cross_entropy(logits, labels)
         weight = self.kd_weight
         loss = (1 - weight) * hard + weight * TEMPERATURE**2 * soft
-        return (loss, logits) if return_outputs else loss
+        # a dict: of a tensor the Trainer would take the first row for the loss
+        return (loss, {"logits": logits}) if return_outputs else loss
 
 
 def tokenizer() -> BertTokenizerFast:
@@ -124,16 +126,22 @@ class Peer:
     def seconds_per_example(self, work: Workload, steps: int) -> float:
         """Train `steps` steps after one that is not counted."""
         clock = _Clock()
-        trainer = DistillingTrainer(
+        self.trainer(work, max_steps=steps + 1, callbacks=[clock]).train()
+        return (clock.ends[-1] - clock.ends[0]) / (steps * BATCH)
+
+    def trainer(
+        self, work: Workload, *, max_steps: int = -1, callbacks: Sequence[TrainerCallback] = ()
+    ) -> DistillingTrainer:
+        """The Trainer of this peer on the workload."""
+        made = DistillingTrainer(
             model=self.model,
-            args=arguments(max_steps=steps + 1, **self.changes),
+            args=arguments(max_steps=max_steps, label_names=["labels"], **self.changes),
             train_dataset=work.rows(),
             data_collator=self.collator,
-            callbacks=[clock],
+            callbacks=list(callbacks),
         )
-        trainer.teacher_model = self.teacher
-        trainer.train()
-        return (clock.ends[-1] - clock.ends[0]) / (steps * BATCH)
+        made.teacher_model = self.teacher
+        return made
 
 
 def reports_recipe(shape: str, *, lora: bool = True) -> Peer:

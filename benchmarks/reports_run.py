@@ -41,7 +41,9 @@ def main() -> None:
     trainer = DistillingTrainer(
         model=adapt(model, chosen.adaptation, steps),
         args=arguments(
-            eval_strategy="epoch", per_device_eval_batch_size=BATCH, label_names=["labels"]
+            eval_strategy="epoch",
+            per_device_eval_batch_size=BATCH,
+            label_names=["labels"],
         ),
         train_dataset=parts["train"],
         eval_dataset=parts["eval"],

@@ -79,6 +79,12 @@ def tiny(monkeypatch):
     monkeypatch.setitem(workload.SHAPES, "distilbert", config)
 
 
+def test_the_peers_predictions_are_of_every_text(tiny):
+    peer = peers.reports_recipe("distilbert", lora=False)
+    trainer = peer.trainer(workload.make_workload("cola", 40))
+    assert len(trainer.predict(trainer.train_dataset).predictions) == 40
+
+
 @pytest.mark.parametrize("make", [peers.reports_recipe, peers.trainer_at_its_best, Ours])
 def test_every_contender_trains_the_same_weights(tiny, make):
     """Adapters and head move, the base does not, and a round reports a positive time."""
