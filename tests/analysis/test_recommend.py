@@ -44,6 +44,25 @@ def test_the_best_score_within_a_size() -> None:
     assert titles(found.runners_up) == ["student/kd-lora as ONNX INT8", "student/fft as ONNX INT8"]
 
 
+@pytest.mark.parametrize(("floor", "beaten"), [(0.85, True), (0.95, False)])
+def test_a_choice_that_no_baseline_needs_is_told_apart(floor, beaten) -> None:
+    baseline = row("student/fft", score=floor, run_id="b") | {
+        "arm": "baseline/tfidf", "role": "baseline", "adaptation": "tfidf",
+    }  # fmt: skip
+    weak = row("student/fft", score=0.2, run_id="m") | {
+        "arm": "baseline/majority", "role": "baseline", "adaptation": "majority",
+    }  # fmt: skip
+    frame = study(*small().to_dict("records"), baseline, weak)
+    found = choose(frame, Constraints())
+    assert found.baseline.arm == "baseline/tfidf"
+    assert found.beats_baseline == beaten
+    assert any("worth shipping" in note for note in found.notes) != beaten
+    assert found.choice.candidate.arm == "teacher/fft"  # of the models it is the best
+    nothing = choose(frame, Constraints(max_size_mb=1))
+    assert nothing.choice is None
+    assert nothing.beats_baseline == beaten
+
+
 def test_measured_only_knows_no_estimates() -> None:
     found = choose(small(), Constraints(max_size_mb=90), measured_only=True)
     assert found.choice.candidate.title == "student/kd-lora as PyTorch"

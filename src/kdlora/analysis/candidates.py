@@ -74,6 +74,14 @@ class Candidate(Result):
 
 
 @dataclass(frozen=True)
+class Baseline(Result):
+    """What costs next to nothing: the best of the task's baselines, by the selection split."""
+
+    arm: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Field(Result):
     """All candidates of a task and what they are measured by."""
 
@@ -84,6 +92,7 @@ class Field(Result):
     reference: Candidate | None
     length: int | None
     notes: tuple[str, ...] = ()
+    baseline: Baseline | None = None
 
 
 def task_names(frame: pd.DataFrame) -> list[str]:
@@ -152,8 +161,19 @@ def gather_candidates(
         )  # fmt: skip
         raise InputError(f"nothing to choose from on '{task}': {why}")
     return Field(
-        task, metric, direction, tuple(found), _reference(rows, direction), length, tuple(notes)
-    )
+        task, metric, direction, tuple(found), _reference(rows, direction), length, tuple(notes),
+        _baseline(frame[frame["task"] == task], direction),
+    )  # fmt: skip
+
+
+def _baseline(rows: pd.DataFrame, direction: int) -> Baseline | None:
+    rows = rows[(rows["role"] == "baseline") & (rows["status"] == "done")]
+    scores = rows.assign(found=numbers(rows["selection_score"])).groupby("arm")["found"].mean()
+    scores = scores[np.isfinite(scores)]
+    if scores.empty:
+        return None
+    best = str((direction * scores).idxmax())
+    return Baseline(best, float(scores[best]))
 
 
 def _is_here(models: pd.DataFrame) -> bool:

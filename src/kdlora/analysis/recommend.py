@@ -92,7 +92,14 @@ def recommend(
         n_examples=drawn.n_examples,
         draws=0 if values is None else len(values),
         considered=tuple(order),
+        baseline=field.baseline,
     )
+    if field.baseline is not None and not result.beats_baseline:
+        told = (
+            f"{field.baseline.arm} scores {field.baseline.score:.4g} on the selection split of "
+            f"{field.task}, no less than the model named here: none is worth shipping yet"
+        )
+        result = replace(result, notes=(told, *result.notes))
     steps = what_next(result, run_scores, scale)
     return replace(result, next_steps=steps)
 

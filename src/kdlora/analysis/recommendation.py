@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdlora.analysis.candidates import Candidate
+from kdlora.analysis.candidates import Baseline, Candidate
 from kdlora.analysis.constraints import Constraints
 from kdlora.analysis.results import Result
 
@@ -100,3 +100,14 @@ class Recommendation(Result):
     n_examples: int
     draws: int
     considered: tuple[Judged, ...]
+    baseline: Baseline | None = None
+
+    @property
+    def beats_baseline(self) -> bool:
+        """Whether the choice, or else the best of all, scores more than the task's baselines."""
+        if self.baseline is None:
+            return True
+        chosen = self.choice or max(
+            self.considered, key=lambda j: self.direction * j.candidate.score
+        )
+        return self.direction * (chosen.candidate.score - self.baseline.score) > 0

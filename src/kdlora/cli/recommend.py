@@ -144,8 +144,11 @@ def _show(one: Recommendation, *, several: bool, brief: bool) -> None:
         console.print(f"  next: {step.text}", markup=False, highlight=False)
         if step.command:
             console.print(f"        {step.command}", markup=False, highlight=False, soft_wrap=True)
+    notes = list(one.notes)
+    if not one.beats_baseline:  # its note is the first, and matters however brief one is
+        console.print(f"  warning: {notes.pop(0)}", style="yellow", markup=False, highlight=False)
     if not brief:
-        for note in one.notes:
+        for note in notes:
             console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
 
 

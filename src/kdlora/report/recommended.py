@@ -122,6 +122,11 @@ def sentence(one: Recommendation) -> str:
     else:
         text += f". {w.sentence_case(STANDINGS[one.standing])}: best in "
         text += f"{w.fixed(100 * one.probability, 0)} % of draws."
+    if one.baseline is not None and not one.beats_baseline:
+        text += (
+            f" But {w.phrase(one.baseline.arm)} has {scale.write(one.baseline.score)} there: "
+            "nothing here is worth shipping yet."
+        )
     if tied:
         text += f" Not told apart from it: {w.join([model_name(j.candidate) for j in tied])}."
     return text
