@@ -78,7 +78,8 @@ class FusedForward:
     def _encode(self, stream: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has."""
         threads = self._threads(stream, bias)
-        sizes = shares(*stream.shape[:2], self.width, threads)
+        texts, length = stream.shape[:2]
+        sizes = shares(texts, length, self.width, threads)
         if len(sizes) == 1:
             return self._encode_share(stream, bias, self._bind(), None)
         if self.team is None or self.team.size != threads:
@@ -143,7 +144,8 @@ class FusedForward:
         bound: _Bound,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
-        batch = Batch(*stream.shape[:2], bias, self.model.training, generator)
+        texts, length = stream.shape[:2]
+        batch = Batch(texts, length, bias, self.model.training, generator)
         if (keep := batch.keep(self.masks, stream.shape, stream)) is not None:
             stream = stream * keep * self.masks.scale
         stream = stream.flatten(0, 1)
