@@ -62,8 +62,8 @@ def _shares(shape: str, lora: bool) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for operation in profiled.key_averages():
         spent[group_of(operation.key)] += operation.self_cpu_time_total / 1e6
-    # The first step is profiled and not counted; what it alone does (the optimizer fills its moments
-    # with zeros) belongs to no group.
+    # The first step is profiled and not counted; what it alone does (the optimizer's moments are
+    # filled with zeros) belongs to no group.
     total = each_s * BATCH * (_STEPS + 1)
     shares = {group: spent[group] / total for group in _GROUPS}
     return shares | {REST: 1 - sum(shares.values())}
