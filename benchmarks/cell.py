@@ -153,7 +153,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"One task of {found['rows']:,} training and {found['held_out']:,} held-out texts, one "
         "seed, 15 runs: a teacher fully fine-tuned and with each of six adapters, a student "
         "distilled with each of them, and two students without distillation. Encoders have the "
-        "shapes of MiniLM (6 and 3 layers of 384). kdlora does it as one command, the reports' "
+        "shapes of MiniLM (6 and 3 layers of 384). kdlora does it as one command, with one worker "
+        "that has all threads (its default) and with a worker a thread (`--workers`), the reports' "
         "recipe (Trainer and peft, fp32, padded to 128, cached logits) as one program a run. "
         "Start-up, evaluation and saving are counted on both sides.",
         "",
