@@ -17,7 +17,7 @@ from kdlora.report.gains import gather
 from kdlora.report.statistics import ON_TEACHER, gather_statistics
 from kdlora.store.frame import load_frame
 from kdlora.store.importers import import_results
-from tests.report.studies import make_frame
+from tests.report.studies import make_frame, put
 
 TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
 
@@ -39,6 +39,16 @@ def test_comparisons_are_those_of_the_analysis(known):
     assert row[4].extra["low"] == pytest.approx(mine.claim.low)
     assert row[5].value == pytest.approx(mine.claim.p_corrected)
     assert row[9].text == mine.beyond.verdict
+
+
+def test_a_baseline_without_a_correlation_costs_no_task(known):
+    facts, stats = known
+    frame = put(facts.frame, {"task": "stsb", "arm": "baseline/majority"}, score=np.nan)
+    found = gather_statistics(frame)
+    assert stats.shared.by_task["stsb"] == found.shared.by_task["stsb"] > 0
+    assert set(stats.shared.arms) - set(found.shared.arms) <= {"baseline/majority"}
+    lost = put(facts.frame, {"task": "stsb", "arm": "student/lora"}, score=np.nan)
+    assert "stsb" not in gather_statistics(lost).shared.by_task  # an encoder's cells do count
 
 
 def test_what_is_saved_is_the_ratio_of_matched_runs(known):

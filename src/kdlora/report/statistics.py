@@ -85,7 +85,7 @@ def gather_statistics(frame: pd.DataFrame) -> Statistics | None:
     reference = default_reference([a for a in arms if a in finished])
     asked = questions([a for a in arms if a in finished], reference)
     whole = finished - stopped_somewhere(frame)
-    shared = shared_cells(frame, [a for a in arms if a in whole])
+    shared = _shared(frame, [a for a in arms if a in whole])
     costs = [c for c in COSTS if c in frame and (numbers(frame[c]) > 0).any()]
     return Statistics(
         reference=reference,
@@ -103,6 +103,15 @@ def gather_statistics(frame: pd.DataFrame) -> Statistics | None:
         doubts=doubts,
         rules=COMPARED,
     )
+
+
+def _shared(frame: pd.DataFrame, arms: Sequence[str]) -> SharedCells:
+    """The cells of all models, without a baseline that would cost the encoders some of theirs: one
+    that answers the same everywhere has no correlation, and a whole task would be left out for it.
+    """
+    shared = shared_cells(frame, arms)
+    dear = {a for a, lost in shared.cost.items() if lost and a not in _encoders([a])}
+    return shared_cells(frame, [a for a in arms if a not in dear]) if dear else shared
 
 
 def _encoders(arms: Sequence[str]) -> list[str]:
