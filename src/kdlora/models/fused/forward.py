@@ -49,10 +49,11 @@ class FusedForward:
         self.last = LastLayer(parts.layers[-1], dtype)
         self.masks = Masks(_embedding_dropout(parts.embeddings).p)
         layers = [*fused.values(), self.last]
-        self.frozen = all(layer.frozen for layer in layers)
         used = [p for layer in layers for p in layer.projections()]
         used += [self.widen] if self.widen is not None else []
-        self.frozen &= all(projection.packed is not None for projection in used)
+        self.frozen = all(layer.frozen for layer in layers) and all(
+            p.packed is not None for p in used
+        )
         modules = nn.ModuleList(module for projection in used for module in projection.modules)
         self.trained = [p for p in modules.parameters() if p.requires_grad]  # each once
         self.width = parts.layers[0].output_norm.normalized_shape[0]
@@ -128,41 +129,31 @@ class FusedForward:
         Trained base weights would have to sum their gradients over the parts: then it stays whole.
         """
         texts, length = stream.shape[:2]
-        size = texts_per_part(texts, length, self.width) if self.frozen else texts
-        sizes = [min(size, texts - begin) for begin in range(0, texts, size)]
-        return torch.cat(
-            [
-                self._encode_part(part, more, bound, generator)
-                for part, more in zip(stream.split(sizes), _split(bias, sizes), strict=True)
-            ]
-        )
-
-    def _encode_part(
-        self,
-        stream: torch.Tensor,
-        bias: torch.Tensor | None,
-        bound: _Bound,
-        generator: torch.Generator | None,
-    ) -> torch.Tensor:
-        texts, length = stream.shape[:2]
-        batch = Batch(texts, length, bias, self.model.training, generator)
-        if (keep := batch.keep(self.masks, stream.shape, stream)) is not None:
-            stream = stream * keep * self.masks.scale
-        stream = stream.flatten(0, 1)
-        if bound.widen is not None:
-            stream = bound.widen(stream.to(self.dtype)).float()
-        for layer in bound.layers:
-            stream = layer(stream, batch)
-        return bound.last(stream, batch)
+        parts = stream.split(texts_per_part(texts, length, self.width) if self.frozen else texts)
+        biases = _split(bias, [len(part) for part in parts])
+        outputs = []
+        for part, more in zip(parts, biases, strict=True):
+            batch = Batch(len(part), length, more, self.model.training, generator)
+            if (keep := batch.keep(self.masks, part.shape, part)) is not None:
+                part = part * keep * self.masks.scale
+            outputs.append(bound(part.flatten(0, 1), batch))
+        return torch.cat(outputs)
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """All layers with the weights and factors of this moment."""
+    """All layers with the weights and factors of this moment: [b * l, e] fp32 -> [b, d] fp32."""
 
     widen: Bound | None
     layers: list[BoundLayer]
     last: BoundLayer
+
+    def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if self.widen is not None:
+            stream = self.widen(stream.to(self.widen.projection.dtype)).float()
+        for layer in self.layers:
+            stream = layer(stream, batch)
+        return self.last(stream, batch)
 
 
 def _split(bias: torch.Tensor | None, sizes: list[int]) -> Sequence[torch.Tensor | None]:
