@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.files import beside, leftovers, whole_file
+from kdlora.files import beside, leftovers, whole_file, whole_folder
 
 
 def test_the_new_content_comes_at_the_end(tmp_path):
@@ -30,6 +30,25 @@ def test_an_error_leaves_what_was_there(tmp_path):
     with pytest.raises(RuntimeError):
         write_and_fail()
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_takes_the_place_of_the_old_one_or_leaves_it(tmp_path):
+    path = tmp_path / "model"
+
+    def write(*names, fail=False):
+        with whole_folder(path) as folder:
+            for name in names:
+                (folder / name).write_text(name)
+            if fail:
+                raise RuntimeError
+
+    write("a", "b")
+    write("c")
+    assert [p.name for p in path.iterdir()] == ["c"]
+    with pytest.raises(RuntimeError):
+        write("d", fail=True)
+    assert [p.name for p in path.iterdir()] == ["c"]
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -7,7 +7,6 @@ first). A folder appears whole or not at all: it is written beside its place and
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import warnings
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
+from kdlora.files import whole_folder
 from kdlora.models import adalora
 from kdlora.models.checkpoints import (
     expected_warnings,
@@ -64,25 +64,15 @@ def save_trained(
     folder, so that `load_trained` finds the encoder again. An encoder that exists nowhere else
     is given as the model folder `base`, which is copied into the adapter folder.
     """
-    folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with quiet(), expected_warnings():
-            if isinstance(model, PeftModel):
-                _save_adapter(model, partial, encoder)
-                if base is not None:
-                    shutil.copytree(base, partial / BASE)
-            else:
-                assert isinstance(model, PreTrainedModel)
-                model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(Path(folder)) as partial, quiet(), expected_warnings():
+        if isinstance(model, PeftModel):
+            _save_adapter(model, partial, encoder)
+            if base is not None:
+                shutil.copytree(base, partial / BASE)
+        else:
+            assert isinstance(model, PreTrainedModel)
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
 
 
 def _save_adapter(model: PeftModel, folder: Path, encoder: EncoderRef | None) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdlora.errors import InputError, StoreError, did_you_mean
-from kdlora.files import beside
+from kdlora.files import whole_folder
 from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card, runtime
 from kdlora.ship.artefact import (
@@ -158,18 +157,12 @@ def _check_target(target: Path, source: Source) -> None:
 @contextmanager
 def _growing(target: Path) -> Iterator[Path]:
     """A folder beside `target` that takes its place once everything in it is done."""
-    folder = beside(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with ExitStack() as stack:
         try:
-            folder.mkdir(parents=True)
+            folder = stack.enter_context(whole_folder(target))
         except OSError as error:
             raise StoreError(f"cannot write to {target.parent}: {error.strerror}") from None
         yield folder
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(folder, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _finish(work: steps.Work, artefact: Artefact, *, name: str) -> Artefact:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from kdlora.files import beside
+from kdlora.files import whole_folder
 from kdlora.spec.tasks import TASKS
 from kdlora.store.record import Record
 from kdlora.store.store import Store, write_json
@@ -170,12 +168,8 @@ def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) ->
     from kdlora.models.saved import load_trained
 
     model, tokenizer = load_trained(source, encoder=record.run.encoder)
-    temporary = beside(folder)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with quiet():
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    write_json(temporary / CARD, card.model_dump())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with whole_folder(folder) as temporary:
+        with quiet():
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        write_json(temporary / CARD, card.model_dump())
