@@ -140,10 +140,8 @@ class Block:
                 continue
             place = self._place(self._teacher, number)
             teachers[number] = place.run_id
-            if number != seed or (first in out and number in needed):
-                yield place._replace(arm=None)
-            else:
-                yield place
+            shown = number == seed and first not in out
+            yield place if shown else place._replace(arm=None)
         for row in arms:
             if row.planned.arm.role == "teacher" and (self._given or row.title == first):
                 continue

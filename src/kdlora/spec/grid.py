@@ -14,6 +14,7 @@ from kdlora.spec.base import Strict, as_tuple
 from kdlora.spec.halving import matching
 from kdlora.spec.names import BASELINES, PEFT_VARIANTS
 from kdlora.spec.pair import Layers, Pair
+from kdlora.spec.sections import task_name
 from kdlora.spec.variations import PlannedArm
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def exclusion_problems(study: Study) -> Iterator[str]:
     titles = [str(planned) for planned in study.planned_arms()]
     known: dict[str, list[Any]] = {
         "pair": [pair.name for pair in study.pairs],
-        "task": [task if isinstance(task, str) else task.name for task in study.tasks],
+        "task": [task_name(task) for task in study.tasks],
         "seed": list(study.seeds),
     }
     for number, entry in enumerate(study.exclude):

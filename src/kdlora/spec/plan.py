@@ -17,9 +17,10 @@ from kdlora.spec.fingerprint import hash_files, hash_model_folder
 from kdlora.spec.halving import Halving
 from kdlora.spec.names import PACKAGED_ENCODERS
 from kdlora.spec.run import EncoderRef, Run, TaskRef
+from kdlora.spec.sections import task_name
 from kdlora.spec.study import OwnTask, Study
 from kdlora.spec.tasks import TASKS
-from kdlora.spec.teaching import is_taught, outputs_of, teaching_problems, texts_of
+from kdlora.spec.teaching import outputs_of, teaching_problems, texts_of
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,10 @@ def make_plan(study: Study) -> Plan:
             encoders[name] = reference
     found = Found(encoders, {}, {})
     for item in study.tasks:
-        name = item if isinstance(item, str) else item.name
+        name = task_name(item)
         found.unlabelled[name] = texts_of(study, item, problems)
         for pair in study.pairs:
-            taught = pair.teacher_outputs is not None and is_taught(study, pair, name)
-            if taught and (outputs := outputs_of(study, item, pair, problems)):
+            if outputs := outputs_of(study, item, pair, problems):
                 found.outputs[name, pair.name] = outputs
     problems += teaching_problems(study)
     if problems:

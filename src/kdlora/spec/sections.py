@@ -119,3 +119,8 @@ class OwnTask(Strict):
         if value is not None and value not in known:
             raise ValueError(f"unknown metric '{value}'.{did_you_mean(value, known)}")
         return value
+
+
+def task_name(item: str | OwnTask) -> str:
+    """The name of a task as a study lists it: a known one, or one of its own."""
+    return item if isinstance(item, str) else item.name

@@ -36,7 +36,7 @@ from kdlora.spec.grid import (
 from kdlora.spec.halving import Halving, as_halvings, halving_problems
 from kdlora.spec.names import DEFAULT_ARMS, parse_arm
 from kdlora.spec.pair import Layers, Pair
-from kdlora.spec.sections import Data, OwnTask, Training
+from kdlora.spec.sections import Data, OwnTask, Training, task_name
 from kdlora.spec.tasks import TASKS
 from kdlora.spec.variations import (
     SECTIONS,
@@ -186,7 +186,7 @@ class Study(Strict):
     def _duplicate_names(self) -> Iterable[str]:
         for what, names in (
             ("pairs", [p.name for p in self.pairs]),
-            ("tasks", [t if isinstance(t, str) else t.name for t in self.tasks]),
+            ("tasks", [task_name(task) for task in self.tasks]),
         ):
             twice = {n for n in names if names.count(n) > 1}
             if twice:

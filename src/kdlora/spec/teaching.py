@@ -10,6 +10,7 @@ from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.grid import Exclusions
 from kdlora.spec.pair import Layers
 from kdlora.spec.run import OutputsRef, TextsRef
+from kdlora.spec.sections import task_name
 from kdlora.spec.study import OwnTask, Pair, Study
 from kdlora.spec.tasks import TASKS, Kind
 
@@ -29,7 +30,7 @@ def teacher_seeds(study: Study, pair: Pair, kd: Distillation, seed: int) -> tupl
 
 def texts_of(study: Study, item: str | OwnTask, problems: list[str]) -> tuple[TextsRef, ...]:
     """The unlabelled texts of a task, located and hashed."""
-    name = item if isinstance(item, str) else item.name
+    name = task_name(item)
     columns = TASKS[item].texts if isinstance(item, str) else item.text
     own = () if isinstance(item, str) else item.unlabelled
     references = []
@@ -56,12 +57,12 @@ def texts_of(study: Study, item: str | OwnTask, problems: list[str]) -> tuple[Te
 def outputs_of(
     study: Study, item: str | OwnTask, pair: Pair, problems: list[str]
 ) -> OutputsRef | None:
-    """The file that is a pair's teacher on a task, located and hashed."""
-    if pair.teacher_outputs is None:
+    """The file that is a pair's teacher on a task, located and hashed; None if none teaches."""
+    if pair.teacher_outputs is None or not _is_taught(study, pair, task_name(item)):
         return None
     source = pair.teacher_outputs
     own = None if isinstance(item, str) else item
-    name = item if isinstance(item, str) else item.name
+    name = task_name(item)
     place = f"pair '{pair.name}', teacher_outputs"
     columns = TASKS[item].texts if isinstance(item, str) else item.text
     if source.id and source.text:
@@ -106,7 +107,7 @@ def teaching_problems(study: Study) -> Iterator[str]:
         kd: Distillation = study.section(arm, "distillation")
         for item in study.tasks:
             kind = stated_kind(item)
-            name = item if isinstance(item, str) else item.name
+            name = task_name(item)
             found = list(signal_problems(kd.signals, kind)) if kind is not None else []
             if found and _is_planned(study, str(arm), task=name):
                 for problem in found:
@@ -117,7 +118,7 @@ def teaching_problems(study: Study) -> Iterator[str]:
                 yield from unfit
 
 
-def is_taught(study: Study, pair: Pair, task: str) -> bool:
+def _is_taught(study: Study, pair: Pair, task: str) -> bool:
     """Whether anything of this pair and task is left that concerns its teacher."""
     if not study.exclude:
         return True
@@ -133,7 +134,7 @@ def _is_planned(
 ) -> bool:
     """Whether an arm stands anywhere in the table of this pair, this task, or both."""
     exclusions = Exclusions(study.exclude)
-    names = [item if isinstance(item, str) else item.name for item in study.tasks]
+    names = [task_name(item) for item in study.tasks]
     return any(
         title not in exclusions.of_block(one_pair, one_task, seed, (title,))
         for one_pair in ([pair] if pair else [each.name for each in study.pairs])
