@@ -131,7 +131,6 @@ def run(
     if choice.only:
         chosen_runs(planned, choice.only)  # a wrong pattern is told before anything is read
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
-        place.warm_up(workers=workers, threads=threads)
         from kdlora.engines.preflight import preflight  # needs torch; a finished study does not
 
         preflight(planned, on_note)

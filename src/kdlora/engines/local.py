@@ -78,7 +78,7 @@ def run_plan(
     Returns run_id -> what became of it (see `schedule.State`). Raises Interrupted after Ctrl-C,
     once the running ones have written their checkpoints, and StoreError when the disk is full.
     """
-    threads = threads_each(workers, threads)
+    threads = threads or max(1, available_cores() // workers)
     return work_off(
         plan,
         store,
@@ -92,13 +92,8 @@ def run_plan(
     )
 
 
-def threads_each(workers: int, threads: int | None = None) -> int:
-    """Threads of a worker: as asked for, else its share of the cores."""
-    return threads or max(1, available_cores() // workers)
-
-
 def start_server(threads: int) -> None:
-    """Start the process from which all workers are forked; it loads what they need meanwhile."""
+    """Start the process from which all workers are forked, with what they need loaded."""
     tune_workers()
     mp.get_context("forkserver").set_forkserver_preload(["kdlora.engines.worker"])
     with _environment(worker_environment(threads)):

@@ -70,13 +70,6 @@ class Place:
             Tracker(root, uri=self.mlflow_uri, on_note=on_note) if self.mirrors else nullcontext()
         )
 
-    def warm_up(self, *, workers: int | None = None, threads: int | None = None) -> None:
-        """Begin to load what workers need, in a process beside whatever the caller does next."""
-        if self.engine == "local":
-            from kdlora.engines.local import start_server, threads_each
-
-            start_server(threads_each(workers or 1, threads))
-
     def run_plan(
         self,
         plan: Plan,
