@@ -110,7 +110,7 @@ def _shared(frame: pd.DataFrame, arms: Sequence[str]) -> SharedCells:
     that answers the same everywhere has no correlation, and a whole task would be left out for it.
     """
     shared = shared_cells(frame, arms)
-    dear = {a for a, lost in shared.cost.items() if lost and a not in _encoders([a])}
+    dear = {arm for arm, lost in shared.cost.items() if lost} - set(_encoders(arms))
     return shared_cells(frame, [a for a in arms if a not in dear]) if dear else shared
 
 
