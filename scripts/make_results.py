@@ -94,8 +94,7 @@ def write_index(folder: Path) -> None:
     ]
     for page in yaml.safe_load((PAGES / "pages.yaml").read_text(encoding="utf-8")):
         if (folder / f"{page['page']}.md").is_file():
-            source = page.get("about", f"`{page.get('imports', page.get('study'))}`")
-            lines.append(f"| [{page.get('title', page['page'])}]({page['page']}.md) | {source} |")
+            lines.append(f"| [{page['title']}]({page['page']}.md) | {page['about']} |")
     lines += [
         "",
         "[`benchmarks/`](benchmarks) keeps what `python -m benchmarks` measured: "
