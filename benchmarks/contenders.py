@@ -6,6 +6,7 @@ Each callable does one round of its work and returns seconds a unit (an example,
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from benchmarks import peers
 from benchmarks.ours import Ours
 from benchmarks.workload import make_model, make_workload
 from kdlora.data.batches import encode, train_batches
+from kdlora.models.fused import team
 from kdlora.models.fused.packed import pack, texts_per_part
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
@@ -27,8 +29,13 @@ N_TEXTS = 1600  # one pool of 50 batches, within which both sides group by lengt
 
 
 def training(kind: str, shape: str, profile: str, steps: int, lora: bool = True) -> Timed:
-    """Training by kdlora ("ours", "ours-fp32") or by one of `benchmarks.peers`."""
+    """Training by kdlora ("ours", "ours-fp32") or by one of `benchmarks.peers`.
+
+    "ours-shared" is kdlora with all threads sharing every operation, however large a batch is.
+    """
     work = make_workload(profile, N_TEXTS)
+    if kind == "ours-shared":
+        team.LEAST = sys.maxsize  # the process is this contender's alone
     if kind.startswith("ours"):
         trainer = Ours(shape, lora=lora, precision="fp32" if kind == "ours-fp32" else "auto")
     elif kind == "online_teacher":

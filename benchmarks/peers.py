@@ -100,6 +100,7 @@ def arguments(**changes: Any) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         remove_unused_columns=False,
         seed=0,
+        label_names=["labels"],
         **changes,
     )
 
@@ -135,7 +136,7 @@ class Peer:
         """The Trainer of this peer on the workload."""
         made = DistillingTrainer(
             model=self.model,
-            args=arguments(max_steps=max_steps, label_names=["labels"], **self.changes),
+            args=arguments(max_steps=max_steps, **self.changes),
             train_dataset=work.rows(),
             data_collator=self.collator,
             callbacks=list(callbacks),

@@ -40,11 +40,7 @@ def main() -> None:
     steps = -(-len(parts["train"]) // BATCH)
     trainer = DistillingTrainer(
         model=adapt(model, chosen.adaptation, steps),
-        args=arguments(
-            eval_strategy="epoch",
-            per_device_eval_batch_size=BATCH,
-            label_names=["labels"],
-        ),
+        args=arguments(eval_strategy="epoch", per_device_eval_batch_size=BATCH),
         train_dataset=parts["train"],
         eval_dataset=parts["eval"],
         data_collator=collate_padded(tokenizer),

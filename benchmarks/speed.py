@@ -45,6 +45,7 @@ def student(shape: str, profile: str, *, all_peers: bool) -> Measure:
     steps = 16 if all_peers else 8
     contenders = {
         "kdlora": _train("ours", shape, profile, steps),
+        "kdlora, operations shared": _train("ours-shared", shape, profile, steps),
         "products alone": _matmuls(shape, profile, steps, packed=False),
         "products, packed": _matmuls(shape, profile, steps, packed=True),
         "(b) Trainer, bf16, grouped": _train("trainer_at_its_best", shape, profile, steps),

@@ -79,6 +79,23 @@ def tiny(monkeypatch):
     monkeypatch.setitem(workload.SHAPES, "distilbert", config)
 
 
+def test_operations_are_shared_where_that_is_asked_for(tiny, monkeypatch):
+    from benchmarks.contenders import training
+    from kdlora.models.fused import team
+
+    monkeypatch.setattr(team, "LEAST", 1)
+    made = []
+    monkeypatch.setattr(team.Team, "__init__", lambda self, size: made.append(size))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        training("ours-shared", "distilbert", "cola", 1)()
+    finally:
+        torch.set_num_threads(before)
+    assert not made
+    assert team.LEAST > 1
+
+
 def test_the_peers_predictions_are_of_every_text(tiny):
     peer = peers.reports_recipe("distilbert", lora=False)
     trainer = peer.trainer(workload.make_workload("cola", 40))
