@@ -123,13 +123,21 @@ def test_an_evaluation_first_does_not_stop_a_training_after(encoder):
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
-def test_what_is_shared_is_packed_once_and_for_answers_in_one_direction(encoder):
+PACKED_BF16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN packs no bf16 here"
+)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=PACKED_BF16)], ids=["fp32", "bf16"]
+)
+def test_what_is_shared_is_packed_once_and_for_answers_in_one_direction(encoder, dtype):
     from kdlora.models.fused import packed
 
     calls = []
     reorder = packed._reordered
     model, batch = trained(encoder, "albert", "lora")
-    forward = fuse(model.eval(), torch.bfloat16)
+    forward = fuse(model.eval(), dtype)
     assert len({id(layer) for layer in forward.layers}) == 1
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(packed, "_reordered", lambda w: calls.append(w.shape) or reorder(w))
