@@ -31,6 +31,6 @@ class Masks:
         count = math.prod(shape)
         words = torch.empty(-(-count // 8), dtype=torch.int64, device=like.device)
         words.random_(-(2**63), None, generator=generator)
-        kept = words.view(torch.uint8)[:count] >= self.threshold
-        # bool -> float is a slow conversion, the same bytes as numbers are a fast one
-        return kept.view(torch.uint8).to(like.dtype).view(shape)
+        # Bytes become numbers before they are compared: that is vectorised, a comparison of bytes
+        # is not. 0 to 255 are exact in every dtype.
+        return words.view(torch.uint8)[:count].to(like.dtype).ge_(self.threshold).view(shape)

@@ -113,7 +113,10 @@ def linear(
 
 def add_norm_forward(x, residual, keep, scale, weight, bias, eps):
     """`add_norm`, and the tensors that its gradient needs."""
-    total = torch.add(residual, x if keep is None else x * keep, alpha=scale)
+    if keep is None:
+        total = torch.add(residual, x, alpha=scale)
+    else:
+        total = torch.addcmul(residual, x, keep, value=scale)
     y, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, eps)
     return y, (total, mean, rstd)
 
