@@ -241,6 +241,7 @@ def test_ctrl_c_waits_for_the_end_of_the_step(tmp_path):
     def pressed(logits, labels, teacher):
         if next(calls) == 4:
             signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # as from the terminal and from the parent
         return plain(logits, labels, teacher)
 
     undisturbed, model = make_model(), make_model()
@@ -253,6 +254,41 @@ def test_ctrl_c_waits_for_the_end_of_the_step(tmp_path):
     resumed = make_model()
     assert fit(resumed, tmp_path).step == 18
     assert same(undisturbed, resumed)
+
+
+def test_what_an_epoch_or_the_training_cost_is_not_lost(tmp_path, monkeypatch):
+    """The end of an epoch and of the training are kept where much would have to be done again."""
+    kept = []
+    real = loop.save_checkpoint
+
+    def save(folder, progress, *rest):
+        kept.append(progress.step)
+        real(folder, progress, *rest)
+
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    expected = fit(make_model(), tmp_path)
+    assert kept == []  # short trainings are cheaper to repeat than to keep
+    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    fit(first := make_model(), tmp_path)
+    assert kept == [6, 12, 18]
+    # Killed after the training, before its record: nothing is trained again.
+    again = fit(second := make_model(seed=9), tmp_path, loss=None, evaluate=unwanted)
+    assert same(first, second)
+    assert (again.step, again.best_score) == (18, expected.best_score)
+
+
+def unwanted(model):
+    raise AssertionError("nothing is left to evaluate")
+
+
+def test_a_training_that_was_stopped_early_is_not_trained_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_S", -1.0)
+    early = Training(epochs=10, batch_size=16, patience=1, warmup=0.0, max_length=32)
+    flat = {"accuracy": 0.5}
+    fit(first := make_model(), tmp_path, settings=early, evaluate=lambda model: flat)
+    again = fit(second := make_model(seed=9), tmp_path, settings=early, evaluate=unwanted)
+    assert (again.stopped, again.step) == ("patience", 12)
+    assert same(first, second)
 
 
 def test_a_torn_checkpoint_is_set_aside(tmp_path):

@@ -22,6 +22,7 @@ from kdlora.models import quiet
 from kdlora.spec.run import Run
 from kdlora.store.environment import remember_environment
 from kdlora.store.store import Store
+from kdlora.training.interrupts import interrupt_now, once_a_press
 
 # What follows is done once, here; every worker that is forked from here has it. Frozen objects are
 # not walked by the workers' garbage collectors, which would copy their pages, too.
@@ -33,7 +34,7 @@ gc.freeze()
 
 def work(job: Job, sender: Connection) -> None:
     """Do a run; say how it goes through `sender`, and how it ended by the exit code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, once_a_press(interrupt_now))
     if job.detached:
         os.setpgid(0, 0)
     if job.gpu is not None:  # before anything asks for a device

@@ -9,11 +9,9 @@ are rounded differently, and each thread draws dropout masks of its own.
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from kdlora.distillation.matching import Matching
 from kdlora.measure.quality import better
 from kdlora.spec.study import Training
 from kdlora.training.forward import Forward, make_forward
+from kdlora.training.interrupts import polite_interrupt
 from kdlora.training.precision import Compute
 from kdlora.training.progress import (
     Paused,
@@ -40,6 +39,7 @@ from kdlora.training.progress import (
 from kdlora.training.schedule import Schedule, evaluation_steps
 
 MAX_NONFINITE = 3  # consecutive steps without a finite gradient before training is given up
+CHECKPOINT_S = 60.0  # an epoch's end, or that of the training, is kept if so much would be lost
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def train(
         model: placed by `precision.place`; what requires a gradient is trained.
         loss: ``(logits [b, c], labels [b], teacher [b, c] | None) -> scalar``, mean over examples.
         evaluate: metrics of the selection split; `primary` times `direction` decides.
-        folder: `history.jsonl` and, while unfinished, `checkpoint.pt` are kept here.
+        folder: `history.jsonl` and, while the run is unfinished, `checkpoint.pt` are kept here: at
+            the end of an epoch and of the training that is `CHECKPOINT_S` behind the last one, and
+            every `checkpoint_minutes`.
         forward: from the inputs of a batch to logits; by default `make_forward` of the model.
         step_flops: FLOPs of one training step for (examples, padded length).
         pause_after: a step before the last one, after which a checkpoint is written and left.
@@ -151,12 +153,15 @@ def train(
             write_history(folder, progress)
 
         def save() -> None:
+            nonlocal saved_at
             save_checkpoint(folder, progress, trained, best, optimizer, hooks.state(model))
+            saved_at = time.monotonic()
 
         if pause_after is not None and progress.step >= pause_after:
             raise Paused(progress)
-        with _polite_interrupt() as interrupted:
-            for batch in _batches_from(progress.step, data.texts, settings, schedule, seeds):
+        batches = _batches_from(progress.step, data.texts, settings, schedule, seeds)
+        with polite_interrupt() as interrupted:
+            for batch in batches if progress.stopped == "completed" else ():
                 _step(setup, batch, progress)
                 events: list[dict[str, Any]] = [
                     {"step": progress.step, "total": schedule.total_steps}
@@ -186,38 +191,17 @@ def train(
                 if progress.step == pause_after:
                     save()
                     raise Paused(progress)
-                if time.monotonic() - saved_at > 60 * checkpoint_minutes:
+                epoch_ends = progress.step % schedule.steps_per_epoch == 0
+                may_be_lost_s = CHECKPOINT_S if epoch_ends else 60 * checkpoint_minutes
+                if time.monotonic() - saved_at > may_be_lost_s:
                     save()
-                    saved_at = time.monotonic()
+            if progress.stopped != "completed" and time.monotonic() - saved_at > CHECKPOINT_S:
+                save()
 
     with torch.no_grad():
         for name, value in best.items():
             trained[name].copy_(value)
     return progress
-
-
-@contextmanager
-def _polite_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of the step, so that a checkpoint is never half a step old.
-
-    A second Ctrl-C stops at once. Only the main thread may handle signals; elsewhere nothing
-    changes.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def remember(number: int, frame: Any) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def make_optimizer(trained: dict[str, nn.Parameter], settings: Training) -> torch.optim.AdamW:
