@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
+from pathlib import Path
+
 import pytest
 
-from kdlora.files import beside, leftovers, whole_file, whole_folder
+from kdlora import files
+from kdlora.files import beside, leftovers, set_aside, whole_file, whole_folder, write_new
 
 
 def test_the_new_content_comes_at_the_end(tmp_path):
@@ -58,3 +64,109 @@ def test_leftovers_are_those_of_this_file(tmp_path):
     beside(tmp_path / "b.json").write_text("half")
     (tmp_path / "a.json").write_text("whole")
     assert leftovers(tmp_path / "a.json") == [killed]
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[str]:
+    """What was asked of the disk, in order: names that were made durable, and moves."""
+    done: list[str] = []
+    sync, replace = files.sync, os.replace
+
+    def note_sync(path: Path) -> None:
+        sync(path)
+        done.append(f"sync {'new' if path.name.startswith('.') else path.name}")
+
+    def note_replace(source: Path, target: Path) -> None:
+        replace(source, target)
+        done.append(f"move to {target.name}")
+
+    monkeypatch.setattr(files, "sync", note_sync)
+    monkeypatch.setattr(files.os, "replace", note_replace)
+    return done
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, steps):
+    with whole_file(tmp_path / "a.json") as temporary:
+        temporary.write_text("new")
+    assert steps == ["sync new", "move to a.json", f"sync {tmp_path.name}"]
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, steps):
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "weights").write_text("w")
+    assert sorted(steps[:3]) == ["sync inner", "sync new", "sync weights"]
+    assert steps[3:] == ["move to model", f"sync {tmp_path.name}"]
+
+
+def test_syncing_asks_the_system(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(files.os, "fsync", lambda handle: asked.append(os.fstat(handle).st_ino))
+    (tmp_path / "a").write_text("a")
+    files.sync(tmp_path / "a")
+    files.sync(tmp_path)
+    assert asked == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_file_system_that_syncs_no_folders_is_borne_with_but_no_other_error(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "a").write_text("a")
+
+    def refuse(handle: int) -> None:
+        raise OSError(errno.EINVAL, "not of this")
+
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    files.sync(tmp_path)
+    with pytest.raises(OSError, match="not of this"):
+        files.sync(tmp_path / "a")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_to_write_a_new_file_wins(tmp_path, monkeypatch, steps, links):
+    if not links:
+
+        def refuse(source, target):
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr(files.os, "link", refuse)
+    path = tmp_path / "a.json"
+    assert write_new(path, "first")
+    assert steps[0] == "sync new"
+    assert not write_new(path, "second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_set_aside_takes_the_first_free_name_and_replaces_nothing(tmp_path):
+    path = tmp_path / "record.json"
+    for name in ("record.damaged-0.json", "record.damaged-2.json"):
+        (tmp_path / name).write_text(name)
+    for content, name in (("x", "record.damaged-1.json"), ("y", "record.damaged-3.json")):
+        path.write_text(content)
+        assert set_aside(path) == tmp_path / name
+        assert not path.exists()
+        assert (tmp_path / name).read_text() == content
+    assert (tmp_path / "record.damaged-2.json").read_text() == "record.damaged-2.json"
+
+
+def test_of_many_that_set_the_same_file_aside_one_does_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text("x")
+    start, moved, late = threading.Barrier(8), [], []
+
+    def attempt() -> None:
+        start.wait()
+        try:
+            moved.append(set_aside(path))
+        except FileNotFoundError:
+            late.append(1)
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(moved), len(late)) == (1, 7)
+    assert list(tmp_path.iterdir()) == moved
+    assert moved[0].read_text() == "x"

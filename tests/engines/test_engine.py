@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from kdlora import files
 from kdlora.engines import opening
 from kdlora.engines.local import run_plan
 from kdlora.engines.opening import Choice
-from kdlora.errors import StoreError
 from kdlora.spec.plan import make_plan
 from kdlora.store import leases
-from kdlora.store import store as store_module
 from kdlora.store.store import Store
 
 
@@ -163,21 +162,15 @@ def test_only_what_is_chosen_is_done(plan, store):
 def test_a_full_disk_stops_the_study_and_fails_no_run(plan, store, monkeypatch, tmp_path):
     from kdlora.engines.attempt import attempt
 
-    def full(handle) -> None:
+    def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     run = plan.runs[0]
-    monkeypatch.setattr(store_module.os, "fsync", full)
-    monkeypatch.setattr(leases.os, "fsync", lambda handle: None)
-    monkeypatch.setattr(store_module, "_write_beside", _raise_full)
+    monkeypatch.setattr(files, "sync", full)
     assert attempt(run, store) == "full"
     assert not (store.folder(run.run_id) / "failed.json").exists()
     monkeypatch.undo()
     assert attempt(run, store) == "done"
-
-
-def _raise_full(path: Path, text: str) -> Path:
-    raise StoreError(f"the disk is full (0 MB left) while writing {path}; free some space")
 
 
 def test_who_loses_its_lease_writes_no_record(plan, store):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdlora import files
 from kdlora.spec.halving import Race
 from kdlora.store import decisions as d
 from kdlora.store.store import Store
@@ -78,7 +81,18 @@ def test_a_damaged_decision_is_set_aside_and_made_again(tmp_path):
     path.write_text(path.read_text()[:40])
     assert d.read_decision(tmp_path, one, 1) is None
     assert d.record_decision(store, one, made) == made
-    assert len(list((tmp_path / d.FOLDER).glob("*.damaged-0"))) == 1
+    assert [aside.name for aside in store.damaged()] == [f"{path.stem}.damaged-0.json"]
+
+
+def test_a_file_system_without_links_keeps_the_first_decision_too(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(files.os, "link", refuse)
+    store, one = Store(tmp_path), race("a", "b")
+    first = d.decide(one, 1, rungs({"a": 0.9, "b": 0.1}))
+    assert d.record_decision(store, one, first) == first
+    assert d.record_decision(store, one, d.decide(one, 1, rungs({"a": 0.1, "b": 0.9}))) == first
 
 
 def _record(root, one, epoch, scores):

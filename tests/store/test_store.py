@@ -79,6 +79,23 @@ def test_a_torn_record_is_set_aside_at_every_length(store, run):
     assert len(store.damaged()) == len(range(0, len(whole) - 1, 97))
 
 
+def test_setting_aside_replaces_nothing_that_was_set_aside_before(store, run):
+    folder = store.begin(run)
+    (folder / "record.damaged-1.json").write_text("older")
+    for number in range(2):
+        (folder / "record.json").write_text(f"torn {number}")
+        assert store.read(run.run_id) is None
+    assert [p.read_text() for p in store.damaged()] == ["torn 0", "older", "torn 1"]
+
+
+def test_a_damaged_failure_is_set_aside_and_named(store, run):
+    folder = store.begin(run)
+    (folder / "failed.json").write_text('{"run_id": ')
+    assert store.read_failure(run.run_id) is None
+    assert [p.name for p in store.damaged()] == ["failed.damaged-0.json"]
+    assert not (folder / "failed.json").exists()
+
+
 @pytest.mark.parametrize("edit", [
     lambda r: r["quality"]["splits"]["report"].update(accuracy=0.99),
     lambda r: r.update(run_id="another"),
@@ -191,6 +208,9 @@ def test_a_retired_run_keeps_everything_aside_and_is_not_done(store, run):
     assert store.retire(run.run_id) is None
     store.finish(record_of(run))
     assert store.retire(run.run_id).name == "retired-1"
+    retired.rename(folder / "retired-2")  # a gap is filled, and nothing is written over
+    store.finish(record_of(run))
+    assert store.retire(run.run_id).name == "retired-0"
 
 
 def test_who_sums_a_study_up_does_so_alone(store):

@@ -7,10 +7,9 @@ every engine, and a study that crashed between a rung and its decision, comes to
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 
 from pydantic import Field
 
+from kdlora.files import set_aside
 from kdlora.measure.blocks import Block
 from kdlora.spec.halving import Race
-from kdlora.store.store import Store, write_json
+from kdlora.store.store import Store, write_json, write_new_json
 
 FOLDER = "decisions"
 
@@ -154,16 +154,7 @@ def record_decision(store: Store, race: Race, decision: Decision) -> Decision:
     """Write a decision unless there is one already; returns the one that holds."""
     path = _decision_path(store.root, race, decision.epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(handle)
-    made = Path(name)
-    try:
-        write_json(made, decision.model_dump(mode="json"))
-        os.link(made, path)  # fails where another process has decided meanwhile
-    except FileExistsError:
-        pass
-    finally:
-        made.unlink(missing_ok=True)
+    write_new_json(path, decision.model_dump(mode="json"))  # another may have decided meanwhile
     return read_decision(store.root, race, decision.epoch) or decision
 
 
@@ -175,8 +166,8 @@ def read_decision(root: Path, race: Race, epoch: int) -> Decision | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        number = len(list(path.parent.glob(f"{path.stem}.damaged*")))
-        os.replace(path, path.with_name(f"{path.stem}.damaged-{number}"))
+        with contextlib.suppress(FileNotFoundError):  # another process was as quick
+            set_aside(path)
         return None
 
 

@@ -6,7 +6,9 @@ everything the record speaks of) or the run is not done.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
-from kdlora.files import beside, leftovers
+from kdlora.files import leftovers, set_aside, whole_file, write_new
 from kdlora.spec.run import Run
 from kdlora.store import leases
 from kdlora.store.record import Record, checksum
@@ -76,33 +78,35 @@ class Store:
         # The sum is over what was written: fields that records have gained since are not in it.
         if record and record.run_id == run_id and record.checksum == checksum(values):
             return record
-        number = len(list(path.parent.glob("record.damaged*")))
-        aside = path.with_name(f"record.damaged-{number}.json")
-        try:
-            os.replace(path, aside)
-        except FileNotFoundError:  # another process was as quick
-            return self.read(run_id)
-        except OSError as error:
-            raise StoreError(f"{path} is damaged and {_explain(error, aside)}") from None
-        if aside.read_bytes() != content and not path.exists():
-            os.replace(aside, path)  # written anew between the look and the move
-            return self.read(run_id)
-        return None
+        if _aside(path, content):
+            return None
+        return self.read(run_id)  # written anew meanwhile, or another process was as quick
 
     def read_failure(self, run_id: str) -> Record | None:
-        """The record of a run that failed and has not been done since, or None."""
+        """The record of a run that failed and has not been done since, or None.
+
+        A damaged one is set aside, as `read` does; the run is then tried again.
+        """
         path = self.folder(run_id) / "failed.json"
         try:
-            return Record.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = path.read_bytes()
+        except OSError:
             return None
+        try:
+            return Record.model_validate_json(content)
+        except ValueError:
+            return None if _aside(path, content) else self.read_failure(run_id)
 
     def is_done(self, run_id: str) -> bool:
         return self.read(run_id) is not None
 
     def damaged(self) -> list[Path]:
-        """Records that were set aside because they could not be trusted."""
-        return sorted((self.root / "runs").glob("*/record.damaged*"))
+        """All files that were set aside because they could not be trusted."""
+        return sorted(
+            path
+            for folder in ("runs/*", "decisions")
+            for path in self.root.glob(f"{folder}/*.damaged*")
+        )
 
     def begin(self, run: Run) -> Path:
         """The folder of a run that starts or resumes; states what is about to be done."""
@@ -121,7 +125,7 @@ class Store:
         """
         folder = self.folder(record.run_id)
         values = record.sealed().model_dump(mode="json", by_alias=True)
-        while not _write_new(folder / "record.json", _as_json(values)):
+        while not write_new_json(folder / "record.json", values):
             if self.is_done(record.run_id):  # a damaged one is set aside by looking at it
                 raise AlreadyDone(f"{record.run_id} has been recorded by another process")
         checkpoint = folder / "checkpoint.pt"
@@ -172,12 +176,11 @@ class Store:
         folder = self.folder(run_id)
         if not (folder / "record.json").exists():
             return None
-        number = len(list(folder.glob("retired-*")))
-        retired = folder / f"retired-{number}"
-        retired.mkdir()
+        retired = _new_folder(folder, "retired-")
         os.replace(folder / "record.json", retired / "record.json")  # from here on it is not done
         for path in folder.iterdir():
-            if not path.name.startswith(("retired-", "lease-", "record.damaged", "spec.json")):
+            stays = path.name.startswith(("retired-", "lease-", "spec.json"))
+            if not stays and ".damaged" not in path.name:
                 os.replace(path, retired / path.name)
         return retired
 
@@ -197,57 +200,44 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically and durably."""
-    temporary = _write_beside(path, text)
     try:
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(_explain(error, path)) from None
-    _sync_folder(path.parent)
 
 
-def _write_new(path: Path, text: str) -> bool:
-    """Like `write_text`, but only where nothing is yet; returns whether this call wrote it."""
-    temporary = _write_beside(path, text)
+def write_new_json(path: Path, value: Any) -> bool:
+    """Like `write_json`, but only where nothing is yet; returns whether this call wrote it."""
     try:
-        os.link(temporary, path)
-    except FileExistsError:
+        return write_new(path, _as_json(value))
+    except OSError as error:
+        raise StoreError(_explain(error, path)) from None
+
+
+def _aside(path: Path, content: bytes) -> bool:
+    """Set a damaged file aside; False where it is not there as it was read, and stays."""
+    try:
+        aside = set_aside(path)
+    except FileNotFoundError:  # another process was as quick
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise StoreError(_explain(error, path)) from None
-        if path.exists():  # the nearest that a file system without links allows
-            return False
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return True
+        raise StoreError(f"{path} is damaged and {_explain(error, path)}") from None
+    if aside.read_bytes() == content:
+        return True
+    if not path.exists():
+        os.replace(aside, path)  # written anew between the look and the move
+    return False
 
 
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
-
-
-def _write_beside(path: Path, text: str) -> Path:
-    """A durable temporary file in the folder of `path`; its name is no other process's."""
-    temporary = beside(path)
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(_explain(error, path)) from None
-    return temporary
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _new_folder(parent: Path, prefix: str) -> Path:
+    """A new folder with the first number that is free."""
+    for number in itertools.count():
+        folder = parent / f"{prefix}{number}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
 
 
 def _explain(error: OSError, path: Path) -> str:
