@@ -26,6 +26,43 @@ def test_sizes_that_contradict_each_other(values):
         Adapter(**values)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "kept", "value"),
+    [
+        ("rank", "rank", 8), ("1*rank", "rank", 8), (" 1.0 * rank ", "rank", 8),
+        ("2*rank", "2*rank", 16), ("2.0*rank", "2*rank", 16), ("2 * rank", "2*rank", 16),
+        ("4*rank", "4*rank", 32), ("0.5*rank", "0.5*rank", 4), (".5*rank", "0.5*rank", 4),
+        ("1e-1*rank", "0.1*rank", 0.8), (16, 16.0, 16), ("16", 16.0, 16), (0.5, 0.5, 0.5),
+    ],
+)  # fmt: skip
+def test_alpha_is_a_number_or_any_multiple_of_the_rank_in_one_spelling(alpha, kept, value):
+    adapter = Adapter(rank=8, alpha=alpha)
+    assert (adapter.alpha, type(adapter.alpha)) == (kept, type(kept))
+    assert adapter.alpha_value == pytest.approx(value)
+    assert Adapter.model_validate_json(adapter.model_dump_json()) == adapter
+
+
+def test_spellings_of_alpha_are_one_run():
+    def run_id(**adapter) -> str:
+        values = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "a", "student": "b"}]}
+        values |= {"arms": ["student/lora"], "baselines": False, "adapter": adapter}
+        return make_plan(make_study(values)).runs[0].run_id
+
+    assert run_id() == run_id(alpha="2*rank") == run_id(alpha="2.0 * rank")
+    assert run_id() != run_id(alpha="4*rank") == run_id(alpha="4.0*rank")
+
+
+@pytest.mark.parametrize("alpha", ["2rank", "rank*2", "0*rank", "-1*rank", "twice", -1, 0, True,
+                                   "nan", "inf", "", None, [1]])  # fmt: skip
+def test_no_alpha_is_told_in_one_plain_sentence(alpha):
+    values = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "a", "student": "b"}]}
+    with pytest.raises(InputError) as caught:
+        make_study({**values, "adapter": {"alpha": alpha}})
+    text = f"{alpha!r} is no alpha: give a positive number (16), rank, or a positive multiple"
+    assert [p for p in caught.value.problems if "alpha" in p] == caught.value.problems
+    assert caught.value.problems[0].startswith(f"adapter.alpha: {text}")
+
+
 def test_the_study_names_both():
     values = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "a", "student": "b"}]}
     with pytest.raises(InputError, match="rank 8 and budget 900 are both given"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -14,6 +17,38 @@ from pydantic import (
 )
 
 from kdlora.spec.base import Strict, Strings
+
+_NUMBER = r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+_MULTIPLE = rf"^\s*(({_NUMBER})\s*\*\s*)?rank\s*$"
+
+
+def _as_alpha(value: Any) -> Any:
+    """A positive number, or a multiple of the rank in one spelling.
+
+    One spelling, so that ``2 * rank`` and ``2.0*rank`` are the run that ``2*rank`` is.
+    """
+    found = re.fullmatch(_MULTIPLE, value) if isinstance(value, str) else None
+    try:
+        number = float(found[2] or 1) if found else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < math.inf:
+        raise ValueError(
+            f"{value!r} is no alpha: give a positive number (16), rank, or a positive multiple of "
+            "it (2*rank, 0.5*rank)"
+        )
+    if not found:
+        return number
+    return "rank" if number == 1 else f"{number:.12g}*rank"
+
+
+Alpha = Annotated[
+    float | str,
+    BeforeValidator(
+        _as_alpha,
+        json_schema_input_type=PositiveFloat | Annotated[str, Field(pattern=_MULTIPLE)],
+    ),
+]
 
 
 class Adapter(Strict):
@@ -25,7 +60,7 @@ class Adapter(Strict):
     """
 
     rank: PositiveInt | None = Field(16, description="default 16; not together with a budget")
-    alpha: PositiveFloat | Literal["rank", "2*rank"] = "2*rank"
+    alpha: Alpha = Field("2*rank", description="a number, rank, or a multiple as 0.5*rank")
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: Strings = Field(
         ("all-linear",),
@@ -94,6 +129,8 @@ class Adapter(Strict):
 
     @property
     def alpha_value(self) -> float:
+        """Alpha as a number. Raises ValueError where it needs a rank that is not known yet."""
         if isinstance(self.alpha, str):
-            return float(self.known_rank * (2 if self.alpha == "2*rank" else 1))
+            factor = self.alpha.removesuffix("rank").rstrip("*")
+            return self.known_rank * float(factor or 1)
         return self.alpha
