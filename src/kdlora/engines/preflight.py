@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -11,16 +12,17 @@ from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
 from kdlora.data.sources import load_task
 from kdlora.engines.teaching import check_teaching
-from kdlora.errors import InputError, KdloraError
+from kdlora.errors import InputError, KdloraError, ModelError
 from kdlora.models import peft_methods
 from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
 from kdlora.models.counting import resolve_budget, without_weights
 from kdlora.models.encoders import load_encoder, resolve_encoder
-from kdlora.models.families import resolve_targets, trained_modules
+from kdlora.models.families import max_tokens, resolve_targets, trained_modules
 from kdlora.models.layers import with_layers
+from kdlora.models.saved import ADAPTER_CONFIG
 from kdlora.spec.plan import Plan
-from kdlora.spec.run import Run
+from kdlora.spec.run import EncoderRef, Run
 from kdlora.spec.tasks import Task
 
 
@@ -57,13 +59,15 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
 
 
 def _one_a_model(plan: Plan) -> list[Run]:
-    """One run for each distinct encoder and adapter (and task, where the teacher is given)."""
+    """One run for each distinct encoder, adapter and length (and task, where it is given)."""
     chosen = {}
     for run in plan.runs:
         if run.encoder is not None:
             task = run.task.name if run.adaptation == "given" else ""
             adapter = run.adapter.model_dump_json() if run.adapter else ""
-            chosen[run.encoder.title, run.adaptation, adapter, task] = run
+            length = run.training.max_length if run.training else 0
+            inside = run.reference.title if _matches_states(run) and run.reference else ""
+            chosen[run.encoder.title, run.adaptation, adapter, task, length, inside] = run
     return list(chosen.values())
 
 
@@ -77,12 +81,38 @@ def _check_model(run: Run, data: TaskData | None, on_note: Callable[[str], None]
         loaded = load_encoder(run.encoder, data.task, seed=0, given=True)
         for note in loaded.notes:
             on_note(f"{run.encoder.name}: {note}")
+        _check_length(run, run.encoder, loaded.model.config)
     else:
         source = resolve_encoder(run.encoder)
         config = with_layers(read_config(source), run.encoder.layers, where=run.encoder.name)
         read_tokenizer(source)
+        _check_length(run, run.encoder, config)
         if run.adapter is not None and data is not None:
             _check_adapter(run, config, data.task)
+    if _matches_states(run) and run.reference is not None:
+        theirs = resolve_encoder(run.reference)
+        if not (Path(theirs) / ADAPTER_CONFIG).is_file():  # it has no config of its own
+            _check_length(run, run.reference, read_config(theirs))
+
+
+def _matches_states(run: Run) -> bool:
+    """Whether the teacher reads the texts at this run's length, and not at its own."""
+    return run.kd is not None and run.kd.signals.match_states
+
+
+def _check_length(run: Run, encoder: EncoderRef, config: PreTrainedConfig) -> None:
+    """Raises ModelError for a length at which the encoder has no positions any more.
+
+    No shorter text would fail, but the first long one would: in the middle of a training.
+    """
+    longest = max_tokens(config)
+    if run.training is not None and longest is not None and run.training.max_length > longest:
+        raise ModelError(
+            f"{encoder.title}: training.max_length is {run.training.max_length}, but this "
+            f"{config.model_type} encoder has positions for {longest} tokens. Set "
+            f"training.max_length to {longest} or less (longer texts are cut), or take an encoder "
+            "for longer texts"
+        )
 
 
 def _check_adapter(run: Run, config: PreTrainedConfig, task: Task) -> None:
