@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -65,13 +68,43 @@ def test_a_cache_of_another_teacher_or_other_rows_is_not_used(tmp_path, changes)
     assert not cached
 
 
-def test_a_torn_cache_is_made_again(tmp_path):
+def test_a_cache_of_an_earlier_training_of_the_same_teacher_is_not_used(tmp_path):
+    made(tmp_path, teacher_checksum="first")
+    assert made(tmp_path, teacher_checksum="first")[1]
+    again, cached = made(tmp_path, teacher_checksum="second", label=lambda part: label(part) + 1)
+    assert not cached
+    part = data().train
+    np.testing.assert_array_equal(again.take(part.ids), label(part) + 1)
+    assert load(tmp_path).teacher_checksum == "second"
+
+
+def test_a_cache_from_before_checksums_were_kept_is_used(tmp_path):
+    made(tmp_path)
+    assert made(tmp_path, teacher_checksum="any")[1]
+
+
+def test_a_torn_cache_is_set_aside_and_made_again(tmp_path):
     made(tmp_path)
     content = (tmp_path / FILE).read_bytes()
-    for cut in (0, 7, len(content) // 2, len(content) - 1):
+    cuts = (0, 7, len(content) // 2, len(content) - 1)
+    for cut in cuts:
         (tmp_path / FILE).write_bytes(content[:cut])
         assert load(tmp_path) is None
     assert made(tmp_path)[1] is False
+    aside = sorted(tmp_path.glob("*.damaged-*"))
+    assert [path.read_bytes() for path in aside] == [content[:cut] for cut in cuts]
+
+
+def test_who_waited_for_another_to_label_uses_what_that_one_made(tmp_path):
+    @contextmanager
+    def other_is_faster() -> Iterator[None]:
+        made(tmp_path)
+        yield
+
+    def never(part):
+        raise AssertionError("labelled twice")
+
+    assert made(tmp_path, label=never, alone=other_is_faster)[1]
 
 
 def test_an_unknown_example_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kdlora import files
-from kdlora.engines import opening
+from kdlora.engines import crew, elsewhere, opening
 from kdlora.engines.local import run_plan
 from kdlora.engines.opening import Choice
 from kdlora.spec.plan import make_plan
@@ -173,6 +173,39 @@ def test_a_full_disk_stops_the_study_and_fails_no_run(plan, store, monkeypatch, 
     assert attempt(run, store) == "done"
 
 
+@pytest.mark.parametrize("noticed_by", ["the engine", "the worker"])
+def test_a_teacher_whose_record_goes_is_done_again_and_its_student_then(
+    corner, store, monkeypatch, noticed_by
+):
+    plan = make_plan(corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False))
+    teacher, student = plan.runs
+    events, answers = [], [[]] if noticed_by == "the worker" else []
+
+    def look(run, store) -> list[str]:
+        return answers.pop() if run is student and answers else elsewhere.lost_teachers(run, store)
+
+    monkeypatch.setattr(crew, "lost_teachers", look)
+
+    def note(run, event) -> None:
+        events.extend(
+            (run.arm, key) for key in ("start", "retry", "failed", "done") if key in event
+        )
+        if "done" in event and events.count(("teacher/fft", "done")) == 1:
+            path = store.folder(teacher.run_id) / "record.json"
+            path.write_bytes(path.read_bytes()[:200])
+
+    status = run_plan(plan, store, threads=1, on_event=note)
+    assert set(status.values()) == {"done"}
+    begun = [("student/kd-lora", "start")] if noticed_by == "the worker" else []
+    assert events == [
+        ("teacher/fft", "start"), ("teacher/fft", "done"), *begun, ("teacher/fft", "retry"),
+        ("teacher/fft", "start"), ("teacher/fft", "done"),
+        ("student/kd-lora", "start"), ("student/kd-lora", "done"),
+    ]  # fmt: skip
+    assert [p.name for p in store.damaged()] == ["record.damaged-0.json"]
+    assert not list(store.root.glob("runs/*/failed.json"))
+
+
 def test_who_loses_its_lease_writes_no_record(plan, store):
     from kdlora.engines.attempt import attempt
 
@@ -210,3 +243,17 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     assert [f.name for f in store.read(run.run_id).health] == flags[run.run_id]
     kept = json.loads((store.folder(run.run_id) / "retired-0" / "record.json").read_text())
     assert kept["health"][0]["name"] == "collapsed"
+
+
+def test_a_flagged_run_that_another_process_retired_is_not_taken_for_done(plan, store, monkeypatch):
+    run_plan(plan, store, threads=1)
+    quick = plan.runs[0].run_id
+
+    def flagged(store, run_id) -> bool:
+        if run_id == quick:  # the other process looks, and moves, at this moment
+            store.retire(run_id)
+        return run_id == quick
+
+    monkeypatch.setattr(opening, "_is_flagged", flagged)
+    opened = opening.open_schedule(plan, store, Choice(retry_flagged=True))
+    assert [r.run_id for r in opened.schedule.in_state("waiting")] == [quick]

@@ -119,6 +119,33 @@ def test_what_needs_a_failed_run_is_skipped_and_told_why():
     assert schedule.news() == []
 
 
+def test_a_run_whose_record_is_gone_is_done_again_before_what_learns_from_it():
+    schedule = Schedule(small_plan({"t": (), "a": ("t",), "b": ("t",), "n": ()}), seconds={"t": 9})
+    assert schedule.take().run_id == "t"
+    schedule.ended("t", "done")
+    assert schedule.take().run_id == "a"
+    schedule.labelled("a")
+    left, before = schedule.open, schedule.remaining_s(1)
+    schedule.lost("t")
+    schedule.again("a")
+    assert schedule.open == left + 1
+    assert schedule.remaining_s(1) == pytest.approx(before + 9)
+    assert [schedule.take().run_id, schedule.take().run_id] == ["t", "n"]
+    assert schedule.take() is None  # both students wait
+    schedule.ended("t", "done")
+    assert schedule.take().run_id == "a"
+    assert schedule.take() is None  # its logits are computed anew, and once
+    schedule.labelled("a")
+    assert schedule.take().run_id == "b"
+
+
+def test_a_run_that_is_not_done_cannot_be_lost():
+    schedule = Schedule(small_plan({"t": (), "s": ("t",)}), failed={"t"})
+    schedule.lost("t")
+    assert schedule.states == {"t": "failed", "s": "skipped"}
+    assert schedule.open == 0
+
+
 def test_what_failed_before_is_not_tried_and_what_is_done_is_not_done_again():
     jobs = {"t": (), "s": ("t",), "bad": (), "taught": ("bad",)}
     schedule = Schedule(small_plan(jobs), done={"t"}, failed={"bad"})
@@ -184,7 +211,7 @@ def test_a_student_whose_teacher_is_not_planned_is_an_error():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 4), st.integers(0, 10**6))
 def test_whatever_happens_every_run_ends_once_and_after_its_teachers(n, workers, seed):
-    """Random plans, failures, kills and other machines, with several places."""
+    """Random plans, failures, kills, records that go, and other machines, with several places."""
     rng = random.Random(seed)
     jobs: dict[str, tuple[str, ...]] = {}
     for number in range(n):
@@ -199,6 +226,11 @@ def test_whatever_happens_every_run_ends_once_and_after_its_teachers(n, workers,
         if not schedule.open:
             break
         away = [run.run_id for run in schedule.in_state("elsewhere")]
+        done = [run.run_id for run in schedule.in_state("done")]
+        if done and rng.random() < 0.1:
+            schedule.lost(rng.choice(done))
+        if not running + away:
+            continue
         name = rng.choice(running + away)
         what = rng.choice(["labelled", "done", "done", "failed", "again", "elsewhere"])
         if what == "labelled":

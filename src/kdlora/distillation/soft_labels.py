@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.numpy import save_file
 
 from kdlora.data.examples import Examples, TaskData
 from kdlora.errors import ModelError
-from kdlora.files import whole_file
+from kdlora.files import set_aside, whole_file
 from kdlora.spec.tasks import Task
 
 FILE = "soft_labels.safetensors"
@@ -27,13 +28,18 @@ _NONE = np.zeros(0)
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Logits [n, c] of n examples, in the task's canonical order of classes."""
+    """Logits [n, c] of n examples, in the task's canonical order of classes.
+
+    `teacher_checksum` is that of the teacher's record, which is another when the same run was done
+    again; empty where it is not known.
+    """
 
     ids: np.ndarray  # [n] '<U16'
     logits: np.ndarray  # [n, c] float32
     teacher_run_id: str
     label_names: tuple[str, ...]
     data_fingerprint: str
+    teacher_checksum: str = ""
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Logits [m, c] for the given ids. Raises ModelError if the teacher never saw one."""
@@ -70,13 +76,7 @@ class SoftLabels:
                 f"the task has {list(label_names)}"
             )
         columns = [self.label_names.index(name) for name in label_names]
-        return SoftLabels(
-            self.ids,
-            self.logits[:, columns],
-            self.teacher_run_id,
-            label_names,
-            self.data_fingerprint,
-        )
+        return replace(self, logits=self.logits[:, columns], label_names=label_names)
 
 
 def mean_of(teachers: Sequence[SoftLabels]) -> SoftLabels:
@@ -101,6 +101,7 @@ def save(labels: SoftLabels, folder: Path, name: str = FILE) -> Path:
         "teacher_run_id": labels.teacher_run_id,
         "label_names": json.dumps(labels.label_names),
         "data_fingerprint": labels.data_fingerprint,
+        "teacher_checksum": labels.teacher_checksum,
     }
     with whole_file(folder / name) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -108,7 +109,7 @@ def save(labels: SoftLabels, folder: Path, name: str = FILE) -> Path:
 
 
 def load(folder: Path, name: str = FILE) -> SoftLabels | None:
-    """Read a teacher's cache; None when there is none or it was torn by a crash."""
+    """Read a teacher's cache; None when there is none. A damaged one is set aside, not deleted."""
     try:
         with safe_open(folder / name, framework="np") as handle:
             metadata = handle.metadata()
@@ -119,8 +120,13 @@ def load(folder: Path, name: str = FILE) -> SoftLabels | None:
             metadata["teacher_run_id"],
             tuple(json.loads(metadata["label_names"])),
             metadata["data_fingerprint"],
+            metadata.get("teacher_checksum", ""),
         )
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError):
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, ValueError, TypeError):
+        with suppress(FileNotFoundError):  # another process was as quick
+            set_aside(folder / name)
         return None
 
 
@@ -130,18 +136,24 @@ def soft_labels(
     teacher_run_id: str,
     data: TaskData,
     label: Callable[[Examples], np.ndarray],
+    teacher_checksum: str = "",
+    alone: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[SoftLabels, bool]:
     """The teacher's logits on every split, from its cache or computed now by `label`.
 
-    Returns the labels and whether they came from the cache. A cache of another teacher run or of
-    other rows is not used.
+    Returns the labels and whether they came from the cache. A cache of another teacher run, of
+    another training of the same run (see `SoftLabels`) or of other rows is not used. `alone` is
+    entered to label: where it waits for another process that does so, that one's cache is used.
     """
     return _labelled(
         folder,
         FILE,
         data.splits().values(),
-        like=SoftLabels(_NONE, _NONE, teacher_run_id, data.task.label_names, data.fingerprint),
+        like=SoftLabels(
+            _NONE, _NONE, teacher_run_id, data.task.label_names, data.fingerprint, teacher_checksum
+        ),
         label=label,
+        alone=alone,
     )
 
 
@@ -153,14 +165,19 @@ def soft_labels_of_texts(
     rows: Examples,
     fingerprint: str,
     label: Callable[[Examples], np.ndarray],
+    teacher_checksum: str = "",
+    alone: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[SoftLabels, bool]:
     """The same for unlabelled rows, in a cache of their own for each set of rows."""
     return _labelled(
         folder,
         f"soft_labels-{fingerprint}.safetensors",
         [rows],
-        like=SoftLabels(_NONE, _NONE, teacher_run_id, task.label_names, fingerprint),
+        like=SoftLabels(
+            _NONE, _NONE, teacher_run_id, task.label_names, fingerprint, teacher_checksum
+        ),
         label=label,
+        alone=alone,
     )
 
 
@@ -171,18 +188,30 @@ def _labelled(
     *,
     like: SoftLabels,
     label: Callable[[Examples], np.ndarray],
+    alone: Callable[[], AbstractContextManager[object]],
 ) -> tuple[SoftLabels, bool]:
+    if (cached := _known(folder, name, like)) is not None:
+        return cached, True
+    with alone():
+        if (cached := _known(folder, name, like)) is not None:  # another process has made it
+            return cached, True
+        parts = list(parts)
+        ids = np.concatenate([part.ids for part in parts])
+        logits = np.concatenate([label(part) for part in parts])
+        ids, first = np.unique(ids, return_index=True)
+        made = replace(like, ids=ids, logits=logits[first])
+        save(made, folder, name)
+        return made, False
+
+
+def _known(folder: Path, name: str, like: SoftLabels) -> SoftLabels | None:
+    """The cache, if it is of this teacher and these rows."""
     cached = load(folder, name)
     if (
-        cached is not None
-        and cached.teacher_run_id == like.teacher_run_id
-        and cached.data_fingerprint == like.data_fingerprint
+        cached is None
+        or cached.teacher_run_id != like.teacher_run_id
+        or cached.data_fingerprint != like.data_fingerprint
+        or cached.teacher_checksum not in ("", like.teacher_checksum)  # "": from before it was kept
     ):
-        return cached.permuted(like.label_names), True
-    parts = list(parts)
-    ids = np.concatenate([part.ids for part in parts])
-    logits = np.concatenate([label(part) for part in parts])
-    ids, first = np.unique(ids, return_index=True)
-    made = replace(like, ids=ids, logits=logits[first])
-    save(made, folder, name)
-    return made, False
+        return None
+    return cached.permuted(like.label_names)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from kdlora import recipes
+from kdlora.engines.elsewhere import lost_teachers
 from kdlora.engines.failure import describe_error, failed_record, is_disk_full
 from kdlora.errors import StoreError
 from kdlora.spec.run import Run
@@ -18,7 +19,8 @@ from kdlora.training.progress import Paused
 
 # "busy": another process holds the run. "lost": it took the run over meanwhile. "interrupted":
 # stopped after a checkpoint. "paused": likewise, at the epoch that was asked for. "full": no space.
-Outcome = Literal["done", "failed", "busy", "lost", "interrupted", "paused", "full"]
+# "untaught": what it learns from has no record, or none any more; no fault of the run.
+Outcome = Literal["done", "failed", "busy", "lost", "interrupted", "paused", "full", "untaught"]
 
 
 def attempt(
@@ -78,5 +80,7 @@ def _do(
             lease.check(now=True)  # a failure of the new holder's files is not this run's
         except LeaseLost:
             return "lost"
+        if lost_teachers(run, store):  # set aside or retired, perhaps while it was being read
+            return "untaught"
         store.fail(failed_record(run, describe_error(error)))
         return "failed"

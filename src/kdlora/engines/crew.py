@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from kdlora.engines.elsewhere import Others
+from kdlora.engines.elsewhere import Others, lost_teachers
 from kdlora.engines.failure import EXIT_CODES, describe_death, disk_full_message, failed_record
 from kdlora.engines.opening import Choice, Opened, open_schedule
 from kdlora.errors import Interrupted, StoreError
@@ -151,8 +151,18 @@ class Crew:
             elif seen.holder is not None:
                 self.schedule.elsewhere(run.run_id)
                 self.on_event(run, {"elsewhere": seen.holder})
+            elif lost := lost_teachers(run, self.store):
+                self._teach_again(run, lost)
             else:
                 self._start(run, seen.dead)
+
+    def _teach_again(self, run: Run, lost: Iterable[str]) -> None:
+        """Records that a run was to learn from are gone: they are made again first."""
+        for teacher in lost:
+            self.schedule.lost(teacher)
+            why = "its record is gone, and others learn from it: it is done again"
+            self.on_event(self.schedule.runs[teacher], {"retry": why})
+        self.schedule.again(run.run_id)
 
     def _start(self, run: Run, dead: Sighting | None) -> None:
         taken = {busy.slot for busy in self.active.values()}
@@ -203,6 +213,8 @@ class Crew:
             raise StoreError(disk_full_message(self.store.root))
         elif code in (EXIT_CODES["busy"], EXIT_CODES["lost"], EXIT_CODES["paused"]):
             self.schedule.again(run.run_id)
+        elif code == EXIT_CODES["untaught"]:
+            self._teach_again(run, lost_teachers(run, self.store))
         elif code == EXIT_CODES["failed"] and failure is not None:
             self._end(run, "failed", {"failed": failure.error})
         else:

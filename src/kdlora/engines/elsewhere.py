@@ -59,3 +59,12 @@ class Others:
         if failure is not None and failure.checksum != self.failures.get(run.run_id):
             return Seen(failure=failure)
         return Seen(dead=lease if verdict == "dead" else None)
+
+
+def lost_teachers(run: Run, store: Store) -> list[str]:
+    """Those of a run's teachers that have no record at this moment.
+
+    A record may go while a study runs: it is found to be damaged and set aside, or another process
+    was told to do the run again.
+    """
+    return [teacher for teacher in run.teachers if not store.is_done(teacher)]

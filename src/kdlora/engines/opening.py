@@ -53,7 +53,8 @@ def open_schedule(plan: Plan, store: Store, choice: Choice | None = None) -> Ope
     only = chosen_runs(plan, choice.only) if choice.only else None
     done = {run.run_id for run in plan.runs if store.is_done(run.run_id)}
     retired = _retire_flagged(plan, store, done, only) if choice.retry_flagged else []
-    done -= {run.run_id for run in retired}
+    if choice.retry_flagged:  # another process that was told the same may retire some, too
+        done = {run_id for run_id in done if store.is_done(run_id)}
     failures = {
         run.run_id: record.checksum
         for run in plan.runs

@@ -97,8 +97,8 @@ class Schedule:
         while self._ready:
             _, run_id = heapq.heappop(self._ready)
             run = self.runs[run_id]
-            if self.states[run_id] != "waiting":
-                continue
+            if self.states[run_id] != "waiting" or not self._taught(run):
+                continue  # a lost teacher offers its students again when it is done
             decision = self.decide(run)
             if decision == "wait":
                 self._undecided.append(run_id)
@@ -157,10 +157,18 @@ class Schedule:
 
     def again(self, run_id: str) -> None:
         """A run that was running, here or elsewhere, ended without a result: it waits again."""
-        self.states[run_id] = "waiting"
         self._stop_labelling(run_id)
-        self._offer(run_id)
+        self._wait(run_id)
         self.reconsider()
+
+    def lost(self, run_id: str) -> None:
+        """A run that was done has no record any more: it waits again, and its students for it."""
+        if self.states[run_id] != "done":
+            return
+        self.open += 1
+        self._left_s += self.seconds[run_id]
+        self._labelled.discard(run_id)
+        self._wait(run_id)
 
     def news(self) -> list[tuple[Run, str]]:
         """The runs that were skipped, stopped or left for later since the last call, and why."""
@@ -186,12 +194,22 @@ class Schedule:
         left = self._left_s * self._measured_s / self._estimated_s - sum(spent_s)
         return max(left, 0.0) / workers
 
+    def _wait(self, run_id: str) -> None:
+        """Back to waiting, unless what it learns from was lost and then could not be done."""
+        self.states[run_id] = "waiting"
+        self._offer(run_id)
+        for teacher in self.runs[run_id].teachers:
+            if self.states[teacher] not in (*OPEN, "done"):
+                self._block_students(teacher)
+
     def _offer(self, run_id: str) -> None:
         run = self.runs[run_id]
-        if self.states[run_id] == "waiting" and all(
-            self.states[teacher] == "done" for teacher in run.teachers
-        ):
+        if self.states[run_id] == "waiting" and self._taught(run):
             heapq.heappush(self._ready, (self._order[run_id], run_id))
+
+    def _taught(self, run: Run) -> bool:
+        """Whether all that the run learns from is done."""
+        return all(self.states[teacher] == "done" for teacher in run.teachers)
 
     def _settle(self, run_id: str, state: State) -> None:
         if self.states[run_id] not in OPEN:

@@ -59,7 +59,8 @@ def match_inside(
     assert run.encoder is not None
     if not run.kd.signals.match_states:
         return None
-    teacher = finished_teacher(run.teacher_run_id, store).run
+    record = finished_teacher(run.teacher_run_id, store)
+    teacher = record.run
     assert teacher.training is not None
     assert teacher.encoder is not None
     max_length = run.training.max_length
@@ -78,7 +79,7 @@ def match_inside(
         texts=texts,
         ids=rows.ids,
         features=features,
-        about=hash_json([run.teacher_run_id, max_length, repr(plan.teacher)]),
+        about=hash_json([run.teacher_run_id, record.checksum, max_length, repr(plan.teacher)]),
         budget_mb=run.kd.hidden_cache_mb,
         device=compute.device,
     )

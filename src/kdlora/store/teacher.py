@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from kdlora.measure.blocks import Teaching
 from kdlora.measure.quality import score_split
 from kdlora.spec.run import OutputsRef, Run
 from kdlora.spec.tasks import Task
+from kdlora.store.leases import waited_for
 from kdlora.store.record import Record
 from kdlora.store.store import Store
 from kdlora.training.forward import Forward, make_forward
@@ -113,7 +115,21 @@ def _logits_of(
         _check(teacher, soft, data, folder)
         return soft, True
     label = _labeller(teacher.run, store, data.task)
-    soft, cached = soft_labels(folder, teacher_run_id=run_id, data=data, label=label)
+
+    def alone() -> AbstractContextManager[object]:
+        """Processes that share the folder label a teacher's texts once, whoever is first."""
+        place = folder / "labelling"
+        place.mkdir(exist_ok=True)
+        return waited_for(place)
+
+    soft, cached = soft_labels(
+        folder,
+        teacher_run_id=run_id,
+        teacher_checksum=teacher.checksum,
+        data=data,
+        label=label,
+        alone=alone,
+    )
     _check(teacher, soft, data, folder)
     if extra is not None:
         further, known = soft_labels_of_texts(
@@ -122,7 +138,9 @@ def _logits_of(
             task=data.task,
             rows=extra.rows,
             fingerprint=extra.fingerprint,
+            teacher_checksum=teacher.checksum,
             label=label,
+            alone=alone,
         )
         soft, cached = soft.joined(further), cached and known
     return soft, cached
