@@ -61,7 +61,7 @@ def test_variants(encoder, family, variant):
 
 
 def test_unknown_layers_are_called_as_they_are(encoder):
-    model, batch = trained(encoder, "bert", "lora", dropout=0.5)
+    model, batch = trained(encoder, "bert", "lora", options={"lora_bias": True})
     forward = fuse(model, torch.float32)
     assert not forward.layers[0].qkv[0].fused
     model.eval()

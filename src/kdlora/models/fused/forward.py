@@ -110,9 +110,10 @@ class FusedForward:
         return torch.get_num_threads()
 
     def _bind(self) -> _Bound:
-        bound = {id(layer): layer.bind() for layer in [*self.layers, self.last]}
+        training = self.model.training
+        bound = {id(layer): layer.bind(training=training) for layer in [*self.layers, self.last]}
         return _Bound(
-            widen=None if self.widen is None else self.widen.bind(),
+            widen=None if self.widen is None else self.widen.bind(training=training),
             layers=[bound[id(layer)] for layer in self.layers],
             last=bound[id(self.last)],
         )
@@ -150,7 +151,8 @@ class _Bound:
 
     def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         if self.widen is not None:
-            stream = self.widen(stream.to(self.widen.projection.dtype)).float()
+            half = stream.to(self.widen.projection.dtype)
+            stream = self.widen(half, batch.keep).float()
         for layer in self.layers:
             stream = layer(stream, batch)
         return self.last(stream, batch)

@@ -7,25 +7,23 @@ is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd import Function
 
+from kdlora.models.fused.low_rank import Keeps, add_low_rank, low_rank_backward
 from kdlora.models.fused.ops import (
-    add_low_rank,
     add_norm_forward,
     attention_backward,
     attention_forward,
     dropout_backward,
-    low_rank_backward,
     norm_backward,
 )
 from kdlora.models.fused.projection import Bound
-
-Keeps = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 class Norm(NamedTuple):
@@ -44,14 +42,16 @@ class Norm(NamedTuple):
 class Frozen:
     """The constants of a layer in one pass.
 
-    `projections` are query-key-value, attention output, up and down; `keeps` and `scales` the
-    dropout masks and 1 / (share kept) of attention weights, attention output and feed-forward.
+    `projections` are query-key-value, attention output, up and down, and `drops` the masks of their
+    adapters' dropout; `keeps` and `scales` the dropout masks and 1 / (share kept) of attention
+    weights, attention output and feed-forward.
     """
 
     texts: int
     heads: int
     projections: tuple[Bound, Bound, Bound, Bound]
     norms: tuple[Norm, Norm]
+    drops: tuple[Keeps, ...]
     keeps: Keeps
     scales: tuple[float, float, float]
     dtype: torch.dtype
@@ -71,7 +71,10 @@ class _FrozenLayer(Function):
     @staticmethod
     def forward(ctx: Any, stream, bias, layer: Frozen, *factors):
         qkv, out, up, down = (
-            _Product(bound, a, b) for bound, a, b in _triples(layer.projections, factors)
+            _Product(bound, a, b, keeps)
+            for (bound, a, b), keeps in zip(
+                _triples(layer.projections, factors), layer.drops, strict=True
+            )
         )
         first, second = layer.norms
         x = stream.to(layer.dtype)
@@ -87,8 +90,12 @@ class _FrozenLayer(Function):
         y, stats2 = add_norm_forward(lowered, middle, layer.keeps[2], layer.scales[2], *second)
         products = (qkv, out, up, down)
         kept = [t for product in products for t in (product.x, product.hidden)]
-        ctx.save_for_backward(*saved, *stats1, *stats2, raised, *layer.keeps, *factors, *kept)
-        ctx.layer = layer
+        drops = [keep for keeps in layer.drops for keep in keeps]
+        ctx.save_for_backward(
+            *saved, *stats1, *stats2, raised, *layer.keeps, *factors, *kept, *drops
+        )
+        ctx.dropped = [len(keeps) for keeps in layer.drops]
+        ctx.layer = replace(layer, keeps=(), drops=())  # masks go when saved tensors are freed
         return y
 
     @staticmethod
@@ -96,10 +103,13 @@ class _FrozenLayer(Function):
         layer: Frozen = ctx.layer
         tensors = list(ctx.saved_tensors)
         saved, stats1, stats2 = tensors[:5], tensors[5:8], tensors[8:11]
-        raised, keeps, factors, kept = tensors[11], tensors[12:15], tensors[15:23], tensors[23:]
+        raised, keeps, factors, kept = tensors[11], tensors[12:15], tensors[15:23], tensors[23:31]
+        drops = iter(tensors[31:])
         qkv, out, up, down = (
-            _Product(bound, a, b, *kept[2 * i : 2 * i + 2])
-            for i, (bound, a, b) in enumerate(_triples(layer.projections, factors))
+            _Product(bound, a, b, tuple(islice(drops, n)), *kept[2 * i : 2 * i + 2])
+            for i, ((bound, a, b), n) in enumerate(
+                zip(_triples(layer.projections, factors), ctx.dropped, strict=True)
+            )
         )
         first, second = layer.norms
         g_stream = norm_backward(grad, stats2, second.weight, second.bias)[0]
@@ -124,19 +134,22 @@ def _triples(projections, factors):
 class _Product:
     """A frozen layer and its low-rank update: forward, and backward with the factors' gradients."""
 
-    def __init__(self, bound: Bound, a, b, x=None, hidden=None) -> None:
+    def __init__(self, bound: Bound, a, b, keeps: Keeps, x=None, hidden=None) -> None:
         assert bound.frozen is not None
-        self.packed, self.a, self.b, self.x, self.hidden = bound.frozen, a, b, x, hidden
+        self.packed, self.ranks = bound.frozen, bound.ranks
+        self.a, self.b, self.keeps, self.x, self.hidden = a, b, keeps, x, hidden
         self.ga: torch.Tensor | None = None
         self.gb: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.packed.forward(x)
-        self.hidden = add_low_rank(y, x, self.a, self.b)
+        self.hidden = add_low_rank(y, x, self.a, self.b, self.keeps, self.ranks)
         self.x = x if self.hidden is not None else None
         return y
 
     def backward(self, grad: torch.Tensor, *, wants_input: bool = True) -> torch.Tensor | None:
         gx = self.packed.backward(grad) if wants_input else None
-        self.ga, self.gb = low_rank_backward(grad, gx, self.x, self.hidden, self.a, self.b)
+        self.ga, self.gb = low_rank_backward(
+            grad, gx, self.x, self.hidden, self.a, self.b, self.keeps, self.ranks
+        )
         return gx

@@ -56,18 +56,20 @@ class FusedLayer:
     def projections(self) -> list[Projection]:
         return [*self.qkv, self.out, self.up, self.down]
 
-    def bind(self) -> BoundLayer:
+    def bind(self, *, training: bool) -> BoundLayer:
         """The layer with the weights and factors of this moment."""
-        return BoundLayer(self)
+        return BoundLayer(self, training)
 
 
 class BoundLayer:
     """A layer during one forward pass: stream [b * l, d] fp32 -> the same."""
 
-    def __init__(self, owner: FusedLayer) -> None:
+    def __init__(self, owner: FusedLayer, training: bool) -> None:
         self.owner, self.layer = owner, owner.layer
-        self.qkv = [projection.bind() for projection in owner.qkv]
-        self.out, self.up, self.down = owner.out.bind(), owner.up.bind(), owner.down.bind()
+        self.qkv = [projection.bind(training=training) for projection in owner.qkv]
+        self.out, self.up, self.down = (
+            projection.bind(training=training) for projection in (owner.out, owner.up, owner.down)
+        )
         bound = (*self.qkv, self.out, self.up, self.down)
         self.frozen = owner.frozen and owner.exact_gelu and all(b.frozen for b in bound)
 
@@ -77,7 +79,7 @@ class BoundLayer:
             return frozen_layer(stream, batch.bias, self._frozen(batch, stream))
         half = stream.to(owner.dtype)
         context = attention(
-            self.qkv[0](half).unflatten(0, (batch.size, batch.length)),
+            self.qkv[0](half, batch.keep).unflatten(0, (batch.size, batch.length)),
             self.layer.heads,
             batch.bias,
             self._attention_keep(batch, batch.length, half),
@@ -101,11 +103,13 @@ class BoundLayer:
             batch.keep(owner.down_masks, stream.shape, like),
         )
         scales = (owner.attention_masks.scale, owner.out_masks.scale, owner.down_masks.scale)
+        projections = (self.qkv[0], self.out, self.up, self.down)
         return Frozen(
             texts=batch.size,
             heads=layer.heads,
-            projections=(self.qkv[0], self.out, self.up, self.down),
+            projections=projections,
             norms=owner.norms,
+            drops=tuple(bound.keeps(len(stream), like, batch.keep) for bound in projections),
             keeps=keeps,
             scales=scales if batch.training else (1.0, 1.0, 1.0),
             dtype=owner.dtype,
@@ -115,13 +119,14 @@ class BoundLayer:
         """Everything after attention, row by row: [t, d] in the compute dtype -> [t, d] fp32."""
         owner, layer = self.owner, self.layer
         stream = _add_norm(
-            self.out(context), residual, owner.out_masks, layer.attention_norm, batch
+            self.out(context, batch.keep), residual, owner.out_masks, layer.attention_norm, batch
         )
         half = stream.to(owner.dtype)
         raised = self.up.gelu(half) if owner.exact_gelu else None
         if raised is None:
-            raised = layer.activation(self.up(half))
-        return _add_norm(self.down(raised), stream, owner.down_masks, layer.output_norm, batch)
+            raised = layer.activation(self.up(half, batch.keep))
+        lowered = self.down(raised, batch.keep)
+        return _add_norm(lowered, stream, owner.down_masks, layer.output_norm, batch)
 
 
 class LastLayer(FusedLayer):
@@ -136,8 +141,8 @@ class LastLayer(FusedLayer):
             Projection([layer.key, layer.value], self.dtype),
         )
 
-    def bind(self) -> BoundLayer:
-        return _BoundLastLayer(self)
+    def bind(self, *, training: bool) -> BoundLayer:
+        return _BoundLastLayer(self, training)
 
 
 class _BoundLastLayer(BoundLayer):
@@ -147,8 +152,8 @@ class _BoundLastLayer(BoundLayer):
         query, key_value = self.qkv
         half = stream.to(self.owner.dtype).unflatten(0, (batch.size, batch.length))
         context = attend_one(
-            query(half[:, 0].contiguous()),
-            key_value(half.flatten(0, 1)).unflatten(0, (batch.size, batch.length)),
+            query(half[:, 0].contiguous(), batch.keep),
+            key_value(half.flatten(0, 1), batch.keep).unflatten(0, (batch.size, batch.length)),
             self.layer.heads,
             None if batch.bias is None else batch.bias[..., :1, :],
             self._attention_keep(batch, 1, half),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
+from kdlora.models.fused.low_rank import Keeps, add_low_rank, low_rank_backward
 from kdlora.models.fused.packed import ROWS, WIDE, Packed
 
 
@@ -39,60 +40,33 @@ def _column_sums(grad: torch.Tensor) -> torch.Tensor:
     return (grad.new_ones(1, grad.shape[0]) @ grad).squeeze(0)
 
 
-def add_low_rank(
-    y: torch.Tensor, x: torch.Tensor, a: torch.Tensor | None, b: torch.Tensor | None
-) -> torch.Tensor | None:
-    """Add ``(x A^T) B^T`` to y in place; returns the hidden units ``x A^T`` for the gradient."""
-    if a is None or b is None:
-        return None
-    hidden = x @ a.t()
-    y.addmm_(hidden, b.t())
-    return hidden
-
-
-def low_rank_backward(
-    grad: torch.Tensor,
-    gx: torch.Tensor | None,
-    x: torch.Tensor,
-    hidden: torch.Tensor | None,
-    a: torch.Tensor | None,
-    b: torch.Tensor | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The gradients of A and B; what the update adds to that of x is added to `gx` in place."""
-    if a is None or b is None or hidden is None:
-        return None, None
-    g_hidden = grad @ b
-    if gx is not None:
-        gx.addmm_(g_hidden, a)
-    return g_hidden.t() @ x, grad.t() @ hidden
-
-
 class _Linear(Function):
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, a, b, packed):
+    def forward(ctx: Any, x, weight, bias, a, b, packed, keeps, ranks):
         if packed is not None:
             y = packed.forward(x)
         else:
             y = matmul(x, weight.t())
             if bias is not None:
                 y.add_(bias)
-        hidden = add_low_rank(y, x, a, b)
+        hidden = add_low_rank(y, x, a, b, keeps, ranks)
         trains = ctx.needs_input_grad[1] or a is not None
-        ctx.save_for_backward(x if trains else None, weight, a, b, hidden)
-        ctx.packed = packed
+        ctx.save_for_backward(x if trains else None, weight, a, b, hidden, *keeps)
+        ctx.packed, ctx.ranks = packed, ranks
         return y
 
     @staticmethod
     def backward(ctx: Any, grad):
-        x, weight, a, b, hidden = ctx.saved_tensors
+        x, weight, a, b, hidden, *keeps = ctx.saved_tensors
         grad = grad.contiguous()
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         gx = None
         if wants_x:
             gx = matmul(grad, weight) if ctx.packed is None else ctx.packed.backward(grad)
-        ga, gb = low_rank_backward(grad, gx, x, hidden, a, b)
+        ga, gb = low_rank_backward(grad, gx, x, hidden, a, b, tuple(keeps), ctx.ranks)
         g_weight = grad.t() @ x if wants_weight else None
-        return gx, g_weight, _column_sums(grad) if wants_bias else None, ga, gb, None
+        g_bias = _column_sums(grad) if wants_bias else None
+        return gx, g_weight, g_bias, ga, gb, None, None, None
 
 
 def linear(
@@ -102,13 +76,15 @@ def linear(
     a: torch.Tensor | None = None,
     b: torch.Tensor | None = None,
     packed: Packed | None = None,
+    keeps: Keeps = (),
+    ranks: tuple[int, ...] = (),
 ) -> torch.Tensor:
     """A linear layer and its low-rank update in one step: ``x W^T + bias + (x A^T) B^T``.
 
     x is [t, i], W [o, i], A [r, i] and B [o, r], all of one dtype; `packed` stands for W and bias
-    where they are frozen. Returns [t, o].
+    where they are frozen; `keeps` and `ranks` are those of `add_low_rank`. Returns [t, o].
     """
-    return _Linear.apply(x, weight, bias, a, b, packed)
+    return _Linear.apply(x, weight, bias, a, b, packed, keeps, ranks)
 
 
 def add_norm_forward(x, residual, keep, scale, weight, bias, eps):
