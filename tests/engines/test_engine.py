@@ -8,7 +8,9 @@ import multiprocessing as mp
 import os
 import signal
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,7 @@ from kdlora import files
 from kdlora.engines import crew, elsewhere, opening
 from kdlora.engines.local import run_plan
 from kdlora.engines.opening import Choice
+from kdlora.errors import Interrupted
 from kdlora.spec.plan import make_plan
 from kdlora.store import leases
 from kdlora.store.store import Store
@@ -144,13 +147,50 @@ def test_a_lease_of_a_dead_machine_is_waited_out_and_that_of_a_living_one_respec
     assert all(free for keys, free in events if "start" in keys)
 
 
-def test_what_the_estimate_says_would_end_too_late_is_left(plan, store):
-    events = []
-    status = run_plan(plan, store, choice=Choice(max_hours=20 / 3600),
-                      on_event=lambda run, event: events.append(event))  # fmt: skip
-    assert set(status.values()) == {"later"}
-    assert all("later" in event for event in events)
-    assert not list(store.root.glob("runs/*/record.json"))
+def test_at_the_deadline_what_trains_stops_after_a_checkpoint_and_nothing_starts(
+    corner, store, monkeypatch
+):
+    """The time is over when the first run has made some steps; then the same command again."""
+    training = corner.study().training.model_dump() | {"epochs": 40}
+    study = corner.study(arms=["student/fft"], training=training, baselines=False, seeds=[1, 2])
+    plan = make_plan(study)
+    jump_s, events = [0.0], []
+
+    def now() -> float:
+        return time.monotonic() + jump_s[0]
+
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
+
+    def note(run, event) -> None:
+        events.extend(
+            (run.seed, key, event[key]) for key in ("start", "done", "later") if key in event
+        )
+        if event.get("step", 0) > 3:
+            jump_s[0] = 2 * 3600
+
+    status = run_plan(plan, store, threads=1, choice=Choice(max_hours=2), on_event=note)
+    assert list(status.values()) == ["later", "later"]
+    assert events == [
+        (1, "start", True),
+        (2, "later", "no time is left for it"),
+        (1, "later", "stopped after a checkpoint: the time is over"),
+    ]
+    first = plan.runs[0]
+    assert (store.folder(first.run_id) / "checkpoint.pt").is_file()
+    assert not store.folder(plan.runs[1].run_id).exists()
+
+    jump_s[0] = 0.0
+    monkeypatch.setattr(opening, "estimated_seconds", lambda plan, store: {first.run_id: 1e6})
+    events.clear()
+
+    def stop(run, event) -> None:  # it starts before the shorter one, for it has begun
+        note(run, event)
+        if "start" in event:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        run_plan(plan, store, threads=1, choice=Choice(max_hours=2), on_event=stop)
+    assert events == [(1, "start", True)]
 
 
 def test_only_what_is_chosen_is_done(plan, store):

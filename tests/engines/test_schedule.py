@@ -153,16 +153,35 @@ def test_what_failed_before_is_not_tried_and_what_is_done_is_not_done_again():
     assert schedule.states["taught"] == "skipped"
 
 
-def test_nothing_starts_that_would_not_end_in_time():
-    seconds = {"long": 90.0, "short": 10.0, "student": 1.0}
-    schedule = Schedule(
-        small_plan({"long": (), "short": (), "student": ("long",)}), seconds=seconds
-    )
-    assert schedule.take(60.0).run_id == "short"
+def test_what_would_not_end_in_time_starts_last_and_nothing_when_the_time_is_over():
+    seconds = {"long": 90.0, "longer": 80.0, "short": 10.0}
+    jobs: dict[str, tuple[str, ...]] = dict.fromkeys(seconds, ())
+    schedule = Schedule(small_plan(jobs), seconds=seconds)
+    assert schedule.take(0.0) is None
+    assert [schedule.take(60.0).run_id for _ in seconds] == ["short", "long", "longer"]
     assert schedule.take(60.0) is None
-    assert schedule.states["student"] == "later"
-    schedule.ended("short", "done")
-    assert schedule.open == 0
+
+
+def test_a_run_that_has_a_checkpoint_goes_on_although_it_would_not_end_in_time():
+    seconds = {"begun": 90.0, "short": 10.0}
+    schedule = Schedule(
+        small_plan({"short": (), "begun": ()}),
+        seconds=seconds,
+        begun=lambda run: run.run_id == "begun",
+    )
+    assert schedule.take(60.0).run_id == "begun"
+
+
+def test_whether_a_run_would_end_in_time_follows_what_runs_really_took():
+    seconds = {"first": 50.0, "second": 40.0, "third": 30.0}
+    jobs: dict[str, tuple[str, ...]] = dict.fromkeys(seconds, ())
+    schedule = Schedule(small_plan(jobs), seconds=seconds)
+    assert schedule.take(100.0).run_id == "first"
+    schedule.ended("first", "done", took_s=500.0)  # 620 s where 170 were estimated
+    assert schedule.take(120.0).run_id == "third"  # about 110 s, and the second about 146
+    assert (
+        Schedule(small_plan(jobs), seconds=seconds, done={"first"}).take(120.0).run_id == "second"
+    )
 
 
 def test_closing_leaves_the_rest_for_later_but_what_runs_may_end():

@@ -35,8 +35,8 @@ MaxHours = Annotated[
     float | None,
     typer.Option(
         min=0.001,
-        help="Start no run that by the estimate would not end within this time; at its end the "
-        "running ones stop after a checkpoint. Default: no limit.",
+        help="Stop after this time, the running ones with a checkpoint. What by the estimate "
+        "would not end in time starts last, and goes on the next time. Default: no limit.",
     ),
 ]
 RetryFailed = Annotated[

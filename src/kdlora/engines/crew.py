@@ -265,7 +265,7 @@ class Crew:
     def _end(
         self, run: Run, state: Any, event: dict[str, Any], *, took_s: float | None = None
     ) -> None:
-        self.schedule.ended(run.run_id, state, took_s=took_s)
+        self.schedule.ended(run.run_id, state, took_s=took_s, why=event.get("later"))
         if state != "later":  # which is news, see `_tell_news`
             self._tell(run, event)
 

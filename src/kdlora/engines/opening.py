@@ -16,6 +16,7 @@ from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 from kdlora.store.store import Store
 
+CHECKPOINT = "checkpoint.pt"
 FIELDS = ("task", "arm", "pair", "seed", "run")
 
 
@@ -25,7 +26,8 @@ class Choice:
 
     Attributes:
         only: patterns, see `chosen_runs`.
-        max_hours: start nothing that would not end within so many hours, and stop then.
+        max_hours: stop with checkpoints after so many hours; what by its estimate would not end
+            until then starts only where nothing else can, or goes on from its checkpoint.
         retry_failed: try those again that failed before.
         retry_flagged: do those again whose record carries a warning or an error among its flags,
             and what learned from them; the old results are kept beside the new ones.
@@ -68,6 +70,7 @@ def open_schedule(plan: Plan, store: Store, choice: Choice | None = None) -> Ope
         only=only,
         seconds=estimated_seconds(plan, store),
         decide=halvings.decide,
+        begun=lambda run: (store.folder(run.run_id) / CHECKPOINT).is_file(),
     )
     halvings.lost = lambda run_id: schedule.states.get(run_id) in ("failed", "skipped")
     return Opened(schedule, halvings, failures, retired)

@@ -38,6 +38,7 @@ class Schedule:
         seconds: estimated duration of each run; without it all count the same.
         decide: asked before a run starts, and again after each end while it says "wait" (early
             decisions such as successive halving).
+        begun: whether a run has a checkpoint from which it would go on.
 
     Raises KdloraError when a student's teacher is not in the plan.
     """
@@ -51,6 +52,7 @@ class Schedule:
         only: Collection[str] | None = None,
         seconds: Mapping[str, float] | None = None,
         decide: Callable[[Run], Decision] = lambda run: "go",
+        begun: Callable[[Run], bool] = lambda run: False,
     ) -> None:
         everything = {run.run_id: run for run in plan.runs}
         for run in plan.runs:
@@ -59,7 +61,7 @@ class Schedule:
         chosen = everything if only is None else with_teachers(plan, only)
         self.runs = {run_id: run for run_id, run in everything.items() if run_id in chosen}
         self.seconds = {i: (seconds or {}).get(i, 1.0) for i in self.runs}
-        self.decide = decide
+        self.decide, self.begun = decide, begun
         self.states: dict[str, State] = {}
         self.students: dict[str, list[str]] = {run_id: [] for run_id in self.runs}
         for run in self.runs.values():
@@ -92,9 +94,14 @@ class Schedule:
     def take(self, remaining_s: float | None = None) -> Run | None:
         """The next run to start, now counted as running; None while there is nothing to start.
 
-        `remaining_s`: a run that is estimated to take longer is left for later.
+        `remaining_s`: a run that has not begun and is estimated to take longer starts only where
+        no other can. It will be stopped, but night after night it comes to its end.
         """
-        while self._ready:
+        if remaining_s is not None and remaining_s <= 0:
+            return None
+        too_long: list[str] = []
+        chosen: str | None = None
+        while self._ready and chosen is None:
             _, run_id = heapq.heappop(self._ready)
             run = self.runs[run_id]
             if self.states[run_id] != "waiting" or not self._taught(run):
@@ -104,16 +111,18 @@ class Schedule:
                 self._undecided.append(run_id)
             elif decision == "stop":
                 self._settle(run_id, "stopped")
-            elif remaining_s is not None and self.seconds[run_id] > remaining_s:
-                self._settle(run_id, "later")
             elif (busy := self._busy_teacher(run)) is not None:
                 self._held.setdefault(busy, []).append(run_id)
+            elif remaining_s is None or self._fits(run, remaining_s):
+                chosen = run_id
             else:
-                self.states[run_id] = "running"
-                for teacher in run.teachers:
-                    if teacher not in self._labelled:
-                        self._labelling[teacher] = run_id
-                return run
+                too_long.append(run_id)
+        if chosen is None and too_long:
+            chosen = too_long.pop(0)
+        for run_id in too_long:
+            self._offer(run_id)
+        if chosen is not None:
+            return self._begin(self.runs[chosen])
         if self._undecided and not self.in_state("running", "elsewhere"):
             # The decision needs runs that are not to be done this time.
             undecided, self._undecided = self._undecided, []
@@ -133,15 +142,17 @@ class Schedule:
         state: Literal["done", "failed", "stopped", "later"],
         *,
         took_s: float | None = None,
+        why: str | None = None,
     ) -> None:
         """A run is over, wherever it ran; its students become ready or are skipped.
 
-        `took_s` is given for a run that was done here from beginning to end.
+        `took_s` is given for a run that was done here from beginning to end; `why` says in the
+        news how it was that a run is left for later.
         """
         if took_s is not None:
             self._estimated_s += self.seconds[run_id]
             self._measured_s += took_s
-        self._settle(run_id, state)
+        self._settle(run_id, state, why)
         self.reconsider()
 
     def reconsider(self) -> None:
@@ -191,8 +202,23 @@ class Schedule:
         """
         if not self._estimated_s:
             return None
-        left = self._left_s * self._measured_s / self._estimated_s - sum(spent_s)
-        return max(left, 0.0) / workers
+        return max(self._corrected(self._left_s) - sum(spent_s), 0.0) / workers
+
+    def _corrected(self, estimated_s: float) -> float:
+        """An estimate as what runs really took makes it."""
+        if not self._estimated_s:
+            return estimated_s
+        return estimated_s * self._measured_s / self._estimated_s
+
+    def _fits(self, run: Run, remaining_s: float) -> bool:
+        return self._corrected(self.seconds[run.run_id]) <= remaining_s or self.begun(run)
+
+    def _begin(self, run: Run) -> Run:
+        self.states[run.run_id] = "running"
+        for teacher in run.teachers:
+            if teacher not in self._labelled:
+                self._labelling[teacher] = run.run_id
+        return run
 
     def _wait(self, run_id: str) -> None:
         """Back to waiting, unless what it learns from was lost and then could not be done."""
@@ -211,7 +237,7 @@ class Schedule:
         """Whether all that the run learns from is done."""
         return all(self.states[teacher] == "done" for teacher in run.teachers)
 
-    def _settle(self, run_id: str, state: State) -> None:
+    def _settle(self, run_id: str, state: State, why: str | None = None) -> None:
         if self.states[run_id] not in OPEN:
             return
         self._close(run_id, state)
@@ -221,7 +247,7 @@ class Schedule:
                 self._offer(student)
             return
         if state == "later":
-            self._news.append((self.runs[run_id], "no time is left for it"))
+            self._news.append((self.runs[run_id], why or "no time is left for it"))
         elif state == "stopped":
             self._news.append((self.runs[run_id], "an early decision made it needless"))
         self._block_students(run_id)
