@@ -53,7 +53,7 @@ def test_rows_of_the_table_that_hold_no_token_and_families_without_one(corner, t
 
 
 def test_every_length_that_an_arm_is_trained_at_is_checked(corner) -> None:
-    vary = {"arm": "student/kd-lora", "vary": {"training.max_length": [32, 100]}}
+    vary = {"arm": "student/kd-lora", "vary": {"training.max_length": [100, 32]}}
     assert [corner.student in problem for problem in check(corner, ablations=[vary])] == [True]
 
 
@@ -64,7 +64,12 @@ def test_a_teacher_that_reads_at_its_students_length_is_checked_at_it(corner, tm
         "overrides": {"student/kd-lora": {"training": {"max_length": 128}}},
     }
     assert check(corner, **changes) == []  # it labels them at its own length
-    problems = check(corner, **changes, distillation={"signals": {"hidden": 1.0}})
+    changes |= {"distillation": {"signals": {"hidden": 1.0}}}
+    changes["variations"] = {
+        "kl": {"arm": "student/kd-lora", "distillation": {"signals": {"kl": 1.0}},
+               "training": {"max_length": 128}},
+    }  # fmt: skip
+    problems = check(corner, **changes)
     assert [corner.teacher in problem for problem in problems] == [True]
 
 
