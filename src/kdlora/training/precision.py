@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+SHORT_TOKENS = 256  # texts up to here keep the weights of attention on a processor
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -37,9 +39,10 @@ def choose_compute(
     """Pick the device, bf16 where its matrix products are fast, and the attention by a rule.
 
     bf16 keeps fp32's range, so it needs no loss scaling; fp16 is never chosen (DeBERTa-v3
-    overflows in it). Attention: on a processor short sequences (up to 256 tokens) run eager,
+    overflows in it). Attention: on a processor short sequences (up to `SHORT_TOKENS`) run eager,
     because the flash backward of `scaled_dot_product_attention` costs more than it saves there;
-    longer ones, and every accelerator, use sdpa, whose memory grows only linearly.
+    where longer ones may come, and on every accelerator, it is sdpa, whose memory grows only
+    linearly (`forward.make_forward` decides by the batch).
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if precision == "auto":
@@ -48,7 +51,7 @@ def choose_compute(
     else:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         reason = f"{precision} was asked for"
-    short_on_cpu = where.type == "cpu" and max_length <= 256
+    short_on_cpu = where.type == "cpu" and max_length <= SHORT_TOKENS
     return Compute(where, dtype, "eager" if short_on_cpu else "sdpa", reason)
 
 
