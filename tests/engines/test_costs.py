@@ -207,7 +207,7 @@ def test_rows_and_lengths_are_read_off_the_files(tmp_path):
 
 def test_estimates_of_real_records_are_near(shared: Path):
     """Each of this checkout's own records, estimated from the others of its study."""
-    root = Path(__file__).resolve().parents[2] / "results" / "small-glue"
+    root = Path(__file__).resolve().parents[2] / "results" / "glue-small"
     if not (root / "plan.json").is_file():
         pytest.skip("the study has not been run in this checkout")
     study = json.loads((root / "plan.json").read_text(encoding="utf-8"))["study"]

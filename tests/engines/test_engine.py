@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,6 +88,28 @@ def test_killed_twice_is_a_failure_that_names_the_signal_and_waits_to_be_asked(p
     again = run_plan(plan, store, threads=1, choice=Choice(retry_failed=True))
     assert again[bad] == "done"
     assert store.read_failure(bad) is None
+
+
+def test_a_server_that_was_killed_starts_again_with_the_workers_share_of_threads(
+    plan, store, monkeypatch
+):
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    server = forkserver._forkserver
+    seen: list[tuple[int, bool]] = []
+
+    def kill_the_server(run, event) -> None:
+        if "start" in event:
+            environment = Path(f"/proc/{server._forkserver_pid}/environ").read_bytes()
+            seen.append((server._forkserver_pid, b"RAYON_NUM_THREADS=1\0" in environment))
+        if "done" in event and len(seen) == 1:
+            os.kill(server._forkserver_pid, signal.SIGKILL)
+
+    server._stop()  # one of another test has what that test's environment was
+    choice = Choice(only=("arm=*majority",))
+    status = run_plan(plan, store, threads=1, choice=choice, on_event=kill_the_server)
+    assert set(status.values()) == {"done"}
+    assert len({pid for pid, _ in seen}) == 2
+    assert all(limited for _, limited in seen)
 
 
 def test_two_engines_on_one_folder_share_the_runs(plan, store):

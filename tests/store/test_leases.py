@@ -188,6 +188,19 @@ def test_the_number_of_a_process_alone_proves_nothing(tmp_path):
     assert process_start(2**22 + 1) == ""
 
 
+def test_a_lease_that_cannot_be_written_blocks_nobody(tmp_path, monkeypatch):
+    def full(handle: int, content: bytes) -> int:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(leases.os, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        acquire(tmp_path)
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
+    with held(tmp_path) as lease:
+        assert lease is not None
+
+
 def test_a_folder_out_of_reach_for_too_long_is_a_lost_lease(tmp_path, monkeypatch):
     lease = acquire(tmp_path)
     lease._ended.set()

@@ -10,9 +10,9 @@ import contextlib
 import multiprocessing as mp
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -26,6 +26,9 @@ from kdlora.spec.run import Run
 from kdlora.store.leases import EXPIRY_S
 from kdlora.store.store import Store
 
+_STARTS = 5  # of a worker, while its server is being killed and its end is not seen yet
+_BETWEEN_S = 0.2
+
 __all__ = ["OnEvent", "describe_error", "failed_record", "run_plan"]
 
 
@@ -34,16 +37,11 @@ class LocalHands:
     """Workers are forked on this machine; see `crew.Hands`."""
 
     workers: int
-    threads: int
-    started: bool = False
 
     def room(self) -> int:
         return self.workers
 
     def launch(self, job: Job, run: Run) -> tuple[Connection, BaseProcess]:
-        if not self.started:
-            start_server(self.threads)
-            self.started = True
         return launch(job, run.run_id)
 
     def ready(self, channels: Sequence[Connection], timeout_s: float) -> Iterable[Any]:
@@ -82,7 +80,7 @@ def run_plan(
     return work_off(
         plan,
         store,
-        LocalHands(workers, threads),
+        LocalHands(workers),
         threads=threads,
         gpus=visible_gpus() if gpus is None else gpus,
         choice=choice,
@@ -92,22 +90,31 @@ def run_plan(
     )
 
 
-def start_server(threads: int) -> None:
-    """Start the process from which all workers are forked, with what they need loaded."""
-    tune_workers()
-    mp.get_context("forkserver").set_forkserver_preload(["kdlora.engines.worker"])
-    with _environment(worker_environment(threads)):
-        forkserver.ensure_running()
-
-
 def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
-    """Fork a worker; its events arrive at the connection, which ends with it."""
+    """Fork a worker; its events arrive at the connection, which ends with it.
+
+    The server that all workers are forked from, with what they need loaded, is started by the first
+    of them, and again by the next should it have been killed.
+    """
+    tune_workers()
     context = mp.get_context("forkserver")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(job, sender), name=name)
-    process.start()
-    sender.close()
-    return receiver, process
+    context.set_forkserver_preload(["kdlora.engines.worker"])
+    starts = 0
+    while True:
+        starts += 1
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(job, sender), name=name)
+        try:
+            with _environment(worker_environment(job.threads)):  # the server's: workers inherit it
+                process.start()
+            return receiver, process
+        except (EOFError, ConnectionError):  # the server is being killed at this moment
+            receiver.close()
+            if starts == _STARTS:
+                raise
+            time.sleep(_BETWEEN_S)
+        finally:
+            sender.close()
 
 
 def _work(job: Job, sender: Connection) -> None:

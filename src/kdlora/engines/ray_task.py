@@ -22,7 +22,7 @@ from typing import Any
 import ray
 
 from kdlora.engines.crew import Job
-from kdlora.engines.local import interrupt, launch, start_server
+from kdlora.engines.local import interrupt, launch
 from kdlora.errors import StoreError
 
 _PAUSE_S = 0.25  # between two messages about steps
@@ -56,7 +56,6 @@ def do_run(job: Job, mailbox: Any, key: str) -> int | None:
         # A cluster started in the background of a script ignores SIGINT, and Ray's cancel with it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gpus = ray.get_gpu_ids()
-    start_server(job.threads)
     with _without_main():
         # Detached: Ray kills the process group of a lost worker, and no checkpoint would be left.
         gpu = ",".join(map(str, gpus)) if gpus else None

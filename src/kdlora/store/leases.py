@@ -136,8 +136,10 @@ class Lease:
             self._at = os.write(self._file, json.dumps(header).encode() + b"\n")
             os.pwrite(self._file, b"0".zfill(20), self._at)
             os.fsync(self._file)
-        except BaseException:
+        except BaseException:  # a full disk: an empty file would be a holder that nobody knows
             os.close(self._file)
+            with contextlib.suppress(OSError):
+                _path(folder, generation).unlink()
             raise
         self._proven = _awake_s()
 
