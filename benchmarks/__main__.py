@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks import cell, matmul, plan, serve, speed, step, studies
+from benchmarks.kept import OtherMachine, expect_same_machine
+from benchmarks.turns import machine
 
 
 def main() -> None:
@@ -63,10 +66,12 @@ def main() -> None:
         matmul.print_rates()
         return
     if arguments.command == "step":
+        expect_same_machine(arguments.out, "step", machine())
         step.write(step.measure(), arguments.out)
         print((arguments.out / "step.md").read_text(encoding="utf-8"))
         return
     if arguments.command == "cell":
+        expect_same_machine(arguments.out, "cell", machine())
         found = cell.measure_cell(
             arguments.folder,
             rows=arguments.rows,
@@ -78,10 +83,14 @@ def main() -> None:
             cell.write(found, arguments.out)
             print((arguments.out / "cell.md").read_text(encoding="utf-8"))
         return
+    expect_same_machine(arguments.out, "speed", machine())
     results = speed.measure(arguments.only or list(speed.MEASURES), arguments.repeats)
     speed.write(results, arguments.out)
     print((arguments.out / "speed.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OtherMachine as error:
+        sys.exit(str(error))

@@ -29,7 +29,7 @@ from transformers import AutoModel, BertConfig
 from benchmarks.kept import keep
 from benchmarks.peers import tokenizer
 from benchmarks.reports_run import VARIANTS
-from benchmarks.turns import machine
+from benchmarks.turns import aims, described, machine
 from benchmarks.workload import make_workload
 
 PEER = "(a) reports' recipe"
@@ -158,13 +158,12 @@ def as_markdown(found: dict[str, Any]) -> str:
         "recipe (Trainer and peft, fp32, padded to 128, cached logits) as one program a run. "
         "Start-up, evaluation and saving are counted on both sides.",
         "",
-        f"Measured {found['measured_at']} on {about['threads']} threads "
-        f"({', '.join(about['instructions'])}; torch {about['torch']}, transformers "
-        f"{about['transformers']}) by `python -m benchmarks cell --rows {found['rows']} "
-        f"--held-out {found['held_out']} --repeats {found['repeats']}`. Seconds of the processors "
-        "are what both cost on a machine that others use too; those that passed depend on them.",
+        f"Measured {found['measured_at']} on {described(about)} by "
+        f"`python -m benchmarks cell --rows {found['rows']} --held-out {found['held_out']} "
+        f"--repeats {found['repeats']}`. Seconds of the processors are what both cost on a "
+        "machine that others use too; those that passed depend on them.",
         "",
-        "| seconds | kdlora | (a) reports' recipe | kdlora is | aimed at |",
+        f"| seconds | kdlora | (a) reports' recipe | kdlora is | {aims(about)} |",
         "|---|---|---|---|---|",
     ]
     for unit, title in (("wall_s", "that passed"), ("cpu_s", "of the processors")):

@@ -15,3 +15,28 @@ def keep(folder: Path, name: str, found: dict[str, Any], page: str | None = None
     if page is not None:
         (folder / f"{name}.md").write_text(page, encoding="utf-8")
     return text
+
+
+class OtherMachine(Exception):
+    """Numbers of two processors must not stand in one file."""
+
+
+def expect_same_machine(folder: Path, name: str, about: dict[str, Any]) -> None:
+    """Raise OtherMachine if `name.json` was measured with other instructions than `about` has.
+
+    Ask before measuring: an hour is lost otherwise.
+    """
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for part in [found, *found.get("measures", [])]:
+        theirs = part.get("machine", about)["instructions"]
+        if theirs != about["instructions"]:
+            ours = about["instructions"]
+            elsewhere = folder / (ours[0] if ours else "plain")
+            raise OtherMachine(
+                f"{path} holds numbers of a processor with {', '.join(theirs) or 'none of these'}; "
+                f"this one has {', '.join(ours) or 'none'}: give another folder, "
+                f"--out {elsewhere}"
+            )

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kept import keep
-from benchmarks.turns import Contender, Ratio, in_turns, machine, ratio
+from benchmarks import products
+from benchmarks.contenders import N_LABELLED
+from benchmarks.kept import expect_same_machine, keep
+from benchmarks.turns import Contender, Ratio, aims, described, in_turns, machine, precision, ratio
 
 MAKE = "benchmarks.contenders"
+BEST = "(b) Trainer at its best"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One group of contenders that take turns; `target` maps a peer to the ratio aimed at."""
+    """One group of contenders that take turns; `target` maps a peer to the ratio aimed at.
+
+    `flops` gives the floating point operations that the products of the layers need for one text.
+    """
 
     title: str
     contenders: dict[str, Contender]
     target: dict[str, float]
+    flops: Callable[[], float]
 
 
 def _train(kind: str, shape: str, profile: str, steps: int, lora: bool = True) -> Contender:
@@ -28,11 +38,21 @@ def _train(kind: str, shape: str, profile: str, steps: int, lora: bool = True) -
     return Contender(f"{MAKE}:training", arguments, tuned=kind.startswith("ours"))
 
 
-def _matmuls(shape: str, profile: str, steps: int, packed: bool, lora: bool = True) -> Contender:
+def _products(shape: str, profile: str, steps: int, packed: bool, lora: bool = True) -> Contender:
     arguments = {
         "shape": shape, "profile": profile, "steps": steps, "packed": packed, "lora": lora,
     }  # fmt: skip
-    return Contender(f"{MAKE}:matmuls", arguments, tuned=True)
+    return Contender(f"{MAKE}:products_of_training", arguments, tuned=True)
+
+
+def _training_flops(shape: str, profile: str, steps: int, trains: str) -> float:
+    batches = products.training_batches(profile, steps)[1:]  # the first is not timed
+    return products.flops_per_text(products.products_of(shape, trains=trains), batches)
+
+
+def _labelling_flops(shape: str, profile: str) -> float:
+    batches = products.labelling_batches(profile, N_LABELLED)
+    return products.flops_per_text(products.products_of(shape, trains="nothing"), batches)
 
 
 def _label(kind: str, shape: str, profile: str) -> Contender:
@@ -46,18 +66,23 @@ def student(shape: str, profile: str, *, all_peers: bool) -> Measure:
     contenders = {
         "kdlora": _train("ours", shape, profile, steps),
         "kdlora, operations shared": _train("ours-shared", shape, profile, steps),
-        "products alone": _matmuls(shape, profile, steps, packed=False),
-        "products, packed": _matmuls(shape, profile, steps, packed=True),
-        "(b) Trainer, bf16, grouped": _train("trainer_at_its_best", shape, profile, steps),
+        "products alone": _products(shape, profile, steps, packed=False),
+        "products, packed": _products(shape, profile, steps, packed=True),
+        BEST: _train("trainer_at_its_best", shape, profile, steps),
     }
-    target = {"(b) Trainer, bf16, grouped": 2.5}
+    target = {BEST: 2.5}
     if all_peers:
         contenders |= {
             "(a) reports' recipe": _train("reports_recipe", shape, profile, 3),
             "(c) teacher in every step": _train("online_teacher", shape, profile, 5),
         }
         target |= {"(a) reports' recipe": 15, "(c) teacher in every step": 5}
-    return Measure(f"KD-LoRA training, {shape}, lengths of {profile}", contenders, target)
+    return Measure(
+        f"KD-LoRA training, {shape}, lengths of {profile}",
+        contenders,
+        target,
+        partial(_training_flops, shape, profile, steps, "adapters"),
+    )
 
 
 def teacher(profile: str) -> Measure:
@@ -66,12 +91,11 @@ def teacher(profile: str) -> Measure:
         f"Full fine-tuning, bert-base, lengths of {profile}",
         {
             "kdlora": _train("ours", "bert-base", profile, 6, lora=False),
-            "products alone": _matmuls("bert-base", profile, 6, packed=False, lora=False),
-            "(b) Trainer, bf16, grouped": _train(
-                "trainer_at_its_best", "bert-base", profile, 6, lora=False
-            ),
+            "products alone": _products("bert-base", profile, 6, packed=False, lora=False),
+            BEST: _train("trainer_at_its_best", "bert-base", profile, 6, lora=False),
         },
-        {"(b) Trainer, bf16, grouped": 1.5},
+        {BEST: 1.5},
+        partial(_training_flops, "bert-base", profile, 6, "everything"),
     )
 
 
@@ -81,9 +105,13 @@ def inference(shape: str, profile: str) -> Measure:
         f"Labelling texts, {shape}, lengths of {profile}",
         {
             "kdlora": _label("ours", shape, profile),
+            "products alone": Contender(
+                f"{MAKE}:products_of_labelling", {"shape": shape, "profile": profile}, tuned=True
+            ),
             "pipeline, fp32, batch 32": _label("pipeline", shape, profile),
         },
         {"pipeline, fp32, batch 32": 6},
+        partial(_labelling_flops, shape, profile),
     )
 
 
@@ -116,6 +144,7 @@ def measure(names: list[str], repeats: int) -> dict[str, Any]:
                 "repeats": repeats,
                 "seconds_per_unit": taken,
                 "target": group.target,
+                "flops_per_unit": group.flops(),
                 "ratios": {
                     peer: asdict(ratio(taken["kdlora"], taken[peer]))
                     for peer in taken
@@ -129,8 +158,11 @@ def measure(names: list[str], repeats: int) -> dict[str, Any]:
 def write(results: dict[str, Any], folder: Path) -> None:
     """`speed.json` with every number and `speed.md` with the table.
 
-    Groups that were not measured this time stay as they were kept in `folder`.
+    Groups that were not measured this time stay as they were kept in `folder`. Raises OtherMachine
+    if those are another processor's.
     """
+    for group in results["measures"]:
+        expect_same_machine(folder, "speed", group["machine"])
     groups = {group["name"]: group for group in [*_kept(folder), *results["measures"]]}
     results = {"measures": [groups[name] for name in MEASURES if name in groups]}
     keep(folder, "speed", results, as_markdown(results))
@@ -147,14 +179,15 @@ def as_markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Speed, side by side",
         "",
-        f"Measured on {about['threads']} threads "
-        f"({', '.join(about['instructions'])}; torch {about['torch']}, transformers "
-        f"{about['transformers']}) by `make bench`: all contenders of a group take turns after a "
-        "warm-up, at the time that is given; ratios are taken round by round. "
+        f"Measured on {described(about)} by `make bench`: all contenders of a group take turns "
+        "after a warm-up, at the time that is given; ratios are taken round by round. kdlora and "
+        f"peer (b) compute in {precision(about)}, peers (a) and (c) and the pipeline in fp32. "
         "A share of the products' rate is the time of the matrix products alone over the time of "
-        "kdlora's whole step.",
+        "kdlora's whole step: the layers' products at the lengths that occur, without what kdlora "
+        "need not compute and without those of adapters, attention and head. Beside it stand the "
+        "floating point operations of these products a second, in kdlora's step and alone.",
         "",
-        "| what | a second (median) | kdlora is | least - most | aimed at |",
+        f"| what | a second (median) | kdlora is | least - most | {aims(about)} |",
         "|---|---|---|---|---|",
     ]
     for group in results["measures"]:
@@ -177,7 +210,14 @@ def _verdict(group: dict[str, Any], name: str) -> str:
     value = Ratio(**found)
     if name.startswith("products"):
         spread = f"{value.least:.0%} - {value.most:.0%}"
-        return f"at {value.median:.0%} of their rate | {spread} | " + (
+        rates = ""
+        if flops := group.get("flops_per_unit"):
+            ours, alone = (
+                flops / statistics.median(group["seconds_per_unit"][who]) / 1e9
+                for who in ("kdlora", name)
+            )
+            rates = f", {ours:,.0f} of {alone:,.0f} GFLOP/s"
+        return f"at {value.median:.0%} of their rate{rates} | {spread} | " + (
             "60 %" if "alone" in name and "KD-LoRA" in group["title"] else ""
         )
     target = group["target"].get(name)

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from kdlora.engines.tuning import tune_workers
-from kdlora.training.precision import cpu_flags
+from kdlora.training.precision import choose_compute, cpu_flags
 
 WARM_UP = 1
 
@@ -84,11 +84,32 @@ def machine() -> dict[str, Any]:
     return {
         "processor": platform.processor() or platform.machine(),
         "instructions": flags,
+        "precision": choose_compute().name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def precision(about: dict[str, Any]) -> str:
+    """What kdlora and peer (b) computed in on a `machine`; older descriptions do not say it."""
+    fast = any("bf16" in flag for flag in about["instructions"])
+    return about.get("precision", "bf16" if fast else "fp32")
+
+
+def described(about: dict[str, Any]) -> str:
+    """A `machine` in words, for the pages."""
+    threads = f"{about['threads']} thread{'s' * (about['threads'] != 1)}"
+    return (
+        f"{threads} ({', '.join(about['instructions'])}; {precision(about)}; "
+        f"torch {about['torch']}, transformers {about['transformers']})"
+    )
+
+
+def aims(about: dict[str, Any]) -> str:
+    """The head of the column of aims: they were set for machines that multiply bf16."""
+    return "aimed at" if precision(about) == "bf16" else "aimed at, with fast bf16"
 
 
 def _tuned_environment() -> dict[str, str]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, speed, step, workload
+from benchmarks import kept, peers, products, speed, step, turns, workload
 from benchmarks.ours import Ours
 from benchmarks.turns import ratio
+from kdlora.models.fused.forward import fuse
 
 
 def test_ratios_are_taken_round_by_round():
@@ -58,6 +59,94 @@ def test_the_table_names_every_contender_its_ratio_and_its_target():
     assert "| products alone | 142.9 | at 70% of their rate | 60% - 80% | 60 % |" in table
 
 
+def test_achieved_and_possible_rates_stand_beside_their_ratio():
+    made = {**group(), "flops_per_unit": 1e9}
+    table = speed.as_markdown({"measures": [made]})
+    assert "at 70% of their rate, 100 of 143 GFLOP/s | 60% - 80%" in table
+
+
+def test_aims_belong_to_machines_with_fast_bf16():
+    made = group()
+    assert "| aimed at, with fast bf16 |" in speed.as_markdown({"measures": [made]})
+    made["machine"]["instructions"] = ["amx_bf16", "avx2"]
+    table = speed.as_markdown({"measures": [made]})
+    assert "| aimed at |" in table
+    assert "(amx_bf16, avx2; bf16; torch 2" in table
+    made["machine"]["precision"] = "fp32"
+    assert "(b) compute in fp32" in speed.as_markdown({"measures": [made]})
+
+
+def test_numbers_of_two_processors_do_not_share_a_file(tmp_path):
+    theirs = group("teacher")
+    theirs["machine"]["instructions"] = ["amx_bf16", "avx2"]
+    speed.write({"measures": [theirs]}, tmp_path)
+    before = (tmp_path / "speed.json").read_text()
+    ours = group("student")
+    ours["machine"]["instructions"] = ["avx2"]
+    with pytest.raises(kept.OtherMachine, match=r"avx2$"):
+        speed.write({"measures": [ours]}, tmp_path)
+    assert (tmp_path / "speed.json").read_text() == before
+    kept.keep(tmp_path, "step", {"machine": theirs["machine"]})
+    with pytest.raises(kept.OtherMachine, match="amx_bf16"):
+        kept.expect_same_machine(tmp_path, "step", ours["machine"])
+    kept.expect_same_machine(tmp_path, "step", theirs["machine"])
+    kept.expect_same_machine(tmp_path, "cell", ours["machine"])  # nothing there yet
+
+
+@pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "amx_bf16"}])
+def test_the_best_trainer_computes_in_what_is_fast(tiny, monkeypatch, flags):
+    """bf16 that the processor only emulates would flatter kdlora."""
+    from kdlora.training import precision
+
+    monkeypatch.setattr(precision, "cpu_flags", lambda: flags)
+    fast = "amx_bf16" in flags
+    assert peers.trainer_at_its_best("distilbert").changes["bf16"] == fast
+    assert "bf16" not in peers.reports_recipe("distilbert").changes
+    assert turns.machine()["precision"] == ("bf16" if fast else "fp32")
+
+
+@pytest.mark.parametrize("trains", ["adapters", "everything", "nothing"])
+def test_the_products_are_those_of_kdloras_step(tiny, monkeypatch, trains):
+    """Counted at the packed or plain products of a real pass, in which nothing else is as wide."""
+    from kdlora.models.fused import ops
+    from kdlora.models.fused.packed import Packed
+
+    lora = trains == "adapters"
+    model = workload.make_model("distilbert", attention="eager")
+    if lora:
+        model = workload.with_lora(model, "distilbert")
+    model.requires_grad_(trains == "everything" and not lora)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = trains == "everything" or (lora and "lora_" in name)
+    done = []
+    monkeypatch.setattr(Packed, "forward", noted(Packed.forward, done))
+    monkeypatch.setattr(Packed, "backward", noted(Packed.backward, done))
+    plain = ops.matmul
+    monkeypatch.setattr(
+        ops, "matmul", lambda x, w: done.append(2 * len(x) * w.numel()) or plain(x, w)
+    )
+    batch = products.Batch(4, 6)
+    ids = torch.ones(batch.texts, batch.length, dtype=torch.long)
+    with torch.set_grad_enabled(trains != "nothing"):
+        logits = fuse(model, torch.float32)({"input_ids": ids, "attention_mask": ids})
+    if trains != "nothing":
+        logits.sum().backward()
+    needed = products.products_of("distilbert", trains=trains, dtype=torch.float32)
+    counted = sum(p.flops(batch) for p in needed)
+    if trains == "everything":  # weights' gradients are products of torch's own
+        counted -= sum(p.flops(batch) // 3 for p in needed)
+    assert sum(done) == counted
+    assert products.timed(needed, [batch, batch], skip=1) > 0
+
+
+def noted(product, done):
+    def call(self, x, **arguments):
+        done.append(2 * len(x) * self.weight.numel())
+        return product(self, x, **arguments)
+
+    return call
+
+
 def test_every_operation_of_a_step_counts_once(tiny, monkeypatch):
     monkeypatch.setattr(step, "SHAPES", (("distilbert", True),))
     found = step.measure()
@@ -66,7 +155,11 @@ def test_every_operation_of_a_step_counts_once(tiny, monkeypatch):
     assert shares["products of attention"] > 0
     assert shares["layer norms"] > 0
     assert step.group_of("aten::native_layer_norm_backward") == "layer norms"
-    assert step.group_of("aten::addmm_").startswith("small products")
+    assert step.group_of("aten::addmm_") == step.SMALL
+    assert step.group_of("aten::mm", [[700, 768], [768, 8]]) == step.SMALL  # an adapter
+    assert step.group_of("aten::mm", [[1, 700], [700, 768]]) == step.SMALL  # a bias' gradient
+    assert step.group_of("aten::mm", [[768, 32], [32, 3072]]) == step.WIDE  # a weight's
+    assert step.group_of("aten::addmm", [[768], [700, 3072], [3072, 768]]) == step.WIDE
     assert shares["optimizer and clipping"] > 0
     assert "| GELU | " in step.as_markdown(found)
 
