@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.kept import keep
 from benchmarks.ours import Ours
 from benchmarks.peers import BATCH
-from benchmarks.turns import machine
+from benchmarks.turns import described, machine
 from benchmarks.workload import make_workload
 
 SHAPES = (("distilbert", True), ("minilm-l3", True), ("bert-base", False))
 _WARM, _STEPS, _BATCHES = 2, 8, 40
 
+WIDE = "products of the layers, weights' gradients among them"
+SMALL = "small products: adapters, outputs, sums"
+_SMALL_SIDE = 16  # a product with a side of at most so many is small: ranks and outputs
+
 # what an operation is for, by its name; the first that fits
 _GROUPS = {
-    "products of the layers": ("mkldnn::_linear_pointwise",),
-    "small products: adapters, head, weights' gradients": ("aten::mm", "aten::addmm"),
+    WIDE: ("mkldnn::_linear_pointwise",),
+    SMALL: ("aten::mm", "aten::addmm"),
     "products of attention": ("aten::bmm",),
     "softmax": ("aten::_softmax",),
     "GELU": ("aten::gelu",),
@@ -36,9 +41,17 @@ _GROUPS = {
 REST = "everything else: Python and autograd, views, memory, small operations"
 
 
-def group_of(operation: str) -> str:
-    """The row of the table that an operation of the profiler counts to."""
-    return next((g for g, names in _GROUPS.items() if operation.startswith(names)), REST)
+def group_of(operation: str, shapes: Sequence[Sequence[int]] = ()) -> str:
+    """The row of the table that an operation of the profiler counts to.
+
+    Trained weights are multiplied by the same operations as adapters, and told by the `shapes` of
+    what the operation reads.
+    """
+    group = next((g for g, names in _GROUPS.items() if operation.startswith(names)), REST)
+    if group == SMALL:
+        sides = [n for shape in shapes if len(shape) == 2 for n in shape]
+        return WIDE if sides and min(sides) > _SMALL_SIDE else SMALL
+    return group
 
 
 def measure() -> dict[str, Any]:
@@ -57,11 +70,13 @@ def _shares(shape: str, lora: bool) -> dict[str, float]:
     work, ours = make_workload("movie-reviews", BATCH * _BATCHES), Ours(shape, lora=lora)
     for _ in range(_WARM):
         ours.seconds_per_example(work, _STEPS)
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         each_s = ours.seconds_per_example(work, _STEPS)
     spent: dict[str, float] = defaultdict(float)
-    for operation in profiled.key_averages():
-        spent[group_of(operation.key)] += operation.self_cpu_time_total / 1e6
+    for operation in profiled.key_averages(group_by_input_shape=True):
+        spent[group_of(operation.key, operation.input_shapes)] += (
+            operation.self_cpu_time_total / 1e6
+        )
     # The first step is profiled and not counted; what it alone does (the optimizer's moments are
     # filled with zeros) belongs to no group.
     total = each_s * BATCH * (_STEPS + 1)
@@ -81,11 +96,11 @@ def as_markdown(found: dict[str, Any]) -> str:
     lines = [
         "# Where a training step's time goes",
         "",
-        f"Measured {found['measured_at']} on one thread ({', '.join(about['instructions'])}; torch "
-        f"{about['torch']}) by `python -m benchmarks step`: torch's profiler over {_STEPS + 1} "
-        f"steps of {BATCH} texts with the lengths of movie reviews, the first of an epoch, after "
-        "a warm-up. The profiler itself costs time, most of all where operations are small, so the "
-        "last row is less without it.",
+        f"Measured {found['measured_at']} on {described({**about, 'threads': 1})} by "
+        f"`python -m benchmarks step`: torch's profiler over {_STEPS + 1} steps of {BATCH} texts "
+        "with the lengths of movie reviews, the first of an epoch, after a warm-up. Where weights "
+        "are frozen their products need no weights' gradients. The profiler itself costs time, "
+        "most of all where operations are small, so the last row is less without it.",
         "",
         "| share of a step | " + " | ".join(f"{s}, {kinds[s]}" for s in shares) + " |",
         "|---|" + "---|" * len(shares),
