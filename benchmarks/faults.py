@@ -32,6 +32,7 @@ from kdlora.engines.local import run_plan
 from kdlora.engines.opening import Choice
 from kdlora.errors import StoreError
 from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
 from kdlora.store import leases
 from kdlora.store.predictions import read_predictions
 from kdlora.store.store import Store
@@ -39,6 +40,7 @@ from kdlora.store.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 EXPIRY_S = 12.0  # short, so that a dead machine's runs are taken over while one waits
 TARGETS = {"worker": 0.8, "fork server": 0.08, "engine": 0.08, "everything": 0.04}
+DAMAGES = ("truncated", "edited", "torn", "foreign lease")
 
 _JUMPING_CLOCK = """
 import random, time
@@ -96,7 +98,12 @@ class Disturber:
             self._watch_records()
             self._kill()
             if self.rng.random() < 0.3 or self._all_done():
-                self._damage()
+                self.damage(self.rng.choice(self.plan.runs), self.rng.choice(DAMAGES))
+        killed = sum(self.outcome.kills.values())
+        if killed < kills:
+            self.outcome.problems.append(f"time for {killed} of {kills} kills only")
+        if not self.outcome.kills["worker"]:
+            self.outcome.problems.append("no worker was killed: nothing was tried")
 
     def finish(self, until: float) -> None:
         """Leave the engines alone until the study is complete."""
@@ -124,25 +131,23 @@ class Disturber:
             )  # fmt: skip
 
     def _kill(self) -> None:
-        engine = self.rng.choice(self.engines)
-        what = self.rng.choices(list(TARGETS), list(TARGETS.values()))[0]
-        servers = _children(engine.pid, "forkserver")
+        """One process, while there is a run at work: engines that only start would never work."""
+        engines = [engine.pid for engine in self.engines]
+        servers = [pid for engine in engines for pid in _children(engine, "forkserver")]
         workers = [pid for server in servers for pid in _children(server)]
-        pids = {"worker": workers, "fork server": servers, "engine": [engine.pid]}
+        pids = {"worker": workers, "fork server": servers, "engine": engines, "everything": engines}
+        if not workers:
+            return
+        what = self.rng.choices(list(TARGETS), list(TARGETS.values()))[0]
+        kill = os.killpg if what == "everything" else os.kill
         with contextlib.suppress(ProcessLookupError):
-            if what == "everything":
-                os.killpg(engine.pid, signal.SIGKILL)
-            elif pids[what]:
-                os.kill(self.rng.choice(pids[what]), signal.SIGKILL)
-            else:
-                return
+            kill(self.rng.choice(pids[what]), signal.SIGKILL)
             self.outcome.kills[what] += 1
 
-    def _damage(self) -> None:
-        run = self.rng.choice(self.plan.runs)
+    def damage(self, run: Run, how: str) -> None:
+        """Do one of `DAMAGES` to a run, where it is in a state that allows it."""
         folder = self.store.folder(run.run_id)
         path = folder / "record.json"
-        how = self.rng.choice(["truncated", "edited", "torn", "foreign lease"])
         if how == "foreign lease":
             seen = leases.look(folder)
             if not folder.is_dir() or path.exists() or not seen.released:
