@@ -11,11 +11,13 @@ import pytest
 
 from kdlora.engines import costs
 from kdlora.engines.costs import MEASURED, STATED, cost_model, estimate, ridge
+from kdlora.engines.outlook import totals
 from kdlora.engines.shapes import shape_of
 from kdlora.engines.work import Rows, rows_of, work_of
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EncoderRef
 from kdlora.spec.study import make_study
+from kdlora.store.environment import processor_name
 from kdlora.store.store import Store
 
 
@@ -30,14 +32,22 @@ def plan(**changes):
     return make_plan(make_study({**values, **changes}))
 
 
-def write_record(store: Store, run, seconds: float, *, flops: float = 1e12, threads: int = 1):
+def write_record(
+    store: Store,
+    run,
+    seconds: float,
+    *,
+    flops: float = 1e12,
+    threads: int = 1,
+    gpu: str | None = None,
+):
     """A record with only what the cost model reads."""
     folder = store.folder(run.run_id)
     folder.mkdir(parents=True)
     record = {
         "run": run.model_dump(mode="json"),
         "facts": {"precision": "bf16"},
-        "environment": {"processor": costs.processor_name(), "threads": threads},
+        "environment": {"processor": processor_name(), "threads": threads, "gpu": gpu},
         "efficiency": {
             "train_s": seconds, "train_flops": flops, "peak_memory_mb": 1000.0, "saved_mb": 3.0,
             "train_tokens_per_s": 500.0, "train_examples_per_s": 10.0,
@@ -162,6 +172,52 @@ def test_records_of_another_study_teach_too(tmp_path):
     assert {e.basis for e in taught.values()} == {"learnt from 10 runs"}
     trained = [r.run_id for r in made.runs if r.role != "baseline"]
     assert all(taught[i].seconds > estimate(made, here)[i].seconds for i in trained)
+
+
+def test_what_a_gpu_took_is_learnt_for_that_gpu(tmp_path, monkeypatch):
+    made, other = plan(), plan(tasks=["cola"])
+    store, here = Store(tmp_path / "other"), Store(tmp_path / "here")
+    for run in other.runs:
+        if run.role != "baseline":
+            seconds = estimate(other, here)[run.run_id].seconds
+            write_record(store, run, seconds / 20, threads=3, gpu="A100")
+    monkeypatch.setattr(costs.os, "cpu_count", lambda: 8)
+
+    def model_on(name: str, threads: int | None = None) -> costs.CostModel:
+        monkeypatch.setattr(costs, "computes_on", lambda: name)
+        return cost_model(made, here, others=[store], threads=threads)
+
+    def seconds_on(name: str) -> float:
+        return sum(e.seconds for e in model_on(name, threads=3).estimates.values())
+
+    assert seconds_on("A100") < seconds_on("another") / 1.15
+    usual, all_cores = model_on("A100").rate_flops_per_s, model_on("another").rate_flops_per_s
+    assert usual == model_on("A100", threads=3).rate_flops_per_s < all_cores
+
+
+def test_disk_holds_checkpoints_soft_labels_and_the_teachers_states_too(tmp_path):
+    rows = Rows(1000, 100, 100, 20.0)
+    run = next(r for r in plan().runs if r.kd)
+    work = work_of(run, rows, labels=True)
+    # weights, the best ones and two moments, all in fp32; the old file stays until the new is whole
+    assert work.passing_mb == pytest.approx(2 * 4 * 4 * work.trained_params / 1e6)
+    assert work.labels_mb == pytest.approx(1200 * (8 + 4 * 2) / 1e6)
+    assert work_of(run, rows).labels_mb == 0
+    signals = {"hidden": {"layers": "uniform"}, "relations": 1.0}
+    for budget, expected in ((2000, 2 * 20_000 * (3 + 3) * 384 / 1e6), (10, 0.0)):
+        kd = {"signals": signals, "hidden_cache_mb": budget}
+        inside = next(r for r in plan(distillation=kd).runs if r.kd)
+        states = work_of(inside, rows).passing_mb - work.passing_mb
+        assert states == pytest.approx(expected)
+
+    made = plan()
+    costs_of = estimate(made, Store(tmp_path))
+    labelling = [r.arm for r in made.runs if costs_of[r.run_id].labels_mb]
+    assert labelling == ["student/kd-lora"] * 4  # the first of each teacher
+    found = totals(made, costs_of, 2)
+    kept = sum(e.disk_mb + e.labels_mb for e in costs_of.values())
+    largest = max(e.passing_mb for e in costs_of.values())
+    assert found.disk_mb == pytest.approx(kept + 2 * largest)
 
 
 def test_damaged_records_teach_nothing(tmp_path):

@@ -94,3 +94,28 @@ def test_gpus_are_counted_by_their_driver_if_there_is_one(monkeypatch):
 
     monkeypatch.setattr(tuning.subprocess, "run", missing)
     assert tuning.visible_gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [(None, "A100"), ("1", "H100"), ("GPU-2", "H100"), ("1,0", "H100"), ("", "a processor")],
+)
+def test_what_runs_compute_on_is_named_as_in_their_records(monkeypatch, chosen, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    listed = "GPU 0: A100 (UUID: GPU-1a)\nGPU 1: H100 (UUID: GPU-2b)\n"
+    answer = SimpleNamespace(stdout=listed)
+    monkeypatch.setattr(tuning.subprocess, "run", lambda *arguments, **options: answer)
+    monkeypatch.setattr(tuning, "processor_name", lambda: "a processor")
+    assert tuning.computes_on() == expected
+
+
+def test_gpus_that_are_named_but_have_no_driver_are_none(monkeypatch):
+    def missing(*arguments: object, **options: object) -> SimpleNamespace:
+        raise FileNotFoundError
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(tuning.subprocess, "run", missing)
+    monkeypatch.setattr(tuning, "processor_name", lambda: "a processor")
+    assert tuning.computes_on() == "a processor"

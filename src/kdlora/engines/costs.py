@@ -14,7 +14,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from kdlora.engines.tuning import computes_on
 from kdlora.engines.work import Rows, Work, rows_key, rows_of, work_of
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.store.environment import processor_name
 from kdlora.store.store import Store
 
 MEASURED = "measured run"
@@ -64,6 +64,8 @@ class Estimate:
 
     `seconds` are wall-clock, from a run's start to its record; `flops` those of its training.
     `low_s` and `high_s` hold four of five runs; they are None where nothing was learnt.
+    `disk_mb` is what the run itself keeps, `labels_mb` the logits that it is the first to ask of
+    its teachers, and `passing_mb` what lies there only while it runs.
     """
 
     seconds: float
@@ -73,6 +75,8 @@ class Estimate:
     basis: str
     low_s: float | None = None
     high_s: float | None = None
+    labels_mb: float = 0.0
+    passing_mb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,11 @@ def cost_model(
     taught = [*own.values(), *(o for other in others for o in observations(other, planned))]
     taught = taught[:: math.ceil(len(taught) / _MOST_RECORDS) or 1]
     known = {rows_key(o.run.task, o.run.data): o.rows for o in taught if o.rows is not None}
-    threads = threads or _usual_threads(taught) or os.cpu_count() or 1
+    processor = computes_on()
+    threads = threads or _usual_threads(taught, processor) or os.cpu_count() or 1
     guesses = _Guesses(known)
     fitted = _fit(taught, guesses)
-    here = {"study": str(store.root), "processor": processor_name(), "threads": str(threads)}
+    here = {"study": str(store.root), "processor": processor, "threads": str(threads)}
 
     labellers, closely = _labellers(plan), bool(fitted.of_settings)
     estimates: dict[str, Estimate] = {}
@@ -134,7 +139,12 @@ def cost_model(
         key = (*_equal_costs(run, closely=closely), labels)
         if key not in answers:
             levels = {**_levels(run), **here}
-            answers[key] = fitted.estimate(run, levels, guesses.of(run, levels, labels=labels))
+            work = guesses.work(run, labels=labels)
+            answers[key] = replace(
+                fitted.estimate(run, levels, _first_guess(work, levels)),
+                labels_mb=work.labels_mb,
+                passing_mb=work.passing_mb,
+            )
         estimates[run_id] = answers[key]
         if run_id in own:
             estimates[run_id] = _measured(own[run_id], answers[key])
@@ -201,24 +211,29 @@ def _measured(observed: Observed, otherwise: Estimate) -> Estimate:
         name: getattr(otherwise, name) if math.isnan(value) else value
         for name, value in zip(QUANTITIES, observed.values, strict=True)
     }
-    return Estimate(**numbers, basis=MEASURED)
+    kept = {"labels_mb": otherwise.labels_mb, "passing_mb": otherwise.passing_mb}
+    return Estimate(**numbers, basis=MEASURED, **kept)
 
 
 @dataclass
 class _Guesses:
-    """First guesses in the order of QUANTITIES, before anything is learnt."""
+    """The work of runs, by the rows that records know of and the files tell."""
 
     known: Mapping[str, Rows]
     _rows: dict[tuple[int, int], Rows] = field(default_factory=dict)
 
-    def of(self, run: Run, levels: Mapping[str, str], *, labels: bool) -> np.ndarray:
+    def work(self, run: Run, *, labels: bool) -> Work:
         key = (id(run.task), id(run.data))
         if key not in self._rows:
             self._rows[key] = rows_of(run.task, run.data, self.known)
-        work = work_of(run, self._rows[key], labels=labels)
-        threads = int(levels["threads"]) if levels["threads"].isdigit() else 1
-        rate = _rate(levels["precision"], threads)
-        return np.array([_seconds(work, rate), work.flops, work.memory_mb, work.disk_mb])
+        return work_of(run, self._rows[key], labels=labels)
+
+
+def _first_guess(work: Work, levels: Mapping[str, str]) -> np.ndarray:
+    """What a run costs in the order of QUANTITIES, before anything is learnt."""
+    threads = int(levels["threads"]) if levels["threads"].isdigit() else 1
+    rate = _rate(levels["precision"], threads)
+    return np.array([_seconds(work, rate), work.flops, work.memory_mb, work.disk_mb])
 
 
 def _seconds(work: Work, rate: float) -> float:
@@ -292,12 +307,11 @@ def _labellers(plan: Plan) -> set[str]:
     return set(first.values())
 
 
-def _usual_threads(observed: Iterable[Observed]) -> int | None:
-    here = processor_name()
+def _usual_threads(observed: Iterable[Observed], processor: str) -> int | None:
     found = Counter(
         int(o.levels["threads"])
         for o in observed
-        if o.levels["processor"] == here and o.levels["threads"].isdigit()
+        if o.levels["processor"] == processor and o.levels["threads"].isdigit()
     )
     return found.most_common(1)[0][0] if found else None
 
@@ -372,7 +386,9 @@ def _fit(observed: Sequence[Observed], guesses: _Guesses) -> _Fitted:
             columns.setdefault(pair, len(columns))
     matrix = np.array([_row(o.levels, columns) for o in observed])
     spread = np.array([_SPREAD[name] for name, _ in columns])
-    guessed = np.array([guesses.of(o.run, o.levels, labels=o.paid_labels) for o in observed])
+    guessed = np.array(
+        [_first_guess(guesses.work(o.run, labels=o.paid_labels), o.levels) for o in observed]
+    )
     measured = np.array([o.values for o in observed])
     effects: dict[str, _Effects] = {}
     for number, name in enumerate(QUANTITIES):

@@ -23,7 +23,11 @@ DONE = ("done", "flagged")
 
 @dataclass(frozen=True)
 class Totals:
-    """What so many runs cost together; `wall_s` with the workers that were asked for."""
+    """What so many runs cost together; `wall_s` with the workers that were asked for.
+
+    `disk_mb` is what they keep, with the logits of their teachers, and what the largest need
+    besides while they run, one a worker.
+    """
 
     runs: int
     seconds: float
@@ -166,7 +170,7 @@ def totals(
     teacher and its student where that is more.
     """
     chosen = set(only) if only is not None else None
-    seconds = flops = disk = memory = longest = 0.0
+    seconds = flops = disk = passing = memory = longest = 0.0
     chain: dict[str, float] = {}
     n = 0
     for run in plan.runs:
@@ -174,13 +178,15 @@ def totals(
             continue
         one = estimates[run.run_id]
         n += 1
-        seconds, flops, disk = seconds + one.seconds, flops + one.flops, disk + one.disk_mb
-        memory = max(memory, one.peak_memory_mb)
+        seconds, flops = seconds + one.seconds, flops + one.flops
+        disk += one.disk_mb + one.labels_mb
+        memory, passing = max(memory, one.peak_memory_mb), max(passing, one.passing_mb)
         before = max((chain.get(teacher, 0.0) for teacher in run.teachers), default=0.0)
         chain[run.run_id] = before + one.seconds
         longest = max(longest, chain[run.run_id])
     wall = max(seconds / workers, longest)
-    return Totals(n, seconds, wall, flops, disk, memory * min(workers, max(n, 1)))
+    at_once = min(workers, max(n, 1))
+    return Totals(n, seconds, wall, flops, disk + passing * at_once, memory * at_once)
 
 
 def _coverage(plan: Plan, states: Mapping[str, str]) -> tuple[tuple[Coverage, ...], int, int]:

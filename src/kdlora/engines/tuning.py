@@ -7,8 +7,11 @@ user has set stays; what was chosen is kept in the record's environment.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
+
+from kdlora.store.environment import processor_name
 
 # glibc gives large blocks back to the system as soon as they are free, so that every step of a
 # training pays for fresh pages; kept, and in large pages, they save about a seventh of a step.
@@ -51,13 +54,28 @@ def visible_gpus() -> tuple[str, ...]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+    return tuple(number for number, _, _ in _listed_gpus())
+
+
+def computes_on() -> str:
+    """What runs compute on here, as records name it: the first visible GPU, else the processor."""
+    listed = _listed_gpus()
+    for chosen in visible_gpus()[:1]:
+        for number, name, uuid in listed:
+            if chosen == number or uuid.startswith(chosen):
+                return name
+    return listed[0][1] if listed and visible_gpus() else processor_name()
+
+
+def _listed_gpus() -> list[tuple[str, str, str]]:
+    """Number, name and UUID of every GPU, by its driver."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20
         ).stdout
     except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(str(n) for n, line in enumerate(listed.splitlines()) if line.startswith("GPU "))
+        return []
+    return re.findall(r"^GPU (\d+): (.*) \(UUID: (.*)\)$", listed, flags=re.MULTILINE)
 
 
 def tune_workers() -> None:

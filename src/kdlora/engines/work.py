@@ -72,6 +72,8 @@ class Work:
     params: int
     activation_mb: float
     vocabulary: int = 0
+    labels: int = 0  # numbers of the teachers' logits and ids that this run is the first to need
+    states_mb: float = 0.0  # of its teacher, that wait on disk while it trains
 
     @property
     def optimizer_bytes(self) -> float:
@@ -86,6 +88,19 @@ class Work:
     def disk_mb(self) -> float:
         """What is kept: the trained weights in fp32, the tokenizer, the record."""
         return 4 * self.trained_params / 1e6 + 24e-6 * self.vocabulary + 0.1
+
+    @property
+    def labels_mb(self) -> float:
+        """What is kept beside its teachers: their logits, in fp32."""
+        return 4e-6 * self.labels
+
+    @property
+    def passing_mb(self) -> float:
+        """What is there while it runs: a checkpoint, twice while a new one is written.
+
+        It holds the trained weights, those of the best step, and AdamW's two moments.
+        """
+        return 2 * 16 * self.trained_params / 1e6 + self.states_mb
 
 
 def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
@@ -116,6 +131,9 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
     batch = min(training.batch_size, training.micro_batch_size or training.batch_size)
     scored = rows.selection * training.epochs * training.evals_per_epoch + held_out
     labelled = (n + held_out) * len(run.teachers) if labels else 0
+    states_mb = _states_mb(run, shape, n * tokens / _PADDING) if matches else 0.0
+    if run.kd is not None and run.kd.start == "teacher":  # a copy of what it starts from
+        states_mb += 4 * shape.params / 1e6
     activation = batch * tokens * shape.layers * (16 * shape.width + 3 * shape.inner) * 4
     activation += 4 * batch * shape.heads * tokens**2 * shape.layers
     return Work(
@@ -126,7 +144,26 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
         params=shape.params,
         activation_mb=activation / 1e6,
         vocabulary=shape.vocabulary,
+        labels=labelled * (outputs + 2),  # an id is as long as two numbers
+        states_mb=states_mb,
     )
+
+
+def _states_mb(run: Run, student: Shape, tokens: float) -> float:
+    """The teacher's inner states of so many tokens in half precision, if they may wait on disk."""
+    assert run.kd is not None
+    assert run.reference is not None
+    teacher, signals, states = shape_of(run.reference)[0], run.kd.signals, 0
+    if signals.hidden is not None:
+        layers = signals.hidden.layers
+        if isinstance(layers, dict):
+            states += len(set(layers.values()))
+        else:
+            states += 1 if layers == "last" else min(student.layers, teacher.layers)
+    if signals.relations is not None:
+        states += len(set("".join(signals.relations.pairs)))
+    found = 2 * tokens * states * teacher.width / 1e6
+    return found if found <= run.kd.hidden_cache_mb else 0.0
 
 
 def _outputs(run: Run) -> int:
