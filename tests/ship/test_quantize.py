@@ -168,6 +168,22 @@ def test_int8_multiplies_integers_and_keeps_what_it_is_told_to(
     assert kept["table"] == TensorProto.FLOAT
 
 
+@pytest.mark.parametrize("settings", INT8, ids=str)
+def test_two_products_of_eight_bits_fit_in_sixteen(
+    settings: Settings, source: Path, tmp_path: Path
+) -> None:
+    """What processors without VNNI add up in 16 bits would saturate, silently, beyond that."""
+    target = tmp_path / "small.onnx"
+    quantize(source, target, settings)
+    model = onnx.load(target)
+    weights = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    codes = [weights[n.input[1]] for n in model.graph.node if n.op_type == "MatMulInteger"]
+    assert codes or settings.keep
+    for code in codes:
+        assert code.dtype == np.int8
+        assert 2 * 255 * np.abs(code.astype(int)).max() < 2**15
+
+
 def test_int4_covers_products_tables_and_the_pooler(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "small.onnx"
     quantize(source, target, INT4[0])
