@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
 
 from kdlora.errors import ModelError
 from kdlora.models import adapters
 from kdlora.models.adapters import check_options
+from kdlora.models.counting import expected_trainable
 from kdlora.models.saved import load_trained, save_trained
 from kdlora.spec.study import Adapter
 from tests.models.helpers import (
+    MNLI,
     GetEncoder,
     adapt,
     load,
@@ -208,3 +211,98 @@ def test_loras_other_starts_come_back_from_disk(
     save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=encoder("mpnet"))
     again, _ = load_trained(tmp_path / "run")
     torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
+
+
+SMALL = {  # what fits layers of 32 inputs, where a method's own default does not
+    "C3A": {"block_size": 8},
+    "MISS": {"r": 4},
+    "SHIRA": {"r": 2},
+    "ROAD": {"group_size": 8},
+    "VBLORA": {"vector_length": 8, "num_vectors": 16},
+    "WAVEFT": {"n_frequency": 64},
+    "LORA": {"r": 4, "lora_alpha": 8},
+}
+REFUSED = {
+    "ADALORA", "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "LILY", "MRLORA", "MULTITASK_PROMPT_TUNING",
+    "POLY", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "SHADOW", "TRAINABLE_TOKENS", "XLORA",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", sorted(str(t.value) for t in PEFT_TYPE_TO_CONFIG_MAPPING))
+def test_every_method_of_peft_works_or_is_refused(
+    method: str, encoder: GetEncoder, tmp_path: Path
+) -> None:
+    """Whatever peft has or comes to have: it trains and comes back from disk, or says why not."""
+    values = section(method, config=SMALL.get(method, {}))
+    if method in REFUSED:
+        with pytest.raises(ModelError, match=rf"method {method}: \w.{{20}}"):
+            check_options("peft", Adapter(**values))
+        return
+    check_options("peft", Adapter(**values))
+    _, after, batch = trained_with(values, encoder, tmp_path)
+    again, _ = load_trained(tmp_path / "run")
+    torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
+
+
+def trained_with(values: dict, encoder: GetEncoder, folder: Path):
+    """A tiny BERT adapted, trained and saved below the folder; its logits and their batch."""
+    loaded = load(encoder("bert"))
+    batch = tiny_batch(loaded.tokenizer)
+    model = adapt(loaded, values.pop("variant", "peft"), **values)
+    before = parameters(model)
+    train(model, batch)
+    assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters())
+    after = logits(model, batch)
+    save_trained(model, loaded.tokenizer, folder / "run", encoder=encoder("bert"))
+    return model, after, batch
+
+
+BIASES: list[tuple[str, dict]] = [
+    ("lora_only", section("LORA", config={"r": 4, "bias": "lora_only"})),
+    ("all", section("LORA", config={"r": 4, "bias": "all", "init_lora_weights": "pissa"})),
+    ("boft_only", section("BOFT", config={"boft_block_size": 4, "bias": "boft_only"})),
+    ("lora_only", {"variant": "lora", "options": {"bias": "lora_only"}}),
+    ("all", {"variant": "rslora", "options": {"bias": "all", "lora_bias": True}}),
+]
+
+
+@pytest.mark.parametrize(("bias", "values"), BIASES)
+def test_biases_that_train_along_come_back_from_disk(
+    bias: str, values: dict, encoder: GetEncoder, tmp_path: Path
+) -> None:
+    base = parameters(load(encoder("bert")).model)
+    model, after, batch = trained_with(dict(values), encoder, tmp_path)
+    layers = adapters.adapted_layers(model)
+    again, _ = load_trained(tmp_path / "run")
+    torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
+    now = parameters(again)
+    moved = {n for n in base if n.endswith("bias") and not torch.equal(now[n], base[n])}
+    moved -= {"classifier.bias"} if bias != "all" else set()
+    biases = {n for n in base if n.endswith("bias")}
+    # A key's bias moves all scores of a query alike, so softmax leaves it no gradient to speak of.
+    inside = {n for n in biases if n.rpartition(".")[0] in layers}
+    assert moved >= {n for n in (biases if bias == "all" else inside) if "key.bias" not in n}
+    assert moved <= (biases if bias == "all" else inside)
+    if "variant" in values:
+        adapter = Adapter(rank=4, options=values["options"])
+        config = load(encoder("bert")).model.config
+        expected = expected_trainable(config, values["variant"], adapter, MNLI)
+        assert adapters.trainable_parameters(model) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"layer_replication": [[0, 2]]}, "a student of some layers is a pair's student"),
+        ({"trainable_token_indices": [1]}, "embeddings are not adapted here; use fft"),
+        ({"target_parameters": ["query.weight"]}, "name them in adapter.targets"),
+        ({"alora_invocation_tokens": [5]}, "cannot be merged"),
+        ({"kasa_config": {}}, "config.kasa_config is of no use here: it is not known to survive"),
+        ({"bias": "lora-only"}, "bias: 'lora-only'. Did you mean 'lora_only'"),
+        ({"lora_alhpa": 3}, "LORA has no option 'lora_alhpa'. Did you mean 'lora_alpha'"),
+    ],
+)
+def test_fields_of_lora_that_would_fail_late_are_refused(config: dict, message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        check_options("peft", Adapter(rank=None, method="LORA", config=config))
+    assert message in str(caught.value)

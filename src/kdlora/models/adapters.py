@@ -61,14 +61,14 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 _PATTERNS = ("rank_pattern", "alpha_pattern")  # layer: value, other than for the rest
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "lora": ("init_lora_weights", "lora_bias", *_PATTERNS),
-    "rslora": ("init_lora_weights", "lora_bias", *_PATTERNS),
+    "lora": ("init_lora_weights", "bias", "lora_bias", *_PATTERNS),
+    "rslora": ("init_lora_weights", "bias", "lora_bias", *_PATTERNS),
     "dora": ("init_lora_weights", "use_rslora", *_PATTERNS),
     "olora": ("use_rslora",),
     "adalora": adalora.OPTIONS,
     "mrlora": ("ranks", "use_rslora", "init_weights"),
 }
-_SIZES = ("init_r", "ranks", "rank_pattern")  # options that decide how many parameters there are
+_SIZES = ("init_r", "ranks", "rank_pattern", "bias")  # options that decide how many train
 _PISSA = ("pissa", "pissa_niter_16")  # Meng et al. 2024: like OLoRA, but by singular vectors
 _INITS: dict[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, "gaussian"),
@@ -120,7 +120,7 @@ def adapt(
         # Not get_peft_model: without a task type peft adds no module to train by itself.
         try:
             adapted = PeftModel(model, config, ADAPTER_NAME)
-        except (ValueError, TypeError) as error:  # such as a block size that divides no layer
+        except (ValueError, TypeError, NotImplementedError) as error:  # such as a block size
             text = " ".join(str(error).split())
             raise ModelError(f"{adapter.method or adaptation}: {text}", where="adapter") from None
     _check_names(adapted, targets, trained)
@@ -162,6 +162,8 @@ def check_options(adaptation: str, adapter: Adapter) -> None:
         elif adapter.budget is not None and name in _SIZES:
             problems.append(f"option {name} and a budget both set the adapter's size: give one")
     problems += peft_methods.start_problems(adapter.options)
+    if "bias" in known:
+        problems += peft_methods.bias_problems("lora", adapter.options)
     if problems:
         raise ModelError(problems, where="adapter.options")
 

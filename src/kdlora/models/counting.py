@@ -71,7 +71,19 @@ def expected_trainable(
     if adapter.budget is not None:
         adapter = adapter.at_rank(_largest_rank(adaptation, adapter, shapes))
     whole = sum(p.numel() for name in beside for p in model.get_submodule(name).parameters())
-    return _total(adaptation, adapter, shapes) + whole
+    return _total(adaptation, adapter, shapes) + _biases(model, adapter, shapes, beside) + whole
+
+
+def _biases(model: PreTrainedModel, adapter: Adapter, shapes: Shapes, beside: Sequence[str]) -> int:
+    """Parameters of the biases that train with the adapter: its layers' own, or the encoder's."""
+    chosen = adapter.options.get("bias", "none")
+    return sum(
+        p.numel()
+        for name, p in model.named_parameters()
+        if name.endswith("bias")
+        and (chosen == "all" or (chosen != "none" and name.rpartition(".")[0] in shapes))
+        and not any(name.startswith(f"{top}.") for top in beside)
+    )
 
 
 def resolve_budget(

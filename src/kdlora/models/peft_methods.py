@@ -34,6 +34,19 @@ _INTERNAL = ("peft_type", "auto_mapping", "peft_version", "inference_mode")
 
 _INITS = ("gaussian", "olora", "orthogonal", "pissa")  # what LoRA can begin with
 
+# LoRA's fields that are known to survive saving, loading and merging, and why some others do not.
+_OF_LORA = (
+    "r", "lora_alpha", "lora_dropout", "bias", "lora_bias", "use_rslora", "use_dora",
+    "init_lora_weights", "rank_pattern", "alpha_pattern",
+)  # fmt: skip
+_NOT_OF_LORA = {
+    "layer_replication": "the encoder would have other layers than it is saved with; a student of "
+    "some layers is a pair's student: {from: ..., layers: [...]}",
+    "trainable_token_indices": "embeddings are not adapted here; use fft to train them",
+    "target_parameters": "layers are adapted whole: name them in adapter.targets",
+    "alora_invocation_tokens": "it answers to tokens in the text and cannot be merged",
+}
+
 # Why a method that has the fields for it is of no use all the same.
 _REFUSED = {
     "ADALORA": "its ranks are allocated in training: use the arm student/adalora",
@@ -60,11 +73,16 @@ def method_problems(adapter: Adapter) -> list[str]:
     for name in adapter.config:
         if name in _OURS:
             problems.append(f"config.{name} is not set here: it follows from {_OURS[name]}")
+        elif adapter.method == "LORA" and name in names and name not in _OF_LORA:
+            why = _NOT_OF_LORA.get(name, "it is not known to survive saving and merging")
+            problems.append(f"config.{name} is of no use here: {why}")
         elif name not in names:
-            known = names - set(_OURS)
+            known = _OF_LORA if adapter.method == "LORA" else names - set(_OURS)
             problems.append(f"{adapter.method} has no option '{name}'.{did_you_mean(name, known)}")
     if adapter.method == "LORA":
         problems += _init_problems(adapter.config) + start_problems(adapter.config)
+    if "bias" in names:
+        problems += bias_problems(adapter.method, adapter.config)
     if not problems:
         try:
             config_class(**_arguments(adapter))
@@ -79,6 +97,13 @@ def _init_problems(config: Mapping[str, Any]) -> list[str]:
     if isinstance(init, bool) or init in _INITS or str(init).startswith("pissa_niter_"):
         return []
     return [f"init_lora_weights: '{init}' is of no use here.{did_you_mean(str(init), _INITS)}"]
+
+
+def bias_problems(method: str, options: Mapping[str, Any]) -> list[str]:
+    """A choice of biases that peft does not know; some of its methods take it for none."""
+    known = ("none", "all", f"{method.lower()}_only")
+    given = str(options.get("bias", "none"))
+    return [] if given.lower() in known else [f"bias: '{given}'.{did_you_mean(given, known)}"]
 
 
 def start_problems(options: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ first). A folder appears whole or not at all: it is written beside its place and
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from contextlib import nullcontext
@@ -47,6 +48,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ABOUT = "kdlora.json"  # which encoder an adapter belongs to and what its outputs mean
 BASE = "base"  # in an adapter folder: the encoder it belongs to, if that exists nowhere else
 _PEFT_PREFIX = "base_model.model."
+_WRAPPED = re.compile(r"\.(base_layer|modules_to_save|original_module)\.")
 
 
 def save_trained(
@@ -215,7 +217,9 @@ def _owner(key: str, prefix: str) -> str:
     name = key.removeprefix(_PEFT_PREFIX)
     if prefix and f".{prefix}" in name:
         return name.split(f".{prefix}")[0]
-    return name.rpartition(".")[0]
+    # The rest are peft's wrappers, around whatever trains beside the adapters: heads and biases.
+    wrapped = _WRAPPED.search(name)
+    return name[: wrapped.start()] if wrapped else name.rpartition(".")[0]
 
 
 def _read_about(folder: Path) -> tuple[dict[str, Any], EncoderRef | None]:
