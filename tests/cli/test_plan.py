@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -100,6 +103,41 @@ def test_a_run_that_another_process_holds_is_running(folder):
     with store.lease(run_id):
         assert outlook(plan, store).states[run_id] == "running"
     assert outlook(plan, store).states[run_id] == "missing"
+
+
+def test_who_holds_a_run_is_named_and_nobody_far_away_is_said_to_live(folder):
+    store = Store(folder / "out")
+    plan = make_plan(make_study(STUDY))
+    near, far = plan.runs[-1].run_id, plan.runs[-2].run_id
+    store.folder(far).mkdir(parents=True)
+    owner = {"host": "far", "boot": "b", "namespace": "n", "pid": 7, "started": "1"}
+    content = json.dumps(owner | {"expiry_s": 30.0}).encode() + b"\n" + b"9".zfill(20)
+    (store.folder(far) / "lease-000001").write_bytes(content)
+    with store.lease(near):
+        text = call(folder)
+        held = json.loads(call(folder, "--json"))["holders"]
+    found = [line for line in text.splitlines() if line.startswith("running:")]
+    lines = {line.split(": ")[1].strip(): line for line in found}
+    assert set(lines) == set(held) == {near, far}
+    assert lines[near].endswith(f"process {os.getpid()} on {socket.gethostname()}")
+    assert "process 7 on far, as its lease says" in lines[far]
+    assert "stands still for 30 s" in lines[far]
+
+
+def test_status_says_what_runs_and_what_was_set_aside(folder, monkeypatch):
+    store = Store(folder / "out")
+    run_id = make_plan(make_study(STUDY)).runs[-1].run_id
+    rows = pd.DataFrame({"run_id": [run_id, run_id], "status": ["missing", "missing"]})
+    monkeypatch.setattr("kdlora.store.frame.load_frame", lambda root: rows)
+    for name in ("flags_panel", "results_table", "status_table"):
+        monkeypatch.setattr(f"kdlora.report.terminal.{name}", lambda frame, name=name: name)
+    with store.lease(run_id):
+        arguments = ["status", str(folder / "out")]
+        shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"})
+    assert f"running:    {run_id}: process {os.getpid()} on" in shown.output
+    assert shown.output.count("running:") == 1
+    [aside] = store.damaged()
+    assert f"set aside: {aside}" in shown.output
 
 
 def test_wall_clock_is_never_less_than_the_longest_chain():

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from kdlora import api
 from kdlora.cli.app import app
 from kdlora.cli.progress import Board, words
-from kdlora.errors import InputError
+from kdlora.errors import InputError, Interrupted
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
 
@@ -151,6 +151,83 @@ def test_the_board_says_what_became_of_each_run(board):
     assert "Traceback" not in text
     [overall] = board.bars.tasks
     assert overall.completed == 4
+
+
+def finished(score: float = 0.5) -> SimpleNamespace:
+    return SimpleNamespace(quality=SimpleNamespace(score=score, primary="accuracy"), health=[])
+
+
+def test_lines_in_a_log_say_how_far_all_is_and_how_long_it_will_take(board):
+    board, runs, out = board
+    board.on_event(runs[1], {"start": True, "worker": 0, "remaining_s": 9000.0})
+    board.on_event(runs[1], {"done": finished(), "remaining_s": 7200.0})
+    board.on_event(runs[2], {"failed": "no luck"})
+    lines = out.getvalue().splitlines()
+    n = len(runs)
+    assert lines[0].endswith(f"accuracy 0.5000 in 0 s  (2/{n}, about 2 h 0 min left)")
+    assert lines[1].endswith(f"no luck  (3/{n}, about 2 h 0 min left)")
+
+
+def test_on_a_terminal_the_bar_says_so_and_the_lines_do_not():
+    plan, console = make_plan(make_study(STUDY)), Console(file=io.StringIO(), force_terminal=True)
+    with Board(plan, console) as board:
+        board.on_event(plan.runs[0], {"done": finished(), "remaining_s": 7200.0})
+        [overall] = board.bars.tasks
+        assert overall.fields["info"] == "about 2 h 0 min left"
+    [line] = [text for text in console.file.getvalue().splitlines() if "accuracy" in text]
+    assert "left)" not in line
+
+
+def test_a_run_that_is_done_again_is_not_counted_until_it_is(board):
+    board, runs, _ = board
+    [overall] = board.bars.tasks
+    assert overall.completed == 1
+    board.on_event(runs[0], {"retry": "its record is gone"})
+    assert overall.completed == 0
+    board.on_event(runs[0], {"done": finished()})
+    assert overall.completed == 1
+    board.on_event(runs[0], {"start": True, "worker": 0})  # it was flagged
+    assert overall.completed == 0
+
+
+def test_with_only_the_board_counts_what_is_chosen_and_its_teachers(study, asked, monkeypatch):
+    made = []
+
+    class Noted(Board):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr("kdlora.cli.progress.Board", Noted)
+    plan = make_plan(make_study(STUDY))
+    kd = next(run for run in plan.runs if run.arm == "student/kd-lora")
+    other = next(run for run in plan.runs if run.role == "baseline")
+    for run_id in (other.run_id, kd.teacher_run_id):
+        folder = Path("results/s/runs") / run_id
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text("{}")
+    assert command(study, "--only", "student/kd-lora").exit_code == 0
+    [board] = made
+    assert board.total == 1 + len(kd.teachers)
+    assert board.ended == {kd.teacher_run_id}
+
+
+@pytest.mark.parametrize("ends", ["well", "by Ctrl-C"])
+def test_every_file_that_was_set_aside_is_named(study, asked, monkeypatch, ends):
+    names = [f"results/s/runs/a/{n}" for n in ("failed.damaged-0.json", "record.damaged-1.json")]
+    Path("results/s/runs/a").mkdir(parents=True)
+    for name in names:
+        Path(name).write_text("x")
+    if ends != "well":
+
+        def interrupt(study, **options):
+            raise Interrupted("interrupted")
+
+        monkeypatch.setattr(api, "run", interrupt)
+    shown = command(study).output
+    assert [line for line in shown.splitlines() if line.startswith("set aside")] == [
+        f"set aside: {name} (damaged; it counts for nothing, and is kept)" for name in names
+    ]
 
 
 @pytest.mark.parametrize(

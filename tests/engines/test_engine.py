@@ -211,7 +211,7 @@ def test_at_the_deadline_what_trains_stops_after_a_checkpoint_and_nothing_starts
         if "start" in event:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match=f"`kdlora report {store.root}` writes the report"):
         run_plan(plan, store, threads=1, choice=Choice(max_hours=2), on_event=stop)
     assert events == [(1, "start", True)]
 

@@ -14,7 +14,7 @@ from kdlora.errors import InputError
 from kdlora.spec.names import labelled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kdlora.store.store import Store
 
 _MOST_ROWS = 60  # of the coverage matrix on a terminal
+_MOST_HELD = 12  # running ones that are named
 _MOST_SEEDS = 4  # that are named one by one in a place of it
 
 
@@ -124,6 +125,7 @@ def _show(
         + f"; {len(seen.taught)} teacher runs serve {students} distilled students. "
         f"Results: {store.root}"
     )
+    _say_held(seen.holders, say)
     say(
         f"blocks (one pair, task and seed) complete: {seen.complete_blocks} of {seen.blocks}; runs "
         "are done block by block, so a stop leaves whole ones"
@@ -133,6 +135,14 @@ def _show(
     say(f"estimates:  {_basis(seen)}")
     for change in changes:
         say(_change(change, seen.workers))
+
+
+def _say_held(held: dict[str, str], say: Callable[[str], None]) -> None:
+    """Which runs are at work, and whose they are."""
+    for run_id, holder in list(held.items())[:_MOST_HELD]:
+        say(f"running:    {run_id}: {holder}")
+    if len(held) > _MOST_HELD:
+        say(f"... and {len(held) - _MOST_HELD} more; kdlora plan --json has them all")
 
 
 def _change(change: Change, workers: int) -> str:
@@ -239,19 +249,28 @@ def _shared(planned: Plan) -> list[str]:
 
 
 def status(folder: StudyFolder, as_json: AsJson = False) -> None:
-    """Show the results of a study's folder so far."""
+    """Show the results of a study's folder so far, what is running, and what was set aside."""
     from rich.console import Console
 
+    from kdlora.cli.progress import say_set_aside
+    from kdlora.engines.outlook import holders
     from kdlora.report.terminal import flags_panel, results_table, status_table
-    from kdlora.store.frame import load_frame
+    from kdlora.store.frame import find_study, load_frame
+    from kdlora.store.store import Store
 
     frame = load_frame(folder)
     if as_json:
         print(frame.to_json(orient="records", indent=1))
         return
     console = Console()
-    if (frame["status"] != "done").any():
+    root, left = find_study(folder), frame[frame["status"] != "done"]
+    if len(left):
         console.print(status_table(frame))
+        _say_held(
+            holders(Store(root), dict.fromkeys(left["run_id"])),
+            lambda text: console.print(text, soft_wrap=True, markup=False, highlight=False),
+        )
+    say_set_aside(root, console)
     console.print(results_table(frame))
     panel = flags_panel(frame)
     if panel is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,11 +16,26 @@ from kdlora.spec.run import Run
 
 
 class Board:
-    """Live bars on a terminal, one line a finished run anywhere else."""
+    """Live bars on a terminal; anywhere else one line a finished run, with how far all is.
 
-    def __init__(self, plan: Plan, console: Console, *, done: Iterable[str] = ()) -> None:
-        self.plan, self.console = plan, console
-        self.ended = set(done)
+    Args:
+        done: ids of the runs that were done before.
+        only: ids of the runs that are to be done, those among them; None means all of the plan.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        console: Console,
+        *,
+        done: Iterable[str] = (),
+        only: Collection[str] | None = None,
+    ) -> None:
+        self.console = console
+        chosen = {run.run_id for run in plan.runs} if only is None else set(only)
+        self.total = len(chosen)
+        self.ended = chosen.intersection(done)
+        self.left = ""
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -36,7 +52,7 @@ class Board:
     def __enter__(self) -> Board:
         self.bars.__enter__()
         self.overall = self.bars.add_task(
-            "all runs", total=len(self.plan.runs), completed=len(self.ended), info=""
+            "all runs", total=self.total, completed=len(self.ended), info=""
         )
         return self
 
@@ -50,9 +66,10 @@ class Board:
         """Follow one run (see `engines.crew.OnEvent`)."""
         name = escape(f"{run.task.name} {run.title} s{run.seed}")
         if event.get("remaining_s") is not None:
-            self.bars.update(self.overall, info=f"about {words(event['remaining_s'])} left")
+            self.left = f"about {words(event['remaining_s'])} left"
+            self.bars.update(self.overall, info=self.left)
         if "start" in event:
-            self._drop(run)  # of an attempt that did not come to an end
+            self._reopen(run)
             self.begun[run.run_id] = time.monotonic()
             worker = f"[dim]{event['worker'] + 1}[/dim] " if "worker" in event else ""
             self.jobs[run.run_id] = self.bars.add_task(worker + name, total=None, info="starting")
@@ -61,7 +78,7 @@ class Board:
         if "done" in event or "failed" in event:
             self._end(run, name, event)
         elif "retry" in event:
-            self._drop(run)
+            self._reopen(run)
             self._say("[yellow]again[/yellow] ", name, event["retry"])
         elif "elsewhere" in event:
             self._say("[dim]waits[/dim] ", name, f"{event['elsewhere']} works on it")
@@ -94,7 +111,7 @@ class Board:
         doubt = f"  [yellow]{', '.join(flags)}[/yellow]" if flags else ""
         took = f"in {seconds:.0f} s" if here else "by another process"
         self.console.print(
-            f"[green]done[/green]   {name}: {quality.primary} {shown} {took}{doubt}",
+            f"[green]done[/green]   {name}: {quality.primary} {shown} {took}{doubt}{self._far()}",
             highlight=False,
             soft_wrap=True,
         )
@@ -104,13 +121,40 @@ class Board:
         self.ended.add(run.run_id)
         self.bars.update(self.overall, completed=len(self.ended))
 
+    def _reopen(self, run: Run) -> None:
+        """A run begins: for the first time, or again after an attempt that came to nothing."""
+        self._drop(run)
+        self.ended.discard(run.run_id)
+        self.bars.update(self.overall, completed=len(self.ended))
+
+    def _far(self) -> str:
+        """How far all is, where no bar shows it."""
+        if self.console.is_terminal:
+            return ""
+        counted = f"{len(self.ended)}/{self.total}"
+        return f"  ({counted}, {self.left})" if self.left else f"  ({counted})"
+
     def _drop(self, run: Run) -> None:
         job = self.jobs.pop(run.run_id, None)
         if job is not None:
             self.bars.remove_task(job)
 
     def _say(self, state: str, name: str, why: str) -> None:
-        self.console.print(f"{state} {name}: {escape(why)}", highlight=False, soft_wrap=True)
+        text = f"{state} {name}: {escape(why)}{self._far()}"
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def say_set_aside(root: Path, console: Console) -> None:
+    """Name every file of a study that could not be trusted and was set aside."""
+    from kdlora.store.store import Store
+
+    for path in Store(root).damaged():
+        console.print(
+            f"set aside: {path} (damaged; it counts for nothing, and is kept)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def words(seconds: float) -> str:

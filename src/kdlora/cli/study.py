@@ -46,8 +46,9 @@ RetryFlagged = Annotated[
     bool,
     typer.Option(
         "--retry-flagged",
-        help="Do runs again whose record carries a warning, and the students of such teachers; "
-        "the old results are kept aside. Default: no.",
+        help="Do runs again whose own record carries a warning, and the students of such "
+        "teachers; the old results are kept aside. An unequal_... flag is in no record: it comes "
+        "of comparing runs, see the report. Default: no.",
     ),
 ]
 RunWorkers = Annotated[
@@ -252,22 +253,29 @@ def _run(
     from rich.console import Console
 
     from kdlora import api
-    from kdlora.cli.progress import Board
+    from kdlora.cli.progress import Board, say_set_aside
+    from kdlora.engines.opening import chosen_runs
+    from kdlora.engines.schedule import with_teachers
 
     console = Console()
     planned = api.check(study)
     root = out or Path("results") / study.name
+    only = choice.get("only")
+    chosen = with_teachers(planned, chosen_runs(planned, only)) if only else None
     known = [r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()]
-    with Board(planned, console, done=known) as board:
-        result = api.run(
-            study,
-            out=out,
-            workers=workers,
-            threads=threads,
-            on_event=board.on_event,
-            on_note=board.note,
-            **choice,
-        )
+    try:
+        with Board(planned, console, done=known, only=chosen) as board:
+            result = api.run(
+                study,
+                out=out,
+                workers=workers,
+                threads=threads,
+                on_event=board.on_event,
+                on_note=board.note,
+                **choice,
+            )
+    finally:
+        say_set_aside(root, console)
     _show(result, console)
     left = sum(state == "later" for state in result.status.values())
     if left:

@@ -318,7 +318,8 @@ def work_off(
         crew.stop()
         raise Interrupted(
             f"interrupted; finished runs are kept in {store.root} and the unfinished ones go on "
-            "where they stopped when the same command is run again"
+            "where they stopped when the same command is run again; "
+            f"`kdlora report {store.root}` writes the report of what is done"
         ) from None
     except BaseException:
         crew.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from kdlora.spec.halving import races
 from kdlora.spec.names import labelled
 from kdlora.spec.plan import Plan
 from kdlora.store.decisions import stopped_runs
-from kdlora.store.leases import look
+from kdlora.store.leases import EXPIRY_S, look
 from kdlora.store.store import Store
 
-# "flagged" is done with a doubt, "damaged" has only records that were set aside: it is missing.
+# "flagged" is done with a doubt in its own record, "damaged" has only records that were set aside:
+# it is missing. "running" has a lease that nobody has given back, see `holders`.
 STATES = ("done", "flagged", "running", "failed", "stopped", "damaged", "missing")
 DONE = ("done", "flagged")
 
@@ -77,6 +78,7 @@ class Outlook:
     coverage: tuple[Coverage, ...]
     complete_blocks: int
     blocks: int
+    holders: dict[str, str]  # of the running ones, see `holders`
 
     @property
     def counts(self) -> dict[str, int]:
@@ -121,7 +123,29 @@ def outlook(
         coverage=coverage,
         complete_blocks=complete,
         blocks=blocks,
+        holders=holders(store, [i for i, state in states.items() if state == "running"]),
     )
+
+
+def holders(store: Store, run_ids: Iterable[str]) -> dict[str, str]:
+    """Who holds the leases of these runs, in words; free ones are left out.
+
+    One look cannot tell whether a holder on another machine lives, for clocks differ: it is named,
+    and it is said who finds out.
+    """
+    found = {}
+    for run_id in run_ids:
+        lease = look(store.folder(run_id))
+        if lease.released or lease.process_gone():
+            continue
+        found[run_id] = lease.holder
+        if not lease.of_this_machine:
+            expiry_s = float(lease.owner.get("expiry_s", EXPIRY_S))
+            found[run_id] += (
+                f", as its lease says; whether that one lives is seen from here by `kdlora run`, "
+                f"which takes over what stands still for {expiry_s:.0f} s"
+            )
+    return found
 
 
 def run_states(plan: Plan, store: Store, costs: CostModel) -> dict[str, str]:
@@ -249,6 +273,7 @@ def as_json(seen: Outlook, changes: Sequence[Change] = ()) -> dict[str, Any]:
         "learnt_from": seen.costs.learnt_from,
         "estimates_off_by_factor": seen.costs.off_by,
         "stated_rate_flops_per_s": seen.costs.rate_flops_per_s,
+        "holders": seen.holders,
         "teachers": {teacher: list(students) for teacher, students in seen.taught.items()},
         "coverage": [asdict(place) for place in seen.coverage],
         "complete_blocks": seen.complete_blocks,

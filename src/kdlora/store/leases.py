@@ -65,12 +65,17 @@ class Sighting:
         owner = self.owner
         return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown machine')}"
 
+    @property
+    def of_this_machine(self) -> bool:
+        """Whether this process can ask the system for the holder's."""
+        owner, here = self.owner, _machine()
+        return bool(here["boot"]) and all(owner.get(key) == here[key] for key in here)
+
     def process_gone(self) -> bool:
         """Whether the holder was a process of this machine that does not exist any more."""
-        owner, here = self.owner, _machine()
-        if not here["boot"] or any(owner.get(key) != here[key] for key in here):
+        if not self.of_this_machine:
             return False
-        pid, started = owner.get("pid"), owner.get("started")
+        pid, started = self.owner.get("pid"), self.owner.get("started")
         return isinstance(pid, int) and process_start(pid) not in (started, "unknown")
 
 
