@@ -162,6 +162,25 @@ def test_a_team_that_cannot_be_made_leaves_nothing_behind(two_threads, monkeypat
     assert not started[0].is_alive()
 
 
+def test_where_no_threads_can_be_started_the_caller_computes_all(encoder, two_threads, monkeypatch):
+    model, batch = trained(encoder, "bert", "lora")
+    forward = fuse(model, torch.float32)
+    tried = []
+
+    def refuse(self):
+        tried.append(self)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.warns(UserWarning, match="can't start new thread"):
+            logits = forward(batch)
+        torch.testing.assert_close(logits, model(**batch).logits, rtol=2e-5, atol=2e-5)
+        assert_same(model, batch, forward, tolerance=2e-5)
+    assert len(tried) == 1  # not again at every step
+    assert forward.team is None
+
+
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_the_callers_mode_is_handed_on(two_threads, mode):
     seen = []

@@ -12,6 +12,7 @@ draws), in less time on a processor:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class FusedForward:
         self.trained = [p for p in modules.parameters() if p.requires_grad]  # each once
         self.width = parts.layers[0].output_norm.normalized_shape[0]
         self.team: Team | None = None
+        self.alone = False  # no team could be made
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         stream = self._embed(inputs)
@@ -81,10 +83,9 @@ class FusedForward:
         threads = self._threads(stream, bias)
         texts, length = stream.shape[:2]
         sizes = shares(texts, length, self.width, threads)
-        if len(sizes) == 1:
+        team = self._team(threads) if len(sizes) > 1 else None
+        if team is None:
             return self._encode_share(stream, bias, self._bind(), None)
-        if self.team is None or self.team.size != threads:
-            self.team = Team(threads)
         streams, biases = stream.split(sizes), _split(bias, sizes)
         # Graphs of their own, or one set of constants for all.
         shared = None if torch.is_grad_enabled() else self._bind()
@@ -95,7 +96,20 @@ class FusedForward:
             bound = shared or self._bind()
             return self._encode_share(streams[share], biases[share], bound, generator)
 
-        return side_by_side(self.team, encode, sizes, self.trained)
+        return side_by_side(team, encode, sizes, self.trained)
+
+    def _team(self, threads: int) -> Team | None:
+        """As many threads, started once; None where the system allows no more of them."""
+        if self.alone:
+            return None
+        if self.team is None or self.team.size != threads:
+            try:
+                self.team = Team(threads)
+            except RuntimeError as error:
+                self.alone = True
+                warnings.warn(f"texts are not shared out to threads: {error}", stacklevel=2)
+                return None
+        return self.team
 
     def _threads(self, stream: torch.Tensor, bias: torch.Tensor | None) -> int:
         """1 where sharing texts out does not pay: trained weights have gradients as large as they
