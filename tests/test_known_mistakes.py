@@ -7,15 +7,20 @@ Numbers are those of the list of users' complaints, letters F those of the earli
 from __future__ import annotations
 
 import ast
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from kdlora import recipes
 from kdlora.data.sources import load_task
+from kdlora.distillation import soft_labels
 from kdlora.models import adapters
 from kdlora.models.saved import load_trained
 from kdlora.ship.student import save_students
@@ -25,6 +30,8 @@ from kdlora.store.frame import load_frame, save_plan
 from kdlora.store.predictions import read_predictions
 from kdlora.store.store import Store
 from kdlora.training import inference
+from kdlora.training.loop import Hooks, TrainingData
+from tests.training.test_loop import fit, make_model, same
 
 TESTS = Path(__file__).resolve().parent
 HERE = Path(__file__).name
@@ -42,6 +49,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "models/test_adalora.py::test_orthogonality_is_what_peft_adds_to_its_own_loss",
         f"{HERE}::test_adalora_is_allocated_in_a_real_run",
         "training/test_loop.py::test_the_best_evaluation_is_kept_not_the_last",
+        f"{HERE}::test_an_extra_term_is_no_part_of_what_is_recorded_or_chosen_by",
     ),
     "F3: MrLoRA's weights of blocks are constant, its scale and rank-stabilising are ignored": (
         "models/test_mrlora.py::test_is_the_sum_of_its_blocks",
@@ -95,6 +103,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "distillation/test_soft_labels.py::test_logits_follow_their_example_in_any_order",
         "distillation/test_soft_labels.py::test_an_unknown_example_is_refused",
         "engines/test_local.py::test_a_cache_that_does_not_fit_the_record_stops_the_student",
+        f"{HERE}::test_every_student_row_is_taught_by_its_own_teacher_logits",
     ),
     "17: teacher and task count their classes in another order": (
         "distillation/test_soft_labels.py::test_classes_are_matched_by_name",
@@ -174,6 +183,61 @@ def test_adalora_is_allocated_in_a_real_run(done) -> None:
     saved = records["student/kd-adalora"].efficiency.trainable_params
     assert saved > records["student/kd-lora"].efficiency.trainable_params
     assert not [flag for flag in record.health if flag.name == "adalora_not_pruned"]
+
+
+def test_an_extra_term_is_no_part_of_what_is_recorded_or_chosen_by(tmp_path) -> None:
+    """A term without a gradient that falls from step to step: nothing may come out otherwise."""
+    left = iter(range(1000, 0, -1))
+
+    def extra(model: nn.Module) -> torch.Tensor:
+        return next(left) + 0.0 * next(model.parameters()).sum()
+
+    def trained(hooks: Hooks):
+        scores = iter([0.5, 0.9, 0.7])
+        model = make_model()
+        progress = fit(
+            model, tmp_path, evaluate=lambda model: {"accuracy": next(scores)}, hooks=hooks
+        )
+        return progress, model
+
+    (plain, one), (with_term, two) = trained(Hooks()), trained(Hooks(extra_loss=extra))
+    assert next(left) == 1000 - plain.step  # it was asked for once a step
+    assert [row["train_loss"] for row in plain.history] == [
+        row["train_loss"] for row in with_term.history
+    ]
+    assert plain.best_step == with_term.best_step == 12
+    assert with_term.best_score == 0.9
+    assert same(one, two)
+
+
+def test_every_student_row_is_taught_by_its_own_teacher_logits(done, tmp_path, monkeypatch) -> None:
+    """The cache's order is not the rows' order: what reaches the loss follows the ids."""
+    store, records, *_ = done
+    run = records["student/kd-lora"].run
+    assert run.teacher_run_id is not None
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    shutil.rmtree(copy.folder(run.run_id))
+    truth = soft_labels.load(copy.folder(run.teacher_run_id))
+    assert truth is not None
+    order = np.random.default_rng(0).permutation(len(truth.ids))
+    shuffled = replace(truth, ids=truth.ids[order], logits=truth.logits[order])
+    soft_labels.save(shuffled, copy.folder(run.teacher_run_id))
+    seen = []
+
+    def stop(model: nn.Module, training: TrainingData, **rest) -> None:
+        seen.append(training)
+        raise InterruptedError
+
+    monkeypatch.setattr(recipes, "train", stop)
+    with pytest.raises(InterruptedError):
+        recipes.run_one(run, copy)
+    data = load_task(run.task, run.data)
+    by_id = dict(zip(truth.ids, truth.logits, strict=True))
+    expected = np.stack([by_id[i] for i in data.train.ids])
+    assert len(np.unique(expected, axis=0)) > len(expected) // 2  # else positions would not show
+    np.testing.assert_array_equal(seen[0].teacher.numpy(), expected)
+    np.testing.assert_array_equal(seen[0].labels.numpy(), data.train.labels)
 
 
 def test_what_is_timed_and_scored_is_the_merged_model(done) -> None:
