@@ -20,7 +20,7 @@ lint: .venv/.installed-dev
 results: .venv/.installed
 	$(BIN)/python scripts/make_results.py
 
-# kdlora beside its peers, in turns: about twenty minutes on an otherwise idle machine.
+# kdlora beside its peers, in turns: about an hour on a quiet machine.
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks speed
 
