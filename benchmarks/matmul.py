@@ -32,7 +32,7 @@ def print_rates(rows: tuple[int, ...] = (300, 448, 640, 864, 1300, 2000)) -> Non
             x = torch.randn(n, inputs).to(dtype)
             parts = x.split(-(-n // -(-n // ROWS)))
             flops = 2 * n * inputs * outputs
-            ways = (partial(F.linear, x, weight), partial(packed.forward, x))
+            ways = (partial(F.linear, x, weight), partial(packed.in_layout, x))
             ways += (partial(_in_parts, packed, parts),)
             rates = [flops / _seconds(way) / 1e9 for way in ways]
             cells.append(f"{n} rows " + " / ".join(f"{rate:.0f}" for rate in rates))
@@ -40,7 +40,7 @@ def print_rates(rows: tuple[int, ...] = (300, 448, 640, 864, 1300, 2000)) -> Non
 
 
 def _in_parts(packed: Packed, parts: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    return [packed.forward(part) for part in parts]
+    return [packed.in_layout(part) for part in parts]
 
 
 def _seconds(run: Callable[[], object], repeats: int = 15) -> float:

@@ -15,6 +15,7 @@ import torch
 
 ROWS = 448  # rows (tokens) of a part, see `texts_per_part`
 WIDE = 512  # columns from which on parts pay
+MANY = 200  # rows from which on a plain product in fp32 is as fast as a packed one, or faster
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class Packed:
 
     def forward(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
         """``x W^T + bias`` for x [t, i], and its (exact) GELU if asked for."""
+        if not gelu and _plain_is_fast(x):
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        return self.in_layout(x, gelu=gelu)
+
+    def in_layout(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
+        """The same by the packed weight, whatever is faster."""
         activation, algorithm = ("gelu", "none") if gelu else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(
             x, self.forward_weight, self.bias, activation, [], algorithm
@@ -42,7 +49,14 @@ class Packed:
 
     def backward(self, grad: torch.Tensor) -> torch.Tensor:
         """``grad W`` for grad [t, o]."""
+        if _plain_is_fast(grad):
+            return grad @ self.weight
         return torch.ops.mkldnn._linear_pointwise(grad, self.backward_weight, None, "none", [], "")
+
+
+def _plain_is_fast(x: torch.Tensor) -> bool:
+    """In fp32 the layout is a small part of a large product, and MKL's plain one the faster."""
+    return x.dtype == torch.float32 and len(x) >= MANY
 
 
 def can_pack(weight: torch.Tensor) -> bool:
