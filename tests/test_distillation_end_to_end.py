@@ -105,6 +105,11 @@ def test_the_record_says_what_taught(taught):
     tokens = sum(len(text.split()) + 2 for text in data.train.texts[0])
     assert inside.facts.teaching.states_mb == pytest.approx(tokens * 4 * 32 * 2 / 1e6)
     assert online.efficiency.train_flops > inside.efficiency.train_flops
+    # The teacher reads every text once for the states that are kept, and in each of 3 epochs else.
+    plain = records["student/kd-lora"].efficiency.train_flops
+    once, often = (r.efficiency.train_flops - plain for r in (inside, online))
+    assert 2.5 < often / once < 3.5
+    assert inside.efficiency.labelling_s > 0
     for name in (STATES, ABOUT):  # used up
         assert not list(store.root.rglob(f"*{name}*"))
 

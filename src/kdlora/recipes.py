@@ -209,7 +209,7 @@ def _trained(
         total_params=total,
         size_mb=size_mb,
         saved_mb=folder_mb(folder / "model"),
-        labelling_s=lessons.labelling_s if lessons else None,
+        labelling_s=lessons.labelling_s + (inside.once_s if inside else 0.0) if lessons else None,
         **inference_costs(run, data.task, merged, compute, folder=store.costs),
     )
     soft = lessons.soft if lessons else None
@@ -285,7 +285,7 @@ def _train(
         "eval_s": progress.eval_s,
         "train_examples_per_s": progress.examples / seconds,
         "train_tokens_per_s": progress.tokens / seconds,
-        "train_flops": progress.flops,
+        "train_flops": progress.flops + (inside.once_flops if inside else 0.0),
         "peak_memory_mb": memory.peak_mb,
         "peak_memory_scope": memory.scope,
         # Of a run that paused or was interrupted, only the last part was measured.

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from contextlib import nullcontext
 
 import numpy as np
@@ -88,6 +91,33 @@ def test_a_whole_cache_is_used_again_and_another_is_not(online, tmp_path):
         cache_states(never, tmp_path, about="a", **again)
     assert cached(online, tmp_path) is not None
     assert (tmp_path / STATES).read_bytes() == whole
+
+
+def test_the_time_is_kept_beside_the_states(online, tmp_path):
+    first = cached(online, tmp_path)
+    assert first.seconds > 0
+    assert cached(online, tmp_path).seconds == first.seconds  # an interrupted run goes on
+
+
+@pytest.mark.parametrize("missing", ["before", "meanwhile", "unknown"])
+def test_a_disk_without_room_makes_the_teacher_compute(online, tmp_path, monkeypatch, missing):
+    """Where pages of a mapped file find no space, the process would end by a signal."""
+    if missing == "before":
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    else:  # another process takes the space, or the disk fails
+        code = errno.ENOSPC if missing == "meanwhile" else errno.EIO
+
+        def fail(*arguments):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "posix_fallocate", fail)
+    if missing == "unknown":
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            cached(online, tmp_path)
+    else:
+        assert cached(online, tmp_path) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_left_when_it_is_dropped(online, tmp_path):

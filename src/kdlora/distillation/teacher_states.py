@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -55,6 +59,7 @@ class Cached:
     offsets: np.ndarray  # [n + 1]: whose tokens stand where
     features: dict[str, slice]
     device: torch.device
+    seconds: float  # what the teacher took to make them, in whichever process did
 
     def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         parts = [self.values[self.offsets[i] : self.offsets[i + 1]] for i in index]
@@ -73,7 +78,7 @@ def cache_states(
     budget_mb: int,
     device: torch.device,
 ) -> Cached | None:
-    """The states of all rows in a file below `folder`, or None if they would not fit the budget.
+    """The states of all rows in a file below `folder`; None beyond the budget or the disk's space.
 
     A whole file of an interrupted run with the same `about` (which teacher, which states) and the
     same ids [n] is used again; `teacher` is then never called. Drop it with `drop_cache`.
@@ -83,13 +88,21 @@ def cache_states(
     if 2 * shape[0] * shape[1] > budget_mb * 1e6:
         return None
     identity = {"about": about, "ids": "".join(ids.tolist()), "shape": list(shape)}
-    values = _read(folder, identity)
-    if values is None:
-        _write(teacher(), folder, texts=texts, features=features, shape=shape)
-        (folder / ABOUT).write_text(json.dumps(identity), encoding="utf-8")
-        values = _read(folder, identity)
-        assert values is not None
-    return Cached(values, texts.offsets, features, device)
+    found = _read(folder, identity)
+    if found is None:
+        start = time.perf_counter()
+        try:
+            _write(teacher(), folder, texts=texts, features=features, shape=shape)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return None
+        about_it = {**identity, "seconds": time.perf_counter() - start}
+        (folder / ABOUT).write_text(json.dumps(about_it), encoding="utf-8")
+        found = _read(folder, identity)
+        assert found is not None
+    values, seconds = found
+    return Cached(values, texts.offsets, features, device, seconds)
 
 
 def drop_cache(folder: Path) -> None:
@@ -98,14 +111,17 @@ def drop_cache(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read(folder: Path, identity: dict) -> np.ndarray | None:
+def _read(folder: Path, identity: dict) -> tuple[np.ndarray, float] | None:
+    """The states on disk and the seconds they took; None if there are none of that identity."""
     try:
-        if json.loads((folder / ABOUT).read_text(encoding="utf-8")) != identity:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        seconds = float(about.pop("seconds", 0.0))
+        if about != identity:
             return None
         values = np.load(folder / STATES, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
-    return values if list(values.shape) == identity["shape"] else None
+    return (values, seconds) if list(values.shape) == identity["shape"] else None
 
 
 def _write(
@@ -118,7 +134,9 @@ def _write(
 ) -> None:
     drop_cache(folder)
     with whole_file(folder / STATES) as temporary:
+        _require_space(temporary.parent, 2 * shape[0] * shape[1])
         values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        _reserve(temporary)
         for index in eval_batches(texts.lengths):
             states = teacher(index)
             start = np.concatenate([[0], np.cumsum(texts.lengths[index])])
@@ -129,6 +147,22 @@ def _write(
                     values[target, place] = block[start[at] : start[at + 1]]
         values.flush()
         del values
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Raises OSError where so many bytes and the header have no room."""
+    if shutil.disk_usage(folder).free < size + 4096:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _reserve(path: Path) -> None:
+    """Claim the disk's space for a file with holes, where the system can. Raises OSError.
+
+    A mapped page that finds no space ends the process by a signal, without a word.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
 
 
 def require_same_tokens(student: Encoded, teacher: Encoded, *, names: tuple[str, str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from kdlora.data.batches import Encoded
+from kdlora.data.batches import Encoded, eval_batches
 from kdlora.data.examples import Examples
 from kdlora.data.tokens import encode_once
 from kdlora.distillation.matching import Matching, plan_matching
@@ -28,11 +28,16 @@ from kdlora.training.precision import Compute, choose_compute
 
 @dataclass(frozen=True, eq=False)
 class Inside:
-    """The terms on inner states, their facts, and the teacher's FLOPs of a training step."""
+    """The terms on inner states, their facts, and what the teacher costs.
+
+    In every step where it computes them then; once, before training, where they are kept.
+    """
 
     matching: Matching
     facts: Teaching
     step_flops: Callable[[int, int], float]
+    once_s: float
+    once_flops: float
 
 
 def match_inside(
@@ -49,8 +54,9 @@ def match_inside(
 ) -> Inside | None:
     """Ready the signals on inner states; None if the run has none.
 
-    The states of the first teacher are kept in the run's folder within `hidden_cache_mb`, else
-    computed in every step. `rows` and `texts` are the student's training rows and their tokens.
+    The states of the first teacher are kept in the run's folder within `hidden_cache_mb` and the
+    disk's free space, else computed in every step. `rows` and `texts` are the student's training
+    rows and their tokens.
     Raises ModelError if the two tokenizers differ on any of them.
     """
     assert run.kd is not None
@@ -90,7 +96,9 @@ def match_inside(
         teacher_width=shape.width,
         seed=seed_for(run.seed, "projector"),
     ).to(compute.device)
-    flops = None if cached else flops_per_length(model, backward=False, device=theirs.device)
+    flops = flops_per_length(model, backward=False, device=theirs.device)
+    lengths = same.lengths
+    passes = [(len(index), int(lengths[index].max())) for index in eval_batches(lengths)]
     return Inside(
         matching,
         facts.model_copy(
@@ -100,5 +108,7 @@ def match_inside(
                 "projector_params": matching.parameter_count,
             }
         ),
-        flops.flops if flops else lambda batch, length: 0.0,
+        step_flops=flops.flops if cached is None else lambda batch, length: 0.0,
+        once_s=cached.seconds if cached else 0.0,
+        once_flops=sum(flops.flops(*shape) for shape in passes) if cached else 0.0,
     )
