@@ -295,7 +295,7 @@ def test_a_torn_checkpoint_is_set_aside(tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     progress = fit(make_model(), tmp_path)
     assert progress.resumed == 0
-    assert (tmp_path / "checkpoint.damaged").exists()
+    assert (tmp_path / "checkpoint.damaged-0.pt").read_bytes() == b"not a checkpoint"
 
 
 def test_patience_counts_only_after_warm_up(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdlora.files import leftovers, whole_file
+from kdlora.files import leftovers, set_aside, whole_file
 from kdlora.training.precision import Compute
 
 CHECKPOINT = "checkpoint.pt"
@@ -86,7 +85,7 @@ def load_checkpoint(folder: Path, compute: Compute) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location=compute.device, weights_only=True)
     except Exception:  # torn by a crash: start again, keep the evidence
-        os.replace(path, folder / "checkpoint.damaged")
+        set_aside(path)
         return None
 
 
