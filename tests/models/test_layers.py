@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+)
 
 from kdlora.errors import ModelError
 from kdlora.models import adapters
@@ -18,7 +23,14 @@ from kdlora.models.saved import load_trained, save_trained
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import EncoderRef
 from tests.models.helpers import MNLI, adapt, load, logits, parameters, train
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, save_tiny_encoder, tiny_batch
+from tests.tiny_models import (
+    FAMILIES,
+    FURTHER_FAMILIES,
+    save_tiny_encoder,
+    tiny_batch,
+    tiny_config,
+    tiny_tokenizer,
+)
 
 EVERY_FAMILY = (*FAMILIES, *FURTHER_FAMILIES)
 STACKS = {
@@ -177,3 +189,45 @@ def test_a_layer_that_cannot_come_first_is_refused(four: dict[str, EncoderRef]) 
     """ModernBERT's first layer has no norm before its attention; the others have."""
     with pytest.raises(ModelError, match="Keep its first layer"):
         load_encoder(keep(four["modernbert"], 1, 2), MNLI, seed=0)
+
+
+def test_a_list_that_is_as_long_as_the_layers_by_chance_stays_whole(tmp_path: Path) -> None:
+    """Two layers and two kinds of relative attention: one layer still has both kinds."""
+    reference = save_tiny_encoder(tmp_path / "deberta", "deberta-v2", layers=2)
+    whole, cut = load(reference), load(keep(reference, 0))
+    assert cut.model.config.pos_att_type == whole.model.config.pos_att_type == ["p2c", "c2p"]
+    modern = AutoConfig.from_pretrained(
+        save_tiny_encoder(tmp_path / "modernbert", "modernbert", layers=4).path
+    )
+    kept = with_layers(modern, (0, 2, 3), where="m").layer_types
+    assert kept == [modern.layer_types[i] for i in (0, 2, 3)]
+
+
+@pytest.mark.parametrize("family", ["esm", "canine"])
+def test_families_that_cannot_be_used_say_so(family: str, tmp_path: Path) -> None:
+    """ESM has a head as wide as all layers' attention; CANINE hashes characters."""
+    config = CONFIG_MAPPING[family](
+        vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=66, pad_token_id=0, mask_token_id=4,
+        bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer(tiny_config("roberta")).save_pretrained(tmp_path)
+    reference = EncoderRef(name=family, source="folder", path=str(tmp_path))
+    message = {
+        "esm": "a esm encoder cannot be made of 1 of its 2 layers: .* would have to be",
+        "canine": "a canine model has no table of token embeddings",
+    }
+    with pytest.raises(ModelError, match=message[family]):
+        load(keep(reference, 0) if family == "esm" else reference)
+
+
+def test_quantised_embeddings_are_counted_as_any_others(tmp_path: Path) -> None:
+    """I-BERT's are a class of their own, which does not tell how many it has."""
+    config = CONFIG_MAPPING["ibert"](
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=66, pad_token_id=0,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tiny_tokenizer(tiny_config("roberta")).save_pretrained(tmp_path)
+    assert load(EncoderRef(name="ibert", source="folder", path=str(tmp_path))).model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from torch import nn
+import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
@@ -128,8 +128,18 @@ def check_loaded(source: str, checkpoint: Checkpoint, tokenizer: PreTrainedToken
             f"the files lack {len(random)} weights of the {model.config.model_type} encoder "
             f"({shown}): training would start from random numbers. Is it a whole model?"
         )
-    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
-    if len(tokenizer) > rows:
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:  # some families look nothing up by token, as CANINE
+        embeddings = None
+    weight = getattr(embeddings, "weight", None)
+    rows = len(weight) if isinstance(weight, torch.Tensor) else 0
+    if not rows:
+        problems.append(
+            f"a {model.config.model_type} model has no table of token embeddings, so it cannot be "
+            "told whether its tokenizer belongs to it. Take an encoder of another family"
+        )
+    elif len(tokenizer) > rows:
         problems.append(
             f"its tokenizer knows {len(tokenizer)} tokens but the encoder has embeddings for "
             f"{rows}: they do not belong together"

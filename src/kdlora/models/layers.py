@@ -13,6 +13,10 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import Checkpoint, seeded
 
+# Lists of a config that hold one value for each layer. By name: others may be as long by chance,
+# such as the two kinds of DeBERTa's relative attention in a model of two layers.
+_PER_LAYER = ("layer_types", "mlp_layer_types", "attention_layers", "no_rope_layers")
+
 
 def shares_layers(config: PreTrainedConfig) -> bool:
     """Whether one set of weights serves every layer, as in ALBERT."""
@@ -41,8 +45,9 @@ def with_layers(
             "their place, so no layer can be left out"
         )
     values = config.to_dict()
-    for name, value in values.items():  # what is said of every layer, such as its attention
-        if isinstance(value, list) and len(value) == number and name != "architectures":
+    for name in _PER_LAYER:
+        value = values.get(name)
+        if isinstance(value, list) and len(value) == number:
             values[name] = [value[i] for i in layers]
     values[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")] = len(layers)
     reduced = type(config).from_dict(values)
@@ -69,10 +74,17 @@ def keep_layers(
             reduced, attn_implementation=whole.config._attn_implementation, dtype=torch.float32
         )
     model.name_or_path = whole.name_or_path
-    report = model.load_state_dict(
-        {names[old]: weight for old, weight in whole.state_dict().items() if old in names},
-        strict=False,
-    )
+    weights = {names[old]: weight for old, weight in whole.state_dict().items() if old in names}
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for name, weight in weights.items():
+        if shapes.get(name, weight.shape) != weight.shape:
+            raise ModelError(
+                f"{where}: a {whole.config.model_type} encoder cannot be made of "
+                f"{len(layers)} of its {whole.config.num_hidden_layers} layers: {name} is of shape "
+                f"{list(weight.shape)} and would have to be {list(shapes[name])}. Take a smaller "
+                "encoder as the student"
+            )
+    report = model.load_state_dict(weights, strict=False)
     wrong = [*report.missing_keys, *report.unexpected_keys]
     if wrong:
         raise ModelError(
