@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from kdlora.models.mrlora import MrLoraConfig, MrLoraLinear, halving_ranks
-from tests.tiny_models import tiny_config
+from tests.tiny_models import save_tiny_encoder, tiny_config
 
 IN, OUT = 12, 9
 
@@ -240,6 +242,41 @@ def test_several_adapters() -> None:
     model.delete_adapter("default")
     torch.testing.assert_close(model(X), changed)
     assert not any(n.endswith(".default") for n, _ in model.named_parameters())
+
+
+def test_no_adapter_takes_the_base_away_from_under_another() -> None:
+    model = _adapted()
+    before = model(X)
+    late = MrLoraConfig(r=2, target_modules=["first"], init_weights="svd")
+    with pytest.raises(ValueError, match="'late' would change the base weights under default"):
+        model.add_adapter("late", late)
+    torch.testing.assert_close(model(X), before)
+
+
+def test_disabling_an_svd_adapter_is_not_the_original_as_the_docs_say() -> None:
+    model = _adapted(random=False, init_weights="svd")
+    torch.testing.assert_close(model(X), _net()(X))
+    with model.disable_adapter():
+        assert not torch.allclose(model(X), _net()(X), atol=1e-3)
+
+
+def test_the_example_of_the_docs_with_peft_alone(tmp_path, monkeypatch) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "adaptations.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    save_tiny_encoder(tmp_path / "distilbert-base-uncased", "distilbert", head=True)
+    monkeypatch.chdir(tmp_path)  # the name is then a folder
+    names: dict = {}
+    trained, rest = code.split("# ... train it, then\n")
+    exec(trained, names)
+    _scramble(names["model"])
+    batch = {"input_ids": torch.arange(5, 15).view(2, 5)}
+    expected = names["model"].eval()(**batch).logits
+    exec(rest, names)
+    torch.testing.assert_close(names["again"].eval()(**batch).logits, expected)
+    torch.testing.assert_close(names["plain"].eval()(**batch).logits, expected)
+    assert not any(isinstance(m, MrLoraLinear) for m in names["plain"].modules())
+    scales = names["config"].scales()
+    assert scales == [2, 4, 8, 16]  # as the text says
 
 
 def test_heads_of_several_layers_are_saved_whole(tmp_path) -> None:

@@ -46,6 +46,8 @@ class MrLoraConfig(PeftConfig):
     `ranks` default to `halving_ranks(r)`. `init_weights` is "kaiming" (A random, B zero) or "svd":
     the blocks begin as the leading singular vectors of the base weight, the largest for the first
     block, and what they hold is taken out of the base weight, so the layer's output is unchanged.
+    The base weight is then another one: with the adapter disabled the layer is not the original,
+    and no other adapter can stand on the layer before it.
     """
 
     r: int = field(default=8, metadata={"help": "rank of the largest block"})
@@ -122,6 +124,12 @@ class MrLoraLinear(nn.Module, BaseTunerLayer):
         b = torch.zeros(self.out_features, total)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         if config.init_weights == "svd" and not a.is_meta:
+            if len(self.mrlora_A):
+                raise ValueError(
+                    f"init_weights svd for adapter '{adapter_name}' would change the base weights "
+                    f"under {', '.join(self.mrlora_A)}: begin with it on a model without another "
+                    "adapter, or give init_weights kaiming"
+                )
             self._take_from_base(
                 a, b, [s for s, r in zip(scales, ranks, strict=True) for _ in range(r)]
             )
