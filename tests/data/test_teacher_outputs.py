@@ -36,6 +36,33 @@ def test_probabilities_become_their_logarithms_in_the_tasks_order(tmp_path):
     np.testing.assert_allclose(table.logits[1], [np.log(1e-6), 0.0], atol=1e-6)
 
 
+def test_votes_become_shares_that_few_votes_make_less_certain(tmp_path):
+    path = write_csv(
+        tmp_path / "t.csv", sentence=["a", "b", "c"], negative=[3, 30, 1], positive=[0, 0, 1]
+    )
+    shares = np.exp(read_teacher_outputs(reference(path, "votes"), SST2).logits)
+    np.testing.assert_allclose(shares[:, 0], [0.875, 30.5 / 31, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "votes", "message"),
+    [
+        ("votes", (0.5, 0.5), "whole numbers from 0, but not in row 2.* of kind probabilities"),
+        ("votes", (-1, 3), "whole numbers from 0, but not in row 2"),
+        ("votes", (0, 0), "nobody voted in row 2: leave such rows out"),
+        ("probabilities", (2, 1), "above 1 in row 2.*columns that count votes are of kind votes"),
+        ("scores", (2, 1), "expected probabilities, logits or votes"),
+    ],
+)
+def test_what_are_no_votes(tmp_path, kind, votes, message):
+    path = write_csv(
+        tmp_path / "t.csv", sentence=["a", "b"], negative=[1, votes[0]], positive=[0, votes[1]]
+    )
+    with pytest.raises(DataError, match=message):
+        read_teacher_outputs(reference(path, kind), SST2)
+
+
 def test_logits_are_taken_as_they_are_from_any_format(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"sentence": "a", "n": -3.5, "p": 41}) + "\n")

@@ -18,6 +18,7 @@ from kdlora.spec.run import SCORE, OutputsRef
 from kdlora.spec.tasks import Task
 
 LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many
+PSEUDO_VOTES = 0.5  # added to each class's votes: three of three annotators may all be wrong
 SUM_TOLERANCE = 0.01  # of probabilities written with two decimals
 
 
@@ -53,7 +54,8 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     """Read and check a teacher's file. Raises DataError with every problem found in it.
 
     Probabilities become their logarithms, so that softmax gives them back; those below 1e-6 are
-    raised to it first. Rows for texts that no split holds are ignored.
+    raised to it first. Votes become shares, half a vote being added to each class first. Rows for
+    texts that no split holds are ignored.
     """
     where = f"task '{task.name}', teacher_outputs"
     path = Path(ref.file)
@@ -65,7 +67,7 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
         if name not in classes
     ]
     if (task.kind == "regression") != (ref.kind == "scores"):
-        fitting = "scores" if task.kind == "regression" else "probabilities or logits"
+        fitting = "scores" if task.kind == "regression" else "probabilities, logits or votes"
         problems.append(f"kind '{ref.kind}' does not fit a {task.kind}: expected {fitting}")
     if problems:
         raise DataError(problems, where=where)
@@ -102,24 +104,51 @@ def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
 
 
 def _logits(path: Path, values: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "votes":
+        return _shares(path, values)
     if kind != "probabilities":
         return values.astype(np.float32)
     sums = values.sum(axis=1)
     outside = np.flatnonzero(((values < 0) | (values > 1)).any(axis=1)) + 1
     wrong = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE) + 1
+    counts = "; columns that count votes are of kind votes" if _are_votes(values) else ""
     problems = []
     if len(outside):
         rows = name_rows(outside.tolist())
-        problems.append(f"{path}: probabilities below 0 or above 1 in {rows}; are these logits?")
+        problems.append(
+            f"{path}: probabilities below 0 or above 1 in {rows}; are these logits?{counts}"
+        )
     if len(wrong):
         problems.append(
             f"{path}: probabilities do not sum to 1 in {name_rows(wrong.tolist())} (row {wrong[0]} "
-            f"sums to {sums[wrong[0] - 1]:.4g})"
+            f"sums to {sums[wrong[0] - 1]:.4g}){counts}"
         )
     if problems:
         raise DataError(problems)
     clipped = np.clip(values / sums[:, None], LEAST_PROBABILITY, None)
     return np.log(clipped).astype(np.float32)
+
+
+def _are_votes(values: np.ndarray) -> bool:
+    return bool((values >= 0).all() and (values == np.rint(values)).all())
+
+
+def _shares(path: Path, values: np.ndarray) -> np.ndarray:
+    """Logarithms of the smoothed shares of counted votes [n, c]."""
+    problems = []
+    wrong = np.flatnonzero(((values < 0) | (values != np.rint(values))).any(axis=1)) + 1
+    empty = np.flatnonzero((values == 0).all(axis=1)) + 1
+    if len(wrong):
+        problems.append(
+            f"{path}: votes are whole numbers from 0, but not in {name_rows(wrong.tolist())}. "
+            "Shares of votes that sum to 1 are of kind probabilities"
+        )
+    if len(empty):
+        problems.append(f"{path}: nobody voted in {name_rows(empty.tolist())}: leave such rows out")
+    if problems:
+        raise DataError(problems)
+    smoothed = values + PSEUDO_VOTES
+    return np.log(smoothed / smoothed.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _keys(table: Table, ref: OutputsRef, task: Task, values: np.ndarray) -> dict[Any, int]:

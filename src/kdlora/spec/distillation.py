@@ -224,8 +224,8 @@ class TeacherOutputs(Strict):
     """A teacher that is no model here: what it said of every example, in a file."""
 
     file: str = Field(description="CSV, TSV, JSON lines or Parquet; {task} becomes the task's name")
-    kind: Literal["probabilities", "logits", "scores"] = Field(
-        description="what the columns hold; scores are a regression's"
+    kind: Literal["probabilities", "logits", "votes", "scores"] = Field(
+        description="what the columns hold; votes are counts, scores are a regression's"
     )
     id: str | None = Field(None, description="join by this column and the task's id column")
     text: Strings = Field((), description="join by these columns; default: the task's text columns")

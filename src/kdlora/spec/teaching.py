@@ -78,7 +78,7 @@ def outputs_of(
         )
     kind = stated_kind(item)
     if kind is not None and (kind == "regression") != (source.kind == "scores"):
-        fitting = "scores" if kind == "regression" else "probabilities or logits"
+        fitting = "scores" if kind == "regression" else "probabilities, logits or votes"
         problems.append(f"{place}: kind '{source.kind}' of a {kind}: expected {fitting}")
     path = study.path(source.file.replace("{task}", name))
     fingerprint = _hash(path, place, problems)
