@@ -308,6 +308,19 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     assert kept["health"][0]["name"] == "collapsed"
 
 
+def test_a_half_done_student_of_a_flagged_teacher_begins_anew(plan, store, monkeypatch):
+    teacher = plan.runs[0].run_id
+    student = plan.runs[1] = plan.runs[1].model_copy(update={"teacher_run_id": teacher})
+    run_plan(plan, store, threads=1, choice=Choice(only=(teacher,)))
+    folder = store.begin(student)
+    (folder / "checkpoint.pt").write_bytes(b"what it learned from the old teacher")
+    monkeypatch.setattr(opening, "_is_flagged", lambda store, run_id: run_id == teacher)
+    opened = opening.open_schedule(plan, store, Choice(retry_flagged=True))
+    assert {run.run_id for run in opened.retired} == {teacher, student.run_id}
+    assert not (folder / "checkpoint.pt").exists()
+    assert (folder / "retired-0" / "checkpoint.pt").exists()
+
+
 def test_a_flagged_run_that_another_process_retired_is_not_taken_for_done(plan, store, monkeypatch):
     run_plan(plan, store, threads=1)
     quick = plan.runs[0].run_id

@@ -146,13 +146,14 @@ def _few(values: Iterable[object]) -> str:
 
 
 def _retire_flagged(plan: Plan, store: Store, done: set[str], only: set[str] | None) -> list[Run]:
-    """Set the results of flagged runs, and of what learned from them, aside."""
+    """Set the results of flagged runs, and of what learned from them, aside.
+
+    A student that is half done learned from the old teacher, too, and begins anew.
+    """
     retired: dict[str, Run] = {}
     for run in plan.runs:  # teachers come before their students
-        if run.run_id not in done:
-            continue
         taught_by_one = any(teacher in retired for teacher in run.teachers)
-        chosen = only is None or run.run_id in only
+        chosen = run.run_id in done and (only is None or run.run_id in only)
         if taught_by_one or (chosen and _is_flagged(store, run.run_id)):
             with store.lease(run.run_id) as lease:
                 if lease is not None and store.retire(run.run_id) is not None:

@@ -169,19 +169,23 @@ class Store:
         return leases.waited_for(folder)
 
     def retire(self, run_id: str) -> Path | None:
-        """Move all that a finished run left into a folder beside it, so that it can be done again.
+        """Move what a run left, done or half done, into a folder beside it: it begins anew.
 
-        Returns that folder; None when the run has no record. The caller holds the run's lease.
+        Returns that folder; None when the run had not begun. The caller holds the run's lease.
         """
         folder = self.folder(run_id)
-        if not (folder / "record.json").exists():
+        left = [
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(("retired-", "lease-", "spec.json"))
+            and ".damaged" not in path.name
+        ]
+        if not left:
             return None
         retired = _new_folder(folder, "retired-")
-        os.replace(folder / "record.json", retired / "record.json")  # from here on it is not done
-        for path in folder.iterdir():
-            stays = path.name.startswith(("retired-", "lease-", "spec.json"))
-            if not stays and ".damaged" not in path.name:
-                os.replace(path, retired / path.name)
+        # The record first: from then on the run is not done.
+        for path in sorted(left, key=lambda path: path.name != "record.json"):
+            os.replace(path, retired / path.name)
         return retired
 
 
