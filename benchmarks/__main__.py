@@ -19,7 +19,7 @@ def main() -> None:
     table.add_argument(
         "--only", nargs="*", choices=list(speed.MEASURES), help="groups; the others stay as kept"
     )
-    table.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
+    table.add_argument("--out", type=Path, default=studies.OUT)
     whole = commands.add_parser("cell", help="a whole cell of a study, start-up counted")
     whole.add_argument("--rows", type=int, default=1500, help="training texts")
     whole.add_argument("--held-out", type=int, default=400)
@@ -28,10 +28,10 @@ def main() -> None:
     whole.add_argument(
         "--folder", type=Path, default=Path("results/cell"), help="keeps what is done"
     )
-    whole.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
+    whole.add_argument("--out", type=Path, default=studies.OUT)
     commands.add_parser("matmul", help="rates of matrix products by shape and number of rows")
     shares = commands.add_parser("step", help="where the time of a training step goes")
-    shares.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
+    shares.add_argument("--out", type=Path, default=studies.OUT)
     load = commands.add_parser("serve", help="`kdlora serve` under load, over loopback")
     load.add_argument("model", type=Path, help="an exported folder")
     load.add_argument("--variant", default=None)
@@ -39,7 +39,7 @@ def main() -> None:
     load.add_argument("--seconds", type=float, default=10.0, help="of each part")
     load.add_argument("--minutes", type=float, default=0.0, help="of the memory check; 0: none")
     load.add_argument("--rate", type=float, default=50.0, help="requests/s of the memory check")
-    load.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
+    load.add_argument("--out", type=Path, default=studies.OUT)
     large = commands.add_parser("plan", help="time and memory of a large plan")
     large.add_argument("--runs", type=int, default=100_000)
     studies.add_commands(commands)
