@@ -28,6 +28,7 @@ from kdlora.store.store import Store
 OnEvent = Callable[[Run, dict[str, Any]], None]
 
 _STOP_S = 60  # for the checkpoints; then the workers are terminated
+_AGAIN_S = 2  # after which one that has said nothing yet, and has nothing to lose, is asked again
 _GRACE_S = 900  # at the deadline, for a run that is trained and is being measured
 _MEASURED = ("saving and scoring", "measuring", "recording")
 
@@ -135,7 +136,10 @@ class Crew:
             self._interrupt(worker)
         until = time.monotonic() + _STOP_S
         for worker in self.active.values():
-            worker.process.join(timeout=max(until - time.monotonic(), 0.1))
+            while worker.process.is_alive() and (left_s := until - time.monotonic()) > 0:
+                worker.process.join(timeout=min(left_s, _AGAIN_S))
+                if not worker.stage:  # it was only starting, and may have missed the signal
+                    self._interrupt(worker)
             if worker.process.is_alive():
                 worker.process.terminate()
 
