@@ -98,7 +98,9 @@ def write_index(folder: Path) -> None:
     lines += [
         "",
         "[`benchmarks/`](benchmarks) keeps what `python -m benchmarks` measured: "
-        "[speed](benchmarks/speed.md), [serving](benchmarks/serve.md), faults, many small runs.",
+        "[speed](benchmarks/speed.md) with fast bf16 and [without](benchmarks/avx2/speed.md), a "
+        "[study's cell](benchmarks/cell.md), a [step's shares](benchmarks/step.md), "
+        "[serving](benchmarks/serve.md), faults, many small runs.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
