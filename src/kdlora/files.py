@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+CHECKPOINT = "checkpoint.pt"  # of an unfinished run; the loop writes it, the store drops it
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

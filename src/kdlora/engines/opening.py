@@ -11,12 +11,12 @@ from kdlora.engines.costs import estimate
 from kdlora.engines.halving import Halvings
 from kdlora.engines.schedule import Schedule
 from kdlora.errors import InputError, did_you_mean
+from kdlora.files import CHECKPOINT
 from kdlora.spec.names import labelled
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 from kdlora.store.store import Store
 
-CHECKPOINT = "checkpoint.pt"
 FIELDS = ("task", "arm", "pair", "seed", "run")
 
 

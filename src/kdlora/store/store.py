@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
-from kdlora.files import leftovers, set_aside, whole_file, write_new
+from kdlora.files import CHECKPOINT, leftovers, set_aside, whole_file, write_new
 from kdlora.spec.run import Run
 from kdlora.store import leases
 from kdlora.store.record import Record, checksum
@@ -128,7 +128,7 @@ class Store:
         while not write_new_json(folder / "record.json", values):
             if self.is_done(record.run_id):  # a damaged one is set aside by looking at it
                 raise AlreadyDone(f"{record.run_id} has been recorded by another process")
-        checkpoint = folder / "checkpoint.pt"
+        checkpoint = folder / CHECKPOINT
         for path in (checkpoint, *leftovers(checkpoint), folder / "failed.json"):
             path.unlink(missing_ok=True)
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdlora.files import leftovers, set_aside, whole_file
+from kdlora.files import CHECKPOINT, leftovers, set_aside, whole_file
 from kdlora.training.precision import Compute
 
-CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.jsonl"
 
 
