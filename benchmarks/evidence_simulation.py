@@ -28,10 +28,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdlora.analysis import intervals
-from kdlora.analysis.mixed import mixed_model
-from kdlora.analysis.results import Rules
-from kdlora.analysis.simulation import (
+from kdlora.evidence import intervals
+from kdlora.evidence.mixed_model import mixed_model
+from kdlora.evidence.result import Rules
+from kdlora.evidence.simulation import (
     Design,
     Effects,
     Rates,

@@ -29,13 +29,13 @@ import numpy as np
 from benchmarks.kept import keep
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
-from kdlora.engines.opening import Choice
+from kdlora.engines.selection import Choice
 from kdlora.errors import StoreError
+from kdlora.records import leases
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.store import leases
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPIRY_S = 12.0  # short, so that a dead machine's runs are taken over while one waits

@@ -13,8 +13,8 @@ from benchmarks.kept import keep
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.errors import Interrupted
+from kdlora.records.store import Store
 from kdlora.spec.run import Run
-from kdlora.store.store import Store
 
 
 def measure(runs: int, *, workers: int = 2, folder: Path | None = None) -> dict[str, Any]:

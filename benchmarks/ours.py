@@ -13,11 +13,12 @@ from torch import nn
 from benchmarks.peers import BATCH, KD_WEIGHT, TEMPERATURE
 from benchmarks.workload import Workload, make_model, with_lora
 from kdlora.distillation.losses import make_loss
-from kdlora.spec.study import Distillation, Training
-from kdlora.spec.tasks import TASKS
+from kdlora.spec.distillation import Distillation
+from kdlora.spec.sections import Training
 from kdlora.training.loop import Seeds, TrainingData, train
 from kdlora.training.precision import Compute, choose_compute, place
 from kdlora.training.schedule import make_schedule
+from kdlora.vocabulary.task import TASKS
 
 
 class _Enough(Exception):

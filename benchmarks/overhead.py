@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.kept import keep
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
+from kdlora.records.store import Store
 from kdlora.spec.run import Run
-from kdlora.store.store import Store
 
 TARGET_MS = 150.0
 
@@ -76,7 +76,7 @@ def measure_cpu(runs: int = 12, *, warm_up: int = 2) -> dict[str, float]:
     the whole of that process is counted, from the fork to its end.
     """
     from kdlora.engines import worker  # noqa: F401  (as the fork server does)
-    from kdlora.engines.attempt import attempt
+    from kdlora.engines.worker import attempt
 
     beyond: list[float] = []
     with tempfile.TemporaryDirectory() as name:

@@ -9,7 +9,7 @@ from kdlora.models.checkpoints import quiet
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.study import Study, make_study
 from tests.conftest import sentences, write_csv
-from tests.tiny_models import save_tiny_encoder
+from tests.harness.tiny_models import save_tiny_encoder
 
 ARMS = (
     "teacher/fft",

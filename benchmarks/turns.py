@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from kdlora.engines.tuning import tune_workers
+from kdlora.machine import tune_workers
 from kdlora.training.precision import choose_compute, cpu_flags
 
 WARM_UP = 1
@@ -143,7 +143,7 @@ def _serve(contender: Contender, connection: Connection) -> None:
     import traceback
     import warnings
 
-    from kdlora.models.quiet import silence_libraries
+    from kdlora.models.checkpoints import silence_libraries
 
     warnings.filterwarnings("ignore")
     silence_libraries()

@@ -16,14 +16,14 @@ from typing import Any
 
 import yaml
 
+from kdlora.choice.exports import read_exports
+from kdlora.importing.results import import_results
+from kdlora.records.frame import load_frame, load_histories, read_plan
 from kdlora.report.build import read_bins
-from kdlora.report.examples import read_examples
-from kdlora.report.page import write_page
-from kdlora.report.parts import Report
-from kdlora.report.sections import build
-from kdlora.ship.recommend import read_exports
-from kdlora.store.frame import load_frame, load_histories, read_plan
-from kdlora.store.importers import import_results
+from kdlora.report.content.study import build
+from kdlora.report.document import Report
+from kdlora.report.render.repository_page import write_page
+from kdlora.report.stored_outputs import read_examples
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "results"

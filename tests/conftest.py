@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from kdlora.spec.study import Study, make_study
-from tests.tiny_models import save_tiny_encoder
+from tests.harness.tiny_models import save_tiny_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 

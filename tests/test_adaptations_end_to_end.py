@@ -13,11 +13,12 @@ from transformers import AutoModelForSequenceClassification
 import kdlora
 from kdlora.errors import InputError
 from kdlora.models.counting import expected_trainable
-from kdlora.report.tidy import tidy
+from kdlora.records.store import Store
+from kdlora.report.frame import tidy
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import Adapter, read_study
-from kdlora.spec.tasks import TASKS
-from kdlora.store.store import Store
+from kdlora.spec.study import read_study
+from kdlora.vocabulary.task import TASKS
 from tests.test_end_to_end import command
 
 BUDGET = 5_000

@@ -7,17 +7,17 @@ import pytest
 from scipy.special import log_softmax
 
 import kdlora
-from kdlora.data.sources import load_task
+from kdlora.data.tasks import load_task
 from kdlora.distillation import soft_labels
-from kdlora.distillation.teacher_states import ABOUT, STATES
+from kdlora.distillation.hidden_states import ABOUT, STATES
 from kdlora.engines.local import run_plan
 from kdlora.errors import InputError
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import Store
 from tests.conftest import Corner, sentences, write_csv
-from tests.tiny_models import save_tiny_encoder
+from tests.harness.tiny_models import save_tiny_encoder
 
 INSIDE = {"kl": 1.0, "hidden": {"weight": 0.5, "layers": {1: 2}}, "relations": {"heads": 2}}
 

@@ -10,9 +10,10 @@ import yaml
 
 from kdlora.models.adapters import OPTIONS, check_options
 from kdlora.models.counting import adapter_parameters
-from kdlora.spec.names import PEFT_VARIANTS, labelled
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import Adapter, make_study
+from kdlora.spec.study import make_study
+from kdlora.vocabulary.arm import PEFT_VARIANTS, labelled
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEXT = (DOCS / "adaptations.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from pathlib import Path
 import typer
 
 from kdlora.cli.app import app
+from kdlora.serve.requests import Limits
+from kdlora.serve.server import _LARGEST_HEAD
 from kdlora.ship.predict import ROWS
-from kdlora.ship.serve.requests import Limits
-from kdlora.ship.serve.server import _LARGEST_HEAD
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
 
@@ -45,7 +45,7 @@ def test_defaults_are_those_of_the_command_and_of_the_limits() -> None:
 
 
 def test_every_status_is_listed() -> None:
-    from kdlora.ship.serve import app as module
+    from kdlora.serve import app as module
 
     raised = set(re.findall(r"\b(4\d\d|50[34])\b", inspect.getsource(module)))
     assert raised - {"404", "405"} <= set(re.findall(r"\b(4\d\d|50\d)\b", TEXT))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.store.store import Store
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "examples" / "slurm"
 

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdlora.errors import InputError, KdloraError, ModelError
-from kdlora.ship.artefact import read_artefact
-from kdlora.ship.serve.requests import Limits, RequestError, parse_request
+from kdlora.importing.results import read_results
+from kdlora.records.artefact import read_artefact
+from kdlora.records.record import Record, checksum
+from kdlora.records.store import Store
+from kdlora.serve.requests import Limits, RequestError, parse_request
 from kdlora.ship.student import read_card
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study, read_study
-from kdlora.store.importers import read_results
-from kdlora.store.record import Record, checksum
-from kdlora.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDED = settings(

@@ -18,17 +18,17 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from kdlora import recipes
-from kdlora.data.sources import load_task
+from kdlora.data.tasks import load_task
 from kdlora.distillation import soft_labels
 from kdlora.models import adapters
 from kdlora.models.saved import load_trained
+from kdlora.recipes import run as recipes
+from kdlora.records.frame import load_frame, save_plan
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import Store
 from kdlora.ship.student import save_students
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import Adapter
-from kdlora.store.frame import load_frame, save_plan
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import Store
 from kdlora.training import inference
 from kdlora.training.loop import Hooks, TrainingData
 from tests.training.test_loop import fit, make_model, same

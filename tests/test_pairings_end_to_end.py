@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 import kdlora
-from kdlora.data.sources import load_task
+from kdlora.data.tasks import load_task
 from kdlora.measure.agreement import bounds
 from kdlora.models.checkpoints import read_tokenizer
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import Store
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import Store
 from tests.conftest import Corner, sentences
-from tests.tiny_models import WORDS, save_tiny_encoder
+from tests.harness.tiny_models import WORDS, save_tiny_encoder
 
 # family: its special tokens in order (the first pads), and the size of its vocabulary
 FAIRSEQ = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")

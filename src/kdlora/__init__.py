@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "distil": "kdlora.api",
     "export_model": "kdlora.ship.export",
-    "load_frame": "kdlora.store.frame",
+    "load_frame": "kdlora.records.frame",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
     "run": "kdlora.api",
@@ -34,9 +34,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kdlora.api import distil, plan, predict, run, write_report
+    from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
     from kdlora.spec.study import Study, read_study
-    from kdlora.store.frame import load_frame
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from kdlora.spec.study import Study, make_study, read_study
 if TYPE_CHECKING:
     import pandas as pd
 
-    from kdlora.engines.local import OnEvent
+    from kdlora.engines.supervisor import OnEvent
     from kdlora.report.build import ReportFiles
     from kdlora.ship.student import ModelCard
 
@@ -57,7 +57,7 @@ def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Stud
 
 def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
-    from kdlora.data.check import check_own_task, check_teaching_files
+    from kdlora.data.own_task import check_own_task, check_teaching_files
 
     problems: list[str] = []
     try:
@@ -107,19 +107,19 @@ def run(
         workers: runs trained at the same time; default 1, and with Ray as many as there is
             room for.
         threads: threads of each worker; default the cores divided by the workers.
-        only, max_hours, retry_failed, retry_flagged: which runs, see `engines.opening.Choice`.
+        only, max_hours, retry_failed, retry_flagged: which runs, see `engines.selection.Choice`.
         engine, address, mlflow, mlflow_uri: where, and mirrored to what; see
-            `engines.place.Place`.
+            `engines.execution.Place`.
         on_event: told of every run's progress (see `engines.local.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
     Raises InputError before anything is written if the study, its data or its models are unusable.
     """
-    from kdlora.engines.opening import Choice, chosen_runs
-    from kdlora.engines.place import Place
+    from kdlora.engines.execution import Place
+    from kdlora.engines.selection import Choice, chosen_runs
+    from kdlora.records.frame import RESULTS, load_frame, save_plan
+    from kdlora.records.store import Store
     from kdlora.ship.student import save_students
-    from kdlora.store.frame import RESULTS, load_frame, save_plan
-    from kdlora.store.store import Store
 
     study = as_study(study)
     planned = check(study)
@@ -131,7 +131,7 @@ def run(
     if choice.only:
         chosen_runs(planned, choice.only)  # a wrong pattern is told before anything is read
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
-        from kdlora.engines.preflight import preflight  # needs torch; a finished study does not
+        from kdlora.planning.preflight import preflight  # needs torch; a finished study does not
 
         preflight(planned, on_note)
     store.prepare()
@@ -156,17 +156,17 @@ def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportF
 
     refresh_s: the page loads itself again after so many seconds; for a study that still runs.
     """
-    from kdlora.store.frame import find_study, load_frame
+    from kdlora.records.frame import find_study, load_frame
 
     root = find_study(folder)
     return _report(root, load_frame(root), refresh_s=refresh_s)
 
 
 def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) -> ReportFiles:
+    from kdlora.choice.exports import read_exports
+    from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
     from kdlora.report import build
-    from kdlora.report.examples import read_examples
-    from kdlora.ship.recommend import read_exports
-    from kdlora.store.frame import STUDY_FILE, load_histories, read_plan
+    from kdlora.report.stored_outputs import read_examples
 
     planned = (root / "plan.json").is_file()
     spec = read_plan(root)["study"] if planned else {}
@@ -197,7 +197,7 @@ def watch_report(
     """
     import time
 
-    from kdlora.store.frame import find_study, load_frame
+    from kdlora.records.frame import find_study, load_frame
 
     root, before = find_study(folder), None
     while True:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from benchmarks import faults
-from kdlora.store.store import Store
+from kdlora.records.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_the_peers_loss_is_the_usual_one(tiny):
     """Against kdlora's own loss on the same logits."""
     from kdlora.distillation.losses import make_loss
     from kdlora.spec.distillation import Distillation
-    from kdlora.spec.tasks import TASKS
+    from kdlora.vocabulary.task import TASKS
 
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(8, 2, generator=generator)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kdlora.report import build
-from tests.report.studies import make_frame, make_histories, put
+from tests.harness.studies import make_frame, make_histories, put
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.serve import Served, server
-from tests.ship.exported import save_exported
+from tests.harness.exported import save_exported
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import yaml
 from typer.testing import CliRunner
 
 from kdlora.cli.app import app
-from kdlora.engines.outlook import outlook, totals
 from kdlora.errors import InputError
+from kdlora.planning.status import outlook, totals
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
-from kdlora.store.store import Store
-from tests.engines.test_costs import write_record
+from tests.planning.test_costs import write_record
 
 STUDY = {
     "name": "s",
@@ -128,9 +128,9 @@ def test_status_says_what_runs_and_what_was_set_aside(folder, monkeypatch):
     store = Store(folder / "out")
     run_id = make_plan(make_study(STUDY)).runs[-1].run_id
     rows = pd.DataFrame({"run_id": [run_id, run_id], "status": ["missing", "missing"]})
-    monkeypatch.setattr("kdlora.store.frame.load_frame", lambda root: rows)
+    monkeypatch.setattr("kdlora.records.frame.load_frame", lambda root: rows)
     for name in ("flags_panel", "results_table", "status_table"):
-        monkeypatch.setattr(f"kdlora.report.terminal.{name}", lambda frame, name=name: name)
+        monkeypatch.setattr(f"kdlora.report.render.terminal.{name}", lambda frame, name=name: name)
     with store.lease(run_id):
         arguments = ["status", str(folder / "out")]
         shown = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"})

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import kdlora
-from kdlora.analysis.constraints import PROFILES
+from kdlora.choice.constraints import PROFILES
 from kdlora.cli import main
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study

@@ -7,11 +7,11 @@ from typer.testing import CliRunner
 
 from kdlora.cli.app import app
 from kdlora.errors import StoreError
+from kdlora.mlflow import mirror as mlflow_mirror
+from kdlora.records.frame import save_plan
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.store import mlflow_mirror
-from kdlora.store.frame import save_plan
-from kdlora.store.store import Store
-from tests.store.test_mlflow_mirror import record_of
+from tests.mlflow.test_mirror import record_of
 
 
 @pytest.fixture

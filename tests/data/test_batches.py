@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdlora.data.batches import Encoded, collate, encode, eval_batches, padded_length, train_batches
-from tests.tiny_models import tiny_config, tiny_tokenizer
+from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 lengths_of_texts = st.lists(st.integers(1, 200), min_size=1, max_size=400).map(np.array)
 

@@ -3,15 +3,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from kdlora.data.examples import (
-    Examples,
-    TaskData,
-    fingerprint,
-    ids_of_keys,
-    ids_of_texts,
-    overlap,
-)
-from kdlora.spec.tasks import TASKS
+from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_keys, ids_of_texts, overlap
+from kdlora.vocabulary.task import TASKS
 
 
 def examples(texts, labels=None, dtype=np.int64):

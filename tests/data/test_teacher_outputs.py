@@ -10,7 +10,7 @@ from kdlora.data.teacher_outputs import read_teacher_outputs
 from kdlora.errors import DataError
 from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import OutputsRef
-from kdlora.spec.tasks import TASKS
+from kdlora.vocabulary.task import TASKS
 from tests.conftest import write_csv
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]

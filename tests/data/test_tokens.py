@@ -3,11 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdlora.data import tokens
-from kdlora.data.batches import encode
+from kdlora.data import batches as tokens
+from kdlora.data.batches import encode, encode_once
 from kdlora.data.examples import Examples
-from kdlora.data.tokens import encode_once
-from tests.tiny_models import WORDS, tiny_config, tiny_tokenizer
+from tests.harness.tiny_models import WORDS, tiny_config, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer(tiny_config("bert"))
 

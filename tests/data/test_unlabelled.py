@@ -8,7 +8,7 @@ from kdlora.data.unlabelled import joined, load_unlabelled
 from kdlora.errors import DataError
 from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import TextsRef
-from kdlora.spec.tasks import TASKS
+from kdlora.vocabulary.task import TASKS
 from tests.conftest import write_csv
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from kdlora.distillation.intermediate import hidden_mse, padded, relation_kl
+from kdlora.distillation.matching import hidden_mse, padded, relation_kl
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False]])
 

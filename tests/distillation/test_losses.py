@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr
 
-from kdlora.distillation.losses import NO_LABEL, dist, dkd, hard_loss, kd_kl, logit_mse, make_loss
+from kdlora.data.unlabelled import NO_LABEL
+from kdlora.distillation.losses import dist, dkd, hard_loss, kd_kl, logit_mse, make_loss
 from kdlora.errors import InputError
-from kdlora.spec.study import Distillation
-from kdlora.spec.tasks import TASKS
+from kdlora.spec.distillation import Distillation
+from kdlora.vocabulary.task import TASKS
 
 RTE, MNLI, STSB = TASKS["rte"], TASKS["mnli"], TASKS["stsb"]
 

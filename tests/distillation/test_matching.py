@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdlora.distillation.intermediate import hidden_mse, relation_kl
-from kdlora.distillation.matching import Matching, plan_matching
-from kdlora.distillation.states import Shape
+from kdlora.distillation.hidden_states import Shape
+from kdlora.distillation.matching import Matching, hidden_mse, plan_matching, relation_kl
 from kdlora.errors import ModelError
 from kdlora.spec.distillation import Signals
 

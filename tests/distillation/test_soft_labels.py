@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
-from kdlora.distillation.soft_labels import (
-    FILE,
-    SoftLabels,
-    load,
-    mean_of,
-    save,
-    soft_labels,
-)
+from kdlora.distillation.soft_labels import FILE, SoftLabels, load, mean_of, save, soft_labels
 from kdlora.errors import ModelError
-from kdlora.spec.tasks import TASKS
+from kdlora.vocabulary.task import TASKS
 
 
 def examples(words: list[str]) -> Examples:

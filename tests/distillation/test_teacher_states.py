@@ -11,18 +11,18 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kdlora.data.batches import collate, encode
-from kdlora.distillation.states import Wanted
-from kdlora.distillation.teacher_states import (
+from kdlora.distillation.hidden_states import (
     ABOUT,
     STATES,
     Online,
+    Wanted,
     cache_states,
     drop_cache,
     require_same_tokens,
 )
 from kdlora.errors import ModelError
 from tests.conftest import sentences
-from tests.tiny_models import tiny_config, tiny_tokenizer
+from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 CPU = torch.device("cpu")
 CONFIG = tiny_config("bert", width=32, layers=2)

@@ -16,13 +16,15 @@ from types import SimpleNamespace
 import pytest
 
 from kdlora import files
-from kdlora.engines import crew, elsewhere, opening
+from kdlora.engines import selection as opening
+from kdlora.engines import supervisor as crew
+from kdlora.engines import supervisor as elsewhere
 from kdlora.engines.local import run_plan
-from kdlora.engines.opening import Choice
+from kdlora.engines.selection import Choice
 from kdlora.errors import Interrupted
+from kdlora.records import leases
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.store import leases
-from kdlora.store.store import Store
 
 
 @pytest.fixture
@@ -223,7 +225,7 @@ def test_only_what_is_chosen_is_done(plan, store):
 
 
 def test_a_full_disk_stops_the_study_and_fails_no_run(plan, store, monkeypatch, tmp_path):
-    from kdlora.engines.attempt import attempt
+    from kdlora.engines.worker import attempt
 
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -270,7 +272,7 @@ def test_a_teacher_whose_record_goes_is_done_again_and_its_student_then(
 
 
 def test_who_loses_its_lease_writes_no_record(plan, store):
-    from kdlora.engines.attempt import attempt
+    from kdlora.engines.worker import attempt
 
     run = plan.runs[0]
     taken = []
@@ -294,7 +296,7 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     flags = {i.run_id: [f.name for f in store.read(i.run_id).health] for i in plan.runs}
     path = store.folder(run.run_id) / "record.json"
     record = store.read(run.run_id)
-    from kdlora.measure.blocks import Flag
+    from kdlora.records.record import Flag
 
     flagged = record.model_copy(
         update={"health": [Flag(name="collapsed", severity="error", detail="made up")]}

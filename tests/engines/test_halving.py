@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from kdlora import recipes
-from kdlora.analysis.coverage import coverage
-from kdlora.analysis.scores import usable_runs
 from kdlora.engines import halving
 from kdlora.engines.local import run_plan
 from kdlora.errors import Interrupted
+from kdlora.evidence.coverage import coverage
+from kdlora.evidence.scores import usable_runs
+from kdlora.recipes import run as recipes
+from kdlora.records.frame import load_frame, save_plan
+from kdlora.records.halving import FOLDER, read_rung
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.store.decisions import FOLDER, read_rung
-from kdlora.store.frame import load_frame, save_plan
-from kdlora.store.store import Store
-from kdlora.training.progress import Paused
+from kdlora.training.checkpoint import Paused
 
 ARMS = ["teacher/fft", "student/lora", "student/kd-lora", "student/kd-olora"]
 CHANGES = {
@@ -153,7 +153,7 @@ def test_the_frame_and_the_analysis_know_who_was_stopped(halved):
 
 
 def test_only_part_of_a_race_is_left_for_later(corner, halved, tmp_path):
-    from kdlora.engines.opening import Choice
+    from kdlora.engines.selection import Choice
 
     root = tmp_path / "part"
     taught = next(run.run_id for run in halved[0].runs if run.title == "teacher/fft")

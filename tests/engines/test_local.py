@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from kdlora.engines.local import run_plan
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import Store
 
 
 def outputs(store: Store, run_id: str) -> dict[str, np.ndarray]:

@@ -12,9 +12,9 @@ import pytest
 from kdlora.engines import local
 from kdlora.engines.ray_cluster import Node, check_address, node_problems
 from kdlora.errors import InputError
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import Store
 
 NODES = [Node("a", "one", 8, 0, 16e9), Node("b", "two", 4, 2, 32e9)]
 

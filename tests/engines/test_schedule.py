@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlora.engines.opening import chosen_runs
 from kdlora.engines.schedule import OPEN, Schedule, with_teachers
+from kdlora.engines.selection import chosen_runs
 from kdlora.errors import InputError, KdloraError
 from kdlora.spec.plan import Cell, Plan, make_plan
 from kdlora.spec.study import make_study

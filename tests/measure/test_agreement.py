@@ -10,8 +10,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from kdlora.errors import DataError
 from kdlora.measure.agreement import agreement, bounds, impossible
-from kdlora.measure.blocks import Agreement
-from kdlora.spec.tasks import TASKS, Task
+from kdlora.records.record import Agreement
+from kdlora.vocabulary.task import TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, BertForMaskedLM
 
 from kdlora.measure import efficiency
 from kdlora.measure.efficiency import PeakMemory, count_parameters, merged_size_mb
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_config
+from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_config
 
 
 def classifier(family: str, **changes: object) -> nn.Module:

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kdlora.errors import ModelError
 from kdlora.measure.flops import FlopModel, flops_per_length
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_config
+from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_config
 
 D, LAYERS, FF, CLASSES = 32, 2, 64, 2
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdlora.measure.blocks import Agreement, Quality, TrainingFacts
 from kdlora.measure.health import find_flags
 from kdlora.measure.quality import count_predictions, floor_score, quality
+from kdlora.records.record import Agreement, Quality, TrainingFacts
 from kdlora.spec.run import Run, TaskRef
-from kdlora.spec.study import Data
-from kdlora.spec.tasks import TASKS, Task
+from kdlora.spec.sections import Data
+from kdlora.vocabulary.task import TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 

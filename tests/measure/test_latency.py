@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from kdlora.measure import latency
 from kdlora.measure.latency import MIN_BATCHES, MIN_REPEATS, WARM_UP_ROUNDS, time_models
-from tests.tiny_models import tiny_config
+from tests.harness.tiny_models import tiny_config
 
 
 class Clock:

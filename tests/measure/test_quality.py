@@ -23,7 +23,7 @@ from kdlora.measure.quality import (
     quality,
     score_split,
 )
-from kdlora.spec.tasks import TASKS, Task
+from kdlora.vocabulary.task import TASKS, Task
 
 MRPC, COLA, STSB = TASKS["mrpc"], TASKS["cola"], TASKS["stsb"]
 ABC = Task("abc", "classification", ("text",), ("a", "b", "c"), "macro_f1")

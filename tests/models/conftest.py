@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdlora.spec.run import EncoderRef
-from tests.tiny_models import save_tiny_encoder
+from tests.harness.tiny_models import save_tiny_encoder
 
 
 @pytest.fixture(scope="session")

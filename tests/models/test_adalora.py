@@ -14,10 +14,10 @@ from kdlora.errors import ModelError
 from kdlora.models import adalora, adapters
 from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained, save_trained
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
-from kdlora.spec.study import Adapter
-from kdlora.spec.tasks import TASKS
-from tests.tiny_models import tiny_batch, train_tiny
+from kdlora.vocabulary.task import TASKS
+from tests.harness.tiny_models import tiny_batch, train_tiny
 
 GetEncoder = Callable[[str], EncoderRef]
 RANK, STEPS, LAYERS = 4, 20, 13  # 6 in each of 2 blocks, and the pooler

@@ -13,10 +13,10 @@ from kdlora.errors import ModelError
 from kdlora.models import adapters
 from kdlora.models.counting import expected_trainable
 from kdlora.models.saved import load_trained, save_trained
-from kdlora.spec.names import PEFT_VARIANTS
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
-from kdlora.spec.study import Adapter
-from tests.models.helpers import (
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+from tests.harness.models import (
     MNLI,
     GetEncoder,
     adapt,
@@ -26,7 +26,13 @@ from tests.models.helpers import (
     train,
     train_what_trains,
 )
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_batch, tiny_config, tiny_tokenizer
+from tests.harness.tiny_models import (
+    FAMILIES,
+    FURTHER_FAMILIES,
+    tiny_batch,
+    tiny_config,
+    tiny_tokenizer,
+)
 
 
 @pytest.mark.parametrize(

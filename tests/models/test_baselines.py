@@ -14,7 +14,7 @@ from kdlora.data.examples import Examples
 from kdlora.errors import DataError, ModelError
 from kdlora.models import baselines
 from kdlora.models.baselines import LinearBaseline, majority, train_tfidf
-from kdlora.spec.tasks import TASKS, Task
+from kdlora.vocabulary.task import TASKS, Task
 from tests.conftest import sentences
 
 SST2, STSB, MNLI = TASKS["sst2"], TASKS["stsb"], TASKS["mnli"]

@@ -16,9 +16,9 @@ from kdlora.models.counting import (
     resolve_budget,
     without_weights,
 )
-from kdlora.spec.names import PEFT_VARIANTS
-from kdlora.spec.study import Adapter
-from kdlora.spec.tasks import TASKS
+from kdlora.spec.adapter import Adapter
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+from kdlora.vocabulary.task import TASKS
 
 # The study's encoders, teacher and student of each family, from their published configs.
 _DEBERTA = {

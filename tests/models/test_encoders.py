@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from kdlora.data import packaged
 from kdlora.errors import ModelError
-from kdlora.models import checkpoints, labels
+from kdlora.models import checkpoints
+from kdlora.models import encoders as labels
 from kdlora.models.adapters import adapt
 from kdlora.models.encoders import load_encoder, load_tokenizer, resolve_encoder
 from kdlora.models.saved import save_trained
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
-from kdlora.spec.study import Adapter
-from kdlora.spec.tasks import TASKS, Task
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, save_tiny_encoder, tiny_batch
+from kdlora.vocabulary.task import TASKS, Task
+from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, save_tiny_encoder, tiny_batch
 
 GetEncoder = Callable[[str], EncoderRef]
 SST2, MNLI, STSB = TASKS["sst2"], TASKS["mnli"], TASKS["stsb"]

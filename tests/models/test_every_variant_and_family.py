@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from kdlora.models import adapters
-from kdlora.spec.names import PEFT_VARIANTS
-from tests.models.helpers import GetEncoder, adapt, load, parameters, train
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_batch
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+from tests.harness.models import GetEncoder, adapt, load, parameters, train
+from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_batch
 
 HEADS = {  # the modules beside the encoder; a classifier in the others
     "distilbert": ("pre_classifier", "classifier"),

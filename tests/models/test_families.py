@@ -10,8 +10,8 @@ from kdlora.errors import ModelError
 from kdlora.models import families
 from kdlora.models.encoders import load_encoder
 from kdlora.spec.run import EncoderRef
-from kdlora.spec.tasks import TASKS
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_config
+from kdlora.vocabulary.task import TASKS
+from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_config
 
 GetEncoder = Callable[[str], EncoderRef]
 ALL = [*FAMILIES, *FURTHER_FAMILIES]

@@ -9,10 +9,10 @@ import torch
 from kdlora.errors import ModelError
 from kdlora.models import adapters
 from kdlora.models.saved import load_trained, save_trained
-from kdlora.spec.names import PEFT_VARIANTS
 from kdlora.spec.run import EncoderRef
-from tests.models.helpers import GetEncoder, adapt, load, logits, parameters, train
-from tests.tiny_models import tiny_batch
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+from tests.harness.models import GetEncoder, adapt, load, logits, parameters, train
+from tests.harness.tiny_models import tiny_batch
 
 
 def _base_weights(reference: EncoderRef) -> dict[str, torch.Tensor]:

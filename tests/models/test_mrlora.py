@@ -15,7 +15,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from kdlora.models.mrlora import MrLoraConfig, MrLoraLinear, halving_ranks
-from tests.tiny_models import save_tiny_encoder, tiny_config
+from tests.harness.tiny_models import save_tiny_encoder, tiny_config
 
 IN, OUT = 12, 9
 

@@ -16,8 +16,8 @@ from kdlora.models import adapters
 from kdlora.models.adapters import check_options
 from kdlora.models.counting import expected_trainable
 from kdlora.models.saved import load_trained, save_trained
-from kdlora.spec.study import Adapter
-from tests.models.helpers import (
+from kdlora.spec.adapter import Adapter
+from tests.harness.models import (
     MNLI,
     GetEncoder,
     adapt,
@@ -27,7 +27,7 @@ from tests.models.helpers import (
     train,
     train_what_trains,
 )
-from tests.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_batch
+from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, tiny_batch
 
 METHODS: dict[str, dict] = {
     "IA3": {},

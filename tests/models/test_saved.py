@@ -15,12 +15,12 @@ from kdlora.errors import ModelError
 from kdlora.models import adapters
 from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained, save_trained
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.fingerprint import hash_model_folder
-from kdlora.spec.names import PEFT_VARIANTS
 from kdlora.spec.run import EncoderRef
-from kdlora.spec.study import Adapter
-from kdlora.spec.tasks import TASKS
-from tests.tiny_models import save_tiny_encoder, tiny_batch, train_tiny
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+from kdlora.vocabulary.task import TASKS
+from tests.harness.tiny_models import save_tiny_encoder, tiny_batch, train_tiny
 
 GetEncoder = Callable[[str], EncoderRef]
 MNLI = TASKS["mnli"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.report.studies import blank, make_frame, put
+from tests.harness.studies import blank, make_frame, put
 
 
 @pytest.fixture(scope="session")

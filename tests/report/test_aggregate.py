@@ -15,8 +15,8 @@ from kdlora.report.aggregate import (
     shared_blocks,
     spreads,
 )
-from kdlora.report.tidy import tidy
-from tests.report.studies import blank, make_frame, put
+from kdlora.report.frame import tidy
+from tests.harness.studies import blank, make_frame, put
 
 PAIR = "minilm-l6--minilm-l3"
 SCORES = {  # task -> arm -> seed -> score

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 from scipy import stats
 
-from kdlora.report.best import NO_NOISE, NOTE, standings
+from kdlora.report.content.best import NO_NOISE, NOTE, standings
+from kdlora.report.content.tables import quality, summary
 from kdlora.report.gains import gather
-from kdlora.report.tables import quality, summary
-from tests.report.studies import make_frame, put
+from tests.harness.studies import make_frame, put
 
 
 def series(*values):

@@ -16,12 +16,12 @@ import pytest
 
 from kdlora.errors import InputError, StoreError
 from kdlora.report import build
+from kdlora.report.content.study import METHODS, OWN_METHODS
+from kdlora.report.content.study import build as build_report
 from kdlora.report.gains import gather
-from kdlora.report.palette import COLOURS
-from kdlora.report.sections import METHODS, OWN_METHODS
-from kdlora.report.sections import build as build_report
+from kdlora.report.render.theme import COLOURS
 from kdlora.report.words import DAGGER
-from tests.report.studies import blank, make_frame, make_histories, put
+from tests.harness.studies import blank, make_frame, make_histories, put
 
 SPEC = {"name": "synthetic", "tasks": ["rte"], "seeds": [42, 43], "base_dir": "/home/someone"}
 # A number that is no part of a name, an id or a version.

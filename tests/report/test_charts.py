@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.report.charts import trade_offs
-from kdlora.report.charts_learning import learning
-from kdlora.report.drawing import draw, side_by_side
+from kdlora.report.content.learning import learning
+from kdlora.report.content.trade_off import trade_offs
+from kdlora.report.frame import tidy
 from kdlora.report.gains import gather
-from kdlora.report.tidy import tidy
-from tests.report.studies import make_frame, make_histories, put
+from kdlora.report.render.svg import draw, side_by_side
+from tests.harness.studies import make_frame, make_histories, put
 
 
 def data_of(panel, *columns):

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from kdlora.measure.quality import expected_calibration_error
-from kdlora.report import charts_models, charts_scores, charts_tests, trust
-from kdlora.report.charts_costs import by_rank
+from kdlora.report.content import models as charts_models
+from kdlora.report.content import scores as charts_scores
+from kdlora.report.content import statistics as charts_tests
+from kdlora.report.content import trust
+from kdlora.report.content.cost import by_rank
+from kdlora.report.frame import tidy
 from kdlora.report.gains import gather
-from kdlora.report.grammar import FAINT, FULL, shades
+from kdlora.report.render.panels import FAINT, FULL, shades
 from kdlora.report.statistics import gather_statistics
-from kdlora.report.tidy import tidy
-from tests.report.studies import make_frame, put
+from tests.harness.studies import make_frame, put
 
 
 def rows_of(panel, *columns):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdlora.report import checks as c
+from kdlora.report.content import checks as c
 from kdlora.report.gains import gather
-from tests.report.studies import blank, make_frame, put
+from tests.harness.studies import blank, make_frame, put
 
 WHERE = {"arm": "student/lora", "seed": 42}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.report.explorer import Span, averages, explorer, front
+from kdlora.report.content.explorer import Span, averages, explorer, front
+from kdlora.report.document import Axis
 from kdlora.report.gains import gather
-from kdlora.report.parts import Axis
 from kdlora.report.statistics import gather_statistics
-from tests.report.studies import make_frame
+from tests.harness.studies import make_frame
 
 SCORE, SIZE = Axis("score", "Score", 1, False), Axis("size", "Size", -1, True)
 

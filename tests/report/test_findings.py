@@ -7,9 +7,9 @@ import re
 import pandas as pd
 import pytest
 
-from kdlora.report import findings as f
+from kdlora.report.content import findings as f
 from kdlora.report.gains import gather
-from tests.report.studies import blank, make_frame, put
+from tests.harness.studies import blank, make_frame, put
 
 PAIR = "minilm-l6--minilm-l3"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdlora.report import gains as g
-from tests.report.studies import blank, make_frame, put
+from tests.harness.studies import blank, make_frame, put
 
 PAIR = "minilm-l6--minilm-l3"
 

@@ -8,10 +8,10 @@ import pytest
 from kdlora.report import gains as g
 from kdlora.report import words as w
 from kdlora.report.build import write_report
-from kdlora.report.findings import no_control
-from kdlora.report.palette import kind_of, shape_of
-from kdlora.report.tidy import teacher_arm, tidy
-from tests.report.studies import make_frame
+from kdlora.report.content.findings import no_control
+from kdlora.report.frame import teacher_arm, tidy
+from kdlora.report.render.theme import kind_of, shape_of
+from tests.harness.studies import make_frame
 
 ARMS = ("teacher/fft", "teacher/fft[long]", "student/lora", "student/lora[best]", "student/fft",
         "student/kd-lora", "student/kd-lora[best]", "student/kd-lora[temperature=8]")  # fmt: skip

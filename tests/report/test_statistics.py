@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlora.analysis.compare import compare_many
-from kdlora.analysis.costs import cost_ratios
-from kdlora.report import build, cost_tables, evidence_tables, headline
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.costs import cost_ratios
+from kdlora.importing.results import import_results
+from kdlora.records.frame import load_frame
+from kdlora.report import build
+from kdlora.report.content import cost as cost_tables
+from kdlora.report.content import headline
+from kdlora.report.content import statistics as evidence_tables
 from kdlora.report.gains import gather
 from kdlora.report.statistics import ON_TEACHER, gather_statistics
-from kdlora.store.frame import load_frame
-from kdlora.store.importers import import_results
-from tests.report.studies import make_frame, put
+from tests.harness.studies import make_frame, put
 
 TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
 

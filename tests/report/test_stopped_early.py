@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kdlora.report import checks, trust
+from kdlora.report.content import checks, trust
+from kdlora.report.content.study import build
 from kdlora.report.gains import gather
-from kdlora.report.sections import build
-from tests.report.studies import blank
+from tests.harness.studies import blank
 
 WHERE = {"arm": "student/lora", "seed": 42}
 WHY = "stopped after epoch 1 at accuracy 0.6 on the selection split; student/fft went on"

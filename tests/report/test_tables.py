@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.report import details, effects, efficiency, provenance, tables, trust
+from kdlora.report.content import cost as efficiency
+from kdlora.report.content import details, effects, tables, trust
+from kdlora.report.content import methods as provenance
+from kdlora.report.frame import tidy
 from kdlora.report.gains import gather
-from kdlora.report.tidy import tidy
 from kdlora.report.words import DAGGER, arm_name
-from tests.report.studies import ARMS, ENVIRONMENT, PROTOCOL, blank, make_frame, put
+from tests.harness.studies import ARMS, ENVIRONMENT, PROTOCOL, blank, make_frame, put
 
 
 def by_row(table, column):

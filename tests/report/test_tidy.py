@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.report.tidy import metric_of, names, severities, teacher_arm, tidy
-from tests.report.studies import make_frame, put
+from kdlora.report.frame import metric_of, names, severities, teacher_arm, tidy
+from tests.harness.studies import make_frame, put
 
 
 def test_a_run_that_fills_several_cells_of_an_arm_counts_once(one_task):

@@ -6,14 +6,14 @@ import pytest
 
 from kdlora import api
 from kdlora.report import build
-from tests.report.studies import blank, make_frame
+from tests.harness.studies import blank, make_frame
 
 
 def test_watching_ends_with_the_last_run(monkeypatch, tmp_path):
     whole = make_frame()
     half = blank(whole, {"arm": "student/kd-lora"}, "missing")
     looks = iter([half, half, half, whole, whole])  # two loads a look that writes, one else
-    monkeypatch.setattr("kdlora.store.frame.load_frame", lambda root: next(looks))
+    monkeypatch.setattr("kdlora.records.frame.load_frame", lambda root: next(looks))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setattr(build, "read_bins", lambda frame, root: {})
     told = []

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from kdlora.models.saved import save_trained
 from kdlora.ship.adapter_folder import as_lora, write_adapter
-from tests.models.helpers import adapt, load, logits, train
-from tests.tiny_models import save_tiny_encoder, tiny_batch
+from tests.harness.models import adapt, load, logits, train
+from tests.harness.tiny_models import save_tiny_encoder, tiny_batch
 
 # What any user of peft writes; kdlora is not imported, so its own peft types are unknown.
 PLAIN = """

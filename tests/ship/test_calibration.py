@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 import kdlora
 from kdlora.errors import InputError, ModelError
+from kdlora.records.predictions import SplitOutputs
 from kdlora.ship import answers
 from kdlora.ship.calibration import (
     calibrate,
@@ -22,7 +23,6 @@ from kdlora.ship.calibration import (
     measure_fit,
 )
 from kdlora.ship.student import Calibration, ModelCard, make_card, read_calibration, read_card
-from kdlora.store.outputs import SplitOutputs
 from tests.conftest import Corner
 
 NAMES = ["no", "yes"]
@@ -144,7 +144,7 @@ def test_a_saved_student_keeps_it_in_its_card(finished: Path, tmp_path: Path) ->
 
 
 def test_a_run_keeps_it_for_what_is_made_of_it(finished: Path, tmp_path: Path) -> None:
-    from kdlora.store.store import Store
+    from kdlora.records.store import Store
 
     study, folder = student_of(finished, tmp_path, inside=True)
     card = read_card(folder)

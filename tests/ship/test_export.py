@@ -16,17 +16,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from kdlora.cli.app import app
-from kdlora.data.sources import load_task
+from kdlora.data.tasks import load_task
 from kdlora.errors import DataError, InputError, KdloraError, ModelError
-from kdlora.recipes import run_one
+from kdlora.recipes.run import run_one
+from kdlora.records.artefact import Artefact, read_artefact, verify
+from kdlora.records.frame import save_plan
+from kdlora.records.store import Store
 from kdlora.ship import export_steps
-from kdlora.ship.artefact import Artefact, read_artefact, verify
 from kdlora.ship.export import export_model
-from kdlora.ship.export_source import check_data, find_source, find_teacher
 from kdlora.ship.predict import load_predictor
+from kdlora.ship.source import check_data, find_source, find_teacher
 from kdlora.spec.plan import make_plan
-from kdlora.store.frame import save_plan
-from kdlora.store.store import Store
 from tests.conftest import Corner
 
 FORMS = ("torch", "onnx", "onnx-int8", "onnx-int4")
@@ -37,7 +37,7 @@ for name in ("torch", "transformers", "peft"):
 import json
 import numpy as np
 from pathlib import Path
-from kdlora.ship.runtime import load_exported
+from kdlora.ship.onnx_runtime import load_exported
 texts = json.loads(Path(sys.argv[2]).read_text())
 for variant in ("onnx", "onnx-int8", "onnx-int4"):
     model = load_exported(Path(sys.argv[1]), variant=variant)

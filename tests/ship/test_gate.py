@@ -8,7 +8,7 @@ import pytest
 
 from kdlora.ship.gate import Gate, search
 from kdlora.ship.quantize import INT8, Settings
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 from tests.ship.test_quantize import small_model
 
 TASK = Task("moods", "classification", ("text",), ("neg", "pos"), "accuracy")

@@ -18,9 +18,9 @@ from onnx import numpy_helper
 
 from kdlora.models.saved import load_trained, save_trained
 from kdlora.ship.onnx_graph import OUTPUT, export_graph, graph_inputs
-from kdlora.spec.names import PEFT_VARIANTS
-from tests.models.helpers import adapt, load, logits, train
-from tests.tiny_models import FAMILIES, WORDS, save_tiny_encoder, tiny_batch
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+from tests.harness.models import adapt, load, logits, train
+from tests.harness.tiny_models import FAMILIES, WORDS, save_tiny_encoder, tiny_batch
 
 TOLERANCE = 1e-4
 

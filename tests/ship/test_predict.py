@@ -17,8 +17,8 @@ from kdlora.ship import predict
 from kdlora.ship.answers import Predictor
 from kdlora.ship.predict import load_predictor, predict_file
 from tests.conftest import write_csv
-from tests.ship.exported import logits_of, save_exported
-from tests.tiny_models import save_tiny_encoder, tiny_tokenizer
+from tests.harness.exported import logits_of, save_exported
+from tests.harness.tiny_models import save_tiny_encoder, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_the_command(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kdlora.engines.tuning.busy_share", lambda: 0.0)
+    monkeypatch.setattr("kdlora.machine.busy_share", lambda: 0.0)
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "PASSIVE" if name == "OMP_WAIT_POLICY" else "1")
     run = ["predict", str(exported), "--threads", "1"]

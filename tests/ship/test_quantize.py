@@ -10,14 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdlora.ship.quantize import (
-    INT4,
-    INT8,
-    Settings,
-    quantize,
-    quantize_rows,
-    share_equal_weights,
-)
+from kdlora.ship.quantize import INT4, INT8, Settings, quantize, quantize_rows, share_equal_weights
 
 WIDTH, INNER, WORDS, CLASSES = 64, 256, 500, 3
 

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kdlora.errors import ModelError
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.safety import check_folder, check_onnx, is_inside, read_json
-from tests.ship.exported import TABLE, save_exported, save_onnx, seal
-from tests.tiny_models import save_tiny_encoder
+from tests.harness.exported import TABLE, save_exported, save_onnx, seal
+from tests.harness.tiny_models import save_tiny_encoder
 
 
 class Bomb:

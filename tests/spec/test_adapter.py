@@ -4,9 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from kdlora.errors import InputError
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import Run
-from kdlora.spec.study import Adapter, make_study, merged
+from kdlora.spec.study import make_study, merged
 
 
 def test_a_budget_stands_in_place_of_a_rank():

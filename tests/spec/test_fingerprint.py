@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from kdlora.spec.fingerprint import hash_file, hash_json, hash_model_folder
-from kdlora.spec.seeds import seed_for
+from kdlora.spec.run import seed_for
 
 
 def test_json_hash_ignores_key_order_and_sees_values():

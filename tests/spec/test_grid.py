@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlora.errors import InputError
-from kdlora.spec.names import labelled
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
+from kdlora.vocabulary.arm import labelled
 
 
 def study(**changes):

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from kdlora.errors import InputError
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import Adapter, Study, make_study, read_study
+from kdlora.spec.study import Study, make_study, read_study
 
 GOOD = {
     "name": "s",

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.spec.names import labelled, split_label, uncontrolled
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import Run
 from kdlora.spec.study import make_study
+from kdlora.vocabulary.arm import labelled, split_label, uncontrolled
 
 
 def study(**changes):

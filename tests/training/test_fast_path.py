@@ -11,13 +11,13 @@ from kdlora.distillation.losses import make_loss
 from kdlora.models.fused import team as teams
 from kdlora.models.fused.team import Team
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.study import Training
+from kdlora.spec.sections import Training
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.loop import Seeds, TrainingData, train
 from kdlora.training.precision import Compute, place
 from kdlora.training.schedule import make_schedule
-from tests.tiny_models import tiny_config
+from tests.harness.tiny_models import tiny_config
 from tests.training.test_loop import DATA, TASK, same
 
 FP32 = Compute(torch.device("cpu"), torch.float32, "eager", "test")

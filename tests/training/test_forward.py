@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from kdlora.training import forward as forwards
 from kdlora.training.forward import make_forward
 from kdlora.training.precision import SHORT_TOKENS, choose_compute
-from tests.tiny_models import tiny_config
+from tests.harness.tiny_models import tiny_config
 
 
 def model(family: str, attention: str):

@@ -9,12 +9,12 @@ from transformers import AutoModelForSequenceClassification
 
 from kdlora.data.batches import Encoded
 from kdlora.spec.run import EncoderRef, Run, TaskRef
-from kdlora.spec.study import Data
-from kdlora.spec.tasks import TASKS
+from kdlora.spec.sections import Data
 from kdlora.training import inference
 from kdlora.training.inference import inference_costs, predict
 from kdlora.training.precision import choose_compute, place_for_inference
-from tests.tiny_models import tiny_config
+from kdlora.vocabulary.task import TASKS
+from tests.harness.tiny_models import tiny_config
 
 
 def merged(seed: int = 0):

@@ -11,8 +11,7 @@ from torch import nn
 
 from kdlora.data.batches import encode
 from kdlora.distillation.losses import make_loss
-from kdlora.spec.study import Training
-from kdlora.spec.tasks import TASKS
+from kdlora.spec.sections import Training
 from kdlora.training import loop
 from kdlora.training.inference import predict
 from kdlora.training.loop import (
@@ -26,8 +25,9 @@ from kdlora.training.loop import (
 )
 from kdlora.training.precision import Compute
 from kdlora.training.schedule import make_schedule
+from kdlora.vocabulary.task import TASKS
 from tests.conftest import sentences
-from tests.tiny_models import tiny_config, tiny_tokenizer
+from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 CPU = Compute(torch.device("cpu"), torch.float32, "eager", "test")
 TASK = TASKS["sst2"]

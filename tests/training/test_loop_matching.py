@@ -11,23 +11,16 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kdlora.data.batches import collate
+from kdlora.distillation.hidden_states import Online, shape_of
 from kdlora.distillation.losses import make_loss
 from kdlora.distillation.matching import Matching, plan_matching
-from kdlora.distillation.states import shape_of
-from kdlora.distillation.teacher_states import Online
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.study import Training
+from kdlora.spec.sections import Training
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
-from kdlora.training.loop import (
-    Hooks,
-    TrainingData,
-    _accumulate,
-    _Setup,
-    make_optimizer,
-)
+from kdlora.training.loop import Hooks, TrainingData, _accumulate, _Setup, make_optimizer
 from kdlora.training.schedule import make_schedule
-from tests.tiny_models import tiny_config
+from tests.harness.tiny_models import tiny_config
 from tests.training import test_loop
 from tests.training.test_loop import CPU, DATA, TASK, make_model
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn, optim
 from transformers import get_linear_schedule_with_warmup
 
-from kdlora.spec.study import Training
+from kdlora.spec.sections import Training
 from kdlora.training.schedule import evaluation_steps, make_schedule
 
 

@@ -7,19 +7,9 @@ from typing import Annotated
 import typer
 
 from kdlora import __version__
-from kdlora.cli import (
-    calibrate,
-    evidence_compare,
-    evidence_reports,
-    export,
-    init,
-    plan,
-    predict,
-    recommend,
-    serve,
-    study,
-    track,
-)
+from kdlora.cli import calibrate, export, init, plan, predict, recommend, serve, study, track
+from kdlora.cli import compare as evidence_compare
+from kdlora.cli import imported as evidence_reports
 
 app = typer.Typer(
     name="kdlora",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kdlora.ship.artefact import Artefact
+    from kdlora.records.artefact import Artefact
 
 
 def export(
@@ -71,10 +71,10 @@ def export(
     """Merge, translate to ONNX, quantise, check the accuracy, measure, and write one folder."""
     from rich.console import Console
 
-    from kdlora.engines.tuning import choose_waiting
+    from kdlora.machine import choose_waiting
 
     choose_waiting()
-    from kdlora.models.quiet import silence_libraries
+    from kdlora.models.checkpoints import silence_libraries
     from kdlora.ship.export import export_model
 
     silence_libraries()

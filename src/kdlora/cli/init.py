@@ -71,7 +71,7 @@ def _as_text(schema: dict) -> str:
 
 def _write(files: dict[Path, str], *, mine: Path, replace: bool) -> None:
     """Write the files; only the schema, which nobody edits, may be there already."""
-    from kdlora.store.store import write_text
+    from kdlora.records.store import write_text
 
     for path in files:
         if path.exists() and path != mine and not replace:

@@ -11,17 +11,17 @@ import typer
 
 from kdlora.cli.study import AsJson, DataDir, Out, StudyFile, StudyFolder
 from kdlora.errors import InputError
-from kdlora.spec.names import labelled
+from kdlora.vocabulary.arm import labelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
-    from kdlora.engines.outlook import Change, Coverage, Outlook, Totals
+    from kdlora.planning.status import Change, Coverage, Outlook, Totals
+    from kdlora.records.store import Store
     from kdlora.spec.plan import Plan
     from kdlora.spec.study import Study
-    from kdlora.store.store import Store
 
 _MOST_ROWS = 60  # of the coverage matrix on a terminal
 _MOST_HELD = 12  # running ones that are named
@@ -50,8 +50,8 @@ def plan(
     """Say which runs a study means, which are done, and what the rest costs; trains nothing."""
     from kdlora.api import check
     from kdlora.cli.study import _read
-    from kdlora.engines import outlook
-    from kdlora.store.store import Store
+    from kdlora.planning import status as outlook
+    from kdlora.records.store import Store
 
     gc.disable()  # 100,000 runs hold no cycles; looking for some takes a third of the time
     resolved = _read(study, data_dir)
@@ -100,7 +100,7 @@ def _show(
     seen: Outlook, changes: list[Change], study: Study, store: Store, console: Console
 ) -> None:
     """The matrix, the counts, the costs and the changes, in this order."""
-    from kdlora.engines.outlook import DONE
+    from kdlora.planning.status import DONE
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False, highlight=False)
@@ -253,10 +253,10 @@ def status(folder: StudyFolder, as_json: AsJson = False) -> None:
     from rich.console import Console
 
     from kdlora.cli.progress import say_set_aside
-    from kdlora.engines.outlook import holders
-    from kdlora.report.terminal import flags_panel, results_table, status_table
-    from kdlora.store.frame import find_study, load_frame
-    from kdlora.store.store import Store
+    from kdlora.planning.status import holders
+    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.store import Store
+    from kdlora.report.render.terminal import flags_panel, results_table, status_table
 
     frame = load_frame(folder)
     if as_json:

@@ -49,7 +49,7 @@ def predict(
     if file is not None and not file.is_file():
         raise InputError(f"no file at {file}")
 
-    from kdlora.engines.tuning import choose_waiting
+    from kdlora.machine import choose_waiting
 
     choose_waiting()
     from kdlora.ship.predict import load_predictor, predict_file

@@ -63,7 +63,7 @@ class Board:
         self.console.print(text, style="dim", highlight=False, soft_wrap=True)
 
     def on_event(self, run: Run, event: dict[str, Any]) -> None:
-        """Follow one run (see `engines.crew.OnEvent`)."""
+        """Follow one run (see `engines.supervisor.OnEvent`)."""
         name = escape(f"{run.task.name} {run.title} s{run.seed}")
         if event.get("remaining_s") is not None:
             self.left = f"about {words(event['remaining_s'])} left"
@@ -146,7 +146,7 @@ class Board:
 
 def say_set_aside(root: Path, console: Console) -> None:
     """Name every file of a study that could not be trusted and was set aside."""
-    from kdlora.store.store import Store
+    from kdlora.records.store import Store
 
     for path in Store(root).damaged():
         console.print(

@@ -11,8 +11,8 @@ import typer
 from kdlora.errors import InputError
 
 if TYPE_CHECKING:
-    from kdlora.analysis.constraints import Constraints
-    from kdlora.analysis.recommendation import Judged, Recommendation
+    from kdlora.choice.constraints import Constraints
+    from kdlora.choice.recommendation import Judged, Recommendation
 
 
 def recommend(
@@ -74,9 +74,9 @@ def recommend(
     The selection split chooses; the report split's score is only shown. Sizes and latencies are
     those of exports where there are any, else of the runs, else estimates that say so.
     """
-    from kdlora.analysis.constraints import PROFILES, Constraints
-    from kdlora.analysis.constraints import profile as named
-    from kdlora.ship.recommend import recommend_study
+    from kdlora.choice.constraints import PROFILES, Constraints
+    from kdlora.choice.constraints import profile as named
+    from kdlora.choice.exports import recommend_study
 
     given: dict[str, Any] = {
         "max_size_mb": max_size_mb, "max_latency_ms": max_latency_ms, "min_score": min_score,
@@ -115,7 +115,7 @@ def recommend(
 def _show(one: Recommendation, *, several: bool, brief: bool) -> None:
     from rich.console import Console
 
-    from kdlora.report.recommended import limits_text, model_name, sentence
+    from kdlora.report.content.which_to_ship import limits_text, model_name, sentence
 
     console = Console()
     title = one.profile or "Recommendation"
@@ -157,7 +157,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     from rich.text import Text
 
     from kdlora.report import words as w
-    from kdlora.report.recommended import cost_text, latency_of, short_name
+    from kdlora.report.content.which_to_ship import cost_text, latency_of, short_name
 
     scale = w.scale_of(one.metric)
     shown = [one.choice, *one.runners_up] if one.choice is not None else list(one.nearest)

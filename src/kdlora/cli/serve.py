@@ -39,14 +39,14 @@ def serve(
     """Serve a model over HTTP: /predict, /health, /metrics, /docs, and a page to try it at /."""
     from pydantic import ValidationError
 
-    from kdlora.ship.runtime import need
+    from kdlora.ship.onnx_runtime import need
 
     for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
         need(module, "serve", "serve a model")
+    from kdlora.serve.requests import Limits
+    from kdlora.serve.server import listen
+    from kdlora.serve.server import serve as run
     from kdlora.ship.predict import load_predictor
-    from kdlora.ship.serve.requests import Limits
-    from kdlora.ship.serve.server import listen
-    from kdlora.ship.serve.server import serve as run
 
     try:
         limits = Limits(

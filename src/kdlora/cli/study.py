@@ -254,8 +254,8 @@ def _run(
 
     from kdlora import api
     from kdlora.cli.progress import Board, say_set_aside
-    from kdlora.engines.opening import chosen_runs
     from kdlora.engines.schedule import with_teachers
+    from kdlora.engines.selection import chosen_runs
 
     console = Console()
     planned = api.check(study)
@@ -300,7 +300,7 @@ def _reason(result: StudyResult, run_id: str) -> Any:
 
 
 def _show(result: StudyResult, console: Any) -> None:
-    from kdlora.report.terminal import flags_panel, results_table
+    from kdlora.report.render.terminal import flags_panel, results_table
 
     console.print(results_table(result.frame))
     panel = flags_panel(result.frame)

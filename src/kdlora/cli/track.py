@@ -26,8 +26,8 @@ def track(
 ) -> None:
     """Mirror a study's records to MLflow; again, and only what is new is added."""
     from kdlora.errors import KdloraError, StoreError
-    from kdlora.store.frame import find_study
-    from kdlora.store.mlflow_mirror import mirror_study
+    from kdlora.mlflow.mirror import mirror_study
+    from kdlora.records.frame import find_study
 
     root = find_study(folder)
     try:

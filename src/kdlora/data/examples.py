@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 
 ID_LENGTH = 16  # hex digits: 64 bits, so that among 400,000 rows a chance clash is 1 in 10^8
 

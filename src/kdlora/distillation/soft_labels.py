@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from kdlora.data.examples import Examples, TaskData
 from kdlora.errors import ModelError
 from kdlora.files import set_aside, whole_file
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 
 FILE = "soft_labels.safetensors"
 _NONE = np.zeros(0)

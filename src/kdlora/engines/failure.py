@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kdlora.errors import KdloraError
+from kdlora.records.record import Record
 from kdlora.spec.run import Run
-from kdlora.store.record import Record
 
 # By these exit codes a worker process says how its run ended; see `attempt.Outcome`.
 EXIT_CODES = {

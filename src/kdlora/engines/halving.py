@@ -9,19 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kdlora.engines.schedule import Decision
+from kdlora.records.halving import Fate, Rung, decide, fate, read_rung, record_decision, standing
+from kdlora.records.store import Store
 from kdlora.spec.halving import Race, races
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.store.decisions import (
-    Fate,
-    Rung,
-    decide,
-    fate,
-    read_rung,
-    record_decision,
-    standing,
-)
-from kdlora.store.store import Store
 
 _HEAVY = (".pt", ".npy", ".tmp")  # checkpoints and cached states of the teacher
 

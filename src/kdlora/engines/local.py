@@ -17,14 +17,14 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from kdlora.engines.crew import Job, OnEvent, work_off
 from kdlora.engines.failure import describe_error, failed_record
-from kdlora.engines.opening import Choice
-from kdlora.engines.tuning import available_cores, tune_workers, visible_gpus, worker_environment
+from kdlora.engines.selection import Choice
+from kdlora.engines.supervisor import Job, OnEvent, work_off
+from kdlora.machine import available_cores, tune_workers, visible_gpus, worker_environment
+from kdlora.records.leases import EXPIRY_S
+from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.store.leases import EXPIRY_S
-from kdlora.store.store import Store
 
 _STARTS = 5  # of a worker, while its server is being killed and its end is not seen yet
 _BETWEEN_S = 0.2

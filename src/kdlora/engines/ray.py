@@ -1,6 +1,6 @@
 """Run a plan on a Ray cluster: each run a task with its share of processors and memory.
 
-The order of runs, leases, retries and records are those of every engine (see `engines.crew`); Ray
+The order of runs, leases, retries and records are those of every engine (see `engines.supervisor`); Ray
 finds the place and says when a worker or a node is lost. The study's folder has to be shared by all
 nodes under one path. Needs ``pip install kdlora[ray]``.
 """
@@ -15,16 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdlora.engines.costs import estimate
-from kdlora.engines.crew import Job, OnEvent, work_off
 from kdlora.engines.failure import EXIT_CODES
-from kdlora.engines.opening import Choice
 from kdlora.engines.ray_cluster import Node, check_nodes, connected, live_nodes, require_ray
+from kdlora.engines.selection import Choice
+from kdlora.engines.supervisor import Job, OnEvent, work_off
 from kdlora.errors import InputError, KdloraError
+from kdlora.planning.costs import estimate
+from kdlora.records.leases import EXPIRY_S
+from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.store.leases import EXPIRY_S
-from kdlora.store.store import Store
 
 RETRIES = 4  # a node may be lost many times on machines that are lent
 _MOST_THREADS = 4  # small encoders gain little from more; more runs at once do
@@ -137,7 +137,7 @@ class RayWorker:
 
 
 class RayHands:
-    """Workers are tasks of a Ray cluster; see `crew.Hands`.
+    """Workers are tasks of a Ray cluster; see `supervisor.Hands`.
 
     Args:
         workers: runs at once, None for as many as there is room for.

@@ -14,12 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.engines.tuning import available_cores
 from kdlora.errors import InputError, did_you_mean
-from kdlora.store.environment import PACKAGES
+from kdlora.machine import available_cores
+from kdlora.records.environment import PACKAGES
 
 if TYPE_CHECKING:
-    from kdlora.store.store import Store
+    from kdlora.records.store import Store
 
 _OBJECTS_BYTES = 100 * 2**20  # nothing passes through Ray's memory but short messages
 _PROBE_S = 120

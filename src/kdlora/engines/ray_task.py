@@ -21,8 +21,8 @@ from typing import Any
 
 import ray
 
-from kdlora.engines.crew import Job
 from kdlora.engines.local import interrupt, launch
+from kdlora.engines.supervisor import Job
 from kdlora.errors import StoreError
 
 _PAUSE_S = 0.25  # between two messages about steps

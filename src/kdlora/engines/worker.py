@@ -1,4 +1,7 @@
-"""The process that does one run. Importing this module loads torch, once, in the fork server."""
+"""The process that does one run, under its lease; the fork server loads torch once for all.
+
+Importing this module loads torch.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,95 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet  # noqa: F401  (pandas would load it when the predictions are written)
 import torch
 from tqdm import tqdm
 
-from kdlora.engines.attempt import Outcome, attempt
-from kdlora.engines.crew import Job
-from kdlora.engines.failure import EXIT_CODES
-from kdlora.models import quiet
+from kdlora.engines.failure import EXIT_CODES, describe_error, failed_record, is_disk_full
+from kdlora.engines.supervisor import Job, lost_teachers
+from kdlora.errors import StoreError
+from kdlora.models import checkpoints as quiet
+from kdlora.recipes import run as recipes
+from kdlora.records.environment import remember_environment
+from kdlora.records.leases import EXPIRY_S, Lease, LeaseLost, Sighting
+from kdlora.records.store import AlreadyDone, Store
 from kdlora.spec.run import Run
-from kdlora.store.environment import remember_environment
-from kdlora.store.store import Store
+from kdlora.training.checkpoint import Paused
 from kdlora.training.interrupts import interrupt_now, once_a_press
+
+# "busy": another process holds the run. "lost": it took the run over meanwhile. "interrupted":
+# stopped after a checkpoint. "paused": likewise, at the epoch that was asked for. "full": no space.
+# "untaught": what it learns from has no record, or none any more; no fault of the run.
+Outcome = Literal["done", "failed", "busy", "lost", "interrupted", "paused", "full", "untaught"]
+
+
+def attempt(
+    run: Run,
+    store: Store,
+    *,
+    on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    dead: Sighting | None = None,
+    expiry_s: float = EXPIRY_S,
+    pause_epoch: int | None = None,
+) -> Outcome:
+    """Do a run unless it is done or somebody else is at it; its failure is recorded.
+
+    Args:
+        on_progress: told of each step (see `recipes.run_one`); may raise KeyboardInterrupt.
+        dead: another's lease that has been judged dead (see `records.leases.Watch`).
+        expiry_s: how long this process may be silent before others take the run over.
+        pause_epoch: stop with a checkpoint after this epoch.
+    """
+    try:
+        with store.lease(run.run_id, dead=dead, expiry_s=expiry_s) as lease:
+            if lease is None:
+                return "busy"
+            if store.is_done(run.run_id):
+                return "done"
+            return _do(run, store, lease, on_progress, pause_epoch)
+    except (OSError, StoreError) as error:
+        if is_disk_full(error, store.root):
+            return "full"
+        raise
+
+
+def _do(
+    run: Run,
+    store: Store,
+    lease: Lease,
+    on_progress: Callable[[dict[str, Any]], None],
+    pause_epoch: int | None,
+) -> Outcome:
+    def tell(event: dict[str, Any]) -> None:
+        lease.check(now=event.get("stage") == "recording")
+        on_progress(event)
+
+    try:
+        recipes.run_one(run, store, on_progress=tell, pause_epoch=pause_epoch)
+        return "done"
+    except (LeaseLost, AlreadyDone):
+        return "lost"
+    except KeyboardInterrupt:
+        return "interrupted"
+    except Paused:
+        return "paused"
+    except BaseException as error:
+        if is_disk_full(error, store.root):
+            return "full"
+        try:
+            lease.check(now=True)  # a failure of the new holder's files is not this run's
+        except LeaseLost:
+            return "lost"
+        if lost_teachers(run, store):  # set aside or retired, perhaps while it was being read
+            return "untaught"
+        store.fail(failed_record(run, describe_error(error)))
+        return "failed"
+
 
 # What follows is done once, here; every worker that is forked from here has it. Frozen objects are
 # not walked by the workers' garbage collectors, which would copy their pages, too.

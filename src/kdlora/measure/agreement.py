@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from kdlora.errors import DataError
-from kdlora.measure.blocks import Agreement
 from kdlora.measure.quality import Array, checked, correlation, score_split
-from kdlora.spec.tasks import Task
+from kdlora.records.record import Agreement
+from kdlora.vocabulary.task import Task
 
 
 def agreement(

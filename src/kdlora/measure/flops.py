@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from kdlora.errors import ModelError
-from kdlora.measure.once import once, shape_of
+from kdlora.measure.shape_cache import once, shape_of
 
 _LENGTHS = (4, 8, 12)
 Coefficients = tuple[float, float, float]

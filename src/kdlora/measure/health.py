@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kdlora.measure.agreement import impossible
-from kdlora.measure.blocks import Agreement, Flag, Quality, TrainingFacts
 from kdlora.measure.quality import better
-from kdlora.spec.names import BASELINES
+from kdlora.records.record import Agreement, Flag, Quality, TrainingFacts
 from kdlora.spec.run import Run
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.arm import BASELINES
+from kdlora.vocabulary.task import Task
 
 MIN_SELECTION_ROWS = 100
 MIN_LOSS_FALL = 0.01  # share of the first loss

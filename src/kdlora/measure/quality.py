@@ -23,8 +23,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
 
 from kdlora.errors import DataError
-from kdlora.measure.blocks import Quality
-from kdlora.spec.tasks import Task
+from kdlora.records.record import Quality
+from kdlora.vocabulary.task import Task
 
 Array = NDArray[Any]
 

@@ -24,7 +24,7 @@ from sklearn.metrics import f1_score, r2_score
 from sklearn.model_selection import train_test_split
 
 from kdlora.errors import DataError, ModelError
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 
 if TYPE_CHECKING:
     from kdlora.data.examples import Examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,19 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.models.families import supports_sdpa
-from kdlora.spec.names import PACKAGED_ENCODERS
+from kdlora.vocabulary.arm import PACKAGED_ENCODERS
+
+
+def silence_libraries() -> None:
+    """Turn off progress bars and notes about new heads (kdlora records them itself)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", module="peft")
+
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from kdlora.models.adalora import initial_rank
 from kdlora.models.adapters import check_options
 from kdlora.models.families import resolve_targets, trained_modules
 from kdlora.models.mrlora import halving_ranks
-from kdlora.spec.study import Adapter
-from kdlora.spec.tasks import Task
+from kdlora.spec.adapter import Adapter
+from kdlora.vocabulary.task import Task
 
 Shapes = dict[str, tuple[int, int]]  # inputs and outputs of every adapted layer
 

@@ -35,11 +35,10 @@ from kdlora.models.checkpoints import (
     read_config,
     read_tokenizer,
 )
-from kdlora.models.encoders import new_modules, resolve_encoder
-from kdlora.models.labels import output_names
-from kdlora.models.layers import keep_layers
+from kdlora.models.encoders import new_modules, output_names, resolve_encoder
 from kdlora.models.merging import initial_factors, merge
 from kdlora.models.mrlora import MrLoraConfig
+from kdlora.models.student_layers import keep_layers
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import EncoderRef
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.report.tidy import SEEDLESS, groups, metric_of, names, scored, teacher_arm
+from kdlora.report.frame import SEEDLESS, groups, metric_of, names, scored, teacher_arm
 from kdlora.report.words import POINTS
 
 # What is known of a cell when scores and costs are put together.

@@ -22,18 +22,18 @@ from markupsafe import Markup
 
 from kdlora.data.packaged import cache_dir
 from kdlora.errors import StoreError
-from kdlora.report import raster
-from kdlora.report.charts_models import Bins, bins_of
-from kdlora.report.drawing import draw, side_by_side, size_of
-from kdlora.report.examples import Examples
-from kdlora.report.latex import render_latex
-from kdlora.report.palette import COLOURS, kind_of, shape_of
-from kdlora.report.parts import TIE, Explorer, Figure, Report, Source, Table
-from kdlora.report.sections import build
+from kdlora.records.predictions import FILE as PREDICTIONS
+from kdlora.records.predictions import read_predictions
+from kdlora.records.store import write_text
+from kdlora.report.content.models import Bins, bins_of
+from kdlora.report.content.study import build
+from kdlora.report.document import TIE, Explorer, Figure, Report, Source, Table
+from kdlora.report.render import raster
+from kdlora.report.render.latex import render_latex
+from kdlora.report.render.svg import draw, side_by_side, size_of
+from kdlora.report.render.theme import COLOURS, kind_of, shape_of
+from kdlora.report.stored_outputs import Examples
 from kdlora.report.words import arm_name, short_arm_name
-from kdlora.store.predictions import FILE as PREDICTIONS
-from kdlora.store.predictions import read_predictions
-from kdlora.store.store import write_text
 
 PNG_SCALE = 1.5  # at most; large figures get as many pixels as stay quick to draw
 MOST_PIXELS = 2.5e6
@@ -84,7 +84,7 @@ def write_report(
     """Write ``report.html``, ``report.md``, ``figures/`` and ``tables/`` below `out`.
 
     Args:
-        frame: one row a cell, as `store.frame.load_frame` gives it; done, failed or missing.
+        frame: one row a cell, as `records.frame.load_frame` gives it; done, failed or missing.
         spec: the study, shown as YAML.
         histories: run id -> rows of its history, for the learning curves.
         notes: further sentences for the methods.

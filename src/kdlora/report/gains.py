@@ -21,9 +21,9 @@ from kdlora.report.aggregate import (
     outcome_metric,
     spreads,
 )
-from kdlora.report.tidy import metric_of, names, teacher_arm, tidy
+from kdlora.report.frame import metric_of, names, teacher_arm, tidy
 from kdlora.report.words import POINTS
-from kdlora.spec.names import labelled, split_label, undistilled
+from kdlora.vocabulary.arm import labelled, split_label, undistilled
 
 
 @dataclass(frozen=True)

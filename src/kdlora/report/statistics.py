@@ -8,18 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.analysis.aggregate import Aggregate, aggregate
-from kdlora.analysis.compare import Comparison, compare_many
-from kdlora.analysis.costs import PerResource, score_per_cost
-from kdlora.analysis.diagnose import Finding, diagnose, epochs_table
-from kdlora.analysis.evidence import default_reference, questions
-from kdlora.analysis.pareto import Front, pareto_front
-from kdlora.analysis.ranks import Ranking, rank_methods
-from kdlora.analysis.results import Rules
-from kdlora.analysis.scores import numbers, stopped_somewhere, usable_runs
-from kdlora.analysis.shared_cells import SharedCells, shared_cells
-from kdlora.report.tidy import names
-from kdlora.store.plausible import numeric
+from kdlora.evidence.aggregates import Aggregate, SharedCells, aggregate, shared_cells
+from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.costs import PerResource, score_per_cost
+from kdlora.evidence.diagnosis import Finding, diagnose, epochs_table
+from kdlora.evidence.pareto import Front, pareto_front
+from kdlora.evidence.ranks import Ranking, rank_methods
+from kdlora.evidence.result import Rules
+from kdlora.evidence.scores import numbers, stopped_somewhere, usable_runs
+from kdlora.evidence.study import default_reference, questions
+from kdlora.records.plausible import numeric
+from kdlora.report.frame import names
 
 SEED = 0  # of the bootstrap: the same records give the same report
 # Less is better in all of them; in the order in which readers ask for them.

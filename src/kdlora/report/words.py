@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from kdlora.report.parts import NONE, Cell, Value
-from kdlora.spec.names import split_label
+from kdlora.report.document import NONE, Cell, Value
+from kdlora.vocabulary.arm import split_label
 
 MINUS = "\N{MINUS SIGN}"
 DAGGER = "\N{DAGGER}"

@@ -1,1 +1,1 @@
-"""Models out: the student that is kept, and predictions with it."""
+"""Models out: the student that is kept, its exported forms, and predictions with them."""

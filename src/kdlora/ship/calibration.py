@@ -15,13 +15,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from kdlora.analysis.example_tests import confusion_metric
 from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.evidence.prediction_tests import confusion_metric
 from kdlora.measure.quality import expected_calibration_error
+from kdlora.records.predictions import SplitOutputs, read_outputs
+from kdlora.records.store import Store, write_json
 from kdlora.ship.answers import at_threshold
 from kdlora.ship.student import CALIBRATION, CARD, Calibration, Fit, ModelCard, make_card, read_card
-from kdlora.store.outputs import SplitOutputs, read_outputs
-from kdlora.store.store import Store, write_json
 
 METRICS = ("f1", "macro-f1", "accuracy", "matthews")
 LEAST, MOST = 0.05, 20.0  # temperatures that are looked at
@@ -228,7 +228,7 @@ def calibrate_run(run: str | Path, wanted: list[str]) -> Calibration:
 
     `wanted`: "temperature" and at most one threshold metric. Raises InputError for others.
     """
-    from kdlora.ship.export_source import find_source
+    from kdlora.ship.source import find_source
 
     known = ("temperature", *METRICS)
     problems = [f"unknown '{w}'.{did_you_mean(w, known)}" for w in wanted if w not in known]
@@ -263,7 +263,7 @@ def _study_of(folder: Path, card: ModelCard, study: str | Path | None) -> Path:
 
 def _positive(root: Path, run_id: str) -> str | None:
     """The positive class that the run's own task names."""
-    from kdlora.spec.tasks import TASKS
+    from kdlora.vocabulary.task import TASKS
 
     record = Store(root).read(run_id)
     assert record is not None
@@ -275,7 +275,7 @@ def _positive(root: Path, run_id: str) -> str | None:
 
 def _refresh_checksum(folder: Path) -> None:
     """An export lists the card's checksum, which has changed."""
-    from kdlora.ship.artefact import checksums_of, is_artefact, read_artefact, write_artefact
+    from kdlora.records.artefact import checksums_of, is_artefact, read_artefact, write_artefact
 
     if is_artefact(folder):
         artefact = read_artefact(folder)

@@ -16,9 +16,7 @@ from pathlib import Path
 
 from kdlora.errors import InputError, StoreError, did_you_mean
 from kdlora.files import whole_folder
-from kdlora.ship import export_steps as steps
-from kdlora.ship import export_timing, model_card, runtime
-from kdlora.ship.artefact import (
+from kdlora.records.artefact import (
     FILES,
     Artefact,
     Quantization,
@@ -28,11 +26,14 @@ from kdlora.ship.artefact import (
     is_artefact,
     write_artefact,
 )
-from kdlora.ship.export_source import Source, find_source
+from kdlora.records.environment import describe_environment, processor_name
+from kdlora.records.store import write_json, write_text
+from kdlora.ship import export_steps as steps
+from kdlora.ship import export_timing, model_card
+from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.onnx_graph import OUTPUT
+from kdlora.ship.source import Source, find_source
 from kdlora.ship.student import CARD
-from kdlora.store.environment import describe_environment, processor_name
-from kdlora.store.store import write_json, write_text
 
 FORMATS: tuple[Runtime, ...] = ("torch", "onnx")
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "int4")

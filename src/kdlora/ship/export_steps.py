@@ -14,12 +14,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.data.batches import Encoded, encode
 from kdlora.data.examples import TaskData
-from kdlora.data.sources import load_task
+from kdlora.data.tasks import load_task
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import quiet
 from kdlora.models.saved import ADAPTER_CONFIG, load_adapted, load_trained
-from kdlora.ship import adapter_folder, model_card, runtime
-from kdlora.ship.artefact import (
+from kdlora.records.artefact import (
     FILES,
     Parity,
     Quantization,
@@ -28,14 +27,16 @@ from kdlora.ship.artefact import (
     Variant,
     variant_name,
 )
-from kdlora.ship.export_source import Source, check_data
+from kdlora.ship import adapter_folder, model_card
+from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.gate import Gate, Verdict, search
 from kdlora.ship.onnx_graph import OUTPUT, export_graph, graph_inputs
 from kdlora.ship.parity import MERGE_TOLERANCE, ONNX_TOLERANCE, OnnxModel, compare
 from kdlora.ship.quantize import INT4, INT8, Settings
-from kdlora.spec.tasks import Task
+from kdlora.ship.source import Source, check_data
 from kdlora.training.inference import predict
 from kdlora.training.precision import Compute
+from kdlora.vocabulary.task import Task
 
 OnNote = Callable[[str], None]
 

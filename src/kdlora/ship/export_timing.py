@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.engines.tuning import busy_share
+from kdlora.machine import busy_share
 from kdlora.measure.efficiency import merged_size_mb
 from kdlora.measure.latency import WARM_UP_ROUNDS, in_turns
 from kdlora.models.encoders import load_encoder
 from kdlora.models.families import max_tokens
 from kdlora.models.saved import load_trained
+from kdlora.records.artefact import TeacherFacts, Variant, VariantTiming
 from kdlora.ship import model_card
-from kdlora.ship.artefact import TeacherFacts, Variant, VariantTiming
-from kdlora.ship.export_source import Teacher, find_teacher
 from kdlora.ship.export_steps import Work
-from kdlora.ship.runtime import open_session
-from kdlora.spec.tasks import Task
+from kdlora.ship.onnx_runtime import open_session
+from kdlora.ship.source import Teacher, find_teacher
+from kdlora.vocabulary.task import Task
 
 SHAPES = ((1, 32), (1, 128), (32, 32))  # (batch, tokens): single texts, and many short ones
 TEACHER = "teacher"

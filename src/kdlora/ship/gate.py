@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from kdlora.measure.quality import Array, checked, score_split
-from kdlora.ship.artefact import Trial
+from kdlora.records.artefact import Trial
 from kdlora.ship.quantize import Settings, quantize
-from kdlora.spec.tasks import Task
+from kdlora.vocabulary.task import Task
 
 _ROUNDING = 1e-9  # points; a drop of exactly what is allowed passes
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kdlora.ship.artefact import Artefact, Variant
+from kdlora.records.artefact import Artefact, Variant
+from kdlora.records.record import Record
 from kdlora.ship.student import ModelCard
 from kdlora.spec.run import EncoderRef, Run
-from kdlora.spec.tasks import GLUE, METRIC_DIRECTION
-from kdlora.store.record import Record
+from kdlora.vocabulary.task import GLUE, METRIC_DIRECTION
 
 _HUB_GLUE = "nyu-mll/glue"
 _METRIC_TYPES = {"macro_f1": "f1", "matthews": "matthews_correlation"}

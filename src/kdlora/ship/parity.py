@@ -12,9 +12,9 @@ import torch
 
 from kdlora.data.batches import Encoded, pad
 from kdlora.errors import ModelError
-from kdlora.ship.artefact import Parity
+from kdlora.records.artefact import Parity
 from kdlora.ship.onnx_graph import OUTPUT
-from kdlora.ship.runtime import open_session
+from kdlora.ship.onnx_runtime import open_session
 
 MERGE_TOLERANCE = 1e-5  # of logits, relative to the largest where that is above 1
 ONNX_TOLERANCE = 1e-4

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdlora.data.chunks import Row, read_chunks
+from kdlora.data.tables import Row, read_chunks
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.files import whole_file
+from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Answer, Predictor
-from kdlora.ship.artefact import is_artefact, read_artefact
 from kdlora.ship.safety import check_folder
 
 # What is in memory at a time: enough rows to sort by length, and never more text than this.
@@ -53,7 +53,7 @@ def load_predictor(
 def _load_exported(
     folder: Path, variant: str | None, precision: str, threads: int | None
 ) -> Predictor:
-    from kdlora.ship.runtime import load_onnx
+    from kdlora.ship.onnx_runtime import load_onnx
 
     check_folder(folder)
     artefact = read_artefact(folder)
@@ -61,7 +61,7 @@ def _load_exported(
     chosen = artefact.variant(variant) if variant else artefact.best_variant(torch=torch)
     if chosen.runtime == "onnx":
         return load_onnx(folder, artefact, chosen, threads=threads)
-    from kdlora.ship.artefact import verify
+    from kdlora.records.artefact import verify
 
     loaded = ("config.json", "model.safetensors", "tokenizer.json", "kdlora.json")
     verify(folder, artefact, only=loaded)
@@ -75,7 +75,7 @@ def _load_torch(folder: Path, precision: str, threads: int | None) -> Predictor:
                 f"{folder} holds torch weights and {module} is not installed. Install it, or "
                 "export the model where it is: kdlora export ... --format onnx"
             )
-    from kdlora.models.quiet import silence_libraries
+    from kdlora.models.checkpoints import silence_libraries
     from kdlora.ship.torch_runtime import load_torch
 
     silence_libraries()

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdlora.files import whole_folder
-from kdlora.spec.tasks import TASKS
-from kdlora.store.record import Record
-from kdlora.store.store import Store, write_json
+from kdlora.records.record import Record
+from kdlora.records.store import Store, write_json
+from kdlora.vocabulary.task import TASKS
 
 if TYPE_CHECKING:
     import pandas as pd

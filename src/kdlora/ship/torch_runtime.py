@@ -9,10 +9,10 @@ import numpy as np
 from kdlora.data.batches import encode
 from kdlora.errors import ModelError
 from kdlora.models.saved import load_trained
+from kdlora.records.store import Store
 from kdlora.ship.answers import Predictor, Texts
 from kdlora.ship.safety import check_folder
 from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
-from kdlora.store.store import Store
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.precision import choose_compute, place_for_inference

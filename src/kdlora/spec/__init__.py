@@ -1,1 +1,1 @@
-"""What to do: the study file, the runs it means, and the tasks and names it may use."""
+"""What to do: the study file, its checks, and the runs it means."""

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from kdlora.spec.base import Strict, Strings, as_tuple
-from kdlora.spec.tasks import Kind
+from kdlora.vocabulary.task import Kind
 
 
 class Signal(Strict):

@@ -11,11 +11,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, as_tuple
+from kdlora.spec.encoders import Layers, Pair
 from kdlora.spec.halving import matching
-from kdlora.spec.names import BASELINES, PEFT_VARIANTS
-from kdlora.spec.pair import Layers, Pair
 from kdlora.spec.sections import task_name
 from kdlora.spec.variations import PlannedArm
+from kdlora.vocabulary.arm import BASELINES, PEFT_VARIANTS
 
 if TYPE_CHECKING:
     from kdlora.spec.study import Study

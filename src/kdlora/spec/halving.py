@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, as_tuple
 from kdlora.spec.fingerprint import hash_json
-from kdlora.spec.names import TEACHER_ARM, labelled, split_label
+from kdlora.vocabulary.arm import TEACHER_ARM, labelled, split_label
 
 if TYPE_CHECKING:
     from kdlora.spec.study import Study

@@ -8,19 +8,389 @@ does not depend on which teacher it stands beside.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.spec.blocks import Block, Found, settings_of
-from kdlora.spec.fingerprint import hash_files, hash_model_folder
-from kdlora.spec.halving import Halving
-from kdlora.spec.names import PACKAGED_ENCODERS
-from kdlora.spec.run import EncoderRef, Run, TaskRef
-from kdlora.spec.sections import task_name
-from kdlora.spec.study import OwnTask, Study
-from kdlora.spec.tasks import TASKS
-from kdlora.spec.teaching import outputs_of, teaching_problems, texts_of
+from kdlora.spec.adapter import Adapter
+from kdlora.spec.distillation import Distillation, signal_problems
+from kdlora.spec.encoders import Layers, Pair
+from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
+from kdlora.spec.grid import Exclusions
+from kdlora.spec.halving import Halving, teaching_arm
+from kdlora.spec.run import EncoderRef, OutputsRef, Parts, Run, Siblings, TaskRef, TextsRef
+from kdlora.spec.sections import OwnTask, Training, task_name
+from kdlora.spec.study import Study
+from kdlora.spec.variations import PlannedArm
+from kdlora.vocabulary.arm import BASELINES, PACKAGED_ENCODERS, Arm, parse_arm
+from kdlora.vocabulary.task import TASKS, Kind
+
+
+def arrives_trained(pair: Pair) -> bool:
+    """Whether the pair's teacher is scored and never trained."""
+    return pair.teacher_is_trained or pair.teacher_outputs is not None
+
+
+def teacher_seeds(study: Study, pair: Pair, kd: Distillation, seed: int) -> tuple[int, ...]:
+    """The seeds of the teachers of an arm distilled by `kd`; more than one is an ensemble."""
+    chosen = kd.teacher_seeds
+    if arrives_trained(pair) or not chosen:
+        return (seed,)
+    return tuple(study.seeds) if chosen == "all" else chosen
+
+
+def texts_of(study: Study, item: str | OwnTask, problems: list[str]) -> tuple[TextsRef, ...]:
+    """The unlabelled texts of a task, located and hashed."""
+    name = task_name(item)
+    columns = TASKS[item].texts if isinstance(item, str) else item.text
+    own = () if isinstance(item, str) else item.unlabelled
+    references = []
+    for source in (*own, *study.unlabelled.get(name, ())):
+        place = f"task '{name}', unlabelled"
+        if source.text and len(source.text) != len(columns):
+            problems.append(
+                f"{place}: {len(source.text)} text columns ({', '.join(source.text)}) where the "
+                f"task has {len(columns)} ({', '.join(columns)})"
+            )
+            continue
+        if study.lacks_data_dir(source.file):
+            problems.append(f"{place}: {source.file} needs data_dir: set it, or give a whole path")
+            continue
+        path = study.path(source.file)
+        fingerprint = _hash(path, place, problems)
+        if fingerprint:
+            values = {"file": str(path.resolve()), "text": source.text or columns}
+            values = source.model_dump() | values
+            references.append(TextsRef(**values, fingerprint=fingerprint))
+    return tuple(references)
+
+
+def outputs_of(
+    study: Study, item: str | OwnTask, pair: Pair, problems: list[str]
+) -> OutputsRef | None:
+    """The file that is a pair's teacher on a task, located and hashed; None if none teaches."""
+    if pair.teacher_outputs is None or not _is_taught(study, pair, task_name(item)):
+        return None
+    source = pair.teacher_outputs
+    own = None if isinstance(item, str) else item
+    name = task_name(item)
+    place = f"pair '{pair.name}', teacher_outputs"
+    columns = TASKS[item].texts if isinstance(item, str) else item.text
+    if source.id and source.text:
+        problems.append(f"{place}: join by id or by text, not both")
+    if source.id and (own is None or own.id is None):
+        problems.append(
+            f"{place}: joining by column '{source.id}' needs a task with an id column, which "
+            f"'{name}' has not: leave id out to join by the text itself"
+        )
+    if source.text and len(source.text) != len(columns):
+        problems.append(
+            f"{place}: {len(source.text)} text columns where task '{name}' has {len(columns)}"
+        )
+    kind = stated_kind(item)
+    if kind is not None and (kind == "regression") != (source.kind == "scores"):
+        fitting = "scores" if kind == "regression" else "probabilities, logits or votes"
+        problems.append(f"{place}: kind '{source.kind}' of a {kind}: expected {fitting}")
+    path = study.path(source.file.replace("{task}", name))
+    fingerprint = _hash(path, place, problems)
+    if not fingerprint:
+        return None
+    values = {
+        **source.model_dump(),
+        "file": str(path.resolve()),
+        "text": () if source.id else source.text or columns,
+    }
+    return OutputsRef(**values, fingerprint=fingerprint)
+
+
+def stated_kind(item: str | OwnTask) -> Kind | None:
+    """The kind of a task as far as the study file tells."""
+    if isinstance(item, str):
+        return TASKS[item].kind
+    return None if item.kind == "auto" else item.kind
+
+
+def teaching_problems(study: Study) -> Iterator[str]:
+    """What cannot be taught, as far as the study file tells; what is excluded need not be."""
+    for arm in study.planned_arms():
+        if arm.arm.distillation != "kd":
+            continue
+        kd: Distillation = study.section(arm, "distillation")
+        for item in study.tasks:
+            kind = stated_kind(item)
+            name = task_name(item)
+            found = list(signal_problems(kd.signals, kind)) if kind is not None else []
+            if found and _is_planned(study, str(arm), task=name):
+                for problem in found:
+                    yield f"{arm} on task '{name}': {problem}"
+        for pair in study.pairs:
+            unfit = list(_pair_problems(pair, str(arm), kd))
+            if unfit and _is_planned(study, str(arm), pair=pair.name):
+                yield from unfit
+
+
+def _is_taught(study: Study, pair: Pair, task: str) -> bool:
+    """Whether anything of this pair and task is left that concerns its teacher."""
+    if not study.exclude:
+        return True
+    distilled = [str(arm) for arm in study.planned_arms() if arm.arm.distillation == "kd"]
+    return any(
+        _is_planned(study, title, pair=pair.name, task=task)
+        for title in ("teacher/given", *distilled)
+    )
+
+
+def _is_planned(
+    study: Study, title: str, *, pair: str | None = None, task: str | None = None
+) -> bool:
+    """Whether an arm stands anywhere in the table of this pair, this task, or both."""
+    exclusions = Exclusions(study.exclude)
+    names = [task_name(item) for item in study.tasks]
+    return any(
+        title not in exclusions.of_block(one_pair, one_task, seed, (title,))
+        for one_pair in ([pair] if pair else [each.name for each in study.pairs])
+        for one_task in ([task] if task else names)
+        for seed in study.seeds
+    )
+
+
+def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
+    if kd.teacher_seeds and arrives_trained(pair):
+        yield (
+            f"{arm}: teacher_seeds asks for several teachers, but the one of pair '{pair.name}' "
+            "is not trained here: there is only one"
+        )
+    made = isinstance(pair.student, Layers) and pair.student.source == "teacher"
+    if kd.start == "teacher" and not made:
+        yield (
+            f"{arm}: distillation.start: teacher needs a student made of its teacher's layers, "
+            f"which '{pair.student_title}' of pair '{pair.name}' is not: give "
+            "student: {from: teacher, layers: [0, 2, 4]}"
+        )
+    if pair.teacher_outputs is not None and kd.signals.match_states:
+        names = [n for n in ("hidden", "relations") if n in kd.signals.names]
+        yield (
+            f"{arm}: {' and '.join(names)} need the teacher's inner states, but the teacher of "
+            f"pair '{pair.name}' is a file of outputs: use kl, logit-mse, dkd or dist"
+        )
+
+
+def _hash(path: Path, place: str, problems: list[str]) -> str | None:
+    if not path.is_file():
+        problems.append(f"{place}: no file at {path}")
+        return None
+    try:
+        return hash_file(path)
+    except OSError as error:
+        problems.append(f"{place}: cannot read {path}: {error.strerror}")
+        return None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the names in a study turned out to be."""
+
+    encoders: dict[str, EncoderRef]
+    unlabelled: dict[str, tuple[TextsRef, ...]]  # by task
+    outputs: dict[tuple[str, str], OutputsRef]  # by task and pair
+
+
+class ArmRow(NamedTuple):
+    """An arm with the sections of the study as they hold for it."""
+
+    planned: PlannedArm
+    title: str
+    training: Training | None = None
+    adapter: Adapter | None = None
+    kd: Distillation | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all blocks of a study share, worked out once."""
+
+    study: Study
+    arms: list[ArmRow]  # in the order in which a block does them
+    found: Found
+    exclusions: Exclusions
+    parts: dict[tuple[Any, ...], Parts] = field(default_factory=dict)
+    students: dict[tuple[str, tuple[int, ...] | None], EncoderRef] = field(default_factory=dict)
+    teachers: dict[str, ArmRow] = field(default_factory=dict)
+
+    def student(self, pair: Pair) -> EncoderRef:
+        key = (pair.student_encoder, pair.student_layers)
+        if key not in self.students:
+            encoder = self.found.encoders[pair.student_encoder]
+            self.students[key] = encoder.model_copy(update={"layers": pair.student_layers})
+        return self.students[key]
+
+    def teacher(self, pair: Pair) -> ArmRow:
+        """The arm whose model teaches: given, else full fine-tuning, else the first teacher arm."""
+        given = arrives_trained(pair)
+        arm = Arm("teacher", "given") if given else parse_arm(teaching_arm(self.study.arms))
+        name = str(arm)
+        if name not in self.teachers:
+            self.teachers[name] = _row(self.study, PlannedArm(arm))
+        return self.teachers[name]
+
+
+def settings_of(study: Study, found: Found) -> Settings:
+    """Teachers first, then students, those without distillation before the distilled ones."""
+
+    def place(row: ArmRow) -> tuple[bool, bool]:
+        return (row.planned.arm.role != "teacher", row.kd is not None)
+
+    arms = sorted((_row(study, planned) for planned in study.planned_arms()), key=place)
+    return Settings(study, arms, found, Exclusions(study.exclude))
+
+
+def _row(study: Study, planned: PlannedArm) -> ArmRow:
+    arm = planned.arm
+    adapts = arm.adaptation not in ("fft", "given")
+    training = study.section(planned, "training")
+    if arm.adaptation == "given":  # only how texts are cut and computed matters
+        training = Training(max_length=training.max_length, precision=training.precision)
+    return ArmRow(
+        planned,
+        str(planned),
+        training,
+        study.section(planned, "adapter").of(arm.adaptation) if adapts else None,
+        study.section(planned, "distillation") if arm.distillation == "kd" else None,
+    )
+
+
+_BASELINES = [
+    ArmRow(PlannedArm(arm), str(arm)) for arm in (Arm("baseline", kind) for kind in BASELINES)
+]
+
+
+class Place(NamedTuple):
+    """A run and where in the table it stands. `arm` is None for a teacher that stands nowhere:
+
+    one of another seed, which an ensemble needs, or one that is excluded but still needed.
+    """
+
+    arm: str | None
+    label: str
+    run_id: str
+    make: Callable[[], Run]
+
+
+class Block:
+    """Baselines, the teacher, then the rest of a task and a pair."""
+
+    def __init__(self, settings: Settings, task: TaskRef, pair: Pair) -> None:
+        self.task, self.pair = task, pair
+        self._settings = settings
+        self._teacher = settings.teacher(pair)
+        self._given = arrives_trained(pair)
+        self._templates: dict[str, Siblings] = {}
+
+    def places(self, seed: int) -> Iterator[Place]:
+        """All runs of one seed, each teacher before its students."""
+        study, first = self._settings.study, self._teacher.title
+        out = self._left_out(seed)
+        for row in _BASELINES if study.baselines else ():
+            if row.title not in out:
+                yield self._place(row, 0)
+        arms = [row for row in self._settings.arms if row.title not in out]
+        taught_by = {
+            row.title: teacher_seeds(study, self.pair, row.kd, seed)
+            for row in arms
+            if row.kd is not None
+        }
+        needed = dict.fromkeys(number for some in taught_by.values() for number in some)
+        teachers: dict[int, str] = {}
+        planned = first in study.arms and first not in out
+        for number in dict.fromkeys((seed, *needed)):
+            if not planned and number not in needed:
+                continue
+            place = self._place(self._teacher, number)
+            teachers[number] = place.run_id
+            shown = number == seed and first not in out
+            yield place if shown else place._replace(arm=None)
+        for row in arms:
+            if row.planned.arm.role == "teacher" and (self._given or row.title == first):
+                continue
+            ids = tuple(teachers[number] for number in taught_by.get(row.title, ()))
+            yield self._place(row, seed, ids)
+
+    def forget(self) -> None:
+        """Let go of what the seeds share, after the last of them."""
+        self._templates.clear()
+
+    def _left_out(self, seed: int) -> frozenset[str]:
+        settings = self._settings
+        if not settings.study.exclude:
+            return frozenset()
+        rows = (*_BASELINES, self._teacher, *settings.arms)
+        titles = tuple(dict.fromkeys(row.title for row in rows))
+        return settings.exclusions.of_block(self.pair.name, self.task.name, seed, titles)
+
+    def _place(self, row: ArmRow, seed: int, teachers: tuple[str, ...] = ()) -> Place:
+        arm = row.planned.arm
+        if row.title not in self._templates:
+            self._templates[row.title] = self._siblings(row)
+        if arm.adaptation == "given":
+            seed = 0
+        template = self._templates[row.title]
+        run_id = template.run_id(seed, teachers)
+        name = row.title if not row.planned.label else str(arm)
+        make = partial(template.run, seed, teachers, run_id)
+        return Place(name, row.planned.label, run_id, make)
+
+    def _siblings(self, row: ArmRow) -> Siblings:
+        """The row's runs of all seeds; pairs with the same encoder there share what is dumped."""
+        pair, known = self.pair, self._settings.parts
+        encoder = pair.teacher if row.planned.arm.role == "teacher" else pair.student_encoder
+        source = pair.name if pair.teacher_outputs else ""
+        key = (self.task.name, row.title, encoder, pair.student_layers, source)
+        made = Siblings(partial(self._run, row), known.get(key))
+        if len(self._settings.study.pairs) > 1:  # nobody else could share them
+            known[key] = made.parts
+        return made
+
+    def _run(self, row: ArmRow) -> Run:
+        """The arm's run, but for its seed and its teachers."""
+        arm, pair, found = row.planned.arm, self.pair, self._settings.found
+        data, task = self._settings.study.data, self.task
+        outputs = found.outputs.get((task.name, pair.name))
+        if arm.role == "baseline":
+            return Run(task=task, role="baseline", adaptation=arm.adaptation, seed=0, data=data)
+        if arm.role == "teacher" and outputs is not None:
+            return Run(
+                task=task,
+                role="teacher",
+                adaptation=arm.adaptation,
+                seed=0,
+                data=data,
+                outputs=outputs,
+                pair=pair.name,
+            )
+        lr = None
+        if row.training is not None and arm.adaptation != "given":
+            lr = row.training.lr.fft if row.adapter is None else row.training.lr.peft
+        teaches = arm.role == "teacher"
+        return Run(
+            task=task,
+            role="teacher" if teaches else "student",
+            adaptation=arm.adaptation,
+            distillation="none" if row.kd is None else "kd",
+            seed=0,
+            data=data,
+            encoder=found.encoders[pair.teacher] if teaches else self._settings.student(pair),
+            training=row.training,
+            lr=lr,
+            adapter=row.adapter,
+            kd=row.kd,
+            unlabelled=found.unlabelled[task.name] if row.kd and row.kd.unlabelled else (),
+            pair=pair.name,
+            label=row.planned.label,
+            reference=None if pair.teacher_outputs else found.encoders[pair.teacher],
+        )
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,26 @@ full fine-tuning does not know the adapter's rank, and a setting of the report c
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any, Literal
 
 from pydantic import Field, computed_field, model_validator
 
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
+from kdlora.spec.encoders import encoder_title
 from kdlora.spec.fingerprint import canonical_json, hash_json, hash_text
-from kdlora.spec.names import Arm, labelled
-from kdlora.spec.pair import encoder_title
-from kdlora.spec.study import Adapter, Data, OwnTask, Training
+from kdlora.spec.sections import Data, OwnTask, Training
+from kdlora.vocabulary.arm import Arm, labelled
+
+
+def seed_for(seed: int, purpose: str) -> int:
+    """A seed below 2^31 for one purpose ("init", "order", "dropout") of a run."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{purpose}".encode()).digest()[:4], "big") >> 1
+
 
 _ID_LENGTH = 12  # hexadecimal digits
 RUN_VERSION = 1  # raised when the same fields come to mean another computation

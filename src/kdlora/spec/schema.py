@@ -14,11 +14,11 @@ from typing import Any
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.names import ADAPTATIONS, PACKAGED_ENCODERS
 from kdlora.spec.sections import Training
 from kdlora.spec.study import Study
-from kdlora.spec.tasks import TASKS
 from kdlora.spec.variations import SECTIONS
+from kdlora.vocabulary.arm import ADAPTATIONS, PACKAGED_ENCODERS
+from kdlora.vocabulary.task import TASKS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE_NAME = "kdlora.schema.json"

@@ -17,7 +17,7 @@ from pydantic import (
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import Sources
-from kdlora.spec.tasks import CLASSIFICATION_METRICS, REGRESSION_METRICS
+from kdlora.vocabulary.task import CLASSIFICATION_METRICS, REGRESSION_METRICS
 
 
 class LearningRates(Strict):

@@ -23,8 +23,9 @@ from pydantic import (
 from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
+from kdlora.spec.check import explain
 from kdlora.spec.distillation import Distillation, Sources, Texts
-from kdlora.spec.explain import explain
+from kdlora.spec.encoders import Layers, Pair
 from kdlora.spec.grid import (
     Exclusion,
     Matrix,
@@ -34,10 +35,7 @@ from kdlora.spec.grid import (
     sized_arms,
 )
 from kdlora.spec.halving import Halving, as_halvings, halving_problems
-from kdlora.spec.names import DEFAULT_ARMS, parse_arm
-from kdlora.spec.pair import Layers, Pair
 from kdlora.spec.sections import Data, OwnTask, Training, task_name
-from kdlora.spec.tasks import TASKS
 from kdlora.spec.variations import (
     SECTIONS,
     Ablation,
@@ -47,6 +45,8 @@ from kdlora.spec.variations import (
     spread,
     variation_problems,
 )
+from kdlora.vocabulary.arm import DEFAULT_ARMS, parse_arm
+from kdlora.vocabulary.task import TASKS
 
 
 def _read_task(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from kdlora.spec.base import Strict
-from kdlora.spec.names import Arm, labelled, parse_arm
+from kdlora.vocabulary.arm import Arm, labelled, parse_arm
 
 SECTIONS = ("training", "adapter", "distillation")
 _OF_PEFT = ("method", "config", "targets")  # the settings that an arm named peft has

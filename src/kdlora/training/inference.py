@@ -16,13 +16,13 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.measure.flops import flops_per_length
 from kdlora.measure.latency import Timing, time_models, timing_conditions
-from kdlora.measure.once import once, shape_of
+from kdlora.measure.shape_cache import once, shape_of
 from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained
 from kdlora.spec.run import Run
-from kdlora.spec.tasks import Task
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.precision import Compute, place_for_inference
+from kdlora.vocabulary.task import Task
 
 TIMING_S = 4.0  # seconds for timing a model in turns with its reference, once a study and shape
 CPU_TOKENS, CPU_TEXTS = 2048, 64  # a batch on a processor: more only pad more and touch more memory
@@ -91,7 +91,7 @@ def inference_costs(
     Time does not depend on the weights' values. So the reference is the teacher's architecture as
     it comes, which gives every arm its speed-up without waiting for a teacher run; and with
     `folder` the numbers are kept there for every run whose merged model has this shape. The keys
-    are fields of `measure.blocks.Efficiency`.
+    are fields of `records.record.Efficiency`.
     """
     flops = flops_per_length(merged, backward=False, device=compute.device, folder=folder)
     timings = _timed(run, task, merged, compute, folder)

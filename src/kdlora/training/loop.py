@@ -24,11 +24,8 @@ from kdlora.data.batches import Encoded, collate, train_batches
 from kdlora.distillation.losses import Loss
 from kdlora.distillation.matching import Matching
 from kdlora.measure.quality import better
-from kdlora.spec.study import Training
-from kdlora.training.forward import Forward, make_forward
-from kdlora.training.interrupts import polite_interrupt
-from kdlora.training.precision import Compute
-from kdlora.training.progress import (
+from kdlora.spec.sections import Training
+from kdlora.training.checkpoint import (
     Paused,
     Progress,
     load_checkpoint,
@@ -36,6 +33,9 @@ from kdlora.training.progress import (
     save_checkpoint,
     write_history,
 )
+from kdlora.training.forward import Forward, make_forward
+from kdlora.training.interrupts import polite_interrupt
+from kdlora.training.precision import Compute
 from kdlora.training.schedule import Schedule, evaluation_steps
 
 MAX_NONFINITE = 3  # consecutive steps without a finite gradient before training is given up

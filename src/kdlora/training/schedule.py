@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kdlora.spec.study import Training
+from kdlora.spec.sections import Training
 
 
 @dataclass(frozen=True)

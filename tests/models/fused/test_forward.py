@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kdlora.models.fused.forward import fuse
-from tests.models.helpers import adapt, load, train
-from tests.tiny_models import tiny_batch
+from tests.harness.models import adapt, load, train
+from tests.harness.tiny_models import tiny_batch
 
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet")
 VARIANTS = ("fft", "lora", "adalora", "dora", "mrlora", "olora", "rslora")

@@ -1,1 +1,0 @@
-"""Evidence: pure functions over the tidy frame of runs."""

@@ -1,0 +1,1 @@
+"""Which model to use: candidates, their forms and costs, and one rule that chooses."""

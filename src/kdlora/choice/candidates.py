@@ -1,0 +1,313 @@
+"""Selection scores of all candidates of a task, and of the best teacher, drawn again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlora.choice.formats import (
+    ESTIMATED,
+    FORMS,
+    Cost,
+    MeasuredForm,
+    form_size,
+    latency_of,
+    nearest_length,
+    speed_ratios,
+)
+from kdlora.errors import InputError
+from kdlora.evidence.result import Result
+from kdlora.evidence.score_draws import ScoreDraws, draw_scores, summands
+from kdlora.evidence.scores import numbers
+from kdlora.records.predictions import SplitOutputs
+
+
+@dataclass(frozen=True)
+class Candidate(Result):
+    """One model in one form.
+
+    score: mean over seeds on the selection split, in the metric's unit. report_score: the same on
+    the report split, shown but never used. `ship` is the run with the best selection score.
+    `artefact_score` is the report split's score of this very form where it was exported.
+    """
+
+    name: str
+    arm: str
+    encoder: str
+    taught_by: str
+    form: str
+    runtime: str
+    quantization: str
+    run_ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    ship: str
+    score: float
+    report_score: float | None
+    size_mb: Cost
+    latency_p50_ms: Cost
+    latency_p95_ms: Cost
+    ship_folder: str = ""
+    gate: str = "not measured"
+    artefact_score: float | None = None
+    folder: str | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} as {FORMS[self.form].title}"
+
+    @property
+    def estimated(self) -> bool:
+        return ESTIMATED in (self.size_mb.basis, self.latency_p95_ms.basis)
+
+    @property
+    def model(self) -> tuple[str, ...]:
+        """What tells models apart, whatever their form."""
+        return self.run_ids
+
+
+@dataclass(frozen=True)
+class Baseline(Result):
+    """What costs next to nothing: the best of the task's baselines, by the selection split."""
+
+    arm: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Field(Result):
+    """All candidates of a task and what they are measured by."""
+
+    task: str
+    metric: str
+    direction: int
+    candidates: tuple[Candidate, ...]
+    reference: Candidate | None
+    length: int | None
+    notes: tuple[str, ...] = ()
+    baseline: Baseline | None = None
+
+
+def task_names(frame: pd.DataFrame) -> list[str]:
+    """Tasks that have a finished model to choose."""
+    return [str(t) for t in dict.fromkeys(_models(frame)["task"])]
+
+
+def _models(frame: pd.DataFrame) -> pd.DataFrame:
+    """Finished, scored runs of encoders."""
+    if "selection_score" not in frame:
+        return frame.iloc[:0]
+    known = frame[(frame["status"] == "done") & frame["role"].isin(["teacher", "student"])]
+    return known[np.isfinite(numbers(known["selection_score"]))]
+
+
+def gather_candidates(
+    frame: pd.DataFrame,
+    task: str,
+    *,
+    exports: Sequence[MeasuredForm] = (),
+    forms: Iterable[str] = tuple(FORMS),
+    length: int | None = None,
+    measured_only: bool = False,
+) -> Field:
+    """Every model of a task in every form.
+
+    Args:
+        frame: the tidy frame of a study.
+        exports: what was measured on exported artefacts.
+        length: tokens at which latencies are compared; default that of the exports nearest to the
+            records' protocol, or the records' own.
+        measured_only: leave out forms whose size or latency would be an estimate.
+
+    Runs that a health check calls unusable are left out and named in a note, and so are teachers
+    that are no trained model here (they still serve as the reference). Raises InputError where
+    nothing is left.
+    """
+    rows = _models(frame)
+    rows = rows[rows["task"] == task]
+    if rows.empty:
+        raise InputError(
+            f"no finished model with a selection score on '{task}': nothing to recommend. Finish "
+            "the study with `kdlora run`, or see `kdlora status`"
+        )
+    notes = []
+    broken = rows["flag_severities"].map(lambda found: "error" in tuple(found))
+    if broken.any():
+        names = ", ".join(dict.fromkeys(rows.loc[broken, "run_id"]))
+        notes.append(f"left out for an error flag: {names}")
+        rows = rows[~broken]
+    metric, direction = str(rows["metric"].iloc[0]), int(rows["direction"].iloc[0])
+    length = length or nearest_length(rows, exports)
+    ratios = speed_ratios(exports)
+    found: list[Candidate] = []
+    for models in _by_model(rows):
+        if models["encoder"].isna().all() or not _is_here(models):
+            continue
+        base = _candidate(models, rows, direction)
+        for form in forms:
+            costed = _with_costs(base, models, rows, form, exports, ratios, length)
+            if not (measured_only and costed.estimated):
+                found.append(costed)
+    if not found:
+        why = "nothing was measured; allow estimates or export" if measured_only else (
+            "every run carries an error flag, or is no model that was trained here"
+        )  # fmt: skip
+        raise InputError(f"nothing to choose from on '{task}': {why}")
+    return Field(
+        task, metric, direction, tuple(found), _reference(rows, direction), length, tuple(notes),
+        _baseline(frame[frame["task"] == task], direction),
+    )  # fmt: skip
+
+
+def _baseline(rows: pd.DataFrame, direction: int) -> Baseline | None:
+    rows = rows[(rows["role"] == "baseline") & (rows["status"] == "done")]
+    scores = rows.assign(found=numbers(rows["selection_score"])).groupby("arm")["found"].mean()
+    scores = scores[np.isfinite(scores)]
+    if scores.empty:
+        return None
+    best = str((direction * scores).idxmax())
+    return Baseline(best, float(scores[best]))
+
+
+def _is_here(models: pd.DataFrame) -> bool:
+    """Whether the model was trained in this study, so that it can be exported."""
+    return str(models["adaptation"].iloc[0]) != "given" and _outputs_free(models)
+
+
+def _outputs_free(models: pd.DataFrame) -> bool:
+    sizes = numbers(models["size_mb"]) if "size_mb" in models else np.array([np.nan])
+    return bool(np.isfinite(sizes).any())
+
+
+def _by_model(rows: pd.DataFrame) -> Iterable[pd.DataFrame]:
+    """Rows of each arm and pair; what pairs share (a teacher, a control) comes once."""
+    seen = set()
+    for _, models in rows.groupby(["arm", "pair"], sort=False):
+        key = tuple(sorted(models["run_id"]))
+        if key not in seen:
+            seen.add(key)
+            yield models.drop_duplicates("run_id").sort_values("seed", kind="stable")
+
+
+def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Candidate:
+    first = models.iloc[0]
+    score = numbers(models["selection_score"])
+    reported = numbers(models["score"])
+    several = rows["pair"].nunique() > 1
+    taught = str(first["teacher"]) if str(first["distillation"]) == "kd" else ""
+    ship = models.iloc[int(np.argmax(direction * score))]
+    name = str(first["arm"])
+    if several:
+        name += f" {first['encoder']}" + (f" from {taught}" if taught else "")
+    nothing = Cost(None, ESTIMATED, "")
+    return Candidate(
+        name=name,
+        arm=str(first["arm"]),
+        encoder=str(first["encoder"]),
+        taught_by=taught,
+        form="torch",
+        runtime="torch",
+        quantization="none",
+        run_ids=tuple(models["run_id"]),
+        seeds=tuple(int(s) for s in models["seed"]),
+        ship=str(ship["run_id"]),
+        ship_folder=str(Path(str(ship["source"])).parent) if "source" in models else "",
+        score=float(score.mean()),
+        report_score=float(reported.mean()) if np.isfinite(reported).all() else None,
+        size_mb=nothing,
+        latency_p50_ms=nothing,
+        latency_p95_ms=nothing,
+        flags=tuple(dict.fromkeys(flag for found in models["flags"] for flag in tuple(found))),
+    )
+
+
+def _with_costs(
+    base: Candidate,
+    models: pd.DataFrame,
+    rows: pd.DataFrame,
+    form: str,
+    exports: Sequence[MeasuredForm],
+    ratios: dict[str, Cost],
+    length: int | None,
+) -> Candidate:
+    alike = rows[rows["encoder"] == base.encoder]
+    own = [e for e in exports if e.run_id in base.run_ids and e.form == form]
+    own.sort(key=lambda e: (e.run_id != base.ship, e.gate == "failed"))
+    kin = [e for e in exports if e.encoder == base.encoder and e.form == form]
+    same = replace(
+        base,
+        form=form,
+        runtime=FORMS[form].runtime,
+        quantization=FORMS[form].quantization,
+        size_mb=form_size(form, models, own, kin),
+        latency_p50_ms=latency_of("p50", form, alike, own, kin, ratios, length),
+        latency_p95_ms=latency_of("p95", form, alike, own, kin, ratios, length),
+    )
+    if not own:
+        return same
+    first = own[0]
+    place = models.loc[models["run_id"] == first.run_id, "source"] if "source" in models else ()
+    return replace(
+        same, gate=first.gate, artefact_score=first.score, folder=first.folder, ship=first.run_id,
+        ship_folder=str(Path(str(next(iter(place)))).parent) if len(place) else "",
+    )  # fmt: skip
+
+
+def _reference(rows: pd.DataFrame, direction: int) -> Candidate | None:
+    """The best teacher on the selection split, trained here or given."""
+    teachers = [
+        _candidate(models, rows, direction)
+        for models in _by_model(rows[rows["role"] == "teacher"])
+    ]  # fmt: skip
+    return max(teachers, key=lambda c: direction * c.score, default=None)
+
+
+def draw_field(
+    field: Field,
+    frame: pd.DataFrame,
+    outputs: Mapping[str, SplitOutputs],
+    *,
+    rng: np.random.Generator,
+    draws: int = 4_000,
+) -> ScoreDraws:
+    """Scores of all candidates and, as the last column, of the reference, drawn again.
+
+    `outputs` are those of the *selection* split by run id, as many as were stored.
+    """
+    rows = [(c.run_ids, c.seeds) for c in field.candidates]
+    if field.reference is not None:
+        rows.append((field.reference.run_ids, field.reference.seeds))
+    scores = run_scores(frame)
+    positive = None
+    if field.metric == "f1":
+        positive = _positive_class(rows[0][0][0], outputs, scores)
+        outputs = {} if positive is None else outputs
+    return draw_scores(
+        [r for r, _ in rows], [s for _, s in rows], scores, outputs, field.metric,
+        rng=rng, draws=draws, positive=positive,
+    )  # fmt: skip
+
+
+def run_scores(frame: pd.DataFrame) -> dict[str, float]:
+    """The recorded selection score of every finished run."""
+    runs = frame[frame["selection_score"].notna()].drop_duplicates("run_id")
+    return dict(zip(runs["run_id"].astype(str), runs["selection_score"].astype(float), strict=True))
+
+
+def _positive_class(
+    run: str, outputs: Mapping[str, SplitOutputs], scores: Mapping[str, float]
+) -> int | None:
+    """The class whose F1 is the recorded one, or None without outputs."""
+    if run not in outputs:
+        return None
+    own = outputs[run]
+    found = [
+        summands("f1", own.outputs, own.labels, positive=k).score
+        for k in range(own.outputs.shape[1])
+    ]
+    nearest = int(np.nanargmin([abs(f - scores[run]) for f in found]))
+    return nearest if abs(found[nearest] - scores[run]) < 1e-6 else None

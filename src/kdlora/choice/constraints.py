@@ -1,0 +1,110 @@
+"""What a deployment asks for: limits, what is preferred among what keeps them, and profiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from kdlora.errors import InputError, did_you_mean
+from kdlora.evidence.result import Result
+
+PREFERENCES = ("score", "latency", "size")
+RUNTIMES = ("any", "torch", "onnx")
+QUANTIZATIONS = ("none", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class Constraints(Result):
+    """Limits of a choice; None is no limit.
+
+    max_size_mb: MB (10^6 bytes) on disk. max_latency_ms: for one text, at the percentile `latency`.
+    min_score: of the task's metric on the selection split, in its own unit (0.82); for a metric of
+    which less is better, the most that is allowed. max_drop: hundredths lost at most against the
+    best teacher (in the metric's own unit where that is unbounded). prefer: what is best among
+    those that keep all limits; ties in cost are broken by the score, ties in score by latency.
+    """
+
+    max_size_mb: float | None = None
+    max_latency_ms: float | None = None
+    min_score: float | None = None
+    max_drop: float | None = None
+    runtime: str = "any"
+    quantize: tuple[str, ...] = QUANTIZATIONS
+    prefer: str = "score"
+    latency: str = "p95"
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value:g}; expected a number above 0"
+            for name in ("max_size_mb", "max_latency_ms")
+            if (value := getattr(self, name)) is not None and not value > 0
+        ]
+        if self.max_drop is not None and not self.max_drop >= 0:
+            problems.append(f"max_drop is {self.max_drop:g}; expected points, 0 or more")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            problems.append(f"min_score is {self.min_score}; expected a score such as 0.82")
+        for name, known in (("prefer", PREFERENCES), ("runtime", RUNTIMES),
+                            ("latency", ("p50", "p95"))):  # fmt: skip
+            if getattr(self, name) not in known:
+                hint = did_you_mean(str(getattr(self, name)), known)
+                problems.append(f"unknown {name} '{getattr(self, name)}'.{hint}")
+        for given in self.quantize:
+            if given not in QUANTIZATIONS:
+                problems.append(f"unknown quantize '{given}'.{did_you_mean(given, QUANTIZATIONS)}")
+        if not self.quantize:
+            problems.append(f"quantize is empty; expected some of {', '.join(QUANTIZATIONS)}")
+        if problems:
+            raise InputError(problems, where="constraints")
+
+    def changed(self, **values: Any) -> Constraints:
+        """With these instead, where they are not None."""
+        return replace(self, **{k: v for k, v in values.items() if v is not None})
+
+    def limits(self) -> dict[str, Any]:
+        """The constraints that are set, by name."""
+        blank = Constraints()
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("prefer", "latency")
+            and getattr(self, f.name) != getattr(blank, f.name)
+        }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Constraints with a name, and why they are so."""
+
+    constraints: Constraints
+    why: str
+
+
+PROFILES = {
+    "server": Profile(
+        Constraints(max_drop=1.0, prefer="latency"),
+        "disk is cheap and requests wait: the fastest within 1 point of the best teacher",
+    ),
+    "mobile": Profile(
+        Constraints(max_size_mb=70.0, max_drop=3.0, runtime="onnx"),
+        "the download counts: the best score of at most 70 MB that needs no PyTorch, within "
+        "3 points of the best teacher",
+    ),
+    "edge": Profile(
+        Constraints(max_size_mb=25.0, max_latency_ms=25.0, max_drop=5.0, runtime="onnx",
+                    prefer="size"),
+        "memory and processor are small: the smallest of at most 25 MB and 25 ms a text, within "
+        "5 points of the best teacher",
+    ),
+    "max-quality": Profile(
+        Constraints(quantize=("none",)),
+        "nothing is dearer than a wrong answer: the best score, not quantised",
+    ),
+}  # fmt: skip
+
+
+def profile(name: str) -> Profile:
+    """Raises InputError for a name that is not known."""
+    if name not in PROFILES:
+        raise InputError(f"unknown profile '{name}'.{did_you_mean(name, PROFILES)}")
+    return PROFILES[name]

@@ -1,0 +1,130 @@
+"""`kdlora recommend`: a study and what was exported of it, read and handed to the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlora.choice.candidates import draw_field, gather_candidates, run_scores, task_names
+from kdlora.choice.constraints import Constraints
+from kdlora.choice.formats import FORMS, MeasuredForm, Timing
+from kdlora.choice.recommend import recommend
+from kdlora.choice.recommendation import Recommendation
+from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
+from kdlora.records.frame import find_study, load_frame
+from kdlora.records.predictions import read_outputs
+
+
+@dataclass(frozen=True)
+class Exports:
+    """What the exports of a study measured, and which of them could not be read."""
+
+    forms: tuple[MeasuredForm, ...]
+    problems: tuple[str, ...]
+
+
+def read_exports(
+    root: Path, frame: pd.DataFrame, folders: Iterable[Path] = ()
+) -> Exports:  # fmt: skip
+    """Measured forms of the artefacts in `<study>/exports/*` and in `folders`.
+
+    A folder that was named must be an export of one of the study's runs (else InputError or
+    ModelError, all at once); one that lies in the study is passed over with a word why.
+    """
+    encoders = frame.drop_duplicates("run_id").set_index("run_id")["encoder"]
+    named = [Path(f) for f in folders]
+    found = sorted(p.parent for p in (root / "exports").glob(f"*/{ARTEFACT}"))
+    forms: list[MeasuredForm] = []
+    wrong: list[str] = []
+    passed: list[str] = []
+    for folder in dict.fromkeys([*named, *found]):
+        problems = wrong if folder in named else passed
+        try:
+            artefact = read_artefact(folder)
+        except ModelError as error:
+            problems += error.problems
+            continue
+        if artefact.run_id not in encoders.index:
+            problems.append(f"{folder} was exported from {artefact.run_id}, no run of this study")
+            continue
+        forms += measured_forms(artefact, folder, str(encoders[artefact.run_id]))
+    if wrong:
+        raise InputError(wrong, where="--export")
+    return Exports(tuple(forms), tuple(passed))
+
+
+def measured_forms(artefact: Artefact, folder: Path, encoder: str) -> list[MeasuredForm]:
+    """What an export measured, form by form; latencies are those of one text at a time."""
+    return [
+        MeasuredForm(
+            run_id=artefact.run_id,
+            encoder=encoder,
+            form=variant.name,
+            folder=str(folder),
+            size_mb=variant.size_mb,
+            gate=variant.gate,
+            score=variant.score,
+            drop_points=variant.drop_points,
+            timings=tuple(
+                Timing(t.length, t.latency_p50_ms, t.latency_p95_ms)
+                for t in variant.timings
+                if t.batch == 1
+            ),
+        )
+        for variant in artefact.variants
+        if variant.name in FORMS
+    ]
+
+
+def recommend_study(
+    study: str | Path,
+    asked: Sequence[tuple[str | None, Constraints]],
+    *,
+    tasks: Sequence[str] = (),
+    exports: Iterable[Path] = (),
+    length: int | None = None,
+    measured_only: bool = False,
+    draws: int = 4_000,
+    seed: int = 0,
+) -> list[Recommendation]:
+    """One recommendation for each task and each of `asked` (a profile's name and constraints).
+
+    Args:
+        tasks: default all that have a finished model.
+        exports: folders of artefacts beside those in `<study>/exports`.
+        length: tokens at which latencies are compared.
+        measured_only: consider only forms that were measured, no estimates.
+        draws, seed: of the bootstrap.
+    """
+    root = find_study(study)
+    frame = load_frame(root)
+    known = task_names(frame)
+    if not known:
+        raise InputError(
+            f"{root} holds no finished model with a score on a selection split, so there is "
+            "nothing to choose from. Finish the study with `kdlora run`"
+        )
+    unknown = [t for t in tasks if t not in known]
+    if unknown:
+        raise InputError([f"no task '{t}' here.{did_you_mean(t, known)}" for t in unknown])
+    shipped = read_exports(root, frame, exports)
+    found = []
+    for task in tasks or known:
+        field = gather_candidates(
+            frame, task, exports=shipped.forms, length=length, measured_only=measured_only
+        )
+        runs = [r for c in field.candidates for r in c.run_ids]
+        runs += field.reference.run_ids if field.reference else ()
+        outputs = read_outputs(root, runs, "selection")
+        drawn = draw_field(field, frame, outputs, rng=np.random.default_rng(seed), draws=draws)
+        scores = run_scores(frame)
+        found += [
+            recommend(field, constraints, drawn, run_scores=scores, profile=profile)
+            for profile, constraints in asked
+        ]
+    return found

@@ -1,0 +1,321 @@
+"""Which model to ship under constraints, how sure that is, and what would have to give.
+
+Chosen on the selection split alone; the report split's score is shown beside it. Costs are taken as
+known, scores are drawn again (`choice_bootstrap`): in each draw the constraints are applied and the
+best is picked anew. The probability of a choice is the share of draws in which it keeps all limits
+and is the best of those that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from kdlora.choice.candidates import Candidate, Field
+from kdlora.choice.constraints import Constraints
+from kdlora.choice.formats import MEASURED
+from kdlora.choice.next_steps import what_next
+from kdlora.choice.recommendation import Broken, Exclusion, Give, Judged, Recommendation
+from kdlora.evidence.score_draws import ScoreDraws, quantiles
+from kdlora.evidence.scores import UNBOUNDED
+
+ALIKE = 1.02  # costs within this factor of the least of their group are taken as equal
+
+
+def bands(values: Sequence[float | None]) -> np.ndarray:
+    """Dense ranks, 0 the least; values within `ALIKE` share one, unknown ones come last."""
+    known = np.array([np.inf if v is None else v for v in values], float)
+    ranks = np.zeros(len(known), int)
+    rank, start = -1, -np.inf
+    for i in np.argsort(known, kind="stable"):
+        if rank < 0 or known[i] > start * ALIKE:
+            rank, start = rank + 1, known[i]
+        ranks[i] = rank
+    return ranks
+
+
+def _costs(candidates: Sequence[Candidate], constraints: Constraints) -> dict[str, np.ndarray]:
+    latency = [getattr(c, f"latency_{constraints.latency}_ms").value for c in candidates]
+    return {"latency": bands(latency), "size": bands([c.size_mb.value for c in candidates])}
+
+
+def cost_levels(candidates: Sequence[Candidate], constraints: Constraints) -> np.ndarray:
+    """What comes before the score [candidates]: the rank of the preferred cost; 0 for the score."""
+    if constraints.prefer == "score":
+        return np.zeros(len(candidates), int)
+    return _costs(candidates, constraints)[constraints.prefer]
+
+
+def tie_order(candidates: Sequence[Candidate], constraints: Constraints) -> np.ndarray:
+    """What decides between equal scores [candidates]: latency, size, and what was measured."""
+    costs = _costs(candidates, constraints)
+    keys = [
+        (costs["latency"][i], costs["size"][i], c.latency_p95_ms.basis != MEASURED, i)
+        for i, c in enumerate(candidates)
+    ]
+    order = np.empty(len(keys), int)
+    order[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return order
+
+
+def pick(scores: np.ndarray, fits: np.ndarray, levels: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """The best candidate of each draw [draws], -1 where none fits.
+
+    scores [draws, candidates], more being better; fits of the same shape; `levels` before scores,
+    `ties` after them (both [candidates], less is better).
+    """
+    size = 1.0 + 2 * np.abs(scores).max()
+    smallest = 1e-9 * size / (len(ties) + 1)
+    keys = scores - size * levels[None] - smallest * ties[None]
+    keys = np.where(fits, keys, -np.inf)
+    return np.where(fits.any(1), keys.argmax(1), -1)
+
+
+CLEAR, LIKELY = 0.95, 0.8  # probabilities from which a choice is called so
+RUNNERS_UP = 3
+
+
+def points_scale(metric: str) -> float:
+    """What turns a difference of the metric into points, or leaves an unbounded one as it is."""
+    return 1.0 if metric in UNBOUNDED else 100.0
+
+
+def recommend(
+    field: Field,
+    constraints: Constraints,
+    drawn: ScoreDraws,
+    *,
+    run_scores: Mapping[str, float],
+    profile: str | None = None,
+) -> Recommendation:
+    """Choose among the candidates of a task; `drawn` is what `draw_field` gave for it."""
+    candidates = field.candidates
+    scale = field.direction * points_scale(field.metric)
+    k = len(candidates)
+    u = scale * drawn.scores[:k]
+    top = float(scale * drawn.scores[k]) if field.reference is not None else float(u.max())
+    values = tops = None
+    if drawn.draws is not None:
+        everything = scale * drawn.draws
+        values = everything[:, :k]
+        tops = everything[:, k] if field.reference is not None else values.max(1)
+    static = [_static_broken(c, constraints) for c in candidates]
+    broken = [
+        (*found, *_score_broken(u[i], top, constraints, scale)) for i, found in enumerate(static)
+    ]  # fmt: skip
+    fits = np.array([not b for b in broken])
+    levels, ties = cost_levels(candidates, constraints), tie_order(candidates, constraints)
+    best = pick(u[None], fits[None], levels, ties)[0]
+    meets = p_best = None
+    if values is not None and tops is not None:
+        keeps = np.array([not found for found in static])[None] & _keeps_score(
+            values, tops, constraints, scale
+        )
+        picked = pick(values, keeps, levels, ties)
+        meets = keeps.mean(0)
+        p_best = np.bincount(picked[picked >= 0], minlength=k) / len(values)
+    judged = [
+        _judged(i, candidates[i], broken[i], u, top, values, tops, best, meets, p_best, scale)
+        for i in range(k)
+    ]
+    choice = judged[best] if best >= 0 else None
+    order = _ordered(judged, levels, ties, u)
+    result = Recommendation(
+        task=field.task,
+        metric=field.metric,
+        direction=field.direction,
+        profile=profile,
+        constraints=constraints,
+        reference=field.reference,
+        length=field.length,
+        choice=choice,
+        runners_up=_runners_up(order, choice),
+        nearest=() if choice else _nearest(judged),
+        exclusions=_exclusions(judged, constraints),
+        gives=() if choice else _gives(judged, constraints),
+        probability=choice.p_best if choice else None,
+        standing=_standing(choice),
+        next_steps=(),
+        notes=(*field.notes, *_notes(field, drawn)),
+        n_candidates=k,
+        n_fitting=int(fits.sum()),
+        n_examples=drawn.n_examples,
+        draws=0 if values is None else len(values),
+        considered=tuple(order),
+        baseline=field.baseline,
+    )
+    if field.baseline is not None and not result.beats_baseline:
+        told = (
+            f"{field.baseline.arm} scores {field.baseline.score:.4g} on the selection split of "
+            f"{field.task}, no less than the model named here: none is worth shipping yet"
+        )
+        result = replace(result, notes=(told, *result.notes))
+    steps = what_next(result, run_scores, scale)
+    return replace(result, next_steps=steps)
+
+
+def _static_broken(candidate: Candidate, constraints: Constraints) -> tuple[Broken, ...]:
+    """Limits that no draw of scores can change."""
+    found = []
+    latency = getattr(candidate, f"latency_{constraints.latency}_ms").value
+    for name, limit, value in (
+        ("max_size_mb", constraints.max_size_mb, candidate.size_mb.value),
+        ("max_latency_ms", constraints.max_latency_ms, latency),
+    ):
+        if limit is not None and (value is None or value > limit):
+            excess = 1.0 if value is None else value / limit - 1
+            found.append(Broken(name, limit, value, excess))
+    if constraints.runtime not in ("any", candidate.runtime):
+        found.append(Broken("runtime", constraints.runtime, candidate.runtime, 1.0))
+    if candidate.quantization not in constraints.quantize:
+        allowed = ", ".join(constraints.quantize)
+        found.append(Broken("quantize", allowed, candidate.quantization, 1.0))
+    if candidate.gate == "failed":
+        found.append(Broken("accuracy gate", "passed", "failed", 1.0))
+    return tuple(found)
+
+
+def _score_broken(u: float, top: float, constraints: Constraints, scale: float) -> list[Broken]:
+    found = []
+    if constraints.min_score is not None:
+        floor = scale * constraints.min_score
+        if u < floor - 1e-9:
+            excess = (floor - u) / max(abs(floor), 1e-9)
+            found.append(Broken("min_score", constraints.min_score, u / scale, excess))
+    if constraints.max_drop is not None and top - u > constraints.max_drop + 1e-9:
+        floor = top - constraints.max_drop
+        excess = (floor - u) / max(abs(floor), 1e-9)
+        found.append(Broken("max_drop", constraints.max_drop, top - u, excess))
+    return found
+
+
+def _keeps_score(
+    values: np.ndarray, tops: np.ndarray, constraints: Constraints, scale: float
+) -> np.ndarray:
+    """Whether each candidate keeps the limits of the score [draws, candidates]."""
+    keeps = np.ones(values.shape, bool)
+    if constraints.min_score is not None:
+        keeps &= values >= scale * constraints.min_score - 1e-9
+    if constraints.max_drop is not None:
+        keeps &= tops[:, None] - values <= constraints.max_drop + 1e-9
+    return keeps
+
+
+def _judged(
+    i: int,
+    candidate: Candidate,
+    broken: tuple[Broken, ...],
+    u: np.ndarray,
+    top: float,
+    values: np.ndarray | None,
+    tops: np.ndarray | None,
+    best: int,
+    meets: np.ndarray | None,
+    p_best: np.ndarray | None,
+    scale: float,
+) -> Judged:
+    ends = quantiles(None if values is None else values[:, i] / scale)
+    drops = quantiles(None if values is None or tops is None else tops - values[:, i])
+    difference = None if best < 0 else float(u[i] - u[best])
+    differences = quantiles(None if values is None or best < 0 else values[:, i] - values[:, best])
+    return Judged(
+        candidate, broken, *ends, float(top - u[i]), *drops,
+        None if meets is None else float(meets[i]), None if p_best is None else float(p_best[i]),
+        difference, *differences,
+    )  # fmt: skip
+
+
+def _ordered(
+    judged: list[Judged], levels: np.ndarray, ties: np.ndarray, u: np.ndarray
+) -> list[Judged]:
+    """Those that fit first, best first."""
+    keys = [(len(j.broken), levels[i], -u[i], ties[i]) for i, j in enumerate(judged)]
+    return [judged[i] for i in sorted(range(len(judged)), key=keys.__getitem__)]
+
+
+def _runners_up(order: list[Judged], choice: Judged | None) -> tuple[Judged, ...]:
+    """The best form of every other model that fits."""
+    seen = {choice.candidate.model} if choice else set()
+    found = []
+    for one in order:
+        if one.fits and one.candidate.model not in seen:
+            seen.add(one.candidate.model)
+            found.append(one)
+    return tuple(found[:RUNNERS_UP])
+
+
+def _nearest(judged: list[Judged]) -> tuple[Judged, ...]:
+    """Those that break fewest limits, and those least."""
+    order = sorted(judged, key=lambda j: (len(j.broken), max(b.excess for b in j.broken)))
+    return tuple(order[:RUNNERS_UP])
+
+
+def _exclusions(judged: list[Judged], constraints: Constraints) -> tuple[Exclusion, ...]:
+    found = []
+    limits = _limits(constraints)
+    if any(b.constraint == "accuracy gate" for j in judged for b in j.broken):
+        limits["accuracy gate"] = "passed"
+    for name, limit in limits.items():
+        out = [j for j in judged if any(b.constraint == name for b in j.broken)]
+        without = sum(all(b.constraint == name for b in j.broken) for j in judged)
+        found.append(Exclusion(name, limit, tuple(j.candidate.title for j in out), without))
+    return tuple(found)
+
+
+def _limits(constraints: Constraints) -> dict[str, float | str]:
+    return {
+        name: ", ".join(limit) if isinstance(limit, tuple) else limit
+        for name, limit in constraints.limits().items()
+    }
+
+
+def _gives(judged: list[Judged], constraints: Constraints) -> tuple[Give, ...]:
+    found = []
+    for name, limit in _limits(constraints).items():
+        only = [j for j in judged if {b.constraint for b in j.broken} == {name}]
+        only = [j for j in only if j.broken[0].value is not None]
+        if not only:
+            found.append(Give(name, limit, None, None))
+            continue
+        nearest = min(only, key=lambda j: j.broken[0].excess)
+        found.append(Give(name, limit, nearest.broken[0].value, nearest.candidate.title))
+    return tuple(found)
+
+
+def _standing(choice: Judged | None) -> str:
+    if choice is None:
+        return "nothing fits"
+    if choice.p_best is None:
+        return "unknown"
+    if choice.p_best >= CLEAR:
+        return "clear"
+    return "likely" if choice.p_best >= LIKELY else "undecided"
+
+
+def _notes(field: Field, drawn: ScoreDraws) -> list[str]:
+    notes = []
+    if field.reference is None:
+        notes.append("no teacher was scored: drops are counted from the best candidate")
+    if drawn.draws is None:
+        notes.append(
+            "no predictions on the selection split and one seed: how sure the choice is cannot be "
+            "told"
+        )
+    elif drawn.n_examples == 0:
+        notes.append(
+            "some runs stored no predictions on the selection split: only the seeds vary in the "
+            "probability"
+        )
+    if max(drawn.n_seeds) == 1:
+        notes.append(
+            "one seed each: the probability speaks of these trained models, not of methods"
+        )
+    estimated = [c for c in field.candidates if c.estimated]
+    if estimated:
+        notes.append(
+            f"{len(estimated)} of {len(field.candidates)} candidates have an estimated size or "
+            "latency; each number says where it comes from"
+        )
+    return notes

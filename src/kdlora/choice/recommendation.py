@@ -1,0 +1,113 @@
+"""What a recommendation is made of; `recommend` fills it, texts and reports read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdlora.choice.candidates import Baseline, Candidate
+from kdlora.choice.constraints import Constraints
+from kdlora.evidence.result import Result
+
+
+@dataclass(frozen=True)
+class Step(Result):
+    """Something to do, why, and the command if there is one. `seeds` or `examples`: how many."""
+
+    kind: str
+    text: str
+    command: str = ""
+    seeds: int | None = None
+    examples: int | None = None
+
+
+@dataclass(frozen=True)
+class Broken(Result):
+    """A constraint that a candidate does not keep; `excess` is relative to the limit."""
+
+    constraint: str
+    limit: float | str
+    value: float | str | None
+    excess: float
+
+
+@dataclass(frozen=True)
+class Judged(Result):
+    """A candidate under the constraints. Differences and drops in points, more being better.
+
+    drop: below the best teacher. difference: to the choice, with its interval.
+    """
+
+    candidate: Candidate
+    broken: tuple[Broken, ...]
+    score_low: float | None
+    score_high: float | None
+    drop: float | None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    p_meets: float | None = None
+    p_best: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+    @property
+    def fits(self) -> bool:
+        return not self.broken
+
+
+@dataclass(frozen=True)
+class Exclusion(Result):
+    """What one constraint excludes, and how many candidates fit if it alone were lifted."""
+
+    constraint: str
+    limit: float | str
+    excluded: tuple[str, ...]
+    fit_without: int
+
+
+@dataclass(frozen=True)
+class Give(Result):
+    """How far one constraint alone would have to be eased so that something fits."""
+
+    constraint: str
+    limit: float | str
+    needed: float | str | None
+    candidate: str | None
+
+
+@dataclass(frozen=True)
+class Recommendation(Result):
+    """The choice for one task. `standing` is clear, likely, undecided, unknown or nothing fits."""
+
+    task: str
+    metric: str
+    direction: int
+    profile: str | None
+    constraints: Constraints
+    reference: Candidate | None
+    length: int | None
+    choice: Judged | None
+    runners_up: tuple[Judged, ...]
+    nearest: tuple[Judged, ...]
+    exclusions: tuple[Exclusion, ...]
+    gives: tuple[Give, ...]
+    probability: float | None
+    standing: str
+    next_steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+    n_candidates: int
+    n_fitting: int
+    n_examples: int
+    draws: int
+    considered: tuple[Judged, ...]
+    baseline: Baseline | None = None
+
+    @property
+    def beats_baseline(self) -> bool:
+        """Whether the choice, or else the best of all, scores more than the task's baselines."""
+        if self.baseline is None:
+            return True
+        chosen = self.choice or max(
+            self.considered, key=lambda j: self.direction * j.candidate.score
+        )
+        return self.direction * (chosen.candidate.score - self.baseline.score) > 0

@@ -1,0 +1,473 @@
+"""`kdlora compare`: paired comparisons with verdicts, and the methods of a study side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from kdlora.errors import InputError, did_you_mean
+from kdlora.evidence.compare import Comparison
+from kdlora.evidence.costs import Ratio
+from kdlora.evidence.study import Evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pandas as pd
+
+    from kdlora.evidence.compare import Comparison
+    from kdlora.evidence.power import SeedsNeeded
+    from kdlora.evidence.result import Rules
+    from kdlora.evidence.study import Evidence
+
+
+def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
+    """A row a comparison; what they share (b, the counts) stands below, to save width."""
+    against = {c.b for c in comparisons}
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                  padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+    table.add_column("a", no_wrap=True)
+    if len(against) > 1:
+        table.add_column("b", overflow="fold")
+    for name in ("a - b", "interval", "p corr.", "needs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("tasks like\nthese", "these\ntasks"):
+        table.add_column(name, no_wrap=True)
+    for c in comparisons:
+        claim = c.claim
+        said = claim.difference is not None
+        table.add_row(
+            c.a,
+            *([c.b] if len(against) > 1 else []),
+            f"{claim.difference:+.2f}" if said else "-",
+            _span(claim.low, claim.high, 1) if said else "-",
+            _p(claim.p_corrected),
+            f"{claim.detectable:.1f}" if claim.detectable else "-",
+            _word(c.beyond.verdict),
+            _word(c.here.verdict),
+        )
+    counts = [
+        f"{_range(values)} {name}"
+        for name, values in (
+            ("tasks", [c.n_tasks for c in comparisons]),
+            ("blocks", [c.n_blocks for c in comparisons]),
+            ("matched runs", [c.n_runs for c in comparisons]),
+        )
+    ]
+    shared = [f"b is {next(iter(against))}"] if len(against) == 1 else []
+    table.caption = "; ".join([*shared, ", ".join(counts)])
+    return table
+
+
+def _range(values: Sequence[int]) -> str:
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def level_table(c: Comparison) -> Table:
+    table = Table(title="evidence by level (description; runs and blocks are not independent)",
+                  title_justify="left")  # fmt: skip
+    for name in ("level", "n", "mean", "median", "d_z", "rank r", "+/=/-", "p t", "p Wilcoxon",
+                 "p permut.", "bootstrap", "by task"):  # fmt: skip
+        table.add_column(name, justify="left" if name == "level" else "right")
+    for x in c.levels.values():
+        table.add_row(
+            x.level,
+            str(x.n),
+            _number(x.mean),
+            _number(x.median),
+            _number(x.d_z),
+            _number(x.rank_biserial),
+            f"{x.wins}/{x.ties}/{x.losses}",
+            _p(x.p_t),
+            _p(x.p_wilcoxon),
+            _p(x.p_permutation),
+            _span(x.low, x.high),
+            _span(x.low_tasks, x.high_tasks),
+        )
+    return table
+
+
+def example_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="the same examples, model against model (other seeds are other models)",
+                  title_justify="left")  # fmt: skip
+    for name in ("cell", "n", "a - b", "interval", "only a right", "only b right", "p corr.", ""):
+        table.add_column(name)
+    for r in rows:
+        table.add_row(
+            r["cell"],
+            str(r["n"]),
+            _number(r["difference"]),
+            _span(r["low"], r["high"]),
+            str(r.get("only_a_right", "")),
+            str(r.get("only_b_right", "")),
+            _p(r["p_corrected"]),
+            r["cannot"],
+        )
+    return table
+
+
+# What the columns of costs are called where 80 have to hold all of them.
+COST_NAMES = {
+    "trainable_params": "trained",
+    "total_params": "params",
+    "size_mb": "size",
+    "peak_memory_mb": "memory",
+    "train_s": "train s",
+    "latency_p50_ms": "latency",
+}
+
+
+def method_table(e: Evidence) -> Table:
+    """A row a method, two lines each: estimates above their intervals."""
+    front = {p.arm: p for p in e.front.points} if e.front else {}
+    ranks = e.ranks["tasks"].average_rank
+    better = {i.a: i for i in e.improvements}
+    table = _plain(f"methods on the {e.shared.n_cells} cells that all of them have")
+    table.add_column("arm", overflow="fold")
+    for name in ("mean", "IQM", "kept %", "rank", "beats", "front"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for x in e.aggregates:
+        point = front.get(x.arm)
+        improvement = better.get(x.arm)
+        table.add_row(
+            x.arm,
+            _over(f"{x.mean:.1f}", _span(x.mean_low, x.mean_high, 1)),
+            _over(f"{x.iqm:.1f}", _span(x.iqm_low, x.iqm_high, 1)),
+            _over(f"{x.retention:.1f}", _span(x.retention_low, x.retention_high, 0))
+            if x.retention else "-",
+            f"{ranks[x.arm]:.1f}" if x.arm in ranks else "-",
+            f"{100 * improvement.probability:.0f} %"
+            if improvement and improvement.probability is not None else "-",
+            f"{100 * point.on_front_share:.0f} %"
+            if point and point.on_front_share is not None else "-",
+        )  # fmt: skip
+    ranking = e.ranks["tasks"]
+    notes = [
+        f"kept: of the score of {e.reference}; rank: average over tasks;",
+        f"beats: chance that a run beats one of {e.reference} in the same block;",
+        "front: share of bootstrap draws on the Pareto set",
+    ]
+    if ranking.critical_difference:
+        notes.append(
+            f"ranks within {ranking.critical_difference:.2f} are not told apart (Nemenyi, "
+            f"{ranking.n} tasks); Friedman p {_p(ranking.p_friedman)}"
+        )
+    elif ranking.cannot:
+        notes.append(f"no test of ranks: {ranking.cannot}")
+    table.caption = "\n".join(notes)
+    return table
+
+
+def ratio_table(e: Evidence) -> Table:
+    """A row a method, two lines each: costs in per cent of the reference above their intervals."""
+    table = _plain(f"cost in per cent of {e.reference} (geometric mean of matched runs)")
+    columns = list(dict.fromkeys(r.column for r in e.ratios))
+    table.add_column("arm", overflow="fold")
+    for column in columns:
+        table.add_column(COST_NAMES.get(column, column), justify="right", no_wrap=True)
+    for arm in dict.fromkeys(r.a for r in e.ratios):
+        found = {r.column: r for r in e.ratios if r.a == arm}
+        table.add_row(arm, *(_cost(found.get(c)) for c in columns))
+    if any(r.unlike for r in e.ratios):
+        table.caption = "* some matched runs differ in " + ", ".join(
+            sorted({name for r in e.ratios for name in r.unlike or {}})
+        )
+    return table
+
+
+def _plain(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+                 padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+
+
+def _over(value: str, span: str) -> str:
+    """A value above its interval, where there is one."""
+    return f"{value}\n{span}" if span else value
+
+
+def _cost(ratio: Ratio | None) -> str:
+    if ratio is None or ratio.ratio is None:
+        return "-"
+    star = "*" if ratio.unlike else ""
+    bounds = f"[{100 * ratio.low:.3g}, {100 * ratio.high:.3g}]" if ratio.low and ratio.high else ""
+    return _over(f"{100 * ratio.ratio:.3g}{star}", bounds)
+
+
+def _word(verdict: str) -> str:
+    return "-" if verdict == "cannot be said" else verdict
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _span(low: float | None, high: float | None, digits: int = 2) -> str:
+    return "" if low is None or high is None else f"[{low:.{digits}f}, {high:.{digits}f}]"
+
+
+StudyFolder = Annotated[
+    Path, typer.Argument(metavar="STUDY", help="The folder of a study, or of imported results.")
+]
+A = Annotated[
+    list[str] | None,
+    typer.Option("--a", help="Arm, pattern (student/kd-*) or arm,column=value; many times."),
+]
+B = Annotated[list[str] | None, typer.Option("--b", help="What it is compared with; many times.")]
+
+
+def compare(
+    study: StudyFolder,
+    a: A = None,
+    b: B = None,
+    pair: Annotated[
+        str, typer.Option(help="What paired runs share; several runs of a cell are averaged.")
+    ] = "pair,task,seed",
+    score: Annotated[
+        str, typer.Option(help="Column to compare, e.g. report.macro_f1; default the primary one.")
+    ] = "score",
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep only rows with column=value; many times.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Drop rows with column=value; many times.")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Differences within it are equivalent.")] = 1.0,
+    margin_unit: Annotated[
+        str, typer.Option(help="Unit of the margin: points, or a metric such as rmse.")
+    ] = "points",
+    alpha: Annotated[float, typer.Option(help="Error rate; intervals have 1 - alpha.")] = 0.05,
+    correction: Annotated[
+        str, typer.Option(help="Over many comparisons: holm, bh, none.")
+    ] = "holm",
+    wish: Annotated[
+        float | None, typer.Option(help="Say how many seeds would show a difference of this size.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Arm that all others are held against; default teacher/fft.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Compare only runs of like cost (within 10 %), e.g. trainable_params."),
+    ] = None,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Also test the stored predictions, run by run.")
+    ] = False,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+) -> None:
+    """Compare arms on the cells they share, with corrected tests and a verdict in words.
+
+    Without --a and --b: every arm against the reference, what distillation gains, and all methods
+    side by side.
+    """
+    import numpy as np
+
+    from kdlora.evidence.compare import compare_many
+    from kdlora.evidence.result import Rules
+    from kdlora.records.frame import load_frame
+
+    rules = Rules(
+        alpha=alpha,
+        margin=margin,
+        margin_unit=margin_unit,
+        correction=correction,  # type: ignore[arg-type]
+        draws=draws,
+    )
+    keys = tuple(k.strip() for k in pair.split(",") if k.strip())
+    frame = _filtered(load_frame(study), where or [], without or [])
+    rng = np.random.default_rng(seed)
+    if a or b or budget:
+        contrasts = _contrasts(frame, a or [], b or [], reference)
+        if budget:
+            frame = _same_budget(frame, contrasts, budget, keys)
+        made = compare_many(frame, contrasts, rng=rng, keys=keys, score=score, rules=rules)
+        wishes = [_seeds_needed(c, wish) if wish is not None else None for c in made]
+        tested = [_test_examples(study, c, rng) if examples else [] for c in made]
+        if as_json:
+            rows = [
+                {**c.to_dict(), "seeds_needed": w.to_dict() if w else None, "examples": e}
+                for c, w, e in zip(made, wishes, tested, strict=True)
+            ]
+            print(json.dumps(rows, indent=1))
+        else:
+            _show_comparisons(made, wishes, tested)
+        return
+    from kdlora.evidence.study import gather
+
+    _check_arms(frame, [reference] if reference else [])
+    evidence = gather(frame, rng=rng, reference=reference, keys=keys, score=score, rules=rules)
+    if as_json:
+        print(json.dumps(evidence.to_dict(), indent=1))
+        return
+    _show_evidence(evidence)
+
+
+def _filtered(frame: pd.DataFrame, where: list[str], without: list[str]) -> pd.DataFrame:
+    """Rows with all of `where` and none of `without`. Raises InputError for what it cannot read."""
+    from kdlora.evidence.scores import equals
+
+    problems = []
+    if "family" in frame and "pair" not in frame:
+        frame = frame.rename(columns={"family": "pair"})
+    for text, keep in [*((w, True) for w in where), *((w, False) for w in without)]:
+        column, sign, value = text.partition("=")
+        column = "pair" if column == "family" else column
+        if not sign:
+            problems.append(f"cannot read '{text}': write column=value, such as task=wnli")
+        elif column not in frame:
+            problems.append(f"no column '{column}'.{did_you_mean(column, frame.columns)}")
+        else:
+            frame = frame[equals(frame[column], value) == keep]
+    if problems:
+        raise InputError(problems)
+    if frame.empty:
+        raise InputError("no run is left after --where and --without")
+    return frame
+
+
+def _check_arms(frame: pd.DataFrame, names: list[str]) -> None:
+    """Raise InputError, all at once, for arms that the study does not know at all."""
+    from kdlora.evidence.scores import Selection
+
+    arms = sorted(map(str, frame["arm"].unique()))
+    unknown = [n for n in names if not Selection.parse(n).arms(arms)]
+    if unknown:
+        raise InputError([f"no arm '{n}' in this study.{did_you_mean(n, arms)}" for n in unknown])
+
+
+def _contrasts(
+    frame: pd.DataFrame, a: list[str], b: list[str], reference: str | None
+) -> list[tuple[str, str]]:
+    """All of `a` against all of `b`; without b the reference, without a every other arm."""
+    from kdlora.evidence.study import default_reference
+
+    arms = sorted(map(str, frame["arm"].unique()))
+    b = b or [reference or default_reference(arms)]
+    a = a or [arm for arm in arms if arm not in b]
+    _check_arms(frame, [*a, *b])
+    contrasts = [(x, y) for x in a for y in b if x != y]
+    if not contrasts:
+        raise InputError("--a and --b name the same arm: there is nothing to compare")
+    return contrasts
+
+
+def _same_budget(
+    frame: pd.DataFrame, contrasts: list[tuple[str, str]], column: str, keys: tuple[str, ...]
+) -> pd.DataFrame:
+    """The runs of like cost. Raises InputError where there are none, or for many comparisons."""
+    from kdlora.evidence.costs import budget_matched
+
+    if len(contrasts) > 1:
+        raise InputError("--budget picks runs for one comparison: give one --a and one --b")
+    kept, budget = budget_matched(frame, *contrasts[0], column=column, keys=keys)
+    if budget.cannot:
+        raise InputError(f"no comparison at the same budget: {budget.cannot}")
+    return kept
+
+
+def _seeds_needed(c: Comparison, wish: float) -> SeedsNeeded | None:
+    from kdlora.evidence.power import seeds_needed
+
+    if c.components is None:
+        return None
+    return seeds_needed(
+        c.components, wish, scope=c.claim.scope, alpha=c.rules.alpha, power=c.rules.power
+    )
+
+
+def _show_comparisons(
+    made: Sequence[Comparison],
+    wishes: Sequence[SeedsNeeded | None],
+    tested: Sequence[list[dict[str, Any]]],
+) -> None:
+    from kdlora.evidence.compare import sentence
+
+    console = _console()
+    console.print(verdict_table(made, "Comparisons"))
+    for c, w, e in zip(made, wishes, tested, strict=True):
+        console.print(f"\n{sentence(c)}", soft_wrap=True)
+        if c.levels:
+            console.print(level_table(c))
+        if w:
+            found = f"{w.seeds} seeds per block would show a difference of {w.wished:g}"
+            console.print(f"  {w.reason or found}", soft_wrap=True)
+        if e:
+            console.print(example_table(e))
+        if c.only_a or c.only_b:
+            console.print(f"  unmatched, so not used: {c.only_a} cells of a, {c.only_b} of b")
+        for note in c.notes:
+            console.print(f"  note: {note}", soft_wrap=True)
+    _rules_line(console, made[0].rules)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False)  # brackets are an arm's label
+
+
+def _test_examples(study: Path, c: Comparison, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """McNemar or the paired bootstrap in every cell whose two runs stored their predictions."""
+    import numpy as np
+
+    from kdlora.evidence.paired_tests import adjust
+    from kdlora.evidence.prediction_tests import compare_predictions
+    from kdlora.records.predictions import read_predictions
+
+    rows: list[dict[str, Any]] = []
+    for cell in c.matched.cells.to_dict("records"):
+        folders = [study / "runs" / str(cell[f"run_{side}"]) for side in "ab"]
+        if not all((f / "predictions.parquet").is_file() for f in folders):
+            continue
+        frames = [read_predictions(f).frame for f in folders]
+        kept = [f[f["split"] == "report"] for f in frames]
+        place = "/".join(str(cell[k]) for k in c.keys)
+        rows.append({"cell": place, **compare_predictions(*kept, rng=rng, rules=c.rules).to_dict()})
+    found = np.array([r.get("p") for r in rows], dtype=float)
+    p = adjust(found, c.rules.correction)
+    for row, q in zip(rows, p, strict=True):
+        row["p_corrected"] = float(q) if q == q else None
+    return rows
+
+
+def _show_evidence(e: Evidence) -> None:
+
+    console = _console()
+    for question, comparisons in e.families.items():
+        console.print(verdict_table(comparisons, question))
+    if e.aggregates:
+        console.print(method_table(e))
+    else:
+        console.print(f"No table of methods: {e.shared.reason}.", soft_wrap=True)
+    if e.ratios:
+        console.print(ratio_table(e))
+    if e.front and e.front.cannot:
+        console.print(f"No Pareto set: {e.front.cannot}.", soft_wrap=True)
+    notes = [n for cs in e.families.values() for c in cs for n in c.notes]
+    for note in dict.fromkeys([*notes, *e.shared.notes]):
+        console.print(f"note: {note}", soft_wrap=True)
+    _rules_line(console, e.rules)
+
+
+def _rules_line(console: Any, rules: Rules) -> None:
+    console.print(
+        f"Points are hundredths of the metric; positive means a is better. Verdicts at "
+        f"{100 * rules.alpha:g} % after {rules.correction}, equivalence within "
+        f"±{rules.margin:g} {rules.margin_unit}; needs: the smallest true difference found with "
+        f"{100 * rules.power:.0f} % power.",
+        soft_wrap=True,
+    )

@@ -1,0 +1,275 @@
+"""Commands about results that are there already: import them, doubt them, redo five reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kdlora.evidence.coverage import Coverage
+    from kdlora.evidence.diagnosis import Finding
+    from kdlora.importing.convert import Imported
+    from kdlora_reproductions import Reproduction
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
+Results = Annotated[Path, typer.Option(help="Folder of all studies.")]
+
+STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
+
+
+def import_results(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A table, or a folder of metrics.json files.")
+    ],
+    study: Annotated[str, typer.Option("--as", help="Name of the study to make.")],
+    mapping: Annotated[
+        str | None,
+        typer.Option(help="What the columns mean: a YAML file, or a known format's name."),
+    ] = None,
+    results: Results = Path("results"),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace what was imported under this name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring somebody else's results into the frame that all reports and comparisons read."""
+    from kdlora.importing.results import import_results as run
+
+    folder, imported = run(source, study=study, results=results, mapping=mapping, replace=replace)
+    if as_json:
+        _print_json(
+            {
+                "folder": str(folder),
+                "mapping": imported.mapping.name,
+                "rows": len(imported.frame),
+                "aggregates": len(imported.aggregates),
+                "kept_columns": imported.kept,
+                "problems": imported.problems,
+                "sha256": imported.sha256,
+            }
+        )
+        return
+    _show_import(folder, imported)
+
+
+def doctor(
+    study: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A study's folder, its name, or a table.")
+    ],
+    results: Results = Path("results"),
+    mapping: Annotated[
+        str | None, typer.Option(help="For a table: a YAML file or a known format's name.")
+    ] = None,
+    rows: Annotated[bool, typer.Option("--rows", help="Also list the runs concerned.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 1 if there is a finding of severity error.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a reader must know before believing a study: coverage, then every doubt."""
+    from kdlora.evidence.diagnosis import diagnose
+
+    frame = _frame(study, results, mapping)
+    covered, uncovered = _coverage(frame)
+    findings = diagnose(frame)
+    if as_json:
+        _print_json(
+            {
+                "coverage": covered.to_dict() if covered else None,
+                "coverage_sentences": covered.sentences() if covered else [uncovered],
+                "findings": [{**f.to_dict(), "n": f.n} for f in findings],
+            }
+        )
+    else:
+        _show_diagnosis(study.name, covered, uncovered, findings, rows)
+    if strict and any(f.severity == "error" for f in findings):
+        raise typer.Exit(1)
+
+
+def reproduce(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]",
+            help="Folder of runs.csv, paper_table_1.csv, paper_table_2.csv, kd_matrix_004.csv.",
+        ),
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="The trainings, or an imported study.")] = None,
+    paper1: Annotated[Path | None, typer.Option(help="The published table of scores.")] = None,
+    paper2: Annotated[Path | None, typer.Option(help="The published table of costs.")] = None,
+    matrix: Annotated[Path | None, typer.Option(help="The matrix of four distillations.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every table as CSV and each report as Markdown.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """Regenerate the five published reports, each number beside what was printed."""
+    from kdlora.evidence.result import Rules
+    from kdlora_reproductions import read_inputs
+    from kdlora_reproductions import reproduce as run
+    from kdlora_reproductions.write import write_reports
+
+    inputs = read_inputs(folder, runs=runs, scores=paper1, costs=paper2, matrix=matrix)
+    reproduction = run(inputs, seed=seed, rules=Rules(draws=draws))
+    index = write_reports(reproduction, out) if out is not None else None
+    if as_json:
+        _print_json({**_as_plain(reproduction), "out": str(index) if index else None})
+        return
+    _show_reproduction(reproduction)
+    if index:
+        print(f"Written: {index}")
+
+
+def _failed(reproduction: Reproduction) -> list[dict[str, Any]]:
+    """The printed numbers that the records do not give."""
+    from kdlora.evidence.result import plain
+
+    numbers = reproduction.numbers()
+    return plain(numbers[numbers["reproduced"].eq(False)])
+
+
+def _as_plain(reproduction: Reproduction) -> dict[str, Any]:
+    return {
+        "summary": reproduction.summary(),
+        "skipped": reproduction.skipped,
+        "sources": reproduction.sources,
+        "problems": reproduction.problems,
+        "not_reproduced": _failed(reproduction),
+        "contradictions": [
+            {"report": report.id, **item.to_dict()}
+            for report in reproduction.reports
+            for item in report.contradictions
+        ],
+        "sound": [
+            {"report": report.id, **item.to_dict()}
+            for report in reproduction.reports
+            for item in report.sound
+        ],
+    }
+
+
+def _show_reproduction(reproduction: Reproduction) -> None:
+    from rich.console import Console
+
+    console = Console()
+    table = _table("report", "", "printed", "reproduced", "contradictions")
+    for row in reproduction.summary():
+        columns = ("report", "title", "printed", "reproduced", "contradictions")
+        _add(table, *(row[column] for column in columns))
+    console.print(table)
+    failed = _failed(reproduction)
+    if failed:
+        table = _table("report", "not reproduced", "printed", "recomputed", "source")
+        for item in failed:
+            place = f"{item['table']} {item['key']}, {item['column']}"
+            what = item["column"] if item["table"] == "prose" else place
+            value = item["value"]
+            value = f"{value:.4g}" if isinstance(value, float) else value
+            _add(table, item["report"], what, item["printed"], value, item["source"])
+        console.print(table)
+    table = _table("report", "question", "what the data can carry")
+    for report in reproduction.reports:
+        for sound in report.sound:
+            _add(table, report.id, sound.question, sound.answer)
+    console.print(table)
+    for report_id, why in reproduction.skipped.items():
+        console.print(f"Report {report_id} was left out: {why}.", markup=False)
+    for problem in reproduction.problems:
+        console.print(problem, markup=False)
+
+
+def _frame(study: Path, results: Path, mapping: str | None) -> Any:
+    """The tidy frame of a study's folder, of a study by name, or of a table that is read now."""
+    from kdlora.importing.results import read_results
+    from kdlora.records.frame import find_study, load_frame
+
+    if study.is_file():
+        return read_results(study, mapping).frame
+    return load_frame(find_study(study, results))
+
+
+def _coverage(frame: Any) -> tuple[Coverage | None, str]:
+    from kdlora.evidence.coverage import coverage
+
+    if "task" not in frame or frame["task"].isna().all():
+        return None, "There are no tasks in this table, so nothing is said of its coverage."
+    return coverage(frame), ""
+
+
+def _show_import(folder: Path, imported: Imported) -> None:
+    from rich.console import Console
+
+    console = Console()
+    frame = imported.frame
+    table = _table("arm", "rows", "tasks", "pairs", "seeds")
+    for arm, part in frame.groupby("arm", dropna=False):
+        sizes = (part[k].nunique() if k in part else 0 for k in ("task", "pair", "seed"))
+        _add(table, arm, len(part), *sizes)
+    console.print(table)
+    console.print(
+        f"{len(frame)} rows from {imported.source} (format {imported.mapping.name}); "
+        f"{len(imported.kept)} unknown columns kept, {len(imported.aggregates)} rows that sum "
+        "others up set apart.",
+        markup=False,
+    )
+    for problem in imported.problems:
+        console.print(f"! {problem}", style="yellow", markup=False)
+    console.print(f"Imported into {folder}", markup=False)
+
+
+def _show_diagnosis(
+    name: str,
+    covered: Coverage | None,
+    uncovered: str,
+    findings: Sequence[Finding],
+    rows: bool,
+) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console()
+    console.print(f"Coverage of {name}", style="bold", markup=False)
+    for sentence in covered.sentences() if covered else [uncovered]:
+        console.print(f"  {sentence}", markup=False)
+    if not findings:
+        console.print("No doubt found by the checks that this study allows.")
+        return
+    table = _table("finding", "what")
+    for finding in findings:
+        runs = f"\n{finding.n} run{'s' * (finding.n != 1)}" if finding.n else ""
+        label = Text(f"{finding.severity}\n{finding.name}{runs}", style=STYLES[finding.severity])
+        table.add_row(label, Text(finding.sentence))
+    console.print(table)
+    if rows:
+        for finding in findings:
+            if finding.rows:
+                console.print(f"{finding.name}:", style="bold", markup=False)
+                for run in finding.rows:
+                    console.print(f"  {run}", markup=False)
+    errors = sum(f.severity == "error" for f in findings)
+    console.print(f"{len(findings)} findings, {errors} of them errors.")
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    return Table(*columns, show_lines=True)
+
+
+def _add(table: Any, *cells: object) -> None:
+    """A row of plain texts: brackets in them are no markup."""
+    from rich.text import Text
+
+    table.add_row(*(Text(str(cell)) for cell in cells))
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    from kdlora.evidence.result import plain
+
+    print(json.dumps(plain(value), indent=1, ensure_ascii=False))

@@ -1,0 +1,424 @@
+"""The user's own files as a task: a first look, labels resolved, everything checked.
+
+Every problem of both files is found before anything is raised, so that one look mends them all.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdlora.data.examples import Examples, Loaded, ids_of_keys, ids_of_texts
+from kdlora.data.tables import Table, column_problem, name_rows, read_header, read_table
+from kdlora.errors import DataError, did_you_mean
+from kdlora.spec.run import SCORE, Run
+from kdlora.spec.sections import OwnTask
+from kdlora.vocabulary.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TASKS, Kind, Task
+
+_MOST_CLASSES = 50
+_SHOWN = 10
+_LARGEST = float(np.finfo(np.float32).max)
+_INTEGRAL = re.compile(r"[+-]?\d+\.0*")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds no label: null, NaN or nothing. "none" and "NA" may be classes."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
+
+
+def class_name(value: Any) -> str:
+    """A label as its class is called: trimmed, and 1.0 is 1, as pandas writes integers."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value).strip()
+    return text.partition(".")[0] if _INTEGRAL.fullmatch(text) else text
+
+
+def as_number(value: Any) -> float | None:
+    """A label or text as a number, None if it is none. Truth values are classes, not numbers."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def infer_kind(values: Sequence[Any]) -> Kind:
+    """Regression if most labels are numbers with a fraction, or all are numbers and some are so."""
+    numbers = [as_number(value) for value in values]
+    fractional = sum(x is not None and not float(x).is_integer() for x in numbers)
+    if fractional and (None not in numbers or fractional > len(values) / 2):
+        return "regression"
+    return "classification"
+
+
+def class_names(values: Sequence[Any]) -> tuple[str, ...]:
+    """The distinct classes, in numerical order if all are numbers, else in alphabetical order."""
+    names = {class_name(value) for value in values}
+    numbers = {name: as_number(name) for name in names}
+    if all(x is not None and math.isfinite(x) for x in numbers.values()):
+        return tuple(sorted(names, key=lambda name: (numbers[name], name)))
+    return tuple(sorted(names))
+
+
+def check_classes(values: Sequence[Any], names: Sequence[str], *, stated: bool) -> list[str]:
+    """Problems of the train file's classes. `stated`: the user said that these are classes."""
+    if len(names) == 1:
+        return [f"only one class, '{names[0]}': there is nothing to tell apart"]
+    numeric = all(as_number(name) is not None for name in names)
+    ask = "set `kind: regression` if they are scores" if numeric else "check the label column"
+    if len(names) > len(values) / 2:
+        return [f"{len(names):,} different labels in {len(values):,} rows are no classes: {ask}"]
+    if len(names) > _MOST_CLASSES and not stated:
+        return [
+            f"{len(names):,} different labels ({show(names)}): {ask}, or set `kind: "
+            "classification` if they are classes"
+        ]
+    return []
+
+
+def check_unknown(values: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """Classes of a held-out file that the train file lacks."""
+    unknown = Counter(class_name(value) for value in values)
+    for name in names:
+        del unknown[name]
+    if not unknown:
+        return []
+    listed = show([f"'{name}' ({count:,} rows)" for name, count in sorted(unknown.items())])
+    return [f"labels that the train file lacks: {listed}. It knows {show(names)}"]
+
+
+def check_numbers(values: Sequence[Any], rows: Sequence[int]) -> list[str]:
+    """Problems of regression labels; `rows` are their row numbers."""
+    numbers = [as_number(value) for value in values]
+    bad = [i for i, x in enumerate(numbers) if x is None or not abs(x) <= _LARGEST]
+    if not bad:
+        return []
+    examples = show(list(dict.fromkeys(f"'{values[i]}'" for i in bad)), 3)
+    return [
+        f"labels that are not finite numbers, in {name_rows([rows[i] for i in bad])}: {examples}"
+    ]
+
+
+def encode(values: Sequence[Any], kind: Kind, names: Sequence[str]) -> np.ndarray:
+    """Labels [n]: int64 positions in `names`, or float32 numbers."""
+    if kind == "regression":
+        return np.array([as_number(value) for value in values], dtype=np.float32)
+    place = {name: i for i, name in enumerate(names)}
+    return np.array([place[class_name(value)] for value in values], dtype=np.int64)
+
+
+def show(items: Sequence[str], most: int = _SHOWN) -> str:
+    """Items with commas between, at most ten."""
+    rest = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
+
+
+def wanted_columns(own: OwnTask) -> list[str]:
+    """The columns that a task names. Raises DataError if it uses one for two things."""
+    names = [*own.text, own.label, *([own.id] if own.id else [])]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"text, label and id must be different columns; named twice: {twice[0]}")
+    return names
+
+
+def check_teaching_files(run: Run) -> list[str]:
+    """What is wrong with a run's unlabelled texts and its teacher's file, as headers tell."""
+    wanted: list[tuple[str, Sequence[str]]] = [(s.file, s.text) for s in run.unlabelled]
+    if run.outputs is not None:
+        source, task = run.outputs, TASKS.get(run.task.name)
+        keys = (source.id,) if source.id else source.text
+        named = list(source.columns.values())
+        if task is not None:  # the classes of own data are known once it is read
+            classes = task.label_names or (SCORE,)
+            named = [source.columns.get(name, name) for name in classes]
+        wanted.append((source.file, (*keys, *named)))
+    problems: list[str] = []
+    for name, columns in wanted:
+        try:
+            present = read_header(Path(name))
+        except DataError as error:
+            problems += error.problems
+        else:
+            problems += [p for c in columns if (p := column_problem(Path(name), c, present))]
+    return problems
+
+
+def check_own_task(own: OwnTask) -> list[str]:
+    """What is wrong with a task's files as far as their beginnings tell; empty if nothing is.
+
+    Finds missing and empty files, unknown kinds, broken encodings and wrong columns. What only
+    the whole file can tell (labels, ragged lines) is found by `load_task`.
+    """
+    try:
+        wanted = wanted_columns(own)
+    except DataError as error:
+        return error.problems
+    problems: list[str] = []
+    for name in (own.train, own.eval):
+        if name is None:
+            continue
+        path = Path(name)
+        try:
+            present = read_header(path)
+        except DataError as error:
+            problems += error.problems
+        else:
+            problems += [p for column in wanted if (p := column_problem(path, column, present))]
+    return problems
+
+
+_LEAST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one file that hold a text, with their numbers in the file (the first is 1)."""
+
+    path: Path
+    texts: tuple[list[str], ...]
+    labels: list[Any]
+    keys: list[str] | None
+    numbers: list[int]
+
+    def at(self, index: Sequence[int]) -> _Rows:
+        return _Rows(
+            self.path,
+            tuple([column[i] for i in index] for column in self.texts),
+            [self.labels[i] for i in index],
+            None if self.keys is None else [self.keys[i] for i in index],
+            [self.numbers[i] for i in index],
+        )
+
+
+def load_own(own: OwnTask) -> Loaded:
+    """Read and check a task of own files. Raises DataError with all that is wrong with them."""
+    problems: list[str] = []
+    notes: list[str] = []
+    wanted = wanted_columns(own)
+    files: dict[str, _Rows] = {}
+    for part, name in (("train", own.train), ("eval", own.eval)):
+        if name is not None:
+            try:
+                table = read_table(Path(name), wanted)
+            except DataError as error:
+                problems += error.problems
+            else:
+                files[part] = _checked_rows(own, table, problems, notes)
+    problems += _shared_keys(files)
+    if "train" not in files:
+        raise DataError(problems)
+
+    train, held_out = files["train"], files.get("eval")
+    if len(train.labels) < _LEAST_ROWS:
+        problems.append(
+            f"{train.path} holds {len(train.labels)} usable rows; at least {_LEAST_ROWS} are needed"
+        )
+    if not train.labels:
+        raise DataError(problems)
+    stated = "classification" if own.labels else own.kind
+    kind = infer_kind(train.labels) if stated == "auto" else stated
+    names = class_names(train.labels) if kind == "classification" else ()
+    problems += _label_problems(own, kind, names, train, held_out)
+    task_problems, positive = _metric_problems(own, kind, names)
+    problems += task_problems
+    if problems:
+        raise DataError(problems)
+
+    if own.kind == "auto":
+        what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
+        notes.append(f"column '{own.label}' was read as {what}")
+    if names and held_out:
+        absent = [n for n in names if n not in {class_name(v) for v in held_out.labels}]
+        if absent:
+            notes.append(f"{held_out.path} has no row of class {show(absent)}")
+    task = Task(
+        name=own.name,
+        kind=kind,
+        texts=own.text,
+        label_names=names,
+        primary=own.metric or ("macro_f1" if kind == "classification" else "pearson"),
+        positive=positive,
+        reports={"report": "eval" if held_out else "held out of train"},
+        label=own.label,
+    )
+    examples = {part: _examples(task, rows) for part, rows in files.items()}
+    reports = {"report": examples["eval"]} if held_out else {}
+    return Loaded(task, examples["train"], reports, tuple(notes))
+
+
+def _checked_rows(own: OwnTask, table: Table, problems: list[str], notes: list[str]) -> _Rows:
+    """The rows with a text and a label; what is wrong with the others goes to the problems."""
+    texts = tuple(_text_column(table, name, problems) for name in own.text)
+    keys = _keys(table, own.id, problems) if own.id else None
+    values = _named(own, table, problems)
+    structured = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
+    if structured:
+        problems.append(
+            f"{table.path}: column '{own.label}' holds no single label in {name_rows(structured)}"
+        )
+    missing = [i for i, value in enumerate(values, 1) if is_missing(value)]
+    if missing:
+        problems.append(
+            f"{table.path}: no label in {name_rows(missing)} of {len(table):,} "
+            "(the first row after the header is row 1)"
+        )
+    stripped = ([text.strip() for text in column] for column in texts)
+    empty = [not any(fields) for fields in zip(*stripped, strict=True)]
+    dropped = [i for i, is_empty in enumerate(empty, 1) if is_empty]
+    if len(dropped) == len(table):
+        problems.append(f"{table.path}: column '{own.text[0]}' is empty in every row")
+    elif dropped:
+        notes.append(f"{table.path}: dropped {name_rows(dropped)}, which hold no text")
+    for name, column in zip(own.text, texts, strict=True):
+        blank = [i for i, t in enumerate(column, 1) if not t.strip() and not empty[i - 1]]
+        if blank:
+            notes.append(f"{table.path}: column '{name}' is empty in {name_rows(blank)}")
+    skip = {*missing, *dropped, *structured}
+    rows = _Rows(table.path, texts, values, keys, list(range(1, len(table) + 1)))
+    return rows.at([i for i in range(len(table)) if i + 1 not in skip]) if skip else rows
+
+
+def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
+    """The labels by the names that `own.labels` gives them, if it does."""
+    values = table.columns[own.label]
+    if not own.labels:
+        return values
+    names = {class_name(key): name for key, name in own.labels.items()}
+    found = {class_name(v) for v in values if not is_missing(v)}
+    unnamed = sorted(found - set(names))
+    if unnamed:
+        problems.append(
+            f"{table.path}: `labels` has no name for {show(unnamed)} of column '{own.label}'"
+        )
+    return [value if is_missing(value) else names.get(class_name(value), value) for value in values]
+
+
+def _text_column(table: Table, name: str, problems: list[str]) -> list[str]:
+    """One column as strings; nulls are empty."""
+    values = table.columns[name]
+    odd = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
+    if odd:
+        problems.append(f"{table.path}: column '{name}' holds no text in {name_rows(odd)}")
+    texts = [v if isinstance(v, str) else "" if is_missing(v) else str(v) for v in values]
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        broken = [i for i, text in enumerate(texts, 1) if not _encodable(text)]
+        problems.append(
+            f"{table.path}: column '{name}' holds half a character (a lone surrogate) in "
+            f"{name_rows(broken)}"
+        )
+    filled = [text for text in texts if text.strip()]
+    if filled and not odd and all(as_number(text) is not None for text in filled):
+        problems.append(f"{table.path}: column '{name}' holds numbers, not text.{_texts_of(table)}")
+    return texts
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _texts_of(table: Table) -> str:
+    """Which columns of the file look like text: mostly strings of several words."""
+    every = read_table(table.path, [n for n in table.present if table.present.count(n) == 1])
+    likely = []
+    for name, values in every.columns.items():
+        several = sum(isinstance(v, str) and len(v.split()) > 1 for v in values)
+        if several > len(values) / 2:
+            likely.append(name)
+    return f" Columns that look like text: {', '.join(likely)}" if likely else ""
+
+
+def _keys(table: Table, column: str, problems: list[str]) -> list[str]:
+    """The id column as strings; empty and repeated ids are problems."""
+    values = table.columns[column]
+    missing = [i for i, value in enumerate(values, 1) if is_missing(value)]
+    if missing:
+        problems.append(f"{table.path}: no id in {name_rows(missing)} (column '{column}')")
+    keys = [class_name(value) for value in values]
+    counts = Counter(k for k, v in zip(keys, values, strict=True) if not is_missing(v))
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        problems.append(f"{table.path}: ids in column '{column}' repeat: {show(repeated, 5)}")
+    return keys
+
+
+def _shared_keys(files: dict[str, _Rows]) -> list[str]:
+    """Ids that stand in both files would let a teacher's signal reach the wrong row."""
+    if len(files) < 2 or files["train"].keys is None:
+        return []
+    shared = sorted(set(files["train"].keys) & set(files["eval"].keys or []))
+    if not shared:
+        return []
+    return [
+        f"{len(shared):,} ids stand in both {files['train'].path} and {files['eval'].path}: "
+        f"{show(shared, 5)}. Make them unique, or leave `id` out: the texts then serve as ids"
+    ]
+
+
+def _label_problems(
+    own: OwnTask, kind: Kind, names: tuple[str, ...], train: _Rows, held_out: _Rows | None
+) -> list[str]:
+    if kind == "regression":
+        files = [train, held_out] if held_out else [train]
+        found = {rows.path: check_numbers(rows.labels, rows.numbers) for rows in files}
+        if not found[train.path] and len({as_number(value) for value in train.labels}) == 1:
+            found[train.path].append(f"every label is {train.labels[0]}: there is nothing to learn")
+    else:
+        stated = own.kind == "classification"
+        found = {train.path: check_classes(train.labels, names, stated=stated)}
+        # many unknown labels follow from labels that are no classes; one problem is enough
+        if held_out and not found[train.path]:
+            found[held_out.path] = check_unknown(held_out.labels, names)
+    return [
+        f"{path}: column '{own.label}': {problem}"
+        for path, problems in found.items()
+        for problem in problems
+    ]
+
+
+def _metric_problems(
+    own: OwnTask, kind: Kind, names: tuple[str, ...]
+) -> tuple[list[str], str | None]:
+    """Problems of metric and positive class, and the positive class as the labels name it."""
+    problems = []
+    if own.metric and (own.metric in REGRESSION_METRICS) != (kind == "regression"):
+        fitting = REGRESSION_METRICS if kind == "regression" else CLASSIFICATION_METRICS
+        problems.append(
+            f"metric '{own.metric}' does not fit {kind}, which column '{own.label}' calls for: "
+            f"choose among {', '.join(fitting)}"
+        )
+    positive = None if own.positive is None else class_name(own.positive)
+    if own.metric == "f1" and positive is None:
+        problems.append("metric 'f1' is of one class: name it as `positive`, or use macro_f1")
+    if positive is not None and kind == "regression":
+        problems.append(f"positive '{own.positive}' is given, but the labels are numbers")
+    elif positive is not None and positive not in names:
+        problems.append(
+            f"positive '{own.positive}' is not among the labels.{did_you_mean(positive, names)}"
+        )
+    return problems, positive
+
+
+def _examples(task: Task, rows: _Rows) -> Examples:
+    if rows.keys is None:
+        ids = ids_of_texts(task.name, rows.texts)
+    else:
+        ids = ids_of_keys(task.name, rows.keys)
+    return Examples(ids, rows.texts, encode(rows.labels, task.kind, task.label_names))

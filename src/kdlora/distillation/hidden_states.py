@@ -1,0 +1,304 @@
+"""What goes on inside an encoder, and a teacher's inner states for any training rows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from kdlora.data.batches import Encoded, collate, eval_batches
+from kdlora.errors import ModelError
+from kdlora.files import leftovers, whole_file
+from kdlora.models.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What matching needs to know of an encoder before it is loaded."""
+
+    layers: int
+    width: int
+    heads: int
+    family: str
+
+
+def shape_of(config: PreTrainedConfig) -> Shape:
+    """The shape that a config describes. Raises ModelError if it does not tell."""
+    try:
+        return Shape(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.num_attention_heads,
+            config.model_type,
+        )
+    except AttributeError as error:
+        raise ModelError(f"a {config.model_type} config does not tell its shape: {error}") from None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which states of one model: hidden ones by layer (0 is the embeddings' output), and the
+    projections ("q", "k", "v") of one layer, counted from 1."""
+
+    hidden: tuple[int, ...] = ()
+    layer: int | None = None
+    projections: str = ""
+
+    def features(self, width: int) -> dict[str, slice]:
+        """Where each state stands when all of a token's are laid side by side."""
+        names = [*(f"hidden.{i}" for i in self.hidden), *self.projections]
+        return {name: slice(i * width, (i + 1) * width) for i, name in enumerate(names)}
+
+
+def run_with_states(
+    model: nn.Module, inputs: Mapping[str, torch.Tensor], wanted: Wanted
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """One plain forward pass: logits [b, c] and the wanted states, each [b, longest, width].
+
+    States are keyed ``hidden.<layer>``, ``q``, ``k`` and ``v``. Those of padding are there too.
+    Raises ModelError where a family's projections are not known.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    with _listen(model, wanted, seen):
+        output = model(**inputs, output_hidden_states=bool(wanted.hidden))
+    for layer in wanted.hidden:
+        seen[f"hidden.{layer}"] = output.hidden_states[layer]
+    return output.logits, seen
+
+
+@contextmanager
+def _listen(model: nn.Module, wanted: Wanted, seen: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Hooks on the projections of one layer, for as long as the pass takes."""
+    handles = []
+    try:
+        if wanted.layer is not None:
+            for kinds, module, call in _projections(model, wanted.layer):
+                if set(kinds) & set(wanted.projections):
+                    hook = _hook(kinds, call, wanted.projections, seen)
+                    handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(kinds: str, call: int, wanted: str, seen: dict[str, torch.Tensor]) -> Callable[..., None]:
+    """Keeps what call number `call` of a module returns, as far as it is wanted."""
+    calls = 0
+
+    def keep(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal calls
+        if calls == call:
+            parts = output.chunk(len(kinds), dim=-1)
+            seen.update((k, x) for k, x in zip(kinds, parts, strict=True) if k in wanted)
+        calls += 1
+
+    return keep
+
+
+def _projections(model: nn.Module, layer: int) -> list[tuple[str, nn.Module, int]]:
+    """(kinds, module, number of its call) for a layer counted from 1.
+
+    DeBERTa calls a layer's projections again for its relative positions, but for the tokens
+    first; ALBERT's only layer is called once for every layer.
+    """
+    config: Any = model.config
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(unknown_projections(config.model_type))
+    found = []
+    names = family.projections
+    for kinds, name in zip(("qkv",) if len(names) == 1 else ("q", "k", "v"), names, strict=True):
+        modules = [m for n, m in model.named_modules() if n.endswith("." + name)]
+        if len(modules) == config.num_hidden_layers:
+            found.append((kinds, modules[layer - 1], 0))
+        elif len(modules) == 1:
+            found.append((kinds, modules[0], layer - 1))
+        else:
+            raise ModelError(
+                f"relations: a {config.model_type} model of {config.num_hidden_layers} layers has "
+                f"{len(modules)} modules '{name}', so a layer's own cannot be told"
+            )
+    return found
+
+
+def unknown_projections(model_type: str) -> str:
+    """What to say of a family whose projections are not known."""
+    return (
+        f"relations: where a '{model_type}' model computes queries, keys and values is not known; "
+        f"known are {', '.join(FAMILIES)}. Use hidden instead"
+    )
+
+
+STATES, ABOUT = "teacher_states.npy", "teacher_states.json"
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class TeacherStates(Protocol):
+    """States of the training rows at some positions, text by text: name -> [tokens, width]."""
+
+    def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Online:
+    """The teacher itself, in evaluation mode and without gradients."""
+
+    model: nn.Module
+    texts: Encoded
+    wanted: Wanted
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager]
+
+    @torch.no_grad()
+    def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]:
+        inputs = collate(self.texts, index, self.device)
+        with self.autocast():
+            _, states = run_with_states(self.model, inputs, self.wanted)
+        mask = inputs["attention_mask"].bool()
+        return {name: state[mask] for name, state in states.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Cached:
+    """Half-precision states in a memory-mapped file: [all tokens, all features]."""
+
+    values: np.ndarray
+    offsets: np.ndarray  # [n + 1]: whose tokens stand where
+    features: dict[str, slice]
+    device: torch.device
+    seconds: float  # what the teacher took to make them, in whichever process did
+
+    def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]:
+        parts = [self.values[self.offsets[i] : self.offsets[i + 1]] for i in index]
+        whole = torch.from_numpy(np.concatenate(parts)).to(self.device)
+        return {name: whole[:, place] for name, place in self.features.items()}
+
+
+def cache_states(
+    teacher: Callable[[], Online],
+    folder: Path,
+    *,
+    texts: Encoded,
+    ids: np.ndarray,
+    features: dict[str, slice],
+    about: str,
+    budget_mb: int,
+    device: torch.device,
+) -> Cached | None:
+    """The states of all rows in a file below `folder`; None beyond the budget or the disk's space.
+
+    A whole file of an interrupted run with the same `about` (which teacher, which states) and the
+    same ids [n] is used again; `teacher` is then never called. Drop it with `drop_cache`.
+    """
+    columns = max((place.stop for place in features.values()), default=0)
+    shape = (int(texts.offsets[-1]), columns)
+    if 2 * shape[0] * shape[1] > budget_mb * 1e6:
+        return None
+    identity = {"about": about, "ids": "".join(ids.tolist()), "shape": list(shape)}
+    found = _read(folder, identity)
+    if found is None:
+        start = time.perf_counter()
+        try:
+            _write(teacher(), folder, texts=texts, features=features, shape=shape)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return None
+        about_it = {**identity, "seconds": time.perf_counter() - start}
+        (folder / ABOUT).write_text(json.dumps(about_it), encoding="utf-8")
+        found = _read(folder, identity)
+        assert found is not None
+    values, seconds = found
+    return Cached(values, texts.offsets, features, device, seconds)
+
+
+def drop_cache(folder: Path) -> None:
+    """Remove what `cache_states` left, whole or torn."""
+    for path in (folder / ABOUT, folder / STATES, *leftovers(folder / STATES)):
+        path.unlink(missing_ok=True)
+
+
+def _read(folder: Path, identity: dict) -> tuple[np.ndarray, float] | None:
+    """The states on disk and the seconds they took; None if there are none of that identity."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        seconds = float(about.pop("seconds", 0.0))
+        if about != identity:
+            return None
+        values = np.load(folder / STATES, mmap_mode="r")
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return (values, seconds) if list(values.shape) == identity["shape"] else None
+
+
+def _write(
+    teacher: Online,
+    folder: Path,
+    *,
+    texts: Encoded,
+    features: dict[str, slice],
+    shape: tuple[int, int],
+) -> None:
+    drop_cache(folder)
+    with whole_file(folder / STATES) as temporary:
+        _require_space(temporary.parent, 2 * shape[0] * shape[1])
+        values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+        _reserve(temporary)
+        for index in eval_batches(texts.lengths):
+            states = teacher(index)
+            start = np.concatenate([[0], np.cumsum(texts.lengths[index])])
+            for name, place in features.items():
+                block = states[name].float().clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
+                for at, row in enumerate(index):
+                    target = slice(texts.offsets[row], texts.offsets[row + 1])
+                    values[target, place] = block[start[at] : start[at + 1]]
+        values.flush()
+        del values
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Raises OSError where so many bytes and the header have no room."""
+    if shutil.disk_usage(folder).free < size + 4096:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def _reserve(path: Path) -> None:
+    """Claim the disk's space for a file with holes, where the system can. Raises OSError.
+
+    A mapped page that finds no space ends the process by a signal, without a word.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+
+
+def require_same_tokens(student: Encoded, teacher: Encoded, *, names: tuple[str, str]) -> None:
+    """Raises ModelError unless both tokenizers made the same ids of every text."""
+    same_lengths = np.array_equal(student.offsets, teacher.offsets)
+    if same_lengths and np.array_equal(student.ids, teacher.ids):
+        return
+
+    def tokens(encoded: Encoded, i: int) -> np.ndarray:
+        return encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]]
+
+    differing = sum(
+        not np.array_equal(tokens(student, i), tokens(teacher, i)) for i in range(len(student))
+    )
+    raise ModelError(
+        f"hidden and relations compare token by token, but the tokenizers of student {names[0]} "
+        f"and teacher {names[1]} differ on {differing:,} of {len(student):,} texts: use kl, "
+        "logit-mse, dkd or dist, or a pair that shares its tokenizer"
+    )

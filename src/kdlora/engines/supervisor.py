@@ -1,0 +1,390 @@
+"""The loop of every engine: start what is ready, listen, notice what died, until nothing is open.
+
+Where the workers are and how they are reached is the business of an engine's `Hands`. Several
+crews, on one machine or on many, may work on one folder at once: each run belongs to whoever holds
+its lease.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kdlora.engines.failure import EXIT_CODES, describe_death, disk_full_message, failed_record
+from kdlora.engines.selection import Choice, Opened, open_schedule
+from kdlora.errors import Interrupted, StoreError
+from kdlora.records.leases import EXPIRY_S, Sighting, Watch, look
+from kdlora.records.record import Record
+from kdlora.records.store import Store
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One of: its record, a new failure, who holds it; none of them means that it is free.
+
+    `dead` is a lease to take over, judged dead after watching it.
+    """
+
+    record: Record | None = None
+    failure: Record | None = None
+    holder: str | None = None
+    dead: Sighting | None = None
+
+
+class Others:
+    """Looks at runs again and again and remembers since when nothing has moved.
+
+    `failures` are the checksums of the failures that were there at the start, which are not news.
+    """
+
+    def __init__(self, store: Store, failures: Mapping[str, str], *, expiry_s: float) -> None:
+        self.store, self.failures = store, failures
+        self.every_s = min(1.0, expiry_s / 12)
+        self._watches: dict[str, Watch] = {}
+        self._looked = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time to look at them again."""
+        if time.monotonic() - self._looked < self.every_s:
+            return False
+        self._looked = time.monotonic()
+        return True
+
+    def look(self, run: Run) -> Seen:
+        """How a run stands at this moment."""
+        folder = self.store.folder(run.run_id)
+        lease = look(folder)
+        verdict = self._watches.setdefault(run.run_id, Watch()).judge(lease)
+        record = self.store.read(run.run_id)  # after the look: a released lease has its record
+        if record is not None:
+            self._watches.pop(run.run_id, None)
+            return Seen(record=record)
+        if verdict == "held":
+            return Seen(holder=lease.holder)
+        failure = self.store.read_failure(run.run_id)
+        if failure is not None and failure.checksum != self.failures.get(run.run_id):
+            return Seen(failure=failure)
+        return Seen(dead=lease if verdict == "dead" else None)
+
+
+def lost_teachers(run: Run, store: Store) -> list[str]:
+    """Those of a run's teachers that have no record at this moment.
+
+    A record may go while a study runs: it is found to be damaged and set aside, or another process
+    was told to do the run again.
+    """
+    return [teacher for teacher in run.teachers if not store.is_done(teacher)]
+
+
+# (run, event): {"start": True, "worker": n}, dicts of `recipes.run_one`, then one of {"done":
+# Record}, {"failed": why}, {"retry": why}, {"elsewhere": who}, {"later": why}, {"stopped": why}.
+# The first and the last also say "remaining_s", the estimated time until the study is complete.
+OnEvent = Callable[[Run, dict[str, Any]], None]
+
+_STOP_S = 60  # for the checkpoints; then the workers are terminated
+_AGAIN_S = 2  # after which one that has said nothing yet, and has nothing to lose, is asked again
+_GRACE_S = 900  # at the deadline, for a run that is trained and is being measured
+_MEASURED = ("saving and scoring", "measuring", "recording")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told: the run as JSON, where its study lies, and what it may use."""
+
+    run: str
+    root: str
+    threads: int
+    gpu: str | None
+    expiry_s: float
+    dead: Sighting | None = None
+    pause_epoch: int | None = None
+    detached: bool = False  # in a process group of its own, which outlives the parent's
+
+
+class Process(Protocol):
+    """What a crew asks of a worker's process, wherever it is; as `multiprocessing` has it."""
+
+    @property
+    def exitcode(self) -> int | str | None:
+        """As in `failure.EXIT_CODES`, minus a signal's number, or why it is gone in words."""
+
+    def is_alive(self) -> bool: ...
+    def join(self, timeout: float | None = None) -> None: ...
+    def terminate(self) -> None: ...
+
+
+class Channel(Protocol):
+    """Where a worker's events arrive; EOFError when it has ended."""
+
+    def recv(self) -> Any: ...
+    def close(self) -> None: ...
+
+
+class Hands(Protocol):
+    """Where workers run: all that is different between engines."""
+
+    def room(self) -> int:
+        """How many runs may be at work at this moment."""
+
+    def launch(self, job: Job, run: Run) -> tuple[Channel, Process]:
+        """Start a worker."""
+
+    def ready(self, channels: Sequence[Any], timeout_s: float) -> Iterable[Channel]:
+        """Those of the channels that have something to say, as soon as there is one."""
+
+    def interrupt(self, process: Any) -> None:
+        """Ask a worker to stop after a checkpoint."""
+
+
+@dataclass
+class Worker:
+    """A run at work."""
+
+    run: Run
+    process: Process
+    slot: int
+    since: float
+    stage: str = ""
+    ending: float | None = None  # when it was asked to stop
+
+
+@dataclass
+class Crew:
+    """The workers of one engine and what they need to be started."""
+
+    plan: Plan
+    store: Store
+    opened: Opened
+    hands: Hands
+    threads: int
+    gpus: Sequence[str]
+    retries: int
+    expiry_s: float
+    on_event: OnEvent
+    deadline: float | None
+    others: Others
+    pause_epoch: Callable[[str], int | None]
+    active: dict[Channel, Worker] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.schedule = self.opened.schedule
+
+    def work(self) -> None:
+        """Until nothing is open any more."""
+        while True:
+            self._fill()
+            self._tell_news()
+            if not self.schedule.open:
+                return
+            if self.active:
+                self._listen()
+            else:
+                time.sleep(self.others.every_s)
+            self._hear_of_others()
+            self._keep_time()
+
+    def stop(self) -> None:
+        """Ask the running workers to write their checkpoints; insist after a while."""
+        for worker in self.active.values():
+            self._interrupt(worker)
+        until = time.monotonic() + _STOP_S
+        for worker in self.active.values():
+            while worker.process.is_alive() and (left_s := until - time.monotonic()) > 0:
+                worker.process.join(timeout=min(left_s, _AGAIN_S))
+                if not worker.stage:  # it was only starting, and may have missed the signal
+                    self._interrupt(worker)
+            if worker.process.is_alive():
+                worker.process.terminate()
+
+    def _fill(self) -> None:
+        """Start runs while there is room, past those that others have done or are doing."""
+        while len(self.active) < self.hands.room():
+            run = self.schedule.take(self._left_s())
+            if run is None:
+                return
+            seen = self.others.look(run)
+            if seen.record is not None:
+                self._end(run, "done", {"done": seen.record})
+            elif seen.holder is not None:
+                self.schedule.elsewhere(run.run_id)
+                self.on_event(run, {"elsewhere": seen.holder})
+            elif lost := lost_teachers(run, self.store):
+                self._teach_again(run, lost)
+            else:
+                self._start(run, seen.dead)
+
+    def _teach_again(self, run: Run, lost: Iterable[str]) -> None:
+        """Records that a run was to learn from are gone: they are made again first."""
+        for teacher in lost:
+            self.schedule.lost(teacher)
+            why = "its record is gone, and others learn from it: it is done again"
+            self.on_event(self.schedule.runs[teacher], {"retry": why})
+        self.schedule.again(run.run_id)
+
+    def _start(self, run: Run, dead: Sighting | None) -> None:
+        taken = {busy.slot for busy in self.active.values()}
+        slot = next(n for n in itertools.count() if n not in taken)
+        job = Job(
+            run=run.model_dump_json(),
+            root=str(self.store.root),
+            threads=self.threads,
+            gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
+            expiry_s=self.expiry_s,
+            dead=dead,
+            pause_epoch=self.pause_epoch(run.run_id),
+        )
+        receiver, process = self.hands.launch(job, run)
+        self.active[receiver] = Worker(run, process, slot, time.monotonic())
+        self._tell(run, {"start": True, "worker": slot})
+
+    def _listen(self) -> None:
+        """Pass on what the workers say; notice those that ended or died."""
+        for connection in self.hands.ready(list(self.active), min(1.0, self.others.every_s)):
+            worker = self.active[connection]
+            try:
+                event: dict[str, Any] = connection.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                connection.close()
+                del self.active[connection]
+                self._ended(worker)
+                continue
+            if stage := event.get("stage"):
+                worker.stage = stage
+                if stage == "building the model":
+                    self.schedule.labelled(worker.run.run_id)
+            self.on_event(worker.run, event)
+
+    def _ended(self, worker: Worker) -> None:
+        """What became of a run whose process is gone."""
+        run, code = worker.run, worker.process.exitcode
+        record = self.store.read(run.run_id)
+        failure = self.store.read_failure(run.run_id)
+        if record is not None:
+            self._end(run, "done", {"done": record}, took_s=time.monotonic() - worker.since)
+        elif code == EXIT_CODES["interrupted"] or worker.ending is not None:
+            if worker.ending is None:  # Ctrl-C reached the worker, and will reach us
+                raise KeyboardInterrupt
+            self._end(run, "later", {"later": "stopped after a checkpoint: the time is over"})
+        elif code == EXIT_CODES["full"]:
+            raise StoreError(disk_full_message(self.store.root))
+        elif code in (EXIT_CODES["busy"], EXIT_CODES["lost"], EXIT_CODES["paused"]):
+            self.schedule.again(run.run_id)
+        elif code == EXIT_CODES["untaught"]:
+            self._teach_again(run, lost_teachers(run, self.store))
+        elif code == EXIT_CODES["failed"] and failure is not None:
+            self._end(run, "failed", {"failed": failure.error})
+        else:
+            self._died(run, code)
+
+    def _died(self, run: Run, code: int | str | None) -> None:
+        """A worker that was killed: once more, for it may have been bad luck; then no more."""
+        times = self.deaths[run.run_id] = self.deaths.get(run.run_id, 0) + 1
+        if times <= self.retries:
+            self.on_event(run, {"retry": describe_death(code)})
+            self.schedule.again(run.run_id)
+            return
+        failure = failed_record(run, describe_death(code, times))
+        self.store.fail(failure)
+        self._end(run, "failed", {"failed": failure.error})
+
+    def _hear_of_others(self) -> None:
+        """Runs that other processes had: done, failed, or free again."""
+        for run in self.schedule.in_state("elsewhere") if self.others.due() else ():
+            seen = self.others.look(run)
+            if seen.record is not None:
+                self._end(run, "done", {"done": seen.record})
+            elif seen.failure is not None:
+                self._end(run, "failed", {"failed": seen.failure.error})
+            elif seen.holder is None:
+                self.schedule.again(run.run_id)
+
+    def _keep_time(self) -> None:
+        """At the deadline: nothing new, checkpoints for what trains, grace for what is measured."""
+        if self.deadline is None or time.monotonic() < self.deadline:
+            return
+        self.schedule.close()
+        over_s = time.monotonic() - self.deadline
+        for worker in self.active.values():
+            if worker.ending is None and (worker.stage not in _MEASURED or over_s > _GRACE_S):
+                self._interrupt(worker)
+            elif worker.ending is not None and time.monotonic() - worker.ending > _STOP_S:
+                worker.process.terminate()
+
+    def _interrupt(self, worker: Worker) -> None:
+        worker.ending = time.monotonic()
+        if worker.process.is_alive():
+            self.hands.interrupt(worker.process)
+
+    def _left_s(self) -> float | None:
+        return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
+
+    def _end(
+        self, run: Run, state: Any, event: dict[str, Any], *, took_s: float | None = None
+    ) -> None:
+        self.schedule.ended(run.run_id, state, took_s=took_s, why=event.get("later"))
+        if state != "later":  # which is news, see `_tell_news`
+            self._tell(run, event)
+
+    def _tell(self, run: Run, event: dict[str, Any]) -> None:
+        spent = [time.monotonic() - worker.since for worker in self.active.values()]
+        room = max(self.hands.room(), 1)
+        self.on_event(run, {**event, "remaining_s": self.schedule.remaining_s(room, spent)})
+
+    def _tell_news(self) -> None:
+        for run, why in self.schedule.news():
+            state = self.schedule.states[run.run_id]
+            self.on_event(run, {"failed" if state == "skipped" else state: why})
+
+
+def work_off(
+    plan: Plan,
+    store: Store,
+    hands: Hands,
+    *,
+    threads: int,
+    gpus: Sequence[str] = (),
+    choice: Choice | None = None,
+    retries: int = 1,
+    expiry_s: float = EXPIRY_S,
+    on_event: OnEvent = lambda run, event: None,
+) -> dict[str, str]:
+    """Do every run that is not done by the hands of an engine.
+
+    Arguments, result and errors are those of `engines.local.run_plan`.
+    """
+    choice = choice or Choice()
+    opened = open_schedule(plan, store, choice)
+    crew = Crew(
+        plan=plan,
+        store=store,
+        opened=opened,
+        hands=hands,
+        threads=threads,
+        gpus=gpus,
+        retries=retries,
+        expiry_s=expiry_s,
+        on_event=on_event,
+        deadline=choice.max_hours and time.monotonic() + 3600 * choice.max_hours,
+        others=Others(store, opened.failures, expiry_s=expiry_s),
+        pause_epoch=opened.halvings.pause_epoch,
+    )
+    try:
+        crew.work()
+    except KeyboardInterrupt:
+        crew.stop()
+        raise Interrupted(
+            f"interrupted; finished runs are kept in {store.root} and the unfinished ones go on "
+            "where they stopped when the same command is run again; "
+            f"`kdlora report {store.root}` writes the report of what is done"
+        ) from None
+    except BaseException:
+        crew.stop()
+        raise
+    return dict(opened.schedule.states)

@@ -1,0 +1,1 @@
+"""What the records prove: pure functions over the tidy frame."""

@@ -1,0 +1,350 @@
+"""Averages of many methods over their shared cells: mean, IQM, retention, chance of improvement.
+
+A mean over all runs of an arm compares task mixes, not arms, when cells are missing.
+
+After Agarwal et al. (2021), "Deep RL at the edge of the statistical precipice", with cells kept
+paired across methods and intervals that are honest for few cells (see `intervals`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from kdlora.evidence import intervals
+from kdlora.evidence.pairing import one_side
+from kdlora.evidence.result import Result, Rules, finite
+from kdlora.evidence.scores import KEYS, POINTS, Selection, labels, usable_runs
+
+
+@dataclass(frozen=True)
+class SharedCells(Result):
+    """`table` [cells, arms] in `unit`, indexed by `keys`, sorted by task and block.
+
+    `cost` says for every arm how many more cells would be shared without it. `reason` is why there
+    is no table, when there is none.
+    """
+
+    keys: tuple[str, ...]
+    arms: tuple[str, ...]
+    unit: str
+    n_cells: int
+    by_task: dict[str, int]
+    cost: dict[str, int]
+    notes: tuple[str, ...]
+    reason: str
+    table: pd.DataFrame = field(repr=False, compare=False)
+
+    @property
+    def values(self) -> np.ndarray:
+        """[cells, arms]"""
+        return self.table.to_numpy(float)
+
+    @property
+    def task_codes(self) -> np.ndarray:
+        """[cells]"""
+        return pd.factorize(self.table.index.get_level_values("task").astype(str))[0]
+
+    def means_by(self, level: str) -> SharedCells:
+        """The same table with one row per block (keys without seed) or per task.
+
+        Task rows are means of block rows, so an encoder pair weighs the same in every task.
+        """
+        if self.reason or level == "cells":
+            return self
+        keys = tuple(k for k in self.keys if k != "seed")
+        table = self.table.groupby(level=list(keys), sort=False).mean()
+        if level == "tasks":
+            keys = ("task",)
+            table = table.groupby(level="task", sort=False).mean()
+        elif level != "blocks":
+            raise ValueError(f"unknown level '{level}': cells, blocks or tasks")
+        return SharedCells(
+            keys, self.arms, self.unit, len(table), _counts(table), self.cost, self.notes, "", table
+        )
+
+
+def shared_cells(
+    frame: pd.DataFrame,
+    arms: Sequence[str | Selection] | None = None,
+    *,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+) -> SharedCells:
+    """Scores of `arms` (names, patterns or selections; default all) on the cells all of them have.
+
+    Tasks in another unit than points are left out. Raises InputError for missing columns.
+    """
+    usable, notes = usable_runs(frame, score)
+    return shared_usable(usable, notes, arms, keys=keys)
+
+
+def shared_usable(
+    usable: pd.DataFrame,
+    notes: Sequence[str],
+    arms: Sequence[str | Selection] | None = None,
+    *,
+    keys: Sequence[str] = KEYS,
+) -> SharedCells:
+    """`shared_cells` on what `usable_runs` returned (or any frame with `value` and `unit`)."""
+    notes = list(notes)
+    keys = tuple("pair" if k == "family" else k for k in keys)
+    chosen = [Selection.parse(a) for a in (arms or sorted(map(str, usable["arm"].unique())))]
+    names = tuple(str(s) for s in chosen)
+    unit = POINTS if (usable["unit"] == POINTS).any() or usable.empty else usable["unit"].iloc[0]
+    other = usable["unit"] != unit
+    if other.any():
+        tasks = ", ".join(sorted(usable.loc[other, "task"].astype(str).unique()))
+        notes.append(f"{tasks}: scored in another unit than {unit}, so left out")
+        usable = usable[~other]
+    columns = {}
+    for selection in chosen:
+        side = one_side(selection, usable, keys, notes)
+        columns[str(selection)] = side.set_index(list(keys))["score"] if len(side) else None
+    empty = [name for name, column in columns.items() if column is None]
+
+    def none(reason: str, cost: dict[str, int]) -> SharedCells:
+        table = pd.DataFrame(columns=list(names), dtype=float)
+        return SharedCells(keys, names, unit, 0, {}, cost, tuple(notes), reason, table)
+
+    if len(names) < 2:
+        return none(f"{len(names)} arm: nothing to compare it with", {})
+    if empty:
+        return none(f"no finished run of {', '.join(empty)}", {})
+    wide = _spread(columns, keys)
+    present = wide.notna()
+    complete = present.all(axis=1)
+    lacking = (~present).sum(axis=1)
+    cost = {name: int(((lacking == 1) & ~present[name]).sum()) for name in names}
+    if not complete.any():
+        worst = max(cost, key=lambda name: cost[name])
+        hint = f"; without {worst} there would be {cost[worst]}" if cost[worst] else ""
+        return none(f"no cell has all {len(names)} arms{hint}", cost)
+    left_out = int((~complete).sum())
+    if left_out:
+        notes.append(f"{left_out} cells that lack an arm are left out")
+    worst = max(cost, key=lambda name: cost[name])
+    if cost[worst] > complete.sum() / 2:
+        notes.append(f"without {worst} there would be {cost[worst]} cells more")
+    table = wide[complete]
+    table = table.iloc[np.argsort(np.array(_sort_key(table.index, keys)), kind="stable")]
+    return SharedCells(keys, names, unit, len(table), _counts(table), cost, tuple(notes), "", table)
+
+
+def _spread(columns: dict[str, pd.Series | None], keys: tuple[str, ...]) -> pd.DataFrame:
+    """One column an arm. Arms without a value for a key (no seed) serve every value of it."""
+    given = {name: column for name, column in columns.items() if column is not None}
+    whole = {n: c for n, c in given.items() if not c.index.to_frame().isna().any(axis=None)}
+    wide = pd.concat(whole, axis=1) if whole else pd.DataFrame()
+    for name, column in given.items():
+        if name in whole or wide.empty:
+            continue
+        known = [k for k in keys if column.index.get_level_values(k).notna().all()]
+        short = column.groupby(level=known).mean()
+        unknown: list = [k for k in keys if k not in known]
+        places = wide.index.droplevel(unknown)
+        wide[name] = short.reindex(places).to_numpy()
+    if not whole:
+        wide = pd.concat(given, axis=1)
+    wide.index.names = list(keys)
+    return wide[list(columns)]
+
+
+def _sort_key(index: pd.Index, keys: tuple[str, ...]) -> list[str]:
+    return labels(index.to_frame(index=False), ("task", *(k for k in keys if k != "task")))
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    tasks = table.index.get_level_values("task").astype(str)
+    return {str(k): int(v) for k, v in pd.Series(tasks).value_counts(sort=False).items()}
+
+
+@dataclass(frozen=True)
+class Aggregate(Result):
+    """One method over shared cells. Intervals resample cells within tasks: they speak of these
+    tasks. `task_mean` weighs tasks alike. `retention` is the mean in per cent of the reference's;
+    its interval resamples cells, `*_tasks` whole tasks."""
+
+    arm: str
+    n_cells: int
+    n_tasks: int
+    mean: float
+    task_mean: float
+    iqm: float
+    mean_low: float | None = None
+    mean_high: float | None = None
+    iqm_low: float | None = None
+    iqm_high: float | None = None
+    retention: float | None = None
+    retention_low: float | None = None
+    retention_high: float | None = None
+    retention_low_tasks: float | None = None
+    retention_high_tasks: float | None = None
+    cannot: str = ""
+
+
+def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Interquartile mean: the mean without the lowest and highest quarter, rounded down."""
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def aggregate(
+    shared: SharedCells,
+    *,
+    rng: np.random.Generator,
+    reference: str | None = None,
+    rules: Rules | None = None,
+) -> tuple[Aggregate, ...]:
+    """Mean and IQM of every method with stratified bootstrap intervals, best first.
+
+    `reference` (an arm of the table) adds retention. Empty when there is no table.
+    """
+    rules = rules or Rules()
+    if shared.reason:
+        return ()
+    values, strata = shared.values, shared.task_codes
+    sizes = np.bincount(strata)
+    expanded = rules.bootstrap == "expanded"
+    bounds = np.full((4, len(shared.arms)), np.nan)
+    cannot = ""
+    if sizes.max() < 2:
+        cannot = "one cell per task: nothing to resample within tasks"
+    elif rules.draws:
+        drawn = intervals.bootstrap_strata(
+            values,
+            strata,
+            lambda rows: np.stack([rows.mean(1), iqm(rows, axis=1)], axis=1),
+            rules.draws,
+            rng,
+        )
+        low, high = intervals.interval(drawn, alpha=rules.alpha, sizes=sizes if expanded else None)
+        bounds = np.concatenate([low, high])  # mean low, IQM low, mean high, IQM high
+    columns = {
+        "mean": values.mean(0),
+        "task_mean": shared.means_by("tasks").values.mean(0),
+        "iqm": iqm(values),
+        **dict(zip(("mean_low", "iqm_low", "mean_high", "iqm_high"), bounds, strict=True)),
+    }
+    kept = _retention(shared, reference, rules, rng) if reference else None
+    if kept is not None:
+        columns |= dict(zip(_RETENTION, kept, strict=True))
+    why = cannot or _why_no_retention(kept, reference, shared)
+    rows = [
+        Aggregate(
+            arm=arm,
+            n_cells=len(values),
+            n_tasks=len(sizes),
+            cannot=why,
+            **{name: finite(column[i]) for name, column in columns.items()},  # type: ignore[arg-type]
+        )
+        for i, arm in enumerate(shared.arms)
+    ]
+    return tuple(sorted(rows, key=lambda r: -r.mean))
+
+
+_RETENTION = (
+    "retention",
+    "retention_low",
+    "retention_high",
+    "retention_low_tasks",
+    "retention_high_tasks",
+)
+
+
+def _retention(
+    shared: SharedCells, reference: str, rules: Rules, rng: np.random.Generator
+) -> np.ndarray | None:
+    """[5, arms]: ratio of means in per cent, its interval over cells, and over tasks."""
+    if reference not in shared.arms:
+        return None
+    values, codes = shared.values, shared.task_codes
+    base = values[:, shared.arms.index(reference)]
+    if (base < 0).any() or base.mean() <= 0:
+        return None
+    result = np.full((5, values.shape[1]), np.nan)
+    result[0] = values.mean(0) / base.mean()
+    if rules.draws and len(values) > 1:
+        expanded = rules.bootstrap == "expanded"
+        for row, code in ((1, np.arange(len(values))), (3, codes)):
+            units = code.max() + 1
+            if units < 2:
+                continue
+            for i in range(values.shape[1]):
+                drawn = intervals.bootstrap_clusters(
+                    values[:, i], code, rules.draws, rng, denominator=base
+                )
+                result[row : row + 2, i] = intervals.interval(
+                    drawn, alpha=rules.alpha, sizes=[units] if expanded else None
+                )
+    return 100 * result
+
+
+def _why_no_retention(kept: np.ndarray | None, reference: str | None, shared: SharedCells) -> str:
+    if reference is None or kept is not None:
+        return ""
+    if reference not in shared.arms:
+        return f"no retention: {reference} is not among the methods compared"
+    return f"no retention: {reference} has scores below 0 (or 0 throughout), or less is better"
+
+
+@dataclass(frozen=True)
+class Improvement(Result):
+    """Probability that a run of a beats a run of b in the same block, ties counting half."""
+
+    a: str
+    b: str
+    n_blocks: int
+    n_tasks: int
+    probability: float | None = None
+    low: float | None = None
+    high: float | None = None
+    cannot: str = ""
+
+
+def probability_of_improvement(
+    frame: pd.DataFrame,
+    a: str | Selection,
+    b: str | Selection,
+    *,
+    rng: np.random.Generator,
+    score: str = "score",
+    rules: Rules | None = None,
+) -> Improvement:
+    """Mann-Whitney U over n*m in every block of task and pair, averaged over blocks, then tasks.
+
+    Uses all runs of shared blocks, paired or not. The interval resamples tasks.
+    """
+    rules = rules or Rules()
+    usable, _ = usable_runs(frame, score)
+    keys = ["task", "pair"]
+    sides = []
+    for selection in (Selection.parse(a), Selection.parse(b)):
+        rows = selection.rows(usable)
+        sides.append({k: v.to_numpy() for k, v in rows.groupby(keys, dropna=False)["value"]})
+    shared = [key for key in sides[0] if key in sides[1]]
+    if not shared:
+        return Improvement(str(a), str(b), 0, 0, cannot=f"{a} and {b} share no block")
+    wins = [_win_share(sides[0][key], sides[1][key]) for key in shared]
+    by_task = pd.Series(wins).groupby([key[0] for key in shared]).mean().to_numpy()
+    n_tasks = len(by_task)
+    result = Improvement(str(a), str(b), len(shared), n_tasks, float(by_task.mean()))
+    if n_tasks < 2:
+        return replace(result, cannot="one task: no interval over tasks")
+    if not rules.draws:
+        return result
+    drawn = intervals.bootstrap_mean(by_task, rules.draws, rng)
+    sizes = [n_tasks] if rules.bootstrap == "expanded" else None
+    low, high = np.clip(intervals.interval(drawn, alpha=rules.alpha, sizes=sizes), 0, 1)
+    return replace(result, low=finite(low), high=finite(high))
+
+
+def _win_share(x: np.ndarray, y: np.ndarray) -> float:
+    """P(x > y) + P(x = y) / 2 over all pairs, in O(n log n)."""
+    y = np.sort(y)
+    below = np.searchsorted(y, x, "left")
+    upto = np.searchsorted(y, x, "right")
+    return float((below + upto).sum() / 2 / (len(x) * len(y)))

@@ -1,0 +1,296 @@
+"""What an arm costs against another: geometric mean ratios over matched runs, never pooled means.
+
+A ratio of pooled means weighs big tasks most and mixes unlike cells; hardware, batch size and
+sequence length must be the same on both sides, or named as different.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from kdlora.errors import InputError, did_you_mean
+from kdlora.evidence import intervals
+from kdlora.evidence.aggregates import shared_usable
+from kdlora.evidence.pairing import Matched, match_usable
+from kdlora.evidence.result import Result, Rules, finite
+from kdlora.evidence.scores import KEYS, Selection, finished_runs, usable_runs
+
+# Differences in these make a cost ratio speak of the setting, not of the arm.
+SETTINGS = (
+    "device", "devices", "n_gpus", "n_gpus_inferred", "batch_size", "effective_batch",
+    "max_length", "tokens", "seq_len_inferred", "precision",
+)  # fmt: skip
+MIN_CLUSTERS = 6  # tasks; with fewer, matched runs are resampled instead
+
+
+@dataclass(frozen=True)
+class Ratio(Result):
+    """Geometric mean of `column` of a over b, over matched runs. `factor` = 1/ratio (b over a),
+    `reduction_percent` = 100 (1 - ratio). The interval resamples tasks (or runs, with few tasks).
+    `unlike` counts matched runs whose settings differ, by setting."""
+
+    a: str
+    b: str
+    column: str
+    n_pairs: int
+    n_tasks: int
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    factor: float | None = None
+    reduction_percent: float | None = None
+    resampled: str = ""
+    same: tuple[str, ...] = ()
+    unlike: dict[str, int] | None = None
+    notes: tuple[str, ...] = ()
+    cannot: str = ""
+
+
+def positive_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
+    """Finished runs with `value` = log of a positive `column`. Raises InputError if absent."""
+    usable, notes = finished_runs(frame, column)
+    positive = usable["value"] > 0
+    if not positive.all():
+        notes.append(f"{int((~positive).sum())} runs have {column} of 0 or less: left out")
+    usable = usable[positive].copy()
+    usable["value"] = np.log(usable["value"])
+    usable["unit"], usable["metric"] = "log", column
+    return usable, notes
+
+
+def cost_ratio(
+    frame: pd.DataFrame,
+    a: str | Selection,
+    b: str | Selection,
+    column: str,
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    same: Sequence[str] = (),
+    rules: Rules | None = None,
+) -> Ratio:
+    """Ratio of a cost column; `same` keeps only matched runs that agree in those columns."""
+    return cost_ratios(frame, [(a, b)], [column], rng=rng, keys=keys, same=same, rules=rules)[0]
+
+
+def cost_ratios(
+    frame: pd.DataFrame,
+    contrasts: Sequence[tuple[str | Selection, str | Selection]],
+    columns: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    same: Sequence[str] = (),
+    rules: Rules | None = None,
+) -> tuple[Ratio, ...]:
+    """Ratios of every contrast in every column, columns outermost."""
+    rules = rules or Rules()
+    missing = [c for c in same if c not in frame]
+    if missing:
+        raise InputError([f"no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing])
+    keys = tuple("pair" if k == "family" else k for k in keys)
+    ratios = []
+    for column in columns:
+        usable, notes = positive_runs(frame, column)
+        usable = usable.reset_index(drop=True)
+        settings = [c for c in dict.fromkeys((*same, *SETTINGS)) if c in usable]
+        codes = usable[list(keys)].assign(
+            **{c: pd.factorize(usable[c].astype(str))[0] for c in settings}
+        )
+        for a, b in contrasts:
+            matched = match_usable(usable, notes, a, b, keys=keys)
+            unlike = matched.cells
+            if not matched.reason:
+                sides = [codes.loc[Selection.parse(s).rows(usable).index] for s in (a, b)]
+                unlike = _unlike(sides, matched.cells, keys, settings)
+            ratios.append(_ratio(matched, unlike, column, tuple(same), rules, rng))
+    return tuple(ratios)
+
+
+def _ratio(
+    matched: Matched,
+    unlike: pd.DataFrame,
+    column: str,
+    same: tuple[str, ...],
+    rules: Rules,
+    rng: np.random.Generator,
+) -> Ratio:
+    start = Ratio(
+        matched.a, matched.b, column, 0, 0, same=same, notes=matched.notes, cannot=matched.reason
+    )
+    if matched.reason:
+        return start
+    keep = ~np.asarray(unlike[list(same)], dtype=bool).any(axis=1)
+    if not keep.any():
+        return replace(start, cannot=f"no matched runs agree in {', '.join(same)}")
+    logs = matched.differences[keep]
+    tasks = pd.factorize(matched.cells["task"].astype(str).to_numpy(object)[keep])[0]
+    low, high, resampled = _log_interval(logs, tasks, rules, rng)
+    ratio = float(np.exp(logs.mean()))
+    return replace(
+        start,
+        n_pairs=len(logs),
+        n_tasks=int(tasks.max()) + 1,
+        ratio=ratio,
+        low=low,
+        high=high,
+        factor=1 / ratio,
+        reduction_percent=100 * (1 - ratio),
+        resampled=resampled,
+        unlike={str(c): int(n) for c in unlike if (n := unlike[c].to_numpy()[keep].sum())},
+    )
+
+
+def _log_interval(
+    logs: np.ndarray, tasks: np.ndarray, rules: Rules, rng: np.random.Generator
+) -> tuple[float | None, float | None, str]:
+    n_tasks = int(tasks.max()) + 1
+    if len(logs) < 2 or not rules.draws:
+        return None, None, ""
+    by_task = n_tasks >= MIN_CLUSTERS
+    clusters = tasks if by_task else np.arange(len(logs))
+    drawn = intervals.bootstrap_clusters(logs, clusters, rules.draws, rng)
+    sizes = [int(clusters.max()) + 1] if rules.bootstrap == "expanded" else None
+    low, high = intervals.interval(drawn, alpha=rules.alpha, sizes=sizes)
+    return finite(np.exp(low)), finite(np.exp(high)), "tasks" if by_task else "runs"
+
+
+def _unlike(
+    sides: Sequence[pd.DataFrame], cells: pd.DataFrame, keys: Sequence[str], settings: Sequence[str]
+) -> pd.DataFrame:
+    """[cells, settings]: whether runs of a cell differ in a setting, given as codes."""
+    bounds = []
+    for rows in sides:
+        known = [k for k in keys if rows[k].notna().all()]
+        by_cell = rows.groupby(known, sort=False)[list(settings)]
+        index = cells[known[0]] if len(known) == 1 else pd.MultiIndex.from_frame(cells[known])
+        bounds += [extreme.reindex(index).to_numpy() for extreme in (by_cell.min(), by_cell.max())]
+    differs = np.max(bounds, axis=0) != np.min(bounds, axis=0)
+    return pd.DataFrame(differs, columns=list(settings))
+
+
+@dataclass(frozen=True)
+class PerResource(Result):
+    """Score per unit of a cost, over the cells that all arms share.
+
+    `score` is the mean in points, `cost` the geometric mean. A small denominator flatters: a
+    majority guess has no parameters at all. Read it beside the Pareto set.
+    """
+
+    arm: str
+    column: str
+    n_cells: int
+    score: float
+    cost: float
+    score_per_unit: float
+
+
+def score_per_cost(
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    arms: Sequence[str] | None = None,
+    *,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+) -> tuple[PerResource, ...]:
+    """Score per parameter, megabyte, second ...: one row per arm and column, best first."""
+    scores, notes = usable_runs(frame, score)
+    result: list[PerResource] = []
+    for column in columns:
+        costs, _ = positive_runs(frame, column)
+        names = list(arms) if arms else sorted(set(scores["arm"]) & set(costs["arm"]))
+        tables = (shared_usable(scores, notes, names, keys=keys),
+                  shared_usable(costs, [], names, keys=keys))  # fmt: skip
+        if any(t.reason for t in tables):
+            continue
+        both = tables[0].table.index.intersection(tables[1].table.index)
+        if not len(both):
+            continue
+        mean = tables[0].table.loc[both].mean()
+        cost = np.exp(tables[1].table.loc[both].mean())
+        rows = [
+            PerResource(str(n), column, len(both), float(mean[n]), float(cost[n]),
+                        float(mean[n] / cost[n]))
+            for n in names
+        ]  # fmt: skip
+        result += sorted(rows, key=lambda r: -r.score_per_unit)
+    return tuple(result)
+
+
+def reductions_by_rank(
+    frame: pd.DataFrame,
+    reference: str,
+    columns: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    same: Sequence[str] = (),
+    rules: Rules | None = None,
+) -> tuple[Ratio, ...]:
+    """Cost of every arm at every rank against `reference`: arms are selections `arm,rank=r`."""
+    if "rank" not in frame:
+        return ()
+    ranked = frame.loc[frame["rank"].notna(), ["arm", "rank"]]
+    found = ranked.drop_duplicates().sort_values(["arm", "rank"])
+    contrasts = [
+        (Selection(str(arm), (("rank", f"{rank:g}"),)), reference)
+        for arm, rank in found.itertuples(index=False, name=None)
+    ]
+    return cost_ratios(frame, contrasts, columns, rng=rng, keys=keys, same=same, rules=rules)
+
+
+@dataclass(frozen=True)
+class Budget(Result):
+    """Which runs of two arms cost the same, so that what is compared is the method."""
+
+    a: str
+    b: str
+    column: str
+    tolerance: float
+    n_cells: int
+    typical_ratio: float | None
+    cannot: str = ""
+
+
+def budget_matched(
+    frame: pd.DataFrame,
+    a: str | Selection,
+    b: str | Selection,
+    *,
+    column: str = "trainable_params",
+    tolerance: float = 0.1,
+    keys: Sequence[str] = KEYS,
+) -> tuple[pd.DataFrame, Budget]:
+    """Keep, in every cell, the run of a and the run of b whose budgets are closest, within
+    `tolerance` (0.1 = 10 %). "Rank 8" is no budget: it differs between variants.
+
+    The frame returned is for `compare`; it is empty where no cell has runs of like budget, and the
+    result says by what ratio the arms differ instead.
+    """
+    usable, _ = positive_runs(frame, column)
+    keys = ["pair" if k == "family" else k for k in keys]
+    sides = [
+        Selection.parse(s).rows(usable)[[*keys, "value"]].rename_axis("row").reset_index()
+        for s in (a, b)
+    ]
+    on = [k for k in keys if all(len(s) and s[k].notna().all() for s in sides)]
+    if "task" not in on:
+        why = f"no run of {a if sides[0].empty else b} with a known {column}"
+        return frame[:0], Budget(str(a), str(b), column, tolerance, 0, None, why)
+    joined = sides[0].merge(sides[1], on=on, suffixes=("_a", "_b"))
+    if joined.empty:
+        why = f"{a} and {b} share no cell"
+        return frame[:0], Budget(str(a), str(b), column, tolerance, 0, None, why)
+    joined["gap"] = (joined["value_a"] - joined["value_b"]).abs()
+    best = joined.loc[joined.groupby(on)["gap"].idxmin()]
+    typical = float(np.exp((best["value_a"] - best["value_b"]).mean()))
+    close = best[best["gap"] <= np.log1p(tolerance)]
+    rows = pd.Index(close["row_a"]).union(pd.Index(close["row_b"]))
+    why = "" if len(close) else (
+        f"no cell has runs within {tolerance:.0%}: {a} has {typical:.2g} times the {column} of {b}"
+    )  # fmt: skip
+    return frame.loc[rows], Budget(str(a), str(b), column, tolerance, len(close), typical, why)

@@ -1,0 +1,227 @@
+"""Arms that differ in more than they are compared for: batch, length, settings, controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, listed, runs, strategy
+from kdlora.evidence.diagnosis.public_facts import shape_of
+from kdlora.records.plausible import numeric
+
+SETTINGS = ("batch_size", "epochs", "max_length", "precision", "device", "max_train")
+MAX_DEVICES = 64
+
+
+def training_rows(frame: pd.DataFrame) -> pd.Series:
+    """Training examples of each run: recorded, or speed * time / epochs, as a Trainer logs them.
+
+    The value logged for one run carries the rounding of its speed; the median of a task is exact.
+    """
+    passes = numeric(frame, "epochs")
+    logged = numeric(frame, "train_examples_per_s") * numeric(frame, "train_s") / passes
+    n = numeric(frame, "n_train").where(lambda v: v.notna(), logged)
+    if "task" not in frame:
+        return n.round()
+    return n.groupby(frame["task"]).transform("median").round()
+
+
+def device_counts(frame: pd.DataFrame) -> pd.Series:
+    """Devices (or accumulation steps) g with steps = epochs * ceil(n / (batch_size * g)).
+
+    NaN where the steps are not logged or no whole g up to 64 explains them.
+    """
+    steps, batch = numeric(frame, "train_steps"), numeric(frame, "batch_size")
+    epochs, n = numeric(frame, "epochs"), training_rows(frame)
+    found = pd.Series(np.nan, index=frame.index)
+    for devices in range(MAX_DEVICES, 0, -1):  # the smallest one that fits stays
+        fits = (epochs * np.ceil(n / (batch * devices)) - steps).abs() < 0.5
+        found[fits] = devices
+    return found
+
+
+def tokens_per_example(frame: pd.DataFrame) -> pd.Series:
+    """Padded length that the logged training FLOPs imply, a power of two, or NaN.
+
+    A Trainer logs 6 * parameters outside the embeddings * tokens (Kaplan et al. 2020); the blocks
+    of a known encoder have 12 * layers * hidden² parameters. Lengths more than a fifth away from a
+    power of two (padded per batch, or other FLOPs) are not told.
+    """
+    if not has(frame, "encoder", "train_flops"):
+        return pd.Series(np.nan, index=frame.index)
+    shapes = {e: shape_of(e) for e in frame["encoder"].dropna().unique()}
+    weights = frame["encoder"].map(
+        {e: shape.block_parameters() for e, shape in shapes.items() if shape}
+    )
+    per_example = numeric(frame, "train_flops") / (training_rows(frame) * numeric(frame, "epochs"))
+    length = per_example / (6 * pd.to_numeric(weights))
+    nearest = 2.0 ** length.where(length > 0).map(np.log2).round()
+    return nearest.where((length / nearest - 1).abs() < 0.2)
+
+
+def batches(frame: pd.DataFrame) -> Iterator[Finding]:
+    """Global batch sizes that differ between arms although the setting is the same."""
+    frame = frame[is_done(frame)]
+    devices = device_counts(frame)
+    known = devices.notna()
+    if devices[known].nunique() < 2:
+        return
+    part = frame[known].assign(strategy=lambda f: strategy(f))
+    effective = (devices * numeric(frame, "batch_size"))[known]
+    by_strategy = _table(part["strategy"], devices[known])
+    usual = {name: max(found, key=lambda g: found[g]) for name, found in by_strategy.items()}
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{g} devices in {n} runs" for g, n in found.items())
+        for name, found in by_strategy.items()
+    )
+    between = len(set(usual.values())) > 1
+    yield Finding(
+        "batch_mixture",
+        "error" if between else "warning",
+        f"The optimizer steps show different numbers of devices or accumulation steps ({told}): "
+        f"global batches of {', '.join(str(int(b)) for b in sorted(set(effective)))} examples"
+        + (
+            ". Arms differ in batch, steps and hardware, not only in method."
+            if between
+            else " within the same arms."
+        ),
+        runs(part, devices[known].ne(part["strategy"].map(usual))),
+        {
+            "devices_by_strategy": by_strategy,
+            "effective_batch": counts(effective.astype(int)),
+        },
+    )
+
+
+def lengths(frame: pd.DataFrame) -> Iterator[Finding]:
+    """Sequence lengths that differ between arms, or between seeds of the same arm."""
+    frame = frame[is_done(frame)]
+    tokens = tokens_per_example(frame)
+    known = tokens.notna()
+    if tokens[known].nunique() < 2:
+        return
+    part = frame[known].assign(strategy=lambda f: strategy(f), tokens=tokens[known].astype(int))
+    by_strategy = _table(part["strategy"], part["tokens"])
+    long = int(part["tokens"].max())
+    alone = [
+        f"{pair} {arm}" if pair else str(arm)
+        for (pair, arm), group in part.groupby(
+            [part["pair"] if "pair" in part else pd.Series("", part.index), "arm"], dropna=False
+        )
+        if len(group) > 2 and (group["tokens"] == long).all()
+    ]
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{t} tokens in {n} runs" for t, n in found.items())
+        for name, found in by_strategy.items()
+    )
+    whole = f" All runs of {listed(alone)} have {long}." if alone else ""
+    reserved = numeric(part, "reserved_memory_mb")
+    memory = {
+        f"{name}, {t} tokens": float(group.median())
+        for (name, t), group in reserved.groupby([part["strategy"], part["tokens"]])
+        if group.notna().any()
+    }
+    costs = (
+        " Reserved memory (median MB): " + ", ".join(f"{k} {v:,.0f}" for k, v in memory.items())
+        if memory
+        else ""
+    )
+    yield Finding(
+        "length_mixture",
+        "error",
+        f"The logged FLOPs show different padded lengths ({told}).{whole} Time, FLOPs and memory "
+        f"compare lengths, not methods.{costs}{'.' if costs else ''}",
+        runs(part, part["tokens"] == long),
+        {
+            "tokens_by_strategy": by_strategy,
+            "only_longest": alone,
+            "reserved_mb": memory,
+            "by_pair": {str(k): counts(g["tokens"]) for k, g in part.groupby("pair")}
+            if "pair" in part
+            else {},
+        },
+    )
+
+
+def settings(frame: pd.DataFrame) -> Iterator[Finding]:
+    """Settings that differ between the arms of a comparison, and facts that nobody recorded."""
+    frame = frame[is_done(frame)]
+    if "role" in frame:
+        frame = frame[frame["role"].ne("baseline")]
+    if "adaptation" in frame:
+        frame = frame[frame["adaptation"].ne("given")]
+    if frame.empty or "arm" not in frame:
+        return
+    for column in SETTINGS:
+        if not has(frame, column):
+            continue
+        text = frame[column].map(_as_text).where(frame[column].notna())
+        by_arm: dict[Any, tuple[str, ...]] = {
+            arm: tuple(sorted(set(group.dropna()))) for arm, group in text.groupby(frame["arm"])
+        }
+        by_arm = {arm: found for arm, found in by_arm.items() if found}
+        if len(set(by_arm.values())) > 1:
+            told = "; ".join(f"{arm}: {', '.join(found)}" for arm, found in by_arm.items())
+            yield Finding(
+                "setting_differs",
+                "warning",
+                f"{column.replace('_', ' ')} differs between arms ({told}): they are compared "
+                "for more than their method.",
+                (),
+                {"column": column, "by_arm": {str(arm): list(v) for arm, v in by_arm.items()}},
+            )
+        elif any(len(found) > 1 for found in by_arm.values()):
+            yield Finding(
+                "setting_varies",
+                "info",
+                f"{column.replace('_', ' ')} varies within arms: "
+                f"{', '.join(next(iter(by_arm.values())))}.",
+                (),
+                {"column": column},
+            )
+    absent = [c for c in ("precision", "device") if not has(frame, c)]
+    if absent and has(frame, "train_s"):
+        yield Finding(
+            "not_recorded",
+            "warning",
+            f"{' and '.join(absent)} of the trainings {'was' if len(absent) == 1 else 'were'} not "
+            "recorded: times and memory may come from different machines.",
+            (),
+            {"columns": absent},
+        )
+
+
+def controls(frame: pd.DataFrame) -> Iterator[Finding]:
+    """Distilled students without undistilled ones: what distillation gives cannot be told."""
+    if not has(frame, "role", "distillation", "adaptation"):
+        return
+    done = frame[is_done(frame)]
+    students = done[done["role"].eq("student")]
+    distilled = set(students.loc[students["distillation"].eq("kd"), "adaptation"])
+    plain = set(students.loc[students["distillation"].ne("kd"), "adaptation"])
+    lacking = sorted(map(str, distilled - plain))
+    if lacking:
+        yield Finding(
+            "no_control_arm",
+            "warning",
+            f"No student without distillation for {', '.join(lacking)}: the effect of distillation "
+            "and that of a smaller encoder cannot be told apart.",
+            runs(done, done["distillation"].eq("kd") & done["adaptation"].isin(lacking)),
+            {"adaptations": lacking},
+        )
+
+
+def _table(strategies: pd.Series, values: pd.Series) -> dict[str, dict[int, int]]:
+    """strategy -> value -> number of runs."""
+    found: dict[str, dict[int, int]] = {}
+    for name, value in zip(strategies, values.astype(int), strict=True):
+        counted = found.setdefault(str(name), {})
+        counted[int(value)] = counted.get(int(value), 0) + 1
+    return {name: dict(sorted(counted.items())) for name, counted in sorted(found.items())}
+
+
+def _as_text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

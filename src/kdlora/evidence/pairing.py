@@ -1,0 +1,224 @@
+"""Which runs of two arms belong together, and their differences: positive means that a is better.
+
+A difference of accuracies cannot be averaged with one of RMSEs, so a comparison has one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from kdlora.errors import InputError
+from kdlora.evidence.estimator import Nesting
+from kdlora.evidence.result import Result
+from kdlora.evidence.scores import KEYS, POINTS, Selection, labels, usable_runs
+
+_MEASURED = ("score_a", "score_b", "difference", "run_a", "run_b")
+
+
+@dataclass(frozen=True)
+class Matched(Result):
+    """Cells that both sides have, sorted by task and block.
+
+    `cells` has the key columns, `score_a`, `score_b`, `difference` in `unit` (direction turned, so
+    a higher score is better) and the runs they are from (the first, where several are averaged).
+    `reason` says why there is nothing to compare, when there is not.
+    """
+
+    a: str
+    b: str
+    keys: tuple[str, ...]
+    block: tuple[str, ...]
+    unit: str
+    score: str
+    only_a: int
+    only_b: int
+    notes: tuple[str, ...]
+    reason: str
+    cells: pd.DataFrame = field(repr=False, compare=False)
+
+    @property
+    def differences(self) -> np.ndarray:
+        return self.cells["difference"].to_numpy(float)
+
+    @property
+    def nesting(self) -> Nesting:
+        blocks = np.asarray(labels(self.cells, self.block), dtype=object)
+        return Nesting.of(self.cells["task"].astype(str).to_numpy(object), blocks)
+
+
+def match(
+    frame: pd.DataFrame,
+    a: str | Selection,
+    b: str | Selection,
+    *,
+    keys: Sequence[str] = KEYS,
+    block: Sequence[str] | None = None,
+    score: str = "score",
+) -> Matched:
+    """Pair the runs of `a` and `b` cell by cell; what only one side has is counted, not used.
+
+    `keys` name what paired runs share; several runs of an arm in one cell are averaged. `block`
+    (default: the keys without seed) names the cells whose runs are replicates of one another.
+    A side that has no value for a key (a baseline has no seed) is compared with every one.
+    """
+    usable, notes = usable_runs(frame, score)
+    return match_usable(usable, notes, a, b, keys=keys, block=block, score=score)
+
+
+def match_usable(
+    usable: pd.DataFrame,
+    notes: Iterable[str],
+    a: str | Selection,
+    b: str | Selection,
+    *,
+    keys: Sequence[str] = KEYS,
+    block: Sequence[str] | None = None,
+    score: str = "score",
+) -> Matched:
+    """`match` on what `usable_runs` returned, for many comparisons of one frame."""
+    a, b = Selection.parse(a), Selection.parse(b)
+    keys = tuple("pair" if k == "family" else k for k in keys)
+    block = tuple("pair" if k == "family" else k for k in block) if block else None
+    block = block or tuple(k for k in keys if k != "seed")
+    problems = [f"no column '{k}' to pair on" for k in keys if k not in usable]
+    if "task" not in keys or "task" not in block:
+        problems.append(
+            f"the keys must name the task, and so must the block; given {keys}, {block}"
+        )
+    problems += [f"block column '{k}' is not among the keys {keys}" for k in block if k not in keys]
+    if problems:
+        raise InputError(problems, where="pairing")
+
+    notes = list(notes)
+    sides = {}
+    for name, selection in (("a", a), ("b", b)):
+        sides[name] = one_side(selection, usable, keys, notes)
+    left, right = sides["a"], sides["b"]
+    empty = [str(s) for s, side in ((a, left), (b, right)) if side.empty]
+
+    def result(cells: pd.DataFrame, unit: str, only: tuple[int, int], reason: str) -> Matched:
+        return Matched(str(a), str(b), keys, block, unit, score, *only, tuple(notes), reason, cells)
+
+    if empty:
+        arms = ", ".join(sorted(map(str, usable["arm"].unique()))) or "none"
+        reason = f"no finished run of {' and of '.join(empty)}; arms with runs: {arms}"
+        return result(_no_cells(keys), POINTS, (len(left), len(right)), reason)
+    on = [k for k in keys if left[k].notna().all() and right[k].notna().all()]
+    for k in keys:
+        if k not in on and (left[k].notna().any() and right[k].notna().any()):
+            left, right = left[left[k].notna()], right[right[k].notna()]
+            on.append(k)
+    cells = left.merge(right, on=on, suffixes=("_a", "_b"))
+    for k in keys:  # a key that only one side knows comes from that side
+        if k not in on:
+            cells[k] = cells[f"{k}_a"].where(cells[f"{k}_a"].notna(), cells[f"{k}_b"])
+            if left[k].notna().any() or right[k].notna().any():
+                one = a if right[k].notna().any() else b
+                notes.append(f"{one} has no {k}: its result is compared with every {k}")
+    only = (_unmatched(left, cells, on), _unmatched(right, cells, on))
+    if cells.empty:
+        return result(_no_cells(keys), POINTS, only, f"{a} and {b} share no cell of {keys}")
+    cells, unit, reason = _one_unit(cells, notes)
+    cells = _once_each(cells, notes)
+    # Equal scores must tie: 100 * 0.83 and a mean of it may differ in the last bit.
+    cells["difference"] = (cells["score_a"] - cells["score_b"]).round(10)
+    cells = cells[[*keys, *_MEASURED]]
+    order = [*dict.fromkeys(("task", *block, *keys))]
+    cells = cells.sort_values(order, key=lambda c: c.astype(str)).reset_index(drop=True)
+    return result(cells, unit, only, reason)
+
+
+def one_side(
+    selection: Selection, usable: pd.DataFrame, keys: tuple[str, ...], notes: list[str]
+) -> pd.DataFrame:
+    """One row a cell: mean score, the metric, its unit and the run id (if one run alone)."""
+    rows = selection.rows(usable)
+    if rows.empty:
+        return rows
+    named = rows["run_id"] if "run_id" in rows else [f"row {i}" for i in range(len(rows))]
+    rows = rows.assign(run=named)
+    place = list(dict.fromkeys((*keys, "arm")))
+    cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
+    if cells.duplicated(place).any():
+        cells = _averaged(cells, place, selection, notes)
+    arms = cells["arm"].nunique()
+    if arms > 1 and not {"arm", "adaptation"} & set(keys):
+        by_cell = cells.groupby(list(keys), dropna=False, sort=False, observed=True)
+        full = by_cell["arm"].transform("size") == arms
+        if not full.all():
+            dropped = cells[~full].groupby(list(keys), dropna=False).ngroups
+            notes.append(f"{selection}: {dropped} cells lack one of its {arms} arms: left out")
+        by_cell = cells[full].groupby(list(keys), dropna=False, sort=False, observed=True)
+        cells = by_cell.agg(
+            value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
+            unit=("unit", "first"), run=("run", "-".join),
+        ).reset_index()  # fmt: skip
+    mixed = cells["metrics"] > 1
+    if mixed.any():
+        notes.append(f"{selection}: {int(mixed.sum())} cells mix metrics: left out")
+        cells = cells[~mixed]
+    kept = cells[[*keys, "value", "metric", "unit", "run"]]
+    return kept.rename(columns={"value": "score"})
+
+
+def _averaged(
+    rows: pd.DataFrame, place: list[str], selection: Selection, notes: list[str]
+) -> pd.DataFrame:
+    """One row a place; a note says in what the averaged runs differ."""
+    cells = (
+        rows.groupby(place, dropna=False, sort=False, observed=True)
+        .agg(value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
+             unit=("unit", "first"), run=("run", "first"), runs=("run", "size"))
+        .reset_index()
+    )  # fmt: skip
+    differ = [
+        c for c in ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
+        if c in rows and c not in place and rows[c].nunique() > 1
+    ]  # fmt: skip
+    notes.append(
+        f"{selection}: {int((cells['runs'] > 1).sum())} cells average several runs"
+        + (f" that differ in {', '.join(differ)}" if differ else " with the same settings")
+    )
+    return cells
+
+
+def _one_unit(cells: pd.DataFrame, notes: list[str]) -> tuple[pd.DataFrame, str, str]:
+    """Keep the cells of one unit: points where there are any. Also the reason if none are left."""
+    differ = cells["metric_a"] != cells["metric_b"]
+    if differ.any():
+        tasks = ", ".join(sorted(cells.loc[differ, "task"].astype(str).unique()))
+        notes.append(f"a and b were scored by different metrics on {tasks}: left out")
+        cells = cells[~differ]
+    units = list(cells["unit_a"].unique())
+    unit = POINTS if POINTS in units else (units[0] if units else POINTS)
+    if len(units) > 1 and unit != POINTS:
+        return cells[:0].copy(), POINTS, f"scores in unlike units ({', '.join(units)})"
+    other = cells["unit_a"] != unit
+    if other.any():
+        tasks = ", ".join(sorted(cells.loc[other, "task"].astype(str).unique()))
+        notes.append(f"{tasks}: scored in another unit than {unit}, so left out of the averages")
+    kept = cells[~other].copy()
+    return kept, unit, "" if len(kept) else "no cell is scored by the same metric on both sides"
+
+
+def _once_each(cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The same two runs can fill several cells (a student beside two teachers): count them once."""
+    repeated = cells.duplicated(["task", "run_a", "run_b"])
+    if repeated.any():
+        notes.append(f"{int(repeated.sum())} cells repeat the same two runs: counted once")
+    return cells[~repeated].copy()
+
+
+def _unmatched(side: pd.DataFrame, cells: pd.DataFrame, on: list[str]) -> int:
+    if not on:
+        return 0
+    used = pd.MultiIndex.from_frame(cells[on])
+    return int((~pd.MultiIndex.from_frame(side[on]).isin(used)).sum())
+
+
+def _no_cells(keys: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame({k: [] for k in (*keys, *_MEASURED)})

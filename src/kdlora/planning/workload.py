@@ -1,0 +1,267 @@
+"""How much work a run is, before anyone has measured it: rows, tokens and FLOPs.
+
+Everything here is reckoned from names, configs and the beginnings of files, in milliseconds and
+without torch. `planning.costs` sets it right by what runs really took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from kdlora.data.splits import selection_size
+from kdlora.data.tables import file_format
+from kdlora.planning.encoder_shapes import Shape, shape_of
+from kdlora.spec.run import Run, TaskRef
+from kdlora.spec.sections import Data
+from kdlora.vocabulary.task import TASKS
+
+_HEAD_BYTES = 1 << 18
+_CHARACTERS_A_TOKEN = 4.2  # English text and word pieces
+_PADDING = 1.15  # batches of similar length still hold some padding
+_STEPS_OPTIMIZER = 30.0  # bytes that AdamW moves a trained weight and step
+
+# Rows of train and of what is reported, and mean tokens, as the tasks' publishers state them.
+_PUBLISHED: dict[str, tuple[int, int, float]] = {
+    "cola": (8551, 1043, 11.5),
+    "sst2": (67349, 872, 14.0),
+    "mrpc": (3668, 408, 53.0),
+    "qqp": (363846, 40430, 31.0),
+    "stsb": (5749, 1500, 32.0),
+    "mnli": (392702, 19647, 40.0),
+    "qnli": (104743, 5463, 50.0),
+    "rte": (2490, 277, 71.0),
+    "wnli": (635, 71, 38.0),
+    "hate": (19826, 4957, 27.0),
+    "movie-reviews": (10000, 2752, 29.0),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a task's splits, and the mean number of tokens of a text."""
+
+    train: int
+    selection: int
+    report: int
+    tokens: float
+
+    @property
+    def all(self) -> int:
+        return self.train + self.selection + self.report
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to compute and to keep.
+
+    `flops` are those of the training, as `efficiency.train_flops` counts them; `other_flops` those
+    of scoring and of a teacher's labelling.
+    """
+
+    flops: float
+    other_flops: float
+    steps: int
+    trained_params: int
+    params: int
+    activation_mb: float
+    vocabulary: int = 0
+    labels: int = 0  # numbers of the teachers' logits and ids that this run is the first to need
+    states_mb: float = 0.0  # of its teacher, that wait on disk while it trains
+
+    @property
+    def optimizer_bytes(self) -> float:
+        return self.steps * self.trained_params * _STEPS_OPTIMIZER
+
+    @property
+    def memory_mb(self) -> float:
+        """Libraries, weights, gradients with AdamW's two moments, activations."""
+        return 600 + (4 * self.params + 12 * self.trained_params) / 1e6 + self.activation_mb
+
+    @property
+    def disk_mb(self) -> float:
+        """What is kept: the trained weights in fp32, the tokenizer, the record."""
+        return 4 * self.trained_params / 1e6 + 24e-6 * self.vocabulary + 0.1
+
+    @property
+    def labels_mb(self) -> float:
+        """What is kept beside its teachers: their logits, in fp32."""
+        return 4e-6 * self.labels
+
+    @property
+    def passing_mb(self) -> float:
+        """What is there while it runs: a checkpoint, twice while a new one is written.
+
+        It holds the trained weights, those of the best step, and AdamW's two moments.
+        """
+        return 2 * 16 * self.trained_params / 1e6 + self.states_mb
+
+
+def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
+    """The work of a run on so many rows. `labels`: it also runs the teacher over all texts."""
+    if run.encoder is None or run.training is None:  # baselines, and teachers that are files
+        return Work(0.0, 0.0, 0, 0, 0, 0.0)
+    shape, _ = shape_of(run.encoder)
+    outputs = _outputs(run)
+    training = run.training
+    added = [text_rows(t.file, t.text, t.max_rows) for t in run.unlabelled]
+    n = rows.train + sum(more for more, _ in added)
+    mean = (rows.train * rows.tokens + sum(more * each for more, each in added)) / max(n, 1)
+    tokens = min(mean * _PADDING, training.max_length)
+    forward = shape.forward_flops(tokens, outputs)
+    held_out = rows.selection + rows.report
+    if run.adaptation == "given":
+        return Work(0.0, forward * held_out, 0, 0, shape.params, 0.0, shape.vocabulary)
+
+    trained = _trained_params(run, shape)
+    # Backward goes by the inputs and, where they train, by the weights.
+    step = 3 * forward if run.adapter is None else 2 * forward + 6 * trained * tokens
+    matches = run.kd is not None and run.kd.signals.match_states
+    teacher = 0.0
+    if run.reference is not None and (labels or matches):
+        teacher = shape_of(run.reference)[0].forward_flops(tokens, outputs)
+    if matches:
+        step += teacher
+    batch = min(training.batch_size, training.micro_batch_size or training.batch_size)
+    scored = rows.selection * training.epochs * training.evals_per_epoch + held_out
+    labelled = (n + held_out) * len(run.teachers) if labels else 0
+    states_mb = _states_mb(run, shape, n * tokens / _PADDING) if matches else 0.0
+    if run.kd is not None and run.kd.start == "teacher":  # a copy of what it starts from
+        states_mb += 4 * shape.params / 1e6
+    activation = batch * tokens * shape.layers * (16 * shape.width + 3 * shape.inner) * 4
+    activation += 4 * batch * shape.heads * tokens**2 * shape.layers
+    return Work(
+        flops=step * n * training.epochs,
+        other_flops=scored * forward + labelled * teacher,
+        steps=training.epochs * math.ceil(n / training.batch_size),
+        trained_params=trained,
+        params=shape.params,
+        activation_mb=activation / 1e6,
+        vocabulary=shape.vocabulary,
+        labels=labelled * (outputs + 2),  # an id is as long as two numbers
+        states_mb=states_mb,
+    )
+
+
+def _states_mb(run: Run, student: Shape, tokens: float) -> float:
+    """The teacher's inner states of so many tokens in half precision, if they may wait on disk."""
+    assert run.kd is not None
+    assert run.reference is not None
+    teacher, signals, states = shape_of(run.reference)[0], run.kd.signals, 0
+    if signals.hidden is not None:
+        layers = signals.hidden.layers
+        if isinstance(layers, dict):
+            states += len(set(layers.values()))
+        else:
+            states += 1 if layers == "last" else min(student.layers, teacher.layers)
+    if signals.relations is not None:
+        states += len(set("".join(signals.relations.pairs)))
+    found = 2 * tokens * states * teacher.width / 1e6
+    return found if found <= run.kd.hidden_cache_mb else 0.0
+
+
+def _outputs(run: Run) -> int:
+    task = TASKS.get(run.task.name)
+    return task.num_outputs if task else 2
+
+
+def _trained_params(run: Run, shape: Shape) -> int:
+    head = shape.width * _outputs(run) + shape.width**2  # a dense layer or a new pooler before it
+    if run.adapter is None:
+        return shape.params + head
+    return shape.adapter_params(run.adaptation, run.adapter) + head
+
+
+def rows_of(task: TaskRef, data: Data, known: Mapping[str, Rows]) -> Rows:
+    """Rows and lengths of a task: as records know them, else from its files, else as published.
+
+    `known` is by `rows_key`.
+    """
+    if found := known.get(rows_key(task, data)):
+        return found
+    train, report, tokens = _raw_rows(task)
+    if report == 0:  # own data without a held-out file: a fifth of it
+        report = train // 5
+        train -= report
+    chosen = selection_size(train, fraction=data.selection_fraction, minimum=data.selection_min)
+    left = train - chosen
+    return Rows(min(left, data.max_train or left), chosen, report, tokens)
+
+
+def rows_key(task: TaskRef, data: Data) -> str:
+    """Two runs with the same key read the same rows."""
+    return f"{task.name} {task.version} {task.fingerprint} {data.model_dump_json()}"
+
+
+def _raw_rows(task: TaskRef) -> tuple[int, int, float]:
+    """Rows of train and report, and mean tokens."""
+    if task.own is not None:
+        columns = task.own.text
+        train, tokens = _look(task.own.train, columns)
+        return train, _look(task.own.eval, columns)[0] if task.own.eval else 0, tokens
+    if task.folder is not None:
+        splits = TASKS[task.name].reports.values()
+        train, tokens = _look(str(Path(task.folder) / "train.tsv"), None)
+        found = [_look(str(Path(task.folder) / f"{split}.tsv"), None)[0] for split in splits]
+        return train, sum(found), tokens
+    return _PUBLISHED[task.name]
+
+
+def text_rows(file: str, columns: tuple[str, ...], most: int | None) -> tuple[int, float]:
+    """Rows of a file of unlabelled texts, and their mean tokens."""
+    rows, tokens = _look(file, columns)
+    return min(rows, most or rows), tokens
+
+
+@lru_cache(maxsize=256)
+def _look(file: str, columns: tuple[str, ...] | None) -> tuple[int, float]:
+    """Rows of a file and mean tokens of its texts, from its size and its beginning.
+
+    `columns` are the texts; None means all but the last, as in a folder of known tasks.
+    """
+    path = Path(file)
+    try:
+        if file_format(path) == "parquet":
+            from pyarrow.parquet import ParquetFile
+
+            return ParquetFile(path).metadata.num_rows, 32.0
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+        texts = _texts(head, file_format(path), columns)
+        size = path.stat().st_size
+    except (OSError, ValueError, ImportError, csv.Error):
+        return 1000, 32.0
+    if not texts:
+        return 1, 32.0
+    share = min(1.0, len(head) / size) if size else 1.0
+    if path.suffix == ".gz":
+        share /= 3
+    mean = sum(map(len, texts)) / len(texts)
+    return max(1, round(len(texts) / share)), mean / _CHARACTERS_A_TOKEN + 2.5
+
+
+def _texts(head: bytes, form: str, columns: tuple[str, ...] | None) -> list[str]:
+    """The texts in the beginning of a file, both columns of a pair as one."""
+    lines = head.decode("utf-8", errors="replace").splitlines()
+    if len(head) == _HEAD_BYTES:
+        lines.pop()
+    if form == "jsonl":
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                found.append(" ".join(str(row.get(c, "")) for c in columns or row))
+        return found
+    if form == "tsv" and columns is None:
+        return [line.rpartition("\t")[0] for line in lines[1:]]
+    delimiter = "\t" if form == "tsv" else ","
+    rows = list(csv.reader(lines, delimiter=delimiter))
+    header = rows[0] if rows else []
+    places = [header.index(c) for c in columns or header[:-1] if c in header]
+    return [" ".join(row[p] for p in places if p < len(row)) for row in rows[1:]]

@@ -1,0 +1,111 @@
+"""What a student needs to be compared with its teacher from the inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from kdlora.data.batches import Encoded, encode_once, eval_batches
+from kdlora.data.examples import Examples
+from kdlora.distillation.hidden_states import Online, cache_states, require_same_tokens, shape_of
+from kdlora.distillation.matching import Matching, plan_matching
+from kdlora.measure.flops import flops_per_length
+from kdlora.recipes.teacher import finished_teacher
+from kdlora.records.record import Teaching
+from kdlora.records.store import Store
+from kdlora.spec.fingerprint import hash_json
+from kdlora.spec.run import Run, seed_for
+from kdlora.training.inference import load_finished
+from kdlora.training.precision import Compute, choose_compute
+from kdlora.vocabulary.task import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """The terms on inner states, their facts, and what the teacher costs.
+
+    In every step where it computes them then; once, before training, where they are kept.
+    """
+
+    matching: Matching
+    facts: Teaching
+    step_flops: Callable[[int, int], float]
+    once_s: float
+    once_flops: float
+
+
+def match_inside(
+    run: Run,
+    store: Store,
+    *,
+    task: Task,
+    student: nn.Module,
+    rows: Examples,
+    texts: Encoded,
+    compute: Compute,
+    folder: Path,
+    facts: Teaching,
+) -> Inside | None:
+    """Ready the signals on inner states; None if the run has none.
+
+    The states of the first teacher are kept in the run's folder within `hidden_cache_mb` and the
+    disk's free space, else computed in every step. `rows` and `texts` are the student's training
+    rows and their tokens.
+    Raises ModelError if the two tokenizers differ on any of them.
+    """
+    assert run.kd is not None
+    assert run.training is not None
+    assert run.teacher_run_id is not None
+    assert run.encoder is not None
+    if not run.kd.signals.match_states:
+        return None
+    record = finished_teacher(run.teacher_run_id, store)
+    teacher = record.run
+    assert teacher.training is not None
+    assert teacher.encoder is not None
+    max_length = run.training.max_length
+    theirs = choose_compute(teacher.training.precision, max_length=max_length)
+    model, tokenizer = load_finished(teacher, store.folder(run.teacher_run_id), task, theirs)
+    same = encode_once(tokenizer, rows, max_length=max_length, folder=store.tokens)
+    require_same_tokens(texts, same, names=(run.encoder.name, teacher.encoder.name))
+
+    ours, shape = shape_of(student.config), shape_of(model.config)  # type: ignore[arg-type]
+    plan = plan_matching(run.kd.signals, ours, shape)
+    online = Online(model, same, plan.teacher, theirs.device, theirs.autocast)
+    features = plan.teacher.features(shape.width)
+    cached = cache_states(
+        lambda: online,
+        folder,
+        texts=texts,
+        ids=rows.ids,
+        features=features,
+        about=hash_json([run.teacher_run_id, record.checksum, max_length, repr(plan.teacher)]),
+        budget_mb=run.kd.hidden_cache_mb,
+        device=compute.device,
+    )
+    matching = Matching(
+        plan,
+        cached or online,
+        student_width=ours.width,
+        teacher_width=shape.width,
+        seed=seed_for(run.seed, "projector"),
+    ).to(compute.device)
+    flops = flops_per_length(model, backward=False, device=theirs.device)
+    lengths = same.lengths
+    passes = [(len(index), int(lengths[index].max())) for index in eval_batches(lengths)]
+    return Inside(
+        matching,
+        facts.model_copy(
+            update={
+                "states": "cached" if cached else "computed in every step",
+                "states_mb": cached.values.nbytes / 1e6 if cached else None,
+                "projector_params": matching.parameter_count,
+            }
+        ),
+        step_flops=flops.flops if cached is None else lambda batch, length: 0.0,
+        once_s=cached.seconds if cached else 0.0,
+        once_flops=sum(flops.flops(*shape) for shape in passes) if cached else 0.0,
+    )

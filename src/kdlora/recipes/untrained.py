@@ -1,0 +1,127 @@
+"""Runs that train no encoder: a teacher that arrives as a model or a file, and the baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from kdlora.data.batches import encode_once
+from kdlora.data.examples import TaskData
+from kdlora.distillation.soft_labels import SoftLabels
+from kdlora.measure.efficiency import count_parameters, merged_size_mb
+from kdlora.models import baselines
+from kdlora.recipes.teacher import outputs_as_labels
+from kdlora.records.record import Efficiency, TrainingFacts
+from kdlora.records.store import Store
+from kdlora.spec.run import Run, seed_for
+from kdlora.training.inference import inference_costs, load_finished, predict_held_out
+from kdlora.training.precision import Compute, choose_compute
+
+
+@dataclass
+class Outcome:
+    """What any kind of run leaves: outputs [n, c] by held-out split, facts and costs.
+
+    `scored` are the rows that the outputs belong to.
+    """
+
+    scored: TaskData
+    outputs: dict[str, np.ndarray]
+    facts: TrainingFacts
+    efficiency: Efficiency
+    soft: SoftLabels | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def given_teacher(run: Run, store: Store, data: TaskData) -> Outcome:
+    """Score a teacher that arrived fine-tuned; nothing is trained and nothing copied."""
+    assert run.training is not None
+    max_length = run.training.max_length
+    compute = choose_compute(run.training.precision, max_length=max_length)
+    model, tokenizer = load_finished(run, store.folder(run.run_id), data.task, compute)
+    texts = {
+        name: encode_once(tokenizer, part, max_length=max_length, folder=store.tokens)
+        for name, part in data.splits().items()
+        if name != "train"
+    }
+    outputs = predict_held_out(model, texts, compute)
+    facts = TrainingFacts(stopped="not trained", **compute_facts(compute, model))
+    efficiency = Efficiency(
+        trainable_params=0,
+        total_params=count_parameters(model)[1],
+        size_mb=merged_size_mb(model),
+        train_s=0.0,
+        **inference_costs(run, data.task, model, compute, folder=store.costs),
+    )
+    return Outcome(data, outputs, facts, efficiency)
+
+
+def outputs_teacher(run: Run, data: TaskData) -> Outcome:
+    """Score a teacher that is a file, on the held-out rows that the file holds.
+
+    Raises DataError if the file lacks rows that are trained on.
+    """
+    assert run.outputs is not None
+    soft = outputs_as_labels(run.outputs, data, run.run_id)
+
+    def held(name: str):
+        part = data.split(name)
+        return part.take(soft.knows(part.ids))
+
+    scored = replace(
+        data, selection=held("selection"), reports={name: held(name) for name in data.reports}
+    )
+    outputs = {
+        name: soft.take(part.ids) for name, part in scored.splits().items() if name != "train"
+    }
+    facts = TrainingFacts(stopped="not trained")
+    return Outcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
+
+
+def baseline(run: Run, folder: Path, data: TaskData) -> Outcome:
+    """Majority class (or mean) and TF-IDF with a linear model: what an encoder has to beat."""
+    task, parts = data.task, {"selection": data.selection, **data.reports}
+    facts = TrainingFacts(precision="fp64", device="cpu")
+    if run.adaptation == "majority":
+        outputs = {n: baselines.majority(task, data.train.labels, len(p)) for n, p in parts.items()}
+        return Outcome(data, outputs, facts, Efficiency())
+    started = datetime.now(UTC)
+    model = baselines.train_tfidf(task, data.train, seed=seed_for(run.seed, "baseline"))
+    train_s = (datetime.now(UTC) - started).total_seconds()
+    model.save(folder / "model")
+    p50, p95, throughput = model.time(data.reports["report"].texts)
+    efficiency = Efficiency(
+        trainable_params=model.n_params,
+        total_params=model.n_params,
+        size_mb=model.size_mb,
+        saved_mb=folder_mb(folder / "model"),
+        train_s=train_s,
+        train_examples_per_s=len(data.train) / max(train_s, 1e-9),
+        latency_p50_ms=p50,
+        latency_p95_ms=p95,
+        throughput_per_s=throughput,
+        protocol={"texts": "report split, tokenising included", "latency_batch": 1,
+                  "throughput_batch": 32, "device": "cpu", "dtype": "float64"},
+    )  # fmt: skip
+    outputs = {name: model.predict(part.texts) for name, part in parts.items()}
+    return Outcome(data, outputs, facts, efficiency)
+
+
+def compute_facts(compute: Compute, model: nn.Module) -> dict[str, Any]:
+    """How the model was computed; attention is what the family really offered."""
+    return {
+        "precision": compute.name,
+        "precision_reason": compute.reason,
+        "attention": getattr(model.config, "_attn_implementation", compute.attention),
+        "device": str(compute.device),
+    }
+
+
+def folder_mb(folder: Path) -> float:
+    """Size of all files below a folder; MB = 10^6 bytes."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6

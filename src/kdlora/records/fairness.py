@@ -1,0 +1,177 @@
+"""The fairness guard: runs that are compared were trained alike, or carry a flag that says how not.
+
+Within a task and pair every trained run should have the same batch size, optimizer steps, epochs,
+sequence length, precision, device, hardware and software. A run that differs from most gets a flag
+with the field and both values. A difference that the study file asks for is *stated* (severity
+info); one that came about otherwise is not (a warning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdlora.spec.run import Run
+from kdlora.vocabulary.arm import NOT_DONE
+
+# field -> how it is called in a sentence
+FIELDS = {
+    "batch_size": "batch size",
+    "epochs": "epochs",
+    "steps": "optimizer steps",
+    "max_length": "sequence length",
+    "precision": "precision",
+    "device": "device",
+    "hardware": "hardware",
+    "versions": "software",
+}
+ASKED = "asked"  # column: what the study file asked of a run, by field
+_GROUP = ("task", "pair")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field in which a run differs from most runs of its task and pair."""
+
+    run_id: str
+    field: str
+    value: str
+    usual: str
+    n_usual: int
+    n: int
+    stated: bool
+
+    @property
+    def flag(self) -> tuple[str, str, str]:
+        """Name, severity and detail, as in a record."""
+        why = "as the study file asks" if self.stated else "which the study file does not ask for"
+        detail = (
+            f"{FIELDS[self.field]} {self.value} where {self.n_usual} of {self.n} trained runs of "
+            f"this task and pair have {self.usual}, {why}"
+        )
+        return f"unequal_{self.field}", "info" if self.stated else "warning", detail
+
+
+def asked_of(run: Run) -> dict[str, Hashable]:
+    """What the plan asks of a run, for each field that it settles."""
+    training = run.training
+    if training is None:
+        return {}
+    texts = tuple(sorted(source.fingerprint for source in run.unlabelled))
+    return {
+        "batch_size": training.batch_size,
+        "epochs": training.epochs,
+        "steps": (training.batch_size, training.epochs, texts),
+        "max_length": training.max_length,
+        "precision": training.precision,
+    }
+
+
+def conditions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Under what each run was trained: a column a field, as text; None where it is not known."""
+    environment = frame.get("environment", pd.Series(None, index=frame.index, dtype=object))
+    columns = {field: field for field in FIELDS if field in frame}
+    for name in ("train_steps", "planned_steps"):  # as others logged them, as kdlora plans them
+        columns |= {"steps": name} if name in frame else {}
+    table = {field: frame[column].map(_text) for field, column in columns.items()}
+    table["hardware"] = environment.map(_hardware)
+    table["versions"] = environment.map(_versions)
+    made = pd.DataFrame(table, index=frame.index).reindex(columns=list(FIELDS)).astype(object)
+    return made.where(made.notna(), None)
+
+
+def trained(frame: pd.DataFrame) -> pd.Series:
+    """Rows of runs that were trained: neither open nor a baseline or a teacher that was given."""
+    rows = pd.Series(True, index=frame.index)
+    if "status" in frame:
+        rows &= ~frame["status"].isin(NOT_DONE)
+    if "role" in frame:
+        rows &= frame["role"].ne("baseline")
+    if "adaptation" in frame:
+        rows &= frame["adaptation"].ne("given")
+    return rows
+
+
+def differences(frame: pd.DataFrame) -> Iterator[Difference]:
+    """Every field of every trained run that is not what most of its task and pair have.
+
+    "Most" is the commonest value; of equally common ones that which comes first.
+    """
+    rows = frame[trained(frame)]
+    if rows.empty or "run_id" not in rows:
+        return
+    found = conditions(rows)
+    keys = [key for key in _GROUP if key in rows]
+    groups = rows.groupby(keys, sort=False).groups.values() if keys else [rows.index]
+    for index in groups:
+        group, values = rows.loc[index], found.loc[index]
+        for field in FIELDS:
+            column = values[field].dropna()
+            if column.nunique() < 2:
+                continue
+            counts = column.value_counts(sort=False)  # in the order of appearance
+            usual = str(counts.idxmax())
+            like = group.loc[column.index[column == usual]]
+            for place, value in column[column != usual].items():
+                yield Difference(
+                    run_id=str(group.at[place, "run_id"]),
+                    field=field,
+                    value=value,
+                    usual=usual,
+                    n_usual=int(counts.max()),
+                    n=len(column),
+                    stated=_stated(group, like, place, field),
+                )
+
+
+def flag_unequal(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a flag on every run that was not trained like those beside it.
+
+    A run that several pairs share carries the flags of all of them.
+    """
+    added: dict[str, dict[str, tuple[str, str, str]]] = {}
+    for difference in differences(frame):
+        flags = added.setdefault(difference.run_id, {})
+        # more epochs are more steps: said once
+        if difference.field != "steps" or not {"unequal_batch_size", "unequal_epochs"} & set(flags):
+            flags.setdefault(difference.flag[0], difference.flag)
+    if not added:
+        return frame
+    frame = frame.copy(deep=False)
+    for part, column in enumerate(("flags", "flag_severities", "flag_details")):
+        frame[column] = [
+            (*own, *(flag[part] for flag in added.get(str(run_id), {}).values()))
+            for own, run_id in zip(frame[column], frame["run_id"], strict=True)
+        ]
+    return frame
+
+
+def _stated(group: pd.DataFrame, like: pd.DataFrame, place: Any, field: str) -> bool:
+    """Whether the study file asks something else of this run than of the usual ones."""
+    if ASKED not in group:
+        return False
+    own, usual = group.at[place, ASKED], like[ASKED].iat[0]
+    return isinstance(own, dict) and isinstance(usual, dict) and own.get(field) != usual.get(field)
+
+
+def _text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return None
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
+
+
+def _hardware(environment: Any) -> str | None:
+    if not isinstance(environment, Mapping):
+        return None
+    return environment.get("gpu") or environment.get("processor")
+
+
+def _versions(environment: Any) -> str | None:
+    if not isinstance(environment, Mapping) or not environment.get("versions"):
+        return None
+    versions = {"python": environment.get("python"), **environment["versions"]}
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)

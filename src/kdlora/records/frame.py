@@ -1,0 +1,233 @@
+"""All runs of a study as one tidy frame: a row a cell, a column a fact; reports start here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from kdlora.errors import StoreError
+from kdlora.records.fairness import ASKED, asked_of, flag_unequal
+from kdlora.records.halving import Stop, stopped_runs
+from kdlora.records.record import Record
+from kdlora.records.store import Store, write_json, write_text
+from kdlora.spec.adapter import Adapter
+from kdlora.spec.encoders import Pair
+from kdlora.spec.halving import Halving, races
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
+from kdlora.spec.study import Study
+from kdlora.vocabulary.arm import labelled
+
+RESULTS = Path("results")  # where studies lie unless told otherwise
+PLAN_FILE = "plan.json"
+STUDY_FILE = "study.yaml"
+_FACTS = (
+    "precision",
+    "device",
+    "attention",
+    "steps",
+    "planned_steps",
+    "stopped",
+    "best_step",
+    "micro_batch_size",
+    "resumed",
+)
+
+
+def save_plan(store: Store, study: Study, plan: Plan) -> None:
+    """Keep the study beside its records: a report needs only the folder, a rerun `study.yaml`."""
+    write_text(
+        store.root / STUDY_FILE,
+        yaml.safe_dump(study.located().model_dump(mode="json"), sort_keys=False),
+    )
+    write_json(
+        store.root / PLAN_FILE,
+        {
+            "study": {**study.model_dump(mode="json"), "base_dir": study.base_dir},
+            "cells": [vars(cell) for cell in plan.cells],
+            "runs": {run.run_id: run.model_dump(mode="json") for run in plan.runs},
+        },
+    )
+
+
+def read_plan(root: Path) -> dict[str, Any]:
+    """The saved plan of a study's folder. Raises StoreError when it is no such folder."""
+    path = root / PLAN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(
+            f"{root} holds no study: expected {PLAN_FILE} there. Run `kdlora run study.yaml` or "
+            "`kdlora demo` first, or name the folder that its last line printed"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from None
+
+
+def find_study(study: str | Path, results: Path = RESULTS) -> Path:
+    """The folder of a study, given as a folder or by the name it has below `results`.
+
+    Raises StoreError that lists the studies there are.
+    """
+    for folder in (Path(study), results / study):
+        if folder.is_dir():
+            return folder
+    known = sorted(p.name for p in results.iterdir() if p.is_dir()) if results.is_dir() else []
+    names = f" Studies in {results}: {', '.join(known)}." if known else ""
+    raise StoreError(f"no study '{study}': expected a study's folder or name.{names}")
+
+
+def load_frame(root: str | Path) -> pd.DataFrame:
+    """One row per planned cell, done, failed, stopped or missing; columns as `row` gives them.
+
+    `root` is the study's folder, or its name below ``results``. A run shared by several cells
+    stands in several rows with the same `run_id`. The flags are those of the records, and those
+    of runs that were not trained like the others of their task and pair (`fairness`). A folder of
+    imported results gives their rows instead.
+    """
+    root = find_study(root)
+    if (root / "imported.parquet").is_file():
+        from kdlora.importing.results import load_imported
+
+        return load_imported(root)
+    plan = read_plan(root)
+    store = Store(root)
+    pairs = {pair["name"]: Pair.model_validate(pair) for pair in plan["study"]["pairs"]}
+    stops = stopped_runs(root, races(_halving(plan), plan["cells"]))
+    records: dict[str, Record | None] = {}
+    rows = []
+    for cell in plan["cells"]:
+        run_id = cell["run_id"]
+        if run_id not in records:
+            records[run_id] = store.read(run_id) or store.read_failure(run_id)
+        run = Run.model_validate(plan["runs"][run_id])
+        rows.append(
+            {
+                "study": plan["study"]["name"],
+                **row(run, records[run_id], stops.get(run_id)),
+                "arm": labelled(run.arm, cell.get("label", "")),
+                "label": cell.get("label", ""),
+                "pair": cell["pair"],
+                "teacher": pairs[cell["pair"]].teacher,
+                "student": pairs[cell["pair"]].student_title,
+                "source": str(store.folder(run_id) / "record.json"),
+                ASKED: asked_of(run),
+            }
+        )
+    return flag_unequal(pd.DataFrame(rows)).drop(columns=ASKED, errors="ignore")
+
+
+def _halving(plan: dict[str, Any]) -> tuple[Halving, ...]:
+    return tuple(Halving.model_validate(h) for h in plan["study"].get("halving", ()))
+
+
+def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, Any]:
+    """The facts of one run, flat. Missing ones are absent, and so NaN in the frame.
+
+    `stop` tells of an early decision against a run that has no record: it is "stopped".
+    """
+    values: dict[str, Any] = {
+        "run_id": run.run_id,
+        "task": run.task.name,
+        "role": run.role,
+        "adaptation": run.adaptation,
+        "distillation": run.distillation,
+        "arm": run.title,
+        "base_arm": run.arm,
+        "seed": run.seed,
+        "encoder": run.encoder.title if run.encoder else None,
+        "teacher_run_id": run.teacher_run_id,
+        "lr": run.lr,
+        "max_train": run.data.max_train,
+        "status": record.status if record else "missing",
+        "error": record.error if record else None,
+        "flags": tuple(flag.name for flag in record.health) if record else (),
+        "flag_details": tuple(flag.detail for flag in record.health) if record else (),
+        "flag_severities": tuple(flag.severity for flag in record.health) if record else (),
+    }
+    if run.adapter:
+        values |= _adapter(run.adapter, record)
+    if run.training:
+        for name in ("batch_size", "epochs", "max_length"):
+            values[name] = getattr(run.training, name)
+    if run.kd:
+        values |= {"temperature": run.kd.temperature, "kd_weight": run.kd.kd_weight}
+        values |= {"signals": "+".join(run.kd.signals.names), "n_teachers": len(run.teachers)}
+        taught = record.facts.teaching if record else None
+        if taught is not None and taught.unlabelled is not None:
+            values["n_unlabelled"] = taught.unlabelled["used"]
+    if stop is not None and (record is None or record.status != "done"):
+        values |= {"status": "stopped", "error": str(stop), "stopped_epoch": stop.epoch}
+        values |= {"rung_score": stop.score, "rung_metric": stop.metric}
+        return values
+    if record is None or record.quality is None:
+        return values
+
+    quality, facts = record.quality, record.facts
+    values |= {
+        "metric": quality.primary,
+        "direction": quality.direction,
+        "score": quality.score,
+        "selection_score": quality.splits["selection"].get(quality.primary),
+        "n_train": quality.n["train"],
+        "n_selection": quality.n["selection"],
+        "n_report": quality.n["report"],
+        "per_class_f1": quality.per_class_f1,
+        "confusion": quality.confusion,
+    }
+    for split, metrics in quality.splits.items():
+        values |= {f"{split}.{name}": value for name, value in metrics.items()}
+    values |= {k: v for k, v in record.efficiency.model_dump().items() if v is not None}
+    if record.agreement:
+        shared = record.agreement
+        values |= {
+            "agreement": shared.agreement,
+            "kappa": shared.kappa,
+            "agreement_chance": shared.chance,
+            "agreement_lower": shared.lower_bound,
+            "agreement_upper": shared.upper_bound,
+            "teacher_score": shared.teacher_score,
+            "teacher_pearson": shared.pearson,
+        }
+    values |= {name: getattr(facts, name) for name in _FACTS}
+    values |= {
+        "environment": record.environment,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+    }
+    return values
+
+
+def _adapter(adapter: Adapter, record: Record | None) -> dict[str, Any]:
+    """The adapter's settings; a budget's rank is known once the run has resolved it."""
+    values: dict[str, Any] = {"targets": ",".join(adapter.targets)}
+    if adapter.method is not None:
+        rank = adapter.config.get("r")
+        return {
+            **values,
+            "method": adapter.method,
+            "rank": rank if isinstance(rank, int) else None,
+            "adapter_params": record.facts.adapter_params if record else None,
+        }
+    if adapter.budget is not None:
+        values["budget"] = adapter.budget
+        if record and record.facts.adapter_rank:
+            adapter = adapter.at_rank(record.facts.adapter_rank)
+    if adapter.rank is not None:
+        values |= {"rank": adapter.rank, "alpha": adapter.alpha_value}
+    if record:
+        values["adapter_params"] = record.facts.adapter_params
+    return values
+
+
+def load_histories(root: str | Path) -> dict[str, list[dict[str, Any]]]:
+    """Learning curves by run id: one row an evaluation of the selection split."""
+    histories = {}
+    for path in sorted((Path(root) / "runs").glob("*/history.jsonl")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        histories[path.parent.name] = [json.loads(line) for line in lines]
+    return histories

@@ -1,0 +1,156 @@
+"""Values that cannot be: scores beyond their metric's range, negative times, counts in millions.
+
+Used at import (rows are flagged, never dropped) and by the diagnosis of any study.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlora.records.record import Efficiency
+from kdlora.vocabulary.task import METRIC_DIRECTION
+
+METRIC_RANGE: dict[str, tuple[float, float]] = {
+    "accuracy": (0.0, 1.0),
+    "macro_f1": (0.0, 1.0),
+    "f1": (0.0, 1.0),
+    "matthews": (-1.0, 1.0),
+    "pearson": (-1.0, 1.0),
+    "spearman": (-1.0, 1.0),
+    "rmse": (0.0, np.inf),
+    "cross_entropy": (0.0, np.inf),
+    "ece": (0.0, 1.0),
+}
+UNKNOWN_METRIC_RANGE = (-1.0, 1.0)  # every score of this field that more is better of
+
+_MEASURED = tuple(
+    name
+    for name, field in Efficiency.model_fields.items()
+    if field.annotation in (int | None, float | None)
+)
+NON_NEGATIVE = (*_MEASURED, "eval_examples_per_s", "reserved_memory_mb", "epochs")
+POSITIVE = ("rank", "alpha", "lr", "batch_size", "max_length")
+TINY = 1e-9  # rounding of a score that is exactly 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of impossible value in one column; `rows` are positions in the frame."""
+
+    column: str
+    rows: tuple[int, ...]
+    sentence: str
+
+
+def impossible_values(frame: pd.DataFrame) -> list[Problem]:
+    """Every kind of impossible value in a tidy frame, with the rows it stands in.
+
+    A missing score of a run that is done counts as impossible, provided that the frame has
+    scores at all (a table of costs has none); other missing values are only missing.
+    """
+    problems = [*_scores(frame), *_costs(frame), *_settings(frame)]
+    return [problem for problem in problems if problem.rows]
+
+
+def flag_impossible(frame: pd.DataFrame, problems: list[Problem]) -> pd.Series:
+    """The `flags` column with "impossible:<column>" added to the rows concerned."""
+    flags = [tuple(f) for f in frame["flags"]] if "flags" in frame else [()] * len(frame)
+    for problem in problems:
+        name = f"impossible:{problem.column}"
+        for row in problem.rows:
+            if name not in flags[row]:
+                flags[row] = (*flags[row], name)
+    return pd.Series(flags, index=frame.index, dtype=object)
+
+
+def numeric(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column as floats; NaN where absent or unreadable."""
+    if column not in frame:
+        return pd.Series(np.nan, index=frame.index, dtype=float)
+    return pd.to_numeric(frame[column], errors="coerce").astype(float)
+
+
+def _scores(frame: pd.DataFrame) -> list[Problem]:
+    found = []
+    if "score" in frame and "metric" in frame and frame["score"].notna().any():
+        score = numeric(frame, "score")
+        done = frame["status"].eq("done") if "status" in frame else pd.Series(True, frame.index)
+        unscored = done & score.isna() & ~_constant(frame)
+        found.append(_problem("score", unscored, "has no score although it is done"))
+        for metric, rows in frame.groupby(frame["metric"].astype(str)).indices.items():
+            mask = np.zeros(len(frame), dtype=bool)
+            mask[rows] = True
+            found += _out_of_range("score", score, str(metric), pd.Series(mask, frame.index))
+    for column in frame.columns:
+        split, dot, metric = str(column).partition(".")
+        if dot and split.startswith("report") and metric in METRIC_DIRECTION:
+            # where it is the primary metric, the score itself has been looked at
+            primary = frame["metric"].eq(metric) if "metric" in frame else False
+            other = pd.Series(True, frame.index) & ~(primary & numeric(frame, "score").notna())
+            found += _out_of_range(str(column), numeric(frame, column), metric, other)
+    return found
+
+
+def _constant(frame: pd.DataFrame) -> pd.Series:
+    """Baselines that answer the same everywhere: they have no correlation with anything."""
+    if not {"role", "adaptation", "metric"} <= set(frame.columns):
+        return pd.Series(False, frame.index)
+    correlation = frame["metric"].isin(("pearson", "spearman"))
+    return correlation & frame["role"].eq("baseline") & frame["adaptation"].eq("majority")
+
+
+def _out_of_range(column: str, values: pd.Series, metric: str, where: pd.Series) -> list[Problem]:
+    low, high = METRIC_RANGE.get(metric, UNKNOWN_METRIC_RANGE)
+    beyond = where & ((values < low - TINY) | (values > high + TINY) | np.isinf(values))
+    if not beyond.any():
+        return []
+    worst = values[beyond].abs().max()
+    advice = ""
+    if high == 1.0 and 1.0 < worst <= 100.0:
+        advice = "; if the scores are per cent, state `unit: percent` in the mapping"
+    reach = f"[{low:g}, {high:g}]"
+    sentence = f"{metric} lies in {reach}, found up to {worst:.6g} in size{advice}"
+    return [_problem(column, beyond, sentence)]
+
+
+def _costs(frame: pd.DataFrame) -> list[Problem]:
+    found = []
+    for column in NON_NEGATIVE:
+        if column not in frame:
+            continue
+        values = numeric(frame, column)
+        found.append(_problem(column, values < 0, "cannot be negative"))
+        found.append(_problem(column, pd.Series(np.isinf(values), frame.index), "is infinite"))
+    trainable, total = numeric(frame, "trainable_params"), numeric(frame, "total_params")
+    found.append(
+        _problem(
+            "trainable_params",
+            (trainable > 0) & (trainable < 1000),
+            "is less than 1,000 trainable parameters; if the column counts millions, "
+            "state `unit: M` in the mapping",
+        )
+    )
+    found.append(_problem("trainable_params", trainable > total, "is more than total_params"))
+    for column in ("peak_memory_mb", "size_mb", "saved_mb", "reserved_memory_mb"):
+        too_much = numeric(frame, column) > 1e6
+        found.append(
+            _problem(column, too_much, "is more than a terabyte; are these bytes? state the `unit`")
+        )
+    return found
+
+
+def _settings(frame: pd.DataFrame) -> list[Problem]:
+    found = []
+    for column in POSITIVE:
+        values = numeric(frame, column)
+        found.append(_problem(column, (values <= 0) | np.isinf(values), "must be more than 0"))
+    lr = numeric(frame, "lr")
+    found.append(_problem("lr", lr > 1, "is no learning rate (more than 1)"))
+    return found
+
+
+def _problem(column: str, mask: pd.Series, sentence: str) -> Problem:
+    return Problem(column, tuple(int(i) for i in np.flatnonzero(mask.to_numpy())), sentence)

@@ -1,0 +1,108 @@
+"""Every prediction of a run, and those of many runs on one split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlora.data.examples import TaskData
+from kdlora.files import whole_file
+
+FILE = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row an example of the held-out splits: split, example_id, label, logits (a list)."""
+
+    frame: pd.DataFrame
+
+    def by_split(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Outputs [n, c] and labels [n] by split, in stored order."""
+        outputs, labels = {}, {}
+        for split, rows in self.frame.groupby("split", sort=False):
+            outputs[str(split)] = np.stack(list(rows["logits"]))
+            labels[str(split)] = rows["label"].to_numpy()
+        return outputs, labels
+
+
+def write_predictions(folder: Path, data: TaskData, outputs: dict[str, np.ndarray]) -> None:
+    """Store the outputs of the held-out splits, keyed by example id, atomically."""
+    blocks = []
+    for split, values in outputs.items():
+        part = data.split(split)
+        values = np.asarray(values, dtype=np.float32)
+        values = values[:, None] if values.ndim == 1 else values  # of a regression
+        blocks.append(
+            pd.DataFrame(
+                {
+                    "split": split,
+                    "example_id": part.ids.astype(object),
+                    "label": part.labels,
+                    "logits": list(values),
+                }
+            )
+        )
+    with whole_file(folder / FILE) as temporary:
+        pd.concat(blocks, ignore_index=True).to_parquet(temporary, index=False)
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """Read what `write_predictions` wrote."""
+    return Predictions(pd.read_parquet(folder / FILE))
+
+
+@dataclass(frozen=True)
+class SplitOutputs:
+    """One run on one split: ids [n], labels [n], logits or predictions [n, c]."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    outputs: np.ndarray
+
+    def at(self, positions: np.ndarray) -> SplitOutputs:
+        return SplitOutputs(self.ids[positions], self.labels[positions], self.outputs[positions])
+
+
+def read_outputs(root: str | Path, run_ids: Iterable[str], split: str) -> dict[str, SplitOutputs]:
+    """Outputs by run id, of the runs that stored any for this split (`selection` or `report`)."""
+    found = {}
+    for run_id in dict.fromkeys(run_ids):
+        path = Path(root) / "runs" / run_id / FILE
+        if not path.is_file():
+            continue
+        rows = pd.read_parquet(path, filters=[("split", "==", split)])
+        if len(rows):
+            found[run_id] = SplitOutputs(
+                rows["example_id"].to_numpy(object),
+                rows["label"].to_numpy(),
+                np.stack(list(rows["logits"])).astype(np.float64),
+            )
+    return found
+
+
+def shared_examples(outputs: dict[str, SplitOutputs]) -> dict[str, SplitOutputs]:
+    """The same runs on the examples that all of them have, in one order. {} if none are left.
+
+    Runs that disagree on the label of an example do not belong to one data set: {} too.
+    """
+    if not outputs:
+        return {}
+    first = next(iter(outputs.values()))
+    if all(np.array_equal(o.ids, first.ids) for o in outputs.values()):
+        aligned = outputs
+    else:
+        shared = set(first.ids).intersection(*(o.ids for o in outputs.values()))
+        order = [i for i in first.ids if i in shared]
+        aligned = {}
+        for run_id, own in outputs.items():
+            place = {example: i for i, example in enumerate(own.ids)}
+            aligned[run_id] = own.at(np.array([place[i] for i in order], int))
+    labels = [o.labels for o in aligned.values()]
+    if not len(labels[0]) or not all(np.array_equal(labels[0], other) for other in labels):
+        return {}
+    return aligned

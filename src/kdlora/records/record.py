@@ -1,0 +1,174 @@
+"""The record of one run (schema 1): five blocks, units in every name, written once and last.
+
+Units stand in the field names; a value is None where it could not be measured, never invented.
+
+A folder with a `record.json` is a finished run; without one it is not, whatever else lies in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kdlora.spec.fingerprint import hash_json
+from kdlora.spec.run import Run
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Quality(Block):
+    """Every metric of the task on every split, recomputable from `predictions.parquet`."""
+
+    primary: str
+    direction: Literal[1, -1]
+    splits: dict[str, dict[str, float | None]] = Field(
+        description="split -> metric -> value; the splits are selection, report and further ones"
+    )
+    per_class_f1: dict[str, float] = {}
+    confusion: list[list[int]] = Field([], description="report split; row = true class")
+    n: dict[str, int] = Field(description="split -> rows; train too")
+
+    @property
+    def score(self) -> float | None:
+        """The primary metric on the report split."""
+        return self.splits["report"].get(self.primary)
+
+
+class Agreement(Block):
+    """How often student and teacher say the same on the report split, and what was possible."""
+
+    teacher_run_id: str
+    agreement: float | None = None
+    kappa: float | None = None
+    chance: float | None = Field(None, description="agreement expected of independent guesses")
+    lower_bound: float | None = None
+    upper_bound: float | None = None
+    teacher_score: float | None = None
+    pearson: float | None = Field(None, description="regression: correlation of the predictions")
+
+
+class Efficiency(Block):
+    """What the run and its model cost. A field is None where it could not be measured."""
+
+    trainable_params: int | None = None
+    total_params: int | None = None
+    size_mb: float | None = Field(None, description="merged fp32 model on disk, MB = 10^6 bytes")
+    saved_mb: float | None = Field(None, description="what this run keeps (adapter or model)")
+    train_s: float | None = Field(None, description="optimizer steps only; evaluation excluded")
+    eval_s: float | None = None
+    labelling_s: float | None = Field(None, description="teacher labelling paid by this run")
+    train_examples_per_s: float | None = None
+    train_tokens_per_s: float | None = None
+    peak_memory_mb: float | None = None
+    peak_memory_scope: str | None = None
+    forward_flops: float | None = Field(None, description="one example at protocol seq_length")
+    train_flops: float | None = Field(
+        None,
+        description="of the model's own pass at the padded lengths, optimizer excluded; the fused "
+        "pass skips what the head does not read and does less",
+    )
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    throughput_per_s: float | None = None
+    reference: str | None = Field(None, description="encoder timed interleaved with this model")
+    reference_latency_p50_ms: float | None = None
+    reference_throughput_per_s: float | None = None
+    speedup_latency: float | None = None
+    speedup_throughput: float | None = None
+    energy_j: float | None = None
+    energy_method: str | None = None
+    gpu_utilisation_percent: float | None = None
+    gpu_power_w: float | None = None
+    protocol: dict[str, Any] = Field(
+        {}, description="merged, seq_length, batch sizes, threads, dtype, device, repeats"
+    )
+
+
+class Flag(Block):
+    """Something that a reader must know before believing the score."""
+
+    name: str
+    severity: Literal["info", "warning", "error"]
+    detail: str
+
+
+class Teaching(Block):
+    """What a distilled student really learnt from."""
+
+    signals: list[str] = []
+    teachers: int = Field(1, description="runs whose mean logits taught")
+    states: Literal["cached", "computed in every step"] | None = Field(
+        None, description="where the teacher's inner states came from, if any were matched"
+    )
+    states_mb: float | None = Field(None, description="their size on disk, if cached")
+    projector_params: int | None = Field(
+        None, description="trained beside the student for hidden states of another width"
+    )
+    unlabelled: dict[str, int] | None = Field(
+        None, description="transfer texts used, and those dropped by reason"
+    )
+
+
+class TrainingFacts(Block):
+    """What the loop really did, which may differ from what was asked for."""
+
+    steps: int = 0
+    planned_steps: int = 0
+    epochs: float = 0.0
+    best_step: int = 0
+    warmup_steps: int = 0
+    stopped: Literal["completed", "patience", "nonfinite", "not trained"] = "completed"
+    micro_batch_size: int | None = None
+    out_of_memory_retries: int = 0
+    nonfinite_steps: int = 0
+    resumed: int = 0
+    precision: str | None = None
+    precision_reason: str | None = None
+    attention: str | None = None
+    device: str | None = None
+    new_modules: list[str] = []
+    modules_to_save: list[str] = []
+    targets: list[str] = []
+    adapter_rank: int | None = Field(None, description="as set, or as a budget allowed")
+    adapter_params: int | None = Field(None, description="trained in the adapter, head excluded")
+    adapter_norm: float | None = Field(None, description="Frobenius norm of the merged update")
+    rank_pattern: dict[str, int] | None = None
+    teaching: Teaching | None = None
+
+
+SCHEMA = 1
+
+
+class Record(Block):
+    """Everything known of one run. `checksum` is over all other fields."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    run_id: str
+    status: Literal["done", "failed"] = "done"
+    error: str | None = None
+    run: Run
+    facts: TrainingFacts = TrainingFacts()
+    quality: Quality | None = None
+    agreement: Agreement | None = None
+    efficiency: Efficiency = Efficiency()
+    health: list[Flag] = []
+    environment: dict[str, Any] = {}
+    started_at: str = ""
+    finished_at: str = ""
+    checksum: str = ""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    def sealed(self) -> Record:
+        return self.model_copy(update={"checksum": self.expected_checksum()})
+
+    def expected_checksum(self) -> str:
+        return checksum(self.model_dump(mode="json", by_alias=True))
+
+
+def checksum(values: dict[str, Any]) -> str:
+    """The checksum of a record as it is written, over all but the checksum itself."""
+    return hash_json({k: v for k, v in values.items() if k != "checksum"}, 32)

@@ -1,0 +1,259 @@
+"""A study's folder on disk: one folder a run, the record written last and by rename.
+
+Whatever the moment a process dies at, a folder either holds a whole `record.json` (and then
+everything the record speaks of) or the run is not done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shutil
+import socket
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdlora.errors import StoreError
+from kdlora.files import CHECKPOINT, leftovers, set_aside, whole_file, write_new
+from kdlora.records import leases
+from kdlora.records.record import Record, checksum
+from kdlora.spec.run import Run
+
+
+@dataclass(frozen=True)
+class Store:
+    """The runs of one study below `root`."""
+
+    root: Path
+
+    def folder(self, run_id: str) -> Path:
+        return self.root / "runs" / run_id
+
+    @property
+    def tokens(self) -> Path:
+        """Where tokenised texts are kept for all runs; see `data.batches`."""
+        return self.root / "cache" / "tokens"
+
+    @property
+    def costs(self) -> Path:
+        """Where FLOPs and timings of every shape of model are kept; see `measure.shape_cache`."""
+        return self.root / "cache" / "costs"
+
+    def check(self) -> None:
+        """See, without writing anything, that the folder can be made. Raises StoreError."""
+        ground = _existing(self.root.absolute())
+        if not ground.is_dir():
+            raise StoreError(_explain(OSError(errno.ENOTDIR, ""), ground))
+        if not os.access(ground, os.W_OK | os.X_OK):
+            raise StoreError(_explain(OSError(errno.EACCES, os.strerror(errno.EACCES)), self.root))
+
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written to. Raises StoreError."""
+        try:
+            (self.root / "runs").mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".write-probe-{socket.gethostname()}-{os.getpid()}"
+            probe.write_bytes(b"0" * 4096)
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(_explain(error, self.root)) from None
+
+    def read(self, run_id: str) -> Record | None:
+        """The record of a finished run, or None. A damaged record is set aside, never deleted."""
+        path = self.folder(run_id) / "record.json"
+        try:
+            content = path.read_bytes()
+            values = json.loads(content)
+            record = Record.model_validate(values)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+        except (ValueError, RecursionError):  # no JSON, or no record
+            record = None
+        # The sum is over what was written: fields that records have gained since are not in it.
+        if record and record.run_id == run_id and record.checksum == checksum(values):
+            return record
+        if _aside(path, content):
+            return None
+        return self.read(run_id)  # written anew meanwhile, or another process was as quick
+
+    def read_failure(self, run_id: str) -> Record | None:
+        """The record of a run that failed and has not been done since, or None.
+
+        A damaged one is set aside, as `read` does; the run is then tried again.
+        """
+        path = self.folder(run_id) / "failed.json"
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            return Record.model_validate_json(content)
+        except ValueError:
+            return None if _aside(path, content) else self.read_failure(run_id)
+
+    def is_done(self, run_id: str) -> bool:
+        return self.read(run_id) is not None
+
+    def damaged(self) -> list[Path]:
+        """All files that were set aside because they could not be trusted."""
+        return sorted(
+            path
+            for folder in ("runs/*", "decisions")
+            for path in self.root.glob(f"{folder}/*.damaged*")
+        )
+
+    def begin(self, run: Run) -> Path:
+        """The folder of a run that starts or resumes; states what is about to be done."""
+        folder = self.folder(run.run_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "spec.json", run.model_dump(mode="json"))
+        except OSError as error:
+            raise StoreError(_explain(error, folder)) from None
+        return folder
+
+    def finish(self, record: Record) -> None:
+        """Write the record, last; then drop what only an unfinished run needs.
+
+        Raises AlreadyDone when the run has a record: the first one counts, whoever else was late.
+        """
+        folder = self.folder(record.run_id)
+        values = record.sealed().model_dump(mode="json", by_alias=True)
+        while not write_new_json(folder / "record.json", values):
+            if self.is_done(record.run_id):  # a damaged one is set aside by looking at it
+                raise AlreadyDone(f"{record.run_id} has been recorded by another process")
+        checkpoint = folder / CHECKPOINT
+        for path in (checkpoint, *leftovers(checkpoint), folder / "failed.json"):
+            path.unlink(missing_ok=True)
+
+    def fail(self, record: Record) -> None:
+        """Keep the error of a run that could not be done, beside which it can be tried again."""
+        folder = self.folder(record.run_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # a worker may die before it makes anything
+        except OSError as error:
+            raise StoreError(_explain(error, folder)) from None
+        write_json(
+            folder / "failed.json",
+            record.sealed().model_dump(mode="json", by_alias=True),
+        )
+
+    def lease(
+        self,
+        run_id: str,
+        *,
+        dead: leases.Sighting | None = None,
+        expiry_s: float = leases.EXPIRY_S,
+    ) -> AbstractContextManager[leases.Lease | None]:
+        """Yields the right to work on a run, or None while another process has it.
+
+        See `leases.acquire` for the arguments.
+        """
+        folder = self.folder(run_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(_explain(error, folder)) from None
+        return leases.held(folder, dead=dead, expiry_s=expiry_s)
+
+    def closing(self) -> AbstractContextManager[leases.Lease]:
+        """Yields when no other process is writing what sums up the study: report and students."""
+        folder = self.root / "closing"
+        folder.mkdir(parents=True, exist_ok=True)
+        return leases.waited_for(folder)
+
+    def retire(self, run_id: str) -> Path | None:
+        """Move what a run left, done or half done, into a folder beside it: it begins anew.
+
+        Returns that folder; None when the run had not begun. The caller holds the run's lease.
+        """
+        folder = self.folder(run_id)
+        left = [
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith(("retired-", "lease-", "spec.json"))
+            and ".damaged" not in path.name
+        ]
+        if not left:
+            return None
+        retired = _new_folder(folder, "retired-")
+        # The record first: from then on the run is not done.
+        for path in sorted(left, key=lambda path: path.name != "record.json"):
+            os.replace(path, retired / path.name)
+        return retired
+
+
+class AlreadyDone(StoreError):
+    """The run has a record already, which stays."""
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the path holds either the old content or the whole new one."""
+    write_text(path, _as_json(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically and durably."""
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(_explain(error, path)) from None
+
+
+def write_new_json(path: Path, value: Any) -> bool:
+    """Like `write_json`, but only where nothing is yet; returns whether this call wrote it."""
+    try:
+        return write_new(path, _as_json(value))
+    except OSError as error:
+        raise StoreError(_explain(error, path)) from None
+
+
+def _aside(path: Path, content: bytes) -> bool:
+    """Set a damaged file aside; False where it is not there as it was read, and stays."""
+    try:
+        aside = set_aside(path)
+    except FileNotFoundError:  # another process was as quick
+        return False
+    except OSError as error:
+        raise StoreError(f"{path} is damaged and {_explain(error, path)}") from None
+    if aside.read_bytes() == content:
+        return True
+    if not path.exists():
+        os.replace(aside, path)  # written anew between the look and the move
+    return False
+
+
+def _new_folder(parent: Path, prefix: str) -> Path:
+    """A new folder with the first number that is free."""
+    for number in itertools.count():
+        folder = parent / f"{prefix}{number}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder
+
+
+def _explain(error: OSError, path: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(_existing(path)).free / 1e6
+        return f"the disk is full ({free:.0f} MB left) while writing {path}; free some space"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"cannot write to {path}: {error.strerror}; choose another folder with --out"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return f"cannot use {path} as a folder: a file of that name is in the way"
+    return f"cannot write to {path}: {error.strerror or error}"
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)

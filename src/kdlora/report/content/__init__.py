@@ -1,0 +1,1 @@
+"""The sections of a report: the sentences, tables and charts of each."""

@@ -1,0 +1,407 @@
+"""What each model costs: its tables and charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from kdlora.report import words as w
+from kdlora.report.content.statistics import model
+from kdlora.report.content.tables import MODEL, PAIR, Lead
+from kdlora.report.document import Cell, Column, Figure, Table
+from kdlora.report.frame import groups, names
+from kdlora.report.gains import Facts
+from kdlora.report.render.panels import dots, heat_map, shade, trends
+from kdlora.report.render.theme import Logs
+from kdlora.report.statistics import COSTS, Statistics
+from kdlora.vocabulary.arm import split_label
+
+Show = Callable[[float], Cell]
+
+EFFICIENCY: tuple[tuple[Column, Show], ...] = (
+    (Column("trainable_params", "Trained parameters"), w.amount),
+    (Column("total_params", "All parameters"), w.amount),
+    (Column("size_mb", "Size", "MB"), w.number),
+    (Column("train_s", "Training", "s"), w.number),
+    (Column("peak_memory_mb", "Peak memory", "MB"), w.number),
+    (Column("train_flops", "Training", "TFLOP"), lambda v: w.number(v, per=1e12)),
+    (Column("forward_flops", "One text", "GFLOP"), lambda v: w.number(v, per=1e9)),
+    (Column("latency_p50_ms", "Latency, median", "ms"), w.number),
+    (Column("latency_p95_ms", "Latency, p95", "ms"), w.number),
+    (Column("throughput_per_s", "Throughput", "texts/s"), w.number),
+    (Column("speedup_latency", "Speed-up", w.TIMES), w.number),
+    (Column("energy_j", "Energy, training", "J"), w.number),
+)
+
+
+COST_CAPTION = (
+    "Size, FLOPs, latency and throughput are those of the merged model, MB is a million bytes; how "
+    "they were measured stands in the next table. A dash: not measured."
+)
+
+
+def _measured(frame: pd.DataFrame) -> list[tuple[Column, Show]]:
+    """The columns that anybody could measure."""
+    return [(column, show) for column, show in EFFICIENCY if frame[column.key].notna().any()]
+
+
+def efficiency(facts: Facts) -> Table | None:
+    """What every model costs, over the shared blocks, as in the summary."""
+    if not facts.outcomes:
+        return None
+    lead, measured = Lead(facts.frame, task=False), _measured(facts.frame)
+    rows = [
+        (
+            *lead.cells(pair, "", o.arm),
+            w.count(o.score.n),
+            *(show(o.costs[column.key]) for column, show in measured),
+        )
+        for pair, found in facts.outcomes.items()
+        for o in found
+    ]
+    return Table(
+        "efficiency",
+        "What each model costs",
+        (*lead.columns, Column("runs", "Runs"), *(column for column, _ in measured)),
+        tuple(rows),
+        f"Means over the same runs as above. {COST_CAPTION}",
+        heads=len(lead.columns),
+    )
+
+
+def efficiency_by_task(facts: Facts) -> Table | None:
+    """The same for all done runs of every task, where that is not the same."""
+    lead = Lead(facts.frame)
+    if facts.outcomes and not lead.task:
+        return None
+    done = facts.frame[facts.frame["status"] == "done"]
+    measured, rows = _measured(done), []
+    for (pair, task, arm), cells in groups(done, "pair", "task", "arm"):
+        runs = cells.drop_duplicates("run_id")
+        values = [show(float(runs[column.key].mean())) for column, show in measured]
+        rows.append((*lead.cells(pair, task, arm), w.count(len(runs)), *values))
+    return Table(
+        "efficiency_by_task",
+        "What each model costs, task by task",
+        (*lead.columns, Column("runs", "Runs"), *(column for column, _ in measured)),
+        tuple(rows),
+        f"Means over all done runs. {COST_CAPTION}",
+        heads=len(lead.columns),
+        folded=bool(facts.outcomes),
+    )
+
+
+COST_NAMES = {
+    "size_mb": ("Size", "MB"),
+    "latency_p50_ms": ("Latency, median", "ms"),
+    "trainable_params": ("Trained parameters", "M"),
+    "peak_memory_mb": ("Peak memory", "MB"),
+    "train_s": ("Training", "s"),
+    "inference_s": ("Inference", "s"),
+}
+PER = {"trainable_params": 1e6}
+
+
+def reductions(facts: Facts, reference: str) -> Table | None:
+    """What each model saves against the reference: geometric mean over matched tasks and seeds."""
+    found = savings(facts, reference)
+    used = [c for c in COSTS if any(c in own for own in found.values())]
+    if not used:
+        return None
+    rows = tuple(
+        (Cell(pair), model(arm),
+         *(Cell(w.fixed(own[c], 1), own[c]) if c in own else Cell(w.NONE) for c in used))
+        for (pair, arm), own in found.items()
+    )  # fmt: skip
+    return Table(
+        "reductions",
+        f"What each model saves against {w.arm_name(reference)}",
+        (PAIR, MODEL, *(Column(c, COST_NAMES[c][0], "% less") for c in used)),
+        rows,
+        "Geometric mean over runs matched by task and seed; negative where the model costs more. "
+        "Unequal conditions are named under Can it be trusted.",
+        heads=2,
+        folded=True,
+    )
+
+
+def savings(facts: Facts, reference: str) -> dict[tuple[str, str], dict[str, float]]:
+    """(pair, arm) -> cost -> per cent saved against the reference in the same blocks."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    frame = facts.frame
+    own = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    for column in COSTS:
+        known = own[own[column] > 0]
+        logs = known.assign(log=np.log(known[column].to_numpy(float))).pivot_table(
+            index=["pair", "task", "seed"], columns="arm", values="log", observed=True
+        )
+        if reference not in logs:
+            continue
+        ratio = logs.sub(logs[reference], axis=0).groupby("pair", sort=False).mean()
+        for pair in names(facts.frame, "pair"):
+            for arm in names(facts.frame, "arm", pair=pair):
+                if arm != reference and pair in ratio.index and arm in ratio:
+                    value = 100 * (1 - math.exp(float(ratio[arm][pair])))
+                    if math.isfinite(value):
+                        found.setdefault((pair, arm), {})[column] = value
+    return found
+
+
+def per_cost(stats: Statistics) -> Table | None:
+    """Score for every unit of each cost."""
+    used = [c for c in COSTS if any(x.column == c for x in stats.per_cost)]
+    if not used:
+        return None
+    found = {(x.arm, x.column): x for x in stats.per_cost}
+    arms = list(dict.fromkeys(x.arm for x in stats.per_cost))
+    rows = []
+    for arm in arms:
+        cells = []
+        for column in used:
+            x = found.get((arm, column))
+            cells.append(w.number(x.score_per_unit * PER.get(column, 1.0)) if x else Cell(w.NONE))
+        rows.append((model(arm), *cells))
+    return Table(
+        "per_cost",
+        "Score for what it costs",
+        (MODEL, *(Column(c, COST_NAMES[c][0], f"points/{COST_NAMES[c][1]}") for c in used)),
+        tuple(rows),
+        "Mean score over geometric mean cost, on shared cells. A small denominator flatters: read "
+        "it beside the trade-off.",
+        folded=True,
+    )
+
+
+def pareto(stats: Statistics) -> Table | None:
+    """Which models no other beats on score and one cost, and how surely."""
+    used = [c for c, front in stats.fronts.items() if front.points]
+    if not used:
+        return None
+    points_of = {c: {p.arm: p for p in stats.fronts[c].points} for c in used}
+    arms = list(dict.fromkeys(arm for c in used for arm in points_of[c]))
+    rows = []
+    for arm in arms:
+        cells = []
+        for column in used:
+            p = points_of[column].get(arm)
+            if p is None:
+                cells.append(Cell(w.NONE))
+                continue
+            share = p.on_front_share
+            sub = "" if share is None else f"{100 * share:.0f} % of draws"
+            extra = {"share": share}
+            cells.append(Cell("yes" if p.on_front else "no", int(p.on_front), sub, extra=extra))
+        rows.append((model(arm), *cells))
+    how = {front.resampled for front in stats.fronts.values()} - {""}
+    drawn = f" The share is of bootstrap draws of {w.join(sorted(how))}." if how else ""
+    return Table(
+        "pareto",
+        "On the Pareto set of score and cost",
+        (MODEL, *(Column(c, f"Score and {COST_NAMES[c][0].lower()}", numeric=False) for c in used)),
+        tuple(rows),
+        f"Yes where no other model is at least as good in both and better in one.{drawn}",
+        folded=True,
+    )
+
+
+def _runs(frame: pd.DataFrame) -> pd.DataFrame:
+    own = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    return own.drop_duplicates(["pair", "run_id"])
+
+
+def by_model(facts: Facts) -> Figure | None:
+    """Each cost of each pair and model: mean over all done runs, on log scales."""
+    runs = _runs(facts.frame)
+    pairs = names(facts.frame, "pair")
+    panels = []
+    for column in COSTS:
+        known = runs[runs[column] > 0]
+        if known["arm"].nunique() < 2:
+            continue
+        name, unit = COST_NAMES[column]
+        factor = 1e-6 if column == "trainable_params" else 1.0
+        for pair in pairs:
+            own = known[known["pair"] == pair]
+            rows = pd.DataFrame([
+                {"arm": arm, "label": w.short_arm_name(str(arm)), "x": found.mean() * factor,
+                 "low": found.min() * factor, "high": found.max() * factor,
+                 "Model": w.arm_name(str(arm)), "Runs": len(found),
+                 name: f"{w.significant(found.mean() * factor)} {unit}"}
+                for arm, found in own.groupby("arm", sort=False)[column]
+            ])  # fmt: skip
+            if len(rows) < 2:
+                continue
+            order = names(facts.frame, "arm", pair=pair)
+            place = {arm: i for i, arm in enumerate(order)}
+            rows = rows.iloc[rows["arm"].map(place).argsort()]
+            title = f"{name} · {pair}" if len(pairs) > 1 else name
+            alt_text = f"Dot plot of {name.lower()} by model on {pair}, on a log scale."
+            panels.append(dots(f"cost_{column}_{pair}", title, alt_text, rows,
+                               x=f"{name}, {unit} (log scale)", log=True))  # fmt: skip
+    if not panels:
+        return None
+    n = sorted(set(runs.groupby(["pair", "arm"]).size()))
+    caption = (
+        f"Means over all done runs (n = {_range(n)} a model), lines from the lowest to the highest "
+        "run: tasks differ in what they cost."
+    )
+    return Figure("costs", "What each model costs", caption, tuple(panels), ("costs",))
+
+
+def costs_table(facts: Facts) -> Table | None:
+    """The numbers behind `by_model`."""
+    runs = _runs(facts.frame)
+    used = [c for c in COSTS if (runs[c] > 0).any()]
+    if not used:
+        return None
+    rows = []
+    for (pair, arm), own in groups(runs, "pair", "arm"):
+        cells = []
+        for column in used:
+            found = own.loc[own[column] > 0, column]
+            if found.empty:
+                cells.append(Cell(w.NONE))
+                continue
+            per = 1e6 if column == "trainable_params" else 1.0
+            mean = w.number(float(found.mean()), per=per)
+            low, high = (w.significant(float(v) / per) for v in (found.min(), found.max()))
+            sub = f"{low} to {high}" if low != high else ""
+            extra = {"low": float(found.min()), "high": float(found.max()), "n": len(found)}
+            cells.append(Cell(mean.text, mean.value, sub, extra=extra))
+        rows.append((Cell(pair), Cell(w.arm_name(arm), arm), w.count(len(own)), *cells))
+    return Table(
+        "costs",
+        "Costs of each pair and model",
+        (PAIR, Column("model", "Model", numeric=False), Column("runs", "Runs"),
+         *(Column(c, *COST_NAMES[c]) for c in used)),
+        tuple(rows),
+        "Mean over all done runs, below it the lowest and the highest.",
+        heads=2,
+        folded=True,
+    )  # fmt: skip
+
+
+def _range(counts: list[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def per_parameter(stats: Statistics) -> Figure | None:
+    """Score for every million trained parameters."""
+    found = [x for x in stats.per_cost if x.column == "trainable_params"]
+    if len(found) < 2:
+        return None
+    rows = pd.DataFrame([
+        {"arm": x.arm, "label": w.short_arm_name(x.arm), "x": 1e6 * x.score_per_unit,
+         "Model": w.arm_name(x.arm), "Score for a million": w.significant(1e6 * x.score_per_unit)}
+        for x in found
+    ])  # fmt: skip
+    title = "Score per million trained parameters"
+    alt_text = f"{title}, best first: {w.join(list(rows['label']))}."
+    panel = dots("per_parameter", title, alt_text, rows,
+                 x="Points per million trained parameters (log scale)", log=True)  # fmt: skip
+    cells = w.plural(found[0].n_cells, "shared cell")
+    caption = (
+        f"Mean score over geometric mean parameters (n = {cells}). A small denominator flatters: "
+        "read it beside the trade-off."
+    )
+    return Figure("per_parameter", title, caption, (panel,), ("per_cost",))
+
+
+def by_rank(facts: Facts) -> tuple[Figure, Table] | None:
+    """Trained parameters against the adapter's rank, where a study has several ranks."""
+    runs = _runs(facts.frame)
+    known = runs[(runs["rank"] > 0) & (runs["trainable_params"] > 0)]
+    known = known.assign(base=[split_label(arm)[0] for arm in known["arm"]])
+    panels, rows = [], []
+    for pair, own in groups(known, "pair"):
+        means = own.groupby(["base", "rank"], sort=False)["trainable_params"].mean().reset_index()
+        means = means[means.groupby("base")["rank"].transform("nunique") > 1]
+        if means.empty:
+            continue
+        means = means.sort_values(["base", "rank"])
+        drawn = pd.DataFrame([
+            {"arm": base, "x": rank, "y": params / 1e6, "label": w.short_arm_name(base),
+             "Model": w.arm_name(base), "Rank": f"{rank:g}",
+             "Trained parameters": f"{w.significant(params / 1e6)} M"}
+            for base, rank, params in means.itertuples(index=False, name=None)
+        ])  # fmt: skip
+        panels.append(_rank_panel(str(pair), drawn))
+        rows += [
+            (Cell(str(pair)), Cell(w.arm_name(base), base), Cell(f"{rank:g}", rank),
+             w.number(params, per=1e6))
+            for base, rank, params in means.itertuples(index=False, name=None)
+        ]  # fmt: skip
+    if not panels:
+        return None
+    table = Table(
+        "by_rank",
+        "Trained parameters by rank",
+        (PAIR, Column("model", "Model", numeric=False), Column("rank", "Rank"),
+         Column("trainable_params", "Trained parameters", "M")),
+        tuple(rows), heads=2, folded=True,
+    )  # fmt: skip
+    caption = f"Means over runs (n = {len(known)} runs in all); both axes are logarithmic."
+    return Figure("by_rank", "Trained parameters by rank", caption, tuple(panels),
+                  ("by_rank",)), table  # fmt: skip
+
+
+def _rank_panel(pair: str, rows: pd.DataFrame):
+    across, up = Logs.over(rows["x"]), Logs.over(rows["y"])
+    ranks = sorted(set(rows["x"]))
+    x = alt.X(
+        "x:Q",
+        scale=alt.Scale(type="log", domain=[across.low, across.high], nice=False),
+        axis=alt.Axis(title="Rank (log scale)", values=ranks, format="~g", grid=False),
+    )
+    y = alt.Y(
+        "y:Q",
+        scale=alt.Scale(type="log", domain=[up.low, up.high], nice=False),
+        axis=alt.Axis(title="Trained parameters, million (log scale)", values=up.ticks(),
+                      format="~g"),
+    )  # fmt: skip
+    names_of = w.join(list(dict.fromkeys(rows["label"])))
+    alt_text = f"Line chart of trained parameters by rank on {pair}: {names_of}."
+    return trends(
+        f"by_rank_{pair}", pair, alt_text, rows, x=x, y=y, low=up.low, high=up.high, log=True
+    )
+
+
+def reductions_charts_costs(facts: Facts, reference: str) -> Figure | None:
+    """What models save against the reference: models by pairs, a panel a cost."""
+    found = savings(facts, reference)
+    pairs = names(facts.frame, "pair")
+    panels = []
+    used = [c for c in COSTS if any(c in own for own in found.values())]
+    arms = list(dict.fromkeys(arm for _, arm in found))
+    layouts = (
+        [(COST_NAMES[c][0], [(pair, (pair, c)) for pair in pairs]) for c in used]
+        if len(pairs) > 1
+        else [("Less than the reference", [(COST_NAMES[c][0], (pairs[0], c)) for c in used])]
+    )
+    for title, columns in layouts:
+        rows = []
+        for name, (pair, cost) in columns:
+            for arm in arms:
+                value = found.get((pair, arm), {}).get(cost)
+                if value is not None:
+                    rows.append({
+                        "column": name, "row": w.short_arm_name(arm),
+                        "shade": shade(value / 100),
+                        "label": w.fixed(value, 1), "Model": w.arm_name(arm), "Where": name,
+                        "Saved": f"{w.fixed(value, 1)} %",
+                    })  # fmt: skip
+        if len(rows) > 1:
+            alt_text = f"Heat map of per cent saved: {title.lower()}."
+            key = f"reductions_{title}"
+            panels.append(heat_map(key, title, alt_text, pd.DataFrame(rows)))
+    if not panels:
+        return None
+    caption = (
+        f"Per cent less than {w.arm_name(reference)}, geometric mean over runs matched by task and "
+        "seed (n under Costs of each pair and model); negative where a model costs more."
+    )
+    return Figure("reductions", "What models save", caption, tuple(panels), ("reductions",))

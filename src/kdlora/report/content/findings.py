@@ -1,0 +1,270 @@
+"""Sentences made from stored numbers. One whose condition does not hold is not made.
+
+None of them claims a significant difference, or an equality: nothing is tested here. Every number
+in a sentence stands in a table that the sentence names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from kdlora.report import gains as g
+from kdlora.report import words as w
+from kdlora.report.aggregate import Outcome, averaged_tasks, outcome_metric
+from kdlora.report.content.effects import each_seed
+from kdlora.report.document import Finding
+from kdlora.report.frame import metric_of, names, teacher_arm
+from kdlora.report.gains import Facts
+from kdlora.vocabulary.arm import ADAPTATIONS, split_label, uncontrolled
+
+# With fewer paired seeds no two-sided rank or sign test can fall below 0.05.
+TESTABLE_SEEDS = 6
+# More per-seed differences than this are left to the table.
+LISTED_SEEDS = 5
+
+
+def answer(facts: Facts) -> list[Finding]:
+    """What a reader in a hurry wants to know, pair by pair, then what to doubt about it."""
+    pairs = names(facts.frame, "pair")
+    sentences = [
+        Finding(
+            f"{pair}: {found.topic}" if len(pairs) > 1 else found.topic, found.text, found.tables
+        )
+        for pair in pairs
+        for make in SENTENCES
+        if (found := make(facts, pair))
+    ]
+    return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
+
+
+def _where(frame: pd.DataFrame) -> str:
+    tasks = averaged_tasks(frame)
+    if len(names(frame, "task")) == 1:
+        metric, direction = metric_of(frame, tasks[0])
+        lower = "" if direction > 0 else ", lower is better"
+        return f"{w.metric_name(metric)} on {tasks[0]}{lower}"
+    return f"average over {w.join(tasks)}"
+
+
+def kept(facts: Facts, pair: str) -> Finding | None:
+    """How much of the teacher's score the first student keeps, at which size and latency."""
+    frame = facts.frame
+    teacher = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(teacher_arm(frame, pair) or "")
+    students, split = facts.students.get(pair, ([], ""))
+    if not students or teacher is None:
+        return None
+    first, (metric, _) = students[0], outcome_metric(frame)
+    scale = w.scale_of(metric)
+    scores = f"{scale.write(first.score.mean)} against {_points(scale, teacher.score.mean)}"
+    where = f"{_where(frame)}; {w.plural(first.score.n, 'run')}"
+    name = w.sentence_case(w.phrase(first.arm))
+    if first.retained is None:
+        text = f"{name} scores {scores} of the teacher ({where})."
+    else:
+        share = w.fixed(100 * first.retained, 1)
+        text = f"{name} keeps {share} % of the teacher's score: {scores} ({where})."
+        if first.above_floor is not None:
+            above = w.fixed(100 * first.above_floor, 1)
+            text += f" Of what the teacher gains over the majority baseline it keeps {above} %."
+    text += _cost_sentence(first, teacher)
+    if first.score.flagged or teacher.score.flagged:
+        text += " A run behind these numbers carries a health flag."
+    if len(students) > 1 and split == "selection":
+        text += " It is named because it ranks first among the students on the selection split."
+    elif len(students) > 1:
+        text += " It is named for this very score, which flatters it: no selection score is known."
+    return Finding("The student", text, ("summary",))
+
+
+def _points(scale: w.Scale, value: float, *, signed: bool = False) -> str:
+    return scale.write(value, signed=signed) + (" points" if scale.unit == "points" else "")
+
+
+def _cost_sentence(first: Outcome, teacher: Outcome) -> str:
+    size, its_size = (w.number(o.costs["size_mb"]) for o in (first, teacher))
+    latency, speed = (w.number(first.costs[c]) for c in ("latency_p50_ms", "speedup_latency"))
+    parts = []
+    if size.value is not None and its_size.value is not None:
+        parts.append(f"takes {size.text} MB against {its_size.text} MB")
+    if latency.value is not None:
+        beside = f", {speed.text} times as fast as the teacher's encoder timed beside it"
+        parts.append(f"answers in {latency.text} ms{beside if speed.value is not None else ''}")
+    return f" It {w.join(parts)}." if parts else ""
+
+
+def runner_up(facts: Facts, pair: str) -> Finding | None:
+    """The student that comes next, and by how much."""
+    students, split = facts.students.get(pair, ([], ""))
+    if len(students) < 2:
+        return None
+    first, second = students[:2]
+    scale = w.scale_of(outcome_metric(facts.frame)[0])
+    score = _points(scale, second.score.mean)
+    text = f"Next on the {split} split comes {w.phrase(second.arm)} at {score}"
+    for gain in facts.overall(pair):
+        if (gain.comparison.arm, gain.comparison.base) == (first.arm, second.arm):
+            text += f"; the first minus it is {_gain_text(gain)}"
+        elif (gain.comparison.arm, gain.comparison.base) == (second.arm, first.arm):
+            text += f"; it minus the first is {_gain_text(gain)}"
+    return Finding("Runner-up", f"{text}.", ("summary", "effects"))
+
+
+def _gain_text(gain: g.Gain) -> str:
+    """Mean difference, and each seed's or how many are above zero; what is flagged is said."""
+    scale = w.scale_of(gain.metric)
+    mean = _points(scale, gain.mean, signed=True)
+    if gain.task is None:
+        text = (
+            f"{mean} on average over {w.plural(len(gain.tasks), 'task')} and "
+            f"{w.plural(len(gain.seeds), 'seed')}, above zero in {gain.above_zero} of "
+            f"{w.plural(len(gain.values), 'pair')}"
+        )
+    elif len(gain.values) == 1:
+        text = f"{mean} with one seed"
+    elif len(gain.values) > LISTED_SEEDS:
+        low, high = (scale.write(f(gain.values), signed=True) for f in (min, max))
+        text = f"{mean} on average over {w.plural(len(gain.values), 'seed')} ({low} to {high}, "
+        text += f"above zero in {gain.above_zero})"
+    else:
+        seeds = w.plural(len(gain.values), "seed")
+        text = f"{mean} on average over {seeds} ({each_seed(gain)})"
+    if gain.flagged and gain.unflagged is not None:
+        without = _points(scale, gain.unflagged, signed=True)
+        text += f", but {without} without the pairs in which a run is flagged"
+    elif gain.flagged:
+        text += ", with a flagged run in every pair"
+    return text
+
+
+def distillation(facts: Facts, pair: str) -> Finding | None:
+    """What the teacher's soft labels add to the same student, seed by seed."""
+    own = facts.overall(pair, g.DISTILLATION)
+    if not own:
+        return None
+    texts = [f"{w.phrase(gain.comparison.base)} by {_gain_text(gain)}" for gain in own]
+    least = min(len(gain.seeds) for gain in own)
+    rest = ""
+    if least < TESTABLE_SEEDS and all(gain.task is not None for gain in own):
+        few = "one seed is" if least == 1 else f"{least} seeds are"
+        rest = f" {few[0].upper()}{few[1:]} too few to test whether it helps."
+    text = f"Distillation changes {'; '.join(texts)}.{rest}"
+    return Finding("What distillation adds", text, ("effects",))
+
+
+def no_control(facts: Facts, pair: str) -> Finding | None:
+    """Distilled students whose gain cannot be told, for want of the same without distillation."""
+    arms = names(facts.frame, "arm", pair=pair)
+    distilled = [arm for arm in arms if arm.startswith("student/kd-")]
+    alone = [w.phrase(arm) for arm in uncontrolled(arms)]
+    if not alone:
+        return None
+    whom = "any distilled student" if len(alone) == len(distilled) else w.join(alone)
+    text = (
+        f"There is no control without distillation for {whom}: what distillation adds cannot be "
+        "told from what the smaller encoder and the adapter cost."
+    )
+    return Finding("No control", text, ("coverage",))
+
+
+def smaller_encoder(facts: Facts, pair: str) -> Finding | None:
+    """What the student's encoder costs when nothing else changes."""
+    parts = [
+        f"{_mean_text(gain)} ({w.arm_name(gain.comparison.arm).partition(', ')[2]})"
+        for gain in facts.overall(pair, g.SMALLER)
+    ]
+    text = f"Trained alike, the smaller encoder differs from the larger by {w.join(parts)}."
+    return Finding("What the smaller encoder costs", text, ("effects",)) if parts else None
+
+
+def adapter(facts: Facts, pair: str) -> Finding | None:
+    """What training an adapter costs when nothing else changes."""
+    parts = [
+        f"{w.phrase(gain.comparison.arm)} is at {_mean_text(gain)}"
+        for gain in facts.overall(pair, g.ADAPTER)
+    ]
+    text = f"Compared with full fine-tuning of the same encoder, {w.join(parts)}."
+    return Finding("What the adapter costs", text, ("effects",)) if parts else None
+
+
+def _mean_text(gain: g.Gain) -> str:
+    """The mean difference alone, with the one of healthy pairs where a run is flagged."""
+    scale = w.scale_of(gain.metric)
+    text = _points(scale, gain.mean, signed=True)
+    if gain.flagged and gain.unflagged is not None:
+        return f"{text} [{scale.write(gain.unflagged, signed=True)} without flagged pairs]"
+    return f"{text} [flagged]" if gain.flagged else text
+
+
+def linear_baseline(facts: Facts, pair: str) -> Finding | None:
+    """Encoders whose mean is not above the TF-IDF baseline, task by task; or that none is."""
+    beaten, compared = [], []
+    for task in names(facts.frame, "task"):
+        base = facts.spreads.get((pair, task, "baseline/tfidf"))
+        own = {
+            arm: found
+            for (p, t, arm), found in facts.spreads.items()
+            if (p, t) == (pair, task) and not arm.startswith("baseline/")
+        }
+        if base is None or not own:
+            continue
+        compared.append(task)
+        metric, direction = metric_of(facts.frame, task)
+        scale = w.scale_of(metric)
+        below = [
+            f"{w.phrase(arm)} ({scale.write(found.mean)})"
+            for arm, found in own.items()
+            if direction * (found.mean - base.mean) <= 0
+        ]
+        if below:
+            beaten.append(f"{w.join(below)} on {task}, where it scores {scale.write(base.mean)}")
+    if not compared:
+        return None
+    text = (
+        f"TF-IDF with a linear model is not beaten by {'; '.join(beaten)}."
+        if beaten
+        else f"Every encoder's mean is above TF-IDF with a linear model on {w.join(compared)}."
+    )
+    return Finding("Against a linear baseline", text, ("quality",))
+
+
+def trained_share(facts: Facts) -> Finding | None:
+    """How few parameters the adapters train."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for found in facts.outcomes.values():
+        for outcome in found:
+            few, whole = (w.amount(outcome.costs[c]) for c in ("trainable_params", "total_params"))
+            rest = split_label(outcome.arm)[0].partition("/")[2].removeprefix("kd-")
+            if rest in ADAPTATIONS[1:] and few.value is not None and whole.value is not None:
+                arms = alike.setdefault((few.text, whole.text), [])
+                arms += [name for name in [w.phrase(outcome.arm)] if name not in arms]
+    if not alike:
+        return None
+    parts = [f"{w.join(arms)}: {few} of {whole}" for (few, whole), arms in alike.items()]
+    text = f"Parameters that are trained, of all: {'; '.join(parts)}."
+    return Finding("Few are trained", text, ("efficiency",))
+
+
+def no_answer(facts: Facts) -> Finding | None:
+    """Said where models cannot be compared yet."""
+    if facts.outcomes:
+        return None
+    text = "No task and seed has a score of every trained model yet, so nothing is compared."
+    return Finding("Not yet", text, ("coverage",))
+
+
+def doubtful(facts: Facts) -> Finding | None:
+    """How many of the scored runs behind the numbers carry a flag."""
+    n = int(facts.frame.drop_duplicates("run_id")["flagged"].sum())
+    if not n:
+        return None
+    runs = w.plural(n, "run that carries", "runs that carry")
+    text = f"The numbers above include {runs} a health flag, marked {w.DAGGER} in the tables."
+    return Finding("Read with care", text, ("flag_counts", "flags"))
+
+
+# What is said of each pair, in this order.
+SENTENCES: tuple[Callable[[Facts, str], Finding | None], ...] = (
+    kept, runner_up, distillation, no_control, smaller_encoder, adapter, linear_baseline,
+)  # fmt: skip

@@ -1,0 +1,301 @@
+"""The first sentences of a report: which model for which use, and what the tests carry.
+
+Every number stands in a table that the sentence names. A verdict is quoted as the analysis gave it;
+"undecided" is never turned into "equal".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kdlora.evidence.compare import Comparison
+from kdlora.report import words as w
+from kdlora.report.content.statistics import told_apart
+from kdlora.report.document import Finding, Tile
+from kdlora.report.frame import names
+from kdlora.report.gains import Facts
+from kdlora.report.statistics import DISTILLATION, ON_TEACHER, Statistics
+from kdlora.vocabulary.arm import uncontrolled
+
+# A share near one of these is also said in words.
+FRACTIONS = {0.25: "a quarter", 1 / 3: "a third", 0.5: "half", 2 / 3: "two thirds"}
+NEAR = 0.06
+SUSPECT = "selection_worse_than_chance"
+LEAST_SHARE = 0.1  # of a gap that is worth a sentence
+
+
+def several(facts: Facts, stats: Statistics | None) -> bool:
+    """Whether the study has several pairs, whose averages are over all of them."""
+    return len(names(facts.frame, "pair")) > 1 and stats is not None
+
+
+def headlines(facts: Facts, stats: Statistics) -> list[Finding]:
+    """What holds over all pairs together, most wanted first."""
+    made = (first(stats), distilled(stats), selection(stats), controls(facts), gain(stats),
+            student(stats), cheapest(stats), errors(stats))  # fmt: skip
+    return [finding for finding in made if finding]
+
+
+def first(stats: Statistics) -> Finding | None:
+    """The model with the highest mean, and the one that comes next."""
+    if len(stats.overall) < 2:
+        return None
+    best, second = stats.overall[:2]
+    text = (
+        f"{w.sentence_case(w.phrase(best.arm))} has the highest mean score, "
+        f"{_points(best.mean)}{_span(best.mean_low, best.mean_high)} over "
+        f"{w.plural(best.n_cells, 'shared cell')}; next comes {w.phrase(second.arm)} at "
+        f"{_points(second.mean)}{_span(second.mean_low, second.mean_high)}."
+    )
+    for _, c in stats.comparisons:
+        if {c.a, c.b} == {best.arm, second.arm}:
+            text += f" {verdict_text(c)}"
+            break
+    return Finding("For quality", text, ("averages", "comparisons"))
+
+
+def student(stats: Statistics) -> Finding | None:
+    """The best of the small encoders."""
+    students = [x for x in stats.overall if x.arm.startswith("student/")]
+    if not students or len(students) == len(stats.overall):
+        return None
+    best, rest = students[0], students[1:]
+    text = (
+        f"Of the small encoders {w.phrase(best.arm)} scores highest, {_points(best.mean)}"
+        f"{_span(best.mean_low, best.mean_high)}"
+    )
+    if best.retention is not None:
+        text += f", {w.fixed(best.retention, 1)} % of {w.phrase(stats.reference)}"
+    if rest:
+        text += f"; next comes {w.phrase(rest[0].arm)} at {_points(rest[0].mean)}"
+    return Finding("For a small model", f"{text}.", ("averages",))
+
+
+def cheapest(stats: Statistics) -> Finding | None:
+    """Who is surest to be on the Pareto set of score and each cost."""
+    uses: dict[str, list[str]] = {}
+    nouns = {"size_mb": "size", "latency_p50_ms": "latency", "peak_memory_mb": "memory",
+             "trainable_params": "trained parameters", "train_s": "training time",
+             "inference_s": "inference time"}  # fmt: skip
+    for column, front in stats.fronts.items():
+        on = [p for p in front.points if p.on_front]
+        cheap = min(on, key=lambda p: p.values[column], default=None)
+        if cheap is not None and len(on) > 1:
+            uses.setdefault(cheap.arm, []).append(nouns[column])
+    if not uses:
+        return None
+    parts = [f"{w.phrase(arm)} for {w.join(found)}" for arm, found in uses.items()]
+    text = f"Of the encoders that no other beats in score too, the cheapest: {w.join(parts)}."
+    return Finding("For little cost", text, ("pareto", "reductions"))
+
+
+def distilled(stats: Statistics) -> Finding | None:
+    """What the distilled student costs against the same adaptation on the teacher."""
+    found = stats.families.get(ON_TEACHER, ())
+    lost = told_apart(found)
+    if not lost:
+        return _undecided(found, "Distilled student against the teacher's own adapter")
+    differences = sorted(-c.claim.difference for c in lost if c.claim.difference is not None)
+    low, high = (w.fixed(v, 1) for v in (differences[0], differences[-1]))
+    what = (
+        "KD-LoRA on the student scores"
+        if all("/kd-" in c.a and not c.a.endswith("kd-fft") for c in lost)
+        else "The distilled student scores"
+    )
+    size = f"{low} points" if low == high else f"{low} to {high} points"
+    variants = (
+        f", in {len(lost)} of {len(found)} variants ({_listed(lost)})"
+        if len(found) > 1
+        else f" ({w.arm_name(lost[0].a)})"
+    )
+    worst = max(c.claim.p_corrected or 0 for c in lost)
+    scope = "on tasks like these" if lost[0].claim.scope == "beyond" else "on these tasks"
+    text = (
+        f"{what} {size} below the same adapter on the teacher{variants}: inferior {scope}, "
+        f"corrected p {_p(worst)} at most."
+    )
+    rest = [c for c in found if c not in lost]
+    if rest:
+        kinds = [
+            f"{w.arm_name(c.a).partition(', ')[2]} is {_verdict(c)} "
+            f"({_signed(c.claim.difference)}{_span(c.claim.low, c.claim.high)})"
+            for c in rest
+            if c.claim.difference is not None
+        ]
+        text += f" {w.join(kinds)}." if kinds else ""
+    return Finding("What KD-LoRA costs", text, ("comparisons",))
+
+
+def _listed(found: Sequence[Comparison]) -> str:
+    return w.join([w.arm_name(c.a).partition(", ")[2].removeprefix("KD-") for c in found])
+
+
+def selection(stats: Statistics) -> Finding | None:
+    """How much of that loss the choice of the checkpoint made."""
+    share = artefact_share(stats)
+    if share is None:
+        return None
+    chosen, last = _gaps(stats)
+    near = min(FRACTIONS, key=lambda f: abs(f - share))
+    words = f"About {FRACTIONS[near]} of it" if abs(near - share) <= NEAR else "A part of it"
+    bad = next(d for d in stats.doubts if d.name == SUSPECT)
+    text = (
+        f"{words} ({100 * share:.0f} % of the gap) comes from how the checkpoints were chosen, not "
+        f"from the method: at the last epoch, which no choice touches, the mean gap is "
+        f"{w.fixed(last, 1)} instead of {w.fixed(chosen, 1)} points. {_cause(bad.evidence)}"
+    )
+    return Finding("How much is an artefact", text, ("selection", "doubts"))
+
+
+def artefact_share(stats: Statistics) -> float | None:
+    """Share of the mean gap that vanishes at the last epoch, where the choice is known as bad."""
+    if stats.selection is None or not any(d.name == SUSPECT for d in stats.doubts):
+        return None
+    chosen, last = _gaps(stats)
+    share = 1 - last / chosen if chosen > 0 else 0.0
+    return share if share >= LEAST_SHARE else None
+
+
+def _gaps(stats: Statistics) -> tuple[float, float]:
+    """Mean gap of the variants told apart: as reported, and at the last epoch; 0 without any."""
+    assert stats.selection is not None
+    pairs = [
+        (a.claim.difference, b.claim.difference)
+        for a, b in zip(stats.selection.chosen, stats.selection.last, strict=True)
+        if a.verdict == "inferior"
+    ]
+    known = [(-a, -b) for a, b in pairs if a is not None and b is not None]
+    if not known:
+        return 0.0, 0.0
+    return (sum(a for a, _ in known) / len(known), sum(b for _, b in known) / len(known))
+
+
+def _cause(evidence: dict) -> str:
+    return (
+        f"The loss by which they were chosen picked the best epoch in "
+        f"{100 * evidence['picked_best']:.0f}% of {evidence['runs']} distilled runs; chance is "
+        f"{100 * evidence['chance']:.0f}%."
+    )
+
+
+def gain(stats: Statistics) -> Finding | None:
+    """What distillation adds to the same student."""
+    found = [c for c in stats.families.get(DISTILLATION, ()) if c.claim.difference is not None]
+    if not found:
+        return None
+    parts = [
+        f"{w.phrase(c.b)} by {_signed(c.claim.difference)}{_span(c.claim.low, c.claim.high)}: "
+        f"{_verdict(c)}"
+        for c in found
+    ]
+    scope = {c.claim.scope for c in found}
+    where = "on tasks like these" if scope == {"beyond"} else "on these tasks"
+    text = f"Distillation changes {'; '.join(parts)}, {where}."
+    return Finding("Does distillation help?", text, ("comparisons",))
+
+
+def controls(facts: Facts) -> Finding | None:
+    """No control arm anywhere, or none for some."""
+    arms = names(facts.frame, "arm")
+    kd = [arm for arm in arms if arm.startswith("student/kd-")]
+    alone = uncontrolled(arms)
+    if not alone:
+        return None
+    if len(alone) == len(kd) and not any(
+        arm.startswith("student/") and arm not in kd for arm in arms
+    ):
+        text = "No control arm exists: no student was trained without distillation"
+    else:
+        text = f"No control arm exists for {w.join([w.phrase(arm) for arm in alone])}"
+    text += (
+        ", so what distillation gives cannot be told from what the smaller encoder and the "
+        "adapter cost."
+    )
+    return Finding("No control arm", text, ("coverage",))
+
+
+def errors(stats: Statistics) -> Finding | None:
+    """How many findings of the checks a reader has to know."""
+    n = {level: sum(d.severity == level for d in stats.doubts) for level in ("error", "warning")}
+    if not any(n.values()):
+        return None
+    found = w.join([w.plural(count, level) for level, count in n.items() if count])
+    first = next((d for d in stats.doubts if d.severity == "error"), None)
+    text = f"The checks of the whole study give {found}, listed below."
+    if first is not None:
+        text += f" The first: {first.sentence}"
+    return Finding("Read with care", text, ("doubts",))
+
+
+def tests(stats: Statistics) -> list[Finding]:
+    """A sentence a comparison, for the section of statistics."""
+    return [
+        Finding(w.arm_name(c.a), verdict_text(c), ("comparisons",))
+        for question, c in stats.comparisons
+        if question in (DISTILLATION, ON_TEACHER)
+    ]
+
+
+def verdict_text(c: Comparison) -> str:
+    """A comparison as a sentence, with its estimate, interval, p and verdict."""
+    claim = c.claim
+    a, b = w.phrase(c.a), w.phrase(c.b)
+    if claim.difference is None:
+        return f"{w.sentence_case(a)} against {b}: cannot be said ({claim.cannot})."
+    scope = "on tasks like these" if claim.scope == "beyond" else "on these tasks"
+    numbers = f"{_signed(claim.difference)}{_span(claim.low, claim.high)}"
+    return (
+        f"{w.sentence_case(a)} against {b}: {numbers} over {w.plural(c.n_runs, 'matched run')}, "
+        f"corrected p {_p(claim.p_corrected)}; {_verdict(c)} {scope}."
+    )
+
+
+def _verdict(c: Comparison) -> str:
+    if c.verdict == "equivalent":
+        return f"equivalent within {c.rules.margin:g} {c.rules.margin_unit}"
+    return c.verdict
+
+
+def _undecided(found: Sequence[Comparison], topic: str) -> Finding | None:
+    known = [c for c in found if c.claim.difference is not None]
+    if not known:
+        return None
+    return Finding(topic, " ".join(verdict_text(c) for c in known), ("comparisons",))
+
+
+def tiles(facts: Facts, stats: Statistics) -> tuple[Tile, ...]:
+    """Headline numbers of a study with several pairs."""
+    found = []
+    lost = told_apart(stats.families.get(ON_TEACHER, ()))
+    differences = [c.claim.difference for c in lost if c.claim.difference is not None]
+    if differences:
+        low, high = (w.fixed(v, 1, signed=True) for v in (max(differences), min(differences)))
+        text = low if low == high else f"{low} to {high}"
+        found.append(Tile(text, "points: the distilled student against its adapter on the teacher"))
+    if (share := artefact_share(stats)) is not None:
+        what = "of that gap comes from how the checkpoints were chosen"
+        found.append(Tile(f"{100 * share:.0f} %", what))
+    if controls(facts):
+        found.append(Tile("None", "is the number of control arms without distillation"))
+    if len(stats.overall) > 1:
+        best = stats.overall[0]
+        found.append(Tile(w.fixed(best.mean, 1), f"points: {w.phrase(best.arm)}, the highest mean"))
+    return tuple(found)
+
+
+def _points(value: float) -> str:
+    return f"{w.fixed(value, 1)} points"
+
+
+def _signed(value: float | None) -> str:
+    return f"{w.fixed(value, 1, signed=True)} points"
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{w.fixed(low, 1)} to {w.fixed(high, 1)}]"
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return w.NONE
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"

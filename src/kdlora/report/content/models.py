@@ -1,0 +1,273 @@
+"""Figures of what single models do: calibration, confusion, agreement with the teacher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from kdlora.report import words as w
+from kdlora.report.content.tables import Lead
+from kdlora.report.document import Cell, Column, Figure, Panel, Table
+from kdlora.report.frame import groups, names, rows_of
+from kdlora.report.render.panels import ROW, heat_map, shade, tips
+from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
+
+BINS = 10
+SIDE = 250  # px of a reliability diagram
+MOST_PANELS = 12
+MOST_CLASSES = 12
+MOST_ROWS = 30  # of a panel of agreements; more are averaged over seeds
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A run's report rows by confidence: counts, sums of confidence, correct answers [bins]."""
+
+    n: tuple[int, ...]
+    confidence: tuple[float, ...]
+    correct: tuple[int, ...]
+
+
+def bins_of(logits: np.ndarray, labels: np.ndarray) -> Bins | None:
+    """Rows by the confidence of the predicted class; None for outputs that are no classes.
+
+    `logits` [n, c], `labels` [n]. Equal-width bins, closed on the right (Guo et al., 2017).
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2 or not np.isfinite(logits).all():
+        return None
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    confidence = 1 / np.exp(shifted).sum(axis=1)
+    correct = logits.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+    def count(weights: np.ndarray | None = None) -> list[float]:
+        return np.bincount(place, weights=weights, minlength=BINS).tolist()
+
+    return Bins(
+        tuple(map(int, count())), tuple(count(confidence)), tuple(map(int, count(correct * 1.0)))
+    )
+
+
+def reliability(frame: pd.DataFrame, bins: Mapping[str, Bins]) -> tuple[Figure, Table] | None:
+    """Share of right answers by confidence: a panel a task (and pair), a line a model."""
+    lead, rows = Lead(frame), []
+    panels: list[Panel] = []
+    several = len(names(frame, "pair")) > 1
+    used: set[str] = set()
+    for (pair, task), cells in groups(frame[frame["run_id"].isin(set(bins))], "pair", "task"):
+        drawn = []
+        for arm, own in groups(cells, "arm"):
+            found = [bins[r] for r in dict.fromkeys(own["run_id"])]
+            used |= set(own["run_id"])
+            n, confidence, correct = (
+                np.sum([getattr(b, name) for b in found], axis=0)
+                for name in ("n", "confidence", "correct")
+            )
+            for k in np.flatnonzero(n):
+                x, y = confidence[k] / n[k], correct[k] / n[k]
+                drawn.append({
+                    "arm": arm, "x": 100 * x, "y": 100 * y, "label": w.short_arm_name(arm),
+                    "Model": w.arm_name(arm), "Confidence": f"{100 * x:.1f} %",
+                    "Right": f"{100 * y:.1f} %", "Rows": int(n[k]),
+                })  # fmt: skip
+                rows.append((
+                    *lead.cells(pair, task, arm), Cell(f"{100 * x:.1f}", x),
+                    Cell(f"{100 * y:.1f}", y), w.count(int(n[k])),
+                ))  # fmt: skip
+        if drawn and len(panels) < MOST_PANELS:
+            where = f"{task} · {pair}" if several else str(task)
+            panels.append(_reliability_panel(where, pd.DataFrame(drawn)))
+    if not panels:
+        return None
+    table = Table(
+        "reliability",
+        "Right answers by confidence",
+        (*lead.columns, Column("confidence", "Mean confidence", "%"), Column("right", "Right", "%"),
+         Column("rows", "Rows")),
+        tuple(rows),
+        f"Report rows of all runs shown, in {BINS} bins of the predicted class's probability.",
+        heads=len(lead.columns), folded=True,
+    )  # fmt: skip
+    caption = (
+        f"Report rows in {BINS} bins of confidence, all seeds together (n = {len(used)} runs). On "
+        "the dashed line a model is right as often as it says; below it, it is overconfident."
+    )
+    return Figure("reliability", "Calibration", caption, tuple(panels), ("reliability",)), table
+
+
+def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
+    scale = alt.Scale(domain=[0, 100], nice=False)
+    x = alt.X("x:Q", scale=scale, axis=alt.Axis(title="Mean confidence, %", tickCount=5))
+    y = alt.Y("y:Q", scale=scale, axis=alt.Axis(title="Right answers, %", tickCount=5))
+    arms = list(dict.fromkeys(rows["arm"]))
+    diagonal = chart_of(pd.DataFrame({"x": [0, 100], "y": [0, 100]}))
+    last = rows.loc[rows.groupby("arm", sort=False)["x"].idxmax()].sort_values("y", ascending=False)
+    named = last.assign(ly=[96 - 6.2 * i for i in range(len(last))], lx=4.0)
+    legend = chart_of(named)
+    layers = [
+        diagonal.mark_line(color=light("muted"), strokeDash=[4, 4], aria=False).encode(x=x, y=y),
+        chart_of(rows).mark_line(opacity=0.6, strokeWidth=1.3, aria=False)
+        .encode(x=x, y=y, color=colour(arms), detail="arm:N"),
+        chart_of(rows).mark_point(filled=True, opacity=0.95, size=42)
+        .encode(x=x, y=y, color=colour(arms), shape=shape(arms), tooltip=tips(rows)),
+        legend.mark_point(filled=True, size=42, opacity=1, aria=False)
+        .encode(x=alt.X("lx:Q"), y=alt.Y("ly:Q"), color=colour(arms), shape=shape(arms)),
+        legend.mark_text(align="left", baseline="middle", dx=8, aria=False)
+        .encode(x=alt.X("lx:Q"), y=alt.Y("ly:Q"), text="label:N"),
+    ]  # fmt: skip
+    alt_text = (
+        f"Reliability diagram on {where}: share of right answers by confidence for "
+        f"{w.join([w.short_arm_name(a) for a in arms])}."
+    )
+    spec = panel_spec(alt.layer(*layers), where, width=SIDE * 1.2, height=SIDE)
+    return Panel(f"reliability_{where}", where, alt_text, spec)
+
+
+def confusion(frame: pd.DataFrame) -> tuple[Figure, Table] | None:
+    """Confusion matrices: a panel a task and model, all seeds added up."""
+    if "confusion" not in frame:
+        return None
+    done = frame[frame["status"] == "done"].drop_duplicates(["pair", "run_id"])
+    lead, rows = Lead(frame), []
+    panels: list[Panel] = []
+    for (pair, task, arm), cells in groups(done, "pair", "task", "arm"):
+        found = [np.asarray(m) for m in cells["confusion"] if _is_matrix(m)]
+        if not found or len({m.shape for m in found}) > 1 or len(found[0]) > MOST_CLASSES:
+            continue
+        matrix = np.sum(found, axis=0)
+        labels = _labels(list(cells["per_class_f1"]), len(matrix))
+        if not arm.startswith("baseline/") and len(panels) < MOST_PANELS:
+            panels.append(_confusion_panel(_where(frame, pair, task), arm, matrix, labels))
+        for i, truth in enumerate(labels):
+            total = int(matrix[i].sum())
+            for j, said in enumerate(labels):
+                share = matrix[i, j] / total if total else math.nan
+                rows.append((
+                    *lead.cells(pair, task, arm), Cell(truth), Cell(said),
+                    w.count(int(matrix[i, j])),
+                    Cell(w.fixed(100 * share, 1), None if math.isnan(share) else float(share)),
+                ))  # fmt: skip
+    if not panels:
+        return None
+    table = Table(
+        "confusion",
+        "What is taken for what",
+        (*lead.columns, Column("true", "True class", numeric=False),
+         Column("predicted", "Predicted", numeric=False), Column("n", "Rows"),
+         Column("share", "Of the true class", "%")),
+        tuple(rows),
+        "Report rows, all seeds together.",
+        heads=len(lead.columns) + 2, folded=True,
+    )  # fmt: skip
+    caption = (
+        "Per cent of the rows of each true class, all seeds together (n in the table); the "
+        "diagonal is right."
+    )
+    figure = Figure("confusion", "Confusion matrices", caption, tuple(panels), ("confusion",))
+    return figure, table
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and len(value) > 1
+
+
+def _labels(per_class: Sequence[Any], n: int) -> list[str]:
+    for found in per_class:
+        if isinstance(found, dict) and len(found) == n:
+            return [str(name) for name in found]
+    return [f"class {i}" for i in range(n)]
+
+
+def _where(frame: pd.DataFrame, pair: str, task: str) -> str:
+    parts = [task] if len(names(frame, "task")) > 1 else []
+    parts += [pair] if len(names(frame, "pair")) > 1 else []
+    return " · ".join(parts)
+
+
+def _confusion_panel(where: str, arm: str, matrix: np.ndarray, labels: list[str]) -> Panel:
+    rows = []
+    for j, said in enumerate(labels):
+        for i, truth in enumerate(labels):
+            total = matrix[i].sum()
+            share = matrix[i, j] / total if total else 0.0
+            rows.append({
+                "column": said, "row": truth, "shade": shade(share),
+                "label": w.fixed(100 * share, 1), "True": truth, "Predicted": said,
+                "Rows": int(matrix[i, j]),
+            })  # fmt: skip
+    name = w.short_arm_name(arm)
+    title = f"{name} · {where}" if where else name
+    alt_text = f"Confusion matrix of {name}{' on ' + where if where else ''}."
+    return heat_map(f"confusion_{title}", title, alt_text, pd.DataFrame(rows),
+                    x="Predicted", y="True")  # fmt: skip
+
+
+def agreement(frame: pd.DataFrame) -> Figure | None:
+    """Agreement of students with their teachers, within what their accuracies allow."""
+    known = frame[(frame["status"] == "done") & frame["agreement"].notna()]
+    known = known.drop_duplicates(["pair", "run_id"])
+    if known.empty:
+        return None
+    panels: list[Panel] = []
+    averaged = False
+    for task, own in groups(known, "task"):
+        if len(own) > MOST_ROWS:
+            own, averaged = _mean_agreement(own), True
+        rows = [_agreement_row(row, frame) for row in rows_of(own)]
+        if len(panels) < MOST_PANELS:
+            panels.append(_agreement_panel(str(task), pd.DataFrame(rows)))
+    caption = (
+        f"A dot {'the mean of a model' if averaged else 'a distilled student'} (n = {len(known)} "
+        f"runs); the bar is what the accuracies of "
+        "student and teacher allow, the tick what independent guesses would reach. Where the "
+        "teacher's accuracy is unknown there is no bar, and the level says little."
+    )
+    return Figure("agreement", "Agreement with the teacher", caption, tuple(panels), ("agreement",))
+
+
+def _mean_agreement(own: pd.DataFrame) -> pd.DataFrame:
+    """One row a pair and arm, of which the seeds are averaged."""
+    values = ["agreement", "agreement_lower", "agreement_upper", "agreement_chance"]
+    means = own.groupby(["pair", "arm"], sort=False)[values].mean().reset_index()
+    return means.assign(seed="mean")
+
+
+def _agreement_row(row: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
+    pair = f"{row['pair']} · " if len(names(frame, "pair")) > 1 else ""
+    seed = row["seed"] if row["seed"] == "mean" else f"seed {row['seed']}"
+    name = f"{pair}{w.short_arm_name(row['arm'])}, {seed}"
+    return {
+        "label": name, "x": 100 * row["agreement"], "low": 100 * row["agreement_lower"],
+        "high": 100 * row["agreement_upper"], "chance": 100 * row["agreement_chance"],
+        "Student": name, "Agreement": f"{w.fixed(100 * row['agreement'], 1)} %",
+        "Possible": f"{w.fixed(100 * row['agreement_lower'], 1)} to "
+                    f"{w.fixed(100 * row['agreement_upper'], 1)} %",
+        "By chance": f"{w.fixed(100 * row['agreement_chance'], 1)} %",
+    }  # fmt: skip
+
+
+def _agreement_panel(task: str, rows: pd.DataFrame) -> Panel:
+    scale = alt.Scale(domain=[0, 100], nice=False)
+    x = alt.X("x:Q", scale=scale, axis=alt.Axis(title="Same answer, % of report rows"))
+    y = alt.Y("label:N", sort=list(rows["label"]),
+              axis=alt.Axis(title=None, ticks=False, domain=False, labelLimit=320))  # fmt: skip
+    layers = []
+    bounded = rows[rows["low"].notna()]
+    if len(bounded):
+        bar = chart_of(bounded).mark_bar(height=9, color=light("student"), opacity=0.3, aria=False)
+        layers.append(bar.encode(x=alt.X("low:Q", scale=scale), x2="high", y=y))
+    guessed = rows[rows["chance"].notna()]
+    if len(guessed):
+        tick = chart_of(guessed).mark_tick(color=light("muted"), thickness=2, size=15, aria=False)
+        layers.append(tick.encode(x=alt.X("chance:Q", scale=scale), y=y))
+    point = chart_of(rows).mark_point(size=60, filled=True, color=light("kd"), opacity=1)
+    layers.append(point.encode(x=x, y=y, tooltip=tips(rows)))
+    alt_text = f"Agreement of each distilled student with its teacher on {task}, with its bounds."
+    spec = panel_spec(alt.layer(*layers), task, height=ROW * len(rows))
+    return Panel(f"agreement_{task}", task, alt_text, spec)

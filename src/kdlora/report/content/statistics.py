@@ -1,0 +1,381 @@
+"""What was tested: tables of comparisons, averages, ranks and doubts, and their charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import altair as alt
+import pandas as pd
+
+from kdlora.evidence.compare import Comparison
+from kdlora.evidence.ranks import Ranking
+from kdlora.report import words as w
+from kdlora.report.content.tables import MODEL, PAIR
+from kdlora.report.document import Cell, Column, Figure, Panel, Table
+from kdlora.report.render.panels import ROW, tips
+from kdlora.report.render.theme import WIDTH, chart_of, light, panel_spec
+from kdlora.report.statistics import Statistics
+
+VERDICT_NOTE = (
+    "A verdict is about the paired difference after correction within its question. Undecided "
+    "means that these runs cannot tell, not that the two are equal; equivalent means that a "
+    "difference beyond the margin is ruled out."
+)
+
+
+def model(arm: str) -> Cell:
+    return Cell(w.arm_name(arm), arm)
+
+
+def points(value: float | None, *, signed: bool = False) -> Cell:
+    """A cell of a number that is in points already."""
+    return Cell(w.fixed(value, 1, signed=signed), value)
+
+
+def p_value(p: float | None) -> Cell:
+    if p is None:
+        return Cell(w.NONE)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
+
+
+def interval(low: float | None, high: float | None) -> Cell:
+    if low is None or high is None:
+        return Cell(w.NONE)
+    text = f"{w.fixed(low, 1)} to {w.fixed(high, 1)}"
+    return Cell(text, text, extra={"low": low, "high": high})
+
+
+def comparisons(stats: Statistics) -> Table | None:
+    """Every comparison with its estimate, interval, corrected p and both verdicts."""
+    found = stats.comparisons
+    if not found:
+        return None
+    rows = tuple(_comparison(question, c) for question, c in found)
+    columns = (
+        Column("question", "Question", numeric=False),
+        Column("a", "Model", numeric=False),
+        Column("b", "Against", numeric=False),
+        Column("difference", "Difference", "points"),
+        Column("interval", "95 % interval", "points"),
+        Column("p", "p, corrected"),
+        Column("tasks", "Tasks"),
+        Column("blocks", "Blocks"),
+        Column("runs", "Matched runs"),
+        Column("beyond", "On tasks like these", numeric=False),
+        Column("here", "On these tasks", numeric=False),
+        Column("detectable", "Detectable", "points"),
+    )
+    rules = stats.rules
+    return Table(
+        "comparisons",
+        "Paired comparisons and their verdicts",
+        columns,
+        rows,
+        f"Model minus the other, paired by encoder pair, task and seed; above zero the first is "
+        f"better. Equivalence margin {rules.margin:g} {rules.margin_unit}, error rate "
+        f"{100 * rules.alpha:g} %, {rules.correction.capitalize()} correction; detectable: the "
+        f"smallest true difference found with {100 * rules.power:.0f} % power.",
+        (VERDICT_NOTE,),
+        heads=3,
+    )
+
+
+def _comparison(question: str, c: Comparison) -> tuple[Cell, ...]:
+    claim = c.claim
+    return (
+        Cell(question_name(question)), model(c.a), model(c.b),
+        points(claim.difference, signed=True), interval(claim.low, claim.high),
+        p_value(claim.p_corrected), w.count(c.n_tasks), w.count(c.n_blocks),
+        replace(w.count(c.n_runs), sub="; ".join(c.unequal)),
+        Cell(c.beyond.verdict, sub=c.beyond.cannot), Cell(c.here.verdict, sub=c.here.cannot),
+        points(claim.detectable),
+    )  # fmt: skip
+
+
+def question_name(question: str) -> str:
+    against = question.removeprefix("against ")
+    if against != question:
+        return f"Against {w.arm_name(against)}"
+    return w.sentence_case(question)
+
+
+def averages(stats: Statistics) -> Table | None:
+    """Mean score of every model with its interval, pair by pair and over all."""
+    parts = [*stats.by_pair.items()]
+    if len(parts) > 1 and stats.overall:
+        parts.append(("all pairs", stats.overall))
+    rows = tuple(
+        (Cell(pair), model(x.arm), points(x.mean), interval(x.mean_low, x.mean_high),
+         points(x.iqm), points(x.retention), interval(x.retention_low, x.retention_high),
+         w.count(x.n_cells), w.count(x.n_tasks))
+        for pair, found in parts for x in found
+    )  # fmt: skip
+    if not rows:
+        return None
+    columns = (
+        PAIR, MODEL, Column("mean", "Mean", "points"), Column("interval", "95 % interval"),
+        Column("iqm", "Interquartile mean", "points"),
+        Column("retention", "Of the reference", "%"), Column("retention_interval", "95 % interval"),
+        Column("cells", "Shared cells"), Column("tasks", "Tasks"),
+    )  # fmt: skip
+    return Table(
+        "averages",
+        "Average scores with intervals",
+        columns,
+        rows,
+        f"Over the cells (pair, task, seed) that all models of the row's group share; best first. "
+        f"Intervals resample cells within tasks, so they speak of these tasks. The reference is "
+        f"{w.arm_name(stats.reference)}.",
+        (f"No average over all pairs: {stats.shared.reason}.",) if stats.shared.reason else (),
+        heads=2,
+        folded=True,
+    )
+
+
+def ranks(stats: Statistics) -> Table | None:
+    ranking = stats.ranks
+    if ranking is None or not ranking.average_rank:
+        return None
+    rows = tuple(
+        (model(arm), Cell(f"{rank:.2f}", rank)) for arm, rank in ranking.average_rank.items()
+    )
+    if ranking.critical_difference is not None:
+        rows += (
+            (Cell("Critical difference"), Cell(f"{ranking.critical_difference:.2f}",
+                                               ranking.critical_difference)),
+            (Cell("p of Friedman's test"), p_value(ranking.p_friedman)),
+        )  # fmt: skip
+    if ranking.cannot:
+        caption = f"No test of ranks: {ranking.cannot}."
+    else:
+        cd = ranking.critical_difference
+        p = p_value(ranking.p_friedman).text
+        sign = "" if p.startswith("<") else "= "
+        caption = (
+            f"Friedman's test over {ranking.n} tasks: p {sign}{p}. Ranks that differ by less than "
+            f"{w.fixed(cd, 2)} (Nemenyi) are not told apart, which does not make them equal."
+        )
+    columns = (MODEL, Column("rank", "Average rank over tasks"))
+    return Table("ranks", "Average ranks", columns, rows, caption, folded=True)
+
+
+def selection(stats: Statistics) -> Table | None:
+    """How far the choice of the checkpoint explains what distilled students lose."""
+    if stats.selection is None:
+        return None
+    rows = []
+    pairs = zip(stats.selection.chosen, stats.selection.last, strict=True)
+    for chosen, last in pairs:
+        a, b = chosen.claim.difference, last.claim.difference
+        from_choice = None if a is None or b is None else a - b
+        rows.append((
+            model(chosen.a), model(chosen.b), points(a, signed=True),
+            interval(chosen.claim.low, chosen.claim.high), points(b, signed=True),
+            interval(last.claim.low, last.claim.high), points(from_choice, signed=True),
+            w.count(chosen.n_runs),
+        ))  # fmt: skip
+    kept = [c.claim.difference for c in told_apart(stats.selection.chosen)]
+    after = [
+        last.claim.difference
+        for chosen, last in zip(stats.selection.chosen, stats.selection.last, strict=True)
+        if chosen.verdict == "inferior"
+    ]
+    if kept and all(v is not None for v in (*kept, *after)):
+        means = [sum(v) / len(v) for v in (kept, after)]  # type: ignore[arg-type]
+        rows.append((
+            Cell("Mean of those told apart"), Cell(w.NONE), points(means[0], signed=True),
+            Cell(w.NONE), points(means[1], signed=True), Cell(w.NONE),
+            Cell(w.fixed(means[0] - means[1], 1, signed=True), means[0] - means[1],
+                 sub=f"{100 * (1 - means[1] / means[0]):.0f} % of the gap"),
+            Cell(w.NONE),
+        ))  # fmt: skip
+    columns = (
+        MODEL,
+        Column("against", "Against", numeric=False),
+        Column("chosen", "As reported", "points"),
+        Column("chosen_interval", "95 % interval"),
+        Column("last", "At the last epoch", "points"),
+        Column("last_interval", "95 % interval"),
+        Column("from_choice", "From the choice", "points"),
+        Column("runs", "Matched runs"),
+    )
+    return Table(
+        "selection",
+        "What the choice of the checkpoint did",
+        columns,
+        tuple(rows),
+        "The same matched runs, once with the checkpoint that was chosen and reported and once "
+        "with the last epoch, which no choice touches.",
+        heads=2,
+    )
+
+
+def told_apart(found: Sequence[Comparison]) -> list[Comparison]:
+    return [c for c in found if c.verdict == "inferior"]
+
+
+def doubts(stats: Statistics) -> Table | None:
+    """Everything that the checks of the whole study found."""
+    if not stats.doubts:
+        return None
+    rows = tuple(
+        (Cell(d.severity), Cell(d.name.replace("_", " ").replace(":", " ")), Cell(d.sentence),
+         w.count(d.n) if d.n else Cell(w.NONE))
+        for d in stats.doubts
+    )  # fmt: skip
+    columns = (
+        Column("severity", "Severity", numeric=False),
+        Column("check", "Check", numeric=False),
+        Column("found", "What was found", numeric=False),
+        Column("runs", "Runs"),
+    )
+    return Table(
+        "doubts",
+        "What a reader must know before believing it",
+        columns,
+        rows,
+        "An error: numbers do not measure what they are said to. A warning: a comparison that "
+        "uses them misleads.",
+        heads=2,
+    )
+
+
+def forest(stats: Statistics) -> Figure | None:
+    """Paired differences with intervals, a panel a question, over the equivalence margin."""
+    panels = []
+    for question, found in stats.families.items():
+        rows = [_row(c, one=len({x.b for x in found}) == 1) for c in found]
+        drawn = [row for row in rows if row]
+        if drawn:
+            panels.append(_forest_panel(question, pd.DataFrame(drawn), stats.rules.margin))
+    if not panels:
+        return None
+    units = sorted({c.claim.replicates for _, c in stats.comparisons if c.claim.replicates})
+    n = sorted({c.n_runs for _, c in stats.comparisons if c.n_runs})
+    counts = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
+    caption = (
+        f"Paired differences with 95 % intervals (n = {counts} matched runs; the interval is over "
+        f"{w.join(units)}). The band is the equivalence margin, ±{stats.rules.margin:g} "
+        f"{stats.rules.margin_unit}. Filled: a verdict after correction; open: undecided, which "
+        "does not mean equal. Intervals are not corrected."
+    )
+    return Figure("forest", "Paired differences", caption, tuple(panels), ("comparisons",))
+
+
+def _row(c: Comparison, *, one: bool) -> dict | None:
+    claim = c.claim
+    if claim.difference is None or claim.low is None or claim.high is None:
+        return None
+    a, b = w.short_arm_name(c.a), w.short_arm_name(c.b)
+    return {
+        "label": a if one else f"{a} {w.MINUS} {b}",
+        "x": claim.difference, "low": claim.low, "high": claim.high,
+        "decided": c.verdict not in ("undecided", "cannot be said"),
+        "Comparison": f"{w.arm_name(c.a)} {w.MINUS} {w.arm_name(c.b)}",
+        "Difference": f"{w.fixed(claim.difference, 1, signed=True)} points",
+        "Interval": f"{w.fixed(claim.low, 1)} to {w.fixed(claim.high, 1)}",
+        "Verdict": c.verdict, "Matched runs": c.n_runs,
+    }  # fmt: skip
+
+
+def _forest_panel(question: str, rows: pd.DataFrame, margin: float) -> Panel:
+    title = question_name(question)
+    low, high = min(rows["low"].min(), -margin), max(rows["high"].max(), margin)
+    room = 0.05 * (high - low)
+    scale = alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
+    axis = alt.Axis(title="Difference, points; right of zero the first is better", tickCount=7)
+    x = alt.X("x:Q", scale=scale, axis=axis)
+    y = alt.Y("label:N", sort=list(rows["label"]),
+              axis=alt.Axis(title=None, ticks=False, domain=False, labelLimit=300))  # fmt: skip
+    zone = chart_of(pd.DataFrame([{"a": -margin, "b": margin}]))
+    band = zone.mark_rect(color=light("muted"), opacity=0.16, aria=False)
+    zero = chart_of(pd.DataFrame([{"x": 0.0}])).mark_rule(color=light("muted"), aria=False)
+    lines = chart_of(rows).mark_rule(color=light("accent"), strokeWidth=1.8, aria=False)
+    layers = [
+        band.encode(x=alt.X("a:Q", scale=scale), x2="b"),
+        zero.encode(x=x),
+        lines.encode(x=alt.X("low:Q", scale=scale), x2="high", y=y),
+    ]
+    for decided in (True, False):
+        part = rows[rows["decided"] == decided]
+        if len(part):
+            mark = chart_of(part).mark_point(
+                size=70, opacity=1, shape="circle", color=light("accent"), strokeWidth=1.8,
+                fill=light("accent" if decided else "card"),
+            )  # fmt: skip
+            layers.append(mark.encode(x=x, y=y, tooltip=tips(rows)))
+    alt_text = f"Forest plot: {title.lower()}, one row each for {w.join(list(rows['label']))}."
+    spec = panel_spec(alt.layer(*layers), title, height=ROW * len(rows))
+    return Panel(f"forest_{question}", title, alt_text, spec)
+
+
+def critical_difference(stats: Statistics) -> Figure | None:
+    """Average ranks over tasks; bars join models that Nemenyi's test does not tell apart."""
+    ranking = stats.ranks
+    if ranking is None or ranking.critical_difference is None or len(ranking.average_rank) < 3:
+        return None
+    panel = _cd_panel(ranking)
+    caption = (
+        f"Average rank over {ranking.n} tasks (n = {ranking.n}), 1 is best. A bar joins models "
+        f"whose ranks differ by less than the critical difference, "
+        f"{w.fixed(ranking.critical_difference, 2)} "
+        f"(Nemenyi): they are not told apart, which does not make them equal."
+    )
+    return Figure("critical_difference", "Ranks over tasks", caption, (panel,), ("ranks",))
+
+
+def _cd_panel(ranking: Ranking) -> Panel:
+    cd = ranking.critical_difference or 0.0
+    order = list(ranking.average_rank)
+    rows = pd.DataFrame([
+        {"x": ranking.average_rank[arm], "row": float(i), "label": w.short_arm_name(arm),
+         "Model": w.arm_name(arm), "Average rank": f"{ranking.average_rank[arm]:.2f}"}
+        for i, arm in enumerate(order)
+    ])  # fmt: skip
+    top = -1.4 - 0.7 * len(ranking.groups)
+    bars = pd.DataFrame([
+        {"a": ranking.average_rank[g[0]] - 0.05, "b": ranking.average_rank[g[-1]] + 0.05,
+         "row": top + 1.2 + 0.7 * i}
+        for i, g in enumerate(ranking.groups)
+    ])  # fmt: skip
+    ruler = pd.DataFrame([{"a": 1.0, "b": 1.0 + cd, "row": top, "label": "critical difference"}])
+    ends = [0.7, max(ranking.k, 1 + cd) + 0.3]
+    scale = alt.Scale(domain=ends, nice=False, zero=False)
+    axis = alt.Axis(title="Average rank (1 is best)", orient="top", tickMinStep=1, grid=False)
+    x = alt.X("x:Q", scale=scale, axis=axis)
+    bottom = len(order) - 0.4
+    y = alt.Y("row:Q", axis=None,
+              scale=alt.Scale(domain=[top - 0.6, bottom], reverse=True, nice=False))  # fmt: skip
+    ink, muted = light("ink"), light("muted")
+    layers = [
+        chart_of(ruler).mark_rule(color=muted, strokeWidth=2, aria=False)
+        .encode(x=alt.X("a:Q", scale=scale), x2="b", y=y),
+        chart_of(ruler).mark_text(align="left", dx=5, color=muted, aria=False)
+        .encode(x=alt.X("b:Q", scale=scale), y=y, text="label:N"),
+        chart_of(rows.assign(up=top + 0.6)).mark_rule(color=light("line"), aria=False)
+        .encode(x=x, y=y, y2="up"),
+        chart_of(rows).mark_point(size=60, filled=True, color=light("accent"), opacity=1)
+        .encode(x=x, y=y, tooltip=tips(rows)),
+    ]  # fmt: skip
+    if len(bars):
+        thick = chart_of(bars).mark_rule(color=ink, strokeWidth=4, opacity=0.7, aria=False)
+        layers.insert(2, thick.encode(x=alt.X("a:Q", scale=scale), x2="b", y=y))
+    middle = sum(ends) / 2
+    sides: tuple[tuple[pd.Series, Literal["left", "right"], int], ...] = (
+        (rows["x"] <= middle, "left", 9),
+        (rows["x"] > middle, "right", -9),
+    )
+    for part, align, dx in sides:
+        if part.any():
+            text = chart_of(rows[part]).mark_text(align=align, baseline="middle", dx=dx,
+                                                  color=ink, aria=False)  # fmt: skip
+            layers.append(text.encode(x=x, y=y, text="label:N"))
+    alt_text = (
+        "Critical-difference diagram of average ranks, best first: "
+        f"{w.join([w.short_arm_name(a) for a in order])}."
+    )
+    height = 19 * (len(order) + 1.5 + 0.7 * len(ranking.groups)) + 20
+    spec = panel_spec(alt.layer(*layers), "Ranks over tasks", width=1.5 * WIDTH, height=height)
+    return Panel("critical_difference", "Ranks over tasks", alt_text, spec)

@@ -1,0 +1,323 @@
+"""Which model to ship: the choice of each profile, how sure it is, and all candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kdlora.choice.candidates import (
+    Candidate,
+    draw_field,
+    gather_candidates,
+    run_scores,
+    task_names,
+)
+from kdlora.choice.constraints import PROFILES, Constraints
+from kdlora.choice.formats import FORMS, MEASURED, Cost, MeasuredForm
+from kdlora.choice.recommend import recommend
+from kdlora.choice.recommendation import Judged, Recommendation
+from kdlora.errors import InputError
+from kdlora.records.predictions import SplitOutputs
+from kdlora.report import words as w
+from kdlora.report.document import Block, Cell, Column, Finding, Section, Table
+
+DRAWS, SEED = 2_000, 0
+INTRO = (
+    "Chosen on the selection split; the report split's score is shown and chooses nothing. The "
+    "probability is the share of bootstrap draws, of examples paired over all models and of seeds, "
+    "in which the choice keeps every limit and is the best of those that do. A size or latency "
+    "that was not measured on an exported artefact or by the run itself is an estimate and says "
+    "so. The command kdlora recommend takes limits of your own."
+)
+STANDINGS = {
+    "clear": "clear", "likely": "likely", "undecided": "undecided", "unknown": "not known",
+    "nothing fits": "nothing fits",
+}  # fmt: skip
+
+
+def gather(
+    frame: pd.DataFrame,
+    outputs: Mapping[str, SplitOutputs],
+    exports: Sequence[MeasuredForm],
+) -> tuple[Recommendation, ...]:
+    """Every profile on every task that has a student to choose; none for imported results.
+
+    `outputs` are those of the selection split.
+    """
+    found = []
+    for task in task_names(frame):
+        rows = frame[(frame["task"] == task) & (frame["status"] == "done")]
+        if not (rows["role"] == "student").any() or "latency_p95_ms" not in rows:
+            continue
+        try:
+            field = gather_candidates(frame, task, exports=exports)
+        except InputError:  # no sound model: the first screen says which runs are broken and why
+            continue
+        drawn = draw_field(field, frame, outputs, rng=np.random.default_rng(SEED), draws=DRAWS)
+        found += [
+            recommend(field, p.constraints, drawn, run_scores=run_scores(frame), profile=name)
+            for name, p in PROFILES.items()
+        ]
+    return tuple(found)
+
+
+def section(found: Sequence[Recommendation]) -> Section | None:
+    if not found:
+        return None
+    blocks: list[Block | None] = [choices(found), next_steps(found), candidates(found)]
+    return Section(
+        "recommend",
+        "Which model to ship",
+        intro=(INTRO,),
+        findings=tuple(_finding(one, several=_several(found)) for one in found),
+        blocks=tuple(block for block in blocks if block is not None),
+    )
+
+
+def _several(found: Sequence[Recommendation]) -> bool:
+    return len({one.task for one in found}) > 1
+
+
+def _finding(one: Recommendation, *, several: bool) -> Finding:
+    topic = w.sentence_case(one.profile or "chosen") + (f", {one.task}" if several else "")
+    if one.choice is None:
+        nearest = one.nearest[0]
+        lacks = w.join([LIMITS[b.constraint] for b in nearest.broken])
+        text = f"Nothing fits. The nearest is {model_name(nearest.candidate)}, which fails {lacks}."
+        return Finding(topic, text, ("recommended",))
+    return Finding(topic, sentence(one), ("recommended",))
+
+
+LIMITS = {
+    "max_size_mb": "the size", "max_latency_ms": "the latency", "min_score": "the score",
+    "max_drop": "the drop", "runtime": "the runtime", "quantize": "the quantisation",
+    "accuracy gate": "the accuracy gate",
+}  # fmt: skip
+
+
+def model_name(one: Candidate) -> str:
+    """A candidate in words, with its form."""
+    extra = one.name.removeprefix(one.arm).strip()
+    return f"{w.phrase(one.arm)}{f' ({extra})' if extra else ''} as {FORMS[one.form].title}"
+
+
+def short_name(one: Candidate) -> str:
+    """A candidate for a narrow table: "student KD-LoRA, ONNX INT8"."""
+    extra = one.name.removeprefix(one.arm).strip()
+    name = f"{w.short_arm_name(one.arm)} {extra}".strip()
+    return f"{name}, {FORMS[one.form].title}"
+
+
+def sentence(one: Recommendation) -> str:
+    """What is chosen, what it scores and costs, and how sure that is."""
+    assert one.choice is not None
+    chosen = one.choice.candidate
+    scale = w.scale_of(one.metric)
+    text = f"Ship {model_name(chosen)}: {scale.write(chosen.score)} {scale.unit}"
+    if chosen.size_mb.known:
+        text += f", {cost_text(chosen.size_mb)} MB"
+    latency = latency_of(chosen, one.constraints)
+    if latency.known:
+        text += f", {cost_text(latency)} ms a text"
+    tied = not_told_apart(one)
+    if one.probability is None:
+        text += ". How sure that is cannot be told without stored predictions or several seeds."
+    else:
+        text += f". {w.sentence_case(STANDINGS[one.standing])}: best in "
+        text += f"{w.fixed(100 * one.probability, 0)} % of draws."
+    if one.baseline is not None and not one.beats_baseline:
+        text += (
+            f" But {w.phrase(one.baseline.arm)} has {scale.write(one.baseline.score)} there: "
+            "nothing here is worth shipping yet."
+        )
+    if tied:
+        text += f" Not told apart from it: {w.join([model_name(j.candidate) for j in tied])}."
+    return text
+
+
+def not_told_apart(one: Recommendation) -> list[Judged]:
+    """Runners-up at the same cost (or at any, where the score decides) that may be as good."""
+    if one.choice is None:
+        return []
+    prefer = one.constraints.prefer
+    best = preferred(one.choice.candidate, one.constraints)
+    return [
+        j
+        for j in one.runners_up
+        if j.difference_low is not None
+        and j.difference_high is not None
+        and j.difference_low <= 0 <= j.difference_high
+        and (prefer == "score" or preferred(j.candidate, one.constraints) == best)
+    ]
+
+
+def preferred(one: Candidate, constraints: Constraints) -> float | None:
+    """The cost that is preferred to be small."""
+    if constraints.prefer == "size":
+        return one.size_mb.value
+    return latency_of(one, constraints).value
+
+
+def latency_of(one: Candidate, constraints: Constraints) -> Cost:
+    return one.latency_p50_ms if constraints.latency == "p50" else one.latency_p95_ms
+
+
+def cost_text(cost: Cost) -> str:
+    """``≈`` before what is estimated."""
+    mark = "\N{ALMOST EQUAL TO}" if cost.basis == "estimated" else ""
+    return mark + w.significant(cost.value)
+
+
+def _cost_cell(cost: Cost) -> Cell:
+    if not cost.known:
+        return Cell(w.NONE)
+    basis = "" if cost.basis == MEASURED else cost.basis
+    extra = {"basis": cost.basis, "source": cost.source}
+    return Cell(cost_text(cost), cost.value, basis, extra=extra)
+
+
+def limits_text(constraints: Constraints) -> str:
+    """The limits in words: "at most 70 MB, at most 3 points below the best teacher, onnx"."""
+    parts = []
+    if constraints.max_size_mb is not None:
+        parts.append(f"at most {constraints.max_size_mb:g} MB")
+    if constraints.max_latency_ms is not None:
+        parts.append(f"at most {constraints.max_latency_ms:g} ms a text ({constraints.latency})")
+    if constraints.min_score is not None:
+        parts.append(f"a score of at least {constraints.min_score:g}")
+    if constraints.max_drop is not None:
+        parts.append(f"at most {constraints.max_drop:g} points below the best teacher")
+    if constraints.runtime != "any":
+        parts.append({"onnx": "ONNX Runtime", "torch": "PyTorch"}[constraints.runtime])
+    if "quantize" in constraints.limits():
+        given = ", ".join(q for q in constraints.quantize if q != "none")
+        parts.append(f"quantised to {given} at most" if given else "not quantised")
+    wish = {"score": "best score", "latency": "fastest", "size": "smallest"}[constraints.prefer]
+    return f"{wish}: {', '.join(parts)}" if parts else wish
+
+
+def choices(found: Sequence[Recommendation]) -> Table:
+    """One row a profile (and task): the choice or the nearest that fails."""
+    several, rows = _several(found), []
+    for one in found:
+        judged = one.choice or one.nearest[0]
+        chosen, scale = judged.candidate, w.scale_of(one.metric)
+        sure = "" if one.probability is None else w.fixed(100 * one.probability, 0)
+        spread = ""
+        if judged.score_low is not None and judged.score_high is not None:
+            spread = f"{scale.write(judged.score_low)} to {scale.write(judged.score_high)}"
+        rows.append((
+            *_task_cell(one.task, several),
+            Cell(one.profile or w.NONE),
+            Cell(limits_text(one.constraints)),
+            Cell(w.sentence_case(model_name(chosen)), chosen.title),
+            Cell(STANDINGS[one.standing], one.standing),
+            Cell(sure or w.NONE, one.probability),
+            Cell(scale.write(chosen.score), chosen.score, spread),
+            Cell(w.fixed(judged.drop, 2 if scale.factor == 1 else 1), judged.drop),
+            Cell(scale.write(chosen.report_score), chosen.report_score),
+            _cost_cell(chosen.size_mb),
+            _cost_cell(latency_of(chosen, one.constraints)),
+        ))  # fmt: skip
+    columns = (
+        *_task_column(several),
+        Column("profile", "For", numeric=False),
+        Column("limits", "Asked for", numeric=False),
+        Column("choice", "Choice", numeric=False),
+        Column("standing", "Standing", numeric=False),
+        Column("probability", "Probability", "%"),
+        Column("score", "Selection split"),
+        Column("drop", "Below the best teacher"),
+        Column("report_score", "Report split"),
+        Column("size_mb", "Size", "MB"),
+        Column("latency_ms", "Latency", "ms"),
+    )
+    notes = tuple(dict.fromkeys(w.sentence_case(n) + "." for one in found for n in one.notes))
+    return Table(
+        "recommended", "Recommended for", columns, tuple(rows),
+        "Where nothing fits, the row is the nearest candidate. Latency of one text at the 95th "
+        f"percentile{_tokens(found)}.",
+        notes=notes, heads=2 if several else 1,
+    )  # fmt: skip
+
+
+def _task_column(several: bool) -> tuple[Column, ...]:
+    return (Column("task", "Task", numeric=False),) if several else ()
+
+
+def _task_cell(task: str, several: bool) -> tuple[Cell, ...]:
+    return (Cell(task, task),) if several else ()
+
+
+def _tokens(found: Sequence[Recommendation]) -> str:
+    lengths = {one.length for one in found}
+    only = lengths.pop() if len(lengths) == 1 else None
+    return f", {only} tokens" if only else ""
+
+
+def next_steps(found: Sequence[Recommendation]) -> Table | None:
+    """What to measure next; the same step of several profiles stands once."""
+    steps: dict[tuple[str, str, str], list[str]] = {}
+    for one in found:
+        for step in one.next_steps:
+            steps.setdefault((one.task, step.text, step.command), []).append(one.profile or "")
+    if not steps:
+        return None
+    several = _several(found)
+    rows = tuple(
+        (
+            *_task_cell(task, several),
+            Cell(w.join(profiles)), Cell(text), Cell(command or w.NONE, command or None),
+        )
+        for (task, text, command), profiles in steps.items()
+    )  # fmt: skip
+    columns = (
+        *_task_column(several),
+        Column("profile", "For", numeric=False),
+        Column("step", "What would make it surer", numeric=False),
+        Column("command", "Command", numeric=False),
+    )
+    return Table("next_steps", "What to measure next", columns, rows, folded=True,
+                 heads=2 if several else 1)  # fmt: skip
+
+
+def candidates(found: Sequence[Recommendation]) -> Table:
+    """Every model in every form, with where its numbers come from."""
+    several, rows, seen = _several(found), [], set()
+    for one in found:
+        if one.task in seen:
+            continue
+        seen.add(one.task)
+        scale = w.scale_of(one.metric)
+        for judged in sorted(one.considered, key=lambda j: -one.direction * j.candidate.score):
+            c = judged.candidate
+            rows.append((
+                *_task_cell(one.task, several),
+                Cell(w.sentence_case(model_name(c)), c.title),
+                Cell(str(len(c.seeds)), len(c.seeds)),
+                Cell(scale.write(c.score), c.score),
+                Cell(scale.write(c.report_score), c.report_score),
+                Cell(scale.write(c.artefact_score), c.artefact_score),
+                _cost_cell(c.size_mb), _cost_cell(c.latency_p50_ms), _cost_cell(c.latency_p95_ms),
+                Cell(c.gate),
+            ))  # fmt: skip
+    columns = (
+        *_task_column(several),
+        Column("candidate", "Candidate", numeric=False),
+        Column("seeds", "Seeds"),
+        Column("score", "Selection split"),
+        Column("report_score", "Report split"),
+        Column("artefact_score", "Artefact, report split"),
+        Column("size_mb", "Size", "MB"),
+        Column("latency_p50_ms", "Latency p50", "ms"),
+        Column("latency_p95_ms", "Latency p95", "ms"),
+        Column("gate", "Accuracy gate", numeric=False),
+    )
+    return Table(
+        "candidates", "Candidates", columns, tuple(rows),
+        "Every trained model in every form it can be shipped in. The CSV says of each size and "
+        "latency where it comes from.",
+        heads=2 if several else 1, folded=True,
+    )  # fmt: skip

@@ -1,0 +1,220 @@
+"""One look for all charts: colours, fonts, axes and the frame around every panel.
+
+Colours are told apart by people who see few, shapes in grey. The HTML replaces the light ones by
+CSS variables, so that the same drawing serves the light and the dark page.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from kdlora.report import words as w
+from kdlora.report.frame import rows_of
+from kdlora.vocabulary.arm import split_label
+
+# Every colour of pages and charts: name -> (light, dark). No two light ones are equal.
+COLOURS: dict[str, tuple[str, str]] = {
+    "page": ("#f6f7f8", "#121518"),
+    "card": ("#ffffff", "#1a1e23"),
+    "ink": ("#1d2329", "#e8eaed"),
+    "muted": ("#59636e", "#a3adb8"),
+    "line": ("#d5d9de", "#363d46"),
+    "grid": ("#eceef0", "#282e35"),
+    "accent": ("#0b5cad", "#7db8f5"),
+    "warn": ("#8a4b00", "#f0b35c"),
+    "teacher": ("#12355b", "#b4cbe6"),
+    "student": ("#2a86c7", "#4aa8e8"),
+    "kd": ("#cf4a0a", "#ff8c4f"),
+    "baseline": ("#7a7f86", "#8f969e"),
+}
+SHAPES = {
+    "fft": "square", "given": "square", "lora": "circle", "adalora": "triangle-up",
+    "dora": "cross", "mrlora": "diamond", "olora": "triangle-down", "rslora": "triangle-right",
+    "tfidf": "triangle-left", "majority": "triangle-left",
+}  # fmt: skip
+
+
+def light(name: str) -> str:
+    return COLOURS[name][0]
+
+
+def kind_of(arm: str) -> str:
+    """Which of the four colours an arm has."""
+    role, _, rest = arm.partition("/")
+    return "kd" if rest.startswith("kd-") else role if role in COLOURS else "baseline"
+
+
+def shape_of(arm: str) -> str:
+    rest = split_label(arm)[0].partition("/")[2]
+    return SHAPES.get(rest.removeprefix("kd-"), "circle")
+
+
+_HALO = {"stroke": light("card"), "strokeWidth": 4}  # below a name, to lift it off the lines
+
+WIDTH, HEIGHT = 380, 270  # px of a panel's plot
+
+FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
+
+
+def config() -> dict[str, Any]:
+    """The theme, as a Vega-Lite config."""
+    quiet = {
+        "labelColor": light("muted"),
+        "titleColor": light("muted"),
+        "titleFontWeight": "normal",
+    }
+    return {
+        "background": light("card"),
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {
+            **quiet,
+            "gridColor": light("grid"),
+            "domainColor": light("line"),
+            "tickColor": light("line"),
+            "labelFontSize": 11,
+            "titleFontSize": 11,
+            "titlePadding": 8,
+        },
+        "title": {
+            "color": light("ink"),
+            "fontSize": 13,
+            "fontWeight": 600,
+            "anchor": "start",
+            "offset": 12,
+        },
+        "text": {"color": light("ink"), "fontSize": 11},
+    }
+
+
+def colour(arms: Sequence[str]) -> alt.Color:
+    return alt.Color("arm:N", legend=None, scale=_colours(arms))
+
+
+def fill(arms: Sequence[str]) -> alt.Fill:
+    return alt.Fill("arm:N", legend=None, scale=_colours(arms))
+
+
+def outline(arms: Sequence[str]) -> alt.Stroke:
+    """Distilled students have a dark rim, which tells them apart without colour."""
+    rims = [light("ink" if kind_of(arm) == "kd" else "card") for arm in arms]
+    return alt.Stroke("arm:N", legend=None, scale=alt.Scale(domain=list(arms), range=rims))
+
+
+def _colours(arms: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(arms), range=[light(kind_of(arm)) for arm in arms])
+
+
+def shape(arms: Sequence[str]) -> alt.Shape:
+    scale = alt.Scale(domain=list(arms), range=[shape_of(arm) for arm in arms])
+    return alt.Shape("arm:N", legend=None, scale=scale)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The score axis of a panel: better is always further up."""
+
+    metric: str
+    direction: int
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, metric: str, direction: int, values: Iterable[float]) -> Scores:
+        """An axis with a little room around the drawn values (times the metric's factor)."""
+        found = list(values)
+        low, high = min(found), max(found)
+        room = max((high - low) * 0.08, abs(high) * 0.005, 1e-6)
+        return cls(metric, direction, low - room, high + room)
+
+    def axis(self, suffix: str = "") -> alt.Y:
+        unit = ", points" if w.scale_of(self.metric).unit == "points" else ""
+        better = "" if self.direction > 0 else ", lower is better"
+        title = f"{w.sentence_case(w.metric_name(self.metric))}{suffix}{unit}{better}"
+        scale = alt.Scale(
+            domain=[self.low, self.high], nice=False, zero=False, reverse=self.direction < 0
+        )
+        return alt.Y("y:Q", scale=scale, axis=alt.Axis(title=title, tickCount=6))
+
+    def pixel(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return HEIGHT * (1 - share if self.direction > 0 else share)
+
+    def value(self, pixel: float) -> float:
+        share = pixel / HEIGHT
+        return self.low + (1 - share if self.direction > 0 else share) * (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Logs:
+    """A logarithmic x axis of a panel."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float]) -> Logs:
+        """Room of an eighth on each side, and at least half a decade in all."""
+        logs = [math.log10(v) for v in values]
+        low, high = min(logs), max(logs)
+        room = max((high - low) / 8, (0.5 - (high - low)) / 2, 0.05)
+        return cls(10 ** (low - room), 10 ** (high + room))
+
+    def axis(self, title: str) -> alt.X:
+        scale = alt.Scale(type="log", domain=[self.low, self.high], nice=False)
+        ticks = alt.Axis(title=title, values=self.ticks(), format="~g", grid=False)
+        return alt.X("x:Q", scale=scale, axis=ticks)
+
+    def ticks(self) -> list[float]:
+        """1, 2, 5, 10 ... within the domain; tens only where it spans many decades."""
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        steps = (1, 2, 5) if math.log10(self.high / self.low) < 2.7 else (1,)
+        found = [float(f"{s}e{d}") for d in decades for s in steps]
+        return [tick for tick in found if self.low <= tick <= self.high]
+
+    def pixel(self, value: float) -> float:
+        return WIDTH * math.log(value / self.low) / math.log(self.high / self.low)
+
+    def value(self, pixel: float) -> float:
+        return self.low * (self.high / self.low) ** (pixel / WIDTH)
+
+
+def chart_of(rows: pd.DataFrame) -> alt.Chart:
+    """A chart of plain rows: Altair's own reading of frames costs more than drawing them.
+
+    What is not known is null, as JSON has no other word for it.
+    """
+    if rows.isna().any(axis=None):
+        rows = rows.astype(object).where(rows.notna(), None)
+    return alt.Chart(alt.InlineData(values=rows_of(rows)))
+
+
+def panel_spec(
+    chart: alt.LayerChart | alt.FacetChart,
+    title: str,
+    *,
+    width: float = WIDTH,
+    height: float = HEIGHT,
+) -> dict[str, Any]:
+    """A panel as plain Vega-Lite, with the theme in it."""
+    spec = chart.properties(width=width, height=height, title=title).to_dict(validate=False)
+    spec["config"] = config()
+    spec.pop("$schema", None)
+    return spec
+
+
+def name_layers(rows: pd.DataFrame, *, x: alt.X, y: alt.Y, **mark: Any) -> list[alt.Chart]:
+    """The names in `label`, left- and right-aligned by `align`, each above its halo: 4 layers."""
+    return [
+        chart_of(rows[rows["align"] == align])
+        .mark_text(align=align, baseline="middle", aria=False, **mark, **style)
+        .encode(x=x, y=y, text="label:N")
+        for align in ("left", "right")
+        for style in (_HALO, {"color": light("ink")})
+    ]

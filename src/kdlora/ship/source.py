@@ -1,0 +1,129 @@
+"""Which trained run the user means: a run's folder, STUDY:RUN_ID, or a saved student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdlora.errors import DataError, InputError, ModelError, did_you_mean
+from kdlora.records.frame import find_study
+from kdlora.records.record import Record
+from kdlora.records.store import Store
+from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
+from kdlora.spec.run import EncoderRef
+
+_EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved student's folder"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A finished run with a trained encoder, where it lies, and the card it will ship with."""
+
+    store: Store
+    record: Record
+    card: ModelCard
+
+    @property
+    def model_folder(self) -> Path:
+        return self.store.folder(self.record.run_id) / "model"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What the speed-ups are relative to: a stored run, or only an architecture."""
+
+    encoder: EncoderRef
+    record: Record | None
+    folder: Path | None
+
+
+def find_source(given: str | Path) -> Source:
+    """The run that the user named. Raises InputError or ModelError."""
+    folder = Path(given).expanduser()
+    if folder.is_dir():
+        return _source_of_folder(folder)
+    study, colon, run_id = str(given).rpartition(":")
+    if not colon or not study:
+        raise InputError(f"no run at {given}; {_EXPECTED}")
+    store = Store(find_study(study))
+    runs = store.root / "runs"
+    known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
+    exact = [name for name in known if name == run_id]
+    fitting = exact or [name for name in known if run_id and run_id in name]
+    if len(fitting) != 1:
+        if fitting:
+            raise InputError(f"'{run_id}' fits {len(fitting)} runs: {', '.join(fitting)}")
+        raise InputError(f"{store.root} has no run '{run_id}'.{did_you_mean(run_id, known)}")
+    return _source(store, fitting[0])
+
+
+def find_teacher(source: Source) -> Teacher | None:
+    """The teacher of a run, or of its cell in the study; a teacher is its own.
+
+    A student that was trained alone is compared with the fully fine-tuned teacher of its pair and
+    seed where that is done, else with the teacher's architecture. None where nothing is known.
+    """
+    run, store = source.record.run, source.store
+    if run.role == "teacher":
+        assert run.encoder is not None
+        return Teacher(run.encoder, source.record, source.model_folder)
+    wanted = list(run.teachers)
+    if not wanted:
+        runs = sorted((store.root / "runs").glob(f"{run.task.name}-teacher-*"))
+        wanted = sorted((p.name for p in runs), key=lambda name: "-fft-" not in name)
+    for run_id in wanted:
+        record = store.read(run_id)
+        if record is None or record.run.encoder is None or record.status != "done":
+            continue
+        beside = record.run.pair == run.pair or record.run.encoder == run.reference
+        fits = run_id in run.teachers or (beside and record.run.seed == run.seed)
+        folder = store.folder(run_id) / "model"
+        if fits and folder.is_dir():
+            return Teacher(record.run.encoder, record, folder)
+    return Teacher(run.reference, None, None) if run.reference is not None else None
+
+
+def check_data(record: Record, fingerprint: str) -> None:
+    """See that the rows read now are those the run was scored on. Raises DataError."""
+    then = record.environment.get("data_fingerprint")
+    if then and then != fingerprint:
+        raise DataError(
+            f"the rows of task '{record.run.task.name}' are not those that run {record.run_id} "
+            f"was trained and scored on (fingerprint {fingerprint}, then {then}): a gate on other "
+            "rows would say nothing. Restore the data, or run the study again"
+        )
+
+
+def _source_of_folder(folder: Path) -> Source:
+    if (folder / "record.json").is_file():
+        return _source(Store(folder.resolve().parent.parent), folder.resolve().name)
+    card = read_card(folder)
+    if card is None or not card.run_id:
+        hint = " It is a study: add :RUN_ID" if (folder / "plan.json").is_file() else ""
+        raise InputError(f"{folder} is no run and no saved student; {_EXPECTED}.{hint}")
+    above = folder.resolve().parents
+    for root in above[:2]:
+        if (root / "runs" / card.run_id).is_dir():
+            return _source(Store(root), card.run_id, card)
+    raise InputError(
+        f"{folder} was made from run {card.run_id}, which is not beside it. An export is gated on "
+        "the run's own report split: name the run as STUDY:RUN_ID, or keep the student in its study"
+    )
+
+
+def _source(store: Store, run_id: str, card: ModelCard | None = None) -> Source:
+    record = store.read(run_id)
+    where = store.folder(run_id)
+    if record is None or record.quality is None:
+        raise ModelError(f"run {run_id} is not done; finish the study first ({where})")
+    run = record.run
+    if run.role == "baseline" or run.adaptation == "given" or run.outputs is not None:
+        raise ModelError(
+            f"run {run_id} ({run.title}) trained no encoder; export a student or a trained teacher"
+        )
+    if not (where / "model").is_dir():
+        raise ModelError(f"{where} holds no model any more; run the study again without it")
+    if card is None:
+        kept = read_calibration(where)
+        card = make_card(record, "named by the user", arm=run.title, calibration=kept)
+    return Source(store, record, card)

@@ -1,1 +1,0 @@
-"""Records of runs on disk: the schema, atomic writes, and one tidy frame of them all."""

@@ -1,0 +1,210 @@
+"""Report 001's questions answered on paired cells, levels of evidence kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from kdlora.evidence.aggregates import aggregate, shared_cells
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.ranks import rank_methods
+from kdlora.evidence.result import Rules
+from kdlora_reproductions import significance_costs
+from kdlora_reproductions.rows import SHOWN, comparison_table, significant
+from kdlora_reproductions.significance import FAMILY_PAIRS, VARIANTS
+from kdlora_reproductions.tables import Sound
+
+SCORES = {"score": "reported checkpoint", "last_epoch_metric": "last epoch"}
+SOURCE = "B742"
+
+
+def sound(
+    snapshots: Mapping[str, pd.DataFrame], rng: np.random.Generator, rules: Rules
+) -> tuple[Sound, ...]:
+    """The careful answers, from all 742 runs."""
+    runs = significance_costs.with_setup(snapshots["B742"])
+    return (
+        *_lora_against_kd(runs, rng, rules),
+        *_against_fft(runs, rng, rules),
+        _families(runs, rng, rules),
+        _retention(runs, rng, rules),
+        *_ranks(runs),
+        significance_costs.correlations(runs, rng, rules),
+        significance_costs.costs(runs, rng, rules),
+        significance_costs.parameters(snapshots),
+    )
+
+
+def _lora_against_kd(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> list[Sound]:
+    found = []
+    contrasts = [(f"teacher/{v}", f"student/kd-{v}") for v in VARIANTS]
+    for column, name in SCORES.items():
+        if column not in runs:
+            continue
+        made = compare_many(runs, contrasts, rng=rng, score=column, rules=rules)
+        table = comparison_table(made, VARIANTS)
+        differ = significant(table, "holm_p_t_blocks")
+        caution = (
+            "The reported checkpoints of KD-LoRA were chosen by a meaningless loss."
+            if column == "score"
+            else "Free of the choice of a checkpoint."
+        )
+        found.append(
+            Sound(
+                f"001.lora_vs_kd.{column}",
+                f"Does KD-LoRA lose against LoRA-only ({name})?",
+                f"{len(differ)} of {len(table)} variants differ over the (family, task) blocks "
+                f"after Holm ({', '.join(differ) or 'none'}): by "
+                f"{_span(table, differ)} points. {caution} Student size and distillation "
+                "are confounded: no student was trained without distillation.",
+                table,
+                SOURCE,
+                int(table["n_runs"].sum()),
+                "LoRA-only minus KD-LoRA, paired by family, task and seed",
+                SHOWN,
+            )
+        )
+    return found
+
+
+def _span(table: pd.DataFrame, names: list[str]) -> str:
+    chosen = table.loc[table["comparison"].isin(names), "difference"]
+    return f"{chosen.min():.1f} to {chosen.max():.1f}" if len(chosen) else "no"
+
+
+def _against_fft(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> list[Sound]:
+    found = []
+    for prefix, name in (("teacher/", "LoRA-only"), ("student/kd-", "KD-LoRA")):
+        contrasts = [(f"{prefix}{v}", "teacher/fft") for v in VARIANTS]
+        table = comparison_table(compare_many(runs, contrasts, rng=rng, rules=rules), VARIANTS)
+        found.append(
+            Sound(
+                f"001.fft_vs.{name.lower()}",
+                f"Does {name} lose against FFT?",
+                f"After Holm: {len(significant(table, 'holm_p_t_runs'))} of {len(table)} variants "
+                f"over runs, {len(significant(table, 'holm_p_t_blocks'))} over blocks, "
+                f"{len(significant(table, 'holm_p_t_tasks'))} over the nine tasks.",
+                table,
+                SOURCE,
+                int(table["n_runs"].sum()),
+                f"{name} minus FFT, paired by family, task and seed",
+                SHOWN,
+            )
+        )
+    return found
+
+
+def _families(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> Sound:
+    """Families paired by task and seed; a cell averages the variants that both families have."""
+    names, contrasts, frames = [], [], []
+    for strategy in ("FFT", "LoRA-only", "KD-LoRA"):
+        part = runs[runs["strategy"] == strategy]
+        for a, b in FAMILY_PAIRS:
+            names.append(f"{strategy}: {a} - {b}")
+            contrasts.append((a, b))
+            frames.append(_matched_families(part, a, b))
+    joined = pd.concat(
+        [f.assign(arm=f["arm"] + f" #{i}") for i, f in enumerate(frames)], ignore_index=True
+    )
+    made = compare_many(
+        joined,
+        [(f"{a} #{i}", f"{b} #{i}") for i, (a, b) in enumerate(contrasts)],
+        rng=rng,
+        keys=("task", "seed"),
+        rules=rules,
+    )
+    table = comparison_table(made, names)
+    clear = significant(table, "holm_p_t_runs")
+    return Sound(
+        "001.families",
+        "Do the model families differ?",
+        f"After Holm over nine comparisons: {'; '.join(clear) or 'none'}.",
+        table,
+        SOURCE,
+        int(table["n_runs"].sum()),
+        "paired by task and seed; a cell is the mean over the variants that both families have",
+        SHOWN,
+    )
+
+
+def _matched_families(part: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """One row a family, task and seed: the mean over the variants present in both families."""
+    wide = part.pivot_table(
+        index=["task", "seed", "variant", "metric"], columns="pair", values="score"
+    )
+    both = wide[[a, b]].dropna().groupby(["task", "seed", "metric"]).mean().reset_index()
+    return both.melt(["task", "seed", "metric"], [a, b], "arm", "score")
+
+
+def _retention(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> Sound:
+    seed = runs[runs["seed"] == 42]
+    shared = shared_cells(seed)
+    rows = aggregate(shared, rng=rng, reference="teacher/fft", rules=rules)
+    table = pd.DataFrame([r.to_dict() for r in rows])
+    kept = table.set_index("arm")["retention"] if len(table) else pd.Series(dtype=float)
+
+    def span(prefix: str) -> str:
+        values = kept[[f"{prefix}{v}" for v in VARIANTS if v != "adalora"]]
+        return f"{values.min():.1f}-{values.max():.1f} %"
+
+    answer = (
+        f"On the {shared.n_cells} cells that all 13 arms share at seed 42, without adalora: "
+        f"LoRA-only {span('teacher/')}, KD-LoRA {span('student/kd-')} of FFT."
+        if len(kept)
+        else f"Cannot be said: {shared.reason}."
+    )
+    return Sound(
+        "001.retention",
+        "How much of FFT's score is kept?",
+        answer,
+        table,
+        SOURCE,
+        shared.n_cells,
+        "mean over cells that every arm has, seed 42, against FFT's mean",
+        (
+            "arm",
+            "n_cells",
+            "mean",
+            "task_mean",
+            "iqm",
+            "iqm_low",
+            "iqm_high",
+            "retention",
+            "retention_low",
+            "retention_high",
+        ),
+    )
+
+
+def _ranks(runs: pd.DataFrame) -> list[Sound]:
+    """Which variant is best? Ranks over the blocks of seed 42, where every arm has been run."""
+    found = []
+    seed = runs[runs["seed"] == 42]
+    for prefix, name in (("teacher/", "LoRA-only"), ("student/kd-", "KD-LoRA")):
+        shared = shared_cells(seed, [f"{prefix}{v}" for v in VARIANTS])
+        ranking = rank_methods(shared, level="blocks")
+        if ranking.cannot:
+            continue
+        told = [p for p in ranking.pairs if p.significant]
+        table = pd.DataFrame(
+            [{"arm": arm, "average_rank": rank} for arm, rank in ranking.average_rank.items()]
+        ).assign(friedman_chi2=ranking.friedman_chi2, p_friedman=ranking.p_friedman,
+                 critical_difference=ranking.critical_difference)  # fmt: skip
+        best = table.iloc[0]
+        found.append(
+            Sound(
+                f"001.ranks.{name.lower()}",
+                f"Which variant is best ({name})?",
+                f"{best['arm']} has the best average rank, {best['average_rank']:.2f} of "
+                f"{ranking.k} over {ranking.n} blocks; {len(told)} of {len(ranking.pairs)} pairs "
+                f"are told apart (Nemenyi, critical difference {ranking.critical_difference:.2f}). "
+                "mrlora trains more parameters at the same rank.",
+                table,
+                SOURCE,
+                ranking.n,
+                "Friedman and Nemenyi over (family, task) blocks of seed 42",
+            )
+        )
+    return found

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdlora.errors import InputError
+from kdlora.evidence.pairing import match
+from kdlora.evidence.scores import Selection, usable_runs
+from tests.harness.evidence_frames import grid
+
+A, B = "teacher/fft", "student/kd-lora"
+
+
+def by_arm(arm: str, pair: str, task: str, seed: int) -> float:
+    return 0.9 if arm == A else 0.8 + seed / 100
+
+
+def test_differences_are_in_points_and_by_cell() -> None:
+    matched = match(grid(by_arm), A, B)
+    assert matched.unit == "points"
+    np.testing.assert_allclose(matched.differences, [9, 8, 7, 9, 8, 7])
+    assert list(matched.cells["seed"]) == [1, 2, 3, 1, 2, 3]
+    assert matched.nesting.n_tasks == 2
+
+
+def test_turning_the_sides_turns_the_signs() -> None:
+    frame = grid(by_arm)
+    np.testing.assert_allclose(match(frame, A, B).differences, -match(frame, B, A).differences)
+
+
+def test_only_shared_cells_are_used_and_the_rest_is_counted() -> None:
+    frame = grid(by_arm)
+    holes = (frame["arm"] == B) & (frame["seed"] == 3) | (frame["arm"] == A) & (frame["seed"] == 1)
+    matched = match(frame[~holes], A, B)
+    assert len(matched.differences) == 2
+    assert (matched.only_a, matched.only_b) == (2, 2)
+
+
+def test_less_is_better_turns_the_sign_and_stops_points() -> None:
+    frame = grid(by_arm, metric="rmse").assign(direction=-1)
+    matched = match(frame, A, B)
+    assert matched.unit == "rmse"
+    np.testing.assert_allclose(matched.differences[:3], [-0.09, -0.08, -0.07])
+
+
+def test_the_metric_says_the_direction_where_the_frame_does_not() -> None:
+    frame = grid(by_arm, metric="ece").drop(columns="direction")
+    np.testing.assert_allclose(match(frame, A, B).differences[0], -9)
+    unknown = grid(by_arm, metric="gleu").drop(columns="direction")
+    matched = match(unknown, A, B)
+    assert matched.differences[0] > 0
+    assert any("more is taken to be better for gleu" in note for note in matched.notes)
+
+
+def test_scores_out_of_100_are_points_already() -> None:
+    frame = grid(lambda *cell: 100 * by_arm(*cell))
+    np.testing.assert_allclose(match(frame, A, B).differences[:3], [9, 8, 7])
+
+
+def test_tasks_in_another_unit_are_left_out_and_named() -> None:
+    frame = pd.concat(
+        [grid(by_arm), grid(by_arm, tasks=["load"], metric="rmse").assign(direction=-1)]
+    )
+    matched = match(frame, A, B)
+    assert set(matched.cells["task"]) == {"t0", "t1"}
+    assert any("load" in note for note in matched.notes)
+
+
+def test_a_column_of_another_metric_uses_that_metrics_direction() -> None:
+    frame = grid(by_arm).assign(**{"report.cross_entropy": lambda f: f["score"]})
+    matched = match(frame, A, B, score="report.cross_entropy")
+    assert matched.unit == "cross_entropy"
+    assert matched.differences[0] == pytest.approx(-0.09)
+
+
+def test_different_metrics_on_one_task_are_not_subtracted() -> None:
+    frame = grid(by_arm)
+    frame.loc[(frame["arm"] == B) & (frame["task"] == "t1"), "metric"] = "macro_f1"
+    matched = match(frame, A, B)
+    assert set(matched.cells["task"]) == {"t0"}
+    assert any("different metrics on t1" in note for note in matched.notes)
+
+
+def test_a_baseline_without_seeds_is_held_against_every_seed() -> None:
+    frame = pd.concat(
+        [
+            grid(by_arm, arms=[B]),
+            grid(lambda *_: 0.5, arms=["baseline/tfidf"], seeds=[0, 0, 0]),
+        ]
+    )
+    frame.loc[frame["arm"] == "baseline/tfidf", "run_id"] = "tfidf"
+    matched = match(frame, B, "baseline/tfidf")
+    np.testing.assert_allclose(matched.differences[:3], [31, 32, 33])
+    assert any("no seed" in note for note in matched.notes)
+
+
+def test_the_same_two_runs_in_two_cells_count_once() -> None:
+    # A student without distillation stands beside both teachers: one run, two rows.
+    frame = grid(by_arm, arms=["student/fft", "student/lora"], pairs=["p", "q"])
+    frame["run_id"] = frame["run_id"].str.replace("-q-", "-p-")
+    matched = match(frame, "student/fft", "student/lora")
+    assert len(matched.differences) == 6
+    assert any("repeat the same two runs" in note for note in matched.notes)
+
+
+def test_several_runs_of_a_cell_are_averaged_and_what_differs_is_named() -> None:
+    low, high = grid(by_arm, rank=4), grid(lambda *c: by_arm(*c) + 0.02, rank=8)
+    high["run_id"] += "-r8"
+    frame = pd.concat([low, high[high["arm"] == B]])
+    matched = match(frame, A, B)
+    np.testing.assert_allclose(matched.differences[:3], [8, 7, 6])
+    assert any("average several runs that differ in rank" in note for note in matched.notes)
+    np.testing.assert_allclose(match(frame, A, f"{B},rank=8").differences[:3], [7, 6, 5])
+
+
+def test_pairing_on_fewer_keys_averages_first() -> None:
+    matched = match(grid(by_arm), A, B, keys=("family", "task"))
+    np.testing.assert_allclose(matched.differences, [8, 8])
+
+
+def test_a_pattern_needs_all_its_arms_in_a_cell() -> None:
+    frame = grid(by_arm, arms=[A, B, "student/kd-dora"])
+    frame = frame[~((frame["arm"] == "student/kd-dora") & (frame["seed"] == 1))]
+    matched = match(frame, A, "student/kd-*")
+    assert sorted(matched.cells["seed"]) == [2, 2, 3, 3]
+    assert any("lack one of its 2 arms" in note for note in matched.notes)
+
+
+def test_impossible_and_missing_scores_are_named() -> None:
+    frame = grid(by_arm)
+    frame.loc[0, "score"] = np.inf
+    frame.loc[1, "score"] = np.nan
+    frame.loc[2, "score"] = 83.0
+    frame.loc[3, "status"] = "failed"
+    usable, notes = usable_runs(frame)
+    assert len(usable) == len(frame) - 4
+    text = " ".join(notes)
+    assert "1 cells have no finished run" in text
+    assert "2 runs (teacher/fft/bert/t0/1" in text
+    assert "above 1 among others below" in text
+
+
+def test_selections_are_read_back_and_bad_ones_explained() -> None:
+    assert str(Selection.parse("student/kd-lora, rank=8,family=bert")) == (
+        "student/kd-lora,rank=8,pair=bert"
+    )
+    with pytest.raises(InputError, match="column=value"):
+        Selection.parse("student/kd-lora,rank")
+    with pytest.raises(InputError, match="Did you mean 'seed'"):
+        match(grid(by_arm), f"{A},sed=1", B)
+
+
+def test_numbers_match_however_they_are_written() -> None:
+    frame = grid(by_arm, rank=8.0)
+    assert len(match(frame, f"{A},rank=8", f"{B},rank=8.0").differences) == 6
+
+
+def test_wrong_keys_are_all_named_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        match(grid(by_arm), A, B, keys=("pair", "fold"))
+    assert len(caught.value.problems) == 2
+
+
+def test_a_frame_without_needed_columns_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="no column 'score'"):
+        match(grid(by_arm).drop(columns="score"), A, B)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
+
+from kdlora.errors import InputError
+from kdlora.evidence.prediction_tests import (
+    align,
+    bootstrap_classes,
+    compare_predictions,
+    confusion_metric,
+    mcnemar,
+    paired_bootstrap,
+)
+from kdlora.evidence.result import Rules
+
+QUICK = Rules(draws=4_000)
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 400)
+FIRST = np.where(RNG.random(400) < 0.85, LABELS, RNG.integers(0, 3, 400))
+SECOND = np.where(RNG.random(400) < 0.75, LABELS, RNG.integers(0, 3, 400))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(1)
+
+
+def test_mcnemar_equals_statsmodels() -> None:
+    a, b = FIRST == LABELS, SECOND == LABELS
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    found = mcnemar(a, b)
+    assert found.p == pytest.approx(known_mcnemar(table, exact=True).pvalue, rel=1e-9)
+    assert found.difference == pytest.approx(100 * (a.mean() - b.mean()))
+    assert found.low < found.difference < found.high
+
+
+def test_mcnemar_by_hand() -> None:
+    # a alone is right 4 times, b once: 2 * (1 + 5) / 2**5.
+    a = np.array([1, 1, 1, 1, 0, 1, 0], bool)
+    b = np.array([0, 0, 0, 0, 1, 1, 0], bool)
+    found = mcnemar(a, b)
+    assert (found.only_a_right, found.only_b_right) == (4, 1)
+    assert found.p == pytest.approx(12 / 32)
+
+
+def test_mcnemar_interval_covers() -> None:
+    draw = np.random.default_rng(5)
+    n, trials, hits = 120, 600, 0
+    for _ in range(trials):
+        both = draw.random(n) < 0.7
+        a, b = both | (draw.random(n) < 0.3), both | (draw.random(n) < 0.15)
+        found = mcnemar(a, b)
+        hits += found.low <= 100 * 0.3 * 0.15 <= found.high
+    assert 0.92 <= hits / trials <= 0.98
+
+
+def test_no_discordant_example_gives_no_p() -> None:
+    same = mcnemar(np.array([1, 0, 1], bool), np.array([1, 0, 1], bool))
+    assert same.p is None
+    assert "nothing tells them apart" in same.cannot
+    assert mcnemar(np.zeros(0, bool), np.zeros(0, bool)).cannot == "no examples"
+    with pytest.raises(InputError, match="same examples"):
+        mcnemar(np.zeros(3, bool), np.zeros(4, bool))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("accuracy", accuracy_score),
+        ("macro_f1", lambda y, p: f1_score(y, p, average="macro")),
+        ("matthews", matthews_corrcoef),
+    ],
+)
+def test_metrics_of_counts_equal_sklearn(name: str, known) -> None:
+    counts = np.zeros((3, 3))
+    np.add.at(counts, (LABELS, FIRST), 1)
+    assert confusion_metric(counts, name) == pytest.approx(known(LABELS, FIRST), rel=1e-9)
+    constant = np.zeros((2, 2))
+    constant[:, 1] = [3, 5]
+    expected = known([0] * 3 + [1] * 5, [1] * 8)
+    assert confusion_metric(constant, name) == pytest.approx(expected, abs=1e-12)
+
+
+def test_counts_bootstrap_is_the_bootstrap_of_examples() -> None:
+    fast = bootstrap_classes(FIRST, SECOND, LABELS, "accuracy", rng=rng(), rules=QUICK)
+    slow = paired_bootstrap(
+        FIRST, SECOND, LABELS, lambda o, y: float((o == y).mean()), rng=rng(), rules=QUICK
+    )
+    assert fast.difference == pytest.approx(slow.difference)
+    width = slow.high - slow.low
+    assert fast.low == pytest.approx(slow.low, abs=0.06 * width)
+    assert fast.high == pytest.approx(slow.high, abs=0.06 * width)
+    assert fast.share_a_better == pytest.approx(slow.share_a_better, abs=0.01)
+
+
+def test_bootstrap_interval_of_accuracy_is_the_normal_one() -> None:
+    found = bootstrap_classes(FIRST, SECOND, LABELS, "accuracy", rng=rng(), rules=QUICK)
+    each = 100 * ((FIRST == LABELS).astype(float) - (SECOND == LABELS))
+    half = stats.t.ppf(0.975, 399) * each.std(ddof=1) / 20
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.06)
+
+
+def test_direction_and_scale_turn_an_error() -> None:
+    y = np.arange(50.0)
+    found = paired_bootstrap(
+        y + 1, y + 2, y, lambda o, t: float(np.abs(o - t).mean()),
+        rng=rng(), direction=-1, scale=1, rules=QUICK,
+    )  # fmt: skip
+    assert found.difference == pytest.approx(1)
+    assert found.share_a_better == 1
+
+
+def test_undefined_metrics_are_said() -> None:
+    def nothing(o: np.ndarray, y: np.ndarray) -> float:
+        return float("nan")
+
+    found = paired_bootstrap(FIRST, SECOND, LABELS, nothing, rng=rng(), rules=QUICK)
+    assert "undefined" in found.cannot
+    assert "two examples" in bootstrap_classes(
+        np.zeros(1), np.zeros(1), np.zeros(1), "accuracy", rng=rng()
+    ).cannot  # fmt: skip
+    with pytest.raises(InputError, match="unknown metric"):
+        bootstrap_classes(FIRST, SECOND, LABELS, "auc", rng=rng())
+    with pytest.raises(InputError, match="differ in length"):
+        bootstrap_classes(FIRST[1:], SECOND, LABELS, "accuracy", rng=rng())
+
+
+def frame(outputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"example_id": ids, "label": labels, "logits": list(outputs)})
+
+
+def test_predictions_are_aligned_by_example_id() -> None:
+    ids = np.array([f"e{i}" for i in range(400)])
+    a = frame(np.eye(3)[FIRST], LABELS, ids)
+    order = RNG.permutation(400)
+    b = frame(np.eye(3)[SECOND], LABELS, ids).iloc[order].head(390)
+    found = compare_predictions(a, b, rng=rng(), rules=QUICK)
+    kept = np.sort(order[:390])
+    expected = mcnemar((FIRST == LABELS)[kept], (SECOND == LABELS)[kept])
+    assert found == expected
+
+
+def test_regression_predictions_are_compared_by_correlation() -> None:
+    truth = RNG.random(200)
+    ids = np.arange(200)
+    good = frame((truth + RNG.normal(0, 0.1, 200))[:, None], truth, ids)
+    poor = frame((truth + RNG.normal(0, 0.4, 200))[:, None], truth, ids)
+    found = compare_predictions(good, poor, rng=rng(), rules=Rules(draws=500))
+    values = [np.stack(list(f["logits"]))[:, 0] for f in (good, poor)]
+    expected = [stats.pearsonr(v, truth)[0] for v in values]
+    assert (found.score_a, found.score_b) == pytest.approx(tuple(expected), rel=1e-9)
+    assert 0 < found.low < found.difference < found.high
+
+
+def test_predictions_that_contradict_each_other_are_refused() -> None:
+    ids = np.arange(400)
+    a = frame(np.eye(3)[FIRST], LABELS, ids)
+    with pytest.raises(InputError, match="different labels"):
+        compare_predictions(a, frame(np.eye(3)[SECOND], 2 - LABELS, ids), rng=rng())
+    with pytest.raises(InputError, match="twice"):
+        align(np.array(["x", "x"]), np.array(["x"]))
+    none = compare_predictions(a, frame(np.eye(3)[SECOND], LABELS, ids + 1000), rng=rng())
+    assert "share no example" in none.cannot

@@ -1,0 +1,103 @@
+"""Draws of scores against the metrics they resample and the standard errors they should have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics
+
+from kdlora.errors import InputError
+from kdlora.evidence.score_draws import draw_scores, resampled, summands, two_sided_p
+from kdlora.measure.quality import expected_calibration_error
+from kdlora.records.predictions import SplitOutputs, shared_examples
+from tests.harness.choice_studies import outputs_of
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 4))
+def test_summands_give_the_metrics_of_sklearn(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(60, classes))
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, 60 - classes)])
+    said = logits.argmax(1)
+    log_shares = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    truths = {
+        "accuracy": metrics.accuracy_score(labels, said),
+        "macro_f1": metrics.f1_score(labels, said, average="macro"),
+        "matthews": metrics.matthews_corrcoef(labels, said),
+        "f1_1": metrics.f1_score(labels, said, labels=[1], average=None)[0],
+        "cross_entropy": -log_shares[np.arange(60), labels].mean(),
+        "ece": expected_calibration_error(logits, labels),
+    }
+    for metric, truth in truths.items():
+        assert summands(metric, logits, labels).score == pytest.approx(truth, abs=1e-9), metric
+
+
+def test_summands_of_a_regression() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=50), rng.normal(size=50)
+    assert summands("pearson", x, y).score == pytest.approx(stats.pearsonr(x, y)[0])
+    assert summands("spearman", x, y).score == pytest.approx(stats.spearmanr(x, y)[0])
+    assert summands("rmse", x, y).score == pytest.approx(np.sqrt(np.mean((x - y) ** 2)))
+
+
+def test_unknown_metrics_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown metric 'bleu'"):
+        summands("bleu", np.zeros((3, 2)), np.zeros(3))
+
+
+def test_spread_of_draws_is_the_binomial_error_and_pairing_shrinks_differences() -> None:
+    made = outputs_of({"a": 0.8, "b": 0.8}, n=2000)
+    twin = SplitOutputs(made["a"].ids, made["a"].labels, made["a"].outputs * 2)
+    parts = [summands("accuracy", o.outputs, o.labels) for o in (made["a"], made["b"], twin)]
+    drawn = resampled(parts, draws=3000, rng=np.random.default_rng(1))
+    error = np.sqrt(0.8 * 0.2 / 2000)
+    assert drawn.std(0) == pytest.approx([error] * 3, rel=0.06)
+    assert np.abs(drawn[:, 0] - drawn[:, 2]).max() == 0  # the same answers in every draw
+    assert (drawn[:, 0] - drawn[:, 1]).std() == pytest.approx(error * np.sqrt(2), rel=0.08)
+
+
+def test_seeds_add_their_own_spread() -> None:
+    """Two seeds 4 points apart: the mean's standard error is sd / sqrt(2) = 2 points."""
+    made = outputs_of({"s1": 0.82, "s2": 0.78}, n=100_000)
+    drawn = draw_scores(
+        [("s1", "s2")], [(1, 2)], {"s1": 0.82, "s2": 0.78}, made, "accuracy",
+        rng=np.random.default_rng(0), draws=1500,
+    )  # fmt: skip
+    assert drawn.draws is not None
+    assert drawn.by_examples is not None
+    assert drawn.scores[0] == pytest.approx(0.80)
+    assert drawn.draws.std() == pytest.approx(0.02, rel=0.08)
+    assert drawn.by_examples.std() < 0.002
+
+
+def test_nothing_to_resample_gives_no_draws() -> None:
+    drawn = draw_scores([("a",)], [(1,)], {"a": 0.8}, {}, "accuracy",
+                        rng=np.random.default_rng(0))  # fmt: skip
+    assert drawn.draws is None
+    assert drawn.n_examples == 0
+
+
+def test_only_shared_examples_count_and_their_order_does_not() -> None:
+    made = outputs_of({"a": 0.9, "b": 0.7}, n=100)
+    order = np.random.default_rng(2).permutation(100)[:80]
+    aligned = shared_examples({"a": made["a"], "b": made["b"].at(order)})
+    assert list(aligned["a"].ids) == list(aligned["b"].ids)
+    assert len(aligned["a"].ids) == 80
+    place = {e: i for i, e in enumerate(made["b"].ids)}
+    first = aligned["b"].ids[0]
+    assert np.array_equal(aligned["b"].outputs[0], made["b"].outputs[place[first]])
+
+
+def test_other_labels_are_another_data_set() -> None:
+    made = outputs_of({"a": 0.9, "b": 0.7}, n=50)
+    flipped = SplitOutputs(made["b"].ids, 1 - made["b"].labels, made["b"].outputs)
+    assert shared_examples({"a": made["a"], "b": flipped}) == {}
+
+
+def test_p_of_draws() -> None:
+    assert two_sided_p(np.linspace(0.1, 1, 999)) == pytest.approx(2 / 1000)
+    assert two_sided_p(np.linspace(-1, 1, 1001)) == pytest.approx(1.0)

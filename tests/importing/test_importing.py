@@ -1,0 +1,361 @@
+"""Foreign results in the tidy frame: units, provenance, impossible values, clear errors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlora.errors import InputError
+from kdlora.importing.mapping import Mapping, built_in, built_in_names, read_mapping, to_numbers
+from kdlora.importing.results import import_results, load_imported, read_provenance, read_results
+
+OWN = """
+name: lab
+columns:
+  task: dataset
+  pair: family
+  seed: seed
+  score: {from: acc, unit: percent}
+  metric: {from: measure, values: {acc: accuracy}}
+  trainable_params: {from: params_M, unit: M}
+  peak_memory_mb: {from: memory, unit: MB}
+  train_s: {from: minutes, unit: min}
+arm: {from: method, values: {FT: teacher/fft, "*": "student/kd-{method}"}}
+set: {precision: fp32}
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> tuple[Path, Path]:
+    """A CSV of somebody's results and the mapping that explains it."""
+    table = pd.DataFrame(
+        {
+            "dataset": ["rte", "rte", "rte"],
+            "family": ["bert"] * 3,
+            "seed": [1, 1, 2],
+            "acc": ["71.5 %", "66.1", "65.0"],
+            "measure": ["acc"] * 3,
+            "params_M": [109.483778, 0.29645, 0.29645],
+            "memory": ["1.5 GB", "463.5MB", "463500000 B"],
+            "minutes": [2.0, 1.0, 0.5],
+            "method": ["FT", "lora", "lora"],
+            "our note": ["a", "b", "c"],
+        }
+    )
+    table.to_csv(tmp_path / "lab.csv", index=False)
+    (tmp_path / "lab.yaml").write_text(OWN, encoding="utf-8")
+    return tmp_path / "lab.csv", tmp_path / "lab.yaml"
+
+
+def test_columns_units_arms_and_unknown_columns(lab):
+    imported = read_results(*lab)
+    frame = imported.frame
+    assert frame["arm"].tolist() == ["teacher/fft", "student/kd-lora", "student/kd-lora"]
+    assert frame["role"].tolist() == ["teacher", "student", "student"]
+    assert frame["distillation"].tolist() == ["none", "kd", "kd"]
+    assert frame["adaptation"].tolist() == ["fft", "lora", "lora"]
+    assert frame["score"].tolist() == [0.715, 0.661, 0.65]
+    assert frame["report.accuracy"].tolist() == [0.715, 0.661, 0.65]
+    assert frame["trainable_params"].tolist() == [109483778, 296450, 296450]
+    assert frame["peak_memory_mb"].tolist() == [1500.0, 463.5, 463.5]
+    assert frame["train_s"].tolist() == [120.0, 60.0, 30.0]
+    assert frame["direction"].tolist() == [1, 1, 1]
+    assert frame["precision"].tolist() == ["fp32"] * 3
+    assert frame["our note"].tolist() == ["a", "b", "c"]
+    assert imported.kept == ("our note",)
+    assert imported.problems == ()
+    assert frame["run_id"].is_unique
+    assert "row 2" in frame["source"].iloc[1]
+    assert "lab.csv" in frame["source"].iloc[1]
+
+
+def test_what_is_imported_is_loaded_unchanged(lab, tmp_path):
+    csv, yaml = lab
+    folder, imported = import_results(csv, study="theirs", results=tmp_path, mapping=yaml)
+    loaded = load_imported(folder)
+    assert loaded["study"].unique().tolist() == ["theirs"]
+    for column in imported.frame:
+        expected, got = imported.frame[column], loaded[column]
+        assert got.astype(object).where(got.notna(), None).tolist() == (
+            expected.astype(object).where(expected.notna(), None).tolist()
+        ), column
+    note = read_provenance(folder)
+    import hashlib
+
+    assert note.sha256 == hashlib.sha256(csv.read_bytes()).hexdigest()
+    assert (note.source, note.rows) == ("lab.csv", 3)
+    assert note.mapping["columns"]["score"]["unit"] == "percent"
+    assert str(tmp_path) not in (folder / "imported.json").read_text()
+
+
+def test_an_altered_or_half_written_import_is_refused(lab, tmp_path):
+    csv, yaml = lab
+    folder, _ = import_results(csv, study="theirs", results=tmp_path, mapping=yaml)
+    with pytest.raises(InputError, match="imported already"):
+        import_results(csv, study="theirs", results=tmp_path, mapping=yaml)
+    import_results(csv, study="theirs", results=tmp_path, mapping=yaml, replace=True)
+    frame = pd.read_parquet(folder / "imported.parquet")
+    frame["score"] = 0.99
+    frame.to_parquet(folder / "imported.parquet")
+    with pytest.raises(InputError, match="changed after the import"):
+        load_imported(folder)
+    (folder / "imported.json").unlink()
+    with pytest.raises(InputError, match=r"imported\.json is missing"):
+        load_imported(folder)
+
+
+def test_impossible_values_are_named_and_flagged_never_dropped(lab, tmp_path):
+    csv, yaml = lab
+    table = pd.read_csv(csv).astype(object)
+    table["acc"] = ["715", "66", ""]
+    table["minutes"] = [-2.0, 1.0, "soon"]
+    table["params_M"] = [0.0000005, 0.29645, 0.29645]
+    table.to_csv(csv, index=False)
+    imported = read_results(csv, yaml)
+    assert len(imported.frame) == 3
+    text = "\n".join(imported.problems)
+    assert "train_s: cannot be negative (1 rows" in text
+    assert "'soon' is not a number" in text
+    assert "score: accuracy lies in [0, 1]" in text
+    assert "score: has no score although it is done" in text
+    assert "trainable parameters" in text
+    flags = imported.frame["flags"]
+    assert {"impossible:score", "impossible:train_s"} <= set(flags.iloc[0])
+    assert flags.iloc[1] == ()
+    assert flags.iloc[2] == ("impossible:score",)
+
+
+def test_scores_are_scaled_only_when_the_mapping_says_so(lab, tmp_path):
+    csv, yaml = lab
+    yaml.write_text(OWN.replace("{from: acc, unit: percent}", "{from: acc}"), encoding="utf-8")
+    table = pd.read_csv(csv).assign(acc=[71.5, 66.1, 65.0])
+    table.to_csv(csv, index=False)
+    imported = read_results(csv, yaml)
+    assert imported.frame["score"].tolist() == [71.5, 66.1, 65.0]
+    assert any("unit: percent" in problem for problem in imported.problems)
+
+
+def test_wide_table_of_scores(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text(
+        "Task,X/Y FFT,X/Y LoRA,X/Y KD-LoRA\nCoLA,57.7,56.9,56.3\nScore,57.7,56.9,56.3\n"
+    )
+    imported = read_results(path)
+    frame = imported.frame
+    assert imported.mapping.name == "glue-scores"
+    assert frame["score"].tolist() == [0.577, 0.569, 0.563]
+    assert frame["arm"].tolist() == ["teacher/fft", "teacher/lora", "student/kd-lora"]
+    assert frame["task"].unique().tolist() == ["cola"]
+    assert frame["metric"].unique().tolist() == ["matthews"]
+    assert imported.aggregates["score"].tolist() == [0.577, 0.569, 0.563]
+    assert imported.problems == ()
+
+
+def test_full_fine_tuning_repeated_under_every_rank_is_one_row(tmp_path):
+    path = tmp_path / "costs.csv"
+    path.write_text(
+        "Model,Method,Rank 8,Rank 16,Memory Usage,Inference Time\n"
+        "BERT-base,FFT,110M,110M,1332.0MB,6.10s\nBERT-base,LoRA,2.9M,5.9M,463.5MB,6.22s\n"
+    )
+    frame = read_results(path).frame
+    fft = frame[frame["arm"] == "teacher/fft"]
+    assert len(fft) == 1
+    assert np.isnan(fft["rank"].iloc[0])
+    lora = frame[frame["arm"] == "teacher/lora"]
+    assert lora["rank"].tolist() == [8, 16]
+    assert lora["trainable_params"].tolist() == [2.9e6, 5.9e6]
+    assert lora["peak_memory_mb"].tolist() == [463.5, 463.5]
+
+
+def test_folder_of_trainer_metrics(tmp_path):
+    history = [
+        {"epoch": 1.0, "eval_loss": 0.6, "eval_accuracy": 0.70, "eval_f1": 0.81, "step": 10},
+        {"epoch": 1.0, "loss": 0.5},
+        {"epoch": 2.0, "eval_loss": 0.5, "eval_accuracy": 0.75, "eval_f1": 0.83, "step": 20},
+    ]
+    for seed, accuracy in ((1, 0.75), (2, 0.70)):
+        folder = tmp_path / "out" / "kd-lora" / f"task_mrpc_bert_{seed}" / "peft_dora_16_0.05_8"
+        folder.mkdir(parents=True)
+        values = {"eval": {"eval_accuracy": accuracy, "eval_f1": 0.8, "eval_loss": 0.5},
+                  "train": {"train_runtime": 12.5, "train_samples_per_second": 800.0},
+                  "total_flos": 1e15, "log_history": history, "comment": "x"}  # fmt: skip
+        (folder / "metrics.json").write_text(json.dumps(values))
+        (folder / "all_results.json").write_text(json.dumps({"eval_accuracy": 0.1}))
+    imported = read_results(tmp_path / "out")
+    frame = imported.frame.sort_values("seed").reset_index(drop=True)
+    assert len(frame) == 2  # metrics.json wins over all_results.json of the same run
+    assert frame["arm"].unique().tolist() == ["student/kd-dora"]
+    assert frame["task"].unique().tolist() == ["mrpc"]
+    assert frame["seed"].tolist() == [1, 2]
+    assert frame["score"].tolist() == [0.75, 0.70]
+    assert frame["report.f1"].tolist() == [0.8, 0.8]
+    assert frame["train_s"].tolist() == [12.5, 12.5]
+    assert frame["epoch_scores"].iloc[0] == (0.70, 0.75)  # of accuracy, not of F1
+    assert frame["epoch_losses"].iloc[0] == (0.6, 0.5)
+    assert frame["comment"].tolist() == ["x", "x"]
+    folder, _ = import_results(tmp_path / "out", study="hf", results=tmp_path)
+    assert load_imported(folder)["epoch_scores"].iloc[0] == (0.70, 0.75)
+
+
+def test_every_broken_file_of_a_folder_is_named(tmp_path):
+    for name, text in (("a", "{"), ("b", "[1]"), ("c", '{"eval_accuracy": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(text)
+    with pytest.raises(InputError) as error:
+        read_results(tmp_path)
+    assert len(error.value.problems) == 2
+    assert "a/metrics.json" in str(error.value)
+    assert "b/metrics.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.csv", None, "no file at"),
+        ("empty.csv", "", "is empty"),
+        ("head.csv", "a,b\n", "has no rows"),
+        ("odd.csv", "a,b\n1,2\n", "no known format has these columns: a, b"),
+        ("twice.parquet", "no parquet", "no readable table"),
+        ("list.json", "[1, 2]", "expected a list of objects"),
+        ("table.xlsx", "x", "cannot import '.xlsx'"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_results(path)
+
+
+def test_pickles_are_never_opened(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.write_text, (tmp_path / "boom", "x"))
+
+    path = tmp_path / "results.pkl"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match="cannot import"):
+        read_results(path)
+    path.rename(tmp_path / "results.parquet")
+    with pytest.raises(InputError, match="no readable table"):
+        read_results(tmp_path / "results.parquet")
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_mapping_with_several_mistakes_names_them_all(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("name: x\ncolumns: {train_s: {from: t, unit: MB, foo: 1}}\npath: '('\n")
+    with pytest.raises(InputError) as error:
+        read_mapping(path)
+    assert "foo" in str(error.value)
+    assert "regular expression" in str(error.value)
+    path.write_text("name: x\ncolumns: {train_s: {from: t, unit: MB}}\n")
+    with pytest.raises(InputError, match="unit 'MB' does not measure seconds"):
+        read_mapping(path)
+    with pytest.raises(InputError, match=r"Known: .*runs-742"):
+        read_mapping(tmp_path / "absent.yaml")
+
+
+def test_an_arm_that_the_mapping_does_not_explain(lab):
+    csv, yaml = lab
+    yaml.write_text(OWN.replace('"*": "student/kd-{method}"', "LORA: teacher/lora"))
+    with pytest.raises(InputError, match="does not say which arm these are: 'lora'"):
+        read_results(csv, yaml)
+    yaml.write_text(OWN.replace("{method}", "{variant}"))
+    with pytest.raises(InputError, match="needs the column 'variant'"):
+        read_results(csv, yaml)
+    yaml.write_text(OWN.replace("from: method", "from: approach"))
+    with pytest.raises(InputError, match="reads 'arm' from approach"):
+        read_results(csv, yaml)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden"])
+def test_a_study_is_one_folder(lab, tmp_path, name):
+    with pytest.raises(InputError, match="no name for a study"):
+        import_results(lab[0], study=name, results=tmp_path, mapping=lab[1])
+
+
+def test_an_own_study_is_never_overwritten(lab, tmp_path):
+    (tmp_path / "mine" / "runs").mkdir(parents=True)
+    with pytest.raises(InputError, match="trainings of kdlora's own"):
+        import_results(lab[0], study="mine", results=tmp_path, mapping=lab[1], replace=True)
+
+
+def test_all_built_in_mappings_are_valid():
+    assert {built_in(name).name for name in built_in_names()} == set(built_in_names())
+    with pytest.raises(InputError, match="Did you mean 'runs-742'"):
+        built_in("runs-74")
+
+
+@given(st.floats(0.001, 1e6), st.sampled_from([("GB", 1e3), ("MB", 1.0), ("KiB", 1.024e-3)]))
+def test_a_suffix_wins_over_the_stated_unit(value, unit):
+    text, factor = unit
+    cells = pd.Series([f"{value!r} {text}", f"{value!r}"])
+    numbers, problems = to_numbers(cells, "peak_memory_mb", unit="B")
+    assert not problems
+    assert numbers.tolist() == pytest.approx([value * factor, value * 1e-6], rel=1e-6, abs=1e-11)
+
+
+@given(st.integers(1000, 10**9))
+def test_a_count_in_millions_is_whole_again(count):
+    numbers, _ = to_numbers(pd.Series([count / 1e6]), "trainable_params", unit="M")
+    assert numbers.iloc[0] == count
+
+
+def test_unknown_suffixes_are_problems_not_guesses():
+    numbers, problems = to_numbers(pd.Series(["5 furlongs", "1,332.5", "-", None]), "train_s")
+    assert numbers.isna().tolist() == [True, False, True, True]
+    assert numbers.iloc[1] == 1332.5
+    assert list(problems.values()) == [[0]]
+
+
+def test_the_742_runs(shared):
+    imported = read_results(shared / "reference" / "runs.csv")
+    frame, raw = imported.frame, pd.read_csv(shared / "reference" / "runs.csv")
+    assert imported.mapping.name == "runs-742"
+    assert imported.problems == ()
+    assert len(frame) == 742
+    assert frame["run_id"].is_unique
+    counts = frame["arm"].str.partition("/")[0].value_counts()
+    assert counts.to_dict() == {"teacher": 81 + 391, "student": 270}
+    assert (frame["arm"] == "teacher/fft").sum() == 81
+    assert frame["score"].tolist() == raw["metric_value"].tolist()
+    # 12 layers x (query, value) x rank 8 x (768 + 768), and a head of 768 x 2 + 2
+    lora = frame[(frame["arm"] == "teacher/lora") & (frame["encoder"] == "bert-base-uncased")]
+    assert set(lora[lora["task"] == "rte"]["trainable_params"]) == {12 * 2 * 8 * 1536 + 1538}
+    consumed = {s for c in built_in("runs-742").columns.values() for s in c.source if not c.keep}
+    unknown = [c for c in raw if c not in consumed | {"strategy"}]
+    assert all(c in frame for c in unknown)
+    assert set(unknown) <= set(imported.kept) | {"peft"}
+    # a distilled student's teacher is the full fine-tuning of its family, task and seed
+    kd = frame[frame["distillation"] == "kd"]
+    teachers = frame.set_index("run_id").loc[kd["teacher_run_id"]]
+    assert teachers["arm"].eq("teacher/fft").all()
+    for key in ("pair", "task", "seed"):
+        assert teachers[key].tolist() == kd[key].tolist()
+
+
+def test_the_published_tables(shared):
+    scores = read_results(shared / "reference" / "paper_table_1.csv")
+    raw = pd.read_csv(shared / "reference" / "paper_table_1.csv", index_col=0)
+    assert len(scores.frame) == 90
+    assert len(scores.aggregates) == 9
+    for row in scores.frame.itertuples():
+        assert round(100 * row.score, 6) == raw.loc[row.Task, f"{row.pair} {row.strategy}"]
+    costs = read_results(shared / "reference" / "paper_table_2.csv").frame
+    assert len(costs) == 3 + 6 * 4
+    assert costs["inference_s"].notna().all()
+
+
+def test_mappings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        built_in("kd-matrix").name = "x"
+    assert isinstance(built_in("kd-matrix"), Mapping)

@@ -1,0 +1,208 @@
+"""The mirror in a real SQLite database, read back by mlflow itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from kdlora.errors import InputError, StoreError
+from kdlora.mlflow import entries
+from kdlora.mlflow import mirror as mlflow_mirror
+from kdlora.mlflow.mirror import mirror_study, open_mirror, resolve_uri
+from kdlora.records.frame import save_plan
+from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record, TrainingFacts
+from kdlora.records.store import Store
+from kdlora.spec.plan import make_plan
+from kdlora.spec.run import Run
+
+HISTORY = [
+    {"step": 10, "epoch": 1.0, "train_loss": 0.7, "lr": 1e-3, "selection": {"accuracy": 0.6}},
+    {"step": 20, "epoch": 2.0, "train_loss": 0.5, "lr": 5e-4, "selection": {"accuracy": 0.8}},
+]
+
+
+def record_of(run: Run, accuracy: float = 0.75) -> Record:
+    """A finished run, as far as a mirror looks."""
+    splits = {"selection": {"accuracy": 0.8, "mcc": None}, "report": {"accuracy": accuracy}}
+    kd = run.distillation == "kd"
+    return Record(
+        run_id=run.run_id,
+        run=run,
+        facts=TrainingFacts(steps=20, planned_steps=20, device="cpu", precision="fp32"),
+        quality=Quality(primary="accuracy", direction=1, splits=splits, n={"train": 576}),
+        agreement=Agreement(teacher_run_id=run.teacher_run_id, agreement=0.9) if kd else None,
+        efficiency=Efficiency(train_s=1.5, trainable_params=1234),
+        health=[Flag(name="barely_trained", severity="warning", detail="20 steps")] if kd else [],
+        environment={"versions": {"torch": "2.13.0"}, "commit": "abc"},
+        started_at="2026-01-02T03:04:05+00:00",
+        finished_at="2026-01-02T03:05:05+00:00",
+    )
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory) -> Path:
+    """A database with mlflow's tables, made once: that takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def study(corner, tmp_path, empty_database, monkeypatch):
+    """A folder with the tiny study's plan, a done teacher, a done and a failed student."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    plan = make_plan(corner.study(baselines=False))
+    store = Store(tmp_path / "study")
+    store.prepare()
+    save_plan(store, corner.study(baselines=False), plan)
+    shutil.copy(empty_database, store.root / "mlflow.db")
+    arms = {run.arm: run for run in plan.runs}
+    for arm in ("teacher/fft", "student/kd-lora"):
+        folder = store.begin(arms[arm])
+        (folder / "history.jsonl").write_text("".join(json.dumps(h) + "\n" for h in HISTORY))
+        store.finish(record_of(arms[arm]))
+    broken = arms["student/lora"]
+    store.begin(broken)
+    store.fail(record_of(broken).model_copy(
+        update={"status": "failed", "error": "no memory", "quality": None}))  # fmt: skip
+    return store, arms
+
+
+def mirrored(store: Store, name: str = "tiny"):
+    """All live entries, by kdlora's run id, as another program would read them."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name)
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    ids = [run.data.tags["kdlora.run_id"] for run in runs]
+    assert len(ids) == len(set(ids)), "a record was entered twice"
+    return client, dict(zip(ids, runs, strict=True))
+
+
+def test_every_record_is_entered_with_axes_measures_curve_and_flags(study):
+    store, arms = study
+    done = mirror_study(store.root)
+    assert (done.added, done.replaced, done.kept) == (3, 0, 0)
+    client, runs = mirrored(store)
+
+    student = runs[arms["student/kd-lora"].run_id]
+    assert student.info.status == "FINISHED"
+    assert student.info.end_time - student.info.start_time == 60_000
+    assert student.data.params["arm"] == "student/kd-lora"
+    assert student.data.params["adapter.rank"] == "4"
+    assert student.data.params["lr"] == "0.01"
+    assert student.data.params["kd.temperature"] == "2.0"
+    assert student.data.params["teacher_run_id"] == arms["teacher/fft"].run_id
+    measured = student.data.metrics
+    assert measured["report/accuracy"] == measured["score"] == 0.75
+    assert measured["teacher/agreement"] == 0.9
+    assert measured["efficiency/train_s"] == 1.5
+    assert "selection/mcc" not in measured  # undefined is not zero
+    assert student.data.tags["kdlora.flags"] == "barely_trained"
+    assert student.data.tags["kdlora.flag.barely_trained"] == "warning: 20 steps"
+    assert student.data.tags["kdlora.report"] == str(store.root / "report.html")
+    assert "kd.temperature" not in runs[arms["teacher/fft"].run_id].data.params
+    curve = client.get_metric_history(student.info.run_id, "learning/selection_accuracy")
+    assert [(point.step, point.value) for point in curve] == [(10, 0.6), (20, 0.8)]
+
+    failed = runs[arms["student/lora"].run_id]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["kdlora.error"] == "no memory"
+
+
+def test_mirroring_again_adds_only_what_changed(study):
+    store, arms = study
+    mirror_study(store.root)
+    before = {k: run.info.run_id for k, run in mirrored(store)[1].items()}
+    again = mirror_study(store.root)
+    assert (again.added, again.replaced, again.kept) == (0, 0, 3)
+    assert {k: run.info.run_id for k, run in mirrored(store)[1].items()} == before
+
+    store.finish(record_of(arms["student/lora"], accuracy=0.5))
+    store.begin(arms["student/fft"])
+    store.finish(record_of(arms["student/fft"]))
+    later = mirror_study(store.root)
+    assert (later.added, later.replaced, later.kept) == (1, 1, 2)
+    runs = mirrored(store)[1]
+    assert runs[arms["student/lora"].run_id].info.status == "FINISHED"
+    assert runs[arms["student/lora"].run_id].data.metrics["score"] == 0.5
+
+
+def test_an_entry_that_was_torn_is_made_anew(study, monkeypatch):
+    store, arms = study
+    mirror = open_mirror(store.root)
+    record = store.read(arms["teacher/fft"].run_id)
+
+    def breaks(*arguments, **named):
+        raise ConnectionError("the cable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(mirror.client), "set_tag", breaks)
+        with pytest.raises(ConnectionError):
+            mirror.add(record)
+    assert mirrored(store)[1]  # half of it is there
+    assert mirror.add(record) == "replaced"
+    assert mirror.add(record) == "kept"
+    assert entries.COMPLETE in mirrored(store)[1][record.run_id].data.tags
+
+
+def test_two_mirrors_at_once_enter_no_record_twice(study):
+    store, _ = study
+    open_mirror(store.root)  # the experiment exists
+    results = []
+
+    def work():
+        results.append(mirror_study(store.root))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(result.added for result in results) == 3
+    assert sum(result.replaced for result in results) == 0
+    assert len(mirrored(store)[1]) == 3
+
+
+def test_artefacts_are_the_files_of_the_run(study):
+    store, arms = study
+    mirror_study(store.root, artefacts=True)
+    client, runs = mirrored(store)
+    run_id = arms["teacher/fft"].run_id
+    names = {item.path for item in client.list_artifacts(runs[run_id].info.run_id)}
+    assert names == {"record.json", "spec.json", "history.jsonl"}
+
+
+def test_where_to(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert resolve_uri(str(tmp_path / "team.db"), tmp_path) == f"sqlite:///{tmp_path}/team.db"
+    assert resolve_uri("http://team:5000", tmp_path) == "http://team:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://other")
+    assert resolve_uri(None, tmp_path) == "https://other"
+    for wrong, hint in (
+        ("htpp://team:5000", "Did you mean 'http'"),
+        (str(tmp_path), "it is a folder"),
+        (str(tmp_path / "none" / "x.db"), "there is no folder"),
+    ):
+        with pytest.raises(InputError, match=hint):
+            resolve_uri(wrong, tmp_path)
+
+
+def test_without_mlflow_the_message_names_the_extra(study, monkeypatch):
+    store, _ = study
+    monkeypatch.setattr(mlflow_mirror, "_is_there", lambda name: name != "alembic")
+    with pytest.raises(InputError, match=r"needs alembic: pip install 'kdlora\[mlflow\]'"):
+        open_mirror(store.root)
+
+
+def test_a_folder_without_a_study_is_named(tmp_path):
+    with pytest.raises(StoreError, match="holds no study"):
+        mirror_study(tmp_path)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+
+from kdlora.data.examples import Examples, TaskData, ids_of_texts
+from kdlora.measure.quality import score_split
+from kdlora.records.predictions import read_predictions, write_predictions
+from kdlora.vocabulary.task import TASKS
+
+
+def part(prefix: str, labels: list) -> Examples:
+    words = [f"{prefix}{i}" for i in range(len(labels))]
+    dtype = np.int64 if isinstance(labels[0], int) else np.float32
+    return Examples(ids_of_texts("t", (words, words)), (words, words), np.array(labels, dtype))
+
+
+def test_every_metric_is_recomputable_from_the_file(tmp_path):
+    task = TASKS["mnli"]
+    reports = {"report": part("r", [0, 1, 2, 2]), "report_mismatched": part("m", [2, 0])}
+    data = TaskData(task, part("t", [0, 1]), part("s", [1, 0, 2]), reports, 0, "f")
+    rng = np.random.default_rng(0)
+    outputs = {
+        name: rng.normal(size=(len(data.split(name)), 3)).astype(np.float32)
+        for name in ("selection", "report", "report_mismatched")
+    }
+    write_predictions(tmp_path, data, outputs)
+    found, labels = read_predictions(tmp_path).by_split()
+    assert list(found) == list(outputs)
+    for name, values in outputs.items():
+        np.testing.assert_array_equal(found[name], values)
+        expected = score_split(task, values, data.split(name).labels)
+        assert score_split(task, found[name], labels[name]) == expected
+    ids = read_predictions(tmp_path).frame.set_index("split").loc["report", "example_id"]
+    assert list(ids) == list(reports["report"].ids)
+
+
+def test_regression_keeps_one_output_and_real_labels(tmp_path):
+    data = TaskData(
+        TASKS["stsb"], part("t", [0.5]), part("s", [1.5, 2.0]), {"report": part("r", [4.2])}, 0, "f"
+    )
+    write_predictions(tmp_path, data, {"selection": np.zeros((2, 1)), "report": np.ones((1, 1))})
+    found, labels = read_predictions(tmp_path).by_split()
+    assert found["report"].shape == (1, 1)
+    assert labels["report"][0] == np.float32(4.2)

@@ -1,0 +1,71 @@
+"""Names beside points: readable, inside the plot, near their point."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdlora.report.render.label_placement import CHARACTER, LINE, place_labels
+
+WIDTH, HEIGHT = 380.0, 270.0
+NAMES = ["teacher FFT", "teacher LoRA", "student FFT", "student LoRA", "student KD-LoRA", "TF-IDF"]
+
+point = st.tuples(st.floats(min_value=0, max_value=WIDTH), st.floats(min_value=0, max_value=HEIGHT))
+
+
+def boxes(labels, texts):
+    found = []
+    for label, text in zip(labels, texts, strict=True):
+        size = CHARACTER * len(text)
+        left = label.x if label.align == "left" else label.x - size
+        found.append((left, label.y - LINE / 2, left + size, label.y + LINE / 2))
+    return found
+
+
+def overlap(a, b):
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return wide > 1e-6 and high > 1e-6
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(point, min_size=1, max_size=6))
+def test_no_name_covers_another_or_leaves_the_plot(points):
+    texts = NAMES[: len(points)]
+    found = boxes(place_labels(points, texts, width=WIDTH, height=HEIGHT), texts)
+    assert not any(overlap(a, b) for i, a in enumerate(found) for b in found[:i])
+    for left, top, right, bottom in found:
+        assert left >= -1e-6
+        assert right <= WIDTH + 1e-6
+        assert top >= -LINE
+        assert bottom <= HEIGHT + LINE
+
+
+def test_a_lone_point_has_its_name_right_beside_it():
+    (label,) = place_labels([(100.0, 100.0)], ["TF-IDF"], width=WIDTH, height=HEIGHT)
+    assert (label.y, label.align, label.leader) == (100.0, "left", False)
+    assert 100 < label.x < 120
+
+
+def test_a_name_does_not_cover_its_neighbours_mark():
+    points = [(150.0, 100.0), (190.0, 100.0)]
+    first, _ = boxes(place_labels(points, NAMES[:2], width=WIDTH, height=HEIGHT), NAMES[:2])
+    assert not overlap(first, (183.0, 93.0, 197.0, 107.0))
+
+
+def test_at_the_right_edge_the_name_goes_to_the_left():
+    (label,) = place_labels([(370.0, 100.0)], ["student KD-LoRA"], width=WIDTH, height=HEIGHT)
+    assert label.align == "right"
+    assert label.x < 370
+
+
+def test_points_on_top_of_each_other_get_names_with_leaders():
+    labels = place_labels([(370.0, 100.0)] * 3, NAMES[:3], width=WIDTH, height=HEIGHT)
+    assert sorted(label.leader for label in labels) == [False, True, True]
+    assert len({label.y for label in labels}) == 3
+
+
+@pytest.mark.parametrize("others", [(), ((170.0, 100.0),)])
+def test_single_runs_are_kept_clear_of_where_it_is_cheap(others):
+    (label,) = place_labels([(150.0, 100.0)], ["TF-IDF"], width=WIDTH, height=HEIGHT, others=others)
+    assert (label.align == "left" and label.y == 100.0) == (not others)

@@ -1,0 +1,105 @@
+"""Tables as LaTeX: escaped, well formed, and set by a real LaTeX where there is one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlora.report.content.study import build
+from kdlora.report.document import Cell, Column, Table
+from kdlora.report.render.latex import LONG, escape, render_latex
+from tests.harness.studies import make_histories
+
+# Where LaTeX lacks booktabs, its rules are plain lines: what is tested is our text.
+STAND_IN = (
+    "\\ProvidesPackage{booktabs}\\let\\toprule\\hline\\let\\midrule\\hline"
+    "\\let\\bottomrule\\hline\n"
+)
+NASTY = (
+    '50 % of A_1 & B#2 {x} ~ ^ \\ $ < > | "q" [r] \N{MINUS SIGN} \N{MULTIPLICATION SIGN} ↑ ↓ ± † ≈ '
+    "é ß … \N{EN DASH} 日本"
+)
+
+
+def table(n=2, columns=3, **changes):
+    names = tuple(Column(f"c{i}", f"C_{i}", "%", numeric=i > 0) for i in range(columns))
+    rows = tuple(
+        (Cell(f"[{i}] {NASTY}"), *(Cell(f"{i}.{j}", i) for j in range(1, columns)))
+        for i in range(n)
+    )
+    return Table("some_key", "Some & title", names, rows, **{"caption": "50 % of it", **changes})
+
+
+def test_what_latex_reads_as_commands_is_escaped():
+    assert escape("a_b & 5 % #1 {x} $") == r"a\_b \& 5 \% \#1 \{x\} \$"
+    assert escape("\\") == r"\textbackslash{}"
+    assert escape("\N{MINUS SIGN}1.2 [3]") == r"\ensuremath{-}1.2 {[}3{]}"
+    assert escape("two\nlines") == "two lines"
+    assert escape("日") == "?"
+
+
+@given(st.text())
+def test_no_text_leaves_an_open_brace_or_a_bare_sign(text):
+    found = escape(text)
+    bare = re.sub(r"\\[\\{}$&#%_]|\\[a-zA-Z]+", "", found)
+    assert bare.count("{") == bare.count("}")
+    assert not set("$&#%_^\\") & set(bare)
+
+
+def test_bold_ties_and_second_lines():
+    columns = (Column("a", "A", numeric=False), Column("b", "B"))
+    rows = (
+        (Cell("first"), Cell("84.2", 0.842, "84.0 to 84.4", standing="best")),
+        (Cell("second"), Cell("84.1", 0.841, standing="tie", mark="†")),
+    )
+    text = render_latex(Table("t", "T", columns, rows))
+    assert r"first & \textbf{84.2} {\scriptsize (84.0 to 84.4)} \\" in text
+    assert r"84.1\textsuperscript{\dag}\textsuperscript{\ensuremath{\approx}} \\" in text
+    assert r"\begin{tabular}{lr}" in text
+    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+
+
+def test_long_tables_break_over_pages_and_wide_ones_shrink():
+    assert r"\begin{longtable}" in render_latex(table(LONG))
+    assert r"\begin{table}" in render_latex(table(LONG - 1))
+    assert r"\resizebox{\textwidth}" in render_latex(table(columns=9))
+    assert r"\resizebox" not in render_latex(table())
+
+
+@pytest.mark.parametrize("n", [2, LONG])
+def test_each_row_has_every_column(n):
+    text = render_latex(table(n, columns=4))
+    lines = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert len(lines) >= n + 1
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {3}
+
+
+def test_every_table_of_a_report_is_set_by_latex(troubled, tmp_path):
+    pdflatex = shutil.which("pdflatex")
+    if pdflatex is None:
+        pytest.skip("no pdflatex on this machine: tables are checked for their structure only")
+    report = build(
+        troubled, title="A study", spec={}, histories=make_histories(troubled), notes=(), rerun=""
+    )
+    found = [*report.tables(), table(), table(LONG + 3), table(3, 9)]
+    for i, one in enumerate(found):
+        (tmp_path / f"t{i}.tex").write_text(render_latex(one), encoding="utf-8")
+    known = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
+    if not known.stdout.strip():
+        (tmp_path / "booktabs.sty").write_text(STAND_IN)
+    inputs = "\n".join(f"\\input{{t{i}}}\\clearpage" for i in range(len(found)))
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,graphicx,longtable}"
+        f"\\usepackage{{textcomp}}\\begin{{document}}{inputs}\\end{{document}}"
+    )
+    done = subprocess.run(
+        [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path, capture_output=True, text=True, errors="replace",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,87 @@
+"""Colours that can be read, axes that mean what they show."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlora.report.render.theme import COLOURS, HEIGHT, WIDTH, Logs, Scores, kind_of, shape_of
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a, b):
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("ground", ["page", "card"])
+def test_text_and_marks_stand_out(mode, ground):
+    behind = COLOURS[ground][mode]
+    for name, least in (("ink", 7), ("muted", 4.5), ("accent", 4.5), ("warn", 4.5),
+                        ("teacher", 3), ("student", 3), ("kd", 3), ("baseline", 3)):  # fmt: skip
+        assert contrast(COLOURS[name][mode], behind) >= least, name
+
+
+def test_each_light_colour_names_one_variable():
+    lights = [light for light, _ in COLOURS.values()]
+    assert len(set(lights)) == len(lights)
+    assert all(len(c) == 7 and c == c.lower() for pair in COLOURS.values() for c in pair)
+
+
+def test_kinds_differ_by_more_than_hue():
+    kinds = [COLOURS[k][0] for k in ("teacher", "student")]
+    assert contrast(*kinds) > 2.5
+    assert (kind_of("student/kd-dora"), kind_of("student/dora")) == ("kd", "student")
+    assert (kind_of("baseline/tfidf"), kind_of("teacher/given")) == ("baseline", "teacher")
+    variants = [
+        "student/" + v for v in ("fft", "lora", "adalora", "dora", "mrlora", "olora", "rslora")
+    ]
+    assert all(shape_of(a) != shape_of(b) for a, b in itertools.combinations(variants, 2))
+    assert shape_of("student/kd-lora") == shape_of("student/lora")
+
+
+scores = st.lists(st.floats(min_value=-100, max_value=100), min_size=1, max_size=8)
+
+
+@given(scores, st.sampled_from([1, -1]))
+def test_better_is_always_further_up(values, direction):
+    axis = Scores.over("accuracy", direction, values)
+    best = max(values) if direction > 0 else min(values)
+    assert all(axis.pixel(best) <= axis.pixel(v) for v in values)
+    assert all(0 <= axis.pixel(v) <= HEIGHT for v in values)
+    for value in values:
+        assert axis.value(axis.pixel(value)) == pytest.approx(value, abs=1e-6)
+
+
+@given(st.lists(st.floats(min_value=1e-3, max_value=1e5), min_size=1, max_size=8))
+def test_the_log_axis_holds_its_values_and_has_ticks(values):
+    axis = Logs.over(values)
+    for value in values:
+        assert 0 < axis.pixel(value) < WIDTH
+        assert axis.value(axis.pixel(value)) == pytest.approx(value, rel=1e-9)
+    assert 1 <= len(axis.ticks()) <= 12
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks())
+
+
+def test_ticks_are_round():
+    assert Logs(0.9, 120.0).ticks() == [1, 2, 5, 10, 20, 50, 100]
+    assert Logs(0.9, 12000.0).ticks() == [1, 10, 100, 1000, 10000]
+
+
+def test_the_score_axis_says_unit_and_direction():
+    lower = Scores("rmse", -1, 0, 1).axis().to_dict()
+    assert lower["axis"]["title"] == "Root mean square error, lower is better"
+    assert lower["scale"]["reverse"] is True
+    points = Scores("accuracy", 1, 0, 1).axis().to_dict()
+    assert points["axis"]["title"] == "Accuracy, points"
+    assert points["scale"]["reverse"] is False
