@@ -49,3 +49,19 @@ def test_the_public_names_exist():
         assert not (Path(kdlora.__file__).parent / name).exists()
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         kdlora.nonsense  # noqa: B018
+
+
+def test_the_evidence_wing_imports_nothing_that_trains():
+    """Every module of it, in one process: a report needs no torch."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "for name in ('records', 'importing', 'evidence', 'choice', 'report'):\n"
+        "    package = importlib.import_module(f'kdlora.{name}')\n"
+        "    for module in pkgutil.walk_packages(package.__path__, f'{package.__name__}.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "        heavy = {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+        "        assert not heavy, (module.name, heavy)\n"
+        "print('kdlora.report.build' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "True", done.stderr

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from kdlora import files
-from kdlora.files import beside, leftovers, set_aside, whole_file, whole_folder, write_new
+from kdlora.files import (
+    beside,
+    cache_dir,
+    leftovers,
+    set_aside,
+    whole_file,
+    whole_folder,
+    write_new,
+)
 
 
 def test_the_new_content_comes_at_the_end(tmp_path):
@@ -170,3 +178,11 @@ def test_of_many_that_set_the_same_file_aside_one_does_and_nothing_else_is_left(
     assert (len(moved), len(late)) == (1, 7)
     assert list(tmp_path.iterdir()) == moved
     assert moved[0].read_text() == "x"
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLORA_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+    monkeypatch.setenv("KDLORA_CACHE", "")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert cache_dir() == Path("/home/ada/.cache/kdlora")

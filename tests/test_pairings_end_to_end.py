@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 import kdlora
 from kdlora.data.tasks import load_task
-from kdlora.measure.agreement import bounds
 from kdlora.models.checkpoints import read_tokenizer
+from kdlora.records.plausible import agreement_bounds
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from tests.conftest import Corner, sentences
@@ -108,7 +108,7 @@ def test_every_pairing_is_distilled_and_agrees_within_its_bounds(done) -> None:
         name, shared = record.run.pair, record.agreement
         teacher = store.read(record.run.teacher_run_id)
         ours, theirs = (r.quality.splits["report"]["accuracy"] for r in (record, teacher))
-        low, high = bounds(ours, theirs, 2)
+        low, high = agreement_bounds(ours, theirs, 2)
         assert low - 1e-9 <= shared.agreement <= high + 1e-9, name
         # by the stored predictions, row for row
         one, two = (read_predictions(store.folder(r.run_id)).frame for r in (record, teacher))

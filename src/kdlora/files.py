@@ -119,5 +119,10 @@ def leftovers(path: Path) -> list[Path]:
     return list(path.parent.glob(f".{path.name}.*.tmp"))
 
 
+def cache_dir() -> Path:
+    """Where fetched models and data are kept: $KDLORA_CACHE, or ~/.cache/kdlora."""
+    return Path(os.environ.get("KDLORA_CACHE") or "~/.cache/kdlora").expanduser()
+
+
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders, on some network file systems

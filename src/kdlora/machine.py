@@ -7,11 +7,12 @@ user has set stays; what was chosen is kept in the record's environment.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import time
-
-from kdlora.records.environment import processor_name
+from functools import lru_cache
+from pathlib import Path
 
 # glibc gives large blocks back to the system as soon as they are free, so that every step of a
 # training pays for fresh pages; kept, and in large pages, they save about a seventh of a step.
@@ -65,6 +66,18 @@ def computes_on() -> str:
             if chosen == number or uuid.startswith(chosen):
                 return name
     return listed[0][1] if listed and visible_gpus() else processor_name()
+
+
+@lru_cache(maxsize=1)
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def _listed_gpus() -> list[tuple[str, str, str]]:

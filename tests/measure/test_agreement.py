@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from kdlora.errors import DataError
-from kdlora.measure.agreement import agreement, bounds, impossible
+from kdlora.measure.agreement import agreement, impossible
+from kdlora.records.plausible import agreement_bounds
 from kdlora.records.record import Agreement
 from kdlora.vocabulary.task import TASKS, Task
 
@@ -71,24 +72,24 @@ def test_the_bounds_are_the_tightest(n_classes):
             key = a.count(0), b.count(0)
             seen.setdefault(key, []).append(sum(x == y for x, y in zip(a, b, strict=True)) / n)
     for (right_a, right_b), found in seen.items():
-        assert bounds(right_a / n, right_b / n, n_classes) == (min(found), max(found))
+        assert agreement_bounds(right_a / n, right_b / n, n_classes) == (min(found), max(found))
 
 
 def test_a_published_figure_that_cannot_be():
     """16.8 % agreement of a student with accuracy 0.836 would take a teacher below 0.332."""
-    lower, upper = bounds(0.836, 0.9, 2)
+    lower, upper = agreement_bounds(0.836, 0.9, 2)
     stated = Agreement(teacher_run_id="T", agreement=0.168, lower_bound=lower, upper_bound=upper)
     assert impossible(stated)
-    lower, upper = bounds(0.836, 0.331, 2)
+    lower, upper = agreement_bounds(0.836, 0.331, 2)
     assert not impossible(stated.model_copy(update={"lower_bound": lower, "upper_bound": upper}))
-    lower, upper = bounds(0.836, 0.333, 2)
+    lower, upper = agreement_bounds(0.836, 0.333, 2)
     closely = stated.model_copy(update={"lower_bound": lower, "upper_bound": upper})
     assert impossible(closely)
     assert not impossible(closely, tolerance=0.0015)
 
 
 def test_too_high_an_agreement_is_impossible_too():
-    lower, upper = bounds(0.9, 0.6, 3)
+    lower, upper = agreement_bounds(0.9, 0.6, 3)
     assert (lower, upper) == (pytest.approx(0.5), pytest.approx(0.7))
     assert impossible(Agreement(teacher_run_id="T", agreement=0.71, upper_bound=upper))
     assert impossible(Agreement(teacher_run_id="T", agreement=83.6))
@@ -97,7 +98,7 @@ def test_too_high_an_agreement_is_impossible_too():
 
 def test_bounds_want_shares():
     with pytest.raises(DataError, match="not per cent"):
-        bounds(83.6, 0.9, 2)
+        agreement_bounds(83.6, 0.9, 2)
 
 
 def test_two_constant_answers_have_no_kappa():

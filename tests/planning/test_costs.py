@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdlora.machine import processor_name
 from kdlora.planning import costs
 from kdlora.planning.costs import MEASURED, STATED, cost_model, estimate, ridge
 from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.status import totals
 from kdlora.planning.workload import Rows, rows_of, work_of
-from kdlora.records.environment import processor_name
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EncoderRef

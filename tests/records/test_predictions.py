@@ -4,7 +4,7 @@ import numpy as np
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
 from kdlora.measure.quality import score_split
-from kdlora.records.predictions import read_predictions, write_predictions
+from kdlora.records.predictions import SplitOutputs, read_predictions, write_predictions
 from kdlora.vocabulary.task import TASKS
 
 
@@ -12,6 +12,11 @@ def part(prefix: str, labels: list) -> Examples:
     words = [f"{prefix}{i}" for i in range(len(labels))]
     dtype = np.int64 if isinstance(labels[0], int) else np.float32
     return Examples(ids_of_texts("t", (words, words)), (words, words), np.array(labels, dtype))
+
+
+def parts_of(data: TaskData, outputs: dict) -> dict[str, SplitOutputs]:
+    splits = {name: data.split(name) for name in outputs}
+    return {n: SplitOutputs(s.ids, s.labels, outputs[n]) for n, s in splits.items()}
 
 
 def test_every_metric_is_recomputable_from_the_file(tmp_path):
@@ -23,7 +28,7 @@ def test_every_metric_is_recomputable_from_the_file(tmp_path):
         name: rng.normal(size=(len(data.split(name)), 3)).astype(np.float32)
         for name in ("selection", "report", "report_mismatched")
     }
-    write_predictions(tmp_path, data, outputs)
+    write_predictions(tmp_path, parts_of(data, outputs))
     found, labels = read_predictions(tmp_path).by_split()
     assert list(found) == list(outputs)
     for name, values in outputs.items():
@@ -38,7 +43,8 @@ def test_regression_keeps_one_output_and_real_labels(tmp_path):
     data = TaskData(
         TASKS["stsb"], part("t", [0.5]), part("s", [1.5, 2.0]), {"report": part("r", [4.2])}, 0, "f"
     )
-    write_predictions(tmp_path, data, {"selection": np.zeros((2, 1)), "report": np.ones((1, 1))})
+    outputs = {"selection": np.zeros((2, 1)), "report": np.ones((1, 1))}
+    write_predictions(tmp_path, parts_of(data, outputs))
     found, labels = read_predictions(tmp_path).by_split()
     assert found["report"].shape == (1, 1)
     assert labels["report"][0] == np.float32(4.2)

@@ -12,17 +12,13 @@ from rich import box
 from rich.table import Table
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.evidence.compare import Comparison
-from kdlora.evidence.costs import Ratio
-from kdlora.evidence.study import Evidence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     import pandas as pd
 
     from kdlora.evidence.compare import Comparison
+    from kdlora.evidence.costs import Ratio
     from kdlora.evidence.power import SeedsNeeded
     from kdlora.evidence.result import Rules
     from kdlora.evidence.study import Evidence

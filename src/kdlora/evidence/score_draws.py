@@ -24,8 +24,8 @@ from kdlora.errors import InputError
 from kdlora.evidence.intervals import affordable
 from kdlora.evidence.prediction_tests import confusion_metric
 from kdlora.evidence.result import finite
-from kdlora.measure.quality import ECE_BINS
 from kdlora.records.predictions import SplitOutputs, shared_examples
+from kdlora.vocabulary.task import ECE_BINS
 
 Finish = Callable[[np.ndarray], np.ndarray]
 METRICS = (

@@ -12,37 +12,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from kdlora.errors import InputError, StoreError
-from kdlora.files import whole_file
+from kdlora.errors import InputError
 from kdlora.importing import read as foreign
 from kdlora.importing.convert import Imported, tidy
 from kdlora.importing.mapping import Mapping, built_in, find_mapping
-from kdlora.records.store import write_json
-
-TABLE, PROVENANCE = "imported.parquet", "imported.json"
-
-
-class Provenance(BaseModel):
-    """`imported.json`: what was read, how, when, and what was noticed."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-    schema_version: Literal[1] = Field(1, alias="schema")
-    study: str
-    source: str = Field(description="name of the file or folder; not its place on a machine")
-    sha256: str = Field(description="of the file, or over a folder's files")
-    table_sha256: str
-    mapping: dict[str, Any]
-    rows: int
-    aggregates: int
-    kept_columns: list[str]
-    problems: list[str]
-    imported_at: str
+from kdlora.records.imported import TABLE, write_imported
 
 
 def read_results(source: str | Path, mapping: str | Path | Mapping | None = None) -> Imported:
@@ -84,82 +59,15 @@ def import_results(
     if (folder / TABLE).exists() and not replace:
         raise InputError(f"{folder} was imported already; replace it with --replace")
     imported = read_results(source, mapping)
-    frame = imported.frame.assign(study=study)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / TABLE) as temporary:
-            _for_parquet(frame).to_parquet(temporary, index=False)
-            (folder / PROVENANCE).unlink(missing_ok=True)  # a table without it is not yet whole
-    except OSError as error:
-        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
-    provenance = Provenance.model_validate(
-        {
-            "study": study,
-            "source": imported.source,
-            "sha256": imported.sha256,
-            "table_sha256": foreign.fingerprint(folder / TABLE),
-            "mapping": imported.mapping.model_dump(
-                mode="json", by_alias=True, exclude_defaults=True
-            ),
-            "rows": len(frame),
-            "aggregates": len(imported.aggregates),
-            "kept_columns": list(imported.kept),
-            "problems": list(imported.problems),
-            "imported_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-    )
-    write_json(folder / PROVENANCE, provenance.model_dump(mode="json", by_alias=True))
+    facts = {
+        "study": study,
+        "source": imported.source,
+        "sha256": imported.sha256,
+        "mapping": imported.mapping.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "aggregates": len(imported.aggregates),
+        "kept_columns": list(imported.kept),
+        "problems": list(imported.problems),
+        "imported_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_imported(folder, imported.frame.assign(study=study), facts)
     return folder, imported
-
-
-def is_imported(folder: str | Path) -> bool:
-    """Whether a study's folder holds imported results."""
-    return (Path(folder) / PROVENANCE).is_file()
-
-
-def read_provenance(folder: str | Path) -> Provenance:
-    """Where a study's imported results come from. Raises InputError if that is not known."""
-    path = Path(folder) / PROVENANCE
-    try:
-        return Provenance.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no imported results ({PROVENANCE} is missing)") from None
-    except (OSError, ValidationError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}); import again") from None
-
-
-def load_imported(folder: str | Path) -> pd.DataFrame:
-    """The tidy frame of an imported study. Raises InputError when absent or changed since."""
-    provenance = read_provenance(folder)
-    path = Path(folder) / TABLE
-    if not path.is_file() or foreign.fingerprint(path) != provenance.table_sha256:
-        raise InputError(f"{path} is missing or was changed after the import; import again")
-    frame = pd.read_parquet(path)
-    frame["flags"] = pd.Series([tuple(f) for f in frame["flags"]], frame.index, dtype=object)
-    for column in ("epoch_scores", "epoch_losses"):
-        if column in frame:
-            cells = [None if c is None else tuple(map(float, c)) for c in frame[column]]
-            frame[column] = pd.Series(cells, frame.index, dtype=object)
-    return frame
-
-
-def _for_parquet(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns of mixed types as text, tuples as lists: Parquet knows one type a column."""
-    out = frame.copy()
-    for column in out.columns:
-        if out[column].dtype != object:
-            continue
-        cells = out[column].tolist()
-        if any(isinstance(c, list | tuple) for c in cells):
-            out[column] = pd.Series(
-                [list(c) if isinstance(c, list | tuple) else None for c in cells],
-                index=out.index,
-                dtype=object,
-            )
-        else:
-            out[column] = pd.Series(
-                [None if c is None or c is pd.NA or c != c else str(c) for c in cells],
-                index=out.index,
-                dtype=object,
-            )
-    return out

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdlora.errors import DataError
 from kdlora.measure.quality import Array, checked, correlation, score_split
+from kdlora.records.plausible import agreement_bounds
 from kdlora.records.record import Agreement
 from kdlora.vocabulary.task import Task
 
@@ -48,7 +48,7 @@ def agreement(
     observed = float(np.mean(a == b))
     shares = [np.bincount(x, minlength=task.num_outputs) / len(x) for x in (a, b)]
     chance = float(shares[0] @ shares[1])
-    lower, upper = bounds(
+    lower, upper = agreement_bounds(
         float(np.mean(a == truth)), float(np.mean(b == truth)), n_classes=task.num_outputs
     )
     return result.model_copy(
@@ -60,24 +60,6 @@ def agreement(
             "upper_bound": upper,
         }
     )
-
-
-def bounds(a_s: float, a_t: float, n_classes: int) -> tuple[float, float]:
-    """Least and greatest agreement of two classifiers with accuracies `a_s` and `a_t`.
-
-    Where exactly one of the two is right they disagree, so agreement <= 1 - |a_s - a_t|. Both are
-    right, and so agree, on at least a_s + a_t - 1 of the rows. With two classes they also agree
-    wherever both are wrong, on at least 1 - a_s - a_t of the rows: together |a_s + a_t - 1|. With
-    more classes two wrong answers may differ. Each bound is reached by some pair of classifiers.
-    """
-    if not (0 <= a_s <= 1 and 0 <= a_t <= 1) or n_classes < 2:
-        raise DataError(
-            f"accuracies {a_s:g} and {a_t:g} of {n_classes} classes: "
-            "expected two shares between 0 and 1 (not per cent) and at least 2 classes"
-        )
-    surplus = a_s + a_t - 1
-    lower = abs(surplus) if n_classes == 2 else max(0.0, surplus)
-    return lower, 1 - abs(a_s - a_t)
 
 
 def impossible(agreement: Agreement, *, tolerance: float = 1e-6) -> bool:

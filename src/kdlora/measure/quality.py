@@ -24,11 +24,9 @@ from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
 
 from kdlora.errors import DataError
 from kdlora.records.record import Quality
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import ECE_BINS, Task
 
 Array = NDArray[Any]
-
-ECE_BINS = 15
 
 
 def score_split(task: Task, outputs: Array, labels: Array) -> dict[str, float | None]:

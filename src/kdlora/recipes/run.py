@@ -44,7 +44,7 @@ from kdlora.recipes.untrained import (
 )
 from kdlora.records.environment import describe_environment
 from kdlora.records.halving import rung_of, write_rung
-from kdlora.records.predictions import read_predictions, write_predictions
+from kdlora.records.predictions import SplitOutputs, read_predictions, write_predictions
 from kdlora.records.record import Agreement, Efficiency, Record, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import Run, seed_for
@@ -91,7 +91,14 @@ def run_one(
             write_rung(store, run.run_id, rung)
             raise
     on_progress({"stage": "recording"})
-    write_predictions(folder, outcome.scored, outcome.outputs)
+    scored = outcome.scored
+    write_predictions(
+        folder,
+        {
+            split: SplitOutputs(scored.split(split).ids, scored.split(split).labels, outputs)
+            for split, outputs in outcome.outputs.items()
+        },
+    )
     record = _record(run, folder, outcome)
     record.environment = describe_environment(data.fingerprint)
     record.started_at = started.isoformat(timespec="seconds")

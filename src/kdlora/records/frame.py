@@ -12,6 +12,7 @@ import yaml
 from kdlora.errors import StoreError
 from kdlora.records.fairness import ASKED, asked_of, flag_unequal
 from kdlora.records.halving import Stop, stopped_runs
+from kdlora.records.imported import TABLE, load_imported
 from kdlora.records.record import Record
 from kdlora.records.store import Store, write_json, write_text
 from kdlora.spec.adapter import Adapter
@@ -90,9 +91,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
     imported results gives their rows instead.
     """
     root = find_study(root)
-    if (root / "imported.parquet").is_file():
-        from kdlora.importing.results import load_imported
-
+    if (root / TABLE).is_file():
         return load_imported(root)
     plan = read_plan(root)
     store = Store(root)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from kdlora.errors import DataError
 from kdlora.records.record import Efficiency
 from kdlora.vocabulary.task import METRIC_DIRECTION
 
@@ -34,6 +35,24 @@ _MEASURED = tuple(
 NON_NEGATIVE = (*_MEASURED, "eval_examples_per_s", "reserved_memory_mb", "epochs")
 POSITIVE = ("rank", "alpha", "lr", "batch_size", "max_length")
 TINY = 1e-9  # rounding of a score that is exactly 1
+
+
+def agreement_bounds(a_s: float, a_t: float, n_classes: int) -> tuple[float, float]:
+    """Least and greatest agreement of two classifiers with accuracies `a_s` and `a_t`.
+
+    Where exactly one of the two is right they disagree, so agreement <= 1 - |a_s - a_t|. Both are
+    right, and so agree, on at least a_s + a_t - 1 of the rows. With two classes they also agree
+    wherever both are wrong, on at least 1 - a_s - a_t of the rows: together |a_s + a_t - 1|. With
+    more classes two wrong answers may differ. Each bound is reached by some pair of classifiers.
+    """
+    if not (0 <= a_s <= 1 and 0 <= a_t <= 1) or n_classes < 2:
+        raise DataError(
+            f"accuracies {a_s:g} and {a_t:g} of {n_classes} classes: "
+            "expected two shares between 0 and 1 (not per cent) and at least 2 classes"
+        )
+    surplus = a_s + a_t - 1
+    lower = abs(surplus) if n_classes == 2 else max(0.0, surplus)
+    return lower, 1 - abs(a_s - a_t)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from kdlora.data.examples import TaskData
 from kdlora.files import whole_file
 
 FILE = "predictions.parquet"
@@ -30,12 +29,23 @@ class Predictions:
         return outputs, labels
 
 
-def write_predictions(folder: Path, data: TaskData, outputs: dict[str, np.ndarray]) -> None:
+@dataclass(frozen=True)
+class SplitOutputs:
+    """One run on one split: ids [n], labels [n], logits or predictions [n, c] ([n] is [n, 1])."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    outputs: np.ndarray
+
+    def at(self, positions: np.ndarray) -> SplitOutputs:
+        return SplitOutputs(self.ids[positions], self.labels[positions], self.outputs[positions])
+
+
+def write_predictions(folder: Path, splits: Mapping[str, SplitOutputs]) -> None:
     """Store the outputs of the held-out splits, keyed by example id, atomically."""
     blocks = []
-    for split, values in outputs.items():
-        part = data.split(split)
-        values = np.asarray(values, dtype=np.float32)
+    for split, part in splits.items():
+        values = np.asarray(part.outputs, dtype=np.float32)
         values = values[:, None] if values.ndim == 1 else values  # of a regression
         blocks.append(
             pd.DataFrame(
@@ -54,18 +64,6 @@ def write_predictions(folder: Path, data: TaskData, outputs: dict[str, np.ndarra
 def read_predictions(folder: Path) -> Predictions:
     """Read what `write_predictions` wrote."""
     return Predictions(pd.read_parquet(folder / FILE))
-
-
-@dataclass(frozen=True)
-class SplitOutputs:
-    """One run on one split: ids [n], labels [n], logits or predictions [n, c]."""
-
-    ids: np.ndarray
-    labels: np.ndarray
-    outputs: np.ndarray
-
-    def at(self, positions: np.ndarray) -> SplitOutputs:
-        return SplitOutputs(self.ids[positions], self.labels[positions], self.outputs[positions])
 
 
 def read_outputs(root: str | Path, run_ids: Iterable[str], split: str) -> dict[str, SplitOutputs]:

@@ -20,8 +20,8 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kdlora.data.packaged import cache_dir
 from kdlora.errors import StoreError
+from kdlora.files import cache_dir
 from kdlora.records.predictions import FILE as PREDICTIONS
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import write_text

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kdlora.errors import InputError, StoreError, did_you_mean
 from kdlora.files import whole_folder
+from kdlora.machine import processor_name
 from kdlora.records.artefact import (
     FILES,
     Artefact,
@@ -26,7 +27,7 @@ from kdlora.records.artefact import (
     is_artefact,
     write_artefact,
 )
-from kdlora.records.environment import describe_environment, processor_name
+from kdlora.records.environment import describe_environment
 from kdlora.records.store import write_json, write_text
 from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card

@@ -28,6 +28,8 @@ METRIC_DIRECTION: dict[str, int] = {
 CLASSIFICATION_METRICS = ("accuracy", "macro_f1", "matthews", "cross_entropy", "ece")
 REGRESSION_METRICS = ("pearson", "spearman", "rmse")
 
+ECE_BINS = 15  # equal-width bins of the confidence
+
 
 @dataclass(frozen=True)
 class Task:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.diagnosis.finding import Finding, has, is_done, listed, runs
-from kdlora.records.plausible import numeric
+from kdlora.records.plausible import agreement_bounds, numeric
 
 ROUNDING = 1e-6
 
@@ -17,9 +17,9 @@ ROUNDING = 1e-6
 def teacher_accuracy_range(a_s: float, agreement: float, n_classes: int = 2) -> tuple[float, float]:
     """Least and greatest accuracy that a teacher can have, given the student's and the agreement.
 
-    The inverse of `measure.agreement.bounds`: agreement <= 1 - |a_s - a_t| keeps a_t within
-    1 - agreement of a_s; agreement >= a_s + a_t - 1 keeps a_t below agreement + 1 - a_s; with two
-    classes agreement >= 1 - a_s - a_t too.
+    The inverse of `records.plausible.agreement_bounds`: agreement <= 1 - |a_s - a_t| keeps a_t
+    within 1 - agreement of a_s; agreement >= a_s + a_t - 1 keeps a_t below
+    agreement + 1 - a_s; with two classes agreement >= 1 - a_s - a_t too.
     """
     slack = 1 - agreement
     low, high = a_s - slack, min(a_s + slack, agreement + 1 - a_s)
@@ -96,8 +96,6 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: agreement, a_s, a_t (NaN where unknown), n_classes, lower, upper, outside (None where
     a_t is unknown), teacher_min, teacher_max, below_chance (less agreement than guessing gives).
     """
-    from kdlora.measure.agreement import bounds
-
     metric = frame["metric"].astype(str) if "metric" in frame else pd.Series("", frame.index)
     a_s = numeric(frame, "report.accuracy").where(
         lambda v: v.notna(), numeric(frame, "score").where(metric == "accuracy")
@@ -124,7 +122,7 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
             "teacher_min": low, "teacher_max": high, "below_chance": g < 1 / k,
         }  # fmt: skip
         if 0 <= teacher <= 1:
-            lower, upper = bounds(student, teacher, k)
+            lower, upper = agreement_bounds(student, teacher, k)
             row |= {
                 "lower": lower,
                 "upper": upper,

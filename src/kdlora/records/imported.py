@@ -1,0 +1,111 @@
+"""Imported results on disk: the folder of a study whose runs somebody else trained.
+
+    results/<study>/imported.parquet     the tidy frame, one row a cell
+    results/<study>/imported.json        where it comes from (`Provenance`), written last
+
+`importing` reads the foreign files and makes the frame; this module keeps it and reads it again,
+as `records.frame` does for studies of kdlora's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdlora.errors import InputError, StoreError
+from kdlora.files import whole_file
+from kdlora.records.store import write_json
+from kdlora.spec.fingerprint import sha256_of
+
+TABLE, PROVENANCE = "imported.parquet", "imported.json"
+
+
+class Provenance(BaseModel):
+    """`imported.json`: what was read, how, when, and what was noticed."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    study: str
+    source: str = Field(description="name of the file or folder; not its place on a machine")
+    sha256: str = Field(description="of the file, or over a folder's files")
+    table_sha256: str
+    mapping: dict[str, Any]
+    rows: int
+    aggregates: int
+    kept_columns: list[str]
+    problems: list[str]
+    imported_at: str
+
+
+def write_imported(folder: Path, frame: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """Write the frame, then its provenance: `facts` and the table's rows and checksum.
+
+    Raises StoreError when the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / TABLE) as temporary:
+            _for_parquet(frame).to_parquet(temporary, index=False)
+            (folder / PROVENANCE).unlink(missing_ok=True)  # a table without it is not yet whole
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
+    table = {"table_sha256": sha256_of(folder / TABLE), "rows": len(frame)}
+    provenance = Provenance.model_validate({**facts, **table})
+    write_json(folder / PROVENANCE, provenance.model_dump(mode="json", by_alias=True))
+
+
+def is_imported(folder: str | Path) -> bool:
+    """Whether a study's folder holds imported results."""
+    return (Path(folder) / PROVENANCE).is_file()
+
+
+def read_provenance(folder: str | Path) -> Provenance:
+    """Where a study's imported results come from. Raises InputError if that is not known."""
+    path = Path(folder) / PROVENANCE
+    try:
+        return Provenance.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} holds no imported results ({PROVENANCE} is missing)") from None
+    except (OSError, ValidationError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}); import again") from None
+
+
+def load_imported(folder: str | Path) -> pd.DataFrame:
+    """The tidy frame of an imported study. Raises InputError when absent or changed since."""
+    provenance = read_provenance(folder)
+    path = Path(folder) / TABLE
+    if not path.is_file() or sha256_of(path) != provenance.table_sha256:
+        raise InputError(f"{path} is missing or was changed after the import; import again")
+    frame = pd.read_parquet(path)
+    frame["flags"] = pd.Series([tuple(f) for f in frame["flags"]], frame.index, dtype=object)
+    for column in ("epoch_scores", "epoch_losses"):
+        if column in frame:
+            cells = [None if c is None else tuple(map(float, c)) for c in frame[column]]
+            frame[column] = pd.Series(cells, frame.index, dtype=object)
+    return frame
+
+
+def _for_parquet(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns of mixed types as text, tuples as lists: Parquet knows one type a column."""
+    out = frame.copy()
+    for column in out.columns:
+        if out[column].dtype != object:
+            continue
+        cells = out[column].tolist()
+        if any(isinstance(c, list | tuple) for c in cells):
+            out[column] = pd.Series(
+                [list(c) if isinstance(c, list | tuple) else None for c in cells],
+                index=out.index,
+                dtype=object,
+            )
+        else:
+            out[column] = pd.Series(
+                [None if c is None or c is pd.NA or c != c else str(c) for c in cells],
+                index=out.index,
+                dtype=object,
+            )
+    return out
