@@ -28,10 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdlora.evidence import intervals
-from kdlora.evidence.mixed_model import mixed_model
-from kdlora.evidence.result import Rules
-from kdlora.evidence.simulation import (
+from benchmarks.simulated_studies import (
     Design,
     Effects,
     Rates,
@@ -40,6 +37,9 @@ from kdlora.evidence.simulation import (
     design,
     simulate,
 )
+from kdlora.evidence import intervals
+from kdlora.evidence.mixed_model import mixed_model
+from kdlora.evidence.result import Rules
 
 VARIANTS = ("adalora", "dora", "lora", "mrlora", "olora", "rslora")
 FAMILIES = ("bert", "deberta", "roberta")

@@ -14,7 +14,7 @@ import kdlora
 from kdlora.errors import InputError
 from kdlora.models.counting import expected_trainable
 from kdlora.records.store import Store
-from kdlora.report.frame import tidy
+from kdlora.records.tidy import tidy
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import read_study

@@ -13,9 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.evidence_simulation import CONTRASTS, REAL, grid_742
-from kdlora.evidence.compare import compare_many
-from kdlora.evidence.result import Rules
-from kdlora.evidence.simulation import (
+from benchmarks.simulated_studies import (
     Design,
     Effects,
     claim_rates,
@@ -23,6 +21,8 @@ from kdlora.evidence.simulation import (
     design,
     simulate,
 )
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.result import Rules
 from tests.harness.evidence_frames import runs_742
 
 STUDIES = 2_000

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 from scipy import stats
 
+from kdlora.evidence.gains import gather
 from kdlora.report.content.best import NO_NOISE, NOTE, standings
 from kdlora.report.content.tables import quality, summary
-from kdlora.report.gains import gather
 from tests.harness.studies import make_frame, put
 
 

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError, StoreError
+from kdlora.evidence.gains import gather
 from kdlora.report import build
 from kdlora.report.content.study import METHODS, OWN_METHODS
 from kdlora.report.content.study import build as build_report
-from kdlora.report.gains import gather
 from kdlora.report.render.theme import COLOURS
 from kdlora.report.words import DAGGER
 from tests.harness.studies import blank, make_frame, make_histories, put

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kdlora.evidence.gains import gather
+from kdlora.records.tidy import tidy
 from kdlora.report.content.learning import learning
 from kdlora.report.content.trade_off import trade_offs
-from kdlora.report.frame import tidy
-from kdlora.report.gains import gather
 from kdlora.report.render.svg import draw, side_by_side
 from tests.harness.studies import make_frame, make_histories, put
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdlora.evidence.gains import gather
+from kdlora.evidence.statistics import gather_statistics
 from kdlora.measure.quality import expected_calibration_error
+from kdlora.records.tidy import tidy
 from kdlora.report.content import models as charts_models
 from kdlora.report.content import scores as charts_scores
 from kdlora.report.content import statistics as charts_tests
 from kdlora.report.content import trust
 from kdlora.report.content.cost import by_rank
-from kdlora.report.frame import tidy
-from kdlora.report.gains import gather
 from kdlora.report.render.panels import FAINT, FULL, shades
-from kdlora.report.statistics import gather_statistics
 from tests.harness.studies import make_frame, put
 
 

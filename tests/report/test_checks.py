@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from kdlora.evidence.gains import gather
 from kdlora.report.content import checks as c
-from kdlora.report.gains import gather
 from tests.harness.studies import blank, make_frame, put
 
 WHERE = {"arm": "student/lora", "seed": 42}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kdlora.evidence.gains import gather
+from kdlora.evidence.statistics import gather_statistics
 from kdlora.report.content.explorer import Span, averages, explorer, front
 from kdlora.report.document import Axis
-from kdlora.report.gains import gather
-from kdlora.report.statistics import gather_statistics
 from tests.harness.studies import make_frame
 
 SCORE, SIZE = Axis("score", "Score", 1, False), Axis("size", "Size", -1, True)

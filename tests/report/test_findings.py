@@ -7,8 +7,8 @@ import re
 import pandas as pd
 import pytest
 
+from kdlora.evidence.gains import gather
 from kdlora.report.content import findings as f
-from kdlora.report.gains import gather
 from tests.harness.studies import blank, make_frame, put
 
 PAIR = "minilm-l6--minilm-l3"

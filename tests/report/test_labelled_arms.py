@@ -5,11 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from kdlora.report import gains as g
+from kdlora.evidence import gains as g
+from kdlora.records.tidy import teacher_arm, tidy
 from kdlora.report import words as w
 from kdlora.report.build import write_report
 from kdlora.report.content.findings import no_control
-from kdlora.report.frame import teacher_arm, tidy
 from kdlora.report.render.theme import kind_of, shape_of
 from tests.harness.studies import make_frame
 

@@ -12,14 +12,14 @@ import pytest
 
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.costs import cost_ratios
+from kdlora.evidence.gains import gather
+from kdlora.evidence.statistics import ON_TEACHER, gather_statistics
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame
 from kdlora.report import build
 from kdlora.report.content import cost as cost_tables
 from kdlora.report.content import headline
 from kdlora.report.content import statistics as evidence_tables
-from kdlora.report.gains import gather
-from kdlora.report.statistics import ON_TEACHER, gather_statistics
 from tests.harness.studies import make_frame, put
 
 TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")

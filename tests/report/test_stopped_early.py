@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from kdlora.evidence.gains import gather
 from kdlora.report.content import checks, trust
 from kdlora.report.content.study import build
-from kdlora.report.gains import gather
 from tests.harness.studies import blank
 
 WHERE = {"arm": "student/lora", "seed": 42}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from kdlora.evidence.gains import gather
+from kdlora.records.tidy import tidy
 from kdlora.report.content import cost as efficiency
 from kdlora.report.content import details, effects, tables, trust
 from kdlora.report.content import methods as provenance
-from kdlora.report.frame import tidy
-from kdlora.report.gains import gather
 from kdlora.report.words import DAGGER, arm_name
 from tests.harness.studies import ARMS, ENVIRONMENT, PROTOCOL, blank, make_frame, put
 

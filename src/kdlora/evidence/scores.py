@@ -19,6 +19,8 @@ from kdlora.vocabulary.task import METRIC_DIRECTION
 
 KEYS = ("pair", "task", "seed")
 POINTS = "points"
+# Metrics on [-1, 1] or [0, 1] with more being better: shown times 100, in points.
+POINT_METRICS = frozenset({"accuracy", "macro_f1", "f1", "matthews", "pearson", "spearman"})
 UNBOUNDED = ("rmse", "mse", "mae", "cross_entropy", "loss", "perplexity")  # less is better
 LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
 SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed

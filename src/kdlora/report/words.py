@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from kdlora.evidence.scores import POINT_METRICS as POINTS
 from kdlora.report.document import NONE, Cell, Value
 from kdlora.vocabulary.arm import split_label
 
@@ -14,9 +15,6 @@ MINUS = "\N{MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
 NBSP = "\N{NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-
-# Metrics on [-1, 1] or [0, 1] with more being better: shown times 100, in points.
-POINTS = frozenset({"accuracy", "macro_f1", "f1", "matthews", "pearson", "spearman"})
 
 METRIC_NAMES = {
     "accuracy": "accuracy",

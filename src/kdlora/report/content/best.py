@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kdlora.evidence.gains import Facts
 from kdlora.report.document import TIE, Cell
-from kdlora.report.gains import Facts
 
 CONFIDENCE = 0.95
 

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from kdlora.evidence.gains import Facts
+from kdlora.records.tidy import groups, names
 from kdlora.report import words as w
 from kdlora.report.content.methods import SAME, trained, values
 from kdlora.report.content.trust import full_grid
 from kdlora.report.document import Finding
-from kdlora.report.frame import groups, names
-from kdlora.report.gains import Facts
 
 
 def trust(facts: Facts) -> list[Finding]:

@@ -9,15 +9,15 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.statistics import COSTS, Statistics
+from kdlora.records.tidy import groups, names
 from kdlora.report import words as w
 from kdlora.report.content.statistics import model
 from kdlora.report.content.tables import MODEL, PAIR, Lead
 from kdlora.report.document import Cell, Column, Figure, Table
-from kdlora.report.frame import groups, names
-from kdlora.report.gains import Facts
 from kdlora.report.render.panels import dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
-from kdlora.report.statistics import COSTS, Statistics
 from kdlora.vocabulary.arm import split_label
 
 Show = Callable[[float], Cell]

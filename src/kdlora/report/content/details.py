@@ -6,10 +6,10 @@ import math
 
 import pandas as pd
 
+from kdlora.records.tidy import groups, metric_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, PAIR, TASK, Lead, arrow
 from kdlora.report.document import Cell, Column, Table
-from kdlora.report.frame import groups, metric_of, names, rows_of
 from kdlora.vocabulary.task import METRIC_DIRECTION
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdlora.evidence.gains import Comparison, Facts, Gain
+from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.tables import Lead, dagger_notes
 from kdlora.report.document import Cell, Column, Table
-from kdlora.report.frame import names
-from kdlora.report.gains import Comparison, Facts, Gain
 
 
 def effects(facts: Facts) -> Table | None:

@@ -14,11 +14,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.statistics import Statistics
+from kdlora.records.tidy import groups, metric_of, names, rows_of, scored
 from kdlora.report import words as w
 from kdlora.report.content.tables import score_cell
 from kdlora.report.document import Axis, Explorer, Figure, Panel
-from kdlora.report.frame import groups, metric_of, names, rows_of, scored
-from kdlora.report.gains import Facts
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.theme import (
     HEIGHT,
@@ -30,7 +31,6 @@ from kdlora.report.render.theme import (
     panel_spec,
     shape_of,
 )
-from kdlora.report.statistics import Statistics
 
 MOST_RUNS = 3000  # more are drawn as means only
 QUANTITIES = (

@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from kdlora.report import gains as g
+from kdlora.evidence import gains as g
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.outcomes import Outcome, averaged_tasks, outcome_metric
+from kdlora.records.tidy import metric_of, names, teacher_arm
 from kdlora.report import words as w
-from kdlora.report.aggregate import Outcome, averaged_tasks, outcome_metric
 from kdlora.report.content.effects import each_seed
 from kdlora.report.document import Finding
-from kdlora.report.frame import metric_of, names, teacher_arm
-from kdlora.report.gains import Facts
 from kdlora.vocabulary.arm import ADAPTATIONS, split_label, uncontrolled
 
 # With fewer paired seeds no two-sided rank or sign test can fall below 0.05.

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdlora.evidence.compare import Comparison
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.statistics import DISTILLATION, ON_TEACHER, Statistics
+from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.statistics import told_apart
 from kdlora.report.document import Finding, Tile
-from kdlora.report.frame import names
-from kdlora.report.gains import Facts
-from kdlora.report.statistics import DISTILLATION, ON_TEACHER, Statistics
 from kdlora.vocabulary.arm import uncontrolled
 
 # A share near one of these is also said in words.

@@ -8,10 +8,10 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.diagnosis import epochs_table
+from kdlora.records.tidy import groups, metric_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.trade_off import MOST_PANELS
 from kdlora.report.document import Figure, Panel
-from kdlora.report.frame import groups, metric_of, names, rows_of
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.panels import tips
 from kdlora.report.render.theme import HEIGHT, WIDTH, Scores, chart_of, colour, panel_spec, shape

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from kdlora.records.tidy import groups, metric_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.tables import TASK, Lead, arrow
 from kdlora.report.document import Cell, Column, Table
-from kdlora.report.frame import groups, metric_of, names, rows_of
 
 # What must be the same for all trained arms of a comparison, and what may differ by design.
 SAME = {

@@ -11,10 +11,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from kdlora.records.tidy import groups, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.tables import Lead
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
-from kdlora.report.frame import groups, names, rows_of
 from kdlora.report.render.panels import ROW, heat_map, shade, tips
 from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
 

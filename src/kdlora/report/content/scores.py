@@ -5,15 +5,15 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.statistics import COSTS, Statistics
+from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cost import COST_NAMES
 from kdlora.report.content.statistics import model
 from kdlora.report.content.tables import MODEL, PAIR, task_column
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
-from kdlora.report.frame import metric_of, names
-from kdlora.report.gains import Facts
 from kdlora.report.render.panels import dots, heat_map, shade, shades, trends
-from kdlora.report.statistics import COSTS, Statistics
 from kdlora.vocabulary.arm import split_label
 
 

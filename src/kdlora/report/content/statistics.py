@@ -11,12 +11,12 @@ import pandas as pd
 
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.ranks import Ranking
+from kdlora.evidence.statistics import Statistics
 from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, PAIR
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import ROW, tips
 from kdlora.report.render.theme import WIDTH, chart_of, light, panel_spec
-from kdlora.report.statistics import Statistics
 
 VERDICT_NOTE = (
     "A verdict is about the paired difference after correction within its question. Undecided "

@@ -11,8 +11,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from kdlora.evidence import gains as g
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.statistics import Statistics, gather_statistics
 from kdlora.evidence.study import default_reference
-from kdlora.report import gains as g
+from kdlora.records.tidy import names, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
     checks,
@@ -38,9 +41,6 @@ from kdlora.report.content import trade_off as charts
 from kdlora.report.content import which_to_ship as recommended
 from kdlora.report.content.models import Bins
 from kdlora.report.document import Block, Figure, Report, Section, Source, Table, Tile
-from kdlora.report.frame import names, seeds_of
-from kdlora.report.gains import Facts
-from kdlora.report.statistics import Statistics, gather_statistics
 from kdlora.report.stored_outputs import Examples
 
 METHODS = (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from kdlora.report import words as w
-from kdlora.report.aggregate import (
+from kdlora.evidence.gains import Facts
+from kdlora.evidence.outcomes import (
     Outcome,
     Spread,
     averaged_tasks,
@@ -16,10 +16,10 @@ from kdlora.report.aggregate import (
     outcomes,
     shared_blocks,
 )
+from kdlora.records.tidy import metric_of, names, scored, seeds_of
+from kdlora.report import words as w
 from kdlora.report.content.best import best_notes, stand, standings, values_by_arm
 from kdlora.report.document import Cell, Column, Table
-from kdlora.report.frame import metric_of, names, scored, seeds_of
-from kdlora.report.gains import Facts
 
 POINTS_NOTE = (
     "Accuracy, F1, Matthews and other correlations are shown times 100, in points; any other "

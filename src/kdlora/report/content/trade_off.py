@@ -9,12 +9,12 @@ from dataclasses import replace
 import altair as alt
 import pandas as pd
 
+from kdlora.evidence.gains import Facts
+from kdlora.records.tidy import groups, metric_of, names, scored, teacher_arm
 from kdlora.report import words as w
 from kdlora.report.content.checks import unsteady
 from kdlora.report.content.tables import score_cell
 from kdlora.report.document import Figure, Panel
-from kdlora.report.frame import groups, metric_of, names, scored, teacher_arm
-from kdlora.report.gains import Facts
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.theme import (
     HEIGHT,

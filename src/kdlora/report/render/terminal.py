@@ -9,12 +9,12 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from kdlora.evidence.gains import gather
+from kdlora.records.tidy import metric_of, names, rows_of, severities, tidy
 from kdlora.report import document as parts
 from kdlora.report import words as w
 from kdlora.report.content import tables, trust
 from kdlora.report.content.tables import POINTS_NOTE
-from kdlora.report.frame import metric_of, names, rows_of, severities, tidy
-from kdlora.report.gains import gather
 from kdlora.report.render.theme import kind_of
 
 # What fits into 80 columns; the report has the rest.

@@ -14,8 +14,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from kdlora.records.tidy import rows_of
 from kdlora.report import words as w
-from kdlora.report.frame import rows_of
 from kdlora.vocabulary.arm import split_label
 
 # Every colour of pages and charts: name -> (light, dark). No two light ones are equal.

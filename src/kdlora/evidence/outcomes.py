@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.report.frame import SEEDLESS, groups, metric_of, names, scored, teacher_arm
-from kdlora.report.words import POINTS
+from kdlora.evidence.scores import POINT_METRICS
+from kdlora.records.tidy import SEEDLESS, groups, metric_of, names, scored, teacher_arm
 
 # What is known of a cell when scores and costs are put together.
 COSTS = ("trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",
@@ -118,7 +118,9 @@ def outcomes(
     means["speedup_latency"] = np.exp(means["speedup_latency"])
     scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
     tasks = dict.fromkeys(task for task, _ in blocks)
-    shares = all(name in POINTS and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks))
+    shares = all(
+        name in POINT_METRICS and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks)
+    )
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
     empty = pd.Series(np.nan, index=scores.index)
     teacher = scores.get(teacher_arm(frame, pair), empty)
@@ -168,7 +170,7 @@ def averaged_tasks(frame: pd.DataFrame) -> list[str]:
     tasks = names(frame, "task")
     if len(tasks) == 1:
         return tasks
-    return [task for task in tasks if metric_of(frame, task)[0] in POINTS]
+    return [task for task in tasks if metric_of(frame, task)[0] in POINT_METRICS]
 
 
 def outcome_metric(frame: pd.DataFrame) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.report import gains as g
+from kdlora.evidence import gains as g
 from tests.harness.studies import blank, make_frame, put
 
 PAIR = "minilm-l6--minilm-l3"

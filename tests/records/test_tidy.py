@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.report.frame import metric_of, names, severities, teacher_arm, tidy
+from kdlora.records.tidy import metric_of, names, severities, teacher_arm, tidy
 from tests.harness.studies import make_frame, put
+
+
+@pytest.fixture(scope="module")
+def one_task() -> pd.DataFrame:
+    """One task, five arms, two seeds, two baselines, nothing wrong."""
+    return make_frame()
 
 
 def test_a_run_that_fills_several_cells_of_an_arm_counts_once(one_task):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from kdlora.report.aggregate import (
+from kdlora.evidence.outcomes import (
     Outcome,
     Spread,
     all_outcomes,
@@ -21,8 +21,8 @@ from kdlora.report.aggregate import (
     outcome_metric,
     spreads,
 )
-from kdlora.report.frame import metric_of, names, teacher_arm, tidy
-from kdlora.report.words import POINTS
+from kdlora.evidence.scores import POINT_METRICS
+from kdlora.records.tidy import metric_of, names, teacher_arm, tidy
 from kdlora.vocabulary.arm import labelled, split_label, undistilled
 
 
@@ -133,7 +133,7 @@ def compare(
                 flagged=tuple(dict.fromkeys(used["run_id"])),
             )
         )
-    average = _average([gain for gain in found if gain.metric in POINTS])
+    average = _average([gain for gain in found if gain.metric in POINT_METRICS])
     return found + ([average] if average else [])
 
 

@@ -18,7 +18,7 @@ from kdlora.evidence.result import Rules
 from kdlora.evidence.scores import numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.study import default_reference, questions
 from kdlora.records.plausible import numeric
-from kdlora.report.frame import names
+from kdlora.records.tidy import names
 
 SEED = 0  # of the bootstrap: the same records give the same report
 # Less is better in all of them; in the order in which readers ask for them.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from kdlora.report.aggregate import (
+from kdlora.evidence.outcomes import (
     all_outcomes,
     averaged_tasks,
     in_blocks,
@@ -15,7 +15,7 @@ from kdlora.report.aggregate import (
     shared_blocks,
     spreads,
 )
-from kdlora.report.frame import tidy
+from kdlora.records.tidy import tidy
 from tests.harness.studies import blank, make_frame, put
 
 PAIR = "minilm-l6--minilm-l3"
