@@ -75,8 +75,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "4: modules to save are matched by the ends of their names; a family has no targets": (
         "models/test_adapters.py::test_names_matched_by_their_ends_are_refused",
-        "models/test_families.py::test_targets",
-        "models/test_families.py::test_names_of_trained_modules_do_not_overlap",
+        "models/test_inspection.py::test_targets",
+        "models/test_inspection.py::test_names_of_trained_modules_do_not_overlap",
     ),
     "5: OLoRA and PiSSA change the base weights under other adapters and saved ones": (
         "models/test_adapters.py::test_a_base_model_is_adapted_once",

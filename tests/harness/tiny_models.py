@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdlora.models.families import uses_token_types
+from kdlora.models.inspection import uses_token_types
 from kdlora.spec.run import EncoderRef
 
 FAMILIES = ("bert", "distilbert", "roberta", "deberta-v2", "albert", "xlm-roberta", "mpnet")

@@ -1,8 +1,8 @@
 """Run a plan on a Ray cluster: each run a task with its share of processors and memory.
 
-The order of runs, leases, retries and records are those of every engine (see `engines.supervisor`); Ray
-finds the place and says when a worker or a node is lost. The study's folder has to be shared by all
-nodes under one path. Needs ``pip install kdlora[ray]``.
+The order of runs, leases, retries and records are those of every engine (`engines.supervisor`);
+Ray finds the place and says when a worker or a node is lost. The study's folder has to be shared by
+all nodes under one path. Needs ``pip install kdlora[ray]``.
 """
 
 from __future__ import annotations

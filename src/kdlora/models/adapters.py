@@ -28,7 +28,7 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.errors import ModelError, did_you_mean
 from kdlora.models import adalora
 from kdlora.models.checkpoints import expected_warnings, seeded
-from kdlora.models.families import ALL_LINEAR, resolve_targets, trained_modules
+from kdlora.models.inspection import ALL_LINEAR, resolve_targets, trained_modules
 from kdlora.models.merging import adapter_norm, merge, remember_initial, tuner_layers
 from kdlora.models.mrlora import MrLoraConfig
 from kdlora.spec.adapter import Adapter

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
-from kdlora.models.families import supports_sdpa
+from kdlora.models.inspection import supports_sdpa
 from kdlora.vocabulary.arm import PACKAGED_ENCODERS
 
 

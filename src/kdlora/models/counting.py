@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.errors import ModelError
 from kdlora.models.adalora import initial_rank
 from kdlora.models.adapters import check_options
-from kdlora.models.families import resolve_targets, trained_modules
+from kdlora.models.inspection import resolve_targets, trained_modules
 from kdlora.models.mrlora import halving_ranks
 from kdlora.spec.adapter import Adapter
 from kdlora.vocabulary.task import Task

@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import Checkpoint, read_classifier, read_config, read_tokenizer
-from kdlora.models.families import dropout_fields, head_modules
+from kdlora.models.inspection import dropout_fields, head_modules
 from kdlora.models.student_layers import keep_layers
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.task import Task

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from kdlora.models.families import FAMILIES, Family
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
 
@@ -89,6 +90,7 @@ class Shape:
         return [(self.width, self.width)] * len(targets)  # by name: as if all were square
 
 
+_UNKNOWN = Family((), ())  # of which nothing is known but its config
 _BERT = Shape(layers=12, width=768, inner=3072, heads=12, vocabulary=30522)
 _SMALL = replace(_BERT, layers=6, types=0, pooler=False)
 
@@ -96,7 +98,7 @@ _SMALL = replace(_BERT, layers=6, types=0, pooler=False)
 _KNOWN: dict[str, Shape] = {
     "minilm-l6": replace(_BERT, layers=6, width=384, inner=1536),
     "minilm-l3": replace(_BERT, layers=3, width=384, inner=1536),
-    "mpnet-base": replace(_BERT, vocabulary=30527, positions=514, types=0),
+    "mpnet-base": replace(_BERT, vocabulary=30527, positions=514, types=0, pooler=False),
     "bert-base-uncased": _BERT,
     "bert-base-cased": replace(_BERT, vocabulary=28996),
     "bert-large-uncased": replace(_BERT, layers=24, width=1024, inner=4096, heads=16),
@@ -153,8 +155,9 @@ def _from_config(config: dict[str, Any]) -> Shape:
             raise KeyError(names[0])
         return values[0] if values else default
 
-    family, width = config.get("model_type", ""), first("hidden_size", "dim")
-    positioned = family != "modernbert" and config.get("position_biased_input", True)
+    family = FAMILIES.get(config.get("model_type", ""), _UNKNOWN)
+    width = first("hidden_size", "dim")
+    positioned = family.position_table and config.get("position_biased_input", True)
     return Shape(
         layers=first("num_hidden_layers", "n_layers"),
         width=width,
@@ -163,8 +166,8 @@ def _from_config(config: dict[str, Any]) -> Shape:
         vocabulary=first("vocab_size"),
         positions=first("max_position_embeddings", default=512) if positioned else 0,
         types=first("type_vocab_size", default=0),
-        embedding=first("embedding_size", default=0) if family in ("albert", "electra") else 0,
-        stored=1 if family == "albert" else 0,
-        gated=family == "modernbert",
-        pooler=family in ("bert", "albert", "deberta-v2", "mpnet"),
+        embedding=first("embedding_size", default=0) if family.narrow_embeddings else 0,
+        stored=1 if family.shares_layers else 0,
+        gated=family.gated,
+        pooler=family.pooler,
     )

@@ -24,7 +24,7 @@ from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
 from kdlora.models.counting import resolve_budget, without_weights
 from kdlora.models.encoders import load_encoder, resolve_encoder
-from kdlora.models.families import max_tokens, resolve_targets, trained_modules
+from kdlora.models.inspection import max_tokens, resolve_targets, trained_modules
 from kdlora.models.saved import ADAPTER_CONFIG
 from kdlora.models.student_layers import with_layers
 from kdlora.spec.distillation import signal_problems

@@ -16,7 +16,7 @@ from kdlora.machine import busy_share
 from kdlora.measure.efficiency import merged_size_mb
 from kdlora.measure.latency import WARM_UP_ROUNDS, in_turns
 from kdlora.models.encoders import load_encoder
-from kdlora.models.families import max_tokens
+from kdlora.models.inspection import max_tokens
 from kdlora.models.saved import load_trained
 from kdlora.records.artefact import TeacherFacts, Variant, VariantTiming
 from kdlora.ship import model_card

@@ -23,8 +23,8 @@ from peft import PeftModel
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
+from kdlora.models.families import Parts, take_apart
 from kdlora.models.fused.layer import Batch, BoundLayer, FusedLayer, LastLayer
-from kdlora.models.fused.layers import Parts, take_apart
 from kdlora.models.fused.masks import Masks
 from kdlora.models.fused.packed import texts_per_part
 from kdlora.models.fused.projection import Bound, Projection, autocast

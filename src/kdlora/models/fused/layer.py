@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers.activations import GELUActivation
 
+from kdlora.models.families import Layer
 from kdlora.models.fused.frozen_layer import Frozen, Norm, frozen_layer
-from kdlora.models.fused.layers import Layer
 from kdlora.models.fused.masks import Masks
 from kdlora.models.fused.ops import add_norm, attend_one, attention
 from kdlora.models.fused.projection import Projection

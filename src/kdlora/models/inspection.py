@@ -1,60 +1,22 @@
-"""What differs from one encoder family to another, and how to find the rest by looking.
+"""What can be read off an encoder or its config, whatever its family.
 
-The table holds only what cannot be read off a model: which Linear layers are the query and value
-projections, and where positions begin. Heads, poolers, token types and attention back ends are
-found on the model or its config, so an unknown family works too.
+Heads, token types, attention back ends, the longest text and the layers that an adapter may sit
+on. What cannot be read off a model stands in `models.families`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError, did_you_mean
+from kdlora.models.families import FAMILIES
 
 ALL_LINEAR = "all-linear"
 QUERY_VALUE = "query-value"
-
-
-@dataclass(frozen=True)
-class Family:
-    """`projections` are the last parts of module names, as in ``attention.self.query``.
-
-    They are a layer's query, key and value, or one matrix that computes all three.
-    `first_position` is the position id of the first token, so that many rows of the position
-    table hold no token; None means padding id + 1, as in fairseq's models.
-    """
-
-    projections: tuple[str, ...]
-    first_position: int | None = 0
-
-    @property
-    def query_value(self) -> tuple[str, ...]:
-        """What the reports adapt; with one matrix for all three the key is adapted too."""
-        return (self.projections[0], self.projections[-1])
-
-
-_BERT = Family(("attention.self.query", "attention.self.key", "attention.self.value"))
-_ROBERTA = Family(_BERT.projections, first_position=None)
-
-FAMILIES: dict[str, Family] = {
-    "bert": _BERT,
-    "electra": _BERT,
-    "roberta": _ROBERTA,  # DistilRoBERTa too
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "distilbert": Family(("attention.q_lin", "attention.k_lin", "attention.v_lin")),
-    "deberta-v2": Family(  # v3 too
-        ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj")
-    ),
-    "albert": Family(("attention.query", "attention.key", "attention.value")),
-    "mpnet": Family(("attention.attn.q", "attention.attn.k", "attention.attn.v"), first_position=2),
-    "modernbert": Family(("attn.Wqkv",)),
-}
 
 
 def uses_token_types(config: PreTrainedConfig) -> bool:

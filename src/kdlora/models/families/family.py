@@ -1,0 +1,93 @@
+"""What a family of encoders has to tell: where its parts are, and what its shape does not say.
+
+A file beside this one describes one family, whole: what an adapter may sit on, how its parts are
+laid out for the fused pass (`models.fused`), and what its cost in closed form needs to know
+(`planning.encoder_shapes`). None of them imports torch, so that a plan reads them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # types alone: a plan reads this module and starts without torch
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The modules of one layer; `dropout` are the probabilities after each of its three parts.
+
+    The layer is "post-norm": attention, residual, norm, feed-forward, residual, norm.
+    """
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    out: nn.Module
+    attention_norm: nn.LayerNorm
+    up: nn.Module
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    down: nn.Module
+    output_norm: nn.LayerNorm
+    heads: int
+    attention_dropout: float
+    out_dropout: float
+    down_dropout: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A sequence classifier taken apart.
+
+    `widen` maps embeddings to the layers' width where the two differ. `head` turns the last
+    hidden states of the first token, [b, 1, d], into logits. `position_bias` gives what is added
+    to the attention scores of texts of one length, [1, h, l, l], where positions are relative.
+    """
+
+    embeddings: nn.Module
+    widen: nn.Module | None
+    layers: tuple[Layer, ...]
+    head: Callable[[torch.Tensor], torch.Tensor]
+    position_bias: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """What cannot be read off a model of the family, or only once it is loaded.
+
+    Attributes:
+        model_types: what ``config.model_type`` says, by which the family is known.
+        projections: last parts of module names, as in ``attention.self.query``: a layer's query,
+            key and value, or one matrix that computes all three.
+        first_position: position id of the first token, so that many rows of the position table
+            hold no token; None means padding id + 1, as in fairseq's models.
+        parts: takes a sequence classifier apart for the fused pass; None: it has no fused pass.
+        pooler: the encoder ends in a dense layer of its own width.
+        gated: the first matrix of the feed-forward part is doubled (GLU).
+        shares_layers: one layer's weights serve all layers.
+        narrow_embeddings: ``config.embedding_size`` is the width of the embeddings.
+        position_table: positions are looked up in a table.
+    """
+
+    model_types: tuple[str, ...]
+    projections: tuple[str, ...]
+    first_position: int | None = 0
+    parts: Callable[[Any], Parts] | None = None
+    pooler: bool = False
+    gated: bool = False
+    shares_layers: bool = False
+    narrow_embeddings: bool = False
+    position_table: bool = True
+
+    @property
+    def query_value(self) -> tuple[str, ...]:
+        """What the reports adapt; with one matrix for all three the key is adapted too."""
+        return (self.projections[0], self.projections[-1])
+
+
+def layers_of(read: Callable[[Any], Layer], layers: Iterable[Any]) -> tuple[Layer, ...]:
+    """Each of a model's layers as `read` sees it."""
+    return tuple(read(layer) for layer in layers)
