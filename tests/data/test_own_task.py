@@ -7,6 +7,7 @@ from kdlora.data.examples import ids_of_keys, ids_of_texts
 from kdlora.data.own_task import load_own
 from kdlora.errors import DataError
 from kdlora.spec.sections import OwnTask
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
 from tests.conftest import write_csv
 
 WORDS = [f"text number {i}" for i in range(40)]
@@ -41,7 +42,7 @@ def test_classes_of_a_csv(tmp_path):
     task = loaded.task
     assert (task.name, task.kind, task.texts, task.label) == (
         "mood",
-        "classification",
+        CLASSIFICATION,
         ("text",),
         "label",
     )
@@ -59,7 +60,7 @@ def test_scores_of_pairs_without_an_eval_file(tmp_path):
     train = {"a": WORDS, "b": WORDS[::-1], "score": scores}
     loaded = load(tmp_path, train, text=["a", "b"], label="score")
     assert (loaded.task.kind, loaded.task.primary, loaded.task.label_names) == (
-        "regression",
+        REGRESSION,
         "pearson",
         (),
     )

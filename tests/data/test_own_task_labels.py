@@ -1,19 +1,13 @@
-from decimal import Decimal
-
-import numpy as np
 import pytest
 
 from kdlora.data.own_task import (
-    as_number,
     check_classes,
     check_numbers,
     check_unknown,
-    class_name,
-    class_names,
-    encode,
     infer_kind,
     is_missing,
 )
+from kdlora.vocabulary.task import CLASSIFICATION, KINDS
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), "", "  ", "nan", "NaN"])
@@ -24,36 +18,6 @@ def test_missing(value):
 @pytest.mark.parametrize("value", [0, False, 0.0, "0", "none", "NA", "null"])
 def test_not_missing(value):
     assert not is_missing(value)
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [
-        (1, "1"),
-        (1.0, "1"),
-        (-2.0, "-2"),
-        (2.5, "2.5"),
-        ("1.0", "1"),
-        ("1.", "1"),
-        ("-1.00", "-1"),
-        (" pos ", "pos"),
-        ("01", "01"),
-        ("v1.0", "v1.0"),
-        ("1.50", "1.50"),
-        (True, "True"),
-        (Decimal("3.00"), "3"),
-    ],
-)
-def test_class_name(value, name):
-    assert class_name(value) == name
-
-
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [("1e3", 1000.0), (" 2 ", 2.0), (3, 3.0), (True, None), ("1_000", None), ("x", None)],
-)
-def test_as_number(value, number):
-    assert as_number(value) == number
 
 
 @pytest.mark.parametrize(
@@ -70,18 +34,11 @@ def test_as_number(value, number):
     ],
 )
 def test_infer_kind(values, kind):
-    assert infer_kind(values) == kind
-
-
-def test_names_are_ordered_as_numbers_where_they_are():
-    assert class_names([10, 2, 1, 2]) == ("1", "2", "10")
-    assert class_names(["10", "2.0", "-1"]) == ("-1", "2", "10")
-    assert class_names(["b", "10", "a"]) == ("10", "a", "b")
-    assert class_names([True, False]) == ("False", "True")
+    assert infer_kind(values) is KINDS[kind]
 
 
 def check(values, stated=False):
-    return check_classes(values, class_names(values), stated=stated)
+    return check_classes(values, CLASSIFICATION.names(values), stated=stated)
 
 
 def test_good_classes():
@@ -114,10 +71,3 @@ def test_numbers_that_are_none_are_shown_with_their_rows():
     assert said == (
         "labels that are not finite numbers, in rows 4, 6, 8, 9: 'high', 'inf', '1e+39'"
     )
-
-
-def test_encode():
-    classes = encode(["b", "a", 1.0], "classification", ("1", "a", "b"))
-    assert (classes.tolist(), classes.dtype) == ([2, 1, 0], np.dtype(np.int64))
-    numbers = encode(["1.5", 2], "regression", ())
-    assert (numbers.tolist(), numbers.dtype) == ([1.5, 2.0], np.dtype(np.float32))

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr
 
-from kdlora.data.unlabelled import NO_LABEL
 from kdlora.distillation.losses import dist, dkd, hard_loss, kd_kl, logit_mse, make_loss
 from kdlora.errors import InputError
 from kdlora.spec.distillation import Distillation
-from kdlora.vocabulary.task import TASKS
+from kdlora.vocabulary.task import NO_LABEL, TASKS
 
 RTE, MNLI, STSB = TASKS["rte"], TASKS["mnli"], TASKS["stsb"]
 

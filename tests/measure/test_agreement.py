@@ -12,13 +12,13 @@ from kdlora.errors import DataError
 from kdlora.measure.agreement import agreement, impossible
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.record import Agreement
-from kdlora.vocabulary.task import TASKS, Task
+from kdlora.vocabulary.task import CLASSIFICATION, TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
 
 def task_of(n_classes: int) -> Task:
-    return Task("t", "classification", ("x",), tuple("abcdef"[:n_classes]), "accuracy")
+    return Task("t", CLASSIFICATION, ("x",), tuple("abcdef"[:n_classes]), "accuracy")
 
 
 def one_hot(classes, n_classes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from kdlora.measure.quality import count_predictions, floor_score, quality
 from kdlora.records.record import Agreement, Quality, TrainingFacts
 from kdlora.spec.run import Run, TaskRef
 from kdlora.spec.sections import Data
-from kdlora.vocabulary.task import TASKS, Task
+from kdlora.vocabulary.task import REGRESSION, TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
@@ -114,7 +114,7 @@ def test_at_or_below_majority():
 
 
 def test_the_floor_of_an_error_is_above():
-    task = Task("r", "regression", ("t",), (), "rmse")
+    task = Task("r", REGRESSION, ("t",), (), "rmse")
     scores = {"rmse": 1.2, "pearson": 0.5, "spearman": 0.5}
     block = sound_quality(primary="rmse", direction=-1, splits={"report": scores})
     curve = history([1.5, 1.2], [3.0, 1.0], "rmse")
@@ -154,7 +154,7 @@ def test_never_improved():
     )  # fmt: skip
     assert flags(history=history([None, 0.7, 0.65], falling)) == {}
     assert flags(history=history([0.7], [0.5])) == {}
-    task = Task("r", "regression", ("t",), (), "rmse")
+    task = Task("r", REGRESSION, ("t",), (), "rmse")
     better_later = history([1.5, 1.2], [3.0, 1.0], "rmse")
     assert "never_improved" not in flags(task, history=better_later)
     assert "never_improved" in flags(task, history=history([1.2, 1.5], [3.0, 1.0], "rmse"))

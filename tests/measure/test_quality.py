@@ -23,10 +23,10 @@ from kdlora.measure.quality import (
     quality,
     score_split,
 )
-from kdlora.vocabulary.task import TASKS, Task
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION, TASKS, Task
 
 MRPC, COLA, STSB = TASKS["mrpc"], TASKS["cola"], TASKS["stsb"]
-ABC = Task("abc", "classification", ("text",), ("a", "b", "c"), "macro_f1")
+ABC = Task("abc", CLASSIFICATION, ("text",), ("a", "b", "c"), "macro_f1")
 
 
 def logits(classes: list[int], n_classes: int = 2, gap: float = 2.0) -> np.ndarray:
@@ -56,11 +56,11 @@ def test_binary_scores_by_hand():
 
 
 def test_f1_is_of_the_positive_class_wherever_it_stands():
-    flipped = Task("x", "classification", ("t",), ("yes", "no"), "f1", positive="yes")
+    flipped = Task("x", CLASSIFICATION, ("t",), ("yes", "no"), "f1", positive="yes")
     assert score_split(flipped, GUESS, TRUTH)["f1"] == pytest.approx(10 / 12)
     with pytest.raises(DataError, match="one of yes, no"):
         score_split(
-            Task("x", "classification", ("t",), ("yes", "no"), "f1", positive="maybe"),
+            Task("x", CLASSIFICATION, ("t",), ("yes", "no"), "f1", positive="maybe"),
             GUESS,
             TRUTH,
         )
@@ -119,7 +119,7 @@ def test_an_empty_split_scores_none():
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(2, 60))
 def test_against_scikit_learn(seed, n_classes, n):
     rng = np.random.default_rng(seed)
-    task = Task("t", "classification", ("x",), tuple("abcde"[:n_classes]), "accuracy")
+    task = Task("t", CLASSIFICATION, ("x",), tuple("abcde"[:n_classes]), "accuracy")
     outputs, truth = rng.normal(size=(n, n_classes)) * 3, rng.integers(0, n_classes, n)
     scores = score_split(task, outputs, truth)
     guess = outputs.argmax(1)
@@ -206,10 +206,10 @@ def test_floor_is_what_ignoring_the_text_scores():
     assert floor_score(MRPC, train, TRUTH) == 0.4  # class 1 on rows that are 0 six times of ten
     assert floor_score(COLA, train, TRUTH) == 0.0
     assert floor_score(STSB, np.array([1.0, 3.0]), np.array([2.0, 4.0])) == 0.0
-    rmse = Task("r", "regression", ("t",), (), "rmse")
+    rmse = Task("r", REGRESSION, ("t",), (), "rmse")
     assert floor_score(rmse, np.array([1.0, 3.0]), np.array([2.0, 4.0])) == pytest.approx(2**0.5)
     assert floor_score(MRPC, train, np.zeros(0, int)) is None
-    assert floor_score(Task("e", "classification", ("t",), ("a", "b"), "ece"), train, TRUTH) is None
+    assert floor_score(Task("e", CLASSIFICATION, ("t",), ("a", "b"), "ece"), train, TRUTH) is None
 
 
 def test_every_problem_with_the_shapes_is_told():

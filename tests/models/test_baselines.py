@@ -14,7 +14,7 @@ from kdlora.data.examples import Examples
 from kdlora.errors import DataError, ModelError
 from kdlora.models import baselines
 from kdlora.models.baselines import LinearBaseline, majority, train_tfidf
-from kdlora.vocabulary.task import TASKS, Task
+from kdlora.vocabulary.task import CLASSIFICATION, TASKS, Task
 from tests.conftest import sentences
 
 SST2, STSB, MNLI = TASKS["sst2"], TASKS["stsb"], TASKS["mnli"]
@@ -126,7 +126,7 @@ def test_regression_predicts_numbers():
 
 
 def test_several_classes_and_one_that_training_lacks():
-    task = Task("t", "classification", ("x",), ("a", "b", "c", "d"), "accuracy")
+    task = Task("t", CLASSIFICATION, ("x",), ("a", "b", "c", "d"), "accuracy")
     texts = ["red apple", "blue sea", "green grass"] * 30
     train = examples([0, 1, 3] * 30, texts)
     outputs = train_tfidf(task, train, seed=0).predict((["blue", "red", "green"],))

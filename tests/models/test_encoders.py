@@ -21,7 +21,7 @@ from kdlora.models.encoders import load_encoder, load_tokenizer, resolve_encoder
 from kdlora.models.saved import save_trained
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
-from kdlora.vocabulary.task import TASKS, Task
+from kdlora.vocabulary.task import CLASSIFICATION, TASKS, Task
 from tests.harness.tiny_models import FAMILIES, FURTHER_FAMILIES, save_tiny_encoder, tiny_batch
 
 GetEncoder = Callable[[str], EncoderRef]
@@ -244,7 +244,7 @@ def test_given_outputs_are_put_into_the_task_order(family: str, tmp_path: Path) 
 
 def test_the_last_layer_is_told_from_others_of_its_size(tmp_path: Path, monkeypatch) -> None:
     names = tuple(f"class{i}" for i in range(32))  # as many as the head is wide
-    task = Task("t", "classification", ("a",), names, "accuracy")
+    task = Task("t", CLASSIFICATION, ("a",), names, "accuracy")
     reference = _fine_tuned(tmp_path / "m", "roberta", [*names[1:], names[0]])
     logits, batch = _plain_logits(reference)
     loaded = load_encoder(reference, task, seed=0, given=True)
@@ -277,7 +277,7 @@ def test_given_with_other_labels_is_refused(tmp_path: Path) -> None:
         load_encoder(reference, MNLI, seed=0, given=True)
     with pytest.raises(ModelError, match=r"the task has 1 \(one number\)"):
         load_encoder(reference, STSB, seed=0, given=True)
-    twice = Task("t", "classification", ("a",), ("sad", "SAD"), "accuracy")
+    twice = Task("t", CLASSIFICATION, ("a",), ("sad", "SAD"), "accuracy")
     with pytest.raises(ModelError, match="are sad, SAD"):
         load_encoder(reference, twice, seed=0, given=True)
 

@@ -8,10 +8,10 @@ import pytest
 
 from kdlora.ship.gate import Gate, search
 from kdlora.ship.quantize import INT8, Settings
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION, Task
 from tests.ship.test_quantize import small_model
 
-TASK = Task("moods", "classification", ("text",), ("neg", "pos"), "accuracy")
+TASK = Task("moods", CLASSIFICATION, ("text",), ("neg", "pos"), "accuracy")
 LABELS = np.array([0, 0, 1, 1] * 50)
 
 
@@ -41,7 +41,7 @@ def test_exactly_the_allowed_drop_passes(wrong: int, allowed: float, passed: boo
 
 
 def test_where_less_is_better_more_is_a_drop() -> None:
-    task = Task("stars", "regression", ("text",), (), "rmse")
+    task = Task("stars", REGRESSION, ("text",), (), "rmse")
     truth = np.zeros(4, dtype=np.float32)
     gate = Gate(task, truth, np.full((4, 1), 0.5), 1.0)
     verdict = gate.judge(np.full((4, 1), 0.52))

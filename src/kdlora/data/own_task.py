@@ -6,7 +6,6 @@ Every problem of both files is found before anything is raised, so that one look
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,20 @@ from kdlora.data.tables import Table, column_problem, name_rows, read_header, re
 from kdlora.errors import DataError, did_you_mean
 from kdlora.spec.run import SCORE, Run
 from kdlora.spec.sections import OwnTask
-from kdlora.vocabulary.task import CLASSIFICATION_METRICS, REGRESSION_METRICS, TASKS, Kind, Task
+from kdlora.vocabulary.task import (
+    CLASSIFICATION,
+    KINDS,
+    REGRESSION,
+    TASKS,
+    Kind,
+    Task,
+    as_number,
+    class_name,
+)
 
 _MOST_CLASSES = 50
 _SHOWN = 10
 _LARGEST = float(np.finfo(np.float32).max)
-_INTEGRAL = re.compile(r"[+-]?\d+\.0*")
 
 
 def is_missing(value: Any) -> bool:
@@ -35,40 +42,13 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
 
 
-def class_name(value: Any) -> str:
-    """A label as its class is called: trimmed, and 1.0 is 1, as pandas writes integers."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    text = str(value).strip()
-    return text.partition(".")[0] if _INTEGRAL.fullmatch(text) else text
-
-
-def as_number(value: Any) -> float | None:
-    """A label or text as a number, None if it is none. Truth values are classes, not numbers."""
-    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
 def infer_kind(values: Sequence[Any]) -> Kind:
     """Regression if most labels are numbers with a fraction, or all are numbers and some are so."""
     numbers = [as_number(value) for value in values]
     fractional = sum(x is not None and not float(x).is_integer() for x in numbers)
     if fractional and (None not in numbers or fractional > len(values) / 2):
-        return "regression"
-    return "classification"
-
-
-def class_names(values: Sequence[Any]) -> tuple[str, ...]:
-    """The distinct classes, in numerical order if all are numbers, else in alphabetical order."""
-    names = {class_name(value) for value in values}
-    numbers = {name: as_number(name) for name in names}
-    if all(x is not None and math.isfinite(x) for x in numbers.values()):
-        return tuple(sorted(names, key=lambda name: (numbers[name], name)))
-    return tuple(sorted(names))
+        return REGRESSION
+    return CLASSIFICATION
 
 
 def check_classes(values: Sequence[Any], names: Sequence[str], *, stated: bool) -> list[str]:
@@ -108,14 +88,6 @@ def check_numbers(values: Sequence[Any], rows: Sequence[int]) -> list[str]:
     return [
         f"labels that are not finite numbers, in {name_rows([rows[i] for i in bad])}: {examples}"
     ]
-
-
-def encode(values: Sequence[Any], kind: Kind, names: Sequence[str]) -> np.ndarray:
-    """Labels [n]: int64 positions in `names`, or float32 numbers."""
-    if kind == "regression":
-        return np.array([as_number(value) for value in values], dtype=np.float32)
-    place = {name: i for i, name in enumerate(names)}
-    return np.array([place[class_name(value)] for value in values], dtype=np.int64)
 
 
 def show(items: Sequence[str], most: int = _SHOWN) -> str:
@@ -227,10 +199,10 @@ def load_own(own: OwnTask) -> Loaded:
         )
     if not train.labels:
         raise DataError(problems)
-    stated = "classification" if own.labels else own.kind
-    kind = infer_kind(train.labels) if stated == "auto" else stated
-    names = class_names(train.labels) if kind == "classification" else ()
-    problems += _label_problems(own, kind, names, train, held_out)
+    stated = CLASSIFICATION if own.labels else KINDS.get(own.kind)
+    kind = stated or infer_kind(train.labels)
+    names = kind.names(train.labels)
+    problems += _PROBLEMS[kind](own, names, train, held_out)
     task_problems, positive = _metric_problems(own, kind, names)
     problems += task_problems
     if problems:
@@ -248,7 +220,7 @@ def load_own(own: OwnTask) -> Loaded:
         kind=kind,
         texts=own.text,
         label_names=names,
-        primary=own.metric or ("macro_f1" if kind == "classification" else "pearson"),
+        primary=own.metric or kind.default_metric,
         positive=positive,
         reports={"report": "eval" if held_out else "held out of train"},
         label=own.label,
@@ -372,20 +344,28 @@ def _shared_keys(files: dict[str, _Rows]) -> list[str]:
     ]
 
 
-def _label_problems(
-    own: OwnTask, kind: Kind, names: tuple[str, ...], train: _Rows, held_out: _Rows | None
+def _class_problems(
+    own: OwnTask, names: tuple[str, ...], train: _Rows, held_out: _Rows | None
 ) -> list[str]:
-    if kind == "regression":
-        files = [train, held_out] if held_out else [train]
-        found = {rows.path: check_numbers(rows.labels, rows.numbers) for rows in files}
-        if not found[train.path] and len({as_number(value) for value in train.labels}) == 1:
-            found[train.path].append(f"every label is {train.labels[0]}: there is nothing to learn")
-    else:
-        stated = own.kind == "classification"
-        found = {train.path: check_classes(train.labels, names, stated=stated)}
-        # many unknown labels follow from labels that are no classes; one problem is enough
-        if held_out and not found[train.path]:
-            found[held_out.path] = check_unknown(held_out.labels, names)
+    stated = KINDS.get(own.kind) is CLASSIFICATION
+    found = {train.path: check_classes(train.labels, names, stated=stated)}
+    # many unknown labels follow from labels that are no classes; one problem is enough
+    if held_out and not found[train.path]:
+        found[held_out.path] = check_unknown(held_out.labels, names)
+    return _of_column(own, found)
+
+
+def _number_problems(
+    own: OwnTask, names: tuple[str, ...], train: _Rows, held_out: _Rows | None
+) -> list[str]:
+    files = [train, held_out] if held_out else [train]
+    found = {rows.path: check_numbers(rows.labels, rows.numbers) for rows in files}
+    if not found[train.path] and len({as_number(value) for value in train.labels}) == 1:
+        found[train.path].append(f"every label is {train.labels[0]}: there is nothing to learn")
+    return _of_column(own, found)
+
+
+def _of_column(own: OwnTask, found: dict[Path, list[str]]) -> list[str]:
     return [
         f"{path}: column '{own.label}': {problem}"
         for path, problems in found.items()
@@ -393,21 +373,24 @@ def _label_problems(
     ]
 
 
+# What is wrong with the labels of both files, by kind of task.
+_PROBLEMS = {CLASSIFICATION: _class_problems, REGRESSION: _number_problems}
+
+
 def _metric_problems(
     own: OwnTask, kind: Kind, names: tuple[str, ...]
 ) -> tuple[list[str], str | None]:
     """Problems of metric and positive class, and the positive class as the labels name it."""
     problems = []
-    if own.metric and (own.metric in REGRESSION_METRICS) != (kind == "regression"):
-        fitting = REGRESSION_METRICS if kind == "regression" else CLASSIFICATION_METRICS
+    if own.metric and own.metric not in (*kind.metrics, *kind.metrics_of_positive):
         problems.append(
             f"metric '{own.metric}' does not fit {kind}, which column '{own.label}' calls for: "
-            f"choose among {', '.join(fitting)}"
+            f"choose among {', '.join(kind.metrics)}"
         )
     positive = None if own.positive is None else class_name(own.positive)
     if own.metric == "f1" and positive is None:
         problems.append("metric 'f1' is of one class: name it as `positive`, or use macro_f1")
-    if positive is not None and kind == "regression":
+    if positive is not None and kind.numeric:
         problems.append(f"positive '{own.positive}' is given, but the labels are numbers")
     elif positive is not None and positive not in names:
         problems.append(
@@ -421,4 +404,4 @@ def _examples(task: Task, rows: _Rows) -> Examples:
         ids = ids_of_texts(task.name, rows.texts)
     else:
         ids = ids_of_keys(task.name, rows.keys)
-    return Examples(ids, rows.texts, encode(rows.labels, task.kind, task.label_names))
+    return Examples(ids, rows.texts, task.kind.decode(rows.labels, task.label_names))

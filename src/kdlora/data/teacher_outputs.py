@@ -12,9 +12,9 @@ import numpy as np
 from kdlora.data import own_task as lab
 from kdlora.data.examples import Examples, ids_of_keys
 from kdlora.data.tables import Table, name_rows, read_table, require_as_planned
-from kdlora.errors import DataError, did_you_mean
+from kdlora.errors import DataError, alternatives, did_you_mean
 from kdlora.spec.run import SCORE, OutputsRef
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import Task, as_number, class_name
 
 LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many
 PSEUDO_VOTES = 0.5  # added to each class's votes: three of three annotators may all be wrong
@@ -65,8 +65,8 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
         for name in ref.columns
         if name not in classes
     ]
-    if (task.kind == "regression") != (ref.kind == "scores"):
-        fitting = "scores" if task.kind == "regression" else "probabilities, logits or votes"
+    if ref.kind not in task.kind.teacher_files:
+        fitting = alternatives(task.kind.teacher_files)
         problems.append(f"kind '{ref.kind}' does not fit a {task.kind}: expected {fitting}")
     if problems:
         raise DataError(problems, where=where)
@@ -89,7 +89,7 @@ def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
     problems = []
     found = np.zeros((len(table), len(columns)))
     for place, name in enumerate(columns):
-        numbers = [lab.as_number(value) for value in table.columns[name]]
+        numbers = [as_number(value) for value in table.columns[name]]
         bad = [i for i, x in enumerate(numbers, 1) if x is None or not np.isfinite(x)]
         if bad:
             problems.append(
@@ -157,7 +157,7 @@ def _keys(table: Table, ref: OutputsRef, task: Task, values: np.ndarray) -> dict
         missing = [i for i, v in enumerate(table.columns[ref.id], 1) if lab.is_missing(v)]
         if missing:
             raise DataError(f"{table.path}: no id in {name_rows(missing)} (column '{ref.id}')")
-        keys = ids_of_keys(task.name, [lab.class_name(v) for v in table.columns[ref.id]]).tolist()
+        keys = ids_of_keys(task.name, [class_name(v) for v in table.columns[ref.id]]).tolist()
     else:
         texts = [["" if v is None else str(v) for v in table.columns[n]] for n in ref.text]
         keys = list(zip(*texts, strict=True))

@@ -19,8 +19,6 @@ from kdlora.errors import DataError
 from kdlora.spec.run import TextsRef, seed_for
 from kdlora.vocabulary.task import Task
 
-NO_LABEL = -1  # of a row that only the teacher labels; NaN for regression
-
 
 @dataclass(frozen=True, eq=False)
 class Unlabelled:
@@ -144,7 +142,6 @@ def _rows_of(*parts: Examples) -> set[tuple[str, ...]]:
 
 def _examples(task: Task, rows: Iterable[tuple[str, ...]]) -> Examples:
     texts = tuple(list(column) for column in zip(*rows, strict=True))
-    n = len(texts[0])
-    none = np.full(n, np.nan, np.float32) if task.kind == "regression" else np.full(n, NO_LABEL)
     # ids of their own: the same text may be a labelled row that is not in use
-    return Examples(ids_of_texts(f"{task.name} unlabelled", texts), texts, none)
+    ids = ids_of_texts(f"{task.name} unlabelled", texts)
+    return Examples(ids, texts, task.kind.unlabelled(len(texts[0])))

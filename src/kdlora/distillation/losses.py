@@ -7,15 +7,15 @@ never "alpha", which belongs to LoRA.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
-from kdlora.data.unlabelled import NO_LABEL
 from kdlora.errors import InputError
 from kdlora.spec.distillation import Distillation, Dkd, Signals, Tempered, signal_problems
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import CLASSIFICATION, NO_LABEL, REGRESSION, Kind, Task
 
 _TINY = 1e-8
 
@@ -41,17 +41,8 @@ def is_labelled(labels: torch.Tensor) -> torch.Tensor:
 
 
 def hard_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy for classes (labels [b] int64), mean squared error for regression."""
-    return _hard(task, logits, labels).mean()
-
-
-def _hard(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """[b]; zero, and without a gradient, where there is no label."""
-    if task.kind == "regression":
-        known = is_labelled(labels)
-        gap = logits.squeeze(-1) - labels.nan_to_num().to(logits.dtype)
-        return torch.where(known, gap, torch.zeros_like(gap)).square()
-    return F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
+    """The loss of the task's kind against labels [b], mean over the rows."""
+    return task.kind.loss(logits, labels).mean()
 
 
 def kd_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -76,6 +67,13 @@ def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     Source: Ba and Caruana (2014), "Do deep nets really need to be deep?".
     """
     return (student - teacher).square().mean(dim=-1)
+
+
+# What the signal `kl` compares: numbers have no softmax, so their squared difference counts.
+_SOFT: dict[Kind, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    CLASSIFICATION: kd_kl,
+    REGRESSION: lambda student, teacher, temperature: logit_mse(student, teacher),
+}
 
 
 def dkd(
@@ -168,7 +166,7 @@ def make_loss(task: Task, kd: Distillation | None) -> Loss:
         soft = _soft(task, settings, logits, labels, teacher.to(logits.dtype))
         soft = soft if matched is None else soft + matched
         share = torch.where(is_labelled(labels), settings.kd_weight, 1.0).to(soft.dtype)
-        hard = _hard(task, logits, labels)
+        hard = task.kind.loss(logits, labels)
         return ((1 - share) * hard + share * soft).mean()
 
     return loss
@@ -185,11 +183,8 @@ def _soft(
     signals: Signals = kd.signals
     total = torch.zeros(len(logits), dtype=logits.dtype, device=logits.device)
     if signals.kl is not None:
-        if task.kind == "regression":
-            value = logit_mse(logits, teacher)
-        else:
-            value = kd_kl(logits, teacher, _temperature(signals.kl, kd))
-        total = total + signals.kl.weight * value
+        soft = _SOFT[task.kind]
+        total = total + signals.kl.weight * soft(logits, teacher, _temperature(signals.kl, kd))
     if signals.logit_mse is not None:
         total = total + signals.logit_mse.weight * logit_mse(logits, teacher)
     if signals.dkd is not None:

@@ -26,9 +26,9 @@ def agreement(
 ) -> Agreement:
     """Compare the outputs of student and teacher on the same rows.
 
-    Outputs are logits [n, c] or predictions [n]; `labels` [n]. The chance level and kappa are
+    Outputs are logits [n, c] or numbers [n]; `labels` [n]. The chance level and kappa are
     those of Cohen 1960; kappa is None where chance alone already gives full agreement. For
-    regression only the correlation of the two predictions and the teacher's score are set.
+    numbers only the correlation of the two predictions and the teacher's score are set.
     Values are None where an output is not finite or there are no rows.
     """
     student, truth = checked(task, student_outputs, labels)
@@ -41,10 +41,10 @@ def agreement(
     )
     if not len(truth) or not (np.isfinite(student).all() and np.isfinite(teacher).all()):
         return result
-    if task.kind == "regression":
+    if task.kind.numeric:
         return result.model_copy(update={"pearson": correlation(student, teacher)})
 
-    a, b = student.argmax(axis=1), teacher.argmax(axis=1)
+    a, b = task.kind.decide(student), task.kind.decide(teacher)
     observed = float(np.mean(a == b))
     shares = [np.bincount(x, minlength=task.num_outputs) / len(x) for x in (a, b)]
     chance = float(shares[0] @ shares[1])

@@ -32,13 +32,13 @@ Array = NDArray[Any]
 def score_split(task: Task, outputs: Array, labels: Array) -> dict[str, float | None]:
     """Every metric of the task on one split.
 
-    `outputs` are logits [n, c], or predictions [n] or [n, 1] for regression; `labels` [n] hold
+    `outputs` are logits [n, c], or numbers [n] or [n, 1]; `labels` [n] hold
     class indices or target values. Cross-entropy is in nats. Raises DataError if they do not fit.
     """
     values, truth = checked(task, outputs, labels)
     if not len(truth) or not np.isfinite(values).all():
         return dict.fromkeys(task.metrics)
-    if task.kind == "regression":
+    if task.kind.numeric:
         scores = _regression_scores(values, truth)
     else:
         scores = _classification_scores(task, values, truth)
@@ -46,31 +46,31 @@ def score_split(task: Task, outputs: Array, labels: Array) -> dict[str, float | 
 
 
 def per_class_f1(task: Task, outputs: Array, labels: Array) -> dict[str, float]:
-    """F1 of every class that occurs in the labels or the predictions; {} for regression."""
+    """F1 of every class that occurs in the labels or the predictions; {} without classes."""
     values, truth = checked(task, outputs, labels)
     if not _is_countable(task, values):
         return {}
-    return _per_class_f1(task, values.argmax(axis=1), truth)
+    return _per_class_f1(task, task.kind.decide(values), truth)
 
 
 def confusion(task: Task, outputs: Array, labels: Array) -> list[list[int]]:
-    """Counts [c][c], row = true class, column = predicted class; [] for regression."""
+    """Counts [c][c], row = true class, column = predicted class; [] without classes."""
     values, truth = checked(task, outputs, labels)
     if not _is_countable(task, values):
         return []
     classes = range(task.num_outputs)
     counts: list[list[int]] = confusion_matrix(
-        truth, values.argmax(axis=1), labels=list(classes)
+        truth, task.kind.decide(values), labels=list(classes)
     ).tolist()
     return counts
 
 
 def count_predictions(task: Task, outputs: Array) -> dict[str, int] | None:
-    """How often each class is predicted; None for regression or outputs that are not finite."""
+    """How often each class is predicted; None without classes or for outputs not finite."""
     values = np.asarray(outputs, dtype=np.float64)
-    if task.kind == "regression" or not np.isfinite(values).all():
+    if not task.label_names or not np.isfinite(values).all():
         return None
-    counts = np.bincount(values.argmax(axis=1), minlength=task.num_outputs)
+    counts = np.bincount(task.kind.decide(values), minlength=task.num_outputs)
     return dict(zip(task.label_names, counts.tolist(), strict=True))
 
 
@@ -132,32 +132,32 @@ def expected_calibration_error(logits: Array, labels: Array, bins: int = ECE_BIN
 
 
 def checked(task: Task, outputs: Array, labels: Array) -> tuple[NDArray[np.float64], Array]:
-    """Outputs as float64 [n, c] (regression: [n]) and labels [n]; DataError if they do not fit."""
+    """Outputs as float64 [n, c] (numbers: [n]) and labels [n]; DataError if they do not fit."""
     values, truth = np.asarray(outputs, dtype=np.float64), np.asarray(labels)
-    regression = task.kind == "regression"
-    if regression and values.ndim == 2 and values.shape[1] == 1:
+    numeric = task.kind.numeric
+    if numeric and values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     problems = []
-    expected = "[n] or [n, 1]" if regression else f"[n, {task.num_outputs}]"
-    if values.ndim != (1 if regression else 2) or values.shape[1:] != (
-        () if regression else (task.num_outputs,)
+    expected = "[n] or [n, 1]" if numeric else f"[n, {task.num_outputs}]"
+    if values.ndim != (1 if numeric else 2) or values.shape[1:] != (
+        () if numeric else (task.num_outputs,)
     ):
         problems.append(f"outputs have shape {list(values.shape)}, expected {expected}")
     if truth.ndim != 1 or (values.ndim and len(values) != len(truth)):
         problems.append(f"labels have shape {list(truth.shape)}, outputs {list(values.shape)}")
-    if len(truth) and not regression and not np.isin(truth, np.arange(task.num_outputs)).all():
-        strange = sorted({str(x) for x in truth[~np.isin(truth, np.arange(task.num_outputs))]})
+    strange = truth[:0] if numeric else truth[~task.kind.valid(truth, task.num_outputs)]
+    if len(strange):
+        shown = sorted({str(x) for x in strange})[:5]
         problems.append(
-            f"labels hold {', '.join(strange[:5])}, expected class indices "
-            f"0 to {task.num_outputs - 1}"
+            f"labels hold {', '.join(shown)}, expected class indices 0 to {task.num_outputs - 1}"
         )
     if problems:
         raise DataError(problems, where=f"task '{task.name}'")
-    return values, truth.astype(np.float64 if regression else np.int64)
+    return values, truth.astype(np.float64 if numeric else np.int64)
 
 
 def _is_countable(task: Task, values: NDArray[np.float64]) -> bool:
-    return task.kind == "classification" and bool(len(values)) and bool(np.isfinite(values).all())
+    return bool(task.label_names) and bool(len(values)) and bool(np.isfinite(values).all())
 
 
 def _per_class_f1(task: Task, predicted: Array, truth: Array) -> dict[str, float]:

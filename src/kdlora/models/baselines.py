@@ -24,7 +24,7 @@ from sklearn.metrics import f1_score, r2_score
 from sklearn.model_selection import train_test_split
 
 from kdlora.errors import DataError, ModelError
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import CLASSIFICATION, KINDS, REGRESSION, Kind, Task
 
 if TYPE_CHECKING:
     from kdlora.data.examples import Examples
@@ -48,16 +48,13 @@ _VECTORISER: dict[str, Any] = {
 def majority(task: Task, train_labels: Array, n: int) -> NDArray[np.float64]:
     """Outputs of a model that ignores the text, the same for all `n` rows.
 
-    Classes: log shares of the training labels [n, c] (one row added to each class, so that they
-    are finite), whose largest is the majority class. Regression: the training mean [n].
+    They are those of the task's kind: log shares [n, c], whose largest is the majority class, or
+    the training mean [n]. Raises DataError without training labels.
     """
     labels = np.asarray(train_labels)
     if not len(labels):
         raise DataError(f"task '{task.name}': no training labels to find the majority of")
-    if task.kind == "regression":
-        return np.full(n, labels.astype(np.float64).mean())
-    counts = np.bincount(labels.astype(np.int64), minlength=task.num_outputs) + 1.0
-    return np.tile(np.log(counts / counts.sum()), (n, 1))
+    return task.kind.baseline(labels, task.num_outputs, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +64,7 @@ class LinearBaseline:
     `coefficients` [c, features] and `intercept` [c], float32; c is 1 for regression.
     """
 
-    kind: str
+    kind: Kind
     label_names: tuple[str, ...]
     n_texts: int
     vocabulary: tuple[str, ...]
@@ -76,11 +73,11 @@ class LinearBaseline:
     intercept: NDArray[np.float32]
 
     def predict(self, texts: Texts) -> NDArray[np.float64]:
-        """Logits [n, c], or predictions [n] for regression. `texts` is 1 or 2 lists of n texts."""
+        """Logits [n, c], or numbers [n]. `texts` is 1 or 2 lists of n texts."""
         if len(texts) != self.n_texts:
             raise DataError(f"{len(texts)} text columns given, {self.n_texts} expected")
         outputs = _features(self._vectoriser, texts) @ self._weights + self.intercept
-        return outputs[:, 0] if self.kind == "regression" else outputs
+        return outputs[:, 0] if self.kind.numeric else outputs
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
@@ -96,7 +93,7 @@ class LinearBaseline:
     def _files(self) -> dict[str, bytes]:
         manifest = {
             "format": "kdlora tf-idf baseline 1",
-            "kind": self.kind,
+            "kind": self.kind.name,
             "label_names": self.label_names,
             "n_texts": self.n_texts,
             "vocabulary": self.vocabulary,
@@ -159,7 +156,7 @@ class LinearBaseline:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             with np.load(folder / _WEIGHTS, allow_pickle=False) as weights:
                 return cls(
-                    kind=manifest["kind"],
+                    kind=KINDS[manifest["kind"]],
                     label_names=tuple(manifest["label_names"]),
                     n_texts=manifest["n_texts"],
                     vocabulary=tuple(manifest["vocabulary"]),
@@ -193,7 +190,7 @@ def train_tfidf(task: Task, train: Examples, *, seed: int) -> LinearBaseline:
         raise DataError(f"task '{task.name}': the training texts hold no words") from None
     features = _features(vectoriser, train.texts)
     strength = _choose_regularisation(task, features, labels, seed)
-    coefficients, intercept = _fit(task, features, labels, strength)
+    coefficients, intercept = _LINEAR[task.kind].fit(task, features, labels, strength)
     return LinearBaseline(
         kind=task.kind,
         label_names=task.label_names,
@@ -216,14 +213,21 @@ def _features(vectoriser: TfidfVectorizer, texts: Texts) -> sparse.csr_matrix:
     return sparse.hstack([a, b, product, abs(a - b), cosine]).tocsr().astype(np.float64)
 
 
-def _fit(
+Linear = tuple[
+    NDArray[np.float64], NDArray[np.float64]
+]  # coefficients [c, features], intercept [c]
+
+
+def _fit_ridge(task: Task, features: sparse.csr_matrix, labels: Array, strength: float) -> Linear:
+    ridge = Ridge(alpha=1 / strength, solver="sparse_cg", max_iter=2000)
+    ridge.fit(features, labels.astype(np.float64))
+    return ridge.coef_.reshape(1, -1), np.atleast_1d(ridge.intercept_)
+
+
+def _fit_logistic(
     task: Task, features: sparse.csr_matrix, labels: Array, strength: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients [c, features] and intercept [c], one row per class of the task."""
-    if task.kind == "regression":
-        ridge = Ridge(alpha=1 / strength, solver="sparse_cg", max_iter=2000)
-        ridge.fit(features, labels.astype(np.float64))
-        return ridge.coef_.reshape(1, -1), np.atleast_1d(ridge.intercept_)
+) -> Linear:
+    """One row per class of the task; a class without a row is never answered."""
     coefficients = np.zeros((task.num_outputs, features.shape[1]))
     intercept = np.full(task.num_outputs, UNSEEN_CLASS_LOGIT)
     seen = np.unique(labels.astype(np.int64))
@@ -238,6 +242,22 @@ def _fit(
     return coefficients, intercept
 
 
+@dataclass(frozen=True)
+class _LinearModel:
+    """How a kind of task is fitted, and what its regularisation is chosen by (more is better)."""
+
+    fit: Callable[[Task, sparse.csr_matrix, Array, float], Linear]
+    score: Callable[[Array, Array], float]  # truth [n], answers [n]
+
+
+_LINEAR: dict[Kind, _LinearModel] = {
+    CLASSIFICATION: _LinearModel(
+        _fit_logistic, lambda truth, answers: float(f1_score(truth, answers, average="macro"))
+    ),
+    REGRESSION: _LinearModel(_fit_ridge, lambda truth, answers: float(r2_score(truth, answers))),
+}
+
+
 def _choose_regularisation(
     task: Task, features: sparse.csr_matrix, labels: Array, seed: int
 ) -> float:
@@ -245,13 +265,11 @@ def _choose_regularisation(
     if len(rows) < 50:
         return 1.0
     fit_rows, score_rows = train_test_split(rows, test_size=0.2, random_state=seed)
-    truth = labels[score_rows]
+    truth, linear = labels[score_rows], _LINEAR[task.kind]
 
     def score(strength: float) -> float:
-        coefficients, intercept = _fit(task, features[fit_rows], labels[fit_rows], strength)
+        coefficients, intercept = linear.fit(task, features[fit_rows], labels[fit_rows], strength)
         outputs = features[score_rows] @ coefficients.T + intercept
-        if task.kind == "regression":
-            return float(r2_score(truth, outputs[:, 0]))
-        return float(f1_score(truth, outputs.argmax(axis=1), average="macro"))
+        return linear.score(truth, task.kind.decide(outputs))
 
     return max(REGULARISATION, key=score)

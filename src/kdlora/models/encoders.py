@@ -28,7 +28,7 @@ def order_labels(model: PreTrainedModel, task: Task, *, where: str) -> tuple[str
     remarks: names such as LABEL_0 say nothing and are taken in order.
     Raises ModelError that lists both sets of names where they differ.
     """
-    if task.kind == "regression":
+    if not task.label_names:
         return ()
     config = model.config
     given = list(output_names(config))
@@ -173,12 +173,11 @@ def load_encoder(
 def label_fields(task: Task) -> dict[str, Any]:
     """The fields of a model's config that a task decides."""
     names = task.label_names or ("score",)
-    kind = "regression" if task.kind == "regression" else "single_label_classification"
     return {
         "num_labels": task.num_outputs,
         "id2label": dict(enumerate(names)),
         "label2id": {name: i for i, name in enumerate(names)},
-        "problem_type": kind,
+        "problem_type": task.kind.problem_type,
     }
 
 

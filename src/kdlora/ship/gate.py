@@ -52,8 +52,9 @@ class Gate:
         if score is not None and before is not None:
             drop = 100 * (before - score) * self.task.direction
         agreement = None
-        if self.task.kind == "classification":
-            agreement = float(np.mean(outputs.argmax(axis=1) == self.reference.argmax(axis=1)))
+        if self.task.label_names:
+            decide = self.task.kind.decide
+            agreement = float(np.mean(decide(outputs) == decide(self.reference)))
         return Verdict(
             score=score,
             drop_points=drop,

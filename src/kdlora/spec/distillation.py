@@ -191,7 +191,7 @@ SIGNALS: dict[str, type[Strict]] = {
 
 def signal_problems(signals: Signals, kind: Kind) -> Iterator[str]:
     """Signals that compare class probabilities, of which a regression has none."""
-    if kind == "regression":
+    if kind.numeric:
         for name in ("dkd", "dist"):
             if getattr(signals, name) is not None:
                 yield (

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, alternatives, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.distillation import Distillation, signal_problems
 from kdlora.spec.encoders import Layers, Pair
@@ -26,7 +26,7 @@ from kdlora.spec.sections import OwnTask, Training, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
 from kdlora.vocabulary.arm import BASELINES, PACKAGED_ENCODERS, Arm, parse_arm
-from kdlora.vocabulary.task import TASKS, Kind
+from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
 
 def arrives_trained(pair: Pair) -> bool:
@@ -91,8 +91,8 @@ def outputs_of(
             f"{place}: {len(source.text)} text columns where task '{name}' has {len(columns)}"
         )
     kind = stated_kind(item)
-    if kind is not None and (kind == "regression") != (source.kind == "scores"):
-        fitting = "scores" if kind == "regression" else "probabilities, logits or votes"
+    if kind is not None and source.kind not in kind.teacher_files:
+        fitting = alternatives(kind.teacher_files)
         problems.append(f"{place}: kind '{source.kind}' of a {kind}: expected {fitting}")
     path = study.path(source.file.replace("{task}", name))
     fingerprint = _hash(path, place, problems)
@@ -110,7 +110,7 @@ def stated_kind(item: str | OwnTask) -> Kind | None:
     """The kind of a task as far as the study file tells."""
     if isinstance(item, str):
         return TASKS[item].kind
-    return None if item.kind == "auto" else item.kind
+    return KINDS.get(item.kind)
 
 
 def teaching_problems(study: Study) -> Iterator[str]:

@@ -1,16 +1,24 @@
-"""What a task is, and the tasks known by name.
+"""What a task is, what kinds of tasks there are, and the tasks known by name.
 
 A declaration says nothing about where the rows lie (that is `data.tasks`) and needs no heavy
-import, so that plans are validated in milliseconds. `version` changes whenever the meaning of a
-score changes; it is part of the run id, so old and new scores never mix.
+import, so that plans are validated in milliseconds: numpy and torch are imported where arrays and
+tensors are at hand already. `version` changes whenever the meaning of a score changes; it is part
+of the run id, so old and new scores never mix.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-Kind = Literal["classification", "regression"]
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
 
 # Every metric, and whether more is better (+1) or less (-1). `measure.quality` computes them.
 METRIC_DIRECTION: dict[str, int] = {
@@ -25,8 +33,234 @@ METRIC_DIRECTION: dict[str, int] = {
     "ece": -1,
 }
 
-CLASSIFICATION_METRICS = ("accuracy", "macro_f1", "matthews", "cross_entropy", "ece")
-REGRESSION_METRICS = ("pearson", "spearman", "rmse")
+NO_LABEL = -1  # the class of a row that only the teacher labels; a number is NaN there
+_INTEGRAL = re.compile(r"[+-]?\d+\.0*")
+
+
+def class_name(value: Any) -> str:
+    """A label as its class is called: trimmed, and 1.0 is 1, as pandas writes integers."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value).strip()
+    return text.partition(".")[0] if _INTEGRAL.fullmatch(text) else text
+
+
+def as_number(value: Any) -> float | None:
+    """A label or text as a number, None if it is none. Truth values are classes, not numbers."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Kind(ABC):
+    """What the labels of a task are, and so how they are read, learnt, answered and guessed.
+
+    Whatever differs between kinds of tasks is a method or a fact here. Labels are arrays [n] (or
+    tensors [b]), outputs [n, c] with c the task's `num_outputs`.
+    """
+
+    name: ClassVar[str]
+    numeric: ClassVar[bool]  # whether an answer is a number; else it is a class
+    metrics: ClassVar[tuple[str, ...]]  # of every task of this kind
+    metrics_of_positive: ClassVar[tuple[str, ...]]  # where the task names a positive class too
+    default_metric: ClassVar[str]
+    problem_type: ClassVar[str]  # what transformers calls it in a model's config
+    teacher_files: ClassVar[tuple[str, ...]]  # what a file may hold that teaches such a task
+
+    def __str__(self) -> str:
+        return self.name
+
+    @abstractmethod
+    def names(self, written: Sequence[Any]) -> tuple[str, ...]:
+        """The classes of labels as a file has them, in the order of the outputs; () for numbers."""
+
+    @abstractmethod
+    def decode(self, written: Sequence[Any], names: Sequence[str]) -> NDArray[Any]:
+        """Labels as a file has them to labels [n]. Raises ValueError for what is no label."""
+
+    @abstractmethod
+    def write(self, answers: NDArray[Any], names: Sequence[str]) -> list[Any]:
+        """The way back: answers [n] of `decide` (or labels) as a user reads them."""
+
+    @abstractmethod
+    def valid(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.bool_]:
+        """Which of the numbers [n] are labels of a task with so many outputs."""
+
+    @abstractmethod
+    def unlabelled(self, n: int) -> NDArray[Any]:
+        """The labels [n] of rows that have none."""
+
+    @abstractmethod
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What hard labels [b] say against logits [b, c], per row [b].
+
+        It is zero, and has no gradient, where a row has no label.
+        """
+
+    @abstractmethod
+    def probabilities(
+        self, outputs: NDArray[Any], temperature: float = 1.0
+    ) -> NDArray[np.float64] | None:
+        """What a user reads beside the answer, [n, c]; None for numbers."""
+
+    @abstractmethod
+    def decide(
+        self, scores: NDArray[Any], *, threshold: float | None = None, positive: int | None = None
+    ) -> NDArray[Any]:
+        """The answers [n] to outputs or probabilities [n, c].
+
+        With a `threshold`, which needs probabilities of two classes, the class `positive` (default
+        the second) is answered exactly where its probability reaches the threshold.
+        """
+
+    @abstractmethod
+    def baseline(self, labels: NDArray[Any], n_outputs: int, n: int) -> NDArray[np.float64]:
+        """Outputs of a model that ignores the text and knows training labels, alike in n rows."""
+
+
+@dataclass(frozen=True)
+class Classification(Kind):
+    """Each row has exactly one of at least two classes; labels are their places in the names."""
+
+    name = "classification"
+    numeric = False
+    metrics = ("accuracy", "macro_f1", "matthews", "cross_entropy", "ece")
+    metrics_of_positive = ("f1",)
+    default_metric = "macro_f1"
+    problem_type = "single_label_classification"
+    teacher_files = ("probabilities", "logits", "votes")
+
+    def names(self, written: Sequence[Any]) -> tuple[str, ...]:
+        """In numerical order if all are numbers, else in alphabetical order."""
+        names = {class_name(value) for value in written}
+        numbers = {name: as_number(name) for name in names}
+        if all(x is not None and math.isfinite(x) for x in numbers.values()):
+            return tuple(sorted(names, key=lambda name: (numbers[name], name)))
+        return tuple(sorted(names))
+
+    def decode(self, written: Sequence[Any], names: Sequence[str]) -> NDArray[Any]:
+        import numpy as np
+
+        place = {name: i for i, name in enumerate(names)}
+        classes = [class_name(value) for value in written]
+        if unknown := sorted({name for name in classes if name not in place}):
+            raise ValueError(f"labels {', '.join(unknown)}, expected {', '.join(names)}")
+        return np.array([place[name] for name in classes], dtype=np.int64)
+
+    def write(self, answers: NDArray[Any], names: Sequence[str]) -> list[Any]:
+        return [names[i] for i in answers.tolist()]
+
+    def valid(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.bool_]:
+        import numpy as np
+
+        return np.isin(labels, np.arange(n_outputs))
+
+    def unlabelled(self, n: int) -> NDArray[Any]:
+        import numpy as np
+
+        return np.full(n, NO_LABEL)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
+
+    def probabilities(
+        self, outputs: NDArray[Any], temperature: float = 1.0
+    ) -> NDArray[np.float64] | None:
+        """softmax(outputs / temperature)."""
+        import numpy as np
+
+        scaled = outputs.astype(np.float64) / temperature
+        shifted = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return shifted / shifted.sum(axis=1, keepdims=True)
+
+    def decide(
+        self, scores: NDArray[Any], *, threshold: float | None = None, positive: int | None = None
+    ) -> NDArray[Any]:
+        import numpy as np
+
+        if threshold is None or scores.shape[1] != 2:
+            return np.asarray(scores.argmax(axis=1))
+        chosen = 1 if positive is None else positive
+        return np.where(scores[:, chosen] >= threshold, chosen, 1 - chosen)
+
+    def baseline(self, labels: NDArray[Any], n_outputs: int, n: int) -> NDArray[np.float64]:
+        """Log shares of the classes, one row added to each so that they are finite."""
+        import numpy as np
+
+        counts = np.bincount(labels.astype(np.int64), minlength=n_outputs) + 1.0
+        return np.tile(np.log(counts / counts.sum()), (n, 1))
+
+
+@dataclass(frozen=True)
+class Regression(Kind):
+    """Each row has a number; the only output is that number."""
+
+    name = "regression"
+    numeric = True
+    metrics = ("pearson", "spearman", "rmse")
+    metrics_of_positive = ()
+    default_metric = "pearson"
+    problem_type = "regression"
+    teacher_files = ("scores",)
+
+    def names(self, written: Sequence[Any]) -> tuple[str, ...]:
+        return ()
+
+    def decode(self, written: Sequence[Any], names: Sequence[str]) -> NDArray[Any]:
+        import numpy as np
+
+        numbers = [as_number(value) for value in written]
+        if None in numbers:
+            raise ValueError(f"label {written[numbers.index(None)]}, expected a number")
+        return np.array(numbers, dtype=np.float32)
+
+    def write(self, answers: NDArray[Any], names: Sequence[str]) -> list[Any]:
+        return [float(value) for value in answers]
+
+    def valid(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.bool_]:
+        import numpy as np
+
+        return np.isfinite(labels)
+
+    def unlabelled(self, n: int) -> NDArray[Any]:
+        import numpy as np
+
+        return np.full(n, np.nan, np.float32)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The squared error."""
+        import torch
+
+        known = ~labels.isnan()
+        gap = logits.squeeze(-1) - labels.nan_to_num().to(logits.dtype)
+        return torch.where(known, gap, torch.zeros_like(gap)).square()
+
+    def probabilities(
+        self, outputs: NDArray[Any], temperature: float = 1.0
+    ) -> NDArray[np.float64] | None:
+        return None
+
+    def decide(
+        self, scores: NDArray[Any], *, threshold: float | None = None, positive: int | None = None
+    ) -> NDArray[Any]:
+        return scores[:, 0] if scores.ndim == 2 else scores
+
+    def baseline(self, labels: NDArray[Any], n_outputs: int, n: int) -> NDArray[np.float64]:
+        """The mean of the training labels."""
+        import numpy as np
+
+        return np.full(n, labels.astype(np.float64).mean())
+
+
+CLASSIFICATION, REGRESSION = Classification(), Regression()
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION)}
 
 ECE_BINS = 15  # equal-width bins of the confidence
 
@@ -36,8 +270,8 @@ class Task:
     """A labelled text problem.
 
     `label_names[i]` is the canonical name of class `i`; teacher logits are permuted to this order
-    by name. For regression it is empty. `reports` names the held-out splits in order: the first
-    one carries the primary score, the others are reported beside it.
+    by name. Where answers are numbers it is empty. `reports` names the held-out splits in order:
+    the first one carries the primary score, the others are reported beside it.
     """
 
     name: str
@@ -54,10 +288,7 @@ class Task:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics of the task, the primary one first."""
-        if self.kind == "regression":
-            names: tuple[str, ...] = REGRESSION_METRICS
-        else:
-            names = CLASSIFICATION_METRICS + (("f1",) if self.positive else ())
+        names = self.kind.metrics + (self.kind.metrics_of_positive if self.positive else ())
         return (self.primary, *(n for n in names if n != self.primary))
 
     @property
@@ -66,7 +297,7 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        return 1 if self.kind == "regression" else len(self.label_names)
+        return max(len(self.label_names), 1)
 
 
 _SENTENCE, _PAIR = ("sentence",), ("sentence1", "sentence2")
@@ -76,7 +307,7 @@ _ENTAILS = ("entailment", "not_entailment")
 def _classes(
     name: str, texts: tuple[str, ...], labels: tuple[str, ...], primary: str = "accuracy", **extra
 ) -> Task:
-    return Task(name, "classification", texts, labels, primary, **extra)
+    return Task(name, CLASSIFICATION, texts, labels, primary, **extra)
 
 
 TASKS: dict[str, Task] = {
@@ -93,7 +324,7 @@ TASKS: dict[str, Task] = {
             ("not_duplicate", "duplicate"),
             positive="duplicate",
         ),
-        Task("stsb", "regression", _PAIR, (), "pearson"),
+        Task("stsb", REGRESSION, _PAIR, (), "pearson"),
         _classes(
             "mnli",
             ("premise", "hypothesis"),
