@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,14 +145,15 @@ def test_a_single_class_is_always_predicted():
 @pytest.mark.parametrize("best", baselines.REGULARISATION)
 def test_the_regularisation_that_scores_best_on_a_held_out_fifth_is_taken(best, monkeypatch):
     fitted = []
-    fit = baselines._fit
+    linear = baselines.LINEAR_MODELS[CLASSIFICATION]
 
     def spoiled(task, features, labels, strength):
         fitted.append((strength, features.shape[0]))
-        coefficients, intercept = fit(task, features, labels, strength)
+        coefficients, intercept = linear.fit(task, features, labels, strength)
         return (coefficients if strength == best else -coefficients), intercept
 
-    monkeypatch.setattr(baselines, "_fit", spoiled)
+    spoiled_model = replace(linear, fit=spoiled)
+    monkeypatch.setitem(baselines.LINEAR_MODELS, CLASSIFICATION, spoiled_model)
     train_tfidf(SST2, moods(200, 1), seed=0)
     assert fitted == [(0.1, 160), (1.0, 160), (10.0, 160), (best, 200)]
 

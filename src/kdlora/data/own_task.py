@@ -1,6 +1,7 @@
 """The user's own files as a task: a first look, labels resolved, everything checked.
 
-Every problem of both files is found before anything is raised, so that one look mends them all.
+Every problem of both files is found before anything is raised, so that one look mends them all. The
+first look (`check_own_task`) is part of `kdlora plan` and needs neither numpy nor pandas.
 """
 
 from __future__ import annotations
@@ -10,11 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kdlora.data.examples import Examples, Loaded, ids_of_keys, ids_of_texts
 from kdlora.data.tables import Table, column_problem, name_rows, read_header, read_table
 from kdlora.errors import DataError, did_you_mean
 from kdlora.spec.run import SCORE, Run
@@ -30,9 +28,12 @@ from kdlora.vocabulary.task import (
     class_name,
 )
 
+if TYPE_CHECKING:
+    from kdlora.data.examples import Examples, Loaded
+
 _MOST_CLASSES = 50
 _SHOWN = 10
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
 
 
 def is_missing(value: Any) -> bool:
@@ -176,6 +177,8 @@ class _Rows:
 
 def load_own(own: OwnTask) -> Loaded:
     """Read and check a task of own files. Raises DataError with all that is wrong with them."""
+    from kdlora.data.examples import Loaded
+
     problems: list[str] = []
     notes: list[str] = []
     wanted = wanted_columns(own)
@@ -400,6 +403,8 @@ def _metric_problems(
 
 
 def _examples(task: Task, rows: _Rows) -> Examples:
+    from kdlora.data.examples import Examples, ids_of_keys, ids_of_texts
+
     if rows.keys is None:
         ids = ids_of_texts(task.name, rows.texts)
     else:

@@ -190,7 +190,7 @@ def train_tfidf(task: Task, train: Examples, *, seed: int) -> LinearBaseline:
         raise DataError(f"task '{task.name}': the training texts hold no words") from None
     features = _features(vectoriser, train.texts)
     strength = _choose_regularisation(task, features, labels, seed)
-    coefficients, intercept = _LINEAR[task.kind].fit(task, features, labels, strength)
+    coefficients, intercept = LINEAR_MODELS[task.kind].fit(task, features, labels, strength)
     return LinearBaseline(
         kind=task.kind,
         label_names=task.label_names,
@@ -243,18 +243,18 @@ def _fit_logistic(
 
 
 @dataclass(frozen=True)
-class _LinearModel:
+class LinearModel:
     """How a kind of task is fitted, and what its regularisation is chosen by (more is better)."""
 
     fit: Callable[[Task, sparse.csr_matrix, Array, float], Linear]
     score: Callable[[Array, Array], float]  # truth [n], answers [n]
 
 
-_LINEAR: dict[Kind, _LinearModel] = {
-    CLASSIFICATION: _LinearModel(
+LINEAR_MODELS: dict[Kind, LinearModel] = {
+    CLASSIFICATION: LinearModel(
         _fit_logistic, lambda truth, answers: float(f1_score(truth, answers, average="macro"))
     ),
-    REGRESSION: _LinearModel(_fit_ridge, lambda truth, answers: float(r2_score(truth, answers))),
+    REGRESSION: LinearModel(_fit_ridge, lambda truth, answers: float(r2_score(truth, answers))),
 }
 
 
@@ -265,7 +265,7 @@ def _choose_regularisation(
     if len(rows) < 50:
         return 1.0
     fit_rows, score_rows = train_test_split(rows, test_size=0.2, random_state=seed)
-    truth, linear = labels[score_rows], _LINEAR[task.kind]
+    truth, linear = labels[score_rows], LINEAR_MODELS[task.kind]
 
     def score(strength: float) -> float:
         coefficients, intercept = linear.fit(task, features[fit_rows], labels[fit_rows], strength)
