@@ -14,7 +14,7 @@ import yaml
 from kdlora.evidence import gains as g
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.statistics import Statistics, gather_statistics
-from kdlora.evidence.study import default_reference
+from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import names, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
@@ -210,7 +210,7 @@ def cost(study: Study) -> Section | None:
     if not (frame["status"] == "done").any():
         return None
     found = findings.trained_share(facts)
-    reference = stats.reference if stats else default_reference(names(frame, "arm"))
+    reference = stats.reference if stats else reference_arm(frame)
     blocks = _blocks(
         efficiency.efficiency(facts),
         charts_costs.by_model(facts),
