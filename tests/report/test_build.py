@@ -178,7 +178,7 @@ def test_tables_on_disk_are_the_tables_shown(written):
     files, report, _ = written
     csvs = [path for path in files.tables if path.suffix == ".csv"]
     assert [path.stem for path in csvs] == [table.key for table in report.tables()]
-    assert {table.key for table in report.tables()} <= set(build.TABLES)
+    assert {table.key for table in report.tables()} <= set(build.FILES)
     for path, table in zip(csvs, report.tables(), strict=True):
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
@@ -198,7 +198,7 @@ def test_the_csv_of_scores_agrees_with_the_frame(written):
 def test_figures_are_pictures(written):
     files, report, _ = written
     assert {path.stem for path in files.figures} == {figure.key for figure in report.figures()}
-    assert {path.stem for path in files.figures} <= set(build.FIGURES)
+    assert {path.stem for path in files.figures} <= set(build.FILES)
     for path in files.figures:
         if path.suffix == ".svg":
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
@@ -353,8 +353,8 @@ def test_only_baselines(tmp_path):
 
 
 def test_bad_input_is_one_message_and_nothing_is_written(one_task, tmp_path):
-    with pytest.raises(InputError, match="nothing to report"):
-        build.write_report(one_task.iloc[:0], tmp_path / "out", title="x", spec={})
+    with pytest.raises(InputError, match="it is no study"):
+        build.write_report(one_task[["task"]], tmp_path / "out", title="x", spec={})
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write the report to"):

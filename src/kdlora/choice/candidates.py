@@ -140,6 +140,11 @@ def gather_candidates(
         names = ", ".join(dict.fromkeys(rows.loc[broken, "run_id"]))
         notes.append(f"left out for an error flag: {names}")
         rows = rows[~broken]
+    if rows.empty:
+        raise InputError(
+            f"nothing to choose from on '{task}': every trained model carries an error flag; the "
+            "report lists them, and `kdlora run --retry-flagged` does them again"
+        )
     metric, direction = str(rows["metric"].iloc[0]), int(rows["direction"].iloc[0])
     length = length or nearest_length(rows, exports)
     ratios = speed_ratios(exports)

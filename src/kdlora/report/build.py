@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,52 +20,50 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kdlora.errors import StoreError
+from kdlora.errors import ReportError, StoreError
 from kdlora.files import cache_dir
 from kdlora.records.predictions import FILE as PREDICTIONS
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import write_text
 from kdlora.report.content.models import Bins, bins_of
-from kdlora.report.content.study import build
-from kdlora.report.document import TIE, Explorer, Figure, Report, Source, Table
+from kdlora.report.content.parts import ERROR_LOG, Histories, guarded
+from kdlora.report.content.study import FILES, Given, build
+from kdlora.report.document import TIE, Block, Explorer, Figure, Missing, Report, Source, Table
 from kdlora.report.render import raster
 from kdlora.report.render.latex import render_latex
 from kdlora.report.render.svg import draw, side_by_side, size_of
 from kdlora.report.render.theme import COLOURS, kind_of, shape_of
 from kdlora.report.stored_outputs import Examples
-from kdlora.report.words import arm_name, short_arm_name
+from kdlora.report.words import arm_name, plural, short_arm_name
 
 PNG_SCALE = 1.5  # at most; large figures get as many pixels as stay quick to draw
 MOST_PIXELS = 2.5e6
 PAGE_SCALE = 1.2  # at most, in a page that has the room
 
-# Every file that a report may have, so that one of an earlier report is known as such.
-FIGURES = (
-    "trade_off", "quality_size", "quality_latency", "learning", "averages", "by_task",
-    "task_trends", "completion", "normalised", "costs", "per_parameter", "by_rank", "reductions",
-    "forest", "critical_difference", "reliability", "confusion", "agreement", "explorer",
-    "score_costs", "matrix",
-)  # fmt: skip
-TABLES = (
-    "summary", "effects", "effects_by_task", "flag_counts", "flags", "unfinished", "coverage",
-    "shared", "settings", "splits", "quality", "agreement", "metrics", "per_class", "efficiency",
-    "efficiency_by_task", "protocol", "environment", "runs", "comparisons", "averages", "ranks",
-    "reductions", "per_cost", "pareto", "selection", "doubts", "costs", "by_rank", "normalised",
-    "reliability", "confusion", "task_trends", "recommended", "candidates", "next_steps", "matrix",
-    "matrix_effects", "matrix_tests",
-)  # fmt: skip
 FIGURE_KINDS = ("svg", "png", "pdf")
 TABLE_KINDS = ("csv", "tex")
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written."""
+    """What was written. `failures` names parts that could not be made: "Section: part (error)"."""
 
     html: Path
     markdown: Path
     figures: tuple[Path, ...]
     tables: tuple[Path, ...]
+    failures: tuple[str, ...] = ()
+    errors: Path | None = None
+
+    def check(self) -> None:
+        """Raise ReportError where parts could not be made: which they are, and where it is told."""
+        if self.failures:
+            count = plural(len(self.failures), "part")
+            listed = "".join(f"\n  - {failure}" for failure in self.failures)
+            raise ReportError(
+                f"{count} of {self.html} could not be made; the rest stands, and the tracebacks "
+                f"are in {self.errors}:{listed}"
+            )
 
 
 def write_report(
@@ -74,11 +72,11 @@ def write_report(
     *,
     title: str,
     spec: dict[str, Any],
-    histories: dict[str, list[dict[str, Any]]] | None = None,
+    histories: Given[Histories] | None = None,
     notes: Sequence[str] = (),
     rerun: str = "kdlora run study.yaml",
-    bins: dict[str, Bins] | None = None,
-    examples: Examples | None = None,
+    bins: Given[dict[str, Bins]] | None = None,
+    examples: Given[Examples] | None = None,
     refresh_s: int | None = None,
 ) -> ReportFiles:
     """Write ``report.html``, ``report.md``, ``figures/`` and ``tables/`` below `out`.
@@ -94,8 +92,9 @@ def write_report(
         refresh_s: the page loads itself again after so many seconds; for a study that runs.
 
     Each file is replaced as a whole, the page last; figures and tables of an earlier report that
-    this one does not have are removed. Raises InputError for an empty frame, StoreError where
-    `out` cannot be written.
+    this one does not have are removed. `histories`, `bins` and `examples` may be functions, which
+    are called when a part needs them. Raises InputError for a frame that is no study, StoreError
+    where `out` cannot be written.
     """
     report = build(
         frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun,
@@ -129,22 +128,58 @@ def read_bins(frame: pd.DataFrame, root: Path) -> dict[str, Bins]:
 
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:
     """Render and write a report that is made. Raises StoreError where `out` cannot be written."""
+    report, drawings = _drawn(report)
     try:
         for folder in (out, out / "figures", out / "tables"):
             folder.mkdir(parents=True, exist_ok=True)
-        drawings = {panel.key: draw(panel) for f in report.figures() for panel in f.panels}
         scales = dict(_write_drawing(figure, drawings, out) for figure in report.figures())
     except OSError as error:
         raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from None
     figures = [svg.with_suffix(f".{kind}") for svg in scales for kind in FIGURE_KINDS]
-    with raster.beside(scales):
-        tables = [path for table in report.tables() for path in _write_table(table, out)]
-        files = ReportFiles(out / "report.html", out / "report.md", tuple(figures), tuple(tables))
-        write_text(files.markdown, render_markdown(report))
-        page = render_html(report, drawings=drawings, refresh_s=refresh_s)
-    write_text(files.html, page)
+    page = ""
+    try:
+        with raster.beside(scales):
+            tables = [path for table in report.tables() for path in _write_table(table, out)]
+            write_text(out / "report.md", render_markdown(report))
+            page = render_html(report, drawings=drawings, refresh_s=refresh_s)
+    finally:
+        if page:  # also where the pictures beside it could not be made
+            write_text(out / "report.html", page)
     _remove_stale(out, {*figures, *tables})
-    return files
+    return ReportFiles(
+        out / "report.html", out / "report.md", tuple(figures), tuple(tables),
+        failures=tuple(f"{section.title}: {part.title}" for section, part in report.failures()),
+        errors=_write_errors(report, out),
+    )  # fmt: skip
+
+
+def _drawn(report: Report) -> tuple[Report, dict[str, str]]:
+    """The drawing of every panel by its key; a figure that cannot be drawn says so in its place."""
+    drawings: dict[str, str] = {}
+
+    def draw_all(block: Figure | Explorer) -> Figure | Explorer:
+        drawings.update({panel.key: draw(panel) for panel in block.panels})
+        return block
+
+    def drawn(block: Block) -> Block:
+        if not isinstance(block, Figure | Explorer):
+            return block
+        return guarded(lambda: draw_all(block), f"figure-{block.key}", block.title)
+
+    sections = tuple(replace(s, blocks=tuple(map(drawn, s.blocks))) for s in report.sections)
+    return replace(report, sections=sections), drawings
+
+
+def _write_errors(report: Report, out: Path) -> Path | None:
+    """Keep the tracebacks of what failed; where nothing did, drop those of an earlier report."""
+    path = out / ERROR_LOG
+    failures = report.failures()
+    if not failures:
+        path.unlink(missing_ok=True)
+        return None
+    entries = [f"{section.title}: {part.title}\n\n{part.trace}" for section, part in failures]
+    write_text(path, "\n".join(entries))
+    return path
 
 
 def render_markdown(report: Report) -> str:
@@ -216,6 +251,7 @@ def _environment(kind: str) -> Environment:
         "figure": lambda block: isinstance(block, Figure | Explorer),
         "explorer": lambda block: isinstance(block, Explorer),
         "source": lambda block: isinstance(block, Source),
+        "missing": lambda block: isinstance(block, Missing),
     }
     return environment
 
@@ -289,9 +325,8 @@ def _write_table(table: Table, out: Path) -> list[Path]:
 
 def _remove_stale(out: Path, written: set[Path]) -> None:
     """Drop what an earlier report wrote and this one does not have; other files are let be."""
-    folders = (("figures", FIGURES, FIGURE_KINDS), ("tables", TABLES, TABLE_KINDS))
-    for folder, names, kinds in folders:
-        for name in names:
+    for folder, kinds in (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS)):
+        for name in FILES:
             for kind in kinds:
                 if (path := out / folder / f"{name}.{kind}") not in written:
                     path.unlink(missing_ok=True)

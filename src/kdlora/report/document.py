@@ -188,7 +188,20 @@ class Source:
     folded: bool = False
 
 
-Block = Table | Figure | Explorer | Source
+@dataclass(frozen=True)
+class Missing:
+    """What stands in the place of a part that is not there: its title, and why it is missing.
+
+    `trace` is the traceback of a part that failed; it is empty where only the data are lacking.
+    """
+
+    key: str
+    title: str
+    text: str
+    trace: str = ""
+
+
+Block = Table | Figure | Explorer | Source | Missing
 
 
 @dataclass(frozen=True)
@@ -213,3 +226,9 @@ class Report:
     def figures(self) -> Iterator[Figure | Explorer]:
         blocks = (b for s in self.sections for b in s.blocks)
         return (b for b in blocks if isinstance(b, Figure | Explorer))
+
+    def failures(self) -> list[tuple[Section, Missing]]:
+        """The parts that failed, each with the section it belongs to."""
+        return [
+            (s, b) for s in self.sections for b in s.blocks if isinstance(b, Missing) and b.trace
+        ]

@@ -76,9 +76,9 @@ def efficiency(facts: Facts) -> Table | None:
 def efficiency_by_task(facts: Facts) -> Table | None:
     """The same for all done runs of every task, where that is not the same."""
     lead = Lead(facts.frame)
-    if facts.outcomes and not lead.task:
-        return None
     done = facts.frame[facts.frame["status"] == "done"]
+    if done.empty or (facts.outcomes and not lead.task):
+        return None
     measured, rows = _measured(done), []
     for (pair, task, arm), cells in groups(done, "pair", "task", "arm"):
         runs = cells.drop_duplicates("run_id")
@@ -292,7 +292,7 @@ def _range(counts: list[int]) -> str:
 def per_parameter(stats: Statistics) -> Figure | None:
     """Score for every million trained parameters."""
     found = [x for x in stats.per_cost if x.column == "trainable_params"]
-    if len(found) < 2:
+    if len(found) < 2 or any(x.score_per_unit <= 0 for x in found):  # a loss has no log scale
         return None
     rows = pd.DataFrame([
         {"arm": x.arm, "label": w.short_arm_name(x.arm), "x": 1e6 * x.score_per_unit,
@@ -370,7 +370,7 @@ def _rank_panel(pair: str, rows: pd.DataFrame):
     )
 
 
-def reductions_charts_costs(facts: Facts, reference: str) -> Figure | None:
+def savings_figure(facts: Facts, reference: str) -> Figure | None:
     """What models save against the reference: models by pairs, a panel a cost."""
     found = savings(facts, reference)
     pairs = names(facts.frame, "pair")

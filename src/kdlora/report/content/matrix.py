@@ -10,7 +10,7 @@ import pandas as pd
 from kdlora.evidence.matrix import Contrast, Matrix, MatrixModel, analyse_matrix, crossed
 from kdlora.records.predictions import SplitOutputs
 from kdlora.report import words as w
-from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Section, Table
+from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
 from kdlora.report.render.panels import heat_map, shades
 
 
@@ -104,14 +104,8 @@ def gather(
     )
 
 
-def section(found: Sequence[Matrix]) -> Section | None:
-    if not found:
-        return None
-    findings = [finding for one in found for finding in _findings(one, found)]
-    blocks = (cells(found), heat_maps(found), effects(found), contrasts(found))
-    return Section(
-        "matrix", "Teachers and students", intro=(INTRO,), findings=tuple(findings), blocks=blocks
-    )
+def findings(found: Sequence[Matrix]) -> list[Finding]:
+    return [finding for one in found for finding in _findings(one, found)]
 
 
 def _where(one: Matrix, found: Sequence[Matrix]) -> str:

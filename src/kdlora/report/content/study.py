@@ -4,44 +4,44 @@ trust it, quality, efficiency, the trade-off, statistics, single tasks, methods,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import pandas as pd
 import yaml
 
 from kdlora.evidence import gains as g
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.statistics import Statistics, gather_statistics
-from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import names, seeds_of
+from kdlora.evidence.statistics import Statistics
+from kdlora.evidence.study import default_reference
+from kdlora.records.tidy import REQUIRED, names, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
     checks,
+    cost,
     details,
     effects,
     explorer,
     findings,
     headline,
+    learning,
+    matrix,
+    methods,
+    models,
+    scores,
+    statistics,
     tables,
+    trade_off,
     trust,
+    which_to_ship,
 )
-from kdlora.report.content import cost as charts_costs
-from kdlora.report.content import cost as cost_tables
-from kdlora.report.content import cost as efficiency
-from kdlora.report.content import learning as charts_learning
-from kdlora.report.content import matrix as matrix_report
-from kdlora.report.content import methods as provenance
-from kdlora.report.content import models as charts_models
-from kdlora.report.content import scores as charts_scores
-from kdlora.report.content import statistics as charts_tests
-from kdlora.report.content import statistics as evidence_tables
-from kdlora.report.content import trade_off as charts
-from kdlora.report.content import which_to_ship as recommended
 from kdlora.report.content.models import Bins
-from kdlora.report.document import Block, Figure, Report, Section, Source, Table, Tile
+from kdlora.report.content.parts import Histories, Part, ReportData, SectionPlan
+from kdlora.report.document import Report, Section, Source, Tile
 from kdlora.report.stored_outputs import Examples
+
+T = TypeVar("T")
+Given = T | Callable[[], T]
 
 METHODS = (
     "Teacher and student are two encoders of a pair. Each is fine-tuned in full (all weights are "
@@ -67,47 +67,35 @@ OWN_METHODS = (
 )
 
 
-@dataclass(frozen=True)
-class Study:
-    """Everything that the sections show, gathered once."""
-
-    facts: Facts
-    stats: Statistics | None
-    histories: dict[str, list[dict[str, Any]]]
-    bins: dict[str, Bins]
-    spec: dict[str, Any]
-    notes: Sequence[str]
-    rerun: str
-    examples: Examples | None = None
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        return self.facts.frame
-
-    @property
-    def several(self) -> bool:
-        return headline.several(self.facts, self.stats)
-
-
 def build(
     frame: pd.DataFrame,
     *,
     title: str,
     spec: dict[str, Any],
-    histories: dict[str, list[dict[str, Any]]],
+    histories: Given[Histories],
     notes: Sequence[str],
     rerun: str,
-    bins: dict[str, Bins] | None = None,
-    examples: Examples | None = None,
+    bins: Given[dict[str, Bins]] | None = None,
+    examples: Given[Examples] | None = None,
 ) -> Report:
-    """Everything that a report shows, from the tidy frame. Raises InputError on an empty one."""
-    facts = g.gather(frame)
-    stats = gather_statistics(facts.frame)
-    study = Study(facts, stats, histories, bins or {}, spec, notes, rerun, examples)
-    makers = (answer, trustworthy, quality, matrix, cost, trade_off, to_ship, statistics,
-              task_by_task, methods, sources)  # fmt: skip
-    sections = [section for make in makers if (section := make(study))]
-    return Report(title, _subtitle(facts.frame), tuple(sections))
+    """Everything that a report shows, from the tidy frame.
+
+    `histories`, `bins` and `examples` may be functions: they are called when a part needs them.
+    Raises InputError for a frame that is no study, or whose task is scored by two metrics.
+    """
+    if frame.empty and set(REQUIRED) <= set(frame):
+        nothing = "The study has no runs: there is nothing to report."
+        return Report(title, "", (Section("answer", "The answer", (nothing,)),))
+    data = ReportData(
+        frame, spec=spec, notes=notes, rerun=rerun, histories=_reader(histories),
+        bins=_reader(bins or {}), examples=None if examples is None else _reader(examples),
+    )  # fmt: skip
+    sections = [section for plan in PLANS if (section := plan.make(data))]
+    return Report(title, _subtitle(data.frame), tuple(sections))
+
+
+def _reader(given: Given[T]) -> Callable[[], T]:
+    return given if callable(given) else lambda: given
 
 
 def _subtitle(frame: pd.DataFrame) -> str:
@@ -121,25 +109,6 @@ def _subtitle(frame: pd.DataFrame) -> str:
     if seeds:
         parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {w.join(seeds)}")
     return " · ".join(part for part in parts if part)
-
-
-def _blocks(*found: Block | None) -> tuple[Block, ...]:
-    return tuple(block for block in found if block is not None)
-
-
-def answer(study: Study) -> Section:
-    """What a reader in a hurry wants to know: over all pairs together where there are several."""
-    facts, stats = study.facts, study.stats
-    if study.several and stats:
-        found = tuple(headline.headlines(facts, stats))
-        tiles = headline.tiles(facts, stats)
-        blocks = _blocks(evidence_tables.selection(stats), tables.summary(facts))
-    else:
-        tested = headline.gain(stats) if stats else None
-        found = (*findings.answer(facts), *((tested,) if tested else ()))
-        tiles = _tiles(facts)
-        blocks = _blocks(tables.summary(facts), effects.effects(facts))
-    return Section("answer", "The answer", tiles=tiles, findings=found, blocks=blocks)
 
 
 def _tiles(facts: Facts) -> tuple[Tile, ...]:
@@ -172,137 +141,166 @@ def _tiles(facts: Facts) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def trustworthy(study: Study) -> Section:
-    facts, frame = study.facts, study.frame
-    covered = trust.coverage(frame)
-    return Section(
-        "trust",
-        "Can it be trusted?",
-        findings=tuple(checks.trust(facts)),
-        blocks=_blocks(
-            evidence_tables.doubts(study.stats) if study.stats else None,
-            trust.flag_counts(frame),
-            trust.flags(frame),
-            trust.unfinished(frame),
-            covered,
-            charts_scores.completion(covered, facts),
-            trust.shared(facts),
-            provenance.settings(frame),
-            provenance.splits(frame),
-        ),
-    )
-
-
-def quality(study: Study) -> Section:
-    facts, stats = study.facts, study.stats
-    blocks = _blocks(
-        charts_scores.averages(stats) if stats else None,
-        evidence_tables.averages(stats) if stats else None,
-        charts_scores.by_task(facts),
-        tables.quality(facts),
-    )
-    own = tuple(findings.answer(facts)) if study.several else ()
-    return Section("quality", "Quality", findings=own, blocks=blocks)
-
-
-def cost(study: Study) -> Section | None:
-    facts, stats, frame = study.facts, study.stats, study.frame
-    if not (frame["status"] == "done").any():
-        return None
-    found = findings.trained_share(facts)
-    reference = stats.reference if stats else reference_arm(frame)
-    blocks = _blocks(
-        efficiency.efficiency(facts),
-        charts_costs.by_model(facts),
-        charts_costs.costs_table(facts),
-        charts_costs.reductions_charts_costs(facts, reference),
-        cost_tables.reductions(facts, reference),
-        *_both(charts_costs.by_rank(facts)),
-        efficiency.efficiency_by_task(facts),
-        provenance.conditions(frame),
-    )
-    return Section("cost", "Efficiency", findings=(found,) if found else (), blocks=blocks)
-
-
-def trade_off(study: Study) -> Section | None:
-    facts, stats = study.facts, study.stats
-    blocks = _blocks(
-        steered := explorer.explorer(facts, stats),
-        *(still := charts.trade_offs(facts)),
-        explorer.stills(steered, "trade_off" in [f.key for f in still]),
-        *_both(charts_scores.normalised(facts)),
-        charts_costs.per_parameter(stats) if stats else None,
-        cost_tables.per_cost(stats) if stats else None,
-        cost_tables.pareto(stats) if stats else None,
-    )
-    return Section("trade-off", "Trade-off", blocks=blocks) if blocks else None
-
-
-def matrix(study: Study) -> Section | None:
-    """Teachers and students told apart, where several of each were crossed."""
-    outputs = study.examples.report if study.examples else {}
-    return matrix_report.section(matrix_report.gather(study.frame, outputs))
-
-
-def to_ship(study: Study) -> Section | None:
-    """The choice of each deployment profile; only where predictions were looked for."""
-    if study.examples is None:
-        return None
-    found = recommended.gather(study.frame, study.examples.selection, study.examples.exports)
-    return recommended.section(found)
-
-
-def statistics(study: Study) -> Section | None:
-    stats = study.stats
-    if stats is None:
-        return None
-    blocks = _blocks(
-        charts_tests.forest(stats),
-        evidence_tables.comparisons(stats),
-        charts_tests.critical_difference(stats),
-        evidence_tables.ranks(stats),
-    )
-    found = tuple(headline.tests(stats))
-    return Section("statistics", "Statistics", findings=found, blocks=blocks) if blocks else None
-
-
-def task_by_task(study: Study) -> Section | None:
-    facts, frame = study.facts, study.frame
-    blocks = _blocks(
-        *_both(charts_scores.task_trends(facts)),
-        *([effects.effects(facts)] if study.several else []),
-        effects.effects_by_task(facts),
-        charts_learning.learning(frame, study.histories),
-        *_both(charts_models.reliability(frame, study.bins)),
-        *_both(charts_models.confusion(frame)),
-        charts_models.agreement(frame),
-        details.agreement(frame),
-        details.metrics(frame),
-        details.per_class(frame),
-    )
-    return Section("tasks", "Task by task", blocks=blocks) if blocks else None
-
-
-def methods(study: Study) -> Section:
-    own = OWN_METHODS if study.spec else ()
-    return Section("methods", "Methods", (METHODS[0], *own[:1], *METHODS[1:], *own[1:],
-                                          *study.notes))  # fmt: skip
-
-
-def sources(study: Study) -> Section:
-    shown = {key: value for key, value in study.spec.items() if key != "base_dir"}
+def _study_file(d: ReportData) -> Source | None:
+    shown = {key: value for key, value in d.spec.items() if key != "base_dir"}
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip() if shown else ""
-    return Section(
-        "provenance",
-        "Provenance and rerun",
-        blocks=_blocks(
-            Source("rerun", "To rerun", study.rerun, "sh"),
-            provenance.environment(study.frame),
-            Source("study", "The study file", text, "yaml", folded=True) if text else None,
-            details.runs(study.frame),
-        ),
-    )
+    return Source("study", "The study file", text, "yaml", folded=True) if text else None
 
 
-def _both(made: tuple[Figure, Table] | None) -> tuple[Figure | Table, ...]:
-    return made or ()
+def _methods(d: ReportData) -> tuple[str, ...]:
+    own = OWN_METHODS if d.spec else ()
+    return (METHODS[0], *own[:1], *METHODS[1:], *own[1:], *d.notes)
+
+
+def _tested(make: Callable[[Statistics], Any]) -> Callable[[ReportData], Any]:
+    """Parts that are made of what was tested; there is nothing to test without scores."""
+    return lambda d: make(d.stats) if d.stats else None
+
+
+def _reference(d: ReportData) -> str:
+    return d.stats.reference if d.stats else default_reference(names(d.frame, "arm"))
+
+
+def _either(
+    several: Callable[[ReportData], Any], one: Callable[[ReportData], Any]
+) -> Callable[[ReportData], Any]:
+    """A part of studies with several pairs, and the one that stands there with one pair."""
+    return lambda d: several(d) if d.several else one(d)
+
+
+def _nothing(d: ReportData) -> None:
+    return None
+
+
+def _crossed(make: Callable[[Any], Any]) -> Callable[[ReportData], Any]:
+    """Parts of studies that cross several teachers with several students."""
+    return lambda d: make(d.matrices) if d.matrices else None
+
+
+def _chosen(make: Callable[[Any], Any]) -> Callable[[ReportData], Any]:
+    """Parts of studies in which there is a model to choose."""
+    return lambda d: make(d.choices.found) if d.choices.found else None
+
+
+def _stills(d: ReportData) -> Any:
+    drawn = "trade_off" in [figure.key for figure in trade_off.trade_offs(d.facts)]
+    return explorer.stills(explorer.explorer(d.facts, d.stats), drawn)
+
+
+PLANS = (
+    SectionPlan("answer", "The answer", (
+        Part("The headline numbers",
+             _either(lambda d: headline.tiles(d.facts, d.stats), lambda d: _tiles(d.facts))),
+        Part("The first sentences",
+             _either(lambda d: headline.headlines(d.facts, d.stats),
+                     lambda d: findings.answer(d.facts))),
+        Part("What was tested of distillation",
+             _either(_nothing, _tested(headline.gain))),
+        Part("What the choice of the checkpoint did",
+             _either(_tested(statistics.selection), _nothing), ("selection",)),
+        Part("The models at a glance", lambda d: tables.summary(d.facts), ("summary",)),
+        Part("What each step gains or costs",
+             _either(_nothing, lambda d: effects.effects(d.facts)), ("effects",)),
+    )),
+    SectionPlan("trust", "Can it be trusted?", (
+        Part("What to know first", lambda d: checks.trust(d.facts)),
+        Part("What a reader must know before believing it", _tested(statistics.doubts),
+             ("doubts",)),
+        Part("Health flags by name", lambda d: trust.flag_counts(d.frame), ("flag_counts",)),
+        Part("Health flags", lambda d: trust.flags(d.frame), ("flags",)),
+        Part("Runs without a result", lambda d: trust.unfinished(d.frame), ("unfinished",)),
+        Part("Runs done of runs planned", lambda d: trust.coverage(d.frame), ("coverage",)),
+        Part("What is done", lambda d: scores.completion(trust.coverage(d.frame), d.facts),
+             ("completion",)),
+        Part("Blocks that all trained models share", lambda d: trust.shared(d.facts),
+             ("shared",)),
+        Part("How each model was trained", lambda d: methods.settings(d.frame), ("settings",)),
+        Part("Rows of each task", lambda d: methods.splits(d.frame), ("splits",)),
+    )),
+    SectionPlan("quality", "Quality", (
+        Part("What each pair shows", _either(lambda d: findings.answer(d.facts), _nothing)),
+        Part("Average score of each pair and model", _tested(scores.averages), ("averages",)),
+        Part("Average scores with intervals", _tested(statistics.averages), ("averages",)),
+        Part("Scores by task and model", lambda d: scores.by_task(d.facts), ("by_task",)),
+        Part("Score on the report split", lambda d: tables.quality(d.facts), ("quality",)),
+    )),
+    SectionPlan("matrix", "Teachers and students", (
+        Part("How to read it", lambda d: matrix.INTRO if d.matrices else None),
+        Part("Whose doing it is, in words", lambda d: matrix.findings(d.matrices)),
+        Part("The matrix", _crossed(matrix.cells), ("matrix",)),
+        Part("The matrix at a glance", _crossed(matrix.heat_maps), ("matrix",)),
+        Part("Whose doing it is", _crossed(matrix.effects), ("matrix_effects",)),
+        Part("Differences in the matrix", _crossed(matrix.contrasts), ("matrix_tests",)),
+    )),
+    SectionPlan("cost", "Efficiency", (
+        Part("How few parameters are trained", lambda d: findings.trained_share(d.facts)),
+        Part("What each model costs", lambda d: cost.efficiency(d.facts), ("efficiency",)),
+        Part("What each model costs, drawn", lambda d: cost.by_model(d.facts), ("costs",)),
+        Part("Costs of each pair and model", lambda d: cost.costs_table(d.facts), ("costs",)),
+        Part("What models save", lambda d: cost.savings_figure(d.facts, _reference(d)),
+             ("reductions",)),
+        Part("What each model saves", lambda d: cost.reductions(d.facts, _reference(d)),
+             ("reductions",)),
+        Part("Trained parameters by rank", lambda d: cost.by_rank(d.facts), ("by_rank",)),
+        Part("What each model costs, task by task", lambda d: cost.efficiency_by_task(d.facts),
+             ("efficiency_by_task",)),
+        Part("How cost was measured", lambda d: methods.conditions(d.frame), ("protocol",)),
+    ), "No run is done yet: nothing is known of what models cost."),
+    SectionPlan("trade-off", "Trade-off", (
+        Part("Explore the trade-off", lambda d: explorer.explorer(d.facts, d.stats),
+             ("explorer",)),
+        Part("Quality against size and latency", lambda d: trade_off.trade_offs(d.facts),
+             ("trade_off", "quality_size", "quality_latency")),
+        Part("Score against cost", _stills, ("score_costs",)),
+        Part("Score and costs side by side", lambda d: scores.normalised(d.facts),
+             ("normalised",)),
+        Part("Score per million trained parameters", _tested(cost.per_parameter),
+             ("per_parameter",)),
+        Part("Score for what it costs", _tested(cost.per_cost), ("per_cost",)),
+        Part("On the Pareto set of score and cost", _tested(cost.pareto), ("pareto",)),
+    ), "No two models have both a score and a cost yet: there is nothing to weigh."),
+    SectionPlan("recommend", "Which model to ship", (
+        Part("How a model is chosen", lambda d: which_to_ship.intro(d.choices)),
+        Part("The choice of each profile", lambda d: which_to_ship.findings(d.choices)),
+        Part("Recommended for", _chosen(which_to_ship.recommended), ("recommended",)),
+        Part("What to measure next", _chosen(which_to_ship.next_steps), ("next_steps",)),
+        Part("Candidates", _chosen(which_to_ship.candidates), ("candidates",)),
+    )),
+    SectionPlan("statistics", "Statistics", (
+        Part("The comparisons in words", _tested(headline.tests)),
+        Part("Paired differences", _tested(statistics.forest), ("forest",)),
+        Part("Paired comparisons and their verdicts", _tested(statistics.comparisons),
+             ("comparisons",)),
+        Part("Ranks over tasks", _tested(statistics.critical_difference),
+             ("critical_difference",)),
+        Part("Average ranks", _tested(statistics.ranks), ("ranks",)),
+    ), "No two models have a score yet: nothing can be tested."),
+    SectionPlan("tasks", "Task by task", (
+        Part("Models across tasks", lambda d: scores.task_trends(d.facts), ("task_trends",)),
+        Part("What each step gains or costs",
+             _either(lambda d: effects.effects(d.facts), _nothing), ("effects",)),
+        Part("What each step gains or costs, task by task",
+             lambda d: effects.effects_by_task(d.facts), ("effects_by_task",)),
+        Part("Learning curves", lambda d: learning.learning(d.frame, d.histories),
+             ("learning",)),
+        Part("Calibration", lambda d: models.reliability(d.frame, d.bins), ("reliability",)),
+        Part("Confusion matrices", lambda d: models.confusion(d.frame), ("confusion",)),
+        Part("Agreement with the teacher, drawn", lambda d: models.agreement(d.frame),
+             ("agreement",)),
+        Part("Agreement with the teacher", lambda d: details.agreement(d.frame),
+             ("agreement",)),
+        Part("Every metric on the report split", lambda d: details.metrics(d.frame),
+             ("metrics",)),
+        Part("F1 of each class", lambda d: details.per_class(d.frame), ("per_class",)),
+    ), "No run is done yet: there is nothing to show of single tasks."),
+    SectionPlan("methods", "Methods", (Part("How it was done", _methods),)),
+    SectionPlan("provenance", "Provenance and rerun", (
+        Part("To rerun", lambda d: Source("rerun", "To rerun", d.rerun, "sh")),
+        Part("Where the runs happened", lambda d: methods.environment(d.frame),
+             ("environment",)),
+        Part("The study file", _study_file),
+        Part("Every run", lambda d: details.runs(d.frame), ("runs",)),
+    )),
+)  # fmt: skip
+# Every file that a report may have, so that one of an earlier report is known as such.
+FILES = tuple(dict.fromkeys(name for plan in PLANS for part in plan.parts for name in part.files))

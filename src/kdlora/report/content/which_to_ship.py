@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ from kdlora.choice.candidates import (
     draw_field,
     gather_candidates,
     run_scores,
-    task_names,
 )
 from kdlora.choice.constraints import PROFILES, Constraints
 from kdlora.choice.formats import FORMS, MEASURED, Cost, MeasuredForm
@@ -20,8 +20,9 @@ from kdlora.choice.recommend import recommend
 from kdlora.choice.recommendation import Judged, Recommendation
 from kdlora.errors import InputError
 from kdlora.records.predictions import SplitOutputs
+from kdlora.records.tidy import names
 from kdlora.report import words as w
-from kdlora.report.document import Block, Cell, Column, Finding, Section, Table
+from kdlora.report.document import Cell, Column, Finding, Table
 
 DRAWS, SEED = 2_000, 0
 INTRO = (
@@ -37,43 +38,47 @@ STANDINGS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What each profile would ship, and of the tasks without a choice why there is none."""
+
+    found: tuple[Recommendation, ...]
+    lacking: tuple[str, ...]
+
+
 def gather(
     frame: pd.DataFrame,
     outputs: Mapping[str, SplitOutputs],
     exports: Sequence[MeasuredForm],
-) -> tuple[Recommendation, ...]:
-    """Every profile on every task that has a student to choose; none for imported results.
-
-    `outputs` are those of the selection split.
-    """
-    found = []
-    for task in task_names(frame):
+) -> Choices:
+    """Every profile on every task. `outputs` are those of the selection split."""
+    found, lacking = [], []
+    for task in names(frame, "task"):
         rows = frame[(frame["task"] == task) & (frame["status"] == "done")]
-        if not (rows["role"] == "student").any() or "latency_p95_ms" not in rows:
+        if not (rows["role"] == "student").any():
+            lacking.append(f"no student is trained yet on '{task}'")
             continue
         try:
             field = gather_candidates(frame, task, exports=exports)
-        except InputError:  # no sound model: the first screen says which runs are broken and why
+        except InputError as error:
+            lacking.append(str(error))
             continue
         drawn = draw_field(field, frame, outputs, rng=np.random.default_rng(SEED), draws=DRAWS)
         found += [
             recommend(field, p.constraints, drawn, run_scores=run_scores(frame), profile=name)
             for name, p in PROFILES.items()
         ]
-    return tuple(found)
+    return Choices(tuple(found), tuple(lacking))
 
 
-def section(found: Sequence[Recommendation]) -> Section | None:
-    if not found:
-        return None
-    blocks: list[Block | None] = [choices(found), next_steps(found), candidates(found)]
-    return Section(
-        "recommend",
-        "Which model to ship",
-        intro=(INTRO,),
-        findings=tuple(_finding(one, several=_several(found)) for one in found),
-        blocks=tuple(block for block in blocks if block is not None),
-    )
+def intro(made: Choices) -> list[str]:
+    """How a model is chosen, and on which tasks none can be."""
+    why = f"{w.sentence_case('; '.join(made.lacking))}." if made.lacking else ""
+    return [text for text in (INTRO if made.found else "", why) if text]
+
+
+def findings(made: Choices) -> list[Finding]:
+    return [_finding(one, several=_several(made.found)) for one in made.found]
 
 
 def _several(found: Sequence[Recommendation]) -> bool:
@@ -198,7 +203,7 @@ def limits_text(constraints: Constraints) -> str:
     return f"{wish}: {', '.join(parts)}" if parts else wish
 
 
-def choices(found: Sequence[Recommendation]) -> Table:
+def recommended(found: Sequence[Recommendation]) -> Table:
     """One row a profile (and task): the choice or the nearest that fails."""
     several, rows = _several(found), []
     for one in found:
