@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, StudyFailed, did_you_mean, without_traceback
 from kdlora.spec.plan import Plan, encoder_ref, is_sequence_classifier, make_plan
 from kdlora.spec.presets import preset_names, preset_path
 from kdlora.spec.study import Study, make_study, read_study
@@ -16,19 +16,31 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kdlora.engines.supervisor import OnEvent
+    from kdlora.records.store import Store
     from kdlora.report.build import ReportFiles
     from kdlora.ship.student import ModelCard
+
+_LOST = ("failed", "skipped")  # states of runs that came to nothing
 
 
 @dataclass
 class StudyResult:
-    """What a study left on disk, and its runs as a tidy frame."""
+    """What a study left on disk, and its runs as a tidy frame.
+
+    Attributes:
+        status: run id -> what became of it, one of `engines.schedule.State`.
+        failed: run id -> the error of a run that could not be done, in the plan's order.
+        skipped: run id -> why a run was not tried: a teacher that it needs failed.
+        students: the saved students with their cards, one a task and pair.
+    """
 
     folder: Path
     status: dict[str, str]
     frame: pd.DataFrame
     report: ReportFiles
     students: list[tuple[Path, ModelCard]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     @property
     def student(self) -> Path | None:
@@ -113,7 +125,9 @@ def run(
         on_event: told of every run's progress (see `engines.local.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
-    Raises InputError before anything is written if the study, its data or its models are unusable.
+    Raises InputError before anything is written if the study, its data or its models are unusable,
+    and StudyFailed if then nothing but baselines could be done. Where only some runs failed, the
+    result's `failed` and `skipped` say which and why.
     """
     from kdlora.engines.execution import Place
     from kdlora.engines.selection import Choice, chosen_runs
@@ -148,7 +162,56 @@ def run(
     with store.closing():  # the last two processes of a study often end together
         frame = load_frame(store.root)
         students = save_students(frame, store)
-        return StudyResult(store.root, status, frame, _report(store.root, frame), students)
+        result = StudyResult(
+            folder=store.root,
+            status=status,
+            frame=frame,
+            report=_report(store.root, frame),
+            students=students,
+            failed=_errors(planned, status, store),
+            skipped=_skipped(planned, status),
+        )
+    _require_some(planned, result)
+    return result
+
+
+def _errors(plan: Plan, status: dict[str, str], store: Store) -> dict[str, str]:
+    """Run id -> error of the runs that failed, this time or before."""
+    failures = {
+        run.run_id: store.read_failure(run.run_id)
+        for run in plan.runs
+        if status.get(run.run_id) == "failed"
+    }
+    return {i: (record.error if record else None) or "unknown" for i, record in failures.items()}
+
+
+def _skipped(plan: Plan, status: dict[str, str]) -> dict[str, str]:
+    """Run id -> why it was skipped: what became of the first teacher that it lacks."""
+    return {
+        run.run_id: next(
+            f"its teacher {t} is not done, but {status[t]}"
+            for t in run.teachers
+            if status[t] != "done"
+        )
+        for run in plan.runs
+        if status.get(run.run_id) == "skipped"
+    }
+
+
+def _require_some(plan: Plan, result: StudyResult) -> None:
+    """Raise StudyFailed where runs failed and none but baselines can have been done."""
+    of_encoders = [run.run_id for run in plan.runs if run.role != "baseline"]
+    states = [result.status[i] for i in of_encoders if i in result.status]
+    if not result.failed or any(state not in _LOST for state in states or result.status.values()):
+        return
+    first, error = next(iter(result.failed.items()))
+    needed = f", and {len(result.skipped)} that need them were skipped" if result.skipped else ""
+    raise StudyFailed(
+        f"every run of {result.folder} failed ({len(result.failed)}{needed}). The first, {first}: "
+        f"{without_traceback(error)}\nWhen the cause is mended, run the same again with "
+        "retry_failed=True (on the command line --retry-failed)",
+        result,
+    )
 
 
 def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportFiles:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class KdloraError(Exception):
@@ -51,6 +52,17 @@ class StoreError(KdloraError):
     """The results folder cannot be read or written as needed."""
 
 
+class StudyFailed(KdloraError):
+    """No run of a study that trains or scores an encoder could be done.
+
+    `result` is what the study left all the same: a `kdlora.api.StudyResult`.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class ReportError(KdloraError):
     """Parts of a report could not be made; the report says where, and the rest of it stands."""
 
@@ -61,6 +73,11 @@ class Interrupted(KdloraError):
     """The user stopped the work; what is done is kept and the rest can be resumed."""
 
     exit_code = 130
+
+
+def without_traceback(error: str) -> str:
+    """What a recorded error says in the end: all of a message, the last line of a traceback."""
+    return error.strip().splitlines()[-1] if error.startswith("Traceback") else error
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

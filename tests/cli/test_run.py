@@ -37,10 +37,12 @@ def asked(monkeypatch) -> dict:
 
     def run(study, **options):
         found.update(options)
-        rows = [{"run_id": i, "error": f"no luck with {i}"} for i in found["status"]]
-        return SimpleNamespace(
-            status=found["status"], folder=Path("out"), frame=pd.DataFrame(rows), students=[]
-        )
+        status = found["status"]
+        ended = {
+            end: {i: f"no luck with {i}" for i, state in status.items() if state == end}
+            for end in ("failed", "skipped")
+        }
+        return api.StudyResult(Path("out"), status, pd.DataFrame(), None, **ended)
 
     monkeypatch.setattr(api, "run", run)
     monkeypatch.setattr("kdlora.cli.study._show", lambda result, console: None)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from kdlora.evidence.result import Rules, plain
-from kdlora.evidence.study import default_reference, gather, questions
+from kdlora.evidence.study import gather, questions
 from tests.harness.evidence_frames import grid, noisy, runs_742
 
 ARMS = ["teacher/fft", "teacher/lora", "student/fft", "student/lora", "student/kd-lora"]
@@ -31,13 +31,6 @@ def test_the_questions_tell_distillation_from_size() -> None:
     assert "gain of distillation" not in questions(
         ["teacher/fft", "student/kd-lora"], "teacher/fft"
     )
-
-
-def test_the_reference_is_the_teacher() -> None:
-    assert default_reference(ARMS) == "teacher/fft"
-    assert default_reference(["student/fft", "teacher/given"]) == "teacher/given"
-    assert default_reference(["student/fft"]) == "student/fft"
-    assert default_reference([]) == ""
 
 
 def test_a_whole_study_gathers_into_json() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdlora.vocabulary.arm import teaching_arm
+
 ARMS = ("teacher/fft", "teacher/lora", "student/fft", "student/lora", "student/kd-lora")
 # Distance of an arm's score from the teacher's, and what its model costs.
 LEVELS = {
@@ -40,15 +42,17 @@ def make_frame(
 ) -> pd.DataFrame:
     """All cells done and healthy; the baselines stand in one row a seed, as a plan has them."""
     rng = np.random.default_rng(7)
+    arms = tuple(arms)
+    teacher = str(teaching_arm(arms, given="teacher/given" in arms))
     rows = []
     for task in tasks:
         for seed in seeds:
             planned = [*(("baseline/majority", "baseline/tfidf") if baselines else ()), *arms]
-            rows += [_row(task, arm, seed, pair, rng.normal(0, noise)) for arm in planned]
+            rows += [_row(task, arm, seed, pair, teacher, rng.normal(0, noise)) for arm in planned]
     return pd.DataFrame(rows)
 
 
-def _row(task: str, arm: str, seed: int, pair: str, noise: float) -> dict[str, Any]:
+def _row(task: str, arm: str, seed: int, pair: str, teacher: str, noise: float) -> dict[str, Any]:
     role, _, rest = arm.partition("/")
     metric = METRICS.get(task, "accuracy")
     direction = -1 if metric == "rmse" else 1
@@ -75,12 +79,16 @@ def _row(task: str, arm: str, seed: int, pair: str, noise: float) -> dict[str, A
         "n_selection": 1064,
         "n_report": 2111,
         "environment": ENVIRONMENT,
-        "teacher_run_id": f"{task}-teacher-fft-s{seed}-0a1b2c3d4e5f" if "/kd-" in arm else None,
     }
-    row["run_id"] = f"{task}-{arm.replace('/', '-')}-s{row['seed']}-0a1b2c3d4e5f"
+    row["run_id"] = _run_id(task, arm, row["seed"])
+    row["teacher_run_id"] = _run_id(task, teacher, seed) if "/kd-" in arm else None
     row |= _scores(arm, task, metric, direction, 0.0 if role == "baseline" else noise)
     row |= _costs(role, rest) | {"source": f"runs/{row['run_id']}/record.json"}
     return row
+
+
+def _run_id(task: str, arm: str, seed: int) -> str:
+    return f"{task}-{arm.replace('/', '-')}-s{seed}-0a1b2c3d4e5f"
 
 
 def _scores(arm: str, task: str, metric: str, direction: int, noise: float) -> dict[str, Any]:

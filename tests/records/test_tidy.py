@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.records.tidy import metric_of, names, severities, teacher_arm, tidy
+from kdlora.records.tidy import metric_of, names, severities, tidy
 from tests.harness.studies import make_frame, put
 
 
@@ -63,9 +63,3 @@ def test_metric_and_direction_come_from_done_cells():
     assert metric_of(frame, "toxicity") == ("rmse", -1)
     assert metric_of(frame, "cola") == ("matthews", 1)
     assert metric_of(frame, "unknown") == ("", 1)
-
-
-def test_a_given_teacher_teaches():
-    arms = ("teacher/given", "teacher/lora", "student/kd-lora")
-    assert teacher_arm(tidy(make_frame(arms=arms)), "minilm-l6--minilm-l3") == "teacher/given"
-    assert teacher_arm(tidy(make_frame(arms=("student/fft",))), "minilm-l6--minilm-l3") is None

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from kdlora.evidence import gains as g
-from kdlora.records.tidy import teacher_arm, tidy
+from kdlora.evidence.teacher import teacher_arm
+from kdlora.records.tidy import tidy
 from kdlora.report import words as w
 from kdlora.report.build import write_report
 from kdlora.report.content.findings import no_control

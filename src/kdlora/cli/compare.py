@@ -252,7 +252,7 @@ def compare(
         float | None, typer.Option(help="Say how many seeds would show a difference of this size.")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Arm that all others are held against; default teacher/fft.")
+        str | None, typer.Option(help="Arm that all others are held against; default the teacher.")
     ] = None,
     budget: Annotated[
         str | None,
@@ -303,6 +303,7 @@ def compare(
             _show_comparisons(made, wishes, tested)
         return
     from kdlora.evidence.study import gather
+    from kdlora.evidence.teacher import has_taught
 
     _check_arms(frame, [reference] if reference else [])
     evidence = gather(frame, rng=rng, reference=reference, keys=keys, score=score, rules=rules)
@@ -310,6 +311,9 @@ def compare(
         print(json.dumps(evidence.to_dict(), indent=1))
         return
     _show_evidence(evidence)
+    if reference is None and not has_taught(frame):
+        told = f"note: no student was taught; compared with {evidence.reference}"
+        _console().print(told, soft_wrap=True)
 
 
 def _filtered(frame: pd.DataFrame, where: list[str], without: list[str]) -> pd.DataFrame:
@@ -349,10 +353,10 @@ def _contrasts(
     frame: pd.DataFrame, a: list[str], b: list[str], reference: str | None
 ) -> list[tuple[str, str]]:
     """All of `a` against all of `b`; without b the reference, without a every other arm."""
-    from kdlora.evidence.study import default_reference
+    from kdlora.evidence.teacher import reference_arm
 
     arms = sorted(map(str, frame["arm"].unique()))
-    b = b or [reference or default_reference(arms)]
+    b = b or [reference or reference_arm(frame)]
     a = a or [arm for arm in arms if arm not in b]
     _check_arms(frame, [*a, *b])
     contrasts = [(x, y) for x in a for y in b if x != y]

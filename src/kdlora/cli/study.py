@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kdlora.errors import InputError
+from kdlora.errors import InputError, StudyFailed, without_traceback
 
 if TYPE_CHECKING:
     from kdlora.api import StudyResult
@@ -275,32 +275,27 @@ def _run(
                 on_note=board.note,
                 **choice,
             )
+    except StudyFailed as error:  # it is shown like any other, and told below with all its errors
+        result = error.result
     finally:
         say_set_aside(root, console)
     _show(result, console)
     left = sum(state == "later" for state in result.status.values())
     if left:
         console.print(f"left:    {left} runs; the same command goes on with them", soft_wrap=True)
-    failed = [run_id for run_id, state in result.status.items() if state == "failed"]
-    if failed:
-        skipped = sum(state == "skipped" for state in result.status.values())
+    if result.failed:
+        skipped = len(result.skipped)
         console.print(
-            f"failed:  {len(failed)} runs"
+            f"failed:  {len(result.failed)} runs"
             + (f", and {skipped} that need them were skipped" if skipped else "")
             + f"; when the cause is mended: kdlora run {result.folder / 'study.yaml'} "
             f"--out {result.folder} --retry-failed",
             soft_wrap=True,
         )
-        problems = [f"{run_id} failed: {_reason(result, run_id)}" for run_id in failed]
+        problems = [f"{i} failed: {without_traceback(error)}" for i, error in result.failed.items()]
         problems += [f"not in the report: {part}" for part in result.report.failures]
         raise InputError(problems)
     result.report.check()
-
-
-def _reason(result: StudyResult, run_id: str) -> Any:
-    rows = result.frame[result.frame["run_id"] == run_id]
-    text = str(rows["error"].iloc[0]) if len(rows) else "unknown"
-    return text.splitlines()[-1] if text.startswith("Traceback") else text
 
 
 def _show(result: StudyResult, console: Any) -> None:

@@ -13,8 +13,11 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import popen_forkserver, spawn
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from multiprocessing.process import BaseProcess
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from kdlora.engines.failure import describe_error, failed_record
@@ -90,6 +93,36 @@ def run_plan(
     )
 
 
+def _preparation_without_main(name: str) -> dict[str, Any]:
+    """What a worker is told of its parent, but for the main module, which it is not to import."""
+    told = spawn.get_preparation_data(name)
+    return {key: value for key, value in told.items() if not key.startswith("init_main_from_")}
+
+
+class _WorkerPopen(popen_forkserver.Popen):
+    # The standard library's own method. It finds another `spawn` among its globals, so that
+    # nothing changes for the other processes that the user's program may start meanwhile.
+    _launch = FunctionType(
+        popen_forkserver.Popen._launch.__code__,  # type: ignore[attr-defined]
+        {
+            **vars(popen_forkserver),
+            "spawn": SimpleNamespace(get_preparation_data=_preparation_without_main),
+        },
+    )
+
+
+class WorkerProcess(ForkServerProcess):
+    """A process of the fork server in which the user's main module is not run a second time.
+
+    A script without a main guard would start its study again in every worker, and what comes from
+    stdin or a notebook cannot be imported at all. Nothing that a worker needs is defined there.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> _WorkerPopen:  # noqa: N802  (multiprocessing's name)
+        return _WorkerPopen(process_obj)
+
+
 def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
     """Fork a worker; its events arrive at the connection, which ends with it.
 
@@ -103,7 +136,7 @@ def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
     while True:
         starts += 1
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(job, sender), name=name)
+        process = WorkerProcess(target=_work, args=(job, sender), name=name)
         try:
             with _environment(worker_environment(job.threads)):  # the server's: workers inherit it
                 process.start()

@@ -8,13 +8,10 @@ gives its lease back.
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,10 +53,9 @@ def do_run(job: Job, mailbox: Any, key: str) -> int | None:
         # A cluster started in the background of a script ignores SIGINT, and Ray's cancel with it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     gpus = ray.get_gpu_ids()
-    with _without_main():
-        # Detached: Ray kills the process group of a lost worker, and no checkpoint would be left.
-        gpu = ",".join(map(str, gpus)) if gpus else None
-        receiver, process = launch(replace(job, gpu=gpu, detached=True), f"kdlora {key}")
+    gpu = ",".join(map(str, gpus)) if gpus else None
+    # Detached: Ray kills the process group of a lost worker, and no checkpoint would be left.
+    receiver, process = launch(replace(job, gpu=gpu, detached=True), f"kdlora {key}")
     while True:
         try:
             _forward(receiver, mailbox, key)
@@ -87,17 +83,3 @@ def _forward(receiver: Any, mailbox: Any, key: str) -> None:
         if letters and (ended or time.monotonic() - sent > _PAUSE_S):
             mailbox.put.remote(key, letters)
             letters, sent = [], time.monotonic()
-
-
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """A forked process imports its parent's main module again; Ray's own must not be."""
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
-    for name in kept:
-        setattr(main, name, None)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)

@@ -22,7 +22,8 @@ from kdlora.evidence.outcomes import (
     spreads,
 )
 from kdlora.evidence.scores import POINT_METRICS
-from kdlora.records.tidy import metric_of, names, teacher_arm, tidy
+from kdlora.evidence.teacher import teacher_arm
+from kdlora.records.tidy import metric_of, names, tidy
 from kdlora.vocabulary.arm import labelled, split_label, undistilled
 
 

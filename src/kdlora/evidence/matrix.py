@@ -24,6 +24,7 @@ from kdlora.evidence.prediction_tests import mcnemar
 from kdlora.evidence.result import Result, finite
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, two_sided_p
 from kdlora.evidence.scores import UNBOUNDED, numbers
+from kdlora.evidence.teacher import teacher_of
 from kdlora.records.predictions import SplitOutputs, shared_examples
 
 
@@ -287,7 +288,7 @@ def analyse_matrix(
     metric, direction = str(distilled["metric"].iloc[0]), int(distilled["direction"].iloc[0])
     models = Models()
     for teacher in teachers:
-        models.add(("teacher", teacher), _teacher_runs(rows, distilled, teacher))
+        models.add(("teacher", teacher), _teacher_runs(rows, teacher))
     control = _control(arm, rows)
     for student in students:
         own = rows[(rows["student"] == student) & (rows["arm"] == control)]
@@ -342,14 +343,10 @@ def analyse_matrix(
     )
 
 
-def _teacher_runs(rows: pd.DataFrame, distilled: pd.DataFrame, teacher: str) -> pd.DataFrame:
-    """The runs that taught; else the fully fine-tuned ones of that encoder."""
-    taught = set(distilled.loc[distilled["teacher"] == teacher, "teacher_run_id"].dropna())
-    own = rows[rows["run_id"].isin(taught)]
-    if own.empty:
-        own = rows[(rows["role"] == "teacher") & (rows["teacher"] == teacher)]
-        own = own[own["adaptation"].isin(["fft", "given"])]
-    return own
+def _teacher_runs(rows: pd.DataFrame, teacher: str) -> pd.DataFrame:
+    """The runs of an encoder that taught."""
+    own = rows[rows["teacher"] == teacher]
+    return own[own["run_id"].isin(teacher_of(own).run_ids) & (own["role"] == "teacher")]
 
 
 def _control(arm: str, rows: pd.DataFrame) -> str:

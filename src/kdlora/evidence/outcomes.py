@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.scores import POINT_METRICS
-from kdlora.records.tidy import SEEDLESS, groups, metric_of, names, scored, teacher_arm
+from kdlora.evidence.teacher import teacher_arm
+from kdlora.records.tidy import SEEDLESS, groups, metric_of, names, scored
 
 # What is known of a cell when scores and costs are put together.
 COSTS = ("trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",

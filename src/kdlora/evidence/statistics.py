@@ -16,7 +16,8 @@ from kdlora.evidence.pareto import Front, pareto_front
 from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Rules
 from kdlora.evidence.scores import numbers, stopped_somewhere, usable_runs
-from kdlora.evidence.study import default_reference, questions
+from kdlora.evidence.study import questions
+from kdlora.evidence.teacher import reference_arm
 from kdlora.records.plausible import numeric
 from kdlora.records.tidy import names
 
@@ -73,7 +74,7 @@ DRAWN = Rules(draws=2000, permutations=0)
 
 def gather_statistics(frame: pd.DataFrame) -> Statistics | None:
     """All that is tested of a tidy frame; None where nothing has a score."""
-    doubts = diagnose(frame)
+    doubts, whole_frame = diagnose(frame), frame
     frame = frame[[column for column in USED if column in frame]]
     rng = np.random.default_rng(SEED)
     arms = sorted(names(frame, "arm"))
@@ -81,7 +82,7 @@ def gather_statistics(frame: pd.DataFrame) -> Statistics | None:
     if usable.empty:
         return None
     finished = set(usable["arm"])
-    reference = default_reference([a for a in arms if a in finished])
+    reference = reference_arm(whole_frame, [a for a in arms if a in finished])
     asked = questions([a for a in arms if a in finished], reference)
     whole = finished - stopped_somewhere(frame)
     shared = _shared(frame, [a for a in arms if a in whole])

@@ -24,7 +24,8 @@ from kdlora.evidence.pareto import Front, pareto_front
 from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
-from kdlora.vocabulary.arm import TEACHER_ARM, split_label, undistilled
+from kdlora.evidence.teacher import reference_arm
+from kdlora.vocabulary.arm import split_label, undistilled
 
 COSTS = ("trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms")
 
@@ -72,15 +73,6 @@ def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, 
     return {name: found for name, found in asked.items() if found}
 
 
-def default_reference(arms: Sequence[str]) -> str:
-    """teacher/fft, else a given teacher, else the first teacher arm, else the first arm."""
-    for arm in (TEACHER_ARM, "teacher/given"):
-        if arm in arms:
-            return arm
-    teachers = [a for a in arms if a.startswith("teacher/")]
-    return (teachers or list(arms) or [""])[0]
-
-
 def gather(
     frame: pd.DataFrame,
     *,
@@ -94,7 +86,7 @@ def gather(
     """All analyses of a study. Costs that the frame lacks are left out."""
     rules = rules or Rules()
     arms = sorted(map(str, frame["arm"].dropna().unique()))
-    reference = reference or default_reference(arms)
+    reference = reference or reference_arm(frame)
     finished = set(usable_runs(frame, score)[0]["arm"]) - stopped_somewhere(frame)
     costs = [c for c in costs if c in frame and (numbers(frame[c]) > 0).any()]
     shared = shared_cells(frame, [a for a in arms if a in finished], keys=keys, score=score)

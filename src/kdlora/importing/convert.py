@@ -14,7 +14,7 @@ from kdlora.importing import read as foreign
 from kdlora.importing.mapping import Column, Mapping, to_numbers
 from kdlora.records.plausible import flag_impossible, impossible_values
 from kdlora.spec.fingerprint import hash_json
-from kdlora.vocabulary.arm import ROLES, Arm
+from kdlora.vocabulary.arm import GIVEN_TEACHER, ROLES, Arm, teaching_arm
 from kdlora.vocabulary.task import METRIC_DIRECTION, TASKS
 
 TEXT = (
@@ -295,7 +295,9 @@ def _identify(frame: pd.DataFrame, mapping: Mapping) -> pd.DataFrame:
     keys = list(mapping.teacher_run)
     if not keys or not set(keys) <= set(frame.columns):
         return frame
-    teachers = frame[frame["arm"] == "teacher/fft"].drop_duplicates(keys)
+    arms = list(dict.fromkeys(frame["arm"].dropna()))
+    teaches = str(teaching_arm(arms, given=str(GIVEN_TEACHER) in arms))
+    teachers = frame[frame["arm"] == teaches].drop_duplicates(keys)
     by_key = dict(
         zip(teachers[keys].itertuples(index=False, name=None), teachers["run_id"], strict=True)
     )

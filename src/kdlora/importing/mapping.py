@@ -181,7 +181,9 @@ class Mapping(Strict):
     arm: Column | None = None
     metric_of_task: dict[str, str] = {}
     teacher_run: tuple[str, ...] = Field(
-        (), description="a kd row's teacher is the teacher/fft row that shares these columns"
+        (),
+        description="a kd row's teacher shares these columns: the row of the given teacher, "
+        "else of teacher/fft, else of the first teacher arm",
     )
     unranked: tuple[str, ...] = Field(
         ("fft", "given"), description="adaptations without a rank; repeats over ranks are one row"

@@ -21,7 +21,7 @@ from kdlora.spec.halving import Halving, races
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 from kdlora.spec.study import Study
-from kdlora.vocabulary.arm import labelled
+from kdlora.vocabulary.arm import labelled, teaching_arm
 
 RESULTS = Path("results")  # where studies lie unless told otherwise
 PLAN_FILE = "plan.json"
@@ -96,6 +96,10 @@ def load_frame(root: str | Path) -> pd.DataFrame:
     plan = read_plan(root)
     store = Store(root)
     pairs = {pair["name"]: Pair.model_validate(pair) for pair in plan["study"]["pairs"]}
+    teachers = {  # who teaches by the plan; `evidence.teacher` knows who did
+        name: str(teaching_arm(plan["study"]["arms"], given=pair.arrives_trained))
+        for name, pair in pairs.items()
+    }
     stops = stopped_runs(root, races(_halving(plan), plan["cells"]))
     records: dict[str, Record | None] = {}
     rows = []
@@ -112,6 +116,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
                 "label": cell.get("label", ""),
                 "pair": cell["pair"],
                 "teacher": pairs[cell["pair"]].teacher,
+                "teacher_arm": teachers[cell["pair"]],
                 "student": pairs[cell["pair"]].student_title,
                 "source": str(store.folder(run_id) / "record.json"),
                 ASKED: asked_of(run),
@@ -140,6 +145,7 @@ def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, 
         "seed": run.seed,
         "encoder": run.encoder.title if run.encoder else None,
         "teacher_run_id": run.teacher_run_id,
+        "teacher_run_ids": run.teachers,
         "lr": run.lr,
         "max_train": run.data.max_train,
         "status": record.status if record else "missing",

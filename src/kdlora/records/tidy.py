@@ -18,8 +18,8 @@ REQUIRED = ("run_id", "arm", "role", "adaptation", "status")
 # What results from elsewhere may lack, and what then stands for it.
 ASSUMED: dict[str, Any] = {"pair": "all", "task": "all", "seed": 0}
 TEXTS = ("metric", "precision", "device", "attention", "encoder", "teacher", "student", "error",
-         "teacher_run_id", "reference", "peak_memory_scope", "energy_method", "stopped", "targets",
-         "distillation")  # fmt: skip
+         "teacher_run_id", "teacher_arm", "reference", "peak_memory_scope", "energy_method",
+         "stopped", "targets", "distillation")  # fmt: skip
 NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batch_size", "epochs",
            "max_length", "n_train", "n_selection", "n_report", "trainable_params", "total_params",
            "size_mb", "train_s", "train_examples_per_s", "peak_memory_mb", "forward_flops",
@@ -28,7 +28,7 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "agreement_lower", "agreement_upper", "teacher_score", "max_train",
            "temperature", "kd_weight", "inference_s")  # fmt: skip
 KEYS = ("run_id", "pair", "task", "arm", "role", "adaptation", "status")
-TUPLES = ("flags", "flag_details", "flag_severities")
+TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids")
 DICTS = ("protocol", "environment", "per_class_f1")
 
 
@@ -155,9 +155,3 @@ def metric_of(frame: pd.DataFrame, task: str) -> tuple[str, int]:
     first = int(known.argmax())
     direction = float(frame["direction"].to_numpy()[first])
     return str(frame["metric"].iat[first]), -1 if direction < 0 else 1
-
-
-def teacher_arm(frame: pd.DataFrame, pair: str) -> str | None:
-    """The arm whose model teaches: given, else full fine-tuning, else the first teacher arm."""
-    arms = [arm for arm in names(frame, "arm", pair=pair) if arm.startswith("teacher/")]
-    return arms[0] if arms else None

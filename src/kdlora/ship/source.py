@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdlora.errors import DataError, InputError, ModelError, did_you_mean
-from kdlora.records.frame import find_study
+from kdlora.evidence.teacher import teacher_of
+from kdlora.records.frame import PLAN_FILE, find_study, load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
 from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
@@ -58,29 +59,38 @@ def find_source(given: str | Path) -> Source:
 
 
 def find_teacher(source: Source) -> Teacher | None:
-    """The teacher of a run, or of its cell in the study; a teacher is its own.
+    """The teacher of a run, or of its pair in the study; a teacher is its own.
 
-    A student that was trained alone is compared with the fully fine-tuned teacher of its pair and
-    seed where that is done, else with the teacher's architecture. None where nothing is known.
+    A student that was trained alone is compared with the model that taught the distilled students
+    of its pair, of its own seed where that is done; else with the teacher's architecture. None
+    where nothing is known.
     """
     run, store = source.record.run, source.store
     if run.role == "teacher":
         assert run.encoder is not None
         return Teacher(run.encoder, source.record, source.model_folder)
-    wanted = list(run.teachers)
-    if not wanted:
-        runs = sorted((store.root / "runs").glob(f"{run.task.name}-teacher-*"))
-        wanted = sorted((p.name for p in runs), key=lambda name: "-fft-" not in name)
-    for run_id in wanted:
+    for run_id in run.teachers or _teachers_of_pair(source):
         record = store.read(run_id)
         if record is None or record.run.encoder is None or record.status != "done":
             continue
-        beside = record.run.pair == run.pair or record.run.encoder == run.reference
-        fits = run_id in run.teachers or (beside and record.run.seed == run.seed)
         folder = store.folder(run_id) / "model"
-        if fits and folder.is_dir():
+        if folder.is_dir():
             return Teacher(record.run.encoder, record, folder)
     return Teacher(run.reference, None, None) if run.reference is not None else None
+
+
+def _teachers_of_pair(source: Source) -> list[str]:
+    """Runs of the arm that taught on the task of a run's pair, those of the run's seed first."""
+    run, root = source.record.run, source.store.root
+    if not (root / PLAN_FILE).is_file():
+        return []
+    frame = load_frame(root)
+    rows = frame[(frame["pair"] == run.pair) & (frame["task"] == run.task.name)]
+    beside = rows[rows["seed"] == run.seed]
+    of_pair, of_seed = teacher_of(rows), teacher_of(beside)
+    first = of_seed.run_ids if of_seed.taught else ()
+    alike = beside.loc[beside["arm"] == of_pair.arm, "run_id"]
+    return list(dict.fromkeys([*first, *alike, *of_pair.run_ids]))
 
 
 def check_data(record: Record, fingerprint: str) -> None:

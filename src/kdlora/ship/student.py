@@ -127,7 +127,7 @@ def make_card(
         columns, names = list(own.text), list(quality.per_class_f1)
     else:
         task = TASKS[run.task.name]
-        kind, columns, names = task.kind, list(task.texts), list(task.label_names)
+        kind, columns, names = task.kind.name, list(task.texts), list(task.label_names)
     return ModelCard(
         run_id=record.run_id,
         task=run.task.name,

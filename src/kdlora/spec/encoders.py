@@ -52,6 +52,11 @@ class Pair(Strict):
         None, description="the teacher is no model here: its outputs are read from a file"
     )
 
+    @property
+    def arrives_trained(self) -> bool:
+        """Whether the teacher is scored and never trained."""
+        return self.teacher_is_trained or self.teacher_outputs is not None
+
     @model_validator(mode="after")
     def _one_teacher(self) -> Pair:
         if self.teacher_outputs is not None and self.teacher_is_trained:

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, as_tuple
 from kdlora.spec.fingerprint import hash_json
-from kdlora.vocabulary.arm import TEACHER_ARM, labelled, split_label
+from kdlora.vocabulary.arm import labelled, teaching_arm
 
 if TYPE_CHECKING:
     from kdlora.spec.study import Study
@@ -128,7 +128,7 @@ def halving_problems(study: Study) -> Iterator[str]:
         for title in candidates:
             if taken.setdefault(title, number) != number:
                 yield f"{place}: {title} races already in halving.{taken[title]}"
-            if title == teaching_arm(study.arms) and any(
+            if title == str(teaching_arm(study.arms)) and any(
                 planned.arm.distillation == "kd" for planned in arms.values()
             ):
                 yield f"{place}: {title} teaches the students, so it cannot be stopped"
@@ -146,9 +146,3 @@ def halving_problems(study: Study) -> Iterator[str]:
         roles = {title.partition("/")[0] for title in candidates}
         if len(roles) > 1:
             yield f"{place}: teachers and students do not race: name arms of one role"
-
-
-def teaching_arm(arms: Sequence[str]) -> str:
-    """The arm whose model teaches where it is trained: full fine-tuning, else the first one."""
-    teachers = [arm for arm in arms if arm.startswith("teacher/") and not split_label(arm)[1]]
-    return TEACHER_ARM if TEACHER_ARM in teachers or not teachers else teachers[0]

@@ -20,24 +20,19 @@ from kdlora.spec.distillation import Distillation, signal_problems
 from kdlora.spec.encoders import Layers, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.grid import Exclusions
-from kdlora.spec.halving import Halving, teaching_arm
+from kdlora.spec.halving import Halving
 from kdlora.spec.run import EncoderRef, OutputsRef, Parts, Run, Siblings, TaskRef, TextsRef
 from kdlora.spec.sections import OwnTask, Training, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
-from kdlora.vocabulary.arm import BASELINES, PACKAGED_ENCODERS, Arm, parse_arm
+from kdlora.vocabulary.arm import BASELINES, PACKAGED_ENCODERS, Arm, teaching_arm
 from kdlora.vocabulary.task import KINDS, TASKS, Kind
-
-
-def arrives_trained(pair: Pair) -> bool:
-    """Whether the pair's teacher is scored and never trained."""
-    return pair.teacher_is_trained or pair.teacher_outputs is not None
 
 
 def teacher_seeds(study: Study, pair: Pair, kd: Distillation, seed: int) -> tuple[int, ...]:
     """The seeds of the teachers of an arm distilled by `kd`; more than one is an ensemble."""
     chosen = kd.teacher_seeds
-    if arrives_trained(pair) or not chosen:
+    if pair.arrives_trained or not chosen:
         return (seed,)
     return tuple(study.seeds) if chosen == "all" else chosen
 
@@ -158,7 +153,7 @@ def _is_planned(
 
 
 def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
-    if kd.teacher_seeds and arrives_trained(pair):
+    if kd.teacher_seeds and pair.arrives_trained:
         yield (
             f"{arm}: teacher_seeds asks for several teachers, but the one of pair '{pair.name}' "
             "is not trained here: there is only one"
@@ -228,9 +223,8 @@ class Settings:
         return self.students[key]
 
     def teacher(self, pair: Pair) -> ArmRow:
-        """The arm whose model teaches: given, else full fine-tuning, else the first teacher arm."""
-        given = arrives_trained(pair)
-        arm = Arm("teacher", "given") if given else parse_arm(teaching_arm(self.study.arms))
+        """The arm whose model teaches in a pair."""
+        arm = teaching_arm(self.study.arms, given=pair.arrives_trained)
         name = str(arm)
         if name not in self.teachers:
             self.teachers[name] = _row(self.study, PlannedArm(arm))
@@ -286,7 +280,7 @@ class Block:
         self.task, self.pair = task, pair
         self._settings = settings
         self._teacher = settings.teacher(pair)
-        self._given = arrives_trained(pair)
+        self._given = pair.arrives_trained
         self._templates: dict[str, Siblings] = {}
 
     def places(self, seed: int) -> Iterator[Place]:

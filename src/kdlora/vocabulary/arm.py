@@ -284,6 +284,21 @@ def uncontrolled(arms: Iterable[Any]) -> list[str]:
     ]
 
 
+def teaching_arm(arms: Iterable[Any], *, given: bool = False) -> Arm:
+    """The rule by which a plan lets one of its arms teach: the given teacher, else full
+    fine-tuning, else the first teacher arm. Labelled copies never teach.
+
+    `given` says that the pair's teacher arrives fine-tuned. A study without a teacher arm has a
+    fully fine-tuned one trained for its students all the same. What did teach stands in the
+    records: ask `evidence.teacher` about finished runs.
+    """
+    if given:
+        return GIVEN_TEACHER
+    known = [arm if isinstance(arm, Arm) else Arm.read(arm) for arm in arms]
+    teachers = [arm for arm in known if arm.is_teacher and not arm.label]
+    return TEACHER if TEACHER in teachers or not teachers else teachers[0]
+
+
 # Old names, until every module asks an `Arm` itself.
 NOT_DONE = ("missing", "failed", "stopped")
 PACKAGED_ENCODERS = ("minilm-l6", "minilm-l3", "mpnet-base")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, listed, runs, strategy
 from kdlora.evidence.diagnosis.public_facts import CLASS_COUNTS
+from kdlora.evidence.teacher import named_teachers
 from kdlora.records.plausible import impossible_values, numeric
 
 NEAR_ZERO = 0.3  # a correlation below explains less than a tenth of the variance
@@ -169,7 +170,8 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
             {"task": str(task), "rows": None if np.isnan(n) else round(float(n)), "se_pp": error},
         )
     if has(frame, "teacher_run_id", "run_id"):
-        taught = frame["teacher_run_id"].isin(set(frame.loc[mask, "run_id"])) & done
+        bad = set(frame.loc[mask, "run_id"])
+        taught = done & [not bad.isdisjoint(ids) for ids in named_teachers(frame)]
         if taught.any():
             yield Finding(
                 "degenerate_teacher",

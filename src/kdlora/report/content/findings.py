@@ -13,7 +13,8 @@ import pandas as pd
 from kdlora.evidence import gains as g
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, averaged_tasks, outcome_metric
-from kdlora.records.tidy import metric_of, names, teacher_arm
+from kdlora.evidence.teacher import teacher_arm, teacher_of
+from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.effects import each_seed
 from kdlora.report.document import Finding
@@ -68,6 +69,8 @@ def kept(facts: Facts, pair: str) -> Finding | None:
         if first.above_floor is not None:
             above = w.fixed(100 * first.above_floor, 1)
             text += f" Of what the teacher gains over the majority baseline it keeps {above} %."
+    if not teacher_of(frame[frame["pair"] == pair]).taught:
+        text += f" No student was taught; it is compared with {w.phrase(teacher.arm)}."
     text += _cost_sentence(first, teacher)
     if first.score.flagged or teacher.score.flagged:
         text += " A run behind these numbers carries a health flag."

@@ -13,7 +13,7 @@ import yaml
 from kdlora.evidence import gains as g
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.statistics import Statistics
-from kdlora.evidence.study import default_reference
+from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import REQUIRED, names, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
@@ -158,7 +158,7 @@ def _tested(make: Callable[[Statistics], Any]) -> Callable[[ReportData], Any]:
 
 
 def _reference(d: ReportData) -> str:
-    return d.stats.reference if d.stats else default_reference(names(d.frame, "arm"))
+    return d.stats.reference if d.stats else reference_arm(d.frame)
 
 
 def _either(

@@ -10,7 +10,8 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.records.tidy import groups, metric_of, names, scored, teacher_arm
+from kdlora.evidence.teacher import teacher_arm
+from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.report import words as w
 from kdlora.report.content.checks import unsteady
 from kdlora.report.content.tables import score_cell

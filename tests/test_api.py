@@ -1,0 +1,64 @@
+"""What `kdlora.run` says of a study whose runs failed; the engine is played here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import kdlora
+from kdlora.engines.execution import Place
+from kdlora.engines.failure import failed_record
+from kdlora.errors import KdloraError, StudyFailed
+from kdlora.planning import preflight
+from kdlora.records.store import Store
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
+
+TRACEBACK = "Traceback (most recent call last):\n  File ...\nOSError: no such luck"
+
+
+@pytest.fixture
+def ending(monkeypatch) -> Callable[[Callable[[Run], str]], None]:
+    """Let every run end as a function of it says; those that fail leave a failure."""
+
+    def play(state_of: Callable[[Run], str]) -> None:
+        def run_plan(place: Place, plan: Plan, store: Store, **options: object) -> dict[str, str]:
+            states = {run.run_id: state_of(run) for run in plan.runs}
+            for run in plan.runs:
+                if states[run.run_id] == "failed":
+                    store.begin(run)
+                    store.fail(failed_record(run, TRACEBACK))
+            return states
+
+        monkeypatch.setattr(Place, "run_plan", run_plan)
+        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: None)
+
+    return play
+
+
+@pytest.mark.parametrize("baselines", ["failed", "done"])
+def test_a_study_of_which_nothing_was_trained_raises_with_its_first_error(
+    baselines, corner, tmp_path, ending
+):
+    ends = {"teacher": "failed", "student": "skipped", "baseline": baselines}
+    ending(lambda run: ends[run.role])
+    with pytest.raises(StudyFailed, match=r"(?s)OSError: no such luck.*retry_failed") as caught:
+        kdlora.run(corner.study(arms=["teacher/fft", "student/kd-lora"]), out=tmp_path / "out")
+    assert isinstance(caught.value, KdloraError)
+    assert "Traceback" not in str(caught.value)
+    first = next(iter(caught.value.result.failed))
+    assert f"The first, {first}: OSError" in str(caught.value)
+    assert caught.value.result.student is None
+    assert (tmp_path / "out" / "report.html").is_file()  # it says the same
+
+
+def test_a_study_that_failed_in_part_says_what_and_why(corner, tmp_path, ending):
+    ends = {"teacher/fft": "failed", "student/kd-lora": "skipped"}
+    ending(lambda run: ends.get(run.arm, "later"))
+    result = kdlora.run(corner.study(), out=tmp_path / "out")
+    (failed,), (skipped,) = result.failed, result.skipped
+    assert result.failed[failed] == TRACEBACK
+    assert result.status[failed] == "failed"
+    assert result.skipped[skipped] == f"its teacher {failed} is not done, but failed"
+    assert "student-kd-lora" in skipped
