@@ -7,6 +7,7 @@ import pytest
 from kdlora.errors import InputError
 from kdlora.evidence.pairing import match
 from kdlora.evidence.scores import Selection, usable_runs
+from kdlora.vocabulary.metric import METRICS, metric
 from tests.harness.evidence_frames import grid
 
 A, B = "teacher/fft", "student/kd-lora"
@@ -46,16 +47,36 @@ def test_less_is_better_turns_the_sign_and_stops_points() -> None:
 
 def test_the_metric_says_the_direction_where_the_frame_does_not() -> None:
     frame = grid(by_arm, metric="ece").drop(columns="direction")
-    np.testing.assert_allclose(match(frame, A, B).differences[0], -9)
+    np.testing.assert_allclose(match(frame, A, B).differences[0], -0.09)
     unknown = grid(by_arm, metric="gleu").drop(columns="direction")
     matched = match(unknown, A, B)
     assert matched.differences[0] > 0
     assert any("more is taken to be better for gleu" in note for note in matched.notes)
 
 
-def test_scores_out_of_100_are_points_already() -> None:
-    frame = grid(lambda *cell: 100 * by_arm(*cell))
-    np.testing.assert_allclose(match(frame, A, B).differences[:3], [9, 8, 7])
+def test_scores_out_of_100_are_no_scores_of_a_metric_up_to_1() -> None:
+    usable, notes = usable_runs(grid(lambda *cell: 100 * by_arm(*cell)))
+    assert usable.empty
+    assert any("accuracy cannot have (it lies in [0, 1]" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", [*METRICS, "bleu", "mean of accuracy and f1", None])
+@pytest.mark.parametrize("runs", [1, 2, 5])
+@pytest.mark.parametrize("size", ["small", "large", "mixed"])
+def test_the_unit_of_a_score_is_that_of_its_metric_whatever_the_scores_are(
+    name: str | None, runs: int, size: str
+) -> None:
+    one = metric(name or "")
+    largest = {"small": 0.9, "large": 90.0, "mixed": 0.9}[size]
+    values = [largest / k if size != "mixed" or k % 2 else 3.0 for k in range(1, runs + 1)]
+    frame = grid(lambda *_: 0.5, arms=[A], tasks=["t"], seeds=range(runs)).assign(
+        metric=name, direction=one.direction, score=values
+    )
+    usable, notes = usable_runs(frame)
+    assert set(usable["unit"]) <= {one.unit}
+    possible = [v for v in values if one.possible(v)]
+    np.testing.assert_allclose(usable["value"], one.direction * one.factor * np.array(possible))
+    assert any("cannot have" in note for note in notes) == (len(possible) < runs)
 
 
 def test_tasks_in_another_unit_are_left_out_and_named() -> None:
@@ -138,7 +159,7 @@ def test_impossible_and_missing_scores_are_named() -> None:
     text = " ".join(notes)
     assert "1 cells have no finished run" in text
     assert "2 runs (teacher/fft/bert/t0/1" in text
-    assert "above 1 among others below" in text
+    assert "1 runs (teacher/fft/bert/t0/3) with a score that accuracy cannot have" in text
 
 
 def test_selections_are_read_back_and_bad_ones_explained() -> None:

@@ -4,15 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
 
 from kdlora.errors import InputError
 from kdlora.evidence.prediction_tests import (
     align,
-    bootstrap_classes,
     compare_predictions,
-    confusion_metric,
     mcnemar,
     paired_bootstrap,
 )
@@ -27,6 +24,10 @@ SECOND = np.where(RNG.random(400) < 0.75, LABELS, RNG.integers(0, 3, 400))
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(1)
+
+
+def share_right(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return float((outputs == labels).mean())
 
 
 def test_mcnemar_equals_statsmodels() -> None:
@@ -67,38 +68,8 @@ def test_no_discordant_example_gives_no_p() -> None:
         mcnemar(np.zeros(3, bool), np.zeros(4, bool))
 
 
-@pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("accuracy", accuracy_score),
-        ("macro_f1", lambda y, p: f1_score(y, p, average="macro")),
-        ("matthews", matthews_corrcoef),
-    ],
-)
-def test_metrics_of_counts_equal_sklearn(name: str, known) -> None:
-    counts = np.zeros((3, 3))
-    np.add.at(counts, (LABELS, FIRST), 1)
-    assert confusion_metric(counts, name) == pytest.approx(known(LABELS, FIRST), rel=1e-9)
-    constant = np.zeros((2, 2))
-    constant[:, 1] = [3, 5]
-    expected = known([0] * 3 + [1] * 5, [1] * 8)
-    assert confusion_metric(constant, name) == pytest.approx(expected, abs=1e-12)
-
-
-def test_counts_bootstrap_is_the_bootstrap_of_examples() -> None:
-    fast = bootstrap_classes(FIRST, SECOND, LABELS, "accuracy", rng=rng(), rules=QUICK)
-    slow = paired_bootstrap(
-        FIRST, SECOND, LABELS, lambda o, y: float((o == y).mean()), rng=rng(), rules=QUICK
-    )
-    assert fast.difference == pytest.approx(slow.difference)
-    width = slow.high - slow.low
-    assert fast.low == pytest.approx(slow.low, abs=0.06 * width)
-    assert fast.high == pytest.approx(slow.high, abs=0.06 * width)
-    assert fast.share_a_better == pytest.approx(slow.share_a_better, abs=0.01)
-
-
 def test_bootstrap_interval_of_accuracy_is_the_normal_one() -> None:
-    found = bootstrap_classes(FIRST, SECOND, LABELS, "accuracy", rng=rng(), rules=QUICK)
+    found = paired_bootstrap(FIRST, SECOND, LABELS, share_right, rng=rng(), rules=QUICK)
     each = 100 * ((FIRST == LABELS).astype(float) - (SECOND == LABELS))
     half = stats.t.ppf(0.975, 399) * each.std(ddof=1) / 20
     assert found.high - found.low == pytest.approx(2 * half, rel=0.06)
@@ -120,13 +91,10 @@ def test_undefined_metrics_are_said() -> None:
 
     found = paired_bootstrap(FIRST, SECOND, LABELS, nothing, rng=rng(), rules=QUICK)
     assert "undefined" in found.cannot
-    assert "two examples" in bootstrap_classes(
-        np.zeros(1), np.zeros(1), np.zeros(1), "accuracy", rng=rng()
-    ).cannot  # fmt: skip
-    with pytest.raises(InputError, match="unknown metric"):
-        bootstrap_classes(FIRST, SECOND, LABELS, "auc", rng=rng())
+    one = np.zeros(1)
+    assert "two examples" in paired_bootstrap(one, one, one, share_right, rng=rng()).cannot
     with pytest.raises(InputError, match="differ in length"):
-        bootstrap_classes(FIRST[1:], SECOND, LABELS, "accuracy", rng=rng())
+        paired_bootstrap(FIRST[1:], SECOND, LABELS, share_right, rng=rng())
 
 
 def frame(outputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> pd.DataFrame:

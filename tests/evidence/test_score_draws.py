@@ -4,55 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-from sklearn import metrics
 
-from kdlora.errors import InputError
-from kdlora.evidence.score_draws import draw_scores, resampled, summands, two_sided_p
-from kdlora.measure.quality import expected_calibration_error
+from kdlora.evidence.score_draws import draw_scores, resampled, two_sided_p
 from kdlora.records.predictions import SplitOutputs, shared_examples
+from kdlora.vocabulary.metric import metric
 from tests.harness.choice_studies import outputs_of
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 4))
-def test_summands_give_the_metrics_of_sklearn(seed: int, classes: int) -> None:
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(size=(60, classes))
-    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, 60 - classes)])
-    said = logits.argmax(1)
-    log_shares = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    truths = {
-        "accuracy": metrics.accuracy_score(labels, said),
-        "macro_f1": metrics.f1_score(labels, said, average="macro"),
-        "matthews": metrics.matthews_corrcoef(labels, said),
-        "f1_1": metrics.f1_score(labels, said, labels=[1], average=None)[0],
-        "cross_entropy": -log_shares[np.arange(60), labels].mean(),
-        "ece": expected_calibration_error(logits, labels),
-    }
-    for metric, truth in truths.items():
-        assert summands(metric, logits, labels).score == pytest.approx(truth, abs=1e-9), metric
-
-
-def test_summands_of_a_regression() -> None:
-    rng = np.random.default_rng(3)
-    x, y = rng.normal(size=50), rng.normal(size=50)
-    assert summands("pearson", x, y).score == pytest.approx(stats.pearsonr(x, y)[0])
-    assert summands("spearman", x, y).score == pytest.approx(stats.spearmanr(x, y)[0])
-    assert summands("rmse", x, y).score == pytest.approx(np.sqrt(np.mean((x - y) ** 2)))
-
-
-def test_unknown_metrics_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown metric 'bleu'"):
-        summands("bleu", np.zeros((3, 2)), np.zeros(3))
 
 
 def test_spread_of_draws_is_the_binomial_error_and_pairing_shrinks_differences() -> None:
     made = outputs_of({"a": 0.8, "b": 0.8}, n=2000)
     twin = SplitOutputs(made["a"].ids, made["a"].labels, made["a"].outputs * 2)
-    parts = [summands("accuracy", o.outputs, o.labels) for o in (made["a"], made["b"], twin)]
+    parts = [metric("accuracy").terms(o.outputs, o.labels) for o in (made["a"], made["b"], twin)]
     drawn = resampled(parts, draws=3000, rng=np.random.default_rng(1))
     error = np.sqrt(0.8 * 0.2 / 2000)
     assert drawn.std(0) == pytest.approx([error] * 3, rel=0.06)

@@ -13,9 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdlora.errors import InputError
+from kdlora.evidence.scores import usable_runs
 from kdlora.importing.mapping import Mapping, built_in, built_in_names, read_mapping, to_numbers
 from kdlora.importing.results import import_results, read_results
-from kdlora.records.imported import load_imported, read_provenance
+from kdlora.records.imported import load_imported, read_provenance, write_imported
+from kdlora.records.plausible import as_fractions
+from kdlora.report.words import scale_of
+from kdlora.vocabulary.metric import METRICS
 
 OWN = """
 name: lab
@@ -133,14 +137,81 @@ def test_impossible_values_are_named_and_flagged_never_dropped(lab, tmp_path):
     assert flags.iloc[2] == ("impossible:score",)
 
 
-def test_scores_are_scaled_only_when_the_mapping_says_so(lab, tmp_path):
+def with_scores(lab, values, unit=""):
+    """The lab's files with other scores, of which the mapping states `unit` or none."""
     csv, yaml = lab
-    yaml.write_text(OWN.replace("{from: acc, unit: percent}", "{from: acc}"), encoding="utf-8")
-    table = pd.read_csv(csv).assign(acc=[71.5, 66.1, 65.0])
-    table.to_csv(csv, index=False)
-    imported = read_results(csv, yaml)
-    assert imported.frame["score"].tolist() == [71.5, 66.1, 65.0]
-    assert any("unit: percent" in problem for problem in imported.problems)
+    stated = f"{{from: acc, unit: {unit}}}" if unit else "{from: acc}"
+    yaml.write_text(OWN.replace("{from: acc, unit: percent}", stated), encoding="utf-8")
+    pd.read_csv(csv).assign(acc=values).to_csv(csv, index=False)
+    return csv, yaml
+
+
+def test_per_cents_become_fractions_once_by_the_range_of_their_metric_and_a_note_says_so(lab):
+    imported = read_results(*with_scores(lab, [71.5, 66.1, 65.0]))
+    for column in ("score", "report.accuracy"):
+        assert imported.frame[column].tolist() == [0.715, 0.661, 0.65]
+        assert any(
+            note.startswith(f"{column}: accuracy lies in [0, 1]") and "unit: percent" in note
+            for note in imported.problems
+        )
+    assert set(imported.frame["flags"]) == {()}
+
+
+def test_a_stated_unit_holds_whatever_the_scores_are(lab):
+    fraction = read_results(*with_scores(lab, [71.5, 66.1, 65.0], "fraction"))
+    assert fraction.frame["score"].tolist() == [71.5, 66.1, 65.0]
+    assert fraction.frame["report.accuracy"].tolist() == [71.5, 66.1, 65.0]
+    assert set(fraction.frame["flags"]) == {("impossible:score",)}
+
+
+def test_one_impossible_score_among_fractions_stays_and_is_flagged(lab):
+    imported = read_results(*with_scores(lab, [0.715, 1.2, 0.65]))
+    assert imported.frame["score"].tolist() == [0.715, 1.2, 0.65]
+    assert [bool(flags) for flags in imported.frame["flags"]] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_bounded_metric_is_read_as_per_cent_where_it_is_and_no_other(name):
+    rng = np.random.default_rng(0)
+    per_cent = pd.DataFrame({"metric": name, "score": rng.uniform(40, 90, 6)})
+    found, notes = as_fractions(per_cent, {})
+    bounded = np.isfinite(METRICS[name].high)
+    assert found["score"].tolist() == pytest.approx(per_cent["score"] / (100 if bounded else 1))
+    assert bool(notes) == bounded
+    again, none = as_fractions(found, {})
+    assert again["score"].tolist() == found["score"].tolist()
+    assert not none
+    for values in (rng.uniform(0, 1, 6), [0.5], [0.9, 0.8, 120.0], [250.0]):
+        left, none = as_fractions(pd.DataFrame({"metric": name, "score": values}), {})
+        assert left["score"].tolist() == list(values)
+        assert not none
+
+
+def test_an_import_of_old_that_kept_per_cents_is_read_as_fractions(lab, tmp_path):
+    csv, yaml = with_scores(lab, [71.5, 66.1, 65.0])
+    folder, imported = import_results(csv, study="old", results=tmp_path, mapping=yaml)
+    as_then = imported.frame.assign(
+        **{column: 100 * imported.frame[column] for column in ("score", "report.accuracy")}
+    )
+    as_then["flags"] = pd.Series([("impossible:score", "odd")] * 3, as_then.index, dtype=object)
+    facts = read_provenance(folder).model_dump(by_alias=True)
+    write_imported(folder, as_then, facts)
+    loaded = load_imported(folder)
+    assert loaded["score"].tolist() == [0.715, 0.661, 0.65]
+    assert loaded["report.accuracy"].tolist() == [0.715, 0.661, 0.65]
+    assert set(loaded["flags"]) == {("odd",)}
+
+
+def test_a_study_of_per_cents_is_shown_in_one_unit_everywhere(lab, tmp_path):
+    csv, yaml = with_scores(lab, [71.5, 66.1, 65.0])
+    folder, _ = import_results(csv, study="theirs", results=tmp_path, mapping=yaml)
+    frame = load_imported(folder)
+    usable, _ = usable_runs(frame)
+    assert usable["value"].tolist() == pytest.approx([71.5, 66.1, 65.0])
+    assert set(usable["unit"]) == {"points"}
+    scale = scale_of("accuracy")
+    assert [scale.write(value) for value in frame["score"]] == ["71.5", "66.1", "65.0"]
+    assert scale.unit == "points"
 
 
 def test_wide_table_of_scores(tmp_path):

@@ -17,7 +17,6 @@ from kdlora.measure.quality import (
     better,
     confusion,
     count_predictions,
-    expected_calibration_error,
     floor_score,
     per_class_f1,
     quality,
@@ -142,21 +141,6 @@ def test_against_scikit_learn(seed, n_classes, n):
     order = rng.permutation(n)
     shuffled = score_split(task, outputs[order], truth[order])
     assert shuffled == pytest.approx(scores)
-
-
-def test_ece_by_hand_and_bins_closed_on_the_right():
-    # confidences 0.6 (right, wrong) and 0.9 (right, right): gaps |0.5 - 0.6|, |1 - 0.9|
-    chance = np.array([[0.4, 0.6], [0.4, 0.6], [0.1, 0.9], [0.1, 0.9]])
-    truth = np.array([1, 0, 1, 1])
-    assert expected_calibration_error(np.log(chance), truth) == pytest.approx(0.1)
-    # one bin: mean accuracy 0.75 against mean confidence 0.75
-    assert expected_calibration_error(np.log(chance), truth, bins=1) == pytest.approx(0.0)
-    # 0.5 ends the first of two bins, so it does not meet 0.75 in the second
-    edge = np.log(np.array([[0.5, 0.5], [0.25, 0.75]]))
-    assert expected_calibration_error(edge, np.array([1, 1]), bins=2) == pytest.approx(
-        (0.5 + 0.25) / 2
-    )
-    assert expected_calibration_error(edge, np.array([1, 1]), bins=1) == pytest.approx(0.125)
 
 
 def test_quality_block():

@@ -7,7 +7,6 @@ import pytest
 
 from kdlora.evidence.gains import gather
 from kdlora.evidence.statistics import gather_statistics
-from kdlora.measure.quality import expected_calibration_error
 from kdlora.records.tidy import tidy
 from kdlora.report.content import models as charts_models
 from kdlora.report.content import scores as charts_scores
@@ -15,6 +14,7 @@ from kdlora.report.content import statistics as charts_tests
 from kdlora.report.content import trust
 from kdlora.report.content.cost import by_rank
 from kdlora.report.render.panels import FAINT, FULL, shades
+from kdlora.vocabulary.metric import expected_calibration_error
 from tests.harness.studies import make_frame, put
 
 

@@ -62,22 +62,6 @@ def test_only_more_is_better_metrics_become_points():
     assert w.scale_of("ece").unit != "points"
 
 
-@pytest.mark.parametrize(
-    ("arm", "long", "short", "phrase"),
-    [
-        ("teacher/fft", "Teacher, full fine-tuning", "teacher FFT", "the fully fine-tuned teacher"),
-        ("teacher/given", "Teacher, as given", "teacher as given", "the given teacher"),
-        ("student/kd-lora", "Student, KD-LoRA", "student KD-LoRA", "the KD-LoRA student"),
-        ("student/rslora", "Student, rsLoRA", "student rsLoRA", "the rsLoRA student"),
-        ("student/kd-fft", "Student, KD + full fine-tuning", "student KD-FFT",
-         "the distilled, fully fine-tuned student"),
-        ("baseline/tfidf", "Baseline, TF-IDF + linear", "TF-IDF", "the TF-IDF baseline"),
-    ],
-)  # fmt: skip
-def test_arms_in_words(arm, long, short, phrase):
-    assert (w.arm_name(arm), w.short_arm_name(arm), w.phrase(arm)) == (long, short, phrase)
-
-
 def test_join():
     assert [w.join([]), w.join(["a"]), w.join(["a", "b"]), w.join(["a", "b", "c"])] == [
         "", "a", "a and b", "a, b and c"

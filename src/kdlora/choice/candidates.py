@@ -21,9 +21,10 @@ from kdlora.choice.formats import (
 )
 from kdlora.errors import InputError
 from kdlora.evidence.result import Result
-from kdlora.evidence.score_draws import ScoreDraws, draw_scores, summands
+from kdlora.evidence.score_draws import ScoreDraws, draw_scores
 from kdlora.evidence.scores import numbers
 from kdlora.records.predictions import SplitOutputs
+from kdlora.vocabulary.metric import metric
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def _positive_class(
         return None
     own = outputs[run]
     found = [
-        summands("f1", own.outputs, own.labels, positive=k).score
+        metric("f1").terms(own.outputs, own.labels, positive=k).score
         for k in range(own.outputs.shape[1])
     ]
     nearest = int(np.nanargmin([abs(f - scores[run]) for f in found]))

@@ -19,7 +19,7 @@ from kdlora.choice.formats import MEASURED
 from kdlora.choice.next_steps import what_next
 from kdlora.choice.recommendation import Broken, Exclusion, Give, Judged, Recommendation
 from kdlora.evidence.score_draws import ScoreDraws, quantiles
-from kdlora.evidence.scores import UNBOUNDED
+from kdlora.vocabulary.metric import metric
 
 ALIKE = 1.02  # costs within this factor of the least of their group are taken as equal
 
@@ -77,11 +77,6 @@ CLEAR, LIKELY = 0.95, 0.8  # probabilities from which a choice is called so
 RUNNERS_UP = 3
 
 
-def points_scale(metric: str) -> float:
-    """What turns a difference of the metric into points, or leaves an unbounded one as it is."""
-    return 1.0 if metric in UNBOUNDED else 100.0
-
-
 def recommend(
     field: Field,
     constraints: Constraints,
@@ -92,7 +87,7 @@ def recommend(
 ) -> Recommendation:
     """Choose among the candidates of a task; `drawn` is what `draw_field` gave for it."""
     candidates = field.candidates
-    scale = field.direction * points_scale(field.metric)
+    scale = field.direction * metric(field.metric).factor
     k = len(candidates)
     u = scale * drawn.scores[:k]
     top = float(scale * drawn.scores[k]) if field.reference is not None else float(u.max())

@@ -17,6 +17,7 @@ from kdlora.data.tables import Table, column_problem, name_rows, read_header, re
 from kdlora.errors import DataError, did_you_mean
 from kdlora.spec.run import SCORE, Run
 from kdlora.spec.sections import OwnTask
+from kdlora.vocabulary.metric import metric, metrics_of
 from kdlora.vocabulary.task import (
     CLASSIFICATION,
     KINDS,
@@ -385,10 +386,10 @@ def _metric_problems(
 ) -> tuple[list[str], str | None]:
     """Problems of metric and positive class, and the positive class as the labels name it."""
     problems = []
-    if own.metric and own.metric not in (*kind.metrics, *kind.metrics_of_positive):
+    if own.metric and kind.name not in metric(own.metric).kinds:
         problems.append(
             f"metric '{own.metric}' does not fit {kind}, which column '{own.label}' calls for: "
-            f"choose among {', '.join(kind.metrics)}"
+            f"choose among {', '.join(metrics_of(kind.name))}"
         )
     positive = None if own.positive is None else class_name(own.positive)
     if own.metric == "f1" and positive is None:

@@ -18,7 +18,8 @@ from scipy import stats
 from kdlora.evidence import intervals
 from kdlora.evidence.pairing import one_side
 from kdlora.evidence.result import Result, Rules, finite
-from kdlora.evidence.scores import KEYS, POINTS, Selection, labels, usable_runs
+from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
+from kdlora.vocabulary.metric import POINTS
 
 
 @dataclass(frozen=True)

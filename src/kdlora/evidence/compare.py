@@ -22,9 +22,10 @@ from kdlora.evidence.estimator import MIN_TASKS, Nesting
 from kdlora.evidence.pairing import Matched, match_usable
 from kdlora.evidence.power import Components, variance_components
 from kdlora.evidence.result import Result, Rules, finite, plain
-from kdlora.evidence.scores import KEYS, POINTS, Selection, usable_runs
+from kdlora.evidence.scores import KEYS, Selection, usable_runs
 from kdlora.evidence.verdicts import Claim, Verdict, estimate_claim, judge
 from kdlora.records.fairness import FIELDS, conditions
+from kdlora.vocabulary.metric import POINTS
 
 _LONG = ("versions",)  # whose values are too long to be read in a sentence
 

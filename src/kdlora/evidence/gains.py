@@ -21,7 +21,6 @@ from kdlora.evidence.outcomes import (
     outcome_metric,
     spreads,
 )
-from kdlora.evidence.scores import POINT_METRICS
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import metric_of, names, tidy
 from kdlora.vocabulary.arm import labelled, split_label, undistilled
@@ -134,7 +133,7 @@ def compare(
                 flagged=tuple(dict.fromkeys(used["run_id"])),
             )
         )
-    average = _average([gain for gain in found if gain.metric in POINT_METRICS])
+    average = _average([gain for gain in found if metric(gain.metric).in_points])
     return found + ([average] if average else [])
 
 

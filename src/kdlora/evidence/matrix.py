@@ -23,9 +23,10 @@ from kdlora.evidence.paired_tests import adjust
 from kdlora.evidence.prediction_tests import mcnemar
 from kdlora.evidence.result import Result, finite
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, two_sided_p
-from kdlora.evidence.scores import UNBOUNDED, numbers
+from kdlora.evidence.scores import numbers
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.predictions import SplitOutputs, shared_examples
+from kdlora.vocabulary.metric import metric as metric_of
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ def analyse_matrix(
             here = (distilled["teacher"] == teacher) & (distilled["student"] == student)
             models.add((teacher, student), distilled[here])
     names = list(models.rows)
-    scale = direction * (1.0 if metric in UNBOUNDED else 100.0)
+    scale = direction * metric_of(metric).factor
     scores = {
         str(r["run_id"]): float(r["score"]) for part in models.rows.values()
         for _, r in part.iterrows()

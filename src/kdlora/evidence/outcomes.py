@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.evidence.scores import POINT_METRICS
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import SEEDLESS, groups, metric_of, names, scored
+from kdlora.vocabulary.metric import metric
 
 # What is known of a cell when scores and costs are put together.
 COSTS = ("trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",
@@ -120,7 +120,7 @@ def outcomes(
     scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
     tasks = dict.fromkeys(task for task, _ in blocks)
     shares = all(
-        name in POINT_METRICS and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks)
+        metric(name).in_points and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks)
     )
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
     empty = pd.Series(np.nan, index=scores.index)
@@ -171,7 +171,7 @@ def averaged_tasks(frame: pd.DataFrame) -> list[str]:
     tasks = names(frame, "task")
     if len(tasks) == 1:
         return tasks
-    return [task for task in tasks if metric_of(frame, task)[0] in POINT_METRICS]
+    return [task for task in tasks if metric(metric_of(frame, task)[0]).in_points]
 
 
 def outcome_metric(frame: pd.DataFrame) -> tuple[str, int]:

@@ -14,7 +14,8 @@ import pandas as pd
 from kdlora.errors import InputError
 from kdlora.evidence.estimator import Nesting
 from kdlora.evidence.result import Result
-from kdlora.evidence.scores import KEYS, POINTS, Selection, labels, usable_runs
+from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
+from kdlora.vocabulary.metric import POINTS
 
 _MEASURED = ("score_a", "score_b", "difference", "run_a", "run_b")
 

@@ -15,8 +15,9 @@ from scipy import stats
 from kdlora.errors import InputError
 from kdlora.evidence import intervals
 from kdlora.evidence.result import Result, Rules, finite
+from kdlora.vocabulary.metric import metric
 
-Metric = Callable[[np.ndarray, np.ndarray], float]  # (outputs, labels) -> score
+Score = Callable[[np.ndarray, np.ndarray], float]  # (outputs, labels) -> score
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def paired_bootstrap(
     outputs_a: np.ndarray,
     outputs_b: np.ndarray,
     labels: np.ndarray,
-    metric: Metric,
+    score: Score,
     *,
     rng: np.random.Generator,
     direction: int = 1,
@@ -93,7 +94,7 @@ def paired_bootstrap(
 ) -> PairedBootstrap:
     """Resample examples and score both models on each draw.
 
-    `outputs_*` [n, ...] and `labels` [n] are in the same order; `metric(outputs, labels)` gives a
+    `outputs_*` [n, ...] and `labels` [n] are in the same order; `score(outputs, labels)` gives a
     number. Draws in which it is undefined (one class only) are left out.
     """
     rules = rules or Rules()
@@ -102,7 +103,7 @@ def paired_bootstrap(
         raise InputError(f"outputs and labels differ in length: {len(a)}, {len(b)}, {len(y)}")
     if len(y) < 2:
         return PairedBootstrap(len(y), None, None, cannot="fewer than two examples")
-    score_a, score_b = float(metric(a, y)), float(metric(b, y))
+    score_a, score_b = float(score(a, y)), float(score(b, y))
     result = PairedBootstrap(len(y), finite(score_a), finite(score_b))
     if result.score_a is None or result.score_b is None:
         return replace(result, cannot="the metric is undefined on these examples")
@@ -110,73 +111,9 @@ def paired_bootstrap(
     drawn = []
     for rows in intervals.resample(len(y), rules.draws, rng):
         for i in rows:
-            one = float(metric(a[i], y[i])) - float(metric(b[i], y[i]))
+            one = float(score(a[i], y[i])) - float(score(b[i], y[i]))
             drawn.append(scale * direction * one)
     return _summary(replace(result, difference=difference), np.array(drawn), rules)
-
-
-def confusion_metric(counts: np.ndarray, metric: str) -> np.ndarray:
-    """Accuracy, macro_f1 or matthews of confusion counts [..., true, predicted] -> [...].
-
-    Classes that are neither true nor predicted do not count in macro F1 (NaN without any class);
-    Matthews' correlation of a constant is 0.
-    """
-    counts = np.asarray(counts, dtype=float)
-    hit = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, predicted, n = counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
-    with np.errstate(all="ignore"):
-        if metric == "accuracy":
-            return hit.sum(-1) / n
-        if metric == "macro_f1":
-            return np.nanmean(2 * hit / (true + predicted), axis=-1)
-        if metric == "matthews":
-            top = hit.sum(-1) * n - (true * predicted).sum(-1)
-            bottom = np.sqrt((n**2 - (true**2).sum(-1)) * (n**2 - (predicted**2).sum(-1)))
-            return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 0.0)
-    raise InputError(f"unknown metric '{metric}': accuracy, macro_f1 or matthews")
-
-
-def bootstrap_classes(
-    predicted_a: np.ndarray,
-    predicted_b: np.ndarray,
-    labels: np.ndarray,
-    metric: str,
-    *,
-    rng: np.random.Generator,
-    rules: Rules | None = None,
-) -> PairedBootstrap:
-    """The paired bootstrap of two classifiers by their class predictions [n], in points.
-
-    Resampling examples is resampling the counts of (label, a's class, b's class), so all draws
-    take one multinomial.
-    """
-    rules = rules or Rules()
-    a, b, y = map(np.asarray, (predicted_a, predicted_b, labels))
-    if not len(a) == len(b) == len(y):
-        raise InputError(f"predictions and labels differ in length: {len(a)}, {len(b)}, {len(y)}")
-    if len(y) < 2:
-        return PairedBootstrap(len(y), None, None, cannot="fewer than two examples")
-    _, codes = np.unique(np.concatenate([y, a, b]), return_inverse=True)
-    size = codes.max() + 1
-    true, first, second = codes.reshape(3, -1)
-    cube = np.bincount((true * size + first) * size + second, minlength=size**3)
-
-    def both(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shaped = counts.reshape(-1, size, size, size)
-        return confusion_metric(shaped.sum(-1), metric), confusion_metric(shaped.sum(-2), metric)
-
-    (score_a,), (score_b,) = both(cube)
-    chunk = max(1, 4_000_000 // size**3)
-    parts = []
-    for start in range(0, rules.draws, chunk):
-        drawn = rng.multinomial(len(y), cube / len(y), size=min(chunk, rules.draws - start))
-        x, z = both(drawn)
-        parts.append(100 * (x - z))
-    values = np.concatenate(parts) if parts else np.zeros(0)
-    result = PairedBootstrap(
-        len(y), float(score_a), float(score_b), difference=float(100 * (score_a - score_b))
-    )
-    return _summary(result, values, rules)
 
 
 def _summary(result: PairedBootstrap, values: np.ndarray, rules: Rules) -> PairedBootstrap:
@@ -222,13 +159,14 @@ def compare_predictions(
         right = [o.argmax(1) == labels for o in outputs]
         return mcnemar(right[0], right[1], alpha=rules.alpha)
     first, second = (o[:, 0].astype(float) for o in outputs)
-    return paired_bootstrap(first, second, labels.astype(float), _pearson, rng=rng, rules=rules)
-
-
-def _pearson(outputs: np.ndarray, labels: np.ndarray) -> float:
-    x, y = outputs - outputs.mean(), labels - labels.mean()
-    bottom = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / bottom) if bottom > 0 else float("nan")
+    return paired_bootstrap(
+        first,
+        second,
+        labels.astype(float),
+        lambda outputs, truth: metric("pearson").terms(outputs, truth).score,
+        rng=rng,
+        rules=rules,
+    )
 
 
 def align(ids_a: np.ndarray, ids_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

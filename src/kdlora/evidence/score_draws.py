@@ -1,8 +1,9 @@
 """Scores of competing models, drawn again: examples paired across all of them, then seeds.
 
-Resampling examples gives each of them a weight (how often it was drawn), and each metric here needs
-nothing of the draw but weighted sums: of right answers, of the cells of the confusion matrix, of
-products. All draws of all models are then `weights @ summands`, however many there are.
+Resampling examples gives each of them a weight (how often it was drawn), and a metric needs
+nothing of the draw but weighted sums (`vocabulary.metric.Terms`): of right answers, of the cells of
+the confusion matrix, of products. All draws of all models are then `weights @ values`, however
+many there are.
 
 A draw answers "what would the scores have been, had the held-out examples and the seeds been
 others?". The examples are the same for all models in a draw, so what they have in common cancels
@@ -13,115 +14,22 @@ bootstrap divides by k where the variance needs k - 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import log_softmax
-from scipy.stats import rankdata
 
-from kdlora.errors import InputError
 from kdlora.evidence.intervals import affordable
-from kdlora.evidence.prediction_tests import confusion_metric
 from kdlora.evidence.result import finite
 from kdlora.records.predictions import SplitOutputs, shared_examples
-from kdlora.vocabulary.task import ECE_BINS
+from kdlora.vocabulary.metric import Terms
+from kdlora.vocabulary.metric import metric as metric_of
 
-Finish = Callable[[np.ndarray], np.ndarray]
-METRICS = (
-    "accuracy", "macro_f1", "f1", "matthews", "cross_entropy", "ece", "pearson", "spearman", "rmse",
-)  # fmt: skip
 _CHUNK = 8_000_000  # weights held at once
 
 
-@dataclass(frozen=True)
-class Summands:
-    """`values` [n, k] of the examples; `finish` turns their sums [..., k] into scores [...]."""
-
-    values: np.ndarray
-    finish: Finish
-
-    @property
-    def score(self) -> float:
-        """On the examples as they are."""
-        return float(self.finish(self.values.sum(0)))
-
-
-def summands(
-    metric: str, outputs: np.ndarray, labels: np.ndarray, *, positive: int | None = None
-) -> Summands:
-    """What `metric` needs of outputs [n, c] and labels [n] (class indices or values).
-
-    `positive` is the class of `f1`; `f1_<class index>` names it in the metric itself. Spearman's
-    correlation takes its ranks from the whole sample. A score is NaN where it is undefined. Raises
-    InputError for a metric that is not known.
-    """
-    outputs = np.asarray(outputs, float)
-    if outputs.ndim == 1:
-        outputs = outputs[:, None]
-    if metric.startswith("f1_"):
-        metric, positive = "f1", int(metric.removeprefix("f1_"))
-    if metric == "f1" and positive is None:
-        raise InputError("f1 needs the positive class; its task names none")
-    one = np.ones(len(labels))
-    if metric in ("accuracy", "macro_f1", "f1", "matthews"):
-        return _confusion(metric, outputs, np.asarray(labels, int), positive)
-    if metric == "cross_entropy":
-        loss = -log_softmax(outputs, axis=1)[np.arange(len(labels)), np.asarray(labels, int)]
-        return Summands(np.stack([loss, one], 1), lambda s: s[..., 0] / s[..., 1])
-    if metric == "ece":
-        return _calibration(outputs, np.asarray(labels, int))
-    if metric == "rmse":
-        square = (outputs[:, 0] - np.asarray(labels, float)) ** 2
-        return Summands(np.stack([square, one], 1), lambda s: np.sqrt(s[..., 0] / s[..., 1]))
-    if metric in ("pearson", "spearman"):
-        x, y = outputs[:, 0], np.asarray(labels, float)
-        if metric == "spearman":
-            x, y = rankdata(x), rankdata(y)
-        x, y = x - x.mean(), y - y.mean()  # for the sake of precision
-        return Summands(np.stack([x, y, x * x, y * y, x * y, one], 1), _correlation)
-    raise InputError(f"unknown metric '{metric}': one of {', '.join(METRICS)}")
-
-
-def _confusion(
-    metric: str, outputs: np.ndarray, labels: np.ndarray, positive: int | None
-) -> Summands:
-    size = max(outputs.shape[1], int(labels.max(initial=0)) + 1)
-    counts = np.zeros((len(labels), size * size))
-    counts[np.arange(len(labels)), labels * size + outputs.argmax(1)] = 1
-
-    def finish(sums: np.ndarray) -> np.ndarray:
-        table = sums.reshape(*sums.shape[:-1], size, size)
-        if metric != "f1":
-            return np.asarray(confusion_metric(table, metric))
-        hit = table[..., positive, positive]
-        total = table[..., positive, :].sum(-1) + table[..., :, positive].sum(-1)
-        return np.where(total > 0, 2 * hit / np.where(total > 0, total, 1), np.nan)
-
-    return Summands(counts, finish)
-
-
-def _calibration(outputs: np.ndarray, labels: np.ndarray) -> Summands:
-    """As `measure.quality.expected_calibration_error`: gaps summed by bin of the confidence."""
-    confidence = np.exp(log_softmax(outputs, axis=1)).max(axis=1)
-    gap = (outputs.argmax(axis=1) == labels) - confidence
-    at = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    values = np.zeros((len(labels), ECE_BINS + 1))
-    values[np.arange(len(labels)), at] = gap
-    values[:, -1] = 1
-    return Summands(values, lambda s: np.abs(s[..., :-1]).sum(-1) / s[..., -1])
-
-
-def _correlation(sums: np.ndarray) -> np.ndarray:
-    x, y, xx, yy, xy, n = np.moveaxis(sums, -1, 0)
-    a, b = xx - x * x / n, yy - y * y / n
-    good = (a > 1e-12) & (b > 1e-12)
-    bottom = np.sqrt(np.where(good, a * b, 1))
-    return np.where(good, (xy - x * y / n) / bottom, np.nan)
-
-
 def resampled(
-    parts: list[Summands], *, draws: int, rng: np.random.Generator
+    parts: list[Terms], *, draws: int, rng: np.random.Generator
 ) -> np.ndarray:  # fmt: skip
     """Scores [draws, models] when the examples, which all models share, are resampled together."""
     n = len(parts[0].values)
@@ -193,7 +101,7 @@ def draw_scores(
     if n >= 2:
         draws = affordable(draws, n * len(names))
         parts = [
-            summands(metric, aligned[name].outputs, aligned[name].labels, positive=positive)
+            metric_of(metric).terms(aligned[name].outputs, aligned[name].labels, positive=positive)
             for name in names
         ]
         by_run = resampled(parts, draws=draws, rng=rng)

@@ -1,7 +1,7 @@
 """Scores made comparable: finished and finite, more is better, in points; and naming some of them.
 
-Scores are turned by their metric's direction and put in points (hundredths) where the metric lives
-between 0 and 1 or -1 and 1. Whatever is left out is named in a note.
+Scores are turned by their metric's direction and put in points (hundredths) where the metric is
+shown so (`vocabulary.metric`). Whatever is left out is named in a note.
 """
 
 from __future__ import annotations
@@ -15,13 +15,9 @@ import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.vocabulary.arm import NOT_DONE
-from kdlora.vocabulary.task import METRIC_DIRECTION
+from kdlora.vocabulary.metric import Metric, metric
 
 KEYS = ("pair", "task", "seed")
-POINTS = "points"
-# Metrics on [-1, 1] or [0, 1] with more being better: shown times 100, in points.
-POINT_METRICS = frozenset({"accuracy", "macro_f1", "f1", "matthews", "pearson", "spearman"})
-UNBOUNDED = ("rmse", "mse", "mae", "cross_entropy", "loss", "perplexity")  # less is better
 LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
 SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed
 
@@ -110,32 +106,27 @@ def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[
 
 
 def usable_runs(frame: pd.DataFrame, score: str = "score") -> tuple[pd.DataFrame, list[str]]:
-    """Finished runs with `value` in `unit` (points as a rule) and more being better.
+    """Finished runs with `value` in `unit` (points or the metric's own) and more being better.
 
-    The scale is decided metric by metric over the whole frame. Raises InputError for missing
-    columns.
+    The metric says which, whatever the scores are; what it cannot be is left out. Raises
+    InputError for missing columns.
     """
     frame, notes = finished_runs(frame, score)
     frame["metric"] = _metric_names(frame, score)
-    frame["unit"] = POINTS
+    known = {str(name): metric(str(name)) for name in frame["metric"].unique()}
+    of_row = [known[str(name)] for name in frame["metric"]]
+    frame["unit"] = [one.unit if one.name else score for one in of_row]
     values = frame["value"].to_numpy(float)
-    scale, impossible = np.ones(len(frame)), np.zeros(len(frame), bool)
-    for name in frame["metric"].unique():
-        chosen = (frame["metric"] == name).to_numpy()
-        size = np.abs(values[chosen])
-        if name in UNBOUNDED:
-            frame.loc[chosen, "unit"] = name
-        elif (size <= 1).mean() > 0.5:
-            scale[chosen] = 100
-            impossible[chosen] = size > 1
-        elif size.max() > 100:
-            frame.loc[chosen, "unit"] = name or score
-    frame["value"] = values * scale * _directions(frame, score, notes)
-    if impossible.any():
+    possible = np.array([one.possible(v) for one, v in zip(of_row, values, strict=True)], bool)
+    factor = np.array([one.factor for one in of_row])
+    frame["value"] = values * factor * _directions(frame, of_row, score, notes)
+    for name, rows in frame[~possible].groupby("metric"):
+        low, high = known[str(name)].low, known[str(name)].high
         notes.append(
-            f"{_runs(frame[impossible])} with a {score} above 1 among others below: left out"
+            f"{_runs(rows)} with a {score} that {name} cannot have (it lies in [{low:g}, "
+            f"{high:g}]; per cents are divided by 100 at import): left out"
         )
-    return frame[~impossible], notes
+    return frame[possible], notes
 
 
 def stopped_somewhere(frame: pd.DataFrame) -> set[str]:
@@ -163,10 +154,11 @@ def _unfinished(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _directions(frame: pd.DataFrame, score: str, notes: list[str]) -> np.ndarray:
-    """+1 or -1 [rows]: as the frame states, else as the metric's name says, else +1 with a note."""
-    known = {**METRIC_DIRECTION, **dict.fromkeys(UNBOUNDED, -1)}
-    direction = frame["metric"].map(known).to_numpy(float, na_value=np.nan)
+def _directions(
+    frame: pd.DataFrame, metrics: list[Metric], score: str, notes: list[str]
+) -> np.ndarray:
+    """+1 or -1 [rows]: as the frame states, else as the metric says, else +1 with a note."""
+    direction = np.array([one.direction if one.is_known else np.nan for one in metrics], float)
     if score in ("score", "selection_score") and "direction" in frame:
         stated = numbers(frame["direction"])
         direction = np.where(np.isin(stated, [1, -1]), stated, direction)

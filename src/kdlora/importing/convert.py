@@ -12,10 +12,11 @@ import pandas as pd
 from kdlora.errors import InputError
 from kdlora.importing import read as foreign
 from kdlora.importing.mapping import Column, Mapping, to_numbers
-from kdlora.records.plausible import flag_impossible, impossible_values
+from kdlora.records.plausible import as_fractions, flag_impossible, impossible_values
 from kdlora.spec.fingerprint import hash_json
 from kdlora.vocabulary.arm import GIVEN_TEACHER, ROLES, Arm, teaching_arm
-from kdlora.vocabulary.task import METRIC_DIRECTION, TASKS
+from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.task import TASKS
 
 TEXT = (
     "task", "pair", "arm", "metric", "encoder", "teacher", "student", "precision", "device",
@@ -77,6 +78,10 @@ def tidy(table: pd.DataFrame, mapping: Mapping, path: Path) -> Imported:
         part["status"] = "done"
         part["source"] = [f"{path.name}, {row}, sha256 {sha[:12]}" for row in rows[foreign.ROW]]
     frame = _identify(_unranked_once(frame, mapping).reset_index(drop=True), mapping)
+    units = {name: column.unit for name, column in mapping.columns.items()}
+    frame, per_cent = as_fractions(frame, units)
+    aggregates, _ = as_fractions(aggregates, units)
+    problems += per_cent
     impossible = impossible_values(frame)
     frame["flags"] = flag_impossible(frame, impossible)
     problems += [
@@ -241,11 +246,11 @@ def _score(out: pd.DataFrame, table: pd.DataFrame, mapping: Mapping, problems: l
             )
     if "metric" not in out:
         return
-    metric = out["metric"]
-    out["direction"] = metric.map(lambda m: METRIC_DIRECTION.get(str(m), 1)).astype("int64")
-    for name in metric.dropna().unique():
+    metrics = out["metric"]
+    out["direction"] = metrics.map(lambda m: metric(str(m)).direction).astype("int64")
+    for name in metrics.dropna().unique():
         column = f"report.{name}"
-        mine = metric == name
+        mine = metrics == name
         if column not in out and "score" in out:
             out[column] = out["score"].where(mine)
         if "score" not in out:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdlora.measure.quality import Array, checked, correlation, score_split
+from kdlora.measure.quality import Array, checked, score_split
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.record import Agreement
+from kdlora.vocabulary.metric import correlation
 from kdlora.vocabulary.task import Task
 
 

@@ -7,8 +7,7 @@ from its `predictions.parquet`. A value is None where it is undefined, never NaN
 - the F1 of a class that occurs neither in the labels nor in the predictions;
 - every metric of an empty split, or where an output is not finite.
 
-The Matthews correlation of constant predictions is 0 by convention (Matthews 1975; Chicco and
-Jurman 2020).
+How a metric is computed is said in `vocabulary.metric`.
 """
 
 from __future__ import annotations
@@ -18,13 +17,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
 
 from kdlora.errors import DataError
 from kdlora.records.record import Quality
-from kdlora.vocabulary.task import ECE_BINS, Task
+from kdlora.vocabulary.metric import confusion_counts, f1_by_class, metric
+from kdlora.vocabulary.task import Task
 
 Array = NDArray[Any]
 
@@ -38,11 +35,10 @@ def score_split(task: Task, outputs: Array, labels: Array) -> dict[str, float | 
     values, truth = checked(task, outputs, labels)
     if not len(truth) or not np.isfinite(values).all():
         return dict.fromkeys(task.metrics)
-    if task.kind.numeric:
-        scores = _regression_scores(values, truth)
-    else:
-        scores = _classification_scores(task, values, truth)
-    return {name: scores[name] for name in task.metrics}
+    positive = (
+        _positive_class(task) if any(metric(m).needs_positive for m in task.metrics) else None
+    )
+    return {name: metric(name).score(values, truth, positive=positive) for name in task.metrics}
 
 
 def per_class_f1(task: Task, outputs: Array, labels: Array) -> dict[str, float]:
@@ -50,7 +46,9 @@ def per_class_f1(task: Task, outputs: Array, labels: Array) -> dict[str, float]:
     values, truth = checked(task, outputs, labels)
     if not _is_countable(task, values):
         return {}
-    return _per_class_f1(task, task.kind.decide(values), truth)
+    scores = f1_by_class(confusion_counts(task.kind.decide(values), truth, task.num_outputs))
+    pairs = zip(task.label_names, scores.tolist(), strict=True)
+    return {name: score for name, score in pairs if not math.isnan(score)}
 
 
 def confusion(task: Task, outputs: Array, labels: Array) -> list[list[int]]:
@@ -58,11 +56,8 @@ def confusion(task: Task, outputs: Array, labels: Array) -> list[list[int]]:
     values, truth = checked(task, outputs, labels)
     if not _is_countable(task, values):
         return []
-    classes = range(task.num_outputs)
-    counts: list[list[int]] = confusion_matrix(
-        truth, task.kind.decide(values), labels=list(classes)
-    ).tolist()
-    return counts
+    counts = confusion_counts(task.kind.decide(values), truth, task.num_outputs)
+    return [[int(n) for n in row] for row in counts]
 
 
 def count_predictions(task: Task, outputs: Array) -> dict[str, int] | None:
@@ -111,24 +106,11 @@ def floor_score(task: Task, train_labels: Array, labels: Array) -> float | None:
     """
     from kdlora.models.baselines import majority
 
-    if task.primary == "ece" or not len(labels):
+    if not metric(task.primary).has_floor or not len(labels):
         return None
-    if task.primary in ("pearson", "spearman"):
+    if metric(task.primary).is_correlation:
         return 0.0
     return score_split(task, majority(task, train_labels, len(labels)), labels)[task.primary]
-
-
-def expected_calibration_error(logits: Array, labels: Array, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of the confidence.
-
-    The confidence is the largest softmax probability and the bins are closed on the right, as in
-    Guo et al. 2017, "On Calibration of Modern Neural Networks". `logits` [n, c], `labels` [n].
-    """
-    confidence = np.exp(log_softmax(np.asarray(logits, np.float64), axis=1)).max(axis=1)
-    correct = np.asarray(logits).argmax(axis=1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def checked(task: Task, outputs: Array, labels: Array) -> tuple[NDArray[np.float64], Array]:
@@ -160,58 +142,10 @@ def _is_countable(task: Task, values: NDArray[np.float64]) -> bool:
     return bool(task.label_names) and bool(len(values)) and bool(np.isfinite(values).all())
 
 
-def _per_class_f1(task: Task, predicted: Array, truth: Array) -> dict[str, float]:
-    classes = list(range(task.num_outputs))
-    scores = f1_score(truth, predicted, labels=classes, average=None, zero_division=np.nan)
-    pairs = zip(task.label_names, scores, strict=True)
-    return {name: float(score) for name, score in pairs if not np.isnan(score)}
-
-
-def _classification_scores(
-    task: Task, logits: NDArray[np.float64], truth: Array
-) -> dict[str, float | None]:
-    predicted = logits.argmax(axis=1)
-    by_class = _per_class_f1(task, predicted, truth)
-    log_probabilities = log_softmax(logits, axis=1)
-    scores: dict[str, float | None] = {
-        "accuracy": float(np.mean(predicted == truth)),
-        "macro_f1": float(np.mean(list(by_class.values()))),
-        # scikit-learn answers 0 too where only one class occurs, but warns about it
-        "matthews": float(matthews_corrcoef(truth, predicted)) if len(by_class) > 1 else 0.0,
-        "cross_entropy": float(-log_probabilities[np.arange(len(truth)), truth].mean()),
-        "ece": expected_calibration_error(logits, truth),
-    }
-    if "f1" in task.metrics:
-        if task.positive not in task.label_names:
-            raise DataError(
-                f"metric f1 needs the positive class: one of {', '.join(task.label_names)}",
-                where=f"task '{task.name}'",
-            )
-        scores["f1"] = by_class.get(task.positive)
-    return scores
-
-
-def _regression_scores(
-    values: NDArray[np.float64], truth: NDArray[np.float64]
-) -> dict[str, float | None]:
-    return {
-        "pearson": correlation(values, truth),
-        "spearman": correlation(values, truth, by_rank=True),
-        "rmse": float(np.sqrt(np.mean((values - truth) ** 2))),
-    }
-
-
-def correlation(a: Array, b: Array, *, by_rank: bool = False) -> float | None:
-    """Pearson's (by rank: Spearman's) correlation of two [n]; None where it is undefined.
-
-    Values that differ by no more than float32 rounding are constant: correlating that noise
-    would make up a score for a collapsed model.
-    """
-    if len(a) < 2 or _is_constant(a) or _is_constant(b):
-        return None
-    return float((spearmanr if by_rank else pearsonr)(a, b).statistic)
-
-
-def _is_constant(values: Array) -> bool:
-    tolerance = 8 * np.finfo(np.float32).eps * np.abs(values).max()
-    return bool(np.ptp(values) <= tolerance)
+def _positive_class(task: Task) -> int:
+    if task.positive not in task.label_names:
+        raise DataError(
+            f"metric f1 needs the positive class: one of {', '.join(task.label_names)}",
+            where=f"task '{task.name}'",
+        )
+    return task.label_names.index(task.positive)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, StoreError
 from kdlora.files import whole_file
+from kdlora.records.plausible import as_fractions, flag_impossible, impossible_values
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
 
@@ -86,7 +87,20 @@ def load_imported(folder: str | Path) -> pd.DataFrame:
         if column in frame:
             cells = [None if c is None else tuple(map(float, c)) for c in frame[column]]
             frame[column] = pd.Series(cells, frame.index, dtype=object)
-    return frame
+    return _fractions(frame, provenance.mapping.get("columns", {}))
+
+
+def _fractions(frame: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
+    """Per cents that an older import left as they were become fractions, flagged anew."""
+    units = {n: c.get("unit", "") if isinstance(c, dict) else "" for n, c in columns.items()}
+    converted, notes = as_fractions(frame, units)
+    if not notes:
+        return frame
+    flags = {f"impossible:{note.partition(':')[0]}" for note in notes}
+    left = [tuple(flag for flag in row if flag not in flags) for row in converted["flags"]]
+    converted["flags"] = pd.Series(left, converted.index, dtype=object)
+    converted["flags"] = flag_impossible(converted, impossible_values(converted))
+    return converted
 
 
 def _for_parquet(frame: pd.DataFrame) -> pd.DataFrame:

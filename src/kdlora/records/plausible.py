@@ -5,27 +5,16 @@ Used at import (rows are flagged, never dropped) and by the diagnosis of any stu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdlora.errors import DataError
 from kdlora.records.record import Efficiency
-from kdlora.vocabulary.task import METRIC_DIRECTION
-
-METRIC_RANGE: dict[str, tuple[float, float]] = {
-    "accuracy": (0.0, 1.0),
-    "macro_f1": (0.0, 1.0),
-    "f1": (0.0, 1.0),
-    "matthews": (-1.0, 1.0),
-    "pearson": (-1.0, 1.0),
-    "spearman": (-1.0, 1.0),
-    "rmse": (0.0, np.inf),
-    "cross_entropy": (0.0, np.inf),
-    "ece": (0.0, 1.0),
-}
-UNKNOWN_METRIC_RANGE = (-1.0, 1.0)  # every score of this field that more is better of
+from kdlora.vocabulary.metric import metric, metric_of_column
 
 _MEASURED = tuple(
     name
@@ -85,6 +74,75 @@ def flag_impossible(frame: pd.DataFrame, problems: list[Problem]) -> pd.Series:
     return pd.Series(flags, index=frame.index, dtype=object)
 
 
+def as_fractions(frame: pd.DataFrame, units: Mapping[str, str]) -> tuple[pd.DataFrame, list[str]]:
+    """Scores that are per cents as the fractions that everything downstream reads; and notes.
+
+    `units` are those that a mapping states for its columns, "" where it states none. A stated unit
+    holds. Else the metric's range tells, metric by metric and column by column: accuracy lies in
+    [0, 1], so a column of which most are above 1 and none above 100 is per cent. A single 1.2
+    among fractions stays as it is and is impossible.
+    """
+    frame, notes = frame.copy(), []
+    for column in map(str, frame.columns):
+        for name, rows in _unstated(frame, column, units).items():
+            largest = _largest_per_cent(frame.loc[rows, column], name)
+            if largest is None:
+                continue
+            frame.loc[rows, column] = frame.loc[rows, column].map(_hundredth)
+            notes.append(
+                f"{column}: {name} lies in {_reach(name)}, and most of {int(rows.sum())} values "
+                f"are above, up to {largest:g}: read as per cent and divided by 100; state "
+                "`unit: percent` or `unit: fraction` in the mapping to be sure"
+            )
+    return frame, notes
+
+
+# Columns whose metric is the one that the row names.
+_OF_PRIMARY = ("score", "selection_score", "teacher_score", "epoch_scores")
+
+
+def _unstated(frame: pd.DataFrame, column: str, units: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The metrics of a column whose unit nobody stated, each with the rows [n] that it scores."""
+    one = metric_of_column(column)
+    if units.get(column) or (one is None and column not in _OF_PRIMARY) or "metric" not in frame:
+        return {}
+    if one is not None:  # the importer fills report.accuracy from the score, and the reverse
+        copied = column == f"report.{one.name}" and column not in units
+        return {} if copied and units.get("score") else {one.name: np.ones(len(frame), bool)}
+    named = frame["metric"].astype(object)
+    filled = column == "score" and column not in units
+    return {
+        str(name): (named == name).to_numpy(bool, na_value=False)
+        for name in named.dropna().unique()
+        if not (filled and units.get(f"report.{name}"))
+    }
+
+
+def _largest_per_cent(cells: pd.Series, name: str) -> float | None:
+    """The largest value in size of cells (numbers or lists) that are per cent, else None."""
+    one = metric(name)
+    lists = [cell if isinstance(cell, tuple | list) else (cell,) for cell in cells]
+    values = pd.to_numeric(pd.Series([v for cell in lists for v in cell], dtype=object), "coerce")
+    size = values.astype(float).abs()
+    size = size[np.isfinite(size)]
+    if not np.isfinite(one.high) or size.empty:
+        return None
+    is_per_cent = (size > one.high + TINY).mean() > 0.5 and size.max() <= 100 * one.high
+    return float(size.max()) if is_per_cent else None
+
+
+def _hundredth(cell: Any) -> Any:
+    """71.5 as 0.715, without the noise of the division; every element of a list."""
+    if isinstance(cell, tuple | list):
+        return tuple(_hundredth(item) for item in cell)
+    return cell if cell is None or pd.isna(cell) else round(float(cell) / 100, 12)
+
+
+def _reach(name: str) -> str:
+    one = metric(name)
+    return f"[{one.low:g}, {one.high:g}]"
+
+
 def numeric(frame: pd.DataFrame, column: str) -> pd.Series:
     """A column as floats; NaN where absent or unreadable."""
     if column not in frame:
@@ -99,17 +157,17 @@ def _scores(frame: pd.DataFrame) -> list[Problem]:
         done = frame["status"].eq("done") if "status" in frame else pd.Series(True, frame.index)
         unscored = done & score.isna() & ~_constant(frame)
         found.append(_problem("score", unscored, "has no score although it is done"))
-        for metric, rows in frame.groupby(frame["metric"].astype(str)).indices.items():
+        for name, rows in frame.groupby(frame["metric"].astype(str)).indices.items():
             mask = np.zeros(len(frame), dtype=bool)
             mask[rows] = True
-            found += _out_of_range("score", score, str(metric), pd.Series(mask, frame.index))
+            found += _out_of_range("score", score, str(name), pd.Series(mask, frame.index))
     for column in frame.columns:
-        split, dot, metric = str(column).partition(".")
-        if dot and split.startswith("report") and metric in METRIC_DIRECTION:
+        one = metric_of_column(str(column))
+        if one is not None and str(column).startswith("report"):
             # where it is the primary metric, the score itself has been looked at
-            primary = frame["metric"].eq(metric) if "metric" in frame else False
+            primary = frame["metric"].eq(one.name) if "metric" in frame else False
             other = pd.Series(True, frame.index) & ~(primary & numeric(frame, "score").notna())
-            found += _out_of_range(str(column), numeric(frame, column), metric, other)
+            found += _out_of_range(str(column), numeric(frame, column), one.name, other)
     return found
 
 
@@ -117,21 +175,20 @@ def _constant(frame: pd.DataFrame) -> pd.Series:
     """Baselines that answer the same everywhere: they have no correlation with anything."""
     if not {"role", "adaptation", "metric"} <= set(frame.columns):
         return pd.Series(False, frame.index)
-    correlation = frame["metric"].isin(("pearson", "spearman"))
+    correlation = frame["metric"].map(lambda name: metric(str(name)).is_correlation).astype(bool)
     return correlation & frame["role"].eq("baseline") & frame["adaptation"].eq("majority")
 
 
-def _out_of_range(column: str, values: pd.Series, metric: str, where: pd.Series) -> list[Problem]:
-    low, high = METRIC_RANGE.get(metric, UNKNOWN_METRIC_RANGE)
+def _out_of_range(column: str, values: pd.Series, name: str, where: pd.Series) -> list[Problem]:
+    low, high = metric(name).low, metric(name).high
     beyond = where & ((values < low - TINY) | (values > high + TINY) | np.isinf(values))
     if not beyond.any():
         return []
     worst = values[beyond].abs().max()
     advice = ""
     if high == 1.0 and 1.0 < worst <= 100.0:
-        advice = "; if the scores are per cent, state `unit: percent` in the mapping"
-    reach = f"[{low:g}, {high:g}]"
-    sentence = f"{metric} lies in {reach}, found up to {worst:.6g} in size{advice}"
+        advice = "; if these scores are per cent, state `unit: percent` in the mapping"
+    sentence = f"{name} lies in {_reach(name)}, found up to {worst:.6g} in size{advice}"
     return [_problem(column, beyond, sentence)]
 
 

@@ -7,48 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from kdlora.evidence.scores import POINT_METRICS as POINTS
 from kdlora.report.document import NONE, Cell, Value
-from kdlora.vocabulary.arm import split_label
+from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.metric import POINTS, metric
 
 MINUS = "\N{MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
 NBSP = "\N{NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "f1": "F1",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "rmse": "root mean square error",
-    "cross_entropy": "cross-entropy",
-    "ece": "calibration error",
-}
-
-ADAPTATION_NAMES = {
-    "fft": "full fine-tuning",
-    "given": "as given",
-    "lora": "LoRA",
-    "adalora": "AdaLoRA",
-    "dora": "DoRA",
-    "mrlora": "MrLoRA",
-    "olora": "OLoRA",
-    "rslora": "rsLoRA",
-    "peft": "PEFT",
-}
-SETTING_NAMES = {
-    "lr": "learning rate",
-    "lr.peft": "learning rate",
-    "lr.fft": "learning rate",
-    "kd_weight": "KD weight",
-    "batch_size": "batch size",
-    "max_length": "length",
-    "weight_decay": "weight decay",
-}
-BASELINE_NAMES = {"majority": "Baseline, majority or mean", "tfidf": "Baseline, TF-IDF + linear"}
 
 
 @dataclass(frozen=True)
@@ -64,69 +30,27 @@ class Scale:
         return fixed(shown, self.decimals, signed=signed)
 
 
-def scale_of(metric: str) -> Scale:
-    if metric in POINTS:
-        return Scale(100.0, 1, "points")
-    return Scale(1.0, 3, metric_name(metric))
+def scale_of(name: str) -> Scale:
+    one = metric(name)
+    if one.in_points:
+        return Scale(one.factor, 1, POINTS)
+    return Scale(one.factor, 3, one.title)
 
 
-def metric_name(metric: str) -> str:
-    return METRIC_NAMES.get(metric, metric)
-
-
-def label_text(label: str) -> str:
-    """A label in words: ``temperature=4 lr=0.001`` is "temperature 4, learning rate 0.001"."""
-    parts = []
-    for part in label.split(" "):
-        name, equals, value = part.partition("=")
-        parts.append(f"{SETTING_NAMES.get(name, name)} {value}" if equals else part)
-    return (", " if "=" in label else " ").join(parts)
+def metric_name(name: str) -> str:
+    return metric(name).title
 
 
 def arm_name(arm: str) -> str:
-    """An arm in plain words: ``student/kd-lora`` is "Student, KD-LoRA"."""
-    base, label = split_label(arm)
-    if label:
-        return f"{arm_name(base)}, {label_text(label)}"
-    role, _, rest = arm.partition("/")
-    if role == "baseline":
-        return BASELINE_NAMES.get(rest, f"Baseline, {rest}")
-    adaptation = rest.removeprefix("kd-")
-    name = ADAPTATION_NAMES.get(adaptation, adaptation)
-    if rest == adaptation:
-        return f"{role.capitalize()}, {name}"
-    joint = " + " if adaptation == "fft" else "-"
-    return f"{role.capitalize()}, KD{joint}{name}"
+    return Arm.read(arm).title()
 
 
 def short_arm_name(arm: str) -> str:
-    """An arm for a label in a chart: "student KD-LoRA", "teacher FFT", "TF-IDF"."""
-    base, label = split_label(arm)
-    if label:
-        return f"{short_arm_name(base)}, {label_text(label)}"
-    role, _, rest = arm.partition("/")
-    if role == "baseline":
-        return {"majority": "majority", "tfidf": "TF-IDF"}.get(rest, rest)
-    names = {**ADAPTATION_NAMES, "fft": "FFT"}
-    kd = "KD-" if rest.startswith("kd-") else ""
-    adaptation = rest.removeprefix("kd-")
-    return f"{role} {kd}{names.get(adaptation, adaptation)}"
+    return Arm.read(arm).short()
 
 
 def phrase(arm: str) -> str:
-    """An arm inside a sentence: "the KD-LoRA student", "the fully fine-tuned teacher"."""
-    base, label = split_label(arm)
-    if label:
-        return f"{phrase(base)} ({label_text(label)})"
-    role, _, rest = arm.partition("/")
-    if role == "baseline":
-        return {"majority": "the majority baseline", "tfidf": "the TF-IDF baseline"}.get(rest, rest)
-    adaptation = rest.removeprefix("kd-")
-    kd = rest != adaptation
-    special = {"fft": "fully fine-tuned", "given": "given"}
-    if adaptation in special:
-        return f"the {'distilled, ' if kd else ''}{special[adaptation]} {role}"
-    return f"the {'KD-' if kd else ''}{ADAPTATION_NAMES.get(adaptation, adaptation)} {role}"
+    return Arm.read(arm).phrase()
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -16,14 +16,16 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from kdlora.errors import InputError, ModelError, did_you_mean
-from kdlora.evidence.prediction_tests import confusion_metric
-from kdlora.measure.quality import expected_calibration_error
 from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_json
 from kdlora.ship.answers import at_threshold
 from kdlora.ship.student import CALIBRATION, CARD, Calibration, Fit, ModelCard, make_card, read_card
+from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
+from kdlora.vocabulary.metric import expected_calibration_error
+from kdlora.vocabulary.metric import metric as metric_of
 
-METRICS = ("f1", "macro-f1", "accuracy", "matthews")
+# Metrics that a threshold may maximise, as they are written on the command line.
+METRICS = tuple(name.replace("_", "-") for name, one in EVERY_METRIC.items() if one.of_confusion)
 LEAST, MOST = 0.05, 20.0  # temperatures that are looked at
 
 
@@ -72,10 +74,10 @@ def _score_of_counts(
     """The metric from true positives [k] and answers "positive" [k]."""
     missed, wrong = positives - hit, said - hit
     right = n - hit - missed - wrong
-    if metric == "f1":
-        return 2 * hit / np.maximum(2 * hit + missed + wrong, 1)
     table = np.stack([np.stack([right, wrong], -1), np.stack([missed, hit], -1)], -2)
-    return np.asarray(confusion_metric(table, metric.replace("-", "_")))
+    of_confusion = metric_of(metric.replace("-", "_")).of_confusion
+    assert of_confusion is not None
+    return np.nan_to_num(of_confusion(table.astype(float), 1))
 
 
 def calibrate(

@@ -11,10 +11,10 @@ from kdlora.records.artefact import Artefact, Variant
 from kdlora.records.record import Record
 from kdlora.ship.student import ModelCard
 from kdlora.spec.run import EncoderRef, Run
-from kdlora.vocabulary.task import GLUE, METRIC_DIRECTION
+from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.task import GLUE
 
 _HUB_GLUE = "nyu-mll/glue"
-_METRIC_TYPES = {"macro_f1": "f1", "matthews": "matthews_correlation"}
 _SAMPLES = ("A short text to try it on.", "Another one, a little longer than the first.")
 
 
@@ -32,7 +32,7 @@ def readme(
         "artefact": artefact,
         "card": card,
         "metric": card.metric,
-        "direction": " (less is better)" if METRIC_DIRECTION.get(card.metric, 1) < 0 else "",
+        "direction": " (less is better)" if metric(card.metric).direction < 0 else "",
         "outputs": ", ".join(card.label_names) or "one number",
         "has_torch": any(v.runtime == "torch" for v in artefact.variants),
         "smaller": teacher is not None and run.role != "teacher",
@@ -66,7 +66,7 @@ def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) 
                 dataset_name=artefact.task,
                 dataset_config=artefact.task if _dataset(run) == _HUB_GLUE else None,
                 dataset_split="validation",
-                metric_type=_METRIC_TYPES.get(card.metric, card.metric),
+                metric_type=metric(card.metric).hub_name or card.metric,
                 metric_name=card.metric,
                 metric_value=round(best.score, 6),
             )
@@ -81,7 +81,7 @@ def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) 
         pipeline_tag="text-classification",
         base_model=run.encoder.name if run.encoder and run.encoder.source == "hub" else None,
         datasets=[_HUB_GLUE] if _dataset(run) == _HUB_GLUE else None,
-        metrics=[_METRIC_TYPES.get(card.metric, card.metric)],
+        metrics=[metric(card.metric).hub_name or card.metric],
         model_name=repository if results else None,
         eval_results=results,
         tags=tags,

@@ -17,7 +17,7 @@ from pydantic import (
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import Sources
-from kdlora.vocabulary.task import KINDS
+from kdlora.vocabulary.metric import METRICS
 
 
 class LearningRates(Strict):
@@ -115,7 +115,7 @@ class OwnTask(Strict):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str | None) -> str | None:
-        known = [m for k in KINDS.values() for m in (*k.metrics, *k.metrics_of_positive)]
+        known = [name for name, one in METRICS.items() if one.kinds]
         if value is not None and value not in known:
             raise ValueError(f"unknown metric '{value}'.{did_you_mean(value, known)}")
         return value

@@ -15,23 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from kdlora.vocabulary.metric import metric, metrics_of
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-
-# Every metric, and whether more is better (+1) or less (-1). `measure.quality` computes them.
-METRIC_DIRECTION: dict[str, int] = {
-    "accuracy": +1,
-    "macro_f1": +1,
-    "f1": +1,
-    "matthews": +1,
-    "pearson": +1,
-    "spearman": +1,
-    "rmse": -1,
-    "cross_entropy": -1,
-    "ece": -1,
-}
 
 NO_LABEL = -1  # the class of a row that only the teacher labels; a number is NaN there
 _INTEGRAL = re.compile(r"[+-]?\d+\.0*")
@@ -65,8 +54,6 @@ class Kind(ABC):
 
     name: ClassVar[str]
     numeric: ClassVar[bool]  # whether an answer is a number; else it is a class
-    metrics: ClassVar[tuple[str, ...]]  # of every task of this kind
-    metrics_of_positive: ClassVar[tuple[str, ...]]  # where the task names a positive class too
     default_metric: ClassVar[str]
     problem_type: ClassVar[str]  # what transformers calls it in a model's config
     teacher_files: ClassVar[tuple[str, ...]]  # what a file may hold that teaches such a task
@@ -128,8 +115,6 @@ class Classification(Kind):
 
     name = "classification"
     numeric = False
-    metrics = ("accuracy", "macro_f1", "matthews", "cross_entropy", "ece")
-    metrics_of_positive = ("f1",)
     default_metric = "macro_f1"
     problem_type = "single_label_classification"
     teacher_files = ("probabilities", "logits", "votes")
@@ -204,8 +189,6 @@ class Regression(Kind):
 
     name = "regression"
     numeric = True
-    metrics = ("pearson", "spearman", "rmse")
-    metrics_of_positive = ()
     default_metric = "pearson"
     problem_type = "regression"
     teacher_files = ("scores",)
@@ -262,8 +245,6 @@ class Regression(Kind):
 CLASSIFICATION, REGRESSION = Classification(), Regression()
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION)}
 
-ECE_BINS = 15  # equal-width bins of the confidence
-
 
 @dataclass(frozen=True)
 class Task:
@@ -288,12 +269,12 @@ class Task:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics of the task, the primary one first."""
-        names = self.kind.metrics + (self.kind.metrics_of_positive if self.positive else ())
+        names = metrics_of(self.kind.name, positive=bool(self.positive))
         return (self.primary, *(n for n in names if n != self.primary))
 
     @property
     def direction(self) -> int:
-        return METRIC_DIRECTION[self.primary]
+        return metric(self.primary).direction
 
     @property
     def num_outputs(self) -> int:

@@ -10,7 +10,7 @@ from kdlora.records.tidy import groups, metric_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, PAIR, TASK, Lead, arrow
 from kdlora.report.document import Cell, Column, Table
-from kdlora.vocabulary.task import METRIC_DIRECTION
+from kdlora.vocabulary.metric import metric
 
 
 def _done(frame: pd.DataFrame) -> pd.DataFrame:
@@ -79,9 +79,8 @@ def metrics(frame: pd.DataFrame) -> Table | None:
         rows.append((*lead.cells(pair, task, arm), *row))
     columns = []
     for column in known:
-        metric = column.removeprefix("report.")
-        name = w.sentence_case(w.metric_name(metric))
-        columns.append(Column(metric, name, arrow(METRIC_DIRECTION.get(metric, 1))))
+        one = metric(column.removeprefix("report."))
+        columns.append(Column(one.name, w.sentence_case(one.title), arrow(one.direction)))
     return Table(
         "metrics",
         "Every metric on the report split",

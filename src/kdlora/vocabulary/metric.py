@@ -1,0 +1,384 @@
+"""Every metric: its words, direction and range, how it is shown, and how it is computed.
+
+This module is the only place that knows a metric's facts. Tables, tests of significance, the
+import of foreign results and the choice of a student all ask the same `Metric`, so a score can not
+be in points on one page and a fraction on the next.
+
+A score is computed from the `outputs` of a model and the `labels` of the same rows:
+
+- classification: logits [n, c] and class indices [n];
+- regression: predictions [n] and target values [n].
+
+A bootstrap resamples rows. All that it needs of a draw are sums over the rows (of right answers,
+of squared errors, of products): `Metric.terms` gives the summed values, `Terms.finish` the scores.
+
+numpy and scipy are imported where something is computed, so that a plan is made without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from kdlora.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Array = NDArray[Any]
+
+POINTS = "points"  # hundredths of a score, the unit of metrics that are shown times 100
+ECE_BINS = 15
+
+Finish = Callable[["Floats"], "Floats"]
+_OfCounts = Callable[["Floats", int | None], "Floats"]
+_MakeTerms = Callable[["Floats", "Array"], "Terms"]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is summed over rows: `values` [n, k]; `finish` turns sums [..., k] into scores [...]."""
+
+    values: Floats
+    finish: Finish
+
+    @property
+    def score(self) -> float:
+        """On the rows as they are; NaN where it is undefined."""
+        return float(self.finish(self.values.sum(0)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        title: in words, inside a sentence.
+        kinds: kinds of task that it scores; none for one that is known from imported results only.
+        direction: +1 where more is better, -1 where less is.
+        low, high: the values that it can take.
+        in_points: shown times 100, in points.
+        is_correlation: undefined for constant outputs; a model that knows nothing scores 0.
+        needs_positive: scores one class, which the task names.
+        has_floor: whether the score of a model that ignores the text is a bar to pass.
+        hub_name: what the `evaluate` library and the model hub call it, where that differs.
+        is_known: False for a name that nobody described: nothing is taken for granted then, but
+            that more is better.
+    """
+
+    name: str
+    title: str
+    kinds: tuple[str, ...] = ()
+    direction: int = 1
+    low: float = -math.inf
+    high: float = math.inf
+    in_points: bool = False
+    is_correlation: bool = False
+    needs_positive: bool = False
+    has_floor: bool = True
+    hub_name: str = ""
+    is_known: bool = True
+    of_confusion: _OfCounts | None = None
+    make_terms: _MakeTerms | None = None
+
+    @property
+    def factor(self) -> float:
+        """What a score is multiplied by where it is shown."""
+        return 100.0 if self.in_points else 1.0
+
+    @property
+    def unit(self) -> str:
+        """The unit of a score that was multiplied by `factor`: points, or the metric itself."""
+        return POINTS if self.in_points else self.name or "score"
+
+    @property
+    def is_computable(self) -> bool:
+        return self.of_confusion is not None or self.make_terms is not None
+
+    def score(self, outputs: Array, labels: Array, *, positive: int | None = None) -> float | None:
+        """The score on all rows, at least one; None where it is undefined.
+
+        `positive` is the class that a metric of one class scores. Raises InputError for a metric
+        that cannot be computed from outputs, and where that class is missing.
+        """
+        self._check(positive)
+        if self.is_correlation:
+            return correlation(_one_output(outputs), labels, by_rank=self.name == "spearman")
+        if self.of_confusion is not None:
+            counts = confusion_counts(outputs.argmax(axis=1), labels, outputs.shape[1])
+            value = float(self.of_confusion(counts, positive))
+        else:
+            value = self.terms(outputs, labels).score
+        return value if math.isfinite(value) else None
+
+    def terms(self, outputs: Array, labels: Array, *, positive: int | None = None) -> Terms:
+        """What a bootstrap of this metric sums over the rows.
+
+        Spearman's correlation takes its ranks from all rows, once. Raises InputError as `score`.
+        """
+        import numpy as np
+
+        self._check(positive)
+        values = np.asarray(outputs, dtype=np.float64)
+        if self.of_confusion is None:
+            assert self.make_terms is not None
+            return self.make_terms(values, np.asarray(labels))
+        size = max(values.shape[1], int(np.max(labels, initial=0)) + 1)
+        cells = np.zeros((len(labels), size * size))
+        cells[np.arange(len(labels)), np.asarray(labels, int) * size + values.argmax(1)] = 1
+        of_confusion = self.of_confusion
+
+        def finish(sums: Floats) -> Floats:
+            return of_confusion(sums.reshape(*sums.shape[:-1], size, size), positive)
+
+        return Terms(cells, finish)
+
+    def possible(self, score: float, *, tolerance: float = 1e-9) -> bool:
+        """Whether a finite number can be a score of this metric, but for rounding."""
+        return self.low - tolerance <= score <= self.high + tolerance
+
+    def _check(self, positive: int | None) -> None:
+        if not self.is_computable:
+            computable = ", ".join(name for name, one in METRICS.items() if one.is_computable)
+            raise InputError(f"unknown metric '{self.name}': expected one of {computable}")
+        if self.needs_positive and positive is None:
+            raise InputError(f"{self.name} needs the positive class; its task names none")
+
+
+def confusion_counts(predicted: Array, labels: Array, classes: int) -> Floats:
+    """Counts [c, c] of rows, by true class (down) and predicted class (across)."""
+    import numpy as np
+
+    cells = np.asarray(labels, int) * classes + predicted
+    counts = np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+    return counts.astype(np.float64)
+
+
+def f1_by_class(counts: Floats) -> Floats:
+    """F1 [..., c] of every class from counts [..., c, c]; NaN for one that never occurs."""
+    import numpy as np
+
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    total = counts.sum(-1) + counts.sum(-2)
+    return np.where(total > 0, 2 * hit / np.where(total > 0, total, 1), np.nan)
+
+
+def correlation(a: Array, b: Array, *, by_rank: bool = False) -> float | None:
+    """Pearson's (by rank: Spearman's) correlation of two [n]; None where it is undefined.
+
+    Values that differ by no more than float32 rounding are constant: correlating that noise
+    would make up a score for a collapsed model.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    if len(a) < 2 or _is_constant(a) or _is_constant(b):
+        return None
+    return float((spearmanr if by_rank else pearsonr)(a, b).statistic)
+
+
+def expected_calibration_error(logits: Array, labels: Array, bins: int = ECE_BINS) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of the confidence.
+
+    The confidence is the largest softmax probability and the bins are closed on the right, as in
+    Guo et al. 2017, "On Calibration of Modern Neural Networks". `logits` [n, c], `labels` [n].
+    """
+    import numpy as np
+
+    return _calibration(np.asarray(logits, dtype=np.float64), np.asarray(labels), bins).score
+
+
+def _accuracy(counts: Floats, positive: int | None) -> Floats:
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return np.diagonal(counts, axis1=-2, axis2=-1).sum(-1) / counts.sum((-2, -1))
+
+
+def _macro_f1(counts: Floats, positive: int | None) -> Floats:
+    """Mean F1 of the classes that occur among the labels or the predictions."""
+    import numpy as np
+
+    scores = f1_by_class(counts)
+    known = np.isfinite(scores)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, scores, 0.0).sum(-1) / known.sum(-1)
+
+
+def _f1(counts: Floats, positive: int | None) -> Floats:
+    assert positive is not None
+    return f1_by_class(counts)[..., positive]
+
+
+def _matthews(counts: Floats, positive: int | None) -> Floats:
+    """0 where all labels or all predictions are of one class.
+
+    That is a convention (Matthews 1975; Chicco and Jurman 2020).
+    """
+    import numpy as np
+
+    hit = np.diagonal(counts, axis1=-2, axis2=-1).sum(-1)
+    true, predicted, n = counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
+    covariance = hit * n - (true * predicted).sum(-1)
+    spread = (n**2 - (true**2).sum(-1)) * (n**2 - (predicted**2).sum(-1))
+    return np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
+
+
+def _cross_entropy(outputs: Floats, labels: Array) -> Terms:
+    import numpy as np
+    from scipy.special import log_softmax
+
+    loss = -log_softmax(outputs, axis=1)[np.arange(len(labels)), np.asarray(labels, int)]
+    return Terms(_columns(loss, np.ones(len(labels))), lambda s: s[..., 0] / s[..., 1])
+
+
+def _rmse(outputs: Floats, labels: Array) -> Terms:
+    import numpy as np
+
+    square = (_one_output(outputs) - np.asarray(labels, float)) ** 2
+    return Terms(_columns(square, np.ones(len(labels))), lambda s: np.sqrt(s[..., 0] / s[..., 1]))
+
+
+def _calibration(outputs: Floats, labels: Array, bins: int = ECE_BINS) -> Terms:
+    """Gaps between confidence and right answers, summed by bin of the confidence."""
+    import numpy as np
+    from scipy.special import log_softmax
+
+    confidence = np.exp(log_softmax(outputs, axis=1)).max(axis=1)
+    gap = (outputs.argmax(axis=1) == labels) - confidence
+    at = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    values = np.zeros((len(labels), bins + 1))
+    values[np.arange(len(labels)), at] = gap
+    values[:, -1] = 1
+    return Terms(values, lambda s: np.abs(s[..., :-1]).sum(-1) / s[..., -1])
+
+
+def _pearson(outputs: Floats, labels: Array) -> Terms:
+    import numpy as np
+
+    x, y = _one_output(outputs), np.asarray(labels, float)
+    x, y = x - x.mean(), y - y.mean()  # for the sake of precision
+    return Terms(_columns(x, y, x * x, y * y, x * y, np.ones(len(y))), _correlation_of_sums)
+
+
+def _spearman(outputs: Floats, labels: Array) -> Terms:
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(_one_output(outputs)), rankdata(labels))
+
+
+def _correlation_of_sums(sums: Floats) -> Floats:
+    import numpy as np
+
+    x, y, xx, yy, xy, n = np.moveaxis(sums, -1, 0)
+    a, b = xx - x * x / n, yy - y * y / n
+    good = (a > 1e-12) & (b > 1e-12)
+    bottom = np.sqrt(np.where(good, a * b, 1))
+    return np.where(good, (xy - x * y / n) / bottom, np.nan)
+
+
+def _one_output(outputs: Floats) -> Floats:
+    """Predictions [n], also where a regression's come as [n, 1]."""
+    return outputs[:, 0] if outputs.ndim == 2 else outputs
+
+
+def _columns(*columns: Floats) -> Floats:
+    """Columns [n] beside each other [n, k], each of them contiguous: they are summed pairwise."""
+    import numpy as np
+
+    return np.stack(columns).T
+
+
+def _is_constant(values: Array) -> bool:
+    import numpy as np
+
+    tolerance = 8 * np.finfo(np.float32).eps * np.abs(values).max()
+    return bool(np.ptp(values) <= tolerance)
+
+
+_CLASSES, _VALUES = ("classification",), ("regression",)
+
+
+def _share(name: str, title: str, **facts: Any) -> Metric:
+    """A metric of classes between 0 and 1, more being better."""
+    return Metric(name, title, _CLASSES, 1, 0.0, 1.0, in_points=True, **facts)
+
+
+def _correlation(name: str, title: str, make_terms: _MakeTerms) -> Metric:
+    return Metric(name, title, _VALUES, 1, -1.0, 1.0, in_points=True, is_correlation=True,
+                  make_terms=make_terms)  # fmt: skip
+
+
+def _error(name: str, title: str, kinds: tuple[str, ...] = (), **facts: Any) -> Metric:
+    """A metric from 0 without an upper end, less being better."""
+    return Metric(name, title, kinds, -1, 0.0, **facts)
+
+
+# In the order in which records and reports list them.
+METRICS: dict[str, Metric] = {
+    one.name: one
+    for one in (
+        _share("accuracy", "accuracy", of_confusion=_accuracy),
+        _share("macro_f1", "macro-F1", hub_name="f1", of_confusion=_macro_f1),
+        Metric("matthews", "Matthews correlation", _CLASSES, 1, -1.0, 1.0, in_points=True,
+               hub_name="matthews_correlation", of_confusion=_matthews),
+        # in nats
+        _error("cross_entropy", "cross-entropy", _CLASSES, make_terms=_cross_entropy),
+        # knowing nothing but the class shares is nearly perfectly calibrated
+        Metric("ece", "calibration error", _CLASSES, -1, 0.0, 1.0, has_floor=False,
+               make_terms=_calibration),
+        _share("f1", "F1", needs_positive=True, of_confusion=_f1),
+        _correlation("pearson", "Pearson correlation", _pearson),
+        _correlation("spearman", "Spearman correlation", _spearman),
+        _error("rmse", "root mean square error", _VALUES, make_terms=_rmse),
+        # known from imported results only
+        _error("mse", "mean square error"),
+        _error("mae", "mean absolute error"),
+        _error("loss", "loss"),
+        _error("perplexity", "perplexity"),
+    )
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def metric(name: str) -> Metric:
+    """The metric of a name. Never raises: an unknown one is not in points and says so.
+
+    "mean of A and B" is what benchmarks such as GLUE print for two metrics at once: it is in
+    points where both are.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    parts = [METRICS.get(part) for part in name.removeprefix("mean of ").split(" and ")]
+    known = [part for part in parts if part is not None]
+    if name.startswith("mean of ") and len(known) == len(parts):
+        first = known[0]
+        if all((k.direction, k.in_points) == (first.direction, first.in_points) for k in known):
+            return Metric(
+                name,
+                f"mean of {' and '.join(k.title for k in known)}",
+                direction=first.direction,
+                low=sum(k.low for k in known) / len(known),
+                high=sum(k.high for k in known) / len(known),
+                in_points=first.in_points,
+            )
+    return Metric(name, name or "score", is_known=False)
+
+
+def metric_of_column(column: str) -> Metric | None:
+    """The known metric of a column such as ``report.accuracy``; None for any other column."""
+    split, dot, name = column.partition(".")
+    return METRICS.get(name) if dot and split.startswith(("report", "selection")) else None
+
+
+def metrics_of(kind: str, *, positive: bool = False) -> tuple[str, ...]:
+    """Names of the metrics of a kind of task, in order; `positive`: the task names such a class."""
+    return tuple(
+        one.name
+        for one in METRICS.values()
+        if kind in one.kinds and (positive or not one.needs_positive)
+    )

@@ -1,0 +1,227 @@
+"""Every metric against scikit-learn and scipy, and its facts against what it computes."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics as sk
+
+from kdlora.errors import InputError
+from kdlora.vocabulary.metric import (
+    METRICS,
+    confusion_counts,
+    correlation,
+    expected_calibration_error,
+    f1_by_class,
+    metric,
+    metric_of_column,
+    metrics_of,
+)
+
+COMPUTED = [name for name, one in METRICS.items() if one.is_computable]
+OF_CLASSES = metrics_of("classification", positive=True)
+OF_VALUES = metrics_of("regression")
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits)
+    return e / e.sum(1, keepdims=True)
+
+
+def calibration_error(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Row by row, as Guo et al. define it."""
+    confidence, right = shares(logits).max(1), logits.argmax(1) == labels
+    bins = [int(np.ceil(c * 15)) for c in confidence]
+    return sum(
+        abs(sum(right[i] - confidence[i] for i in range(len(labels)) if bins[i] == b))
+        for b in set(bins)
+    ) / len(labels)
+
+
+KNOWN = {
+    "accuracy": lambda y, o: sk.accuracy_score(y, o.argmax(1)),
+    "macro_f1": lambda y, o: sk.f1_score(y, o.argmax(1), average="macro", zero_division=0),
+    "matthews": lambda y, o: sk.matthews_corrcoef(y, o.argmax(1)),
+    "f1": lambda y, o: sk.f1_score(y, o.argmax(1), labels=[1], average=None, zero_division=np.nan)[
+        0
+    ],
+    "cross_entropy": lambda y, o: sk.log_loss(y, shares(o), labels=range(o.shape[1])),
+    "ece": calibration_error,
+    "pearson": lambda y, o: stats.pearsonr(o, y).statistic,
+    "spearman": lambda y, o: stats.spearmanr(o, y).statistic,
+    "rmse": lambda y, o: math.sqrt(sk.mean_squared_error(y, o)),
+}
+
+
+def rows(name: str, seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs and labels that fit a metric; some classes may not occur."""
+    rng = np.random.default_rng(seed)
+    if name in OF_CLASSES:
+        return rng.normal(size=(n, classes)) * 2, rng.integers(0, classes, n)
+    return rng.normal(size=n), rng.normal(size=n)
+
+
+@pytest.mark.filterwarnings("ignore")  # scikit-learn warns of rows that are all of one class
+@pytest.mark.parametrize("name", COMPUTED)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.integers(2, 5))
+def test_a_score_is_that_of_scikit_learn_or_scipy(name, seed, n, classes):
+    outputs, labels = rows(name, seed, n, classes)
+    expected = KNOWN[name](labels, outputs)
+    positive = 1 if METRICS[name].needs_positive else None
+    score = METRICS[name].score(outputs, labels, positive=positive)
+    if score is None:
+        assert math.isnan(expected)
+    else:
+        assert score == pytest.approx(expected, abs=1e-12)
+        assert METRICS[name].possible(score)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.integers(2, 5))
+def test_what_a_bootstrap_sums_gives_the_score_and_that_of_every_draw(name, seed, n, classes):
+    outputs, labels = rows(name, seed, n, classes)
+    one, positive = METRICS[name], 1 if METRICS[name].needs_positive else None
+    terms = one.terms(outputs, labels, positive=positive)
+    whole = one.score(outputs, labels, positive=positive)
+    assert terms.score == pytest.approx(math.nan if whole is None else whole, abs=1e-9, nan_ok=True)
+    if name == "spearman":
+        return  # ranks are those of all rows, not of the draw
+    drawn = np.random.default_rng(seed).integers(0, n, n)
+    weights = np.bincount(drawn, minlength=n)
+    found = one.score(outputs[drawn], labels[drawn], positive=positive)
+    again = float(terms.finish(weights @ terms.values))
+    if found is not None:
+        assert again == pytest.approx(found, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_a_perfect_answer_has_the_best_score_and_a_wrong_one_a_worse(name):
+    labels = np.array([0, 1, 2, 1, 0])
+    one, positive = METRICS[name], 1 if METRICS[name].needs_positive else None
+    right = one.score(50 * np.eye(3)[labels], labels, positive=positive)
+    wrong = one.score(50 * np.eye(3)[(labels + 1) % 3], labels, positive=positive)
+    assert right == pytest.approx(one.high if one.direction > 0 else one.low)
+    assert (right - wrong) * one.direction > 0
+
+
+@pytest.mark.parametrize("name", OF_VALUES)
+def test_a_perfect_prediction_has_the_best_score_and_a_turned_one_a_worse(name):
+    labels = np.array([0.0, 1.0, 3.0, 2.0])
+    one = METRICS[name]
+    right, wrong = one.score(labels, labels), one.score(-labels, labels)
+    assert right == pytest.approx(one.high if one.direction > 0 else one.low)
+    assert (right - wrong) * one.direction > 0
+    assert one.score(labels[:, None], labels) == right
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_facts_of_a_metric_fit_each_other(name):
+    one = METRICS[name]
+    assert one.name == name
+    assert one.is_known
+    assert one.low < one.high
+    assert one.direction in (1, -1)
+    assert one.in_points == (one.direction > 0)  # points are shares of the best there is
+    assert not one.in_points or (one.high == 1 and one.low >= -1)
+    assert (one.factor, one.unit) == ((100, "points") if one.in_points else (1, name))
+    assert bool(one.kinds) == one.is_computable
+    assert not one.is_correlation or one.in_points
+
+
+def test_an_error_is_never_in_points_however_small_it_is():
+    assert not metric("rmse").in_points
+    assert metric("rmse").factor == 1
+
+
+def test_no_two_metrics_have_one_title():
+    assert len({one.title for one in METRICS.values()}) == len(METRICS)
+
+
+@given(st.text())
+def test_an_unknown_name_is_a_metric_that_says_so_and_is_not_in_points(name):
+    one = metric(name)
+    assert one.is_known == (name in METRICS)
+    assert one.is_known or (one.factor == 1 and one.direction == 1 and one.possible(1e9))
+
+
+def test_a_metric_that_is_not_computed_says_which_ones_are():
+    for name in ("bleu", "mae", ""):
+        with pytest.raises(InputError, match=f"unknown metric '{name}': expected one of accuracy"):
+            metric(name).score(np.zeros((2, 2)), np.zeros(2, int))
+        with pytest.raises(InputError, match="unknown metric"):
+            metric(name).terms(np.zeros((2, 2)), np.zeros(2, int))
+
+
+def test_a_metric_of_one_class_needs_that_class():
+    with pytest.raises(InputError, match="needs the positive class"):
+        metric("f1").score(np.eye(2), np.array([0, 1]))
+
+
+def test_the_mean_of_two_metrics_is_in_points_where_both_are():
+    both = metric("mean of pearson and spearman")
+    assert (both.in_points, both.direction, both.low, both.high) == (True, 1, -1, 1)
+    assert both.title == "mean of Pearson correlation and Spearman correlation"
+    assert metric("mean of accuracy and matthews").low == -0.5
+    assert not metric("mean of accuracy and rmse").is_known
+    assert not metric("mean of accuracy and bleu").is_known
+
+
+def test_metrics_of_a_kind_name_f1_only_where_a_class_is_positive():
+    assert metrics_of("classification") == (
+        "accuracy", "macro_f1", "matthews", "cross_entropy", "ece"
+    )  # fmt: skip
+    assert metrics_of("classification", positive=True)[-1] == "f1"
+    assert metrics_of("regression") == ("pearson", "spearman", "rmse")
+
+
+def test_a_column_of_a_split_tells_its_metric():
+    for column in ("report.accuracy", "report_mismatched.accuracy", "selection.accuracy"):
+        assert metric_of_column(column) is METRICS["accuracy"]
+    for column in ("accuracy", "report.bleu", "history.accuracy", "score"):
+        assert metric_of_column(column) is None
+
+
+def test_constant_outputs_have_no_correlation_and_matthews_is_zero():
+    constant, varied = np.full(5, 2.7, np.float32), np.arange(5.0)
+    assert correlation(constant, varied) is None
+    assert correlation(varied, constant, by_rank=True) is None
+    assert metric("matthews").score(np.eye(2)[[1, 1, 1]], np.array([0, 1, 1])) == 0.0
+
+
+def test_counts_and_f1_by_class_by_hand():
+    counts = confusion_counts(np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]), 3)
+    assert counts.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert f1_by_class(counts).tolist()[:2] == pytest.approx([0.8, 2 / 3])
+    assert math.isnan(f1_by_class(counts)[2])
+
+
+def test_ece_by_hand_and_bins_closed_on_the_right():
+    # confidences 0.6 (right, wrong) and 0.9 (right, right): gaps |0.5 - 0.6|, |1 - 0.9|
+    chance = np.array([[0.4, 0.6], [0.4, 0.6], [0.1, 0.9], [0.1, 0.9]])
+    truth = np.array([1, 0, 1, 1])
+    assert expected_calibration_error(np.log(chance), truth) == pytest.approx(0.1)
+    # one bin: mean accuracy 0.75 against mean confidence 0.75
+    assert expected_calibration_error(np.log(chance), truth, bins=1) == pytest.approx(0.0)
+    # 0.5 ends the first of two bins, so it does not meet 0.75 in the second
+    edge = np.log(np.array([[0.5, 0.5], [0.25, 0.75]]))
+    assert expected_calibration_error(edge, np.array([1, 1]), bins=2) == pytest.approx(
+        (0.5 + 0.25) / 2
+    )
+    assert expected_calibration_error(edge, np.array([1, 1]), bins=1) == pytest.approx(0.125)
+
+
+def test_the_facts_are_known_without_numpy():
+    code = (
+        "import sys; from kdlora.vocabulary.metric import metric; metric('accuracy').unit;"
+        "sys.exit(bool({'numpy', 'scipy', 'sklearn', 'pandas', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
