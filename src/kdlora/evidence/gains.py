@@ -24,6 +24,7 @@ from kdlora.evidence.outcomes import (
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import metric_of, names, tidy
 from kdlora.vocabulary.arm import labelled, split_label, undistilled
+from kdlora.vocabulary.metric import metric as facts_of
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def compare(
                 flagged=tuple(dict.fromkeys(used["run_id"])),
             )
         )
-    average = _average([gain for gain in found if metric(gain.metric).in_points])
+    average = _average([gain for gain in found if facts_of(gain.metric).in_points])
     return found + ([average] if average else [])
 
 
