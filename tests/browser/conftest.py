@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kdlora.report import build
-from tests.harness.studies import make_frame, make_histories, put
+from tests.harness.studies import make_frame, make_histories, put, with_prefix
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -35,8 +35,7 @@ def study() -> pd.DataFrame:
     frames = []
     for pair in ("minilm-l6--minilm-l3", "bert--distilbert"):
         own = make_frame(("rte", "cola", "sst2"), pair=pair)
-        own["run_id"] = [f"{pair[:4]}-{run}" for run in own["run_id"]]
-        frames.append(own)
+        frames.append(with_prefix(own, f"{pair[:4]}-"))
     frame = pd.concat(frames, ignore_index=True)
     where = {"task": "rte", "arm": "student/lora", "seed": 42}
     flags = {"flags": ("never_improved",), "flag_details": ("no better than at first",)}

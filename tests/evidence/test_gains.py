@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdlora.evidence import gains as g
-from tests.harness.studies import blank, make_frame, put
+from tests.harness.studies import blank, make_frame, put, with_prefix
 
 PAIR = "minilm-l6--minilm-l3"
 
@@ -141,7 +141,7 @@ def test_pairs_of_encoders_are_kept_apart():
     import pandas as pd
 
     other = make_frame(pair="bert--distilbert")
-    other["run_id"] = "other-" + other["run_id"]
+    other = with_prefix(other, "other-")
     other["score"] = other["score"] - 0.1
     facts = g.gather(pd.concat([make_frame(), other], ignore_index=True))
     means = {gain.pair: gain.mean for gain in facts.overall("bert--distilbert")}

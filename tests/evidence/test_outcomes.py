@@ -97,6 +97,7 @@ def test_seedless_arms_stand_beside_every_seed_but_count_once():
 def test_a_given_teacher_shares_the_blocks_of_its_students():
     frame = make_frame(arms=("teacher/given", "student/kd-lora"), seeds=(1, 2))
     frame = put(frame, {"arm": "teacher/given"}, seed=0, run_id="given", score=0.9)
+    frame = put(frame, {"arm": "student/kd-lora"}, teacher_run_id="given")
     data = tidy(frame)
     cells = in_blocks(data)
     assert shared_blocks(cells, PAIR, ["movie-reviews"]) == [

@@ -176,3 +176,11 @@ def make_histories(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         ]
         for row in trained.to_dict("records")
     }  # fmt: skip
+
+
+def with_prefix(frame: pd.DataFrame, prefix: str) -> pd.DataFrame:
+    """A copy whose runs have other ids, so that it can stand beside the original."""
+    columns = [name for name in ("run_id", "teacher_run_id") if name in frame]
+    return frame.assign(
+        **{name: [prefix + v if isinstance(v, str) else v for v in frame[name]] for name in columns}
+    )

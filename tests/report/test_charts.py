@@ -9,7 +9,7 @@ from kdlora.records.tidy import tidy
 from kdlora.report.content.learning import learning
 from kdlora.report.content.trade_off import trade_offs
 from kdlora.report.render.svg import draw, side_by_side
-from tests.harness.studies import make_frame, make_histories, put
+from tests.harness.studies import make_frame, make_histories, put, with_prefix
 
 
 def data_of(panel, *columns):
@@ -172,7 +172,7 @@ def test_pairs_have_panels_of_their_own():
     import pandas as pd
 
     other = make_frame(pair="bert--distilbert")
-    other["run_id"] = "other-" + other["run_id"]
+    other = with_prefix(other, "other-")
     size, _ = trade_offs(gather(pd.concat([make_frame(), other])))
     assert [panel.title for panel in size.panels] == [
         "movie-reviews · minilm-l6--minilm-l3", "movie-reviews · bert--distilbert"

@@ -9,7 +9,7 @@ import pytest
 
 from kdlora.evidence.gains import gather
 from kdlora.report.content import findings as f
-from tests.harness.studies import blank, make_frame, put
+from tests.harness.studies import blank, make_frame, put, with_prefix
 
 PAIR = "minilm-l6--minilm-l3"
 
@@ -194,7 +194,7 @@ def test_flagged_runs_are_announced_once_each():
 
 def test_sentences_of_several_pairs_name_their_pair():
     other = make_frame(pair="bert--distilbert")
-    other["run_id"] = "other-" + other["run_id"]
+    other = with_prefix(other, "other-")
     facts = gather(pd.concat([make_frame(), other], ignore_index=True))
     topics = [finding.topic for finding in f.answer(facts)]
     assert "bert--distilbert: The student" in topics

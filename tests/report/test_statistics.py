@@ -20,7 +20,7 @@ from kdlora.report import build
 from kdlora.report.content import cost as cost_tables
 from kdlora.report.content import headline
 from kdlora.report.content import statistics as evidence_tables
-from tests.harness.studies import make_frame, put
+from tests.harness.studies import make_frame, put, with_prefix
 
 TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
 
@@ -154,11 +154,15 @@ def test_twelve_thousand_runs(tmp_path):
     arms = ("teacher/fft", "teacher/lora", "teacher/dora", "student/fft", "student/lora",
             "student/dora", "student/kd-lora", "student/kd-dora", "student/kd-fft")  # fmt: skip
     frames = [
-        make_frame(("rte", "cola", "stsb", "mrpc", "sst2"), seeds=range(55), arms=arms, pair=pair)
+        with_prefix(
+            make_frame(
+                ("rte", "cola", "stsb", "mrpc", "sst2"), seeds=range(55), arms=arms, pair=pair
+            ),
+            f"{pair}-",
+        )
         for pair in "abcd"
     ]
     frame = pd.concat(frames, ignore_index=True)
-    frame["run_id"] = frame["pair"] + "-" + frame["run_id"]
     assert len(frame) > 10_000
     start = time.process_time()
     files = build.write_report(frame, tmp_path, title="Many", spec={})

@@ -10,7 +10,7 @@ from kdlora.report.content import cost as efficiency
 from kdlora.report.content import details, effects, tables, trust
 from kdlora.report.content import methods as provenance
 from kdlora.report.words import DAGGER, arm_name
-from tests.harness.studies import ARMS, ENVIRONMENT, PROTOCOL, blank, make_frame, put
+from tests.harness.studies import ARMS, ENVIRONMENT, PROTOCOL, blank, make_frame, put, with_prefix
 
 
 def by_row(table, column):
@@ -71,7 +71,7 @@ def test_the_pair_is_named_only_where_there_are_two(one_task):
 
     assert tables.quality(gather(one_task)).columns[0].key == "model"
     other = make_frame(pair="bert--distilbert")
-    other["run_id"] = "other-" + other["run_id"]
+    other = with_prefix(other, "other-")
     both = tables.quality(gather(pd.concat([one_task, other])))
     assert [c.key for c in both.columns[:2]] == ["pair", "model"]
     assert len(both.rows) == 14
