@@ -8,7 +8,7 @@ from typing import Any
 from kdlora.models.checkpoints import quiet
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.study import Study, make_study
-from tests.conftest import sentences, write_csv
+from tests.harness.moods import sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 
 ARMS = (

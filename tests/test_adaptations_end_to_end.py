@@ -19,7 +19,7 @@ from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import read_study
 from kdlora.vocabulary.task import TASKS
-from tests.test_end_to_end import command
+from tests.harness.commands import command
 
 BUDGET = 5_000
 SECTIONS = {

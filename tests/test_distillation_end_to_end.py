@@ -16,7 +16,7 @@ from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
-from tests.conftest import Corner, sentences, write_csv
+from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 
 INSIDE = {"kl": 1.0, "hidden": {"weight": 0.5, "layers": {1: 2}}, "relations": {"heads": 2}}

@@ -11,7 +11,7 @@ import yaml
 from kdlora.spec.distillation import SIGNALS, Distillation
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
-from tests.conftest import write_csv
+from tests.harness.moods import write_csv
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "distillation.md").read_text("utf-8")
 BLOCKS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]

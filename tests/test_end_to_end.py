@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdlora
 from kdlora.api import distil_study
-from tests.conftest import sentences, write_csv
+from tests.harness.commands import command
+from tests.harness.moods import sentences, write_csv
 
 MEASURED = (
     "trainable_params",
@@ -36,15 +37,6 @@ MEASURED = (
 )
 
 QUICK = ("--epochs", "4", "--max-length", "32", "--batch-size", "16")
-
-
-def command(*arguments: object, cwd: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "kdlora", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def distil(corner, out: Path) -> str:

@@ -18,7 +18,7 @@ from kdlora.models.checkpoints import read_tokenizer
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
-from tests.conftest import Corner, sentences
+from tests.harness.moods import Corner, sentences
 from tests.harness.tiny_models import WORDS, save_tiny_encoder
 
 # family: its special tokens in order (the first pads), and the size of its vocabulary

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import kdlora
-from tests.conftest import sentences, write_csv
+from tests.harness.moods import sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")

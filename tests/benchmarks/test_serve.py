@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks import serve
 from benchmarks.serve_client import Tally, keep_asking, predict_bytes
-from tests.conftest import apart
 from tests.harness.exported import save_exported
+from tests.harness.threads import apart
 
 
 def test_the_whole_load_test(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import sentences, write_csv
+from tests.harness.moods import sentences, write_csv
 
 
 def kdlora(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:

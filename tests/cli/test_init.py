@@ -15,7 +15,7 @@ from kdlora.errors import InputError
 from kdlora.spec import presets
 from kdlora.spec.plan import make_plan
 from kdlora.spec.schema import study_schema
-from tests.conftest import sentences, write_csv
+from tests.harness.moods import sentences, write_csv
 
 
 def kdlora(*arguments: str) -> str:

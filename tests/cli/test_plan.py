@@ -18,7 +18,7 @@ from kdlora.planning.status import outlook, totals
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
-from tests.planning.test_costs import write_record
+from tests.harness.records import write_record
 
 STUDY = {
     "name": "s",

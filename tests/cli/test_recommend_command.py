@@ -16,7 +16,7 @@ from kdlora.choice.constraints import PROFILES
 from kdlora.cli import main
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import make_study
-from tests.conftest import Corner
+from tests.harness.moods import Corner
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "recommend.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from kdlora.data.own_task import load_own
 from kdlora.errors import DataError
 from kdlora.spec.sections import OwnTask
 from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
-from tests.conftest import write_csv
+from tests.harness.moods import write_csv
 
 WORDS = [f"text number {i}" for i in range(40)]
 

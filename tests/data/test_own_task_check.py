@@ -11,7 +11,7 @@ from kdlora.errors import InputError
 from kdlora.spec.plan import make_plan
 from kdlora.spec.sections import OwnTask
 from kdlora.spec.study import make_study
-from tests.conftest import write_csv
+from tests.harness.moods import write_csv
 
 
 def own(train, held_out=None, **changes):

@@ -9,7 +9,7 @@ from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef
 from kdlora.spec.sections import Data, OwnTask
 from kdlora.spec.study import make_study
-from tests.conftest import sentences, write_csv
+from tests.harness.moods import sentences, write_csv
 
 
 def ref_of(path, held_out=None, **changes):

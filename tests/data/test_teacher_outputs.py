@@ -11,7 +11,7 @@ from kdlora.errors import DataError
 from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import OutputsRef
 from kdlora.vocabulary.task import TASKS
-from tests.conftest import write_csv
+from tests.harness.moods import write_csv
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 

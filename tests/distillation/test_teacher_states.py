@@ -21,7 +21,7 @@ from kdlora.distillation.hidden_states import (
     require_same_tokens,
 )
 from kdlora.errors import ModelError
-from tests.conftest import sentences
+from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 CPU = torch.device("cpu")

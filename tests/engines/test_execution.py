@@ -12,7 +12,7 @@ from kdlora.mlflow import mirror as mlflow_mirror
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from tests.mlflow.test_mirror import record_of
+from tests.harness.records import record_of
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path, monkeypatch):

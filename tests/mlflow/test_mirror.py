@@ -14,33 +14,14 @@ from kdlora.mlflow import entries
 from kdlora.mlflow import mirror as mlflow_mirror
 from kdlora.mlflow.mirror import mirror_study, open_mirror, resolve_uri
 from kdlora.records.frame import save_plan
-from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import Run
+from tests.harness.records import record_of
 
 HISTORY = [
     {"step": 10, "epoch": 1.0, "train_loss": 0.7, "lr": 1e-3, "selection": {"accuracy": 0.6}},
     {"step": 20, "epoch": 2.0, "train_loss": 0.5, "lr": 5e-4, "selection": {"accuracy": 0.8}},
 ]
-
-
-def record_of(run: Run, accuracy: float = 0.75) -> Record:
-    """A finished run, as far as a mirror looks."""
-    splits = {"selection": {"accuracy": 0.8, "mcc": None}, "report": {"accuracy": accuracy}}
-    kd = run.distillation == "kd"
-    return Record(
-        run_id=run.run_id,
-        run=run,
-        facts=TrainingFacts(steps=20, planned_steps=20, device="cpu", precision="fp32"),
-        quality=Quality(primary="accuracy", direction=1, splits=splits, n={"train": 576}),
-        agreement=Agreement(teacher_run_id=run.teacher_run_id, agreement=0.9) if kd else None,
-        efficiency=Efficiency(train_s=1.5, trainable_params=1234),
-        health=[Flag(name="barely_trained", severity="warning", detail="20 steps")] if kd else [],
-        environment={"versions": {"torch": "2.13.0"}, "commit": "abc"},
-        started_at="2026-01-02T03:04:05+00:00",
-        finished_at="2026-01-02T03:05:05+00:00",
-    )
 
 
 @pytest.fixture(scope="module")

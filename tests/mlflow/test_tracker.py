@@ -11,7 +11,7 @@ from kdlora.mlflow.tracker import Tracker
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from tests.mlflow.test_mirror import record_of
+from tests.harness.records import record_of
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from kdlora.errors import DataError, ModelError
 from kdlora.models import baselines
 from kdlora.models.baselines import LinearBaseline, majority, train_tfidf
 from kdlora.vocabulary.task import CLASSIFICATION, TASKS, Task
-from tests.conftest import sentences
+from tests.harness.moods import sentences
 
 SST2, STSB, MNLI = TASKS["sst2"], TASKS["stsb"], TASKS["mnli"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdlora.machine import processor_name
 from kdlora.planning import costs
 from kdlora.planning.costs import MEASURED, STATED, cost_model, estimate, ridge
 from kdlora.planning.encoder_shapes import shape_of
@@ -19,6 +18,7 @@ from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EncoderRef
 from kdlora.spec.study import make_study
+from tests.harness.records import write_record
 
 
 def plan(**changes):
@@ -30,34 +30,6 @@ def plan(**changes):
         "seeds": [1, 2],
     }
     return make_plan(make_study({**values, **changes}))
-
-
-def write_record(
-    store: Store,
-    run,
-    seconds: float,
-    *,
-    flops: float = 1e12,
-    threads: int = 1,
-    gpu: str | None = None,
-):
-    """A record with only what the cost model reads."""
-    folder = store.folder(run.run_id)
-    folder.mkdir(parents=True)
-    record = {
-        "run": run.model_dump(mode="json"),
-        "facts": {"precision": "bf16"},
-        "environment": {"processor": processor_name(), "threads": threads, "gpu": gpu},
-        "efficiency": {
-            "train_s": seconds, "train_flops": flops, "peak_memory_mb": 1000.0, "saved_mb": 3.0,
-            "train_tokens_per_s": 500.0, "train_examples_per_s": 10.0,
-        },
-        "quality": {"n": {"train": 900, "selection": 100, "report": 50}},
-        "health": [],
-        "started_at": "2026-01-01T00:00:00+00:00",
-        "finished_at": "2026-01-01T00:00:00+00:00",
-    }  # fmt: skip
-    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def test_forward_flops_are_those_that_were_counted():

@@ -18,12 +18,11 @@ from kdlora.errors import InputError, StoreError
 from kdlora.evidence.gains import gather
 from kdlora.report import build
 from kdlora.report.content.study import METHODS, OWN_METHODS
-from kdlora.report.content.study import build as build_report
 from kdlora.report.render.theme import COLOURS
 from kdlora.report.words import DAGGER
-from tests.harness.studies import blank, make_frame, make_histories, put
+from tests.harness.reports import report_of
+from tests.harness.studies import blank, make_frame, put
 
-SPEC = {"name": "synthetic", "tasks": ["rte"], "seeds": [42, 43], "base_dir": "/home/someone"}
 # A number that is no part of a name, an id or a version.
 NUMBER = re.compile(r"(?<![\w.\-])[+\N{MINUS SIGN}]?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 # Numbers that are no measurements: the citation of the method, the scale of points, the confidence
@@ -59,12 +58,6 @@ class Page(HTMLParser):
 
 def numbers(text):
     return NUMBER.findall(text)
-
-
-def report_of(frame, **changes):
-    values = {"title": "A study", "spec": SPEC, "histories": make_histories(frame), "notes": (),
-              "rerun": "kdlora run study.yaml"}  # fmt: skip
-    return build_report(frame, **values | changes)
 
 
 def run_counts(frame):
@@ -269,7 +262,7 @@ def test_the_same_records_make_the_same_report(one_task, tmp_path):
     here = build.render_markdown(report_of(frame))
     frame.to_pickle(tmp_path / "frame.pickle")
     code = (
-        "import sys, pandas as pd; from tests.report.test_build import report_of;"
+        "import sys, pandas as pd; from tests.harness.reports import report_of;"
         "from kdlora.report import build;"
         f"frame = pd.read_pickle({str(tmp_path / 'frame.pickle')!r});"
         "sys.stdout.buffer.write(build.render_markdown(report_of(frame)).encode())"

@@ -30,8 +30,8 @@ from kdlora.serve.requests import Limits, RequestError, parse_request
 from kdlora.serve.server import listen
 from kdlora.ship.answers import Predictor
 from kdlora.ship.predict import load_predictor
-from tests.conftest import apart
 from tests.harness.exported import save_exported
+from tests.harness.threads import apart
 
 _START = (
     "import sys\n"

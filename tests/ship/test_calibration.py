@@ -23,7 +23,7 @@ from kdlora.ship.calibration import (
     measure_fit,
 )
 from kdlora.ship.student import Calibration, ModelCard, make_card, read_calibration, read_card
-from tests.conftest import Corner
+from tests.harness.moods import Corner
 
 NAMES = ["no", "yes"]
 

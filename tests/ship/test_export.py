@@ -27,7 +27,7 @@ from kdlora.ship.export import export_model
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.source import check_data, find_source, find_teacher
 from kdlora.spec.plan import make_plan
-from tests.conftest import Corner
+from tests.harness.moods import Corner
 
 FORMS = ("torch", "onnx", "onnx-int8", "onnx-int4")
 WITHOUT_TORCH = """

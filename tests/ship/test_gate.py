@@ -9,7 +9,7 @@ import pytest
 from kdlora.ship.gate import Gate, search
 from kdlora.ship.quantize import INT8, Settings
 from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION, Task
-from tests.ship.test_quantize import small_model
+from tests.harness.onnx_models import small_model
 
 TASK = Task("moods", CLASSIFICATION, ("text",), ("neg", "pos"), "accuracy")
 LABELS = np.array([0, 0, 1, 1] * 50)

@@ -25,10 +25,13 @@ from tests.harness.tiny_models import FAMILIES, WORDS, save_tiny_encoder, tiny_b
 TOLERANCE = 1e-4
 
 
-def run(model: onnx.ModelProto, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    session = onnxruntime.InferenceSession(
+def session_of(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
+
+
+def run(session: onnxruntime.InferenceSession, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     feed = {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()}
     return torch.from_numpy(session.run([OUTPUT], feed)[0])
 
@@ -93,9 +96,10 @@ def test_every_variant_answers_the_same_in_onnx(family: str, tmp_path: Path) -> 
             traced = weights
         graph = onnx.load(tmp_path / "model.onnx")
         put_in(graph, traced, weights)
+        session = session_of(graph)
         for batch, logits_before in zip(texts, expected, strict=True):
             torch.testing.assert_close(
-                run(graph, batch),
+                run(session, batch),
                 logits_before,
                 atol=TOLERANCE,
                 rtol=0,

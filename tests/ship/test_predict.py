@@ -16,8 +16,8 @@ from kdlora.errors import DataError, InputError, ModelError
 from kdlora.ship import predict
 from kdlora.ship.answers import Predictor
 from kdlora.ship.predict import load_predictor, predict_file
-from tests.conftest import write_csv
 from tests.harness.exported import logits_of, save_exported
+from tests.harness.moods import write_csv
 from tests.harness.tiny_models import save_tiny_encoder, tiny_tokenizer
 
 

@@ -26,7 +26,7 @@ from kdlora.training.loop import (
 from kdlora.training.precision import Compute
 from kdlora.training.schedule import make_schedule
 from kdlora.vocabulary.task import TASKS
-from tests.conftest import sentences
+from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 CPU = Compute(torch.device("cpu"), torch.float32, "eager", "test")

@@ -8,7 +8,7 @@ from kdlora.data.batches import encode
 from kdlora.training import precision
 from kdlora.training.inference import predict
 from kdlora.training.precision import Compute, choose_compute, place, place_for_inference
-from tests.conftest import sentences
+from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 BF16 = Compute(torch.device("cpu"), torch.bfloat16, "eager", "test")

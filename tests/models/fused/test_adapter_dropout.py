@@ -10,9 +10,9 @@ from kdlora.models.fused import layer as layers
 from kdlora.models.fused import team as teams
 from kdlora.models.fused.factors import factors_of
 from kdlora.models.fused.forward import fuse
+from tests.harness.fused import assert_same, gradients, trained
 from tests.harness.models import adapt, load
 from tests.harness.tiny_models import tiny_batch
-from tests.models.fused.test_forward import assert_same, gradients, trained
 
 VARIANTS = ("lora", "adalora", "dora", "mrlora", "rslora")
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from kdlora.models.fused import team as teams
 from kdlora.models.fused.forward import fuse
 from kdlora.models.fused.team import Team, shares, side_by_side
+from tests.harness.fused import FAMILIES, VARIANTS, assert_same, gradients, trained
 from tests.harness.models import adapt, load
 from tests.harness.tiny_models import tiny_batch
-from tests.models.fused.test_forward import FAMILIES, VARIANTS, assert_same, gradients, trained
 
 
 @pytest.fixture

@@ -1,0 +1,56 @@
+"""Records without a training."""
+
+from __future__ import annotations
+
+import json
+
+from kdlora.machine import processor_name
+from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record, TrainingFacts
+from kdlora.records.store import Store
+from kdlora.spec.run import Run
+
+
+def record_of(run: Run, accuracy: float = 0.75) -> Record:
+    """A finished run, as far as a mirror looks."""
+    splits = {"selection": {"accuracy": 0.8, "mcc": None}, "report": {"accuracy": accuracy}}
+    kd = run.distillation == "kd"
+    return Record(
+        run_id=run.run_id,
+        run=run,
+        facts=TrainingFacts(steps=20, planned_steps=20, device="cpu", precision="fp32"),
+        quality=Quality(primary="accuracy", direction=1, splits=splits, n={"train": 576}),
+        agreement=Agreement(teacher_run_id=run.teacher_run_id, agreement=0.9) if kd else None,
+        efficiency=Efficiency(train_s=1.5, trainable_params=1234),
+        health=[Flag(name="barely_trained", severity="warning", detail="20 steps")] if kd else [],
+        environment={"versions": {"torch": "2.13.0"}, "commit": "abc"},
+        started_at="2026-01-02T03:04:05+00:00",
+        finished_at="2026-01-02T03:05:05+00:00",
+    )
+
+
+def write_record(
+    store: Store,
+    run,
+    seconds: float,
+    *,
+    flops: float = 1e12,
+    threads: int = 1,
+    gpu: str | None = None,
+):
+    """A record with only what the cost model reads."""
+    folder = store.folder(run.run_id)
+    folder.mkdir(parents=True)
+    record = {
+        "run": run.model_dump(mode="json"),
+        "facts": {"precision": "bf16"},
+        "environment": {"processor": processor_name(), "threads": threads, "gpu": gpu},
+        "efficiency": {
+            "train_s": seconds, "train_flops": flops, "peak_memory_mb": 1000.0, "saved_mb": 3.0,
+            "train_tokens_per_s": 500.0, "train_examples_per_s": 10.0,
+        },
+        "quality": {"n": {"train": 900, "selection": 100, "report": 50}},
+        "health": [],
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "finished_at": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")

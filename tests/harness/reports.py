@@ -1,0 +1,14 @@
+"""Reports of synthetic studies."""
+
+from __future__ import annotations
+
+from kdlora.report.content.study import build as build_report
+from tests.harness.studies import make_histories
+
+SPEC = {"name": "synthetic", "tasks": ["rte"], "seeds": [42, 43], "base_dir": "/home/someone"}
+
+
+def report_of(frame, **changes):
+    values = {"title": "A study", "spec": SPEC, "histories": make_histories(frame), "notes": (),
+              "rerun": "kdlora run study.yaml"}  # fmt: skip
+    return build_report(frame, **values | changes)
