@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import cell, matmul, plan, serve, speed, step, studies
-from benchmarks.kept import OtherMachine, expect_same_machine
+from benchmarks.results import OtherMachine, expect_same_machine
 from benchmarks.turns import machine
 
 

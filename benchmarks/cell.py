@@ -26,9 +26,9 @@ import pandas as pd
 import torch
 from transformers import AutoModel, BertConfig
 
-from benchmarks.kept import keep
 from benchmarks.peers import tokenizer
 from benchmarks.reports_run import VARIANTS
+from benchmarks.results import write_results
 from benchmarks.turns import aims, described, machine
 from benchmarks.workload import make_workload
 
@@ -141,7 +141,7 @@ def summary(state: dict[str, Any]) -> dict[str, Any]:
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """`cell.json` with every number and `cell.md` with the table."""
-    keep(folder, "cell", found, as_markdown(found))
+    write_results(folder, "cell", found, as_markdown(found))
 
 
 def as_markdown(found: dict[str, Any]) -> str:

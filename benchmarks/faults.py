@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kept import keep
+from benchmarks.results import write_results
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.engines.selection import Choice
@@ -293,4 +293,4 @@ def _children(pid: int, named: str = "") -> list[int]:
 
 def write(outcome: Outcome, disk: str, out: Path) -> None:
     """Keep it as JSON and print it."""
-    print(keep(out, "faults", {**vars(outcome), "full_disk": disk}))
+    print(write_results(out, "faults", {**vars(outcome), "full_disk": disk}))

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kept import keep
+from benchmarks.results import write_results
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.records.store import Store
@@ -108,7 +108,7 @@ def measure_cpu(runs: int = 12, *, warm_up: int = 2) -> dict[str, float]:
 
 def write(found: dict[str, Any], out: Path) -> None:
     """Keep it as JSON and print it as a table."""
-    keep(out, "overhead", found)
+    write_results(out, "overhead", found)
     print(
         f"overhead per run, {found['runs']} runs after a warm-up (load {found['load_1_min']:.1f})"
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kept import keep
+from benchmarks.results import write_results
 from benchmarks.serve_client import Tally, ask_once, keep_asking, make_texts, predict_bytes
 
 CONNECTIONS = (1, 8, 64)
@@ -188,7 +188,7 @@ def measure(
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """`serve.json` and the page `serve.md` made of it."""
-    keep(folder, "serve", found, page(found))
+    write_results(folder, "serve", found, page(found))
 
 
 def page(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import products
 from benchmarks.contenders import N_LABELLED
-from benchmarks.kept import expect_same_machine, keep
+from benchmarks.results import expect_same_machine, write_results
 from benchmarks.turns import Contender, Ratio, aims, described, in_turns, machine, precision, ratio
 
 MAKE = "benchmarks.contenders"
@@ -165,7 +165,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
         expect_same_machine(folder, "speed", group["machine"])
     groups = {group["name"]: group for group in [*_kept(folder), *results["measures"]]}
     results = {"measures": [groups[name] for name in MEASURES if name in groups]}
-    keep(folder, "speed", results, as_markdown(results))
+    write_results(folder, "speed", results, as_markdown(results))
 
 
 def _kept(folder: Path) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.kept import keep
 from benchmarks.ours import Ours
 from benchmarks.peers import BATCH
+from benchmarks.results import write_results
 from benchmarks.turns import described, machine
 from benchmarks.workload import make_workload
 
@@ -86,7 +86,7 @@ def _shares(shape: str, lora: bool) -> dict[str, float]:
 
 def write(found: dict[str, Any], folder: Path) -> None:
     """`step.json` with every number and `step.md` with the table."""
-    keep(folder, "step", found, as_markdown(found))
+    write_results(folder, "step", found, as_markdown(found))
 
 
 def as_markdown(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import faults, many, overhead
+from benchmarks import faults, many_runs, overhead
 
 COMMANDS = ("overhead", "many", "faults")
 OUT = Path("results/benchmarks")
@@ -37,8 +37,10 @@ def run_command(arguments: argparse.Namespace) -> None:
         found["overhead_cpu_ms"] = overhead.measure_cpu(arguments.runs)
         overhead.write(found, arguments.out)
     elif arguments.command == "many":
-        found = many.measure(arguments.runs, workers=arguments.workers, folder=arguments.folder)
-        many.write(found, arguments.out)
+        found = many_runs.measure(
+            arguments.runs, workers=arguments.workers, folder=arguments.folder
+        )
+        many_runs.write(found, arguments.out)
     else:
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
             outcome = faults.measure(

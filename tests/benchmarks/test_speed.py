@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import kept, peers, products, speed, step, turns, workload
+from benchmarks import peers, products, results, speed, step, turns, workload
 from benchmarks.ours import Ours
 from benchmarks.turns import ratio
 from kdlora.models.fused.forward import fuse
@@ -83,14 +83,14 @@ def test_numbers_of_two_processors_do_not_share_a_file(tmp_path):
     before = (tmp_path / "speed.json").read_text()
     ours = group("student")
     ours["machine"]["instructions"] = ["avx2"]
-    with pytest.raises(kept.OtherMachine, match=r"avx2$"):
+    with pytest.raises(results.OtherMachine, match=r"avx2$"):
         speed.write({"measures": [ours]}, tmp_path)
     assert (tmp_path / "speed.json").read_text() == before
-    kept.keep(tmp_path, "step", {"machine": theirs["machine"]})
-    with pytest.raises(kept.OtherMachine, match="amx_bf16"):
-        kept.expect_same_machine(tmp_path, "step", ours["machine"])
-    kept.expect_same_machine(tmp_path, "step", theirs["machine"])
-    kept.expect_same_machine(tmp_path, "cell", ours["machine"])  # nothing there yet
+    results.write_results(tmp_path, "step", {"machine": theirs["machine"]})
+    with pytest.raises(results.OtherMachine, match="amx_bf16"):
+        results.expect_same_machine(tmp_path, "step", ours["machine"])
+    results.expect_same_machine(tmp_path, "step", theirs["machine"])
+    results.expect_same_machine(tmp_path, "cell", ours["machine"])  # nothing there yet
 
 
 @pytest.mark.parametrize("flags", [{"avx2"}, {"avx2", "amx_bf16"}])

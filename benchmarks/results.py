@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def keep(folder: Path, name: str, found: dict[str, Any], page: str | None = None) -> str:
+def write_results(folder: Path, name: str, found: dict[str, Any], page: str | None = None) -> str:
     """Write `name.json` and, if there is a page, `name.md`; returns the JSON as it was written."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=2)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kept import keep
+from benchmarks.results import write_results
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
 from kdlora.errors import Interrupted
@@ -69,4 +69,4 @@ def _stamp(store: Store, run: Run) -> int:
 
 
 def write(found: dict[str, Any], out: Path) -> None:
-    print(keep(out, "many", found))
+    print(write_results(out, "many", found))
