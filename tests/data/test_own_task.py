@@ -1,13 +1,29 @@
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from kdlora.api import check
 from kdlora.data.examples import ids_of_keys, ids_of_texts
-from kdlora.data.own_task import load_own
-from kdlora.errors import DataError
+from kdlora.data.own_task import (
+    check_classes,
+    check_numbers,
+    check_own_task,
+    check_teaching_files,
+    check_unknown,
+    infer_kind,
+    load_own,
+    look_alikes,
+)
+from kdlora.errors import DataError, InputError
+from kdlora.spec.plan import make_plan
 from kdlora.spec.sections import OwnTask
-from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
+from kdlora.spec.study import make_study
+from kdlora.vocabulary.task import CLASSIFICATION, KINDS, REGRESSION
 from tests.harness.moods import write_csv
 
 WORDS = [f"text number {i}" for i in range(40)]
@@ -208,18 +224,16 @@ def test_too_few_rows(tmp_path):
     assert len(load(tmp_path, rows(20)).train) == 20
 
 
-def test_lists_and_broken_characters_of_json(tmp_path):
+def test_lists_of_json_are_neither_texts_nor_labels(tmp_path):
     path = tmp_path / "train.jsonl"
     values = [{"text": t, "label": i % 2} for i, t in enumerate(WORDS)]
     values[1]["text"] = ["a", "list"]
     values[2]["label"] = [0, 1]
-    values[4]["text"] = "half \ud83d"
     path.write_text("\n".join(json.dumps(v) for v in values))
     with pytest.raises(DataError) as caught:
         load_own(own(path))
     assert [p.removeprefix(f"{path}: ") for p in caught.value.problems] == [
         "column 'text' holds no text in row 2",
-        "column 'text' holds half a character (a lone surrogate) in row 5",
         "column 'label' holds no single label in row 3",
     ]
 
@@ -259,3 +273,165 @@ def test_labels_that_no_name_is_given_for(tmp_path):
 def test_labels_that_make_no_classes(tmp_path, settings, said):
     with pytest.raises(ValueError, match=said):
         own(tmp_path / "other.csv", **settings)
+
+
+def files_of(train, held_out=None, **changes):
+    return OwnTask(name="m", train=str(train), eval=held_out and str(held_out), **changes)
+
+
+def test_good_files_have_no_problems(tmp_path):
+    train = write_csv(tmp_path / "a.csv", key=["1"], text=["x"], label=["y"])
+    (tmp_path / "b.jsonl").write_text('{"key": 2, "text": "x", "label": "y"}\n')
+    (tmp_path / "c.tsv").write_text("key\ttext\tlabel\n3\tx\ty\n")
+    pd.DataFrame({"key": [4], "text": ["x"], "label": ["y"]}).to_parquet(tmp_path / "d.parquet")
+    for held_out in ("b.jsonl", "c.tsv", "d.parquet", None):
+        assert check_own_task(files_of(train, held_out and tmp_path / held_out, id="key")) == []
+
+
+def test_problems_of_both_files_come_at_once(tmp_path):
+    train = write_csv(tmp_path / "a.csv", txt=["x"], label=["y"])
+    held_out = write_csv(tmp_path / "b.csv", text=["x"], lab=["y"])
+    assert check_own_task(files_of(train, held_out, id="key")) == [
+        f"{train} has no column 'text'. Did you mean 'txt'? Known: label, txt.",
+        f"{train} has no column 'key'. Known: label, txt.",
+        f"{held_out} has no column 'label'. Did you mean 'lab'? Known: lab, text.",
+        f"{held_out} has no column 'key'. Known: lab, text.",
+    ]
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "latin.csv").write_bytes(b"text,label\ncaf\xe9,1\n")
+    (tmp_path / "a.xls").write_bytes(b"x")
+    (said,) = check_own_task(files_of(tmp_path / "empty.csv"))
+    assert said.endswith("empty.csv is empty")
+    missing, latin = check_own_task(files_of(tmp_path / "no.csv", tmp_path / "latin.csv"))
+    assert missing == f"there is no file {tmp_path / 'no.csv'}"
+    assert "is not UTF-8: byte 0xe9 at offset 14 (line 2)" in latin
+    assert "unknown kind of file '.xls'" in check_own_task(files_of(tmp_path / "a.xls"))[0]
+
+
+def test_a_column_has_one_use(tmp_path):
+    train = write_csv(tmp_path / "a.csv", text=["x"])
+    (said,) = check_own_task(files_of(train, label="text"))
+    assert said == "text, label and id must be different columns; named twice: text"
+
+
+def test_only_the_start_of_a_large_file_is_read(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text,label\n" + b"some words,1\n" * 2_000_000)
+    start = time.perf_counter()
+    assert check_own_task(files_of(tmp_path / "a.csv")) == []
+    assert time.perf_counter() - start < 0.2  # reading all 26 MB strictly takes a second
+
+
+def test_the_files_that_teach_are_looked_at_too(tmp_path):
+    texts = write_csv(tmp_path / "more.csv", sentense=["x"])
+    answers = write_csv(tmp_path / "answers.csv", sentence=["x"], negative=[1], positiv=[0])
+    pair = {"name": "p", "student": "small"}
+    pair["teacher_outputs"] = {"file": str(answers), "kind": "logits"}
+    study = make_study(
+        {"name": "s", "tasks": ["sst2"], "pairs": [pair], "unlabelled": {"sst2": str(texts)}}
+    )
+    plan = make_plan(study)
+    teacher = next(run for run in plan.runs if run.role == "teacher")
+    student = next(run for run in plan.runs if run.kd is not None)
+    assert f"{answers} has no column 'positive'. Did you mean 'positiv'?" in str(
+        check_teaching_files(teacher)
+    )
+    assert "has no column 'sentence'. Did you mean 'sentense'?" in str(
+        check_teaching_files(student)
+    )
+    with pytest.raises(InputError, match="2 problems"):
+        check(study)
+
+
+def test_no_heavy_import(tmp_path):
+    train = write_csv(tmp_path / "a.csv", text=["x"], label=["y"])
+    code = (
+        "import sys\n"
+        "from kdlora.data.own_task import check_own_task\n"
+        "from kdlora.spec.study import OwnTask\n"
+        f"assert check_own_task(OwnTask(name='m', train={str(train)!r})) == []\n"
+        "heavy = {'numpy', 'pandas', 'pyarrow', 'torch', 'datasets', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1.5", "2", "3"], "regression"),
+        ([0.1, 1], "regression"),
+        (["1.0", "2.0"], "classification"),
+        ([1, 2, 3], "classification"),
+        ([True, False], "classification"),
+        (["good", "bad"], "classification"),
+        (["0.5", "x", "y", "z"], "classification"),
+        (["0.5", "1.5", "2.5", "x"], "regression"),  # a slip among scores
+    ],
+)
+def test_infer_kind(values, kind):
+    assert infer_kind(values) is KINDS[kind]
+
+
+def class_problems(values, stated=False):
+    return check_classes(values, CLASSIFICATION.names(values), stated=stated)
+
+
+def test_good_classes():
+    assert class_problems(["a", "b"] * 20) == []
+    assert class_problems(list(range(50)) * 4) == []
+    assert class_problems(list(range(77)) * 4, stated=True) == []
+
+
+def test_bad_classes():
+    assert class_problems(["a"] * 20) == ["only one class, 'a': there is nothing to tell apart"]
+    (many,) = class_problems(list(range(51)) * 4)
+    assert "51 different labels" in many
+    assert "kind: regression" in many
+    (texts,) = class_problems([f"t{i}" for i in range(51)] * 4)
+    assert "check the label column" in texts
+    for stated in (True, False):
+        (ids,) = class_problems(list(range(40)), stated)
+        assert "40 different labels in 40 rows" in ids
+
+
+def test_unknown_classes_are_named_and_counted():
+    assert check_unknown(["a", "b", 1.0], ("1", "a", "b")) == []
+    (said,) = check_unknown(["a", "z", "z", "y"], ("a", "b"))
+    assert said == "labels that the train file lacks: 'y' (1 rows), 'z' (2 rows). It knows a, b"
+
+
+def test_numbers_that_are_none_are_shown_with_their_rows():
+    assert check_numbers(["1", 2.5, "-3e2"], [1, 2, 3]) == []
+    (said,) = check_numbers(["1", "high", "inf", 1e39, "high"], [1, 4, 6, 8, 9])
+    assert said == (
+        "labels that are not finite numbers, in rows 4, 6, 8, 9: 'high', 'inf', '1e+39'"
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Pos", "pos"), ("café", "cafe\u0301"), ("pos", "pos\u200b"), ("very good", "very\u00a0good")],
+)
+def test_classes_that_look_alike_are_told(tmp_path, names):
+    loaded = load(tmp_path, rows(label=[*names, "neg", "neg"] * 10))
+    assert len(loaded.task.label_names) == 3
+    (said,) = [note for note in loaded.notes if "look alike" in note]
+    assert all(repr(name) in said for name in names)
+    assert look_alikes(["pos", "neg", "positive", "1", "10"]) == []
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_rows_without_any_cell_as_spreadsheets_write_them_are_no_rows(tmp_path, separator):
+    path = tmp_path / ("a.csv" if separator == "," else "a.tsv")
+    lines = [f"{text},{label}," for text, label in zip(*rows().values(), strict=True)]
+    content = "\n".join([",,", "text,label,", *lines[:20], ",,", "", *lines[20:], *[",,"] * 3])
+    path.write_text(content.replace(",", separator))
+    loaded = load_own(own(path))
+    assert loaded.train.texts == (WORDS,)
+    path.write_text((content + "\nno label,,").replace(",", separator))
+    with pytest.raises(DataError, match="no label in row 46 of 41"):
+        load_own(own(path))

@@ -2,13 +2,15 @@ import csv
 import gzip
 import json
 import math
+import tracemalloc
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlora.data.tables import column_problem, name_rows, read_header, read_table
+from kdlora.data.table_formats import name_rows
+from kdlora.data.tables import column_problem, column_problems, is_missing, open_table, read_table
 from kdlora.errors import DataError
 
 TEXTS = [
@@ -55,7 +57,7 @@ def test_what_pandas_writes_is_read_back(tmp_path, ending):
     assert table.columns == {"text": TEXTS, "label": LABELS}
     assert table.present == ["n", "text", "label"]
     assert len(table) == 9
-    assert read_header(path) == ["n", "text", "label"]
+    assert open_table(path).columns == ["n", "text", "label"]
 
 
 texts = st.lists(
@@ -92,11 +94,13 @@ def test_a_byte_order_mark_and_blank_lines_do_not_count(tmp_path):
     for ending, body in ((".csv", "text,label\n\na,1\n\n"), (".tsv", "text\tlabel\n\na\t1\n\n")):
         path = write(tmp_path / f"a{ending}", b"\xef\xbb\xbf" + body.encode())
         assert read_table(path, ["text", "label"]).columns == {"text": ["a"], "label": ["1"]}
-        assert read_header(path) == ["text", "label"]
+        assert open_table(path).columns == ["text", "label"]
 
 
 def test_values_of_json_keep_their_types_and_lacking_keys_are_none(tmp_path):
-    path = write(tmp_path / "a.jsonl", '{"a": 1.5, "b": true}\n\n{"a": null}\n{"a": NaN, "b": "x"}')
+    path = write(
+        tmp_path / "a.jsonl", '{"a": 1.5, "b": true}\n\n{"a": null, "c": 1}\n{"a": NaN, "b": "x"}'
+    )
     columns = read_table(path, ["a", "b"]).columns
     assert columns["a"][:2] == [1.5, None]
     assert math.isnan(columns["a"][2])
@@ -177,11 +181,24 @@ def test_parquet_without_rows_or_columns(tmp_path):
 
 def test_a_header_is_read_from_the_start_alone(tmp_path):
     wide = "é" * 700_000  # the megabyte ends within a character, and within a row
-    assert read_header(write(tmp_path / "a.csv", f"text,label\n{wide},1\n")) == ["text", "label"]
-    path = write(tmp_path / "b.csv", b"text,label\n" + b"a,1\n" * 300_000 + b"\xff,1\n")
-    assert read_header(path) == ["text", "label"]
+    rest = b"a,1\n" * 300_000 + b"\xff,1\n"
     line = json.dumps({"text": "x" * 1_200_000, "label": 1})
-    assert read_header(write(tmp_path / "c.jsonl", line)) == ["text", "label"]
+    for path in (
+        write(tmp_path / "a.csv", f"text,label\n{wide},1\n"),
+        write(tmp_path / "b.csv", b"text,label\n" + rest),
+        write(tmp_path / "c.jsonl", line.encode() + b"\n" + rest),
+    ):
+        assert column_problems(path, ["text", "label"]) == []
+
+
+def test_a_key_that_only_late_json_lines_have_is_a_column(tmp_path):
+    lines = [json.dumps({"text": "a"})] * 500 + [json.dumps({"label": 1, "text": "b"})]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    assert column_problems(path, ["text", "label"]) == []
+    assert open_table(path).columns == ["text", "label"]
+    assert read_table(path, ["label"]).columns["label"] == [None] * 500 + [1]
+    (said,) = column_problems(path, ["text", "lable"])
+    assert "no column 'lable'. Did you mean 'label'? Known: label, text" in said
 
 
 @pytest.mark.parametrize(
@@ -192,11 +209,13 @@ def test_a_header_is_read_from_the_start_alone(tmp_path):
         ("a.jsonl", "text,label\n", "line 1: not valid JSON"),
         ("a.csv", '"text,label\na,1\n', "line 1: a field in quotes"),
         ("a.csv", b"text,label\na\xff,1\n", "is not UTF-8"),
+        ("a.csv", "text,label\na,1,2\n", "line 2: 3 fields found"),
+        ("a.jsonl", '{"text": "a", "label": 1, "text": "b"}', "line 1: names 'text' twice"),
     ],
 )
 def test_a_bad_start_is_one_clear_problem(tmp_path, name, content, said):
-    with pytest.raises(DataError, match=said):
-        read_header(write(tmp_path / name, content))
+    (problem,) = column_problems(write(tmp_path / name, content), ["text", "label"])
+    assert said in problem
 
 
 def test_a_header_names_its_columns_shortened(tmp_path):
@@ -209,3 +228,116 @@ def test_rows_are_named_at_most_five():
     assert name_rows([3]) == "row 3"
     assert name_rows([3, 5], "line") == "lines 3, 5"
     assert name_rows(list(range(1, 1008))) == "rows 1, 2, 3, 4, 5 and 1,002 more"
+
+
+def test_rows_of_which_no_cell_holds_anything_are_none_and_keep_their_number(tmp_path):
+    """As spreadsheets and data frames write them: above, among and below the others."""
+    frame = pd.DataFrame({"n": [None, 1.5, None, 2.5, None], "text": ["", "a", None, None, ""]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    content = "\n,,,\n , \nn,text\n,\n1.5,a\n\n2.5,\n,,,\n"
+    write(tmp_path / "a.csv", content)
+    write(tmp_path / "a.tsv", content.replace(",", "\t"))
+    for ending in (".csv", ".tsv", ".jsonl", ".parquet"):
+        table = read_table(tmp_path / f"a{ending}", ["text"])
+        assert table.numbers == [2, 4]
+        assert [text or "" for text in table.columns["text"]] == ["a", ""]
+        assert table.where("text", bool) == [2]
+
+
+def test_the_empty_cells_of_a_single_column_are_rows(tmp_path):
+    frame = pd.DataFrame({"text": ["a", "", "b"]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_csv(tmp_path / "a.tsv", index=False, sep="\t")
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for ending in (".csv", ".tsv", ".jsonl", ".parquet"):
+        assert read_table(tmp_path / f"a{ending}", ["text"]).columns["text"] == ["a", "", "b"]
+
+
+def test_fields_in_quotes_of_a_tsv_may_hold_tabs_and_lines(tmp_path):
+    path = write(tmp_path / "a.tsv", 'id\ttext\n1\t"good\tfilm"\n2\t"she said\n""bad"""\n')
+    assert read_table(path, ["text"]).columns["text"] == ["good\tfilm", 'she said\n"bad"']
+    assert open_table(path).quotes == "as in CSV"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("size", [1, 10, 100])
+def test_chunks_hold_all_rows_once_in_order(tmp_path, name, size):
+    frame = pd.DataFrame({"text": [f'row {i}, "quoted"' for i in range(25)], "n": range(25)})
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        frame.to_parquet(path)
+    elif "jsonl" in name:
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if "tsv" in name else ",")
+    chunks = list(open_table(path).chunks(size))
+    assert all(len(chunk) <= size for chunk in chunks)
+    rows = [(number, text, int(n)) for chunk in chunks for number, (text, n) in chunk]
+    assert rows == [(i + 1, f'row {i}, "quoted"', i) for i in range(25)]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_chunk_is_all_that_is_in_memory(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    frame = pd.DataFrame({"text": ["some words that make a row " * 8] * 40_000, "label": "x"})
+    if ending == ".parquet":
+        frame.to_parquet(path, row_group_size=2_000)
+    elif ending == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ending == ".tsv" else ",")
+    tracemalloc.start()
+    rows = sum(len(chunk) for chunk in open_table(path).chunks(256))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == 40_000
+    assert peak < 2e6  # the texts are 8.6 MB
+
+
+def test_tables_read_by_turns_do_not_disturb_each_other(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label\n" + ("word " * 40_000 + ",1\n") * 3)
+    first, second = open_table(path).rows(), open_table(path).rows()
+    next(first), next(second)
+    assert csv.field_size_limit() == 131_072
+    assert len(list(first)) == 2
+    assert len(list(second)) == 2
+    assert csv.field_size_limit() == 131_072
+
+
+def test_a_sample_is_the_beginning_and_says_how_much_of_the_file_it_is(tmp_path):
+    lines = [f'{i},"some words, and ""more"" of them {i}"' for i in range(30_000)]
+    path = write(tmp_path / "a.csv", "n,text\n" + "\n".join(lines) + "\n")
+    rows, share = open_table(path).sample(["text"])
+    assert rows[1] == (2, ['some words, and "more" of them 1'])
+    assert len(rows) < 10_000
+    assert len(rows) / share == pytest.approx(30_000, rel=0.05)
+    small = open_table(write(tmp_path / "b.csv", "n,text\n" + "\n".join(lines[:9])))
+    rows, share = small.sample(["text"])
+    assert (len(rows), share) == (9, 1)
+    pd.DataFrame({"text": ["a"] * 5000}).to_parquet(tmp_path / "a.parquet")
+    rows, share = open_table(tmp_path / "a.parquet").sample(["text"])
+    assert len(rows) / share == 5000
+
+
+def test_all_damage_is_told_in_one_error_however_the_rows_are_taken(tmp_path):
+    path = write(tmp_path / "a.csv", "text,n\n" + "fine,1\n" * 5 + 'a\nfine,1\nb,1,2\n"x" y,1\n')
+    ragged, quotes = problems_of(path, ["text"])
+    assert "lines 7, 9: 1, 3 fields found" in ragged
+    assert "line 10: a field in quotes" in quotes
+    chunks = open_table(path).chunks(2)
+    assert [len(next(chunks)), len(next(chunks))] == [2, 2]
+    with pytest.raises(DataError) as caught:
+        next(chunks)
+    assert caught.value.problems == [ragged, quotes]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", "  ", "nan", "NaN"])
+def test_missing(value):
+    assert is_missing(value)
+
+
+@pytest.mark.parametrize("value", [0, False, 0.0, "0", "none", "NA", "null"])
+def test_not_missing(value):
+    assert not is_missing(value)

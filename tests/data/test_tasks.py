@@ -1,14 +1,17 @@
+import datasets
 import numpy as np
 import pytest
 
 from kdlora.data import tasks as sources
+from kdlora.data.examples import ids_of_texts
 from kdlora.data.own_task import load_own
-from kdlora.data.tasks import load_task
+from kdlora.data.tasks import examples_of, load_folder, load_hub, load_task
 from kdlora.errors import DataError, FetchError
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef
 from kdlora.spec.sections import Data, OwnTask
 from kdlora.spec.study import make_study
+from kdlora.vocabulary.task import TASKS
 from tests.harness.moods import sentences, write_csv
 
 
@@ -221,3 +224,148 @@ def test_files_that_changed_since_the_plan_are_refused(tmp_path):
     path.write_text("text,label\n" + rows.replace("word", "other"))
     with pytest.raises(DataError, match="changed since the study was planned"):
         load_task(ref, Data())
+
+
+def write(folder, **splits):
+    for name, content in splits.items():
+        (folder / f"{name}.tsv").write_text(content, encoding="utf-8")
+    return folder
+
+
+def test_texts_are_raw_and_columns_go_by_place(tmp_path):
+    train = 'sentence1\tsentence2\tlabel\n"quoted\tNA\t1\n"all"\t\t0\n'
+    folder = write(tmp_path, train=train, validation='q\tp\tlabel\n"a"\tb\t1\n')
+    loaded = load_folder(TASKS["qqp"], folder)
+    assert loaded.train.texts == (['"quoted', '"all"'], ["NA", ""])
+    assert loaded.train.labels.tolist() == [1, 0]
+    assert loaded.train.ids.tolist() == ids_of_texts("qqp", loaded.train.texts).tolist()
+    assert loaded.reports["report"].texts == (['"a"'], ["b"])
+
+
+def test_scores_are_float32(tmp_path):
+    text = "a\tb\tlabel\nx\ty\t3.8\nx\ty\t5\n"
+    labels = load_folder(TASKS["stsb"], write(tmp_path, train=text, validation=text)).train.labels
+    assert labels.dtype == np.float32
+    assert labels.tolist() == pytest.approx([3.8, 5])
+
+
+def test_mnli_has_two_report_splits(tmp_path):
+    text = "a\tb\tlabel\nx\ty\t2\n"
+    write(tmp_path, train=text, validation_matched=text, validation_mismatched=text)
+    assert list(load_folder(TASKS["mnli"], tmp_path).reports) == ["report", "report_mismatched"]
+
+
+def test_problems_of_all_files_come_at_once(tmp_path):
+    write(
+        tmp_path, train="sentence\tlabel\nx\t1\ny\t2\nz\t0.5\nw\tpos\n", validation="a\tb\nx\t1\n"
+    )
+    with pytest.raises(DataError) as caught:
+        load_folder(TASKS["sst2"], tmp_path)
+    train, validation = caught.value.problems
+    assert train == (
+        f"{tmp_path / 'train.tsv'}: label '2' in rows 2, 3, 4; expected one of 0 negative, "
+        "1 positive"
+    )
+    assert "has the columns a, b; expected 1 text column(s), then 'label'" in validation
+
+
+def test_a_missing_split_is_named(tmp_path):
+    write(tmp_path, train="sentence\tlabel\nx\t1\n")
+    with pytest.raises(DataError, match=r"there is no file .*validation\.tsv"):
+        load_folder(TASKS["sst2"], tmp_path)
+
+
+def test_a_score_must_be_finite():
+    with pytest.raises(DataError, match="label 'nan' in row 2; expected a finite number"):
+        examples_of(TASKS["stsb"], (["a", "b"], ["c", "d"]), [1.0, float("nan")], where="x")
+
+
+# Rows and label counts as the folder's own list of sources states them.
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "train", "report"),
+    [
+        ("cola", [2528, 6023], [322, 721]),
+        ("sst2", [29780, 37569], [428, 444]),
+        ("mrpc", [1194, 2474], [129, 279]),
+        ("qqp", [18267, 10593], [2460, 1540]),
+        ("mnli", [3408, 3313, 3278], [3479, 3123, 3213]),
+        ("qnli", [5027, 4972], [2702, 2761]),
+        ("rte", [1249, 1241], [146, 131]),
+        ("wnli", [323, 312], [40, 31]),
+        ("hate", [1284, 17230, 3745], [143, 1914, 416]),
+    ],
+)
+def test_real_tasks_are_read_whole(shared, name, train, report):
+    loaded = load_folder(TASKS[name], shared / "glue" / name)
+    assert np.bincount(loaded.train.labels).tolist() == train
+    assert np.bincount(loaded.reports["report"].labels).tolist() == report
+    assert len(set(loaded.train.ids)) == sum(train)
+
+
+def dataset(labels=(0, 1), names=("not_duplicate", "duplicate"), **changes):
+    columns = {"question1": ["a", "b"], "question2": ["c", "d"], "label": list(labels)}
+    features = {"question1": "string", "question2": "string"} | changes
+    return datasets.Dataset.from_dict(
+        columns,
+        features=datasets.Features(
+            {k: datasets.Value(v) for k, v in features.items()}
+            | {"label": datasets.ClassLabel(names=list(names))}
+        ),
+    )
+
+
+def serve(monkeypatch, *parts):
+    asked = []
+
+    def load_dataset(*args, **kwargs):
+        asked.append((args, kwargs))
+        return list(parts)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_glue_task_is_asked_for_and_read(monkeypatch):
+    asked = serve(monkeypatch, dataset([0, 1]), dataset([1, 1]))
+    loaded = load_hub(TASKS["qqp"])
+    assert asked == [(("nyu-mll/glue", "qqp"), {"split": ["train", "validation"]})]
+    assert loaded.train.texts == (["a", "b"], ["c", "d"])
+    assert loaded.train.labels.tolist() == [0, 1]
+    assert loaded.reports["report"].labels.tolist() == [1, 1]
+
+
+def test_the_same_rows_have_the_same_ids_as_in_a_folder(monkeypatch, tmp_path):
+    serve(monkeypatch, dataset(), dataset())
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.tsv").write_text("q\tp\tlabel\na\tc\t0\nb\td\t1\n")
+    from_folder = load_folder(TASKS["qqp"], tmp_path)
+    assert load_hub(TASKS["qqp"]).train.ids.tolist() == from_folder.train.ids.tolist()
+
+
+def test_a_changed_order_of_classes_is_refused(monkeypatch):
+    serve(monkeypatch, dataset(), dataset(names=["duplicate", "not_duplicate"]))
+    with pytest.raises(DataError, match="the classes are duplicate, not_duplicate; expected not_"):
+        load_hub(TASKS["qqp"])
+
+
+def test_unlabelled_rows_and_other_columns_are_refused(monkeypatch):
+    serve(monkeypatch, dataset([-1, 1]), dataset())
+    with pytest.raises(DataError, match="label '-1' in row 1"):
+        load_hub(TASKS["qqp"])
+    serve(monkeypatch, dataset(), dataset())
+    with pytest.raises(DataError, match="no column sentence; there are question1"):
+        load_hub(TASKS["sst2"])
+
+
+def test_a_hub_out_of_reach(monkeypatch):
+    def load_dataset(*args, **kwargs):
+        raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FetchError) as caught:
+        load_hub(TASKS["rte"])
+    said = str(caught.value)
+    assert "task 'rte' could not be fetched from the hub" in said
+    assert "Couldn't reach" in said
+    assert "set data_dir to a folder that holds rte/{train,validation}.tsv" in said

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from kdlora.errors import InputError
 from kdlora.evidence.scores import usable_runs
 from kdlora.importing.mapping import Mapping, built_in, built_in_names, read_mapping, to_numbers
+from kdlora.importing.read import ROW, read_table
 from kdlora.importing.results import import_results, read_results
 from kdlora.records.imported import load_imported, read_provenance, write_imported
 from kdlora.records.plausible import as_fractions
@@ -290,11 +291,13 @@ def test_every_broken_file_of_a_folder_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("gone.csv", None, "no file at"),
+        ("gone.csv", None, "there is no file"),
         ("empty.csv", "", "is empty"),
-        ("head.csv", "a,b\n", "has no rows"),
+        ("head.csv", "a,b\n", "a header but no rows"),
+        ("ragged.csv", "a,b\n1\n", "line 2: 1 fields found, but the header names 2 columns"),
+        ("double.csv", "a,b,a \n1,2,3\n", "columns named twice: a"),
         ("odd.csv", "a,b\n1,2\n", "no known format has these columns: a, b"),
-        ("twice.parquet", "no parquet", "no readable table"),
+        ("twice.parquet", "no parquet", "not a readable Parquet file"),
         ("list.json", "[1, 2]", "expected a list of objects"),
         ("table.xlsx", "x", "cannot import '.xlsx'"),
     ],
@@ -317,7 +320,7 @@ def test_pickles_are_never_opened(tmp_path):
     with pytest.raises(InputError, match="cannot import"):
         read_results(path)
     path.rename(tmp_path / "results.parquet")
-    with pytest.raises(InputError, match="no readable table"):
+    with pytest.raises(InputError, match="not a readable Parquet file"):
         read_results(tmp_path / "results.parquet")
     assert not (tmp_path / "boom").exists()
 
@@ -425,6 +428,33 @@ def test_the_published_tables(shared):
     costs = read_results(shared / "reference" / "paper_table_2.csv").frame
     assert len(costs) == 3 + 6 * 4
     assert costs["inference_s"].notna().all()
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_columns_have_the_types_that_pandas_gives_them(tmp_path, separator):
+    cells = {
+        "n": ["1", "", "3"],
+        "whole": ["1", "2", "3"],
+        "share": ["0.1", "1e-4", "0.5812018675459495"],
+        "sure": ["True", "False", "TRUE"],
+        "text": ["NA", "a, b", "1"],
+        "": ["x", "null", "y"],
+        "none": ["", "NaN", "n/a"],
+    }
+    path = tmp_path / ("a.csv" if separator == "," else "a.tsv")
+    pd.DataFrame(cells).to_csv(path, index=False, sep=separator)
+    read = read_table(path)
+    assert read.pop(ROW).tolist() == ["row 1", "row 2", "row 3"]
+    pd.testing.assert_frame_equal(read, pd.read_csv(path, sep=separator), check_exact=True)
+
+
+def test_values_of_json_lines_and_parquet_are_as_they_are(tmp_path):
+    rows = [{"task": "rte", "seed": 1, "train_time": 1.5e9}, {"task": "1.0", "seed": None}]
+    frame = pd.DataFrame(rows)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.iloc[::-1].sort_index().set_index(pd.Index([7, 9])).to_parquet(tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        pd.testing.assert_frame_equal(read_table(tmp_path / name).drop(columns=ROW), frame)
 
 
 def test_mappings_are_frozen():

@@ -304,7 +304,7 @@ def test_inputs_that_cannot_serve(tmp_path, reference):
     with pytest.raises(InputError) as error:
         read_inputs(runs=reference / "paper_table_1.csv", matrix=tmp_path / "gone.csv")
     assert "the trainings" in str(error.value)
-    assert "no file at" in str(error.value)
+    assert "there is no file" in str(error.value)
     few = pd.read_csv(reference / "runs.csv").query("family == 'bert' and peft != 'dora'")
     few.to_csv(tmp_path / "runs.csv", index=False)
     with pytest.raises(InputError, match=r"has no run of .*dora.*roberta"):

@@ -100,6 +100,52 @@ def test_a_failure_leaves_nothing_behind(predictor: Predictor, tmp_path: Path) -
         predict_file(predictor, source, tmp_path / "out.csv", columns=("txt",))
 
 
+@pytest.mark.parametrize("name", ["prediction", "probability", "p_negative"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_column_called_as_a_prediction_is_refused_before_any_work(
+    predictor: Predictor, tmp_path: Path, name: str, ending: str
+) -> None:
+    source = tmp_path / f"in.{ending}"
+    if ending == "csv":
+        write_csv(source, text=["good"], **{name: ["annotator A"]})
+    else:
+        source.write_text('{"text": "good"}\n' + json.dumps({"text": "bad", name: "annotator A"}))
+    seen: list[int] = []
+    with pytest.raises(InputError, match=f"columns of its own that are called {name}"):
+        predict_file(predictor, source, tmp_path / "out.csv", on_rows=seen.append)
+    assert not seen
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_columns_of_one_name_are_copied_unless_they_are_the_text(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("id,text,id,\n1,good,2,\n", encoding="utf-8")
+    predict_file(predictor, source, target)
+    header, row = csv.reader(target.read_text(encoding="utf-8").splitlines())
+    assert header[:5] == ["id", "text", "id", "", "prediction"]
+    assert row[:5] == ["1", "good", "2", "", "positive"]
+    source.write_text("text,id,text\ngood film,1,bad film\n", encoding="utf-8")
+    with pytest.raises(InputError, match="2 columns are called 'text'"):
+        predict_file(predictor, source, target)
+
+
+def test_whatever_a_cell_holds_is_written_as_it_is_or_refused(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.csv"
+    first = {"text": "good", "tags": ["a", "é"], "of": {"x": None}}
+    source.write_text(json.dumps(first) + '\n{"text": null, "n": 1.5}\n', encoding="utf-8")
+    predict_file(predictor, source, target)
+    first_row, second = read(target)
+    assert (first_row["tags"], first_row["of"], first_row["n"]) == ('["a", "é"]', '{"x": null}', "")
+    assert (second["text"], second["tags"], second["n"]) == ("", "", "1.5")
+    source.write_text('{"text": ["good"]}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="column 'text' holds no text in row 1"):
+        predict_file(predictor, source, target)
+
+
 def test_a_torch_folder_agrees_with_transformers(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification

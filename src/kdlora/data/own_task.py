@@ -6,14 +6,23 @@ first look (`check_own_task`) is part of `kdlora plan` and needs neither numpy n
 
 from __future__ import annotations
 
-import math
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.data.tables import Table, column_problem, name_rows, read_header, read_table
+from kdlora.data.tables import (
+    Table,
+    column_problems,
+    is_missing,
+    is_structured,
+    name_rows,
+    open_table,
+    read_table,
+    texts_of,
+)
 from kdlora.errors import DataError, did_you_mean
 from kdlora.spec.run import SCORE, Run
 from kdlora.spec.sections import OwnTask
@@ -35,13 +44,6 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 50
 _SHOWN = 10
 _LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a cell holds no label: null, NaN or nothing. "none" and "NA" may be classes."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
 
 
 def infer_kind(values: Sequence[Any]) -> Kind:
@@ -67,6 +69,19 @@ def check_classes(values: Sequence[Any], names: Sequence[str], *, stated: bool) 
             "classification` if they are classes"
         ]
     return []
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Classes that differ in nothing that is seen at a glance, beside each other.
+
+    That is in capitals, in the Unicode form of a letter, in blanks or in characters without width.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        seen = "".join(c for c in letters if unicodedata.category(c) not in ("Cf", "Cc"))
+        alike.setdefault(" ".join(seen.split()), []).append(name)
+    return [same for same in alike.values() if len(same) > 1]
 
 
 def check_unknown(values: Sequence[Any], names: Sequence[str]) -> list[str]:
@@ -118,15 +133,7 @@ def check_teaching_files(run: Run) -> list[str]:
             classes = task.label_names or (SCORE,)
             named = [source.columns.get(name, name) for name in classes]
         wanted.append((source.file, (*keys, *named)))
-    problems: list[str] = []
-    for name, columns in wanted:
-        try:
-            present = read_header(Path(name))
-        except DataError as error:
-            problems += error.problems
-        else:
-            problems += [p for c in columns if (p := column_problem(Path(name), c, present))]
-    return problems
+    return [p for name, columns in wanted for p in column_problems(Path(name), columns)]
 
 
 def check_own_task(own: OwnTask) -> list[str]:
@@ -139,18 +146,8 @@ def check_own_task(own: OwnTask) -> list[str]:
         wanted = wanted_columns(own)
     except DataError as error:
         return error.problems
-    problems: list[str] = []
-    for name in (own.train, own.eval):
-        if name is None:
-            continue
-        path = Path(name)
-        try:
-            present = read_header(path)
-        except DataError as error:
-            problems += error.problems
-        else:
-            problems += [p for column in wanted if (p := column_problem(path, column, present))]
-    return problems
+    files = [Path(name) for name in (own.train, own.eval) if name is not None]
+    return [problem for path in files for problem in column_problems(path, wanted)]
 
 
 _LEAST_ROWS = 20
@@ -215,6 +212,11 @@ def load_own(own: OwnTask) -> Loaded:
     if own.kind == "auto":
         what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
         notes.append(f"column '{own.label}' was read as {what}")
+    notes += [
+        f"column '{own.label}': the classes {' and '.join(map(repr, alike))} look alike and are "
+        "kept apart; `labels` can join them"
+        for alike in look_alikes(names)
+    ]
     if names and held_out:
         absent = [n for n in names if n not in {class_name(v) for v in held_out.labels}]
         if absent:
@@ -239,31 +241,32 @@ def _checked_rows(own: OwnTask, table: Table, problems: list[str], notes: list[s
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
     values = _named(own, table, problems)
-    structured = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
+    numbers = table.numbers
+    structured = table.where(own.label, is_structured)
     if structured:
         problems.append(
             f"{table.path}: column '{own.label}' holds no single label in {name_rows(structured)}"
         )
-    missing = [i for i, value in enumerate(values, 1) if is_missing(value)]
+    missing = table.where(own.label, is_missing)
     if missing:
         problems.append(
             f"{table.path}: no label in {name_rows(missing)} of {len(table):,} "
             "(the first row after the header is row 1)"
         )
-    stripped = ([text.strip() for text in column] for column in texts)
-    empty = [not any(fields) for fields in zip(*stripped, strict=True)]
-    dropped = [i for i, is_empty in enumerate(empty, 1) if is_empty]
+    blank = [[not text.strip() for text in column] for column in texts]
+    empty = [all(fields) for fields in zip(*blank, strict=True)]
+    dropped = [number for number, is_empty in zip(numbers, empty, strict=True) if is_empty]
     if len(dropped) == len(table):
         problems.append(f"{table.path}: column '{own.text[0]}' is empty in every row")
     elif dropped:
         notes.append(f"{table.path}: dropped {name_rows(dropped)}, which hold no text")
-    for name, column in zip(own.text, texts, strict=True):
-        blank = [i for i, t in enumerate(column, 1) if not t.strip() and not empty[i - 1]]
-        if blank:
-            notes.append(f"{table.path}: column '{name}' is empty in {name_rows(blank)}")
+    for name, column in zip(own.text, blank, strict=True):
+        partly = [n for n, b, e in zip(numbers, column, empty, strict=True) if b and not e]
+        if partly:
+            notes.append(f"{table.path}: column '{name}' is empty in {name_rows(partly)}")
+    rows = _Rows(table.path, texts, values, keys, numbers)
     skip = {*missing, *dropped, *structured}
-    rows = _Rows(table.path, texts, values, keys, list(range(1, len(table) + 1)))
-    return rows.at([i for i in range(len(table)) if i + 1 not in skip]) if skip else rows
+    return rows.at([i for i, n in enumerate(numbers) if n not in skip]) if skip else rows
 
 
 def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
@@ -282,49 +285,30 @@ def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
 
 
 def _text_column(table: Table, name: str, problems: list[str]) -> list[str]:
-    """One column as strings; nulls are empty."""
-    values = table.columns[name]
-    odd = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
-    if odd:
-        problems.append(f"{table.path}: column '{name}' holds no text in {name_rows(odd)}")
-    texts = [v if isinstance(v, str) else "" if is_missing(v) else str(v) for v in values]
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        broken = [i for i, text in enumerate(texts, 1) if not _encodable(text)]
-        problems.append(
-            f"{table.path}: column '{name}' holds half a character (a lone surrogate) in "
-            f"{name_rows(broken)}"
-        )
+    """One column as texts; numbers alone are none."""
+    texts, odd = texts_of(table.path, name, table.columns[name], table.numbers)
+    problems += odd
     filled = [text for text in texts if text.strip()]
     if filled and not odd and all(as_number(text) is not None for text in filled):
-        problems.append(f"{table.path}: column '{name}' holds numbers, not text.{_texts_of(table)}")
+        likely = ", ".join(_likely_texts(table))
+        hint = f" Columns that look like text: {likely}" if likely else ""
+        problems.append(f"{table.path}: column '{name}' holds numbers, not text.{hint}")
     return texts
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _texts_of(table: Table) -> str:
+def _likely_texts(table: Table) -> list[str]:
     """Which columns of the file look like text: mostly strings of several words."""
-    every = read_table(table.path, [n for n in table.present if table.present.count(n) == 1])
-    likely = []
-    for name, values in every.columns.items():
-        several = sum(isinstance(v, str) and len(v.split()) > 1 for v in values)
-        if several > len(values) / 2:
-            likely.append(name)
-    return f" Columns that look like text: {', '.join(likely)}" if likely else ""
+    names = [name for name in table.present if table.present.count(name) == 1]
+    rows, _ = open_table(table.path).sample(names)
+    several = [[isinstance(v, str) and len(v.split()) > 1 for v in values] for _, values in rows]
+    shares = zip(*several, strict=True)
+    return [name for name, seen in zip(names, shares, strict=True) if sum(seen) > len(seen) / 2]
 
 
 def _keys(table: Table, column: str, problems: list[str]) -> list[str]:
     """The id column as strings; empty and repeated ids are problems."""
     values = table.columns[column]
-    missing = [i for i, value in enumerate(values, 1) if is_missing(value)]
+    missing = table.where(column, is_missing)
     if missing:
         problems.append(f"{table.path}: no id in {name_rows(missing)} (column '{column}')")
     keys = [class_name(value) for value in values]

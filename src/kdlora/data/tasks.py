@@ -15,7 +15,7 @@ from kdlora.data.examples import Examples, Loaded, TaskData, fingerprint, ids_of
 from kdlora.data.own_task import load_own
 from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.data.splits import LARGEST_SHARE, carve, groups_of, selection_size, strata_of, subset
-from kdlora.data.tables import changed_since_planned, name_rows, read_header, read_table
+from kdlora.data.tables import changed_since_planned, name_rows, open_table, read_table
 from kdlora.errors import DataError, FetchError, did_you_mean
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef, seed_for
@@ -42,7 +42,7 @@ def load_folder(task: Task, folder: Path) -> Loaded:
 
 
 def _read_split(task: Task, path: Path) -> Examples:
-    header = read_header(path)
+    header = open_table(path, quoting=False).columns
     if header[-1] != "label" or len(header) != len(task.texts) + 1:
         raise DataError(
             f"{path} has the columns {', '.join(header)}; expected {len(task.texts)} text "

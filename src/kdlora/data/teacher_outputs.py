@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from kdlora.data import own_task as lab
 from kdlora.data.examples import Examples, ids_of_keys
-from kdlora.data.tables import Table, name_rows, read_table, require_as_planned
+from kdlora.data.tables import (
+    Table,
+    is_missing,
+    name_rows,
+    read_table,
+    require_as_planned,
+    text_columns,
+)
 from kdlora.errors import DataError, alternatives, did_you_mean
 from kdlora.spec.run import SCORE, OutputsRef
 from kdlora.vocabulary.task import Task, as_number, class_name
@@ -77,7 +83,7 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     try:
         table = read_table(path, [*keys, *columns])
         values = _numbers(table, columns)
-        logits = _logits(path, values, ref.kind)
+        logits = _logits(table, values, ref.kind)
         rows = _keys(table, ref, task, values)
     except DataError as error:
         raise DataError(error.problems, where=where) from None
@@ -90,10 +96,10 @@ def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
     found = np.zeros((len(table), len(columns)))
     for place, name in enumerate(columns):
         numbers = [as_number(value) for value in table.columns[name]]
-        bad = [i for i, x in enumerate(numbers, 1) if x is None or not np.isfinite(x)]
-        if bad:
+        bad = [x is None or not np.isfinite(x) for x in numbers]
+        if any(bad):
             problems.append(
-                f"{table.path}: column '{name}' holds no finite number in {name_rows(bad)}"
+                f"{table.path}: column '{name}' holds no finite number in {_named(table, bad)}"
             )
         else:
             found[:, place] = numbers
@@ -102,25 +108,31 @@ def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _logits(path: Path, values: np.ndarray, kind: str) -> np.ndarray:
+def _named(table: Table, chosen: Sequence[bool] | np.ndarray) -> str:
+    """The rows that are true in `chosen` [n], by their numbers in the file."""
+    return name_rows([table.numbers[i] for i in np.flatnonzero(chosen)])
+
+
+def _logits(table: Table, values: np.ndarray, kind: str) -> np.ndarray:
     if kind == "votes":
-        return _shares(path, values)
+        return _shares(table, values)
     if kind != "probabilities":
         return values.astype(np.float32)
     sums = values.sum(axis=1)
-    outside = np.flatnonzero(((values < 0) | (values > 1)).any(axis=1)) + 1
-    wrong = np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE) + 1
+    outside = ((values < 0) | (values > 1)).any(axis=1)
+    wrong = np.abs(sums - 1) > SUM_TOLERANCE
     counts = "; columns that count votes are of kind votes" if _are_votes(values) else ""
     problems = []
-    if len(outside):
-        rows = name_rows(outside.tolist())
+    if outside.any():
         problems.append(
-            f"{path}: probabilities below 0 or above 1 in {rows}; are these logits?{counts}"
+            f"{table.path}: probabilities below 0 or above 1 in {_named(table, outside)}; "
+            f"are these logits?{counts}"
         )
-    if len(wrong):
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
         problems.append(
-            f"{path}: probabilities do not sum to 1 in {name_rows(wrong.tolist())} (row {wrong[0]} "
-            f"sums to {sums[wrong[0] - 1]:.4g}){counts}"
+            f"{table.path}: probabilities do not sum to 1 in {_named(table, wrong)} "
+            f"(row {table.numbers[first]} sums to {sums[first]:.4g}){counts}"
         )
     if problems:
         raise DataError(problems)
@@ -132,18 +144,20 @@ def _are_votes(values: np.ndarray) -> bool:
     return bool((values >= 0).all() and (values == np.rint(values)).all())
 
 
-def _shares(path: Path, values: np.ndarray) -> np.ndarray:
+def _shares(table: Table, values: np.ndarray) -> np.ndarray:
     """Logarithms of the smoothed shares of counted votes [n, c]."""
     problems = []
-    wrong = np.flatnonzero(((values < 0) | (values != np.rint(values))).any(axis=1)) + 1
-    empty = np.flatnonzero((values == 0).all(axis=1)) + 1
-    if len(wrong):
+    wrong = ((values < 0) | (values != np.rint(values))).any(axis=1)
+    empty = (values == 0).all(axis=1)
+    if wrong.any():
         problems.append(
-            f"{path}: votes are whole numbers from 0, but not in {name_rows(wrong.tolist())}. "
+            f"{table.path}: votes are whole numbers from 0, but not in {_named(table, wrong)}. "
             "Shares of votes that sum to 1 are of kind probabilities"
         )
-    if len(empty):
-        problems.append(f"{path}: nobody voted in {name_rows(empty.tolist())}: leave such rows out")
+    if empty.any():
+        problems.append(
+            f"{table.path}: nobody voted in {_named(table, empty)}: leave such rows out"
+        )
     if problems:
         raise DataError(problems)
     smoothed = values + PSEUDO_VOTES
@@ -154,19 +168,18 @@ def _keys(table: Table, ref: OutputsRef, task: Task, values: np.ndarray) -> dict
     """Where each id or text stands; one that stands twice with different numbers is a problem."""
     keys: Sequence[Any]
     if ref.id:
-        missing = [i for i, v in enumerate(table.columns[ref.id], 1) if lab.is_missing(v)]
+        missing = table.where(ref.id, is_missing)
         if missing:
             raise DataError(f"{table.path}: no id in {name_rows(missing)} (column '{ref.id}')")
         keys = ids_of_keys(task.name, [class_name(v) for v in table.columns[ref.id]]).tolist()
     else:
-        texts = [["" if v is None else str(v) for v in table.columns[n]] for n in ref.text]
-        keys = list(zip(*texts, strict=True))
+        keys = list(zip(*text_columns(table, ref.text), strict=True))
     rows: dict[Any, int] = {}
     differing = []
     for i, key in enumerate(keys):
         first = rows.setdefault(key, i)
         if first != i and not np.allclose(values[first], values[i]):
-            differing.append(i + 1)
+            differing.append(table.numbers[i])
     if differing:
         raise DataError(
             f"{table.path}: {name_rows(differing)} repeat the {'id' if ref.id else 'text'} of an "

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlora.data import own_task as lab
 from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
-from kdlora.data.tables import name_rows, read_table, require_as_planned
+from kdlora.data.tables import read_table, require_as_planned, text_columns
 from kdlora.errors import DataError
 from kdlora.spec.run import TextsRef, seed_for
 from kdlora.vocabulary.task import Task
@@ -111,17 +110,7 @@ def _texts(source: TextsRef) -> list[tuple[str, ...]]:
     """The rows of a file; nulls are empty texts."""
     path = Path(source.file)
     require_as_planned(path, source.fingerprint)
-    table = read_table(path, source.text)
-    columns, problems = [], []
-    for name in source.text:
-        values = table.columns[name]
-        odd = [i for i, v in enumerate(values, 1) if isinstance(v, list | dict | bytes)]
-        if odd:
-            problems.append(f"{path}: column '{name}' holds no text in {name_rows(odd)}")
-        columns.append(["" if lab.is_missing(v) else str(v) for v in values])
-    if problems:
-        raise DataError(problems)
-    return list(zip(*columns, strict=True))
+    return list(zip(*text_columns(read_table(path, source.text), source.text), strict=True))
 
 
 def _unwanted(

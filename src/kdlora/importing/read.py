@@ -8,62 +8,69 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.io.parsers import TextParser
 
+from kdlora.data.tables import open_table
 from kdlora.errors import InputError
 from kdlora.importing.mapping import Mapping
 
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 ROW = "__row"  # where in the source a row stands; becomes part of its provenance
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # as pandas writes row names into Parquet
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table with all its columns as they are and the column `ROW` (data rows count from 1).
+    """A table with all its columns and the column `ROW` (data rows count from 1).
 
-    Raises InputError when the file is missing, empty, not a table, or of an unsafe format.
+    Raises InputError when the file is missing, empty, damaged, not a table, or of an unsafe format.
     """
-    if path.suffix.lower() not in TABLES:
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    if ending not in TABLES:
         raise InputError(
             f"{path.name}: cannot import '{path.suffix or 'a file without ending'}'; "
             f"expected a folder of JSON metrics or one of {', '.join(TABLES)}"
         )
-    try:
-        table = _read(path)
-    except FileNotFoundError:
-        raise InputError(f"no file at {path}") from None
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path.name} is empty") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is no readable table: {_first_line(error)}") from None
-    if table.empty or not len(table.columns):
-        raise InputError(f"{path.name} has no rows")
-    table.columns = [str(name).strip() for name in table.columns]
-    twice = sorted(set(table.columns[table.columns.duplicated()]))
+    return _read_json(path) if ending == ".json" else _read_rows(path, ending)
+
+
+def _read_rows(path: Path, ending: str) -> pd.DataFrame:
+    file = open_table(path, format="csv" if ending == ".txt" else None)
+    numbers, rows = [], []
+    for number, values in file.rows():
+        numbers.append(f"row {number}")
+        rows.append(values)
+    names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(file.columns)]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{path.name}: columns named twice: {', '.join(twice)}")
-    table[ROW] = [f"row {number}" for number in range(1, len(table) + 1)]
-    return table
+    if file.format in ("csv", "tsv"):
+        # pandas tells numbers and what stands for nothing ("NA", "null", ...) from other strings
+        table = TextParser([names, *rows], skip_blank_lines=False).read()
+    else:
+        table = pd.DataFrame(rows, columns=names)
+        table = table[[name for name in names if not _PANDAS_INDEX.fullmatch(name)]]
+    return table.assign(**{ROW: numbers})
 
 
-def _read(path: Path) -> pd.DataFrame:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return pd.read_parquet(path)
-    if suffix == ".jsonl":
-        return pd.read_json(path, lines=True)
-    if suffix == ".json":
+def _read_json(path: Path) -> pd.DataFrame:
+    try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        rows = values if isinstance(values, list) else [values]
-        if not all(isinstance(row, dict) for row in rows):
-            raise ValueError("expected a list of objects")
-        return pd.DataFrame([flatten(row) for row in rows])
-    table = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",", low_memory=False)
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first fields for row names
-        raise ValueError("the rows have more fields than the header names columns")
-    return table
+    except FileNotFoundError:
+        raise InputError(f"no file at {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} is no readable table: {_first_line(error)}") from None
+    rows = values if isinstance(values, list) else [values]
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path.name} is no readable table: expected a list of objects")
+    table = pd.DataFrame([flatten(row) for row in rows])
+    if table.empty:
+        raise InputError(f"{path.name} holds no rows")
+    return table.assign(**{ROW: [f"row {number}" for number in range(1, len(rows) + 1)]})
 
 
 def read_folder(folder: Path, mapping: Mapping) -> pd.DataFrame:

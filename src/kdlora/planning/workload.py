@@ -6,9 +6,6 @@ without torch. `planning.costs` sets it right by what runs really took.
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from kdlora.data.splits import selection_size
-from kdlora.data.tables import file_format
+from kdlora.data.tables import open_table, text_of
+from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import Shape, shape_of
 from kdlora.spec.run import Run, TaskRef
 from kdlora.spec.sections import Data
 from kdlora.vocabulary.task import TASKS
 
-_HEAD_BYTES = 1 << 18
 _CHARACTERS_A_TOKEN = 4.2  # English text and word pieces
 _PADDING = 1.15  # batches of similar length still hold some padding
 _STEPS_OPTIMIZER = 30.0  # bytes that AdamW moves a trained weight and step
@@ -225,43 +222,14 @@ def _look(file: str, columns: tuple[str, ...] | None) -> tuple[int, float]:
 
     `columns` are the texts; None means all but the last, as in a folder of known tasks.
     """
-    path = Path(file)
     try:
-        if file_format(path) == "parquet":
-            from pyarrow.parquet import ParquetFile
-
-            return ParquetFile(path).metadata.num_rows, 32.0
-        with path.open("rb") as handle:
-            head = handle.read(_HEAD_BYTES)
-        texts = _texts(head, file_format(path), columns)
-        size = path.stat().st_size
-    except (OSError, ValueError, ImportError, csv.Error):
+        table = open_table(Path(file), quoting=columns is not None)
+        names = columns or table.columns[:-1]
+        rows, share = table.sample(names)
+    except DataError:  # which the check of the plan tells
         return 1000, 32.0
-    if not texts:
+    if not rows:
         return 1, 32.0
-    share = min(1.0, len(head) / size) if size else 1.0
-    if path.suffix == ".gz":
-        share /= 3
-    mean = sum(map(len, texts)) / len(texts)
-    return max(1, round(len(texts) / share)), mean / _CHARACTERS_A_TOKEN + 2.5
-
-
-def _texts(head: bytes, form: str, columns: tuple[str, ...] | None) -> list[str]:
-    """The texts in the beginning of a file, both columns of a pair as one."""
-    lines = head.decode("utf-8", errors="replace").splitlines()
-    if len(head) == _HEAD_BYTES:
-        lines.pop()
-    if form == "jsonl":
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                found.append(" ".join(str(row.get(c, "")) for c in columns or row))
-        return found
-    if form == "tsv" and columns is None:
-        return [line.rpartition("\t")[0] for line in lines[1:]]
-    delimiter = "\t" if form == "tsv" else ","
-    rows = list(csv.reader(lines, delimiter=delimiter))
-    header = rows[0] if rows else []
-    places = [header.index(c) for c in columns or header[:-1] if c in header]
-    return [" ".join(row[p] for p in places if p < len(row)) for row in rows[1:]]
+    # the two texts of a pair are read as one
+    characters = sum(len(" ".join(map(text_of, values))) for _, values in rows) / len(rows)
+    return max(1, round(len(rows) / share)), characters / _CHARACTERS_A_TOKEN + 2.5

@@ -66,6 +66,21 @@ def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
     ]
 
 
+def answer_columns(card: ModelCard) -> list[str]:
+    """The columns of a table that a model's answers fill."""
+    if card.kind == "regression":
+        return ["prediction"]
+    return ["prediction", "probability", *(f"p_{name}" for name in card.label_names)]
+
+
+def flat(answer: Answer) -> list[Any]:
+    """An answer as the cells of `answer_columns`."""
+    if "value" in answer:
+        return [answer["value"]]
+    shares = [round(share, 6) for share in answer["probabilities"].values()]
+    return [answer["label"], round(answer["probability"], 6), *shares]
+
+
 def probabilities(logits: np.ndarray, card: ModelCard) -> np.ndarray:
     """softmax(logits / temperature), [n, c] float64; temperature 1 where none was fitted."""
     temperature = (card.calibration.temperature if card.calibration else None) or 1.0

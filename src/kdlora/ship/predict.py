@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdlora.data.tables import Row, read_chunks
-from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.data.tables import Row, Table, TableFile, column_problem, open_table, text_columns
+from kdlora.errors import InputError, ModelError
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
-from kdlora.ship.answers import Answer, Predictor
+from kdlora.ship.answers import Predictor, answer_columns, flat
 from kdlora.ship.safety import check_folder
 
 # What is in memory at a time: enough rows to sort by length, and never more text than this.
@@ -106,35 +107,54 @@ def predict_file(
     """Write `source` with its predictions added as a CSV; returns the number of rows.
 
     Works through the file in chunks, so its length does not matter. Columns added: `prediction`
-    and, for classes, `probability` and one `p_<label>` each. The target appears only when whole.
+    and, for classes, `probability` and one `p_<label>` each; the file's own columns stay as they
+    are. The target appears only when whole. Raises InputError for a file that has no such text
+    column, or columns that are called as the added ones are, and DataError for a damaged one.
     """
     wanted = columns or tuple(predictor.card.text_columns)
+    table = open_table(source)
+    added = answer_columns(predictor.card)
+    _require_columns(table, wanted, added)
+    places = [table.columns.index(name) for name in wanted]
     total = 0
     with (
         whole_file(target) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as handle,
     ):
-        writer = None
-        for rows in _chunks(source, wanted):
-            texts = _texts(rows, wanted, source)
-            found = list(_flat(predictor(texts)))
-            if writer is None:
-                fields = [*rows[0], *(k for k in found[0] if k not in rows[0])]
-                writer = csv.DictWriter(handle, fields)
-                writer.writeheader()
-            writer.writerows({**r, **a} for r, a in zip(rows, found, strict=True))
+        writer = csv.writer(handle)
+        writer.writerow([*table.columns, *added])
+        for rows in _chunks(table, places):
+            found = predictor(_texts(table, rows, places))
+            writer.writerows(
+                [*map(_cell, values), *flat(answer)]
+                for (_, values), answer in zip(rows, found, strict=True)
+            )
             total += len(rows)
             on_rows(total)
     return total
 
 
-def _chunks(source: Path, wanted: tuple[str, ...]) -> Iterator[list[Row]]:
+def _require_columns(table: TableFile, wanted: Sequence[str], added: Sequence[str]) -> None:
+    """The texts have to be there once, and what is written must not take another column's name."""
+    found = [column_problem(table.path, name, table.columns) for name in wanted]
+    if problems := [problem for problem in found if problem]:
+        problems[-1] += " Name the text column with --text-column"
+        raise InputError(problems)
+    own = [name for name in added if name in table.columns]
+    if own:
+        raise InputError(
+            f"{table.path} has columns of its own that are called {' and '.join(own)}, as the "
+            "predictions are: rename them, or predict the file without them"
+        )
+
+
+def _chunks(table: TableFile, places: Sequence[int]) -> Iterator[list[Row]]:
     """Rows of the file, as many at a time as `ROWS` and `CHARACTERS` allow."""
     held: list[Row] = []
     characters = 0
-    for rows in read_chunks(source, _READ):
+    for rows in table.chunks(_READ):
         held += rows
-        characters += sum(len(str(row.get(name, ""))) for row in rows for name in wanted)
+        characters += sum(len(str(values[i])) for _, values in rows for i in places)
         if len(held) >= ROWS or characters >= CHARACTERS:
             yield held
             held, characters = [], 0
@@ -142,26 +162,15 @@ def _chunks(source: Path, wanted: tuple[str, ...]) -> Iterator[list[Row]]:
         yield held
 
 
-def _texts(rows: list[Row], wanted: tuple[str, ...], source: Path) -> tuple[list[str], ...]:
-    missing = [name for name in wanted if name not in rows[0]]
-    if missing:
-        raise InputError(
-            f"{source} has no column '{missing[0]}'.{did_you_mean(missing[0], rows[0])} "
-            "Name the text column with --text-column"
-        )
-    return tuple(
-        ["" if row.get(name) is None else str(row[name]) for row in rows] for name in wanted
-    )
+def _texts(table: TableFile, rows: list[Row], places: Sequence[int]) -> tuple[list[str], ...]:
+    numbers = [number for number, _ in rows]
+    names = [table.columns[i] for i in places]
+    columns = {n: [values[i] for _, values in rows] for n, i in zip(names, places, strict=True)}
+    return text_columns(Table(table.path, table.columns, columns, numbers), names)
 
 
-def _flat(found: Iterable[Answer]) -> Iterator[dict[str, Any]]:
-    for answer in found:
-        if "value" in answer:
-            yield {"prediction": answer["value"]}
-        else:
-            shares = {f"p_{k}": round(v, 6) for k, v in answer["probabilities"].items()}
-            yield {
-                "prediction": answer["label"],
-                "probability": round(answer["probability"], 6),
-                **shares,
-            }
+def _cell(value: Any) -> Any:
+    """A value as CSV can hold it: lists and objects as JSON."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return value
