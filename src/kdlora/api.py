@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from kdlora.errors import InputError, StudyFailed, did_you_mean, without_traceba
 from kdlora.spec.plan import Plan, encoder_ref, is_sequence_classifier, make_plan
 from kdlora.spec.presets import preset_names, preset_path
 from kdlora.spec.study import Study, make_study, read_study
+from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -310,13 +311,18 @@ def distil_study(
     task = {"name": _plain(stem), "train": train, "eval": eval, "text": text, "label": label}
     task |= {"id": id, "kind": kind, "metric": metric, "positive": positive}
     pair = {"teacher": teacher, "student": student, "teacher_is_trained": teacher_is_trained}
-    first = "teacher/given" if teacher_is_trained else "teacher/fft"
+    student_arm = Arm("student", adaptation)
     return make_study(
         {
             "name": name or f"distil-{_plain(stem)}",
             "tasks": [task],
             "pairs": [pair],
-            "arms": [first, "student/fft", f"student/{adaptation}", f"student/kd-{adaptation}"],
+            "arms": [
+                str(GIVEN_TEACHER if teacher_is_trained else TEACHER),
+                str(student_arm.as_full()),
+                str(student_arm),
+                str(replace(student_arm, distillation="kd")),
+            ],
             "seeds": seeds or [42],
             **(sections or {}),
         }

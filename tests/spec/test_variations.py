@@ -6,7 +6,7 @@ from kdlora.errors import InputError
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import Run
 from kdlora.spec.study import make_study
-from kdlora.vocabulary.arm import labelled, split_label, uncontrolled
+from kdlora.vocabulary.arm import Arm, labelled, uncontrolled
 
 
 def study(**changes):
@@ -179,7 +179,7 @@ def test_all_problems_at_once():
 
 def test_labels_are_read_as_they_are_written():
     for arm, label in (("student/kd-lora", "best"), ("teacher/fft", ""), ("a", "t=1 w=0.5")):
-        assert split_label(labelled(arm, label)) == (arm, label)
+        assert Arm.read(labelled(arm, label)) == Arm.read(arm).with_label(label)
 
 
 def test_a_labelled_arm_is_served_by_the_control_of_the_arm_it_varies():

@@ -28,8 +28,8 @@ import numpy as np
 
 from kdlora.errors import FetchError, ModelError, did_you_mean
 from kdlora.files import cache_dir
+from kdlora.spec.encoders import PACKAGED_ENCODERS
 from kdlora.spec.fingerprint import hash_file
-from kdlora.vocabulary.arm import PACKAGED_ENCODERS
 from kdlora.vocabulary.task import TASKS
 
 

@@ -13,8 +13,9 @@ import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
-from kdlora.evidence.scores import KEYS, SEEDLESS
-from kdlora.vocabulary.arm import NOT_DONE
+from kdlora.evidence.scores import KEYS
+from kdlora.records.record import NOT_DONE
+from kdlora.vocabulary.arm import Arm
 
 SETTINGS = ("rank", "alpha", "lr", "batch_size", "epochs", "max_length", "precision", "targets")
 UNEVEN = 0.02  # a share of a task that differs by more between arms is an unbalanced mix
@@ -235,7 +236,7 @@ def _is_fixed(frame: pd.DataFrame) -> pd.Series:
 
 
 def _is_seedless(arm: str) -> bool:
-    return arm.startswith("baseline/") or arm.partition("/")[2] in SEEDLESS
+    return Arm.read(arm).is_baseline or Arm.read(arm).is_seedless
 
 
 def _levels(column: pd.Series) -> list:

@@ -23,7 +23,7 @@ from kdlora.evidence.outcomes import (
 )
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import metric_of, names, tidy
-from kdlora.vocabulary.arm import labelled, split_label, undistilled
+from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as facts_of
 
 
@@ -74,24 +74,24 @@ def comparisons(arms: Sequence[str], teacher: str | None) -> list[Comparison]:
     found = [
         Comparison(DISTILLATION, arm, base)
         for arm in arms
-        if arm.startswith("student/kd-") and (base := undistilled(arm)) in arms
+        if Arm.read(arm).is_distilled and (base := str(Arm.read(arm).undistilled())) in arms
     ]
     for arm in arms:
-        plain, label = split_label(arm)
-        if label and plain in arms:
-            found.append(Comparison(VARIATION, arm, plain))
-        role, _, rest = plain.partition("/")
-        if role == "student" and not rest.startswith("kd-"):
-            full = labelled(f"teacher/{rest}", label)
-            if full not in arms and rest == "fft" and teacher == "teacher/given":
+        one = Arm.read(arm)
+        if one.label and str(one.plain) in arms:
+            found.append(Comparison(VARIATION, arm, str(one.plain)))
+        if one.is_student and not one.is_distilled:
+            full = str(one.as_teacher())
+            if full not in arms and one.is_full and teacher and Arm.read(teacher).is_given:
                 full = teacher
             if full in arms:
                 found.append(Comparison(SMALLER, arm, full))
-        full = labelled(f"{role}/{'kd-' if rest.startswith('kd-') else ''}fft", label)
-        if role in ("teacher", "student") and arm != full and full in arms and rest != "given":
+        full = str(one.as_full())
+        trained = one.is_student or (one.is_teacher and not one.is_given)
+        if trained and arm != full and full in arms:
             found.append(Comparison(ADAPTER, arm, full))
     found += [
-        Comparison(WHOLE, a, teacher) for a in arms if a.startswith("student/kd-") and teacher
+        Comparison(WHOLE, arm, teacher) for arm in arms if Arm.read(arm).is_distilled and teacher
     ]
     order = (DISTILLATION, SMALLER, ADAPTER, VARIATION, WHOLE)
     return sorted(found, key=lambda c: order.index(c.effect))
@@ -162,7 +162,7 @@ def ranked(outcomes: Sequence[Outcome], direction: int) -> tuple[list[Outcome], 
     By the selection score where every student has one, so that the report split does not also
     choose what it reports; else by the report score.
     """
-    students = [outcome for outcome in outcomes if outcome.arm.startswith("student/")]
+    students = [outcome for outcome in outcomes if Arm.read(outcome.arm).is_student]
     by_selection = all(math.isfinite(outcome.selection) for outcome in students)
 
     def rank(outcome: Outcome) -> float:

@@ -26,6 +26,7 @@ from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, two_
 from kdlora.evidence.scores import numbers
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.predictions import SplitOutputs, shared_examples
+from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as metric_of
 
 
@@ -239,7 +240,9 @@ def positive_class(rows: pd.DataFrame) -> tuple[str | None, int | None]:
 
 
 MIB = 2**20 / 1e6  # MB in a MiB
-FULL = "student/fft"  # the plainly fine-tuned student, beside a control that has adapters
+FULL = str(
+    Arm("student", "fft")
+)  # the plainly fine-tuned student, beside a control that has adapters
 ALONE = ("vanilla", "full")
 
 
@@ -351,10 +354,10 @@ def _teacher_runs(rows: pd.DataFrame, teacher: str) -> pd.DataFrame:
 
 
 def _control(arm: str, rows: pd.DataFrame) -> str:
-    """The same student without distillation: the arm without `kd-`, else a fully fine-tuned one."""
-    plain = arm.replace("/kd-", "/", 1)
+    """The same student trained without a teacher, else the fully fine-tuned one."""
+    alone = Arm.read(arm).undistilled()
     known = set(rows["arm"])
-    return next((a for a in (plain, plain.split("[")[0], FULL) if a in known), plain)
+    return next((a for a in (str(alone), str(alone.plain), FULL) if a in known), str(alone))
 
 
 def _model(

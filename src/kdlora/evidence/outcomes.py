@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.teacher import teacher_arm
-from kdlora.records.tidy import SEEDLESS, groups, metric_of, names, scored
+from kdlora.records.tidy import groups, metric_of, names, scored
+from kdlora.vocabulary.arm import MAJORITY, SEEDLESS
 from kdlora.vocabulary.metric import metric
 
 # What is known of a cell when scores and costs are put together.
@@ -125,7 +126,7 @@ def outcomes(
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
     empty = pd.Series(np.nan, index=scores.index)
     teacher = scores.get(teacher_arm(frame, pair), empty)
-    floor = scores.get("baseline/majority", empty)
+    floor = scores.get(str(MAJORITY), empty)
     found = []
     for arm in (a for a in names(frame, "arm", pair=pair) if a in scores):
         retained = above = None

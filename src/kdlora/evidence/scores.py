@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.vocabulary.arm import NOT_DONE
+from kdlora.records.record import NOT_DONE
+from kdlora.vocabulary.arm import SEEDLESS
 from kdlora.vocabulary.metric import Metric, metric
 
 KEYS = ("pair", "task", "seed")
 LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
-SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed
 
 
 @dataclass(frozen=True)

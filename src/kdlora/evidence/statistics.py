@@ -20,6 +20,7 @@ from kdlora.evidence.study import questions
 from kdlora.evidence.teacher import reference_arm
 from kdlora.records.plausible import numeric
 from kdlora.records.tidy import names
+from kdlora.vocabulary.arm import Arm
 
 SEED = 0  # of the bootstrap: the same records give the same report
 # Less is better in all of them; in the order in which readers ask for them.
@@ -115,7 +116,7 @@ def _shared(frame: pd.DataFrame, arms: Sequence[str]) -> SharedCells:
 
 
 def _encoders(arms: Sequence[str]) -> list[str]:
-    return [arm for arm in arms if not arm.startswith("baseline/")]
+    return [arm for arm in arms if not Arm.read(arm).is_baseline]
 
 
 def _by_pair(

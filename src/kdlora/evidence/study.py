@@ -25,7 +25,7 @@ from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.teacher import reference_arm
-from kdlora.vocabulary.arm import split_label, undistilled
+from kdlora.vocabulary.arm import Arm
 
 COSTS = ("trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms")
 
@@ -56,18 +56,19 @@ def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, 
     """
     known = set(arms)
     asked = {f"against {reference}": [(arm, reference) for arm in arms if arm != reference]}
-    distilled = [arm for arm in arms if arm.startswith("student/kd-")]
+    students = {arm: read for arm in arms if (read := Arm.read(arm)).is_student}
+    distilled = {arm: read for arm, read in students.items() if read.is_distilled}
     pairs = {
-        "gain of distillation": [(arm, undistilled(arm)) for arm in distilled],
+        "gain of distillation": [(arm, str(read.undistilled())) for arm, read in distilled.items()],
         "distilled student and its adaptation on the teacher": [
-            (arm, "teacher/" + arm.removeprefix("student/kd-")) for arm in distilled
+            (arm, str(read.as_teacher())) for arm, read in distilled.items()
         ],
         "smaller encoder": [
-            (arm, "teacher/" + arm.removeprefix("student/"))
-            for arm in arms
-            if arm.startswith("student/") and arm not in distilled
+            (arm, str(read.as_teacher())) for arm, read in students.items() if not read.is_distilled
         ],
-        "changed settings": [(arm, base) for arm in arms if (base := split_label(arm)[0]) != arm],
+        "changed settings": [
+            (arm, base) for arm in arms if (base := str(Arm.read(arm).plain)) != arm
+        ],
     }
     asked |= {name: [(a, b) for a, b in found if b in known] for name, found in pairs.items()}
     return {name: found for name, found in asked.items() if found}

@@ -211,12 +211,9 @@ def _axes(arms: pd.Series, mapping: Mapping, problems: list[str]) -> dict[str, p
     parsed: dict[str, Arm] = {}
     wrong: list[str] = []
     for name in arms.dropna().unique():
-        role, slash, rest = str(name).partition("/")
-        if not slash or role not in (*ROLES, "baseline") or not rest:
+        parsed[name] = arm = Arm.read(name)
+        if arm.role not in (*ROLES, "baseline") or not arm.adaptation:
             wrong.append(str(name))
-            continue
-        kd = rest.startswith("kd-")
-        parsed[name] = Arm(role, rest.removeprefix("kd-"), "kd" if kd else "none")
     if wrong:
         raise InputError(
             f"the mapping '{mapping.name}' does not say which arm these are: "
@@ -290,7 +287,7 @@ def _unranked_once(frame: pd.DataFrame, mapping: Mapping) -> pd.DataFrame:
 def _identify(frame: pd.DataFrame, mapping: Mapping) -> pd.DataFrame:
     """run_id of every row (its place in the source hashed) and of its teacher, where there is."""
     ids = [
-        f"{_part(row.get('task'))}-{_part(row.get('arm')).replace('/', '-')}"
+        f"{_part(row.get('task'))}-{Arm.read(_part(row.get('arm'))).slug}"
         f"-s{_part(row.get('seed'))}-{hash_json(row['source'], 12)}"
         for row in frame[[c for c in ("task", "arm", "seed", "source") if c in frame]].to_dict(
             "records"

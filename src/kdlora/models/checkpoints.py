@@ -26,7 +26,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.models.inspection import supports_sdpa
-from kdlora.vocabulary.arm import PACKAGED_ENCODERS
+from kdlora.spec.encoders import PACKAGED_ENCODERS
 
 
 def silence_libraries() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from kdlora.records.record import NOT_DONE
 from kdlora.spec.run import Run
-from kdlora.vocabulary.arm import NOT_DONE
 
 # field -> how it is called in a sentence
 FIELDS = {

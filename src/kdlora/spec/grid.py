@@ -15,12 +15,12 @@ from kdlora.spec.encoders import Layers, Pair
 from kdlora.spec.halving import matching
 from kdlora.spec.sections import task_name
 from kdlora.spec.variations import PlannedArm
-from kdlora.vocabulary.arm import BASELINES, PEFT_VARIANTS
+from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, PEFT_VARIANTS, Arm
 
 if TYPE_CHECKING:
     from kdlora.spec.study import Study
 
-BASELINE_ARMS = tuple(f"baseline/{name}" for name in BASELINES)
+BASELINE_ARMS = tuple(str(Arm("baseline", name)) for name in BASELINES)
 
 
 def _as_some(value: Any) -> Any:
@@ -175,7 +175,7 @@ def exclusion_problems(study: Study) -> Iterator[str]:
                     yield f"{place}: no {what} '{name}' in this study.{hint}"
         arms = [*titles, *BASELINE_ARMS] if study.baselines else list(titles)
         if any(p.teacher_is_trained or p.teacher_outputs for p in study.pairs):
-            arms.append("teacher/given")
+            arms.append(str(GIVEN_TEACHER))
         for pattern in entry.arm:
             if not matching([pattern], arms):
                 yield f"{place}: '{pattern}' names no arm.{did_you_mean(pattern, arms)}"

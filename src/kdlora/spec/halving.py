@@ -143,6 +143,6 @@ def halving_problems(study: Study) -> Iterator[str]:
                 f"{place}: rung {halving.rungs[-1]} is no early decision for runs of {epochs} "
                 f"epoch{'s' * (epochs != 1)} ({', '.join(late)}): name epochs before the last"
             )
-        roles = {title.partition("/")[0] for title in candidates}
+        roles = {arms[title].arm.role for title in candidates}
         if len(roles) > 1:
             yield f"{place}: teachers and students do not race: name arms of one role"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from kdlora.errors import InputError, alternatives, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.distillation import Distillation, signal_problems
-from kdlora.spec.encoders import Layers, Pair
+from kdlora.spec.encoders import PACKAGED_ENCODERS, Layers, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.grid import Exclusions
 from kdlora.spec.halving import Halving
@@ -25,7 +25,7 @@ from kdlora.spec.run import EncoderRef, OutputsRef, Parts, Run, Siblings, TaskRe
 from kdlora.spec.sections import OwnTask, Training, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
-from kdlora.vocabulary.arm import BASELINES, PACKAGED_ENCODERS, Arm, teaching_arm
+from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, Arm, teaching_arm
 from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
 
@@ -134,7 +134,7 @@ def _is_taught(study: Study, pair: Pair, task: str) -> bool:
     distilled = [str(arm) for arm in study.planned_arms() if arm.arm.distillation == "kd"]
     return any(
         _is_planned(study, title, pair=pair.name, task=task)
-        for title in ("teacher/given", *distilled)
+        for title in (str(GIVEN_TEACHER), *distilled)
     )
 
 

@@ -139,8 +139,7 @@ class Run(Strict):
     @property
     def id_prefix(self) -> str:
         """The readable part of the id, before the seed."""
-        kd = "kd-" if self.distillation == "kd" else ""
-        return f"{self.task.name}-{self.role}-{kd}{self.adaptation}"
+        return f"{self.task.name}-{Arm(self.role, self.adaptation, self.distillation).slug}"
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -14,20 +14,18 @@ from typing import Any
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation
+from kdlora.spec.encoders import PACKAGED_ENCODERS
 from kdlora.spec.sections import Training
 from kdlora.spec.study import Study
 from kdlora.spec.variations import SECTIONS
-from kdlora.vocabulary.arm import ADAPTATIONS, PACKAGED_ENCODERS
+from kdlora.vocabulary.arm import every_plain_arm
 from kdlora.vocabulary.task import TASKS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILE_NAME = "kdlora.schema.json"
 MODELINE = f"# yaml-language-server: $schema={FILE_NAME}\n"
 
-ARMS = (
-    *(f"teacher/{name}" for name in (*ADAPTATIONS, "given")),
-    *(f"student/{kd}{name}" for kd in ("", "kd-") for name in ADAPTATIONS),
-)
+ARMS = tuple(map(str, every_plain_arm()))
 ENCODERS = (
     *PACKAGED_ENCODERS,
     "bert-base-uncased",

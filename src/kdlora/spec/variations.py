@@ -6,7 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -166,7 +166,7 @@ def variation_problems(
             instead = "set the arguments of its method in adapter.config"
         else:
             idle = {name for name in adapter if name.split(".")[0] in ("method", "config")}
-            instead = "name an arm such as student/kd-peft"
+            instead = f"name an arm such as {Arm('student', 'peft', 'kd')}"
         if idle and not unused["adapter"]:
             shown = ", ".join(f"adapter.{name}" for name in sorted(idle))
             yield f"{name}: {shown} would change nothing of {planned.arm}; {instead}"
@@ -180,5 +180,5 @@ def variation_problems(
 
 def _other_arm(arm: Arm, section: str) -> str:
     if section == "distillation" and arm.role == "student":
-        return f" Did you mean student/kd-{arm.adaptation}?"
+        return f" Did you mean {replace(arm, distillation='kd')}?"
     return ""

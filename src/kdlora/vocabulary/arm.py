@@ -138,6 +138,11 @@ class Arm:
         return self.adaptation == "given"
 
     @property
+    def has_adapter(self) -> bool:
+        """Trained by a PEFT method, known or not."""
+        return self.adaptation not in ("fft", "given", *BASELINES)
+
+    @property
     def is_seedless(self) -> bool:
         """Nothing about it is random: one result serves every seed."""
         return self.adaptation in SEEDLESS
@@ -299,24 +304,11 @@ def teaching_arm(arms: Iterable[Any], *, given: bool = False) -> Arm:
     return TEACHER if TEACHER in teachers or not teachers else teachers[0]
 
 
-# Old names, until every module asks an `Arm` itself.
-NOT_DONE = ("missing", "failed", "stopped")
-PACKAGED_ENCODERS = ("minilm-l6", "minilm-l3", "mpnet-base")
-TEACHER_ARM = str(TEACHER)
-
-
 def labelled(arm: str, label: str) -> str:
+    """The text of an arm's copy under a label; an empty label gives the arm itself."""
     return str(Arm.read(arm).with_label(label)) if label else arm
 
 
-def split_label(arm: str) -> tuple[str, str]:
-    read = Arm.read(arm)
-    return str(read.plain), read.label
-
-
-def undistilled(arm: str) -> str:
-    return str(Arm.read(arm).undistilled())
-
-
+# Old names of spec, until it asks an `Arm` itself.
 def parse_arm(text: str) -> Arm:
     return Arm.parse(text, plain=True)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from kdlora.evidence.result import Result
 from kdlora.records.plausible import numeric
-from kdlora.vocabulary.arm import BASELINES, NOT_DONE
+from kdlora.records.record import NOT_DONE
+from kdlora.vocabulary.arm import Arm
 
 Severity = Literal["error", "warning", "info"]
 ORDER: dict[str, int] = {"error": 0, "warning": 1, "info": 2}
@@ -48,12 +49,12 @@ def runs(frame: pd.DataFrame, mask: Any) -> tuple[str, ...]:
 
 def strategy(frame: pd.DataFrame) -> pd.Series:
     """`teacher/fft`, `teacher/peft`, `student/kd-peft`, ...: arms with the PEFT variants joined."""
-    adaptation = frame["adaptation"].astype(object)
-    alone = adaptation.isin(("fft", "given", *BASELINES)) | adaptation.isna()
-    kind = adaptation.where(alone, "peft").fillna("?").astype(str)
-    kd = frame["distillation"].eq("kd") if "distillation" in frame else False
-    prefix = np.where(kd, "kd-", "")
-    return frame["role"].fillna("?").astype(str) + "/" + prefix + kind
+    axes = frame.reindex(columns=["role", "adaptation", "distillation"]).astype(object)
+    arms = [Arm(*map(str, row)) for row in axes.fillna("?").to_numpy()]
+    joined = [
+        a.with_adaptation("peft") if a.has_adapter and a.adaptation != "?" else a for a in arms
+    ]
+    return pd.Series(list(map(str, joined)), frame.index, dtype=object)
 
 
 def is_done(frame: pd.DataFrame) -> pd.Series:

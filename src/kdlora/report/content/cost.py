@@ -18,7 +18,7 @@ from kdlora.report.content.tables import MODEL, PAIR, Lead
 from kdlora.report.document import Cell, Column, Figure, Table
 from kdlora.report.render.panels import dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
-from kdlora.vocabulary.arm import split_label
+from kdlora.vocabulary.arm import Arm
 
 Show = Callable[[float], Cell]
 
@@ -315,7 +315,7 @@ def by_rank(facts: Facts) -> tuple[Figure, Table] | None:
     """Trained parameters against the adapter's rank, where a study has several ranks."""
     runs = _runs(facts.frame)
     known = runs[(runs["rank"] > 0) & (runs["trainable_params"] > 0)]
-    known = known.assign(base=[split_label(arm)[0] for arm in known["arm"]])
+    known = known.assign(base=[str(Arm.read(arm).plain) for arm in known["arm"]])
     panels, rows = [], []
     for pair, own in groups(known, "pair"):
         means = own.groupby(["base", "rank"], sort=False)["trainable_params"].mean().reset_index()

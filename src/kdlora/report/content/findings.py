@@ -18,7 +18,7 @@ from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.effects import each_seed
 from kdlora.report.document import Finding
-from kdlora.vocabulary.arm import ADAPTATIONS, split_label, uncontrolled
+from kdlora.vocabulary.arm import TFIDF, Arm, uncontrolled
 
 # With fewer paired seeds no two-sided rank or sign test can fall below 0.05.
 TESTABLE_SEEDS = 6
@@ -159,7 +159,7 @@ def distillation(facts: Facts, pair: str) -> Finding | None:
 def no_control(facts: Facts, pair: str) -> Finding | None:
     """Distilled students whose gain cannot be told, for want of the same without distillation."""
     arms = names(facts.frame, "arm", pair=pair)
-    distilled = [arm for arm in arms if arm.startswith("student/kd-")]
+    distilled = [arm for arm in arms if Arm.read(arm).is_distilled]
     alone = [w.phrase(arm) for arm in uncontrolled(arms)]
     if not alone:
         return None
@@ -204,11 +204,11 @@ def linear_baseline(facts: Facts, pair: str) -> Finding | None:
     """Encoders whose mean is not above the TF-IDF baseline, task by task; or that none is."""
     beaten, compared = [], []
     for task in names(facts.frame, "task"):
-        base = facts.spreads.get((pair, task, "baseline/tfidf"))
+        base = facts.spreads.get((pair, task, str(TFIDF)))
         own = {
             arm: found
             for (p, t, arm), found in facts.spreads.items()
-            if (p, t) == (pair, task) and not arm.startswith("baseline/")
+            if (p, t) == (pair, task) and not Arm.read(arm).is_baseline
         }
         if base is None or not own:
             continue
@@ -238,8 +238,8 @@ def trained_share(facts: Facts) -> Finding | None:
     for found in facts.outcomes.values():
         for outcome in found:
             few, whole = (w.amount(outcome.costs[c]) for c in ("trainable_params", "total_params"))
-            rest = split_label(outcome.arm)[0].partition("/")[2].removeprefix("kd-")
-            if rest in ADAPTATIONS[1:] and few.value is not None and whole.value is not None:
+            adapted = Arm.read(outcome.arm).has_adapter
+            if adapted and few.value is not None and whole.value is not None:
                 arms = alike.setdefault((few.text, whole.text), [])
                 arms += [name for name in [w.phrase(outcome.arm)] if name not in arms]
     if not alike:

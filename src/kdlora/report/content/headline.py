@@ -15,7 +15,7 @@ from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.statistics import told_apart
 from kdlora.report.document import Finding, Tile
-from kdlora.vocabulary.arm import uncontrolled
+from kdlora.vocabulary.arm import Arm, uncontrolled
 
 # A share near one of these is also said in words.
 FRACTIONS = {0.25: "a quarter", 1 / 3: "a third", 0.5: "half", 2 / 3: "two thirds"}
@@ -56,7 +56,7 @@ def first(stats: Statistics) -> Finding | None:
 
 def student(stats: Statistics) -> Finding | None:
     """The best of the small encoders."""
-    students = [x for x in stats.overall if x.arm.startswith("student/")]
+    students = [x for x in stats.overall if Arm.read(x.arm).is_student]
     if not students or len(students) == len(stats.overall):
         return None
     best, rest = students[0], students[1:]
@@ -99,7 +99,7 @@ def distilled(stats: Statistics) -> Finding | None:
     low, high = (w.fixed(v, 1) for v in (differences[0], differences[-1]))
     what = (
         "KD-LoRA on the student scores"
-        if all("/kd-" in c.a and not c.a.endswith("kd-fft") for c in lost)
+        if all((arm := Arm.read(c.a)).is_distilled and not arm.is_full for c in lost)
         else "The distilled student scores"
     )
     size = f"{low} points" if low == high else f"{low} to {high} points"
@@ -197,12 +197,12 @@ def gain(stats: Statistics) -> Finding | None:
 def controls(facts: Facts) -> Finding | None:
     """No control arm anywhere, or none for some."""
     arms = names(facts.frame, "arm")
-    kd = [arm for arm in arms if arm.startswith("student/kd-")]
+    kd = [arm for arm in arms if Arm.read(arm).is_distilled]
     alone = uncontrolled(arms)
     if not alone:
         return None
     if len(alone) == len(kd) and not any(
-        arm.startswith("student/") and arm not in kd for arm in arms
+        Arm.read(arm).is_student and arm not in kd for arm in arms
     ):
         text = "No control arm exists: no student was trained without distillation"
     else:

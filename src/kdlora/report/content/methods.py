@@ -11,6 +11,7 @@ from kdlora.records.tidy import groups, metric_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.tables import TASK, Lead, arrow
 from kdlora.report.document import Cell, Column, Table
+from kdlora.vocabulary.arm import Arm
 
 # What must be the same for all trained arms of a comparison, and what may differ by design.
 SAME = {
@@ -136,7 +137,7 @@ def _differing(frame: pd.DataFrame, column: str, title: str, caption: str) -> Ta
     seen.pop("data fingerprint", None)
     if not seen:
         return None
-    encoders = {arm for arm in everyone if not arm.startswith("baseline/")}
+    encoders = {arm for arm in everyone if not Arm.read(arm).is_baseline}
     rows = []
     for name, found in seen.items():
         if len(found) == 1 and encoders <= set(next(iter(found.values()))):

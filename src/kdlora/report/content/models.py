@@ -17,6 +17,7 @@ from kdlora.report.content.tables import Lead
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import ROW, heat_map, shade, tips
 from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
+from kdlora.vocabulary.arm import Arm
 
 BINS = 10
 SIDE = 250  # px of a reliability diagram
@@ -142,7 +143,7 @@ def confusion(frame: pd.DataFrame) -> tuple[Figure, Table] | None:
             continue
         matrix = np.sum(found, axis=0)
         labels = _labels(list(cells["per_class_f1"]), len(matrix))
-        if not arm.startswith("baseline/") and len(panels) < MOST_PANELS:
+        if not Arm.read(arm).is_baseline and len(panels) < MOST_PANELS:
             panels.append(_confusion_panel(_where(frame, pair, task), arm, matrix, labels))
         for i, truth in enumerate(labels):
             total = int(matrix[i].sum())

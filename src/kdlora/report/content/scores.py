@@ -14,7 +14,7 @@ from kdlora.report.content.statistics import model
 from kdlora.report.content.tables import MODEL, PAIR, task_column
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import dots, heat_map, shade, shades, trends
-from kdlora.vocabulary.arm import split_label
+from kdlora.vocabulary.arm import Arm
 
 
 def averages(stats: Statistics) -> Figure | None:
@@ -111,10 +111,8 @@ MOST_LINES = 7  # more models are averaged into strategies
 
 def strategy(arm: str) -> str:
     """What models are averaged into: ``student/kd-adapter`` for all distilled adapters."""
-    role, _, rest = split_label(arm)[0].partition("/")
-    name = rest.removeprefix("kd-")
-    kept = name if name in ("fft", "given", "majority", "tfidf") else "adapter"
-    return f"{role}/{'kd-' if rest != name else ''}{kept}"
+    one = Arm.read(arm).plain
+    return str(one.with_adaptation("adapter") if one.has_adapter else one)
 
 
 def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
@@ -123,7 +121,7 @@ def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
     tasks = [t for t in names(frame, "task") if w.scale_of(metric_of(frame, t)[0]).factor == 100]
     if len(tasks) < 3:
         return None
-    arms = [a for a in names(frame, "arm") if not a.startswith("baseline/")]
+    arms = [a for a in names(frame, "arm") if not Arm.read(a).is_baseline]
     merged = len(arms) > MOST_LINES
     panels, lines = [], []
     for pair in names(frame, "pair"):
@@ -216,7 +214,7 @@ def normalised(facts: Facts) -> tuple[Figure, Table] | None:
     used = [c for c in COSTS if any(o.costs.get(c, 0) > 0 for f in facts.outcomes.values()
                                     for o in f)]  # fmt: skip
     for pair, found in facts.outcomes.items():
-        own = [o for o in found if not o.arm.startswith("baseline/")]
+        own = [o for o in found if not Arm.read(o.arm).is_baseline]
         if len(own) < 2 or not used:
             continue
         direction = metric_of(facts.frame, names(facts.frame, "task")[0])[1]

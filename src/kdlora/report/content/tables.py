@@ -20,6 +20,7 @@ from kdlora.records.tidy import metric_of, names, scored, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content.best import best_notes, stand, standings, values_by_arm
 from kdlora.report.document import Cell, Column, Table
+from kdlora.vocabulary.arm import Arm
 
 POINTS_NOTE = (
     "Accuracy, F1, Matthews and other correlations are shown times 100, in points; any other "
@@ -171,7 +172,7 @@ def _summary_standings(facts: Facts, pair: str) -> dict[str, dict[str, str]]:
     for column, direction in (("size_mb", -1), ("latency_p50_ms", -1), ("speedup_latency", 1),
                               ("trainable_params", -1), ("train_s", -1)):  # fmt: skip
         values = values_by_arm(facts, pair, column, blocks)
-        encoders = {arm: v for arm, v in values.items() if not arm.startswith("baseline/")}
+        encoders = {arm: v for arm, v in values.items() if not Arm.read(arm).is_baseline}
         found[column] = standings(encoders, direction, logs=True)
     return found
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks, shared_blocks
-from kdlora.records.tidy import SEEDLESS, groups, metric_of, names, rows_of, severities
+from kdlora.records.tidy import groups, metric_of, names, rows_of, severities
 from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, TASK, Lead
 from kdlora.report.document import Cell, Column, Table
+from kdlora.vocabulary.arm import SEEDLESS
 
 RUN = Column("run_id", "Run", numeric=False)
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdlora.records.tidy import rows_of
 from kdlora.report import words as w
-from kdlora.vocabulary.arm import split_label
+from kdlora.vocabulary.arm import Arm
 
 # Every colour of pages and charts: name -> (light, dark). No two light ones are equal.
 COLOURS: dict[str, tuple[str, str]] = {
@@ -46,13 +46,12 @@ def light(name: str) -> str:
 
 def kind_of(arm: str) -> str:
     """Which of the four colours an arm has."""
-    role, _, rest = arm.partition("/")
-    return "kd" if rest.startswith("kd-") else role if role in COLOURS else "baseline"
+    one = Arm.read(arm)
+    return "kd" if one.is_distilled else one.role if one.role in COLOURS else "baseline"
 
 
 def shape_of(arm: str) -> str:
-    rest = split_label(arm)[0].partition("/")[2]
-    return SHAPES.get(rest.removeprefix("kd-"), "circle")
+    return SHAPES.get(Arm.read(arm).adaptation, "circle")
 
 
 _HALO = {"stroke": light("card"), "strokeWidth": 4}  # below a name, to lift it off the lines
