@@ -240,9 +240,8 @@ def positive_class(rows: pd.DataFrame) -> tuple[str | None, int | None]:
 
 
 MIB = 2**20 / 1e6  # MB in a MiB
-FULL = str(
-    Arm("student", "fft")
-)  # the plainly fine-tuned student, beside a control that has adapters
+# The plainly fine-tuned student, beside a control that has adapters.
+FULL = str(Arm("student", "fft"))
 ALONE = ("vanilla", "full")
 
 

@@ -56,12 +56,8 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
             known = [v if isinstance(v, kind) else kind[0]() for v in values]
             data[name] = pd.Series(known, index=data.index, dtype=object)
     data["flagged"] = [any(level != "info" for level in severities(row)) for row in rows_of(data)]
-    order = {
-        arm: place
-        for place, arm in enumerate(
-            sorted(set(data["arm"]), key=lambda arm: Arm.read(arm).sort_key())
-        )
-    }
+    arms = sorted(set(data["arm"]), key=lambda arm: Arm.read(arm).sort_key())
+    order = {arm: place for place, arm in enumerate(arms)}
     places = {
         column: {name: place for place, name in enumerate(dict.fromkeys(data[column]))}
         for column in ("pair", "task")

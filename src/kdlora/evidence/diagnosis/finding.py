@@ -50,11 +50,12 @@ def runs(frame: pd.DataFrame, mask: Any) -> tuple[str, ...]:
 def strategy(frame: pd.DataFrame) -> pd.Series:
     """`teacher/fft`, `teacher/peft`, `student/kd-peft`, ...: arms with the PEFT variants joined."""
     axes = frame.reindex(columns=["role", "adaptation", "distillation"]).astype(object)
-    arms = [Arm(*map(str, row)) for row in axes.fillna("?").to_numpy()]
-    joined = [
-        a.with_adaptation("peft") if a.has_adapter and a.adaptation != "?" else a for a in arms
-    ]
-    return pd.Series(list(map(str, joined)), frame.index, dtype=object)
+    found = []
+    for row in axes.fillna("?").to_numpy():
+        arm = Arm(*map(str, row))
+        joined = arm.has_adapter and arm.adaptation != "?"
+        found.append(str(arm.with_adaptation("peft") if joined else arm))
+    return pd.Series(found, frame.index, dtype=object)
 
 
 def is_done(frame: pd.DataFrame) -> pd.Series:
