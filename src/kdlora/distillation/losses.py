@@ -152,7 +152,12 @@ def make_loss(task: Task, kd: Distillation | None) -> Loss:
     """
     if kd is None:
 
-        def plain(logits, labels, teacher, matched=None):
+        def plain(
+            logits: torch.Tensor,
+            labels: torch.Tensor,
+            teacher: torch.Tensor | None,
+            matched: torch.Tensor | None = None,
+        ) -> torch.Tensor:
             return hard_loss(task, logits, labels)
 
         return plain
@@ -161,7 +166,12 @@ def make_loss(task: Task, kd: Distillation | None) -> Loss:
     if problems:
         raise InputError(problems, where="distillation.signals")
 
-    def loss(logits, labels, teacher, matched=None):
+    def loss(
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        teacher: torch.Tensor | None,
+        matched: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         assert teacher is not None, "a distilled run needs its teacher's logits"
         soft = _soft(task, settings, logits, labels, teacher.to(logits.dtype))
         soft = soft if matched is None else soft + matched

@@ -6,7 +6,7 @@ One value an example, padding left out, so that a batch in parts has the same me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -236,5 +236,5 @@ def _heads(term: Relations, student: Shape, teacher: Shape, problems: list[str])
     return heads
 
 
-def _distinct(numbers) -> tuple[int, ...]:
+def _distinct(numbers: Iterable[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,7 +152,7 @@ def _df(components: Components, seeds: float, tasks: int, scope: Scope) -> float
     return by_blocks if by_blocks >= 1 else tasks * components.blocks_per_task * (seeds - 1)
 
 
-def _first(holds, most: int) -> int | None:
+def _first(holds: Callable[[int], bool], most: int) -> int | None:
     """Smallest n from 1 to `most` for which the monotone `holds(n)` is true, by bisection."""
     if not holds(most):
         return None

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from kdlora.data.batches import encode_once
-from kdlora.data.examples import TaskData
+from kdlora.data.examples import Examples, TaskData
 from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
@@ -69,7 +69,7 @@ def outputs_teacher(run: Run, data: TaskData) -> Outcome:
     assert run.outputs is not None
     soft = outputs_as_labels(run.outputs, data, run.run_id)
 
-    def held(name: str):
+    def held(name: str) -> Examples:
         part = data.split(name)
         return part.take(soft.knows(part.ids))
 

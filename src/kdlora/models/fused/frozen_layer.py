@@ -7,6 +7,7 @@ is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -69,7 +70,13 @@ def frozen_layer(stream: torch.Tensor, bias: torch.Tensor | None, layer: Frozen)
 
 class _FrozenLayer(Function):
     @staticmethod
-    def forward(ctx: Any, stream, bias, layer: Frozen, *factors):
+    def forward(
+        ctx: Any,
+        stream: torch.Tensor,
+        bias: torch.Tensor | None,
+        layer: Frozen,
+        *factors: torch.Tensor | None,
+    ) -> torch.Tensor:
         qkv, out, up, down = (
             _Product(bound, a, b, keeps)
             for (bound, a, b), keeps in zip(
@@ -99,7 +106,7 @@ class _FrozenLayer(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         layer: Frozen = ctx.layer
         tensors = list(ctx.saved_tensors)
         saved, stats1, stats2 = tensors[:5], tensors[5:8], tensors[8:11]
@@ -127,14 +134,25 @@ class _FrozenLayer(Function):
         return (None if g is None else g_stream.add_(g)), None, None, *grads
 
 
-def _triples(projections, factors):
+def _triples(
+    projections: Sequence[Bound], factors: Sequence[torch.Tensor | None]
+) -> Iterator[tuple[Bound, torch.Tensor | None, torch.Tensor | None]]:
+    """Each projection with its two factors, which stand in pairs."""
     return zip(projections, factors[0::2], factors[1::2], strict=True)
 
 
 class _Product:
     """A frozen layer and its low-rank update: forward, and backward with the factors' gradients."""
 
-    def __init__(self, bound: Bound, a, b, keeps: Keeps, x=None, hidden=None) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        a: torch.Tensor | None,
+        b: torch.Tensor | None,
+        keeps: Keeps,
+        x: torch.Tensor | None = None,
+        hidden: torch.Tensor | None = None,
+    ) -> None:
         assert bound.frozen is not None
         self.packed, self.ranks = bound.frozen, bound.ranks
         self.a, self.b, self.keeps, self.x, self.hidden = a, b, keeps, x, hidden

@@ -8,6 +8,7 @@ written out, the test compares it with autograd.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,10 +43,21 @@ def _column_sums(grad: torch.Tensor) -> torch.Tensor:
 
 class _Linear(Function):
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, a, b, packed, keeps, ranks):
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        a: torch.Tensor | None,
+        b: torch.Tensor | None,
+        packed: Packed | None,
+        keeps: Keeps,
+        ranks: tuple[int, ...],
+    ) -> torch.Tensor:
         if packed is not None:
             y = packed.forward(x)
         else:
+            assert weight is not None
             y = matmul(x, weight.t())
             if bias is not None:
                 y.add_(bias)
@@ -56,7 +68,7 @@ class _Linear(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         x, weight, a, b, hidden, *keeps = ctx.saved_tensors
         grad = grad.contiguous()
         wants_x, wants_weight, wants_bias, *_ = ctx.needs_input_grad
@@ -87,7 +99,15 @@ def linear(
     return _Linear.apply(x, weight, bias, a, b, packed, keeps, ranks)
 
 
-def add_norm_forward(x, residual, keep, scale, weight, bias, eps):
+def add_norm_forward(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    keep: torch.Tensor | None,
+    scale: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """`add_norm`, and the tensors that its gradient needs."""
     if keep is None:
         total = torch.add(residual, x, alpha=scale)
@@ -97,15 +117,24 @@ def add_norm_forward(x, residual, keep, scale, weight, bias, eps):
     return y, (total, mean, rstd)
 
 
-def norm_backward(grad, saved, weight, bias, wants=(True, False, False)):
+def norm_backward(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    wants: tuple[bool, bool, bool] = (True, False, False),
+) -> tuple[Any, Any, Any]:
     """The gradients of a norm's input, weight and bias, as far as they are wanted."""
     total, mean, rstd = saved
-    return torch.ops.aten.native_layer_norm_backward(
+    gradients: tuple[Any, Any, Any] = torch.ops.aten.native_layer_norm_backward(
         grad.contiguous(), total, weight.shape, mean, rstd, weight, bias, list(wants)
     )
+    return gradients
 
 
-def dropout_backward(grad, keep, scale, dtype):
+def dropout_backward(
+    grad: torch.Tensor, keep: torch.Tensor | None, scale: float, dtype: torch.dtype
+) -> torch.Tensor:
     """The gradient of what was dropped out, in the compute dtype, from that of the stream."""
     grad = grad.to(dtype)
     return grad if keep is None else (grad * keep).mul_(scale)
@@ -113,14 +142,23 @@ def dropout_backward(grad, keep, scale, dtype):
 
 class _AddNorm(Function):
     @staticmethod
-    def forward(ctx: Any, x, residual, keep, scale, weight, bias, eps):
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        residual: torch.Tensor,
+        keep: torch.Tensor | None,
+        scale: float,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
         y, saved = add_norm_forward(x, residual, keep, scale, weight, bias, eps)
         ctx.save_for_backward(*saved, weight, bias, keep)
         ctx.scale, ctx.dtype = scale, x.dtype
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         *saved, weight, bias, keep = ctx.saved_tensors
         wants = (True, ctx.needs_input_grad[4], ctx.needs_input_grad[5])
         g_total, g_weight, g_bias = norm_backward(grad, saved, weight, bias, wants)
@@ -150,7 +188,13 @@ def add_norm(
     return _AddNorm.apply(x, residual, keep, scale, weight, bias, eps)
 
 
-def attention_forward(qkv, heads, bias, keep, scale):
+def attention_forward(
+    qkv: torch.Tensor,
+    heads: int,
+    bias: torch.Tensor | None,
+    keep: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """The context [b, l, d] of `attention`, and the tensors that its gradient needs."""
     texts, length = qkv.shape[:2]
     split = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
@@ -168,7 +212,14 @@ def attention_forward(qkv, heads, bias, keep, scale):
     return context.transpose(1, 2).flatten(2), (query, key, value, weights, dropped)
 
 
-def attention_backward(grad, heads, saved, keep, scale, g_bias=None):
+def attention_backward(
+    grad: torch.Tensor,
+    heads: int,
+    saved: Sequence[torch.Tensor],
+    keep: torch.Tensor | None,
+    scale: float,
+    g_bias: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The gradient of qkv [b, l, 3 d]; the one of the scores is added to `g_bias` if given."""
     query, key, value, weights, dropped = saved
     texts, length = grad.shape[:2]
@@ -190,7 +241,14 @@ def attention_backward(grad, heads, saved, keep, scale, g_bias=None):
 
 class _Attention(Function):
     @staticmethod
-    def forward(ctx: Any, qkv, heads, bias, keep, scale):
+    def forward(
+        ctx: Any,
+        qkv: torch.Tensor,
+        heads: int,
+        bias: torch.Tensor | None,
+        keep: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor:
         context, saved = attention_forward(qkv, heads, bias, keep, scale)
         ctx.save_for_backward(*saved, keep)
         ctx.heads, ctx.scale = heads, scale
@@ -198,7 +256,7 @@ class _Attention(Function):
         return context
 
     @staticmethod
-    def backward(ctx: Any, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         *saved, keep = ctx.saved_tensors
         g_bias = None
         if ctx.needs_input_grad[2]:

@@ -109,7 +109,13 @@ class _SideBySide(Function):
     """A graph for every share, of which autograd sees the whole as one operation."""
 
     @staticmethod
-    def forward(ctx: Any, team: Team, encode, sizes, *parameters):
+    def forward(
+        ctx: Any,
+        team: Team,
+        encode: Callable[[int], torch.Tensor],
+        sizes: list[int],
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:
         def with_gradient(share: int) -> torch.Tensor:
             with torch.enable_grad():
                 return encode(share)
@@ -120,7 +126,7 @@ class _SideBySide(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         outputs, ctx.outputs = ctx.outputs, None  # a graph is used once, and then its memory freed
         if outputs is None:
             raise RuntimeError("a second backward pass through the same forward pass")
