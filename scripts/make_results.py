@@ -19,11 +19,10 @@ import yaml
 from kdlora.choice.exports import read_exports
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame, load_histories, read_plan
-from kdlora.report.build import read_bins
 from kdlora.report.content.study import build
 from kdlora.report.document import Report
 from kdlora.report.render.repository_page import write_page
-from kdlora.report.stored_outputs import read_examples
+from kdlora.report.stored_outputs import read_bins, read_stored_outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "results"
@@ -50,7 +49,7 @@ def report_of(page: dict[str, Any], source: Path, work: Path) -> Report:
     frame = load_frame(folder)
     examples = None
     if "study" in page:
-        examples = read_examples(frame, folder, read_exports(folder, frame).forms)
+        examples = read_stored_outputs(frame, folder, read_exports(folder, frame).forms)
     return build(
         frame, title=page.get("title", page["page"]), spec=spec, histories=load_histories(folder),
         notes=(), rerun=rerun, bins=read_bins(frame, folder), examples=examples,

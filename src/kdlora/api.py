@@ -234,7 +234,7 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
     from kdlora.choice.exports import read_exports
     from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
     from kdlora.report import build
-    from kdlora.report.stored_outputs import read_examples
+    from kdlora.report.stored_outputs import read_bins, read_stored_outputs
 
     planned = (root / "plan.json").is_file()
     spec = read_plan(root)["study"] if planned else {}
@@ -246,8 +246,8 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
         spec=spec,
         histories=lambda: load_histories(root),
         rerun=rerun if planned else f"kdlora report {root}",
-        bins=lambda: build.read_bins(frame, root),
-        examples=(lambda: read_examples(frame, root, read_exports(root, frame).forms))
+        bins=lambda: read_bins(frame, root),
+        examples=(lambda: read_stored_outputs(frame, root, read_exports(root, frame).forms))
         if planned
         else None,
         refresh_s=refresh_s,

@@ -18,6 +18,8 @@ from kdlora.errors import InputError, StoreError
 from kdlora.evidence.gains import gather
 from kdlora.report import build
 from kdlora.report.content.study import METHODS, OWN_METHODS
+from kdlora.report.render.html import render_html
+from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.theme import COLOURS
 from kdlora.report.words import DAGGER
 from tests.harness.reports import report_of
@@ -259,13 +261,13 @@ def test_the_same_records_make_the_same_report(one_task, tmp_path):
     """Also in another process, where strings hash differently."""
     names = ("nan", "never_improved", "constant_predictions", "loss_not_falling")
     frame = put(one_task, {"arm": "student/lora"}, flags=names, flag_details=names)
-    here = build.render_markdown(report_of(frame))
+    here = render_markdown(report_of(frame))
     frame.to_pickle(tmp_path / "frame.pickle")
     code = (
         "import sys, pandas as pd; from tests.harness.reports import report_of;"
-        "from kdlora.report import build;"
+        "from kdlora.report.render.markdown import render_markdown;"
         f"frame = pd.read_pickle({str(tmp_path / 'frame.pickle')!r});"
-        "sys.stdout.buffer.write(build.render_markdown(report_of(frame)).encode())"
+        "sys.stdout.buffer.write(render_markdown(report_of(frame)).encode())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True,
@@ -296,14 +298,14 @@ def test_names_cannot_break_the_page_or_the_tables():
     frame["task"] = "a|b <img src=x>"
     frame["run_id"] = [f"run-{i}</script>" for i in range(len(frame))]
     report = report_of(frame, title="<b>T</b>")
-    html = build.render_html(report)
+    html = render_html(report)
     specs = re.search(r'id="specs">(.*?)</script>', html, re.S)[1]
     assert "run-3</script>" in str(json.loads(specs))
     page = Page(html)
     assert "img" not in [tag for tag, _ in page.tags]
     assert [tag for tag, _ in page.tags].count("script") == 4
     assert "<b>T</b>" in "".join(page.text)
-    for line in build.render_markdown(report).splitlines():
+    for line in render_markdown(report).splitlines():
         assert "<script>" not in line.replace("\\<", "")
         if line.startswith("| run-"):
             bars = len(re.findall(r"(?<!\\)\|", line))
@@ -312,9 +314,9 @@ def test_names_cannot_break_the_page_or_the_tables():
 
 def test_the_study_is_shown_without_the_folder_it_lay_in(one_task):
     report = report_of(one_task, rerun="kdlora run mine.yaml")
-    text = build.render_markdown(report)
+    text = render_markdown(report)
     assert "name: synthetic" in text
-    assert "/home/someone" not in text + build.render_html(report)
+    assert "/home/someone" not in text + render_html(report)
     assert "kdlora run mine.yaml" in text
 
 

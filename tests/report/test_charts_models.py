@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdlora.evidence.confidence import ConfidenceBins, confidence_bins
 from kdlora.evidence.gains import gather
 from kdlora.evidence.statistics import gather_statistics
 from kdlora.records.tidy import tidy
@@ -30,7 +31,7 @@ def rows_of(panel, *columns):
 def test_bins_give_the_calibration_error_of_the_records():
     rng = np.random.default_rng(5)
     logits, labels = rng.normal(0, 2, (400, 3)), rng.integers(0, 3, 400)
-    bins = charts_models.bins_of(logits, labels)
+    bins = confidence_bins(logits, labels)
     gaps = np.abs(np.array(bins.correct) - np.array(bins.confidence)).sum()
     assert gaps / 400 == pytest.approx(expected_calibration_error(logits, labels, bins=10))
     assert sum(bins.n) == 400
@@ -38,13 +39,13 @@ def test_bins_give_the_calibration_error_of_the_records():
 
 
 def test_outputs_that_are_no_classes_have_no_bins():
-    assert charts_models.bins_of(np.zeros((5, 1)), np.zeros(5)) is None
-    assert charts_models.bins_of(np.full((5, 2), np.nan), np.zeros(5, int)) is None
+    assert confidence_bins(np.zeros((5, 1)), np.zeros(5)) is None
+    assert confidence_bins(np.full((5, 2), np.nan), np.zeros(5, int)) is None
 
 
 def test_reliability_adds_up_the_seeds(one_task):
     runs = one_task.loc[one_task["arm"] == "student/lora", "run_id"]
-    one = charts_models.Bins((0, 4), (0.0, 3.0), (0, 2))
+    one = ConfidenceBins((0, 4), (0.0, 3.0), (0, 2))
     figure, table = charts_models.reliability(tidy(one_task), dict.fromkeys(runs, one))
     (row,) = table.rows
     assert [cell.value for cell in row[1:]] == [0.75, 0.5, 8]

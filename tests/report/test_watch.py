@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from kdlora import api
-from kdlora.report import build
 from tests.harness.studies import blank, make_frame
 
 
@@ -15,7 +14,7 @@ def test_watching_ends_with_the_last_run(monkeypatch, tmp_path):
     looks = iter([half, half, half, whole, whole])  # two loads a look that writes, one else
     monkeypatch.setattr("kdlora.records.frame.load_frame", lambda root: next(looks))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(build, "read_bins", lambda frame, root: {})
+    monkeypatch.setattr("kdlora.report.stored_outputs.read_bins", lambda frame, root: {})
     told = []
 
     def tell(files, done, planned):

@@ -5,40 +5,29 @@ Both formats are rendered from the same `Report`; neither computes a number.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from kdlora.errors import ReportError, StoreError
-from kdlora.files import cache_dir
-from kdlora.records.predictions import FILE as PREDICTIONS
-from kdlora.records.predictions import read_predictions
+from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.records.store import write_text
-from kdlora.report.content.models import Bins, bins_of
 from kdlora.report.content.parts import ERROR_LOG, Histories, guarded
 from kdlora.report.content.study import FILES, Given, build
-from kdlora.report.document import TIE, Block, Explorer, Figure, Missing, Report, Source, Table
+from kdlora.report.document import Block, Explorer, Figure, Report, Table
 from kdlora.report.render import raster
+from kdlora.report.render.html import render_html
 from kdlora.report.render.latex import render_latex
+from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw, side_by_side, size_of
-from kdlora.report.render.theme import COLOURS, kind_of, shape_of
-from kdlora.report.stored_outputs import Examples
-from kdlora.report.words import arm_name, plural, short_arm_name
+from kdlora.report.stored_outputs import StoredOutputs
+from kdlora.report.words import plural
 
 PNG_SCALE = 1.5  # at most; large figures get as many pixels as stay quick to draw
 MOST_PIXELS = 2.5e6
-PAGE_SCALE = 1.2  # at most, in a page that has the room
 
 FIGURE_KINDS = ("svg", "png", "pdf")
 TABLE_KINDS = ("csv", "tex")
@@ -75,8 +64,8 @@ def write_report(
     histories: Given[Histories] | None = None,
     notes: Sequence[str] = (),
     rerun: str = "kdlora run study.yaml",
-    bins: Given[dict[str, Bins]] | None = None,
-    examples: Given[Examples] | None = None,
+    bins: Given[dict[str, ConfidenceBins]] | None = None,
+    examples: Given[StoredOutputs] | None = None,
     refresh_s: int | None = None,
 ) -> ReportFiles:
     """Write ``report.html``, ``report.md``, ``figures/`` and ``tables/`` below `out`.
@@ -101,29 +90,6 @@ def write_report(
         bins=bins, examples=examples,
     )  # fmt: skip
     return save_report(report, Path(out), refresh_s=refresh_s)
-
-
-MOST_BINNED = 200  # runs whose predictions are read for the reliability diagrams
-
-
-def read_bins(frame: pd.DataFrame, root: Path) -> dict[str, Bins]:
-    """Report rows by confidence of the encoders' runs, as far as they stored their predictions.
-
-    Of a large study only the first `MOST_BINNED` runs are read, seed by seed, so that all models
-    are among them.
-    """
-    encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
-    if "seed" in encoders:
-        encoders = encoders.sort_values("seed", kind="stable")
-    found: dict[str, Bins] = {}
-    for run_id in dict.fromkeys(encoders["run_id"]):
-        folder = root / "runs" / str(run_id)
-        if len(found) == MOST_BINNED or not (folder / PREDICTIONS).is_file():
-            continue
-        outputs, labels = read_predictions(folder).by_split()
-        if "report" in outputs and (bins := bins_of(outputs["report"], labels["report"])):
-            found[str(run_id)] = bins
-    return found
 
 
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:
@@ -180,129 +146,6 @@ def _write_errors(report: Report, out: Path) -> Path | None:
     entries = [f"{section.title}: {part.title}\n\n{part.trace}" for section, part in failures]
     write_text(path, "\n".join(entries))
     return path
-
-
-def render_markdown(report: Report) -> str:
-    titles = {table.key: table.title for table in report.tables()}
-    template = _environment("md").get_template("report.md.j2")
-    text = template.render(report=report, titles=titles)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def render_html(
-    report: Report, *, drawings: dict[str, str] | None = None, refresh_s: int | None = None
-) -> str:
-    """The page with its style, scripts and charts inside; colours are CSS variables."""
-    panels = [panel for figure in report.figures() for panel in figure.panels]
-    drawn = drawings if drawings is not None else {panel.key: draw(panel) for panel in panels}
-    steered = {f.panel.key for f in report.figures() if isinstance(f, Explorer)}
-    specs = {p.key: {**p.spec, "title": None} for p in panels if p.key not in steered}
-    return _environment("html").get_template("report.html.j2").render(
-        report=report,
-        titles={table.key: table.title for table in report.tables()},
-        drawings={key: Markup(_in_page(svg)) for key, svg in drawn.items()},
-        specs=Markup(_by_variables(_safe_json(specs))),
-        explorers=Markup(_safe_json(_explorers(report))),
-        vega=Markup(_vega()) if panels else "",
-        refresh_s=refresh_s,
-        tie=TIE,
-        colours=COLOURS,
-    )  # fmt: skip
-
-
-def _explorers(report: Report) -> dict[str, Any]:
-    """What the page's script needs of each explorer: axes, points, names and the bare chart."""
-    found = {}
-    for block in report.figures():
-        if not isinstance(block, Explorer):
-            continue
-        arms = list(dict.fromkeys(row["arm"] for row in block.means))
-        found[block.key] = {
-            "axes": [{**vars(axis)} for axis in block.axes],
-            "means": block.means,
-            "runs": block.runs,
-            "arms": {
-                arm: {"name": arm_name(arm), "short": short_arm_name(arm), "kind": kind_of(arm),
-                      "shape": shape_of(arm)}
-                for arm in arms
-            },
-            "spec": json.loads(_by_variables(json.dumps(block.spec))),
-        }  # fmt: skip
-    return found
-
-
-@lru_cache(maxsize=2)
-def _environment(kind: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("kdlora.report"),
-        autoescape=kind == "html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "md": _escape_markdown,
-        "anchor": anchor,
-        "kind": kind_of,
-        "shape": shape_of,
-    }
-    environment.tests |= {
-        "table": lambda block: isinstance(block, Table),
-        "figure": lambda block: isinstance(block, Figure | Explorer),
-        "explorer": lambda block: isinstance(block, Explorer),
-        "source": lambda block: isinstance(block, Source),
-        "missing": lambda block: isinstance(block, Missing),
-    }
-    return environment
-
-
-def _escape_markdown(text: str) -> str:
-    """One line that Markdown shows as it is, inside a table too."""
-    flat = " ".join(str(text).split())
-    return re.sub(r"([\\|`*<>\[\]])", r"\\\1", flat)
-
-
-def anchor(title: str) -> str:
-    """The place of a heading as Markdown viewers name it."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
-
-
-def _safe_json(value: Any) -> str:
-    """JSON that can stand inside a script element."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")
-
-
-def _by_variables(text: str) -> str:
-    """Replace the theme's light colours by CSS variables, which know of dark pages."""
-    for name, (colour, _) in COLOURS.items():
-        text = text.replace(colour, f"var(--{name})")
-    return text
-
-
-def _in_page(svg: str) -> str:
-    """The static drawing that stands in the page where scripts do not run."""
-    largest = round(PAGE_SCALE * size_of(svg)[0])
-    return _by_variables(svg.replace("<svg ", f'<svg style="max-width:{largest}px" ', 1))
-
-
-@lru_cache(maxsize=1)
-def _vega() -> str:
-    """The charting libraries as one script without outside references to load.
-
-    Putting them together takes a second, so the result is kept in the user's cache.
-    """
-    kept = cache_dir() / f"vega-{version('vl-convert-python')}.js"
-    try:
-        return kept.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        pass
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    bundle = bundle.replace("</script", "<\\/script")
-    with suppress(OSError, StoreError):  # a cache that cannot be written costs a second
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, bundle)
-    return bundle
 
 
 def _write_drawing(

@@ -9,13 +9,16 @@ from pathlib import Path
 import pandas as pd
 
 from kdlora.choice.formats import MeasuredForm
-from kdlora.records.predictions import SplitOutputs, read_outputs
+from kdlora.evidence.confidence import ConfidenceBins, confidence_bins
+from kdlora.records.predictions import FILE as PREDICTIONS
+from kdlora.records.predictions import SplitOutputs, read_outputs, read_predictions
 
+MOST_BINNED = 200  # runs whose predictions are read for the reliability diagrams
 MOST_READ = 300  # runs whose predictions are read; a study with more is judged by its seeds
 
 
 @dataclass(frozen=True)
-class Examples:
+class StoredOutputs:
     """Outputs by run id on the two splits, and measured artefacts."""
 
     selection: Mapping[str, SplitOutputs] = field(default_factory=dict)
@@ -23,13 +26,33 @@ class Examples:
     exports: Sequence[MeasuredForm] = ()
 
 
-def read_examples(
+def read_stored_outputs(
     frame: pd.DataFrame, root: Path, exports: Sequence[MeasuredForm] = ()
-) -> Examples:  # fmt: skip
+) -> StoredOutputs:  # fmt: skip
     """Read the stored outputs of a study's encoders, if they are not too many."""
     done = frame[(frame["status"] == "done") & frame["role"].isin(["teacher", "student"])]
     runs = list(dict.fromkeys(done["run_id"].astype(str)))
     if len(runs) > MOST_READ:
-        return Examples(exports=exports)
+        return StoredOutputs(exports=exports)
     selection = read_outputs(root, runs, "selection")
-    return Examples(selection, read_outputs(root, runs, "report"), exports)
+    return StoredOutputs(selection, read_outputs(root, runs, "report"), exports)
+
+
+def read_bins(frame: pd.DataFrame, root: Path) -> dict[str, ConfidenceBins]:
+    """Report rows by confidence of the encoders' runs, as far as they stored their predictions.
+
+    Of a large study only the first `MOST_BINNED` runs are read, seed by seed, so that all models
+    are among them.
+    """
+    encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    if "seed" in encoders:
+        encoders = encoders.sort_values("seed", kind="stable")
+    found: dict[str, ConfidenceBins] = {}
+    for run_id in dict.fromkeys(encoders["run_id"]):
+        folder = root / "runs" / str(run_id)
+        if len(found) == MOST_BINNED or not (folder / PREDICTIONS).is_file():
+            continue
+        outputs, labels = read_predictions(folder).by_split()
+        if "report" in outputs and (bins := confidence_bins(outputs["report"], labels["report"])):
+            found[str(run_id)] = bins
+    return found

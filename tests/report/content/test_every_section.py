@@ -17,7 +17,7 @@ from kdlora.evidence.result import Rules
 from kdlora.report import build
 from kdlora.report.content import parts, study
 from kdlora.report.document import Missing, Report
-from kdlora.report.stored_outputs import Examples
+from kdlora.report.stored_outputs import StoredOutputs
 from tests.harness.studies import blank, make_frame, make_histories, put
 
 ARMS = ("teacher/fft", "student/lora", "student/kd-lora")
@@ -81,7 +81,7 @@ def test_every_section_of_a_poor_study_stands_or_says_why(kind, monkeypatch, tmp
     frame = STUDIES[kind]()
     files = build.write_report(
         frame, tmp_path, title=kind, spec={"name": "s"}, histories=make_histories(frame),
-        examples=Examples(),
+        examples=StoredOutputs(),
     )  # fmt: skip
     text = files.markdown.read_text(encoding="utf-8")
     assert files.failures == (), text
@@ -110,7 +110,7 @@ def data():
     frame = small(("rte",))
     return parts.ReportData(
         frame, spec={"name": "s"}, notes=("a note",), rerun="kdlora", bins=dict,
-        histories=lambda: make_histories(frame), examples=Examples,
+        histories=lambda: make_histories(frame), examples=StoredOutputs,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from kdlora.report.content.study import build
 from kdlora.report.render.repository_page import write_page
 from tests.harness.studies import make_histories
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

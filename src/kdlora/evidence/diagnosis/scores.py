@@ -171,7 +171,7 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
         )
     if has(frame, "teacher_run_id", "run_id"):
         bad = set(frame.loc[mask, "run_id"])
-        taught = done & [not bad.isdisjoint(ids) for ids in named_teachers(frame)]
+        taught = done & np.array([not bad.isdisjoint(ids) for ids in named_teachers(frame)], bool)
         if taught.any():
             yield Finding(
                 "degenerate_teacher",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from kdlora.evidence.confidence import BINS, ConfidenceBins
 from kdlora.records.tidy import groups, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.tables import Lead
@@ -19,43 +19,15 @@ from kdlora.report.render.panels import ROW, heat_map, shade, tips
 from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
 from kdlora.vocabulary.arm import Arm
 
-BINS = 10
 SIDE = 250  # px of a reliability diagram
 MOST_PANELS = 12
 MOST_CLASSES = 12
 MOST_ROWS = 30  # of a panel of agreements; more are averaged over seeds
 
 
-@dataclass(frozen=True)
-class Bins:
-    """A run's report rows by confidence: counts, sums of confidence, correct answers [bins]."""
-
-    n: tuple[int, ...]
-    confidence: tuple[float, ...]
-    correct: tuple[int, ...]
-
-
-def bins_of(logits: np.ndarray, labels: np.ndarray) -> Bins | None:
-    """Rows by the confidence of the predicted class; None for outputs that are no classes.
-
-    `logits` [n, c], `labels` [n]. Equal-width bins, closed on the right (Guo et al., 2017).
-    """
-    if logits.ndim != 2 or logits.shape[1] < 2 or not np.isfinite(logits).all():
-        return None
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    confidence = 1 / np.exp(shifted).sum(axis=1)
-    correct = logits.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-
-    def count(weights: np.ndarray | None = None) -> list[float]:
-        return np.bincount(place, weights=weights, minlength=BINS).tolist()
-
-    return Bins(
-        tuple(map(int, count())), tuple(count(confidence)), tuple(map(int, count(correct * 1.0)))
-    )
-
-
-def reliability(frame: pd.DataFrame, bins: Mapping[str, Bins]) -> tuple[Figure, Table] | None:
+def reliability(
+    frame: pd.DataFrame, bins: Mapping[str, ConfidenceBins]
+) -> tuple[Figure, Table] | None:
     """Share of right answers by confidence: a panel a task (and pair), a line a model."""
     lead, rows = Lead(frame), []
     panels: list[Panel] = []

@@ -10,15 +10,15 @@ from typing import Any, Generic, TypeVar, overload
 import pandas as pd
 
 from kdlora.errors import InputError
+from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.gains import Facts, gather
 from kdlora.evidence.matrix import Matrix, crossed
 from kdlora.evidence.statistics import Statistics, gather_statistics
 from kdlora.records.tidy import names, tidy
 from kdlora.report import words as w
 from kdlora.report.content import matrix, which_to_ship
-from kdlora.report.content.models import Bins
 from kdlora.report.document import Block, Finding, Missing, Section, Tile
-from kdlora.report.stored_outputs import Examples
+from kdlora.report.stored_outputs import StoredOutputs
 
 T = TypeVar("T")
 ERROR_LOG = "report-errors.log"  # beside the page, where a part failed
@@ -65,8 +65,8 @@ class ReportData:
         notes: Sequence[str],
         rerun: str,
         histories: Callable[[], Histories],
-        bins: Callable[[], dict[str, Bins]],
-        examples: Callable[[], Examples] | None,
+        bins: Callable[[], dict[str, ConfidenceBins]],
+        examples: Callable[[], StoredOutputs] | None,
     ) -> None:
         self.frame, self.spec, self.notes, self.rerun = tidy(frame), spec, notes, rerun
         self._read_histories, self._read_bins, self._read_examples = histories, bins, examples
@@ -85,11 +85,11 @@ class ReportData:
         return self._read_histories()
 
     @computed
-    def bins(self) -> dict[str, Bins]:
+    def bins(self) -> dict[str, ConfidenceBins]:
         return self._read_bins()
 
     @computed
-    def examples(self) -> Examples | None:
+    def examples(self) -> StoredOutputs | None:
         """None for results whose models are not here, so that none of them can be shipped."""
         return self._read_examples() if self._read_examples else None
 

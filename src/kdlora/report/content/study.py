@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from kdlora.evidence import gains as g
+from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.statistics import Statistics
 from kdlora.evidence.teacher import reference_arm
@@ -35,10 +36,9 @@ from kdlora.report.content import (
     trust,
     which_to_ship,
 )
-from kdlora.report.content.models import Bins
 from kdlora.report.content.parts import Histories, Part, ReportData, SectionPlan
 from kdlora.report.document import Report, Section, Source, Tile
-from kdlora.report.stored_outputs import Examples
+from kdlora.report.stored_outputs import StoredOutputs
 
 T = TypeVar("T")
 Given = T | Callable[[], T]
@@ -75,8 +75,8 @@ def build(
     histories: Given[Histories],
     notes: Sequence[str],
     rerun: str,
-    bins: Given[dict[str, Bins]] | None = None,
-    examples: Given[Examples] | None = None,
+    bins: Given[dict[str, ConfidenceBins]] | None = None,
+    examples: Given[StoredOutputs] | None = None,
 ) -> Report:
     """Everything that a report shows, from the tidy frame.
 

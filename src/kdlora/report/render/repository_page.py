@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, ReportError, did_you_mean
 from kdlora.records.store import write_text
-from kdlora.report.build import render_markdown
 from kdlora.report.document import Explorer, Figure, Report, Section, Table
+from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw, side_by_side
 
 
@@ -20,8 +20,13 @@ def write_page(
     """Write ``<out>/<name>.md`` and an SVG a figure, ``<out>/<name>-<figure>.svg``.
 
     The page has the findings of every section and of its blocks those named. Raises InputError for
-    names that the report does not have.
+    names that the report does not have, ReportError where parts of it failed.
     """
+    if failures := report.failures():
+        listed = [f"{section.title}: {part.title}" for section, part in failures]
+        raise ReportError(
+            f"page {name}: could not be made: {'; '.join(listed)}\n{failures[0][1].trace}"
+        )
     known = {"table": {t.key for t in report.tables()}, "figure": {f.key for f in report.figures()}}
     unknown = [
         f"the report has no {kind} '{key}'.{did_you_mean(key, known[kind])}"

@@ -1,0 +1,29 @@
+"""The templates of a page, and how they tell the blocks of a section apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from kdlora.report.document import Explorer, Figure, Missing, Source, Table
+
+
+def environment(suffix: str, **filters: Callable[..., str]) -> Environment:
+    """The templates of one format: `suffix` is "html" or "md"; both know what a block is."""
+    made = Environment(
+        loader=PackageLoader("kdlora.report"),
+        autoescape=suffix == "html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= filters
+    made.tests |= {
+        "table": lambda block: isinstance(block, Table),
+        "figure": lambda block: isinstance(block, Figure | Explorer),
+        "explorer": lambda block: isinstance(block, Explorer),
+        "source": lambda block: isinstance(block, Source),
+        "missing": lambda block: isinstance(block, Missing),
+    }
+    return made
