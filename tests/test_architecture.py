@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kdlora.vocabulary.metric import METRICS
+
 ROOT = Path(__file__).resolve().parent.parent
+# Pieces of an arm's text, of which one is put together or by which one is taken apart; and "/" or
+# "[" where they split a text.
+PIECE = re.compile(r"(^|/)kd-$|^/?kd-\w|^(teacher|student|baseline)/($|\w)")
+NO_ARMS = {"mlflow/entries.py": ("teacher/",)}  # names of metrics in a tracker
+SPLITS = ("partition", "rpartition", "split", "replace", "removeprefix", "startswith")
 
 
 def test_a_package_imports_only_from_those_before_it():
@@ -65,3 +75,118 @@ def test_the_evidence_wing_imports_nothing_that_trains():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def texts_of(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Every text of a module that is no docstring."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in docstrings:
+            yield node
+
+
+def arms_by_hand(source: str, *, whole_allowed: bool = False) -> list[str]:
+    """Where a module takes an arm's text apart, or puts one together, by its own means.
+
+    `whole_allowed`: it may name arms ("teacher/fft"), as the published studies do.
+    """
+    tree = ast.parse(source)
+    found = [
+        f"line {text.lineno}: {text.value!r}"
+        for text in texts_of(tree)
+        if PIECE.search(text.value)
+        and "*" not in text.value  # a pattern, as users write them
+        and not (whole_allowed and text.value[-1] not in "/-")
+    ]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        on = ast.unparse(node.func.value)
+        splits = node.func.attr in SPLITS and re.search(r"\b(arm|title|base_arm|c\.[ab])$", on)
+        given = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        if splits and any(str(value)[:1] in ("/", "[", "]") for value in given):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def metric_tables(source: str) -> list[str]:
+    """Where a module lists two metrics or more by name, or keeps something for each of them."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Dict):
+            items = node.keys
+        elif isinstance(node, ast.Tuple | ast.List | ast.Set):
+            items = list(node.elts)
+        else:
+            continue
+        names = {i.value for i in items if isinstance(i, ast.Constant)} & set(METRICS)
+        if len(names) > 1:
+            found.append(f"line {node.lineno}: {', '.join(sorted(names))}")
+    return found
+
+
+def modules_beside(home: str) -> Iterator[tuple[str, Path]]:
+    """Every module of both packages but one, under its path within the package."""
+    for package in ("kdlora", "kdlora_reproductions"):
+        for path in sorted((ROOT / "src" / package).rglob("*.py")):
+            name = path.relative_to(ROOT / "src" / package).as_posix()
+            if name != home:
+                yield name, path
+
+
+def test_an_arm_is_written_and_read_in_one_module_alone():
+    broken = {}
+    for name, path in modules_beside("vocabulary/arm.py"):
+        published = "kdlora_reproductions" in path.parts
+        source = path.read_text(encoding="utf-8")
+        allowed = NO_ARMS.get(name, ())
+        found = arms_by_hand(source, whole_allowed=published)
+        if left := [f for f in found if not any(f.endswith(repr(text)) for text in allowed)]:
+            broken[name] = left
+    assert broken == {}, "ask kdlora.vocabulary.arm.Arm instead"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'kd = [a for a in arms if a.startswith("student/kd-")]',
+        'teachers = [a for a in arms if a.startswith("teacher/")]',
+        'name = f"baseline/{kind}"',
+        'plain = text.replace("/kd-", "/", 1)',
+        'rest = name.removeprefix("kd-")',
+        'first = "teacher/given"',
+        'role, _, rest = run.arm.partition("/")',
+        'base = arm.split("[")[0]',
+    ],
+)
+def test_an_arm_that_is_read_by_hand_is_seen(line):
+    assert arms_by_hand(line)
+    assert not arms_by_hand(f'"""{line}"""'.replace('""""', '"""'))
+
+
+def test_the_facts_of_metrics_stand_in_one_module_alone():
+    broken = {
+        name: found
+        for name, path in modules_beside("vocabulary/metric.py")
+        if (found := metric_tables(path.read_text(encoding="utf-8")))
+    }
+    assert broken == {}, "ask kdlora.vocabulary.metric.metric(name) instead"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'POINTS = frozenset({"accuracy", "f1"})',
+        'DIRECTION = {"accuracy": 1, "rmse": -1}',
+        'correlation = metric in ("pearson", "spearman")',
+        'shown = ["ece", "matthews"]',
+    ],
+)
+def test_a_table_of_metrics_is_seen(line):
+    assert metric_tables(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,14 @@ from kdlora.evidence.aggregates import aggregate, shared_cells
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.ranks import rank_methods
 from kdlora.evidence.result import Rules
+from kdlora.vocabulary.arm import Arm
 from kdlora_reproductions import significance_costs
 from kdlora_reproductions.rows import SHOWN, comparison_table, significant
 from kdlora_reproductions.significance import FAMILY_PAIRS, VARIANTS
 from kdlora_reproductions.tables import Sound
+
+LORA_ONLY = [str(Arm("teacher", variant)) for variant in VARIANTS]
+KD_LORA = [str(Arm("student", variant, "kd")) for variant in VARIANTS]
 
 SCORES = {"score": "reported checkpoint", "last_epoch_metric": "last epoch"}
 SOURCE = "B742"
@@ -39,7 +43,7 @@ def sound(
 
 def _lora_against_kd(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> list[Sound]:
     found = []
-    contrasts = [(f"teacher/{v}", f"student/kd-{v}") for v in VARIANTS]
+    contrasts = list(zip(LORA_ONLY, KD_LORA, strict=True))
     for column, name in SCORES.items():
         if column not in runs:
             continue
@@ -76,8 +80,8 @@ def _span(table: pd.DataFrame, names: list[str]) -> str:
 
 def _against_fft(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> list[Sound]:
     found = []
-    for prefix, name in (("teacher/", "LoRA-only"), ("student/kd-", "KD-LoRA")):
-        contrasts = [(f"{prefix}{v}", "teacher/fft") for v in VARIANTS]
+    for name, arms in (("LoRA-only", LORA_ONLY), ("KD-LoRA", KD_LORA)):
+        contrasts = [(arm, "teacher/fft") for arm in arms]
         table = comparison_table(compare_many(runs, contrasts, rng=rng, rules=rules), VARIANTS)
         found.append(
             Sound(
@@ -145,13 +149,13 @@ def _retention(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> So
     table = pd.DataFrame([r.to_dict() for r in rows])
     kept = table.set_index("arm")["retention"] if len(table) else pd.Series(dtype=float)
 
-    def span(prefix: str) -> str:
-        values = kept[[f"{prefix}{v}" for v in VARIANTS if v != "adalora"]]
+    def span(arms: Sequence[str]) -> str:
+        values = kept[[arm for arm in arms if Arm.read(arm).adaptation != "adalora"]]
         return f"{values.min():.1f}-{values.max():.1f} %"
 
     answer = (
         f"On the {shared.n_cells} cells that all 13 arms share at seed 42, without adalora: "
-        f"LoRA-only {span('teacher/')}, KD-LoRA {span('student/kd-')} of FFT."
+        f"LoRA-only {span(LORA_ONLY)}, KD-LoRA {span(KD_LORA)} of FFT."
         if len(kept)
         else f"Cannot be said: {shared.reason}."
     )
@@ -182,8 +186,8 @@ def _ranks(runs: pd.DataFrame) -> list[Sound]:
     """Which variant is best? Ranks over the blocks of seed 42, where every arm has been run."""
     found = []
     seed = runs[runs["seed"] == 42]
-    for prefix, name in (("teacher/", "LoRA-only"), ("student/kd-", "KD-LoRA")):
-        shared = shared_cells(seed, [f"{prefix}{v}" for v in VARIANTS])
+    for name, arms in (("LoRA-only", LORA_ONLY), ("KD-LoRA", KD_LORA)):
+        shared = shared_cells(seed, arms)
         ranking = rank_methods(shared, level="blocks")
         if ranking.cannot:
             continue

@@ -6,7 +6,6 @@ shown so (`vocabulary.metric`). Whatever is left out is named in a note.
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.records.record import NOT_DONE
-from kdlora.vocabulary.arm import SEEDLESS
+from kdlora.vocabulary.arm import SEEDLESS, matching
 from kdlora.vocabulary.metric import Metric, metric
 
 KEYS = ("pair", "task", "seed")
@@ -52,8 +51,7 @@ class Selection:
 
     def arms(self, known: Iterable[str]) -> list[str]:
         """The arms of these that are meant."""
-        pattern = self.arm.replace("[", "[[]")  # a label's bracket, no set of characters
-        return [a for a in known if fnmatch.fnmatchcase(str(a), pattern)]
+        return matching([self.arm], map(str, known))
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows meant. Raises InputError for a column that the frame lacks."""

@@ -12,10 +12,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, as_tuple
 from kdlora.spec.encoders import Layers, Pair
-from kdlora.spec.halving import matching
 from kdlora.spec.sections import task_name
 from kdlora.spec.variations import PlannedArm
-from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, PEFT_VARIANTS, Arm
+from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, PEFT_VARIANTS, Arm, matching
 
 if TYPE_CHECKING:
     from kdlora.spec.study import Study

@@ -8,8 +8,7 @@ candidate keeps its full schedule, so one that survives is the run it would have
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, as_tuple
 from kdlora.spec.fingerprint import hash_json
-from kdlora.vocabulary.arm import labelled, teaching_arm
+from kdlora.vocabulary.arm import labelled, matching, teaching_arm
 
 if TYPE_CHECKING:
     from kdlora.spec.study import Study
@@ -103,12 +102,6 @@ def races(halvings: Iterable[Halving], cells: Iterable[Mapping[str, Any]]) -> tu
         for (number, pair, task, seed), runs in found.items()
         if len(runs) > 1
     )
-
-
-def matching(patterns: Iterable[str], titles: Sequence[str]) -> list[str]:
-    """The titles that a pattern names; `*` stands for anything, brackets for themselves."""
-    forms = [re.compile(re.escape(p).replace(r"\*", ".*")) for p in patterns]
-    return [title for title in titles if any(form.fullmatch(title) for form in forms)]
 
 
 def halving_problems(study: Study) -> Iterator[str]:

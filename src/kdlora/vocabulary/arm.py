@@ -11,6 +11,7 @@ text that stands in a column of results.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -302,6 +303,12 @@ def teaching_arm(arms: Iterable[Any], *, given: bool = False) -> Arm:
     known = [arm if isinstance(arm, Arm) else Arm.read(arm) for arm in arms]
     teachers = [arm for arm in known if arm.is_teacher and not arm.label]
     return TEACHER if TEACHER in teachers or not teachers else teachers[0]
+
+
+def matching(patterns: Iterable[str], arms: Iterable[str]) -> list[str]:
+    """The arms that a pattern names: `*` stands for anything, brackets are those of a label."""
+    forms = [re.compile(re.escape(p).replace(r"\*", ".*"), re.DOTALL) for p in patterns]
+    return [arm for arm in arms if any(form.fullmatch(arm) for form in forms)]
 
 
 def labelled(arm: str, label: str) -> str:

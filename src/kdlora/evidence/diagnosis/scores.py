@@ -12,6 +12,7 @@ from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, lis
 from kdlora.evidence.diagnosis.public_facts import CLASS_COUNTS
 from kdlora.evidence.teacher import named_teachers
 from kdlora.records.plausible import impossible_values, numeric
+from kdlora.vocabulary.metric import metric as facts_of
 
 NEAR_ZERO = 0.3  # a correlation below explains less than a tenth of the variance
 EXACT = 1e-6
@@ -85,7 +86,7 @@ def degenerate_kinds(frame: pd.DataFrame) -> pd.Series:
     kinds[candidate & (matthews.abs() < EXACT)] = "zero matthews"
     accuracy = score.where(metric == "accuracy", numeric(frame, "report.accuracy"))
     kinds[candidate & _one_class(frame, accuracy, baseline)] = "one class"
-    regression = metric.isin(("pearson", "spearman"))
+    regression = metric.map(lambda name: facts_of(name).is_correlation).astype(bool)
     stated = score.notna() if "score" in frame else pd.Series(False, frame.index)
     kinds[candidate & regression & stated & (score.abs() < NEAR_ZERO)] = "near-zero correlation"
     return kinds
