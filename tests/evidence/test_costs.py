@@ -123,9 +123,10 @@ def test_budget_matching_picks_the_closest_run_of_like_cost() -> None:
     frame = pd.concat([lora, small, like], ignore_index=True)
     kept, budget = budget_matched(frame, "teacher/dora", LORA)
     assert budget.n_cells == 6
-    assert set(kept.loc[kept["arm"] == "teacher/dora", "rank"]) == {7}
-    assert len(kept) == 12
+    runs = kept.table
+    assert set(runs.loc[runs["arm"] == "teacher/dora", "rank"]) == {7}
+    assert len(runs) == 12
     none, budget = budget_matched(frame[frame["rank"] != 7], "teacher/dora", LORA)
-    assert none.empty
+    assert none.table.empty
     assert "0.6 times the trainable_params" in budget.cannot
     assert "no run" in budget_matched(frame, "teacher/x", LORA)[1].cannot

@@ -12,7 +12,7 @@ PAIR = "minilm-l6--minilm-l3"
 
 def gain_of(frame, effect, task="movie-reviews"):
     (found,) = (
-        x for x in g.gather(frame).gains if x.comparison.effect == effect and x.task == task
+        x for x in g.describe(frame).gains if x.comparison.effect == effect and x.task == task
     )
     return found
 
@@ -43,7 +43,7 @@ def test_without_the_control_distillation_is_not_claimed():
 
 def test_a_given_teacher_is_the_larger_encoder_fully_trained():
     found = g.comparisons(["teacher/given", "student/fft", "student/kd-lora"], "teacher/given")
-    assert g.Comparison(g.SMALLER, "student/fft", "teacher/given") in found
+    assert g.PairedArms(g.SMALLER, "student/fft", "teacher/given") in found
     assert not [c for c in found if c.effect == g.ADAPTER and c.arm == "teacher/given"]
 
 
@@ -85,7 +85,7 @@ def test_the_average_is_the_mean_of_task_means():
 
 def test_other_units_are_not_averaged_with_points():
     frame = make_frame(("rte", "toxicity"))
-    averages = [gain for gain in g.gather(frame).gains if gain.task is None]
+    averages = [gain for gain in g.describe(frame).gains if gain.task is None]
     assert averages == []
 
 
@@ -103,7 +103,7 @@ def test_a_flagged_run_is_in_the_mean_and_told_apart():
 
 
 def ranked(frame):
-    students, split = g.gather(frame).students[PAIR]
+    students, split = g.describe(frame).students[PAIR]
     return [student.arm for student in students], split
 
 
@@ -133,7 +133,7 @@ def test_first_and_second_student_are_compared_once():
     runner_up = gain_of(frame, g.RUNNER_UP).comparison
     assert (runner_up.arm, runner_up.base) == ("student/fft", "student/kd-lora")
     known = put(frame, {"arm": "student/fft"}, selection_score=0.1)  # kd-lora, then lora
-    effects = [gain.comparison.effect for gain in g.gather(known).gains]
+    effects = [gain.comparison.effect for gain in g.describe(known).gains]
     assert g.RUNNER_UP not in effects
 
 
@@ -143,7 +143,7 @@ def test_pairs_of_encoders_are_kept_apart():
     other = make_frame(pair="bert--distilbert")
     other = with_prefix(other, "other-")
     other["score"] = other["score"] - 0.1
-    facts = g.gather(pd.concat([make_frame(), other], ignore_index=True))
+    facts = g.describe(pd.concat([make_frame(), other], ignore_index=True))
     means = {gain.pair: gain.mean for gain in facts.overall("bert--distilbert")}
     assert set(means) == {"bert--distilbert"}
     first, second = (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlora.evidence.gains import gather
-from kdlora.evidence.statistics import gather_statistics
+from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.study import gather_report
 from kdlora.evidence.teacher import named_teachers, reference_arm, teacher_arm, teacher_of
 from kdlora.records.frame import load_frame
 from kdlora.records.store import Store
@@ -155,7 +155,7 @@ def test_one_student_arm_may_have_two_teachers_in_two_pairs() -> None:
 
 def test_the_reports_reference_is_the_arm_that_taught() -> None:
     frame = make_frame(arms=("teacher/rslora", "teacher/lora", "student/kd-lora"), seeds=(1,))
-    stats = gather_statistics(tidy(frame))
+    stats = gather_report(tidy(frame))
     assert stats is not None
     assert stats.reference == "teacher/rslora"
     assert f"against {stats.reference}" in stats.families

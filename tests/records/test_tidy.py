@@ -48,7 +48,7 @@ def test_information_alone_does_not_flag_a_run(one_task):
 def test_nothing_to_report(one_task):
     with pytest.raises(InputError, match="no cells"):
         tidy(one_task.iloc[:0])
-    with pytest.raises(InputError, match="lacks the columns arm"):
+    with pytest.raises(InputError, match="has no column 'arm'"):
         tidy(one_task.drop(columns=["arm", "seed"]))
 
 

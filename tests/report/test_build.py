@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError, StoreError
-from kdlora.evidence.gains import gather
+from kdlora.evidence.gains import describe as gather
 from kdlora.report import build
 from kdlora.report.content.study import METHODS, OWN_METHODS
 from kdlora.report.render.html import render_html

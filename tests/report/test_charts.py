@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.evidence.gains import gather
+from kdlora.evidence.gains import describe as gather
 from kdlora.records.tidy import tidy
 from kdlora.report.content.learning import learning
 from kdlora.report.content.trade_off import trade_offs

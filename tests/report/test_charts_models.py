@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kdlora.evidence.confidence import ConfidenceBins, confidence_bins
-from kdlora.evidence.gains import gather
-from kdlora.evidence.statistics import gather_statistics
+from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.study import gather_report
 from kdlora.records.tidy import tidy
 from kdlora.report.content import models as charts_models
 from kdlora.report.content import scores as charts_scores
@@ -95,7 +95,7 @@ def test_coverage_as_a_picture(troubled):
 
 def test_the_forest_is_open_where_nothing_is_decided():
     facts = gather(make_frame(("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")))
-    stats = gather_statistics(facts.frame)
+    stats = gather_report(facts.frame)
     figure = charts_tests.forest(stats)
     assert len(figure.panels) == len(stats.families)
     for panel, found in zip(figure.panels, stats.families.values(), strict=True):
@@ -113,7 +113,7 @@ def test_the_forest_is_open_where_nothing_is_decided():
 
 def test_the_rank_diagram_has_the_ranks_of_the_analysis():
     facts = gather(make_frame(("rte", "cola", "stsb", "sst2"), baselines=False))
-    stats = gather_statistics(facts.frame)
+    stats = gather_report(facts.frame)
     figure = charts_tests.critical_difference(stats)
     drawn = {r["label"]: r["x"] for r in rows_of(figure.panels[0], "Average rank")}
     assert sorted(drawn.values()) == pytest.approx(sorted(stats.ranks.average_rank.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdlora.evidence.gains import gather
+from kdlora.evidence.gains import describe as gather
 from kdlora.report.content import checks as c
 from tests.harness.studies import blank, make_frame, put
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.evidence.gains import gather
-from kdlora.evidence.statistics import gather_statistics
+from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.study import gather_report
 from kdlora.report.content.explorer import Span, averages, explorer, front
 from kdlora.report.document import Axis
 from tests.harness.studies import make_frame
@@ -46,7 +46,7 @@ def test_places_on_an_axis_and_back(log):
 def test_every_run_and_every_known_quantity_is_there():
     frame = make_frame(("rte", "cola"))
     facts = gather(frame)
-    made = explorer(facts, gather_statistics(facts.frame))
+    made = explorer(facts, gather_report(facts.frame))
     trained = frame[frame["role"] != "baseline"]
     assert {r["run"] for r in made.runs} == set(trained["run_id"])
     assert {a.key for a in made.axes} >= {"score", "size_mb", "latency_p50_ms", "trainable_params",

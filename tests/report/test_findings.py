@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from kdlora.evidence.gains import gather
+from kdlora.evidence.gains import describe as gather
 from kdlora.report.content import findings as f
 from tests.harness.studies import blank, make_frame, put, with_prefix
 

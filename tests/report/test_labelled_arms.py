@@ -82,11 +82,11 @@ def test_only_arms_under_the_same_label_differ_in_one_thing():
 
 
 def test_the_control_of_the_varied_arm_serves_its_variations():
-    facts = g.gather(tidy(labelled_frame()))
+    facts = g.describe(tidy(labelled_frame()))
     assert no_control(facts, "minilm-l6--minilm-l3") is None
     without = labelled_frame()
     without = without[~without["arm"].isin(["student/lora", "student/lora[best]"])]
-    found = no_control(g.gather(tidy(without)), "minilm-l6--minilm-l3")
+    found = no_control(g.describe(tidy(without)), "minilm-l6--minilm-l3")
     assert found is not None
     assert "any distilled student" in found.text
 

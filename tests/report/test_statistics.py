@@ -12,8 +12,8 @@ import pytest
 
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.costs import cost_ratios
-from kdlora.evidence.gains import gather
-from kdlora.evidence.statistics import ON_TEACHER, gather_statistics
+from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.study import ON_TEACHER, gather_report
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame
 from kdlora.report import build
@@ -28,7 +28,7 @@ TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
 @pytest.fixture(scope="module")
 def known():
     facts = gather(make_frame(TASKS, seeds=(1, 2, 3)))
-    return facts, gather_statistics(facts.frame)
+    return facts, gather_report(facts.frame)
 
 
 def test_comparisons_are_those_of_the_analysis(known):
@@ -47,11 +47,11 @@ def test_comparisons_are_those_of_the_analysis(known):
 def test_a_baseline_without_a_correlation_costs_no_task(known):
     facts, stats = known
     frame = put(facts.frame, {"task": "stsb", "arm": "baseline/majority"}, score=np.nan)
-    found = gather_statistics(frame)
+    found = gather_report(frame)
     assert stats.shared.by_task["stsb"] == found.shared.by_task["stsb"] > 0
     assert set(stats.shared.arms) - set(found.shared.arms) <= {"baseline/majority"}
     lost = put(facts.frame, {"task": "stsb", "arm": "student/lora"}, score=np.nan)
-    assert "stsb" not in gather_statistics(lost).shared.by_task  # an encoder's cells do count
+    assert "stsb" not in gather_report(lost).shared.by_task  # an encoder's cells do count
 
 
 def test_what_is_saved_is_the_ratio_of_matched_runs(known):
@@ -79,7 +79,7 @@ def test_undecided_is_never_called_equal(known):
 def test_a_study_without_scores_has_no_statistics():
     frame = make_frame()
     frame["score"] = np.nan
-    assert gather_statistics(gather(frame).frame) is None
+    assert gather_report(gather(frame).frame) is None
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def page(imported, tmp_path_factory):
 
 def test_the_first_screen_of_the_742_runs(imported, shared):
     facts = gather(imported)
-    stats = gather_statistics(facts.frame)
+    stats = gather_report(facts.frame)
     found = {f.topic: f.text for f in headline.headlines(facts, stats)}
     text = found["What KD-LoRA costs"]
     low, high = (float(x) for x in re.search(r"scores ([\d.]+) to ([\d.]+) points", text).groups())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdlora.evidence.gains import gather
+from kdlora.evidence.gains import describe as gather
 from kdlora.report.content import checks, trust
 from kdlora.report.content.study import build
 from tests.harness.studies import blank

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kdlora.evidence.power import SeedsNeeded
     from kdlora.evidence.result import Rules
     from kdlora.evidence.study import Evidence
+    from kdlora.records.tidy import StudyFrame
 
 
 def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
@@ -275,6 +276,7 @@ def compare(
     from kdlora.evidence.compare import compare_many
     from kdlora.evidence.result import Rules
     from kdlora.records.frame import load_frame
+    from kdlora.records.tidy import StudyFrame
 
     rules = Rules(
         alpha=alpha,
@@ -285,12 +287,13 @@ def compare(
     )
     keys = tuple(k.strip() for k in pair.split(",") if k.strip())
     frame = _filtered(load_frame(study), where or [], without or [])
+    runs = StudyFrame.of(frame)
     rng = np.random.default_rng(seed)
     if a or b or budget:
         contrasts = _contrasts(frame, a or [], b or [], reference)
         if budget:
-            frame = _same_budget(frame, contrasts, budget, keys)
-        made = compare_many(frame, contrasts, rng=rng, keys=keys, score=score, rules=rules)
+            runs = _same_budget(runs, contrasts, budget, keys)
+        made = compare_many(runs, contrasts, rng=rng, keys=keys, score=score, rules=rules)
         wishes = [_seeds_needed(c, wish) if wish is not None else None for c in made]
         tested = [_test_examples(study, c, rng) if examples else [] for c in made]
         if as_json:
@@ -305,8 +308,8 @@ def compare(
     from kdlora.evidence.study import gather
     from kdlora.evidence.teacher import has_taught
 
-    _check_arms(frame, [reference] if reference else [])
-    evidence = gather(frame, rng=rng, reference=reference, keys=keys, score=score, rules=rules)
+    _check_arms(runs.ranks_apart().table, [reference] if reference else [])
+    evidence = gather(runs, rng=rng, reference=reference, keys=keys, score=score, rules=rules)
     if as_json:
         print(json.dumps(evidence.to_dict(), indent=1))
         return
@@ -366,14 +369,14 @@ def _contrasts(
 
 
 def _same_budget(
-    frame: pd.DataFrame, contrasts: list[tuple[str, str]], column: str, keys: tuple[str, ...]
-) -> pd.DataFrame:
+    runs: StudyFrame, contrasts: list[tuple[str, str]], column: str, keys: tuple[str, ...]
+) -> StudyFrame:
     """The runs of like cost. Raises InputError where there are none, or for many comparisons."""
     from kdlora.evidence.costs import budget_matched
 
     if len(contrasts) > 1:
         raise InputError("--budget picks runs for one comparison: give one --a and one --b")
-    kept, budget = budget_matched(frame, *contrasts[0], column=column, keys=keys)
+    kept, budget = budget_matched(runs, *contrasts[0], column=column, keys=keys)
     if budget.cannot:
         raise InputError(f"no comparison at the same budget: {budget.cannot}")
     return kept
@@ -460,6 +463,11 @@ def _show_evidence(e: Evidence) -> None:
     notes = [n for cs in e.families.values() for c in cs for n in c.notes]
     for note in dict.fromkeys([*notes, *e.shared.notes]):
         console.print(f"note: {note}", soft_wrap=True)
+    if e.unfinished:
+        unfinished = ", ".join(e.unfinished)
+        console.print(
+            f"note: without a finished run, so not compared: {unfinished}", soft_wrap=True
+        )
     _rules_line(console, e.rules)
 
 

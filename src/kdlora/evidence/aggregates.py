@@ -19,6 +19,7 @@ from kdlora.evidence import intervals
 from kdlora.evidence.pairing import one_side
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.metric import POINTS
 
 
@@ -70,7 +71,7 @@ class SharedCells(Result):
 
 
 def shared_cells(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     arms: Sequence[str | Selection] | None = None,
     *,
     keys: Sequence[str] = KEYS,
@@ -102,10 +103,7 @@ def shared_usable(
         tasks = ", ".join(sorted(usable.loc[other, "task"].astype(str).unique()))
         notes.append(f"{tasks}: scored in another unit than {unit}, so left out")
         usable = usable[~other]
-    columns = {}
-    for selection in chosen:
-        side = one_side(selection, usable, keys, notes)
-        columns[str(selection)] = side.set_index(list(keys))["score"] if len(side) else None
+    columns = _single_runs(usable, chosen, keys) or _sides(usable, chosen, keys, notes)
     empty = [name for name, column in columns.items() if column is None]
 
     def none(reason: str, cost: dict[str, int]) -> SharedCells:
@@ -134,6 +132,29 @@ def shared_usable(
     table = wide[complete]
     table = table.iloc[np.argsort(np.array(_sort_key(table.index, keys)), kind="stable")]
     return SharedCells(keys, names, unit, len(table), _counts(table), cost, tuple(notes), "", table)
+
+
+def _single_runs(
+    usable: pd.DataFrame, chosen: Sequence[Selection], keys: tuple[str, ...]
+) -> dict[str, pd.Series | None]:
+    """What `_sides` gives, at once, where all are plain arms with one run a cell; else nothing."""
+    arms = [selection.arm for selection in chosen]
+    if any(s.where for s in chosen) or not set(arms) <= set(usable["arm"]):
+        return {}
+    rows = usable.loc[usable["arm"].isin(arms), [*keys, "arm", "value", "run_id"]]
+    rows = rows.drop_duplicates([*keys, "arm", "run_id"])
+    if rows.duplicated([*keys, "arm"]).any():
+        return {}
+    by_arm = dict(list(rows.set_index(list(keys)).groupby("arm", sort=False)["value"]))
+    return {arm: by_arm[arm].rename("score") for arm in arms}
+
+
+def _sides(
+    usable: pd.DataFrame, chosen: Sequence[Selection], keys: tuple[str, ...], notes: list[str]
+) -> dict[str, pd.Series | None]:
+    """Selection -> its scores by cell, None where it has none."""
+    found = {str(s): one_side(s, usable, keys, notes) for s in chosen}
+    return {n: s.set_index(list(keys))["score"] if len(s) else None for n, s in found.items()}
 
 
 def _spread(columns: dict[str, pd.Series | None], keys: tuple[str, ...]) -> pd.DataFrame:
@@ -307,7 +328,7 @@ class Improvement(Result):
 
 
 def probability_of_improvement(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     a: str | Selection,
     b: str | Selection,
     *,

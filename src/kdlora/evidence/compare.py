@@ -25,16 +25,15 @@ from kdlora.evidence.result import Result, Rules, finite, plain
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
 from kdlora.evidence.verdicts import Claim, Verdict, estimate_claim, judge
 from kdlora.records.fairness import FIELDS, conditions
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.metric import POINTS
 
 _LONG = ("versions",)  # whose values are too long to be read in a sentence
 
 
-def conditions_by_run(frame: pd.DataFrame) -> pd.DataFrame:
-    """`conditions` of every run, by run id; of none where runs have no id."""
-    if "run_id" not in frame:
-        return conditions(frame.iloc[:0])
-    runs = frame.drop_duplicates("run_id")
+def conditions_by_run(study: StudyFrame) -> pd.DataFrame:
+    """`conditions` of every finished run, by run id."""
+    runs = study.table[study.table["status"].eq("done")].drop_duplicates("run_id")
     return conditions(runs).set_axis(runs["run_id"].astype(str))
 
 
@@ -207,7 +206,7 @@ class Comparison(Result):
 
 
 def compare(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     a: str | Selection,
     b: str | Selection,
     *,
@@ -230,7 +229,7 @@ def compare(
 
 
 def compare_many(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     contrasts: Sequence[tuple[str | Selection, str | Selection]],
     *,
     rng: np.random.Generator,
@@ -241,9 +240,12 @@ def compare_many(
 ) -> tuple[Comparison, ...]:
     """Compare many pairs of arms; p-values are corrected over all of them, scope by scope."""
     rules = rules or Rules()
-    usable, notes = usable_runs(frame, score)
+    study = StudyFrame.of(frame)
+    usable, notes = usable_runs(study, score)
+    sides: dict[str, tuple[pd.DataFrame, list[str]]] = {}
     matched = [
-        match_usable(usable, notes, a, b, keys=keys, block=block, score=score) for a, b in contrasts
+        match_usable(usable, notes, a, b, keys=keys, block=block, score=score, sides=sides)
+        for a, b in contrasts
     ]
     claims = {
         scope: judge(
@@ -252,7 +254,7 @@ def compare_many(
         for scope in ("here", "beyond")
     }
     generators = rng.spawn(len(matched)) if matched else []
-    table = conditions_by_run(usable)
+    table = study.once("conditions", lambda: conditions_by_run(study))
     return tuple(
         _comparison(m, here, beyond, len(matched), rules, generator, table)
         for m, here, beyond, generator in zip(

@@ -11,6 +11,7 @@ import pandas as pd
 from kdlora.evidence import intervals
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import numbers, usable_runs
+from kdlora.records.tidy import StudyFrame
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Correlation(Result):
 
 
 def correlate(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     columns: Sequence[str],
     *,
     rng: np.random.Generator,
@@ -121,7 +122,7 @@ def _interval(
 
 
 def variance_explained(
-    frame: pd.DataFrame, by: Sequence[str], score: str = "score"
+    frame: StudyFrame | pd.DataFrame, by: Sequence[str], score: str = "score"
 ) -> float | None:
     """Share of the runs' score variance (R squared) that group means explain."""
     usable, _ = usable_runs(frame, score)

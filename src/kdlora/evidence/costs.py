@@ -18,6 +18,7 @@ from kdlora.evidence.aggregates import shared_usable
 from kdlora.evidence.pairing import Matched, match_usable
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, finished_runs, usable_runs
+from kdlora.records.tidy import StudyFrame
 
 # Differences in these make a cost ratio speak of the setting, not of the arm.
 SETTINGS = (
@@ -50,20 +51,28 @@ class Ratio(Result):
     cannot: str = ""
 
 
-def positive_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
+def positive_runs(
+    frame: StudyFrame | pd.DataFrame, column: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Finished runs with `value` = log of a positive `column`. Raises InputError if absent."""
-    usable, notes = finished_runs(frame, column)
+    study = StudyFrame.of(frame)
+    return study.once(("positive", column), lambda: _positive(study, column))
+
+
+def _positive(study: StudyFrame, column: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    usable, found = finished_runs(study, column)
+    notes = list(found)
     positive = usable["value"] > 0
     if not positive.all():
         notes.append(f"{int((~positive).sum())} runs have {column} of 0 or less: left out")
     usable = usable[positive].copy()
     usable["value"] = np.log(usable["value"])
     usable["unit"], usable["metric"] = "log", column
-    return usable, notes
+    return usable, tuple(notes)
 
 
 def cost_ratio(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     a: str | Selection,
     b: str | Selection,
     column: str,
@@ -78,7 +87,7 @@ def cost_ratio(
 
 
 def cost_ratios(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     contrasts: Sequence[tuple[str | Selection, str | Selection]],
     columns: Sequence[str],
     *,
@@ -89,13 +98,15 @@ def cost_ratios(
 ) -> tuple[Ratio, ...]:
     """Ratios of every contrast in every column, columns outermost."""
     rules = rules or Rules()
-    missing = [c for c in same if c not in frame]
+    study = StudyFrame.of(frame)
+    known = study.table.columns
+    missing = [c for c in same if c not in known]
     if missing:
-        raise InputError([f"no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing])
+        raise InputError([f"no column '{c}'.{did_you_mean(c, known)}" for c in missing])
     keys = tuple("pair" if k == "family" else k for k in keys)
     ratios = []
     for column in columns:
-        usable, notes = positive_runs(frame, column)
+        usable, notes = positive_runs(study, column)
         usable = usable.reset_index(drop=True)
         settings = [c for c in dict.fromkeys((*same, *SETTINGS)) if c in usable]
         codes = usable[list(keys)].assign(
@@ -190,7 +201,7 @@ class PerResource(Result):
 
 
 def score_per_cost(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     columns: Sequence[str],
     arms: Sequence[str] | None = None,
     *,
@@ -198,10 +209,11 @@ def score_per_cost(
     score: str = "score",
 ) -> tuple[PerResource, ...]:
     """Score per parameter, megabyte, second ...: one row per arm and column, best first."""
-    scores, notes = usable_runs(frame, score)
+    study = StudyFrame.of(frame)
+    scores, notes = usable_runs(study, score)
     result: list[PerResource] = []
     for column in columns:
-        costs, _ = positive_runs(frame, column)
+        costs, _ = positive_runs(study, column)
         names = list(arms) if arms else sorted(set(scores["arm"]) & set(costs["arm"]))
         tables = (shared_usable(scores, notes, names, keys=keys),
                   shared_usable(costs, [], names, keys=keys))  # fmt: skip
@@ -222,7 +234,7 @@ def score_per_cost(
 
 
 def reductions_by_rank(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     reference: str,
     columns: Sequence[str],
     *,
@@ -232,15 +244,14 @@ def reductions_by_rank(
     rules: Rules | None = None,
 ) -> tuple[Ratio, ...]:
     """Cost of every arm at every rank against `reference`: arms are selections `arm,rank=r`."""
-    if "rank" not in frame:
-        return ()
-    ranked = frame.loc[frame["rank"].notna(), ["arm", "rank"]]
+    study = StudyFrame.of(frame)
+    ranked = study.table.loc[study.table["rank"].notna(), ["arm", "rank"]]
     found = ranked.drop_duplicates().sort_values(["arm", "rank"])
     contrasts = [
         (Selection(str(arm), (("rank", f"{rank:g}"),)), reference)
         for arm, rank in found.itertuples(index=False, name=None)
     ]
-    return cost_ratios(frame, contrasts, columns, rng=rng, keys=keys, same=same, rules=rules)
+    return cost_ratios(study, contrasts, columns, rng=rng, keys=keys, same=same, rules=rules)
 
 
 @dataclass(frozen=True)
@@ -257,21 +268,23 @@ class Budget(Result):
 
 
 def budget_matched(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     a: str | Selection,
     b: str | Selection,
     *,
     column: str = "trainable_params",
     tolerance: float = 0.1,
     keys: Sequence[str] = KEYS,
-) -> tuple[pd.DataFrame, Budget]:
+) -> tuple[StudyFrame, Budget]:
     """Keep, in every cell, the run of a and the run of b whose budgets are closest, within
     `tolerance` (0.1 = 10 %). "Rank 8" is no budget: it differs between variants.
 
-    The frame returned is for `compare`; it is empty where no cell has runs of like budget, and the
+    The study returned is for `compare`; it is empty where no cell has runs of like budget, and the
     result says by what ratio the arms differ instead.
     """
-    usable, _ = positive_runs(frame, column)
+    study = StudyFrame.of(frame)
+    usable, _ = positive_runs(study, column)
+    nothing = study.where(np.zeros(len(study.table), bool))
     keys = ["pair" if k == "family" else k for k in keys]
     sides = [
         Selection.parse(s).rows(usable)[[*keys, "value"]].rename_axis("row").reset_index()
@@ -280,17 +293,18 @@ def budget_matched(
     on = [k for k in keys if all(len(s) and s[k].notna().all() for s in sides)]
     if "task" not in on:
         why = f"no run of {a if sides[0].empty else b} with a known {column}"
-        return frame[:0], Budget(str(a), str(b), column, tolerance, 0, None, why)
+        return nothing, Budget(str(a), str(b), column, tolerance, 0, None, why)
     joined = sides[0].merge(sides[1], on=on, suffixes=("_a", "_b"))
     if joined.empty:
         why = f"{a} and {b} share no cell"
-        return frame[:0], Budget(str(a), str(b), column, tolerance, 0, None, why)
+        return nothing, Budget(str(a), str(b), column, tolerance, 0, None, why)
     joined["gap"] = (joined["value_a"] - joined["value_b"]).abs()
     best = joined.loc[joined.groupby(on)["gap"].idxmin()]
     typical = float(np.exp((best["value_a"] - best["value_b"]).mean()))
     close = best[best["gap"] <= np.log1p(tolerance)]
     rows = pd.Index(close["row_a"]).union(pd.Index(close["row_b"]))
+    chosen = study.where(study.table.index.isin(rows))
     why = "" if len(close) else (
         f"no cell has runs within {tolerance:.0%}: {a} has {typical:.2g} times the {column} of {b}"
     )  # fmt: skip
-    return frame.loc[rows], Budget(str(a), str(b), column, tolerance, len(close), typical, why)
+    return chosen, Budget(str(a), str(b), column, tolerance, len(close), typical, why)

@@ -14,7 +14,7 @@ import pandas as pd
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS
-from kdlora.records.record import NOT_DONE
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.arm import Arm
 
 SETTINGS = ("rank", "alpha", "lr", "batch_size", "epochs", "max_length", "precision", "targets")
@@ -96,7 +96,7 @@ class Coverage(Result):
 
 
 def coverage(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     *,
     factors: Sequence[str] = KEYS,
     arms: Iterable[str] | None = None,
@@ -109,23 +109,26 @@ def coverage(
     arm under every combination of factor values that the frame shows (a frame of foreign results
     cannot know what was planned). Raises InputError for factors that the frame lacks.
     """
-    frame, keys = _prepared(frame, factors)
-    plan = None if expected is None else _prepared(expected, factors)[0]
+    study = StudyFrame.of(frame)
+    study.require("arm", "task")
+    keys = [k for k in factors if k not in study.assumed and study.has(k)]
+    frame = study.table[study.table["arm"].notna()]
+    plan = None if expected is None else StudyFrame.of(expected).table
     known = set(frame["arm"]) | (set() if plan is None else set(plan["arm"]))
     named = sorted(known) if arms is None else list(dict.fromkeys(arms))
     unknown = [a for a in named if a not in known]
     if unknown:
         raise InputError([f"no arm '{a}'.{did_you_mean(a, known)}" for a in unknown])
     frame = frame[frame["arm"].isin(named)]
-    done = frame[_is_done(frame)]
+    done = frame[frame["status"].eq("done")]
     cells = ["arm", *keys]
     present = done[cells].drop_duplicates()
     if plan is None:
-        planned = not _is_done(frame).all()
+        planned = not frame["status"].eq("done").all()
         grid = frame[cells].drop_duplicates() if planned else expected_grid(frame, keys)
     else:
         grid = plan.loc[plan["arm"].isin(named), cells].drop_duplicates()
-    stopped = _stopped(frame, cells)
+    stopped = frame.loc[frame["status"].eq("stopped"), cells].drop_duplicates()
     grid = _without(grid, stopped, cells)
     holes = _without(grid, present, cells)
     inside = _without(present, _without(present, grid, cells), cells)
@@ -158,7 +161,7 @@ def expected_grid(frame: pd.DataFrame, factors: Sequence[str] = KEYS) -> pd.Data
     stand.
     """
     keys = list(factors)
-    fixed = _is_fixed(frame)
+    fixed = frame["arm"].map(_is_seedless).astype(bool)
     varied = frame[~fixed]
     if varied.empty:
         return frame[["arm", *keys]].drop_duplicates(ignore_index=True)
@@ -173,8 +176,8 @@ def cells_of_all(
 ) -> pd.DataFrame:
     """Factor values of the cells in which every one of `arms` is done, sorted. May be empty."""
     arms, keys = list(dict.fromkeys(arms)), list(factors)
-    done = frame[_is_done(frame) & frame["arm"].isin(arms)]
-    found = done[["arm", *keys]].drop_duplicates().groupby(keys, dropna=False).size()
+    inside = frame[frame["arm"].isin(arms)]
+    found = inside[["arm", *keys]].drop_duplicates().groupby(keys, dropna=False).size()
     whole = found[found == len(arms)] if arms else found.iloc[:0]
     return whole.index.to_frame(index=False).sort_values(keys, ignore_index=True)
 
@@ -203,40 +206,9 @@ def pooled_against_balanced(
     return table.reset_index()
 
 
-def _prepared(frame: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    if "pair" not in frame and "family" in frame:
-        frame = frame.rename(columns={"family": "pair"})
-    missing = [c for c in ("arm", "task") if c not in frame]
-    if missing:
-        raise InputError(
-            [f"the frame has no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing]
-        )
-    # A table without seeds has one run a cell; it is covered by what it has.
-    keys = [k for k in factors if k in frame and frame[k].notna().any()]
-    frame = frame[frame["arm"].notna()].copy(deep=False)
-    frame["arm"] = frame["arm"].astype(str)
-    return frame, keys
-
-
-def _is_done(frame: pd.DataFrame) -> pd.Series:
-    if "status" not in frame:
-        return pd.Series(True, index=frame.index)
-    return ~frame["status"].isin(NOT_DONE)
-
-
-def _stopped(frame: pd.DataFrame, cells: list[str]) -> pd.DataFrame:
-    """Cells that an early decision ended."""
-    if "status" not in frame:
-        return frame.iloc[:0][cells]
-    return frame.loc[frame["status"].eq("stopped"), cells].drop_duplicates()
-
-
-def _is_fixed(frame: pd.DataFrame) -> pd.Series:
-    return frame["arm"].map(lambda arm: _is_seedless(str(arm))).astype(bool)
-
-
 def _is_seedless(arm: str) -> bool:
-    return Arm.read(arm).is_baseline or Arm.read(arm).is_seedless
+    read = Arm.read(arm)
+    return read.is_baseline or read.is_seedless
 
 
 def _levels(column: pd.Series) -> list:

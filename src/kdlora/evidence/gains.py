@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
+from kdlora.evidence.best import Mark
 from kdlora.evidence.outcomes import (
     Outcome,
     Spread,
@@ -22,13 +23,13 @@ from kdlora.evidence.outcomes import (
     spreads,
 )
 from kdlora.evidence.teacher import teacher_arm
-from kdlora.records.tidy import metric_of, names, tidy
+from kdlora.records.tidy import StudyFrame, metric_of, names, tidy
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as facts_of
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedArms:
     """`arm` against `base`, and what the difference isolates."""
 
     effect: str
@@ -47,7 +48,7 @@ class Gain:
 
     pair: str
     task: str | None
-    comparison: Comparison
+    comparison: PairedArms
     metric: str
     mean: float
     unflagged: float | None
@@ -69,60 +70,76 @@ WHOLE = "all together"
 RUNNER_UP = "first student against the next"
 
 
-def comparisons(arms: Sequence[str], teacher: str | None) -> list[Comparison]:
+def comparisons(arms: Sequence[str], teacher: str | None) -> list[PairedArms]:
     """The pairs of arms among `arms` that differ in one thing, and the whole way at the end."""
     found = [
-        Comparison(DISTILLATION, arm, base)
+        PairedArms(DISTILLATION, arm, base)
         for arm in arms
         if Arm.read(arm).is_distilled and (base := str(Arm.read(arm).undistilled())) in arms
     ]
     for arm in arms:
         one = Arm.read(arm)
         if one.label and str(one.plain) in arms:
-            found.append(Comparison(VARIATION, arm, str(one.plain)))
+            found.append(PairedArms(VARIATION, arm, str(one.plain)))
         if one.is_student and not one.is_distilled:
             full = str(one.as_teacher())
             if full not in arms and one.is_full and teacher and Arm.read(teacher).is_given:
                 full = teacher
             if full in arms:
-                found.append(Comparison(SMALLER, arm, full))
+                found.append(PairedArms(SMALLER, arm, full))
         full = str(one.as_full())
         trained = one.is_student or (one.is_teacher and not one.is_given)
         if trained and arm != full and full in arms:
-            found.append(Comparison(ADAPTER, arm, full))
+            found.append(PairedArms(ADAPTER, arm, full))
     found += [
-        Comparison(WHOLE, arm, teacher) for arm in arms if Arm.read(arm).is_distilled and teacher
+        PairedArms(WHOLE, arm, teacher) for arm in arms if Arm.read(arm).is_distilled and teacher
     ]
     order = (DISTILLATION, SMALLER, ADAPTER, VARIATION, WHOLE)
     return sorted(found, key=lambda c: order.index(c.effect))
 
 
-def compare(
-    frame: pd.DataFrame, cells: pd.DataFrame, pair: str, comparison: Comparison
-) -> list[Gain]:
+@dataclass(frozen=True)
+class PairScores:
+    """The scored blocks of one pair: `scores` [(task, seed), arms], `flagged` rows of its cells."""
+
+    pair: str
+    scores: pd.DataFrame
+    flagged: pd.DataFrame
+    metrics: dict[str, tuple[str, int]]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, cells: pd.DataFrame, pair: str) -> PairScores:
+        """From a tidy frame and its cells of `in_blocks`."""
+        own = cells[cells["pair"] == pair]
+        scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
+        metrics = {task: metric_of(frame, task) for task in names(frame, "task")}
+        flagged = own.loc[own["flagged"], ["task", "seed", "arm", "run_id"]]
+        return cls(pair, scores, flagged, metrics)
+
+
+def differences(pair: PairScores, comparison: PairedArms) -> list[Gain]:
     """One comparison within one pair: a gain a task, and their average if there are several.
 
-    The average is over tasks scored in points. Cells of `in_blocks` of which the other half is
-    missing are left out, as the counts show.
+    The average is over tasks scored in points. Blocks of which the other half is missing are left
+    out, as the counts show.
     """
-    own = cells[(cells["pair"] == pair) & cells["arm"].isin([comparison.arm, comparison.base])]
-    scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
-    if not {comparison.arm, comparison.base} <= set(scores.columns):
+    sides = [comparison.arm, comparison.base]
+    if not set(sides) <= set(pair.scores.columns):
         return []
-    paired = scores.dropna()
-    doubtful = own[own["flagged"]]
+    paired = pair.scores[sides].dropna()
+    doubtful = pair.flagged[pair.flagged["arm"].isin(sides)]
+    by_task = dict(list(paired.groupby(level="task", sort=False)))
     found = []
-    for task in names(frame, "task"):
-        part = paired[paired.index.get_level_values("task") == task].droplevel("task").sort_index()
-        if part.empty:
+    for task, (metric, direction) in pair.metrics.items():
+        if task not in by_task:
             continue
-        metric, direction = metric_of(frame, task)
+        part = by_task[task].droplevel("task").sort_index()
         values = (part[comparison.arm] - part[comparison.base]) * direction
         used = doubtful[(doubtful["task"] == task) & doubtful["seed"].isin(part.index)]
         healthy = values[~values.index.isin(used["seed"])]
         found.append(
             Gain(
-                pair=pair,
+                pair=pair.pair,
                 task=task,
                 comparison=comparison,
                 metric=metric,
@@ -176,7 +193,8 @@ class Facts:
     """Everything that tables, sentences and charts are made from, computed once.
 
     `frame` is tidy, `cells` are those of `in_blocks`, `outcomes` and `students` are per pair over
-    its shared blocks, `spreads` per (pair, task, arm) over all runs.
+    its shared blocks, `spreads` per (pair, task, arm) over all runs. `marks` of the tables' columns
+    are there where the study was tested too: (table, pair, column) -> arm -> mark.
     """
 
     frame: pd.DataFrame
@@ -185,6 +203,7 @@ class Facts:
     outcomes: dict[str, list[Outcome]]
     students: dict[str, tuple[list[Outcome], str]]
     gains: list[Gain]
+    marks: dict[tuple[str, str, str], dict[str, Mark]] = field(default_factory=dict)
 
     def overall(self, pair: str, effect: str | None = None) -> list[Gain]:
         """A pair's gains over all its tasks: averages, or where there is one task, that task's."""
@@ -202,8 +221,11 @@ class Facts:
         ]
 
 
-def gather(frame: pd.DataFrame) -> Facts:
-    """Compute the facts of a study. Raises InputError as `tidy` does."""
+def describe(frame: StudyFrame | pd.DataFrame) -> Facts:
+    """The means, shares, costs and paired differences of a study; nothing of it is tested.
+
+    Raises InputError as `tidy` does.
+    """
     data = tidy(frame)
     cells = in_blocks(data)
     outcomes = all_outcomes(data, cells)
@@ -215,6 +237,7 @@ def gather(frame: pd.DataFrame) -> Facts:
         first = [outcome.arm for outcome in students.get(pair, ([], ""))[0][:2]]
         known = [{comparison.arm, comparison.base} for comparison in wanted]
         if len(first) == 2 and set(first) not in known:
-            wanted.append(Comparison(RUNNER_UP, *first))
-        gains += [gain for c in wanted for gain in compare(data, cells, pair, c)]
+            wanted.append(PairedArms(RUNNER_UP, *first))
+        scores = PairScores.of(data, cells, pair)
+        gains += [gain for c in wanted for gain in differences(scores, c)]
     return Facts(data, cells, spreads(data), outcomes, students, gains)

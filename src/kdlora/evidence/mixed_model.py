@@ -20,6 +20,7 @@ from scipy import stats
 from kdlora.evidence.paired_tests import adjust
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import Selection, usable_runs
+from kdlora.records.tidy import StudyFrame
 
 MOST_ROWS = 20_000  # above it the seeds of a cell are averaged first: minutes become seconds
 MIN_TASKS = 3
@@ -61,7 +62,7 @@ class MixedModel(Result):
 
 
 def mixed_model(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     arms: Sequence[str] | None = None,
     *,
     reference: str | None = None,
@@ -70,7 +71,8 @@ def mixed_model(
 ) -> MixedModel:
     """Fit the model to all finished runs of `arms` (default all; reference: the first of them)."""
     rules = rules or Rules()
-    usable, notes = usable_runs(frame, score)
+    usable, noted = usable_runs(frame, score)
+    notes = list(noted)
     units = list(usable["unit"].unique())
     unit = "points" if "points" in units or not units else units[0]
     usable = usable[usable["unit"] == unit]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import groups, metric_of, names, scored
-from kdlora.vocabulary.arm import MAJORITY, SEEDLESS
+from kdlora.vocabulary.arm import MAJORITY
 from kdlora.vocabulary.metric import metric
 
 # What is known of a cell when scores and costs are put together.
@@ -30,10 +30,10 @@ def in_blocks(frame: pd.DataFrame) -> pd.DataFrame:
     """Scored cells, those of seedless arms repeated in every seed of their pair and task."""
     place = ["pair", "task"]
     data = scored(frame)
-    free = data["adaptation"].isin(SEEDLESS)
+    free = data["any_seed"]
     data = data[[*_CELL, *COSTS]]
     data["raced"] = _raced(frame, data)
-    seeds = frame.loc[~frame["adaptation"].isin(SEEDLESS), [*place, "seed"]].drop_duplicates()
+    seeds = frame.loc[~frame["any_seed"], [*place, "seed"]].drop_duplicates()
     repeated = data[free].drop(columns="seed").merge(seeds, on=place)
     seeded = pd.MultiIndex.from_frame(seeds[place])
     alone = data[free & ~pd.MultiIndex.from_frame(data[place]).isin(seeded)]

@@ -15,8 +15,10 @@ from kdlora.errors import InputError
 from kdlora.evidence.estimator import Nesting
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.metric import POINTS
 
+SETTINGS = ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
 _MEASURED = ("score_a", "score_b", "difference", "run_a", "run_b")
 
 
@@ -52,7 +54,7 @@ class Matched(Result):
 
 
 def match(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     a: str | Selection,
     b: str | Selection,
     *,
@@ -79,8 +81,12 @@ def match_usable(
     keys: Sequence[str] = KEYS,
     block: Sequence[str] | None = None,
     score: str = "score",
+    sides: dict[str, tuple[pd.DataFrame, list[str]]] | None = None,
 ) -> Matched:
-    """`match` on what `usable_runs` returned, for many comparisons of one frame."""
+    """`match` on what `usable_runs` returned, for many comparisons of one frame.
+
+    `sides` keeps what `one_side` gave for each selection, for the next comparison with it.
+    """
     a, b = Selection.parse(a), Selection.parse(b)
     keys = tuple("pair" if k == "family" else k for k in keys)
     block = tuple("pair" if k == "family" else k for k in block) if block else None
@@ -94,11 +100,13 @@ def match_usable(
     if problems:
         raise InputError(problems, where="pairing")
 
-    notes = list(notes)
-    sides = {}
-    for name, selection in (("a", a), ("b", b)):
-        sides[name] = one_side(selection, usable, keys, notes)
-    left, right = sides["a"], sides["b"]
+    notes, sides = list(notes), {} if sides is None else sides
+    for selection in (a, b):
+        if str(selection) not in sides:
+            own: list[str] = []
+            sides[str(selection)] = (one_side(selection, usable, keys, own), own)
+        notes += sides[str(selection)][1]
+    left, right = sides[str(a)][0], sides[str(b)][0]
     empty = [str(s) for s, side in ((a, left), (b, right)) if side.empty]
 
     def result(cells: pd.DataFrame, unit: str, only: tuple[int, int], reason: str) -> Matched:
@@ -140,8 +148,8 @@ def one_side(
     rows = selection.rows(usable)
     if rows.empty:
         return rows
-    named = rows["run_id"] if "run_id" in rows else [f"row {i}" for i in range(len(rows))]
-    rows = rows.assign(run=named)
+    used = dict.fromkeys((*keys, "arm", "value", "metric", "unit", "run_id", *SETTINGS))
+    rows = rows[[c for c in used if c in rows]].rename(columns={"run_id": "run"})
     place = list(dict.fromkeys((*keys, "arm")))
     cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
     if cells.duplicated(place).any():
@@ -176,10 +184,7 @@ def _averaged(
              unit=("unit", "first"), run=("run", "first"), runs=("run", "size"))
         .reset_index()
     )  # fmt: skip
-    differ = [
-        c for c in ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
-        if c in rows and c not in place and rows[c].nunique() > 1
-    ]  # fmt: skip
+    differ = [c for c in SETTINGS if c in rows and c not in place and rows[c].nunique() > 1]
     notes.append(
         f"{selection}: {int((cells['runs'] > 1).sum())} cells average several runs"
         + (f" that differ in {', '.join(differ)}" if differ else " with the same settings")

@@ -14,6 +14,7 @@ from kdlora.evidence.aggregates import shared_usable
 from kdlora.evidence.costs import positive_runs
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
+from kdlora.records.tidy import StudyFrame
 
 # More is better: +1; less is better: -1. Costs are averaged on the log scale.
 AXES = {"score": 1, "trainable_params": -1, "size_mb": -1, "latency_p50_ms": -1}
@@ -57,7 +58,7 @@ def dominates(values: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 
 def pareto_front(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     arms: Sequence[str | Selection] | None = None,
     *,
     rng: np.random.Generator,
@@ -72,16 +73,17 @@ def pareto_front(
     are averaged geometrically. Raises InputError for unknown columns and directions.
     """
     rules = rules or Rules()
-    axes = dict(axes or {k: v for k, v in AXES.items() if k == "score" or k in frame})
+    study = StudyFrame.of(frame)
+    axes = dict(axes or {k: v for k, v in AXES.items() if k == "score" or study.has(k)})
     wrong = [f"axis '{k}': direction {v}; expected 1 or -1" for k, v in axes.items()
              if v not in (1, -1)]  # fmt: skip
     if wrong or not axes:
         raise InputError(wrong or "no axis given", where="Pareto set")
-    scores, notes = usable_runs(frame, score)
+    scores, notes = usable_runs(study, score)
     tables, reasons = [], []
     names = list(arms) if arms else sorted(map(str, scores["arm"].unique()))
     for axis in axes:
-        usable, more = (scores, notes) if axis == "score" else positive_runs(frame, axis)
+        usable, more = (scores, notes) if axis == "score" else positive_runs(study, axis)
         table = shared_usable(usable, more, names, keys=keys)
         tables.append(table)
         if table.reason:

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.records.record import NOT_DONE
-from kdlora.vocabulary.arm import SEEDLESS, matching
+from kdlora.records.tidy import StudyFrame
+from kdlora.vocabulary.arm import matching
 from kdlora.vocabulary.metric import Metric, metric
 
 KEYS = ("pair", "task", "seed")
@@ -65,52 +65,55 @@ class Selection:
         return frame[chosen]
 
 
-def finished_runs(frame: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
-    """Finished runs with a finite number in `column`; notes on what was left out.
+def finished_runs(
+    frame: StudyFrame | pd.DataFrame, column: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Finished runs with a finite number in `column` as `value`; notes on what was left out.
 
-    Things without a seed lose it, since one result of them serves every seed; key columns that
-    nothing fills become "-". Raises InputError for missing columns.
+    A run that stands beside every pair or seed has none of its own here. Raises InputError for a
+    column that is not there.
     """
-    frame = frame.copy(deep=False)
-    if "pair" not in frame and "family" in frame:
-        frame = frame.rename(columns={"family": "pair"})
-    missing = [c for c in ("arm", "task", column) if c not in frame]
-    if missing:
-        raise InputError(
-            [f"the frame has no column '{c}'.{did_you_mean(c, frame.columns)}" for c in missing]
-        )
-    notes = []
+    study = StudyFrame.of(frame)
+    return study.once(("finished", column), lambda: _finished(study, column))
+
+
+def _finished(study: StudyFrame, column: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    study.require("arm", "task", column)
+    frame, notes = study.table, []
     nameless = frame["arm"].isna() | frame["task"].isna()
     if nameless.any():
         notes.append(f"{int(nameless.sum())} rows without an arm or a task: left out")
         frame = frame[~nameless]
-    if "status" in frame:
-        notes += _unfinished(frame)
-        frame = frame[~frame["status"].isin(NOT_DONE)]
+    notes += _unfinished(frame)
+    frame = frame[frame["status"].eq("done")]
     values = numbers(frame[column])
     finite = np.isfinite(values)
     if not finite.all():
         notes.append(f"{_runs(frame[~finite])} without a finite {column}: left out")
-    frame = frame[finite].copy()
-    if "adaptation" in frame and "seed" in frame:
-        seedless = frame["adaptation"].isin(SEEDLESS)
-        if seedless.any():
-            frame["seed"] = frame["seed"].astype(object).mask(seedless, None)
-    for key in KEYS:
-        if key not in frame or frame[key].isna().all():
-            frame[key] = "-"
-    frame["value"] = values[finite]
-    return frame, notes
+    frame = frame[finite]
+    own = {
+        key: frame[key].astype(object).mask(frame[f"any_{key}"], None)
+        for key in ("pair", "seed")
+        if frame[f"any_{key}"].any() and not frame[f"any_{key}"].all()
+    }
+    return frame.assign(**own, value=values[finite]), tuple(notes)
 
 
-def usable_runs(frame: pd.DataFrame, score: str = "score") -> tuple[pd.DataFrame, list[str]]:
+def usable_runs(
+    frame: StudyFrame | pd.DataFrame, score: str = "score"
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Finished runs with `value` in `unit` (points or the metric's own) and more being better.
 
     The metric says which, whatever the scores are; what it cannot be is left out. Raises
-    InputError for missing columns.
+    InputError for a column that is not there.
     """
-    frame, notes = finished_runs(frame, score)
-    frame["metric"] = _metric_names(frame, score)
+    study = StudyFrame.of(frame)
+    return study.once(("usable", score), lambda: _usable(study, score))
+
+
+def _usable(study: StudyFrame, score: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    frame, found = finished_runs(study, score)
+    frame, notes = frame.assign(metric=_metric_names(frame, score)), list(found)
     known = {str(name): metric(str(name)) for name in frame["metric"].unique()}
     of_row = [known[str(name)] for name in frame["metric"]]
     frame["unit"] = [one.unit if one.name else score for one in of_row]
@@ -124,15 +127,14 @@ def usable_runs(frame: pd.DataFrame, score: str = "score") -> tuple[pd.DataFrame
             f"{_runs(rows)} with a {score} that {name} cannot have (it lies in [{low:g}, "
             f"{high:g}]; per cents are divided by 100 at import): left out"
         )
-    return frame[possible], notes
+    return frame[possible], tuple(notes)
 
 
-def stopped_somewhere(frame: pd.DataFrame) -> set[str]:
+def stopped_somewhere(frame: StudyFrame | pd.DataFrame) -> set[str]:
     """Arms that an early decision ended in some cell: in the others they are a chosen few, so
     tables of cells that all arms share are made without them."""
-    if "status" not in frame:
-        return set()
-    return set(frame.loc[frame["status"].eq("stopped"), "arm"].astype(str))
+    table = StudyFrame.of(frame).table
+    return set(table.loc[table["status"].eq("stopped"), "arm"])
 
 
 def _unfinished(frame: pd.DataFrame) -> list[str]:
@@ -157,8 +159,8 @@ def _directions(
 ) -> np.ndarray:
     """+1 or -1 [rows]: as the frame states, else as the metric says, else +1 with a note."""
     direction = np.array([one.direction if one.is_known else np.nan for one in metrics], float)
-    if score in ("score", "selection_score") and "direction" in frame:
-        stated = numbers(frame["direction"])
+    if score in ("score", "selection_score"):
+        stated = frame["direction"].to_numpy(float)
         direction = np.where(np.isin(stated, [1, -1]), stated, direction)
     unknown = sorted({str(m) or score for m in frame["metric"][np.isnan(direction)]})
     if unknown:
@@ -170,14 +172,12 @@ def _metric_names(frame: pd.DataFrame, score: str) -> pd.Series:
     """The metric in each row: of a column such as `report.macro_f1` it is its last part."""
     if "." in score:
         return pd.Series(score.rsplit(".", 1)[1], index=frame.index, dtype=object)
-    if "metric" in frame:
-        return frame["metric"].astype(object).where(frame["metric"].notna(), "")
-    return pd.Series("", index=frame.index, dtype=object)
+    return frame["metric"].where(frame["metric"].notna(), "")
 
 
 def _runs(rows: pd.DataFrame) -> str:
     """How many runs these are, and the first of them."""
-    places = labels(rows[:3], ("arm", *(k for k in KEYS if k in rows)))
+    places = labels(rows[:3], ("arm", *KEYS))
     return f"{len(rows)} runs ({', '.join(places)}{', ...' if len(rows) > 3 else ''})"
 
 

@@ -1,9 +1,14 @@
-"""Everything that is asked of a study, gathered in one call: what the command and reports show."""
+"""Everything that is asked of a study, gathered once a command: what all pages and tables show.
+
+`kdlora report` and `kdlora compare` ask for different parts (`Part`); what both show is made here
+by one rule. Nothing is None for a doubt: what cannot be said says why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,23 +21,67 @@ from kdlora.evidence.aggregates import (
     probability_of_improvement,
     shared_cells,
 )
+from kdlora.evidence.best import Mark, best_of, marks
 from kdlora.evidence.compare import Comparison, compare_many
 from kdlora.evidence.correlation import Correlation, correlate
 from kdlora.evidence.costs import PerResource, Ratio, cost_ratios, positive_runs, score_per_cost
+from kdlora.evidence.diagnosis import Finding, diagnose, epochs_table
+from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.mixed_model import MixedModel, mixed_model
+from kdlora.evidence.outcomes import averaged_tasks, outcome_metric, shared_blocks
 from kdlora.evidence.pareto import Front, pareto_front
 from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.teacher import reference_arm
+from kdlora.records.tidy import StudyFrame, metric_of, names, tidy
 from kdlora.vocabulary.arm import Arm
 
-COSTS = ("trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms")
+# Less is better in all of them; in the order in which readers ask for them.
+COSTS = ("size_mb", "latency_p50_ms", "trainable_params", "peak_memory_mb", "train_s",
+         "inference_s")  # fmt: skip
+COMPARED_COSTS = ("trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms")
+ON_TEACHER = "distilled student and its adaptation on the teacher"
+DISTILLATION = "gain of distillation"
+
+Part = Literal[
+    "single comparisons",  # their bootstrap intervals and permutation tests
+    "averages by pair",
+    "improvements",
+    "ratios",
+    "common front",  # of the score and all costs together
+    "fronts",  # of the score and each cost
+    "correlations",
+    "mixed model",
+    "checkpoints",
+    "doubts",
+    "description",
+]
+OF_COMPARE: tuple[Part, ...] = (
+    "single comparisons", "improvements", "ratios", "common front", "correlations", "mixed model",
+)  # fmt: skip
+OF_REPORT: tuple[Part, ...] = (
+    "averages by pair", "fronts", "checkpoints", "doubts", "description",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CheckpointChoice:
+    """The same comparisons with each run's chosen checkpoint and with its last epoch."""
+
+    chosen: tuple[Comparison, ...]
+    last: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
 class Evidence(Result):
-    """A whole study. `families` are the comparisons by question, each corrected within itself."""
+    """A whole study. `families` are the comparisons by question, each corrected within itself.
+
+    `arms` are those with a finished run; of the `unfinished` ones nothing is said. `aggregates` are
+    over the cells that all arms share, `by_pair` over those of each pair's arms; `front` is over
+    the score and all costs, `fronts` over the score and each cost. Parts that were not asked for
+    are empty.
+    """
 
     reference: str
     families: dict[str, tuple[Comparison, ...]]
@@ -44,8 +93,20 @@ class Evidence(Result):
     per_cost: tuple[PerResource, ...]
     front: Front | None
     correlations: tuple[Correlation, ...]
-    mixed: MixedModel
+    mixed: MixedModel | None
     rules: Rules
+    by_pair: dict[str, tuple[Aggregate, ...]] = field(default_factory=dict, repr=False)
+    fronts: dict[str, Front] = field(default_factory=dict, repr=False)
+    checkpoints: CheckpointChoice | None = field(default=None, repr=False)
+    doubts: tuple[Finding, ...] = field(default=(), repr=False)
+    facts: Facts | None = field(default=None, repr=False)
+    arms: tuple[str, ...] = field(default=(), repr=False)
+    unfinished: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def comparisons(self) -> list[tuple[str, Comparison]]:
+        """(question, comparison), question by question."""
+        return [(question, c) for question, found in self.families.items() for c in found]
 
 
 def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, str]]]:
@@ -75,50 +136,131 @@ def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, 
 
 
 def gather(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     *,
     rng: np.random.Generator,
     reference: str | None = None,
     keys: Sequence[str] = KEYS,
     score: str = "score",
-    costs: Sequence[str] = COSTS,
+    costs: Sequence[str] = COMPARED_COSTS,
     rules: Rules | None = None,
+    parts: Collection[Part] = OF_COMPARE,
 ) -> Evidence:
-    """All analyses of a study. Costs that the frame lacks are left out."""
-    rules = rules or Rules()
-    arms = sorted(map(str, frame["arm"].dropna().unique()))
-    reference = reference or reference_arm(frame)
-    finished = set(usable_runs(frame, score)[0]["arm"]) - stopped_somewhere(frame)
-    costs = [c for c in costs if c in frame and (numbers(frame[c]) > 0).any()]
-    shared = shared_cells(frame, [a for a in arms if a in finished], keys=keys, score=score)
+    """What is asked of a study. Costs that nobody measured are left out.
+
+    Runs of a cell that differ in the adapter's rank are arms of their own.
+    """
+    study, rules = StudyFrame.of(frame).ranks_apart(), rules or Rules()
+    if "description" in parts:
+        tidy(study)  # what cannot be described is said first
+    doubts = diagnose(study) if "doubts" in parts else ()
+    usable, _ = usable_runs(study, score)
+    finished = set(usable["arm"])
+    every = sorted(set(study.table["arm"].dropna()))
+    arms = [arm for arm in every if arm in finished]
+    reference = reference or reference_arm(study.table, arms or None)
+    asked = questions(arms, reference)
+    single = rules if "single comparisons" in parts else replace(rules, draws=0, permutations=0)
+    families = {
+        name: compare_many(study, found, rng=rng, keys=keys, score=score, rules=single)
+        for name, found in asked.items()
+    }
+    whole = [arm for arm in arms if arm not in stopped_somewhere(study)]
+    shared = _shared(study, whole, keys, score)
+    costs = [c for c in costs if study.has(c) and (numbers(study.table[c]) > 0).any()]
     against = [(arm, reference) for arm in arms if arm != reference]
+    encoders = _encoders(shared.arms)
     return Evidence(
         reference=reference,
-        families={
-            name: compare_many(frame, asked, rng=rng, keys=keys, score=score, rules=rules)
-            for name, asked in questions(arms, reference).items()
-        },
+        families=families,
         shared=shared,
         aggregates=aggregate(shared, rng=rng, reference=reference, rules=rules),
+        by_pair=_by_pair(study, reference, rules, rng) if "averages by pair" in parts else {},
         ranks={
-            level: rank_methods(shared, level=level, alpha=rules.alpha)
-            for level in ("tasks", "blocks")
+            unit: rank_methods(shared, level=unit, alpha=rules.alpha)
+            for unit in ("tasks", "blocks")
         },
         improvements=tuple(
-            probability_of_improvement(frame, a, b, rng=rng, score=score, rules=rules)
-            for a, b in against
+            probability_of_improvement(study, a, b, rng=rng, score=score, rules=rules)
+            for a, b in (against if "improvements" in parts else ())
         ),
-        ratios=cost_ratios(frame, against, costs, rng=rng, keys=keys, rules=rules),
-        per_cost=score_per_cost(frame, costs, shared.arms, keys=keys, score=score),
-        front=_front(frame, shared.arms, costs, keys, score, rules, rng) if costs else None,
-        correlations=correlate(frame, costs, rng=rng, score=score, rules=rules),
-        mixed=mixed_model(frame, reference=reference, score=score, rules=rules),
-        rules=rules,
+        ratios=cost_ratios(study, against, costs, rng=rng, keys=keys, rules=rules)
+        if "ratios" in parts
+        else (),
+        per_cost=score_per_cost(study, costs, encoders, keys=keys, score=score),
+        front=_common_front(study, shared.arms, costs, keys, score, rules, rng)
+        if costs and "common front" in parts
+        else None,
+        fronts={c: _front(study, c, rules, rng) for c in costs} if "fronts" in parts else {},
+        correlations=correlate(study, costs, rng=rng, score=score, rules=rules)
+        if "correlations" in parts
+        else (),
+        mixed=mixed_model(study, reference=reference, score=score, rules=rules)
+        if "mixed model" in parts
+        else None,
+        checkpoints=_checkpoints(study, asked, single, rng) if "checkpoints" in parts else None,
+        doubts=doubts,
+        facts=_described(study, families) if "description" in parts else None,
+        arms=tuple(arms),
+        unfinished=tuple(arm for arm in every if arm not in finished),
+        rules=single,
     )
 
 
-def _front(
-    frame: pd.DataFrame,
+SEED = 0  # of a report's bootstrap: the same records give the same report
+REPORT_RULES = Rules(draws=2000, permutations=0)
+
+
+def gather_report(frame: StudyFrame | pd.DataFrame) -> Evidence:
+    """All that a report shows; no bootstrap of single comparisons is among it.
+
+    Raises InputError as `tidy` does.
+    """
+    return gather(
+        frame, rng=np.random.default_rng(SEED), costs=COSTS, rules=REPORT_RULES, parts=OF_REPORT
+    )
+
+
+def _shared(study: StudyFrame, arms: Sequence[str], keys: Sequence[str], score: str) -> SharedCells:
+    """The cells of all models, without a baseline that would cost the encoders some of theirs: one
+    that answers the same everywhere has no correlation, and a whole task would be left out for it.
+    """
+    shared = shared_cells(study, arms, keys=keys, score=score)
+    dear = {arm for arm, lost in shared.cost.items() if lost} - set(_encoders(arms))
+    if not dear:
+        return shared
+    return shared_cells(study, [a for a in arms if a not in dear], keys=keys, score=score)
+
+
+def _encoders(arms: Sequence[str]) -> list[str]:
+    return [arm for arm in arms if not Arm.read(arm).is_baseline]
+
+
+def _by_pair(
+    study: StudyFrame, reference: str, rules: Rules, rng: np.random.Generator
+) -> dict[str, tuple[Aggregate, ...]]:
+    found = {}
+    for pair in names(study.table, "pair"):
+        own = study.where(study.table["pair"] == pair)
+        arms = sorted(set(usable_runs(own)[0]["arm"]) - stopped_somewhere(own))
+        table = shared_cells(own, _encoders(arms)) if len(arms) > 1 else None
+        if table is not None and not table.reason:
+            found[pair] = aggregate(table, rng=rng, reference=reference, rules=rules)
+    return found
+
+
+def _front(study: StudyFrame, cost: str, rules: Rules, rng: np.random.Generator) -> Front:
+    """The Pareto set of score and one cost, of the arms that have both."""
+    usable, _ = usable_runs(study)
+    found = set(usable.loc[numbers(usable[cost]) > 0, "arm"]) - stopped_somewhere(study)
+    arms, axes = _encoders(sorted(found)), {"score": 1, cost: -1}
+    if len(arms) < 2:
+        return Front(axes, 0, 0, "", (), (), f"fewer than two models have a score and {cost}")
+    return pareto_front(study, arms, rng=rng, axes=axes, rules=rules)
+
+
+def _common_front(
+    study: StudyFrame,
     arms: Sequence[str],
     costs: Sequence[str],
     keys: Sequence[str],
@@ -127,15 +269,75 @@ def _front(
     rng: np.random.Generator,
 ) -> Front:
     """The Pareto set of the arms that have every cost; the others are named."""
-    known = [set(positive_runs(frame, c)[0]["arm"]) for c in costs]
-    kept = [arm for arm in arms if all(arm in some for some in known)]
+    known = [set(positive_runs(study, c)[0]["arm"]) for c in costs]
+    measured = [arm for arm in arms if all(arm in some for some in known)]
     axes = {"score": 1, **dict.fromkeys(costs, -1)}
     front = (
-        pareto_front(frame, kept, rng=rng, axes=axes, keys=keys, score=score, rules=rules)
-        if kept
+        pareto_front(study, measured, rng=rng, axes=axes, keys=keys, score=score, rules=rules)
+        if measured
         else Front(axes, 0, 0, "", (), (), "no arm has all of these costs")
     )
-    left_out = [arm for arm in arms if arm not in kept]
+    left_out = [arm for arm in arms if arm not in measured]
     if not left_out:
         return front
     return replace(front, notes=(*front.notes, f"without a cost: {', '.join(left_out)}"))
+
+
+def _checkpoints(
+    study: StudyFrame,
+    asked: dict[str, list[tuple[str, str]]],
+    rules: Rules,
+    rng: np.random.Generator,
+) -> CheckpointChoice | None:
+    """Distilled students against their teachers, where the choice of the checkpoint is suspect.
+
+    Only runs whose score at the last epoch is logged take part, in both comparisons.
+    """
+    contrasts = asked.get(ON_TEACHER, [])
+    epochs = epochs_table(study.table)
+    if not contrasts or epochs.empty:
+        return None
+    known = study.table.loc[epochs.index].assign(last_epoch=epochs["last_score"].astype(float))
+    sides = {arm for contrast in contrasts for arm in contrast}
+    if not sides <= set(known["arm"]) or known["last_epoch"].isna().all():
+        return None
+    logged = StudyFrame(known, study.assumed)
+    return CheckpointChoice(
+        compare_many(logged, contrasts, rng=rng, rules=rules),
+        compare_many(logged, contrasts, rng=rng, score="last_epoch", rules=rules),
+    )
+
+
+def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -> Facts:
+    """The description, with the marks of the columns that tables show."""
+    facts = describe(study)
+    tested = [c for found in families.values() for c in found]
+    found: dict[tuple[str, str, str], dict[str, Mark]] = {}
+    cells = facts.cells.assign(where=_places(facts.cells))
+    for pair, outcomes in facts.outcomes.items():
+        blocks = shared_blocks(facts.cells, pair, averaged_tasks(facts.frame))
+        over = frozenset((pair, str(task), str(seed)) for task, seed in blocks)
+        means = {o.arm: o.score.mean for o in outcomes}
+        direction = outcome_metric(facts.frame)[1]
+        found["summary", pair, "score"] = marks(
+            means, direction, dict.fromkeys(means, over), tested
+        )
+        trained = [o for o in outcomes if not Arm.read(o.arm).is_baseline]
+        for cost, better in SUMMARY_COSTS.items():
+            found["summary", pair, cost] = best_of({o.arm: o.costs[cost] for o in trained}, better)
+    for (pair, task), own in cells.groupby(["pair", "task"], sort=False):
+        means = {arm: s.mean for (p, t, arm), s in facts.spreads.items() if (p, t) == (pair, task)}
+        over = {arm: frozenset(rows["where"]) for arm, rows in own.groupby("arm")}
+        direction = metric_of(facts.frame, str(task))[1]
+        found["quality", str(pair), str(task)] = marks(means, direction, over, tested)
+    return replace(facts, marks=found)
+
+
+SUMMARY_COSTS = {
+    "size_mb": -1, "latency_p50_ms": -1, "speedup_latency": 1, "trainable_params": -1, "train_s": -1
+}  # fmt: skip
+
+
+def _places(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
+    columns = [cells[key].astype(str) for key in ("pair", "task", "seed")]
+    return list(zip(*columns, strict=True))

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdlora.errors import DataError
 from kdlora.records.record import Efficiency
+from kdlora.records.tidy import numeric
 from kdlora.vocabulary.metric import metric, metric_of_column
 
 _MEASURED = tuple(
@@ -141,13 +142,6 @@ def _hundredth(cell: Any) -> Any:
 def _reach(name: str) -> str:
     one = metric(name)
     return f"[{one.low:g}, {one.high:g}]"
-
-
-def numeric(frame: pd.DataFrame, column: str) -> pd.Series:
-    """A column as floats; NaN where absent or unreadable."""
-    if column not in frame:
-        return pd.Series(np.nan, index=frame.index, dtype=float)
-    return pd.to_numeric(frame[column], errors="coerce").astype(float)
 
 
 def _scores(frame: pd.DataFrame) -> list[Problem]:

@@ -1,22 +1,32 @@
-"""The frame of a study as every part of a report reads it: complete columns, in reading order."""
+"""The tidy frame: a row a cell, and the columns that every reader may count on; normalised once.
+
+A frame of our own records, of imported results or of a user becomes a `StudyFrame` at the door of
+a command or of a public function, and everything behind that door reads it as it is:
+
+    study = StudyFrame.of(frame)       # a StudyFrame is taken as it is
+
+A *cell* is a pair, a task, an arm and a seed. A run that several cells share stands in each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from kdlora.errors import InputError
-from kdlora.vocabulary.arm import SEEDLESS, Arm, labelled
+from kdlora.errors import InputError, did_you_mean
+from kdlora.records.record import NOT_DONE
+from kdlora.vocabulary.arm import SEEDLESS, Arm
 
-REQUIRED = ("run_id", "arm", "role", "adaptation", "status")
-# What results from elsewhere may lack, and what then stands for it.
-ASSUMED: dict[str, Any] = {"pair": "all", "task": "all", "seed": 0}
+KEYS = ("pair", "task", "arm", "seed")
+# Columns by what they hold; all of them are there after `normalise`.
+NAMES = ("run_id", "pair", "task", "arm", "role", "adaptation", "distillation", "status")
 TEXTS = ("metric", "precision", "device", "attention", "encoder", "teacher", "student", "error",
          "teacher_run_id", "teacher_arm", "reference", "peak_memory_scope", "energy_method",
-         "stopped", "targets", "distillation")  # fmt: skip
+         "stopped", "targets")  # fmt: skip
 NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batch_size", "epochs",
            "max_length", "n_train", "n_selection", "n_report", "trainable_params", "total_params",
            "size_mb", "train_s", "train_examples_per_s", "peak_memory_mb", "forward_flops",
@@ -24,78 +34,187 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "speedup_latency", "energy_j", "agreement", "agreement_chance", "kappa",
            "agreement_lower", "agreement_upper", "teacher_score", "max_train",
            "temperature", "kd_weight", "inference_s")  # fmt: skip
-KEYS = ("run_id", "pair", "task", "arm", "role", "adaptation", "status")
 TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids")
 DICTS = ("protocol", "environment", "per_class_f1")
+COLUMNS = (*NAMES, "seed", *TEXTS, *NUMBERS, *TUPLES, *DICTS)
+
+T = TypeVar("T")
 
 
-def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell in reading order (pairs and tasks as given, arms from teacher to baseline).
+@dataclass(frozen=True, eq=False)
+class StudyFrame:
+    """A frame that `normalise` made, and what was computed from it.
 
-    Absent columns are filled with what means "not known"; `flagged` says whether a run carries a
-    flag that is more than information. Raises InputError when there is nothing to report, or when
-    a task is scored by two metrics.
+    `assumed` names the columns that the given frame lacked; see `normalise` for what then stands
+    in them.
     """
-    missing = [name for name in REQUIRED if name not in frame]
-    if missing:
-        raise InputError(f"the frame lacks the columns {', '.join(missing)}: it is no study")
-    if frame.empty:
+
+    table: pd.DataFrame
+    assumed: tuple[str, ...] = ()
+    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame | StudyFrame) -> StudyFrame:
+        """The study of a frame, normalised unless it is one already."""
+        if isinstance(frame, StudyFrame):
+            return frame
+        given = frame.rename(columns={"family": "pair"}) if "pair" not in frame else frame
+        empty = [k for k in ("pair", "seed") if k in given and len(given) and given[k].isna().all()]
+        assumed = [name for name in COLUMNS if name not in given]
+        return cls(normalise(given), (*assumed, *empty))
+
+    def require(self, *columns: str) -> None:
+        """Raise InputError, all at once, for columns that the given frame lacked."""
+        known = [str(c) for c in self.table.columns if c not in self.assumed]
+        missing = [c for c in columns if c not in known]
+        if missing:
+            raise InputError(
+                [f"the frame has no column '{c}'.{did_you_mean(c, known)}" for c in missing]
+            )
+
+    def where(self, rows: pd.Series | np.ndarray) -> StudyFrame:
+        """The same with only the rows of a boolean mask."""
+        return StudyFrame(self.table[np.asarray(rows, dtype=bool)], self.assumed)
+
+    def has(self, column: str) -> bool:
+        """Whether the column is there and holds something."""
+        return column in self.table and bool(self.table[column].notna().any())
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, computed on the first call with this key."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    def ranks_apart(self) -> StudyFrame:
+        """Runs of a cell that differ in the adapter's rank as arms of their own, by a label."""
+        return self.once("ranks apart", self._ranks_apart)
+
+    def _ranks_apart(self) -> StudyFrame:
+        table = self.table
+        several = table.groupby(list(KEYS))["rank"].transform("nunique") > 1
+        if not several.any():
+            return self
+        ranked = table["arm"].isin(set(table.loc[several, "arm"])) & table["rank"].notna()
+        arms = [
+            str(Arm.read(arm).with_label(f"rank {rank:g}")) if own else arm
+            for arm, rank, own in zip(table["arm"], table["rank"], ranked, strict=True)
+        ]
+        return StudyFrame(in_reading_order(table.assign(arm=arms)), self.assumed)
+
+
+def normalise(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with all `COLUMNS`, one row a cell and run, in reading order.
+
+    Numbers are floats (NaN: not known), names and texts objects (None: not known), flags tuples.
+    What the frame does not say is filled in: `role`, `adaptation` and `distillation` from the arm,
+    "done" for a status, "all" for a pair or a task and 0 for a seed. `any_pair` and `any_seed` tell
+    of rows that lack the value while others have one, or have no use for a seed: they stand beside
+    every pair, or every seed. `flagged`: the run carries a flag that is more than information.
+    """
+    if "pair" not in frame and "family" in frame:
+        frame = frame.rename(columns={"family": "pair"})
+    columns = {str(name): frame[name] for name in frame}
+    columns |= {name: numeric(frame, name) for name in NUMBERS}
+    columns |= {name: _objects(frame, name) for name in (*NAMES, *TEXTS)}
+    columns |= {name: _holding(frame, name, (tuple, list)) for name in TUPLES}
+    columns |= {name: _holding(frame, name, (dict,)) for name in DICTS}
+    columns |= _keys(frame, columns)
+    data = pd.DataFrame(columns)
+    data["flagged"] = [
+        any(level != "info" for level in severities({"flags": own, "flag_severities": levels}))
+        for own, levels in zip(data["flags"], data["flag_severities"], strict=True)
+    ]
+    return in_reading_order(data.drop_duplicates([*KEYS, "run_id", "rank"]))
+
+
+def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Series]:
+    """The columns that name a run, filled in where the frame does not say."""
+    arms = {arm: Arm.read(arm) for arm in columns["arm"].dropna().unique()}
+    found = {"arm": columns["arm"].map(str, na_action="ignore")}
+    for name in ("role", "adaptation", "distillation"):
+        told = columns["arm"].map({arm: getattr(read, name) for arm, read in arms.items()})
+        found[name] = columns[name].where(columns[name].notna(), told)
+    status = columns["status"]
+    found["status"] = status.where(status.isin(NOT_DONE), "done").astype(object)
+    rows = pd.Series([f"row {i}" for i in range(len(frame))], index=frame.index, dtype=object)
+    found["run_id"] = columns["run_id"].where(columns["run_id"].notna(), rows)
+    for name in ("pair", "task"):
+        values = columns[name]
+        found[name] = values if values.notna().any() else values.map(lambda _: "all")
+    seeds = frame["seed"] if "seed" in frame else pd.Series(0, index=frame.index)
+    if seeds.isna().all():
+        seeds = pd.Series(0, index=frame.index)
+    found["any_pair"] = found["pair"].isna()
+    found["any_seed"] = seeds.isna() | found["adaptation"].isin(SEEDLESS)
+    found["pair"] = found["pair"].where(found["pair"].notna(), "all")
+    if seeds.isna().any() or seeds.dtype.kind == "f":
+        seeds = seeds.fillna(0)
+        whole = pd.to_numeric(seeds, errors="coerce")
+        if (whole == whole.round()).all():
+            seeds = whole.astype(int)
+    found["seed"] = seeds
+    return found
+
+
+def numeric(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column as floats; NaN where absent or unreadable."""
+    if column not in frame:
+        return pd.Series(np.nan, index=frame.index, dtype=float)
+    return pd.to_numeric(frame[column], errors="coerce").astype(float)
+
+
+def _objects(frame: pd.DataFrame, name: str) -> pd.Series:
+    if name not in frame:
+        return pd.Series(None, index=frame.index, dtype=object)
+    values = frame[name].astype(object)
+    return values.where(values.notna(), None)
+
+
+def _holding(frame: pd.DataFrame, name: str, kind: tuple[type, ...]) -> pd.Series:
+    values = frame[name] if name in frame else [None] * len(frame)
+    known = [v if isinstance(v, kind) else kind[0]() for v in values]
+    return pd.Series(known, index=frame.index, dtype=object)
+
+
+def tidy(frame: pd.DataFrame | StudyFrame) -> pd.DataFrame:
+    """The table of a study as it is described: ranks apart, and one metric a task.
+
+    Rows without an arm or a task are left out. Raises InputError where there is nothing to
+    describe, or where a task is scored by two metrics.
+    """
+    study = StudyFrame.of(frame)
+    study.require("arm")
+    return study.once("tidy", lambda: _tidy(study))
+
+
+def _tidy(study: StudyFrame) -> pd.DataFrame:
+    table = study.ranks_apart().table
+    named = table["arm"].notna() & table["task"].notna()
+    table = table if named.all() else table[named].reset_index(drop=True)
+    if table.empty:
         raise InputError("the study has no cells: there is nothing to report")
-    data = _told_apart(frame)
-    for name in NUMBERS:
-        values = data[name] if name in data else pd.Series(np.nan, index=data.index)
-        data[name] = pd.to_numeric(values, errors="coerce").astype(float)
-    for name in TEXTS:
-        values = data[name] if name in data else pd.Series(None, index=data.index)
-        data[name] = values.astype(object).where(values.notna(), None)
-    for name in KEYS:  # as objects: their comparisons are many and cheap
-        data[name] = data[name].astype(object)
-    for names, kind in ((TUPLES, (tuple, list)), (DICTS, (dict,))):
-        for name in names:
-            values = data[name] if name in data else pd.Series(None, index=data.index)
-            known = [v if isinstance(v, kind) else kind[0]() for v in values]
-            data[name] = pd.Series(known, index=data.index, dtype=object)
-    data["flagged"] = [any(level != "info" for level in severities(row)) for row in rows_of(data)]
-    arms = sorted(set(data["arm"]), key=lambda arm: Arm.read(arm).sort_key())
-    order = {arm: place for place, arm in enumerate(arms)}
-    places = {
-        column: {name: place for place, name in enumerate(dict.fromkeys(data[column]))}
-        for column in ("pair", "task")
-    }
-    data["_pair"], data["_task"] = (
-        data["pair"].map(places["pair"]),
-        data["task"].map(places["task"]),
-    )
-    data["_arm"] = data["arm"].map(order)
-    data = data.sort_values(["_pair", "_task", "_arm", "seed"], kind="stable")
-    metrics = {task: sorted(set(own["metric"].dropna())) for task, own in groups(data, "task")}
+    metrics = table.dropna(subset=["metric"]).groupby("task", sort=False)["metric"].unique()
     twice = [
-        f"task '{task}' is scored by {' and '.join(found)}: a report compares one metric"
+        f"task '{task}' is scored by {' and '.join(sorted(found))}: a report compares one metric"
         for task, found in metrics.items()
         if len(found) > 1
     ]
     if twice:
         raise InputError(twice)
-    return data.drop(columns=["_pair", "_task", "_arm"]).reset_index(drop=True)
+    return table
 
 
-def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell and run. Runs of a cell that differ in rank become arms of their own."""
-    data = frame.copy()
-    for name, assumed in ASSUMED.items():
-        known = name in data and data[name].notna().any()
-        data[name] = data[name].fillna(assumed) if known else assumed
-    cell = ["pair", "task", "arm", "seed"]
-    data = data.drop_duplicates([*cell, "run_id"]).copy()
-    if "rank" in data:
-        several = data.groupby(cell)["rank"].transform("nunique") > 1
-        arms = set(data.loc[several, "arm"])
-        ranked = data["arm"].isin(arms) & data["rank"].notna()
-        data["arm"] = [
-            labelled(str(arm), f"rank {rank:g}") if own else arm
-            for arm, rank, own in zip(data["arm"], data["rank"], ranked, strict=True)
-        ]
-    return data
+def in_reading_order(data: pd.DataFrame) -> pd.DataFrame:
+    """Rows by pair and task as they come first, arms from teacher to baseline, then by seed."""
+    arms = sorted(set(data["arm"].dropna()), key=lambda arm: Arm.read(arm).sort_key())
+    order = {name: {value: i for i, value in enumerate(dict.fromkeys(data[name].dropna()))}
+             for name in ("pair", "task")}  # fmt: skip
+    order["arm"] = {arm: i for i, arm in enumerate(arms)}
+    places = pd.DataFrame({name: data[name].map(known) for name, known in order.items()})
+    places["seed"] = data["seed"]
+    places = places.reset_index(drop=True).sort_values(list(places), kind="stable")
+    return data.iloc[places.index].reset_index(drop=True)
 
 
 def severities(row: dict[str, Any]) -> tuple[str, ...]:
@@ -127,7 +246,7 @@ def names(frame: pd.DataFrame, column: str, *, pair: str | None = None) -> list[
 
 def seeds_of(frame: pd.DataFrame) -> list[int]:
     """The seeds of the arms that have one."""
-    return sorted({int(seed) for seed in frame.loc[~frame["adaptation"].isin(SEEDLESS), "seed"]})
+    return sorted({int(seed) for seed in frame.loc[~frame["any_seed"], "seed"]})
 
 
 def metric_of(frame: pd.DataFrame, task: str) -> tuple[str, int]:

@@ -71,7 +71,7 @@ ASKED = {plan.title for plan in study.PLANS} - {"Teachers and students"}
 @pytest.fixture
 def few_draws(monkeypatch):
     """The intervals are not looked at here, and drawing them takes most of the time."""
-    monkeypatch.setattr("kdlora.evidence.statistics.DRAWN", Rules(draws=100, permutations=0))
+    monkeypatch.setattr("kdlora.evidence.study.REPORT_RULES", Rules(draws=100, permutations=0))
 
 
 @pytest.mark.parametrize("kind", STUDIES)

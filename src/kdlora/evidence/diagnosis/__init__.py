@@ -17,6 +17,7 @@ from kdlora.evidence.diagnosis import fidelity, scores, selection, setup
 from kdlora.evidence.diagnosis.finding import ORDER, Finding, Severity, strategy
 from kdlora.evidence.diagnosis.scores import degenerate_kinds
 from kdlora.evidence.diagnosis.selection import epochs_table
+from kdlora.records.tidy import StudyFrame
 
 Check = Callable[[pd.DataFrame], Iterator[Finding]]
 
@@ -39,17 +40,16 @@ CHECKS: tuple[Check, ...] = (
 CELL_CHECKS: tuple[Check, ...] = (scores.copies, cost.parameters)
 
 
-def diagnose(frame: pd.DataFrame) -> tuple[Finding, ...]:
+def diagnose(frame: StudyFrame | pd.DataFrame) -> tuple[Finding, ...]:
     """All findings, errors first, in the order of the checks. An empty frame has none."""
-    if frame.empty:
+    if not isinstance(frame, StudyFrame) and frame.empty:
         return ()
-    frame = frame.reset_index(drop=True)
-    for column in ("role", "adaptation", "distillation"):
-        if column not in frame:
-            frame[column] = None
-    single = frame.drop_duplicates("run_id") if "run_id" in frame else frame
+    study = StudyFrame.of(frame)
+    told = ("run_id", "role", "adaptation", "distillation", "status")  # by the rest of a row
+    cells = study.table.drop(columns=[c for c in study.assumed if c not in told])
+    single = cells.drop_duplicates("run_id")
     found = [finding for check in CHECKS for finding in check(single)]
-    found += [finding for check in CELL_CHECKS for finding in check(frame)]
+    found += [finding for check in CELL_CHECKS for finding in check(cells)]
     return tuple(sorted(found, key=lambda f: ORDER[f.severity]))
 
 

@@ -21,7 +21,7 @@ from kdlora.evidence.diagnosis.finding import (
 )
 from kdlora.evidence.diagnosis.public_facts import adapter_parameters, outputs_of, shape_of
 from kdlora.evidence.diagnosis.setup import device_counts, tokens_per_example
-from kdlora.records.plausible import numeric
+from kdlora.records.tidy import numeric
 
 NOISY = 1.3  # ratio of speeds between seeds that one machine does not explain
 SAME = 0.02  # a count within 2 % of its formula fits (tables print two or three digits)

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.diagnosis.finding import Finding, has, is_done, listed, runs
-from kdlora.records.plausible import agreement_bounds, numeric
+from kdlora.records.plausible import agreement_bounds
+from kdlora.records.tidy import numeric
 
 ROUNDING = 1e-6
 

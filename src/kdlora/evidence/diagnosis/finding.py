@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.result import Result
-from kdlora.records.plausible import numeric
 from kdlora.records.record import NOT_DONE
+from kdlora.records.tidy import numeric
 from kdlora.vocabulary.arm import Arm
 
 Severity = Literal["error", "warning", "info"]

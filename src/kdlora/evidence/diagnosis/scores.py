@@ -11,7 +11,8 @@ import pandas as pd
 from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, listed, runs, strategy
 from kdlora.evidence.diagnosis.public_facts import CLASS_COUNTS
 from kdlora.evidence.teacher import named_teachers
-from kdlora.records.plausible import impossible_values, numeric
+from kdlora.records.plausible import impossible_values
+from kdlora.records.tidy import numeric
 from kdlora.vocabulary.metric import metric as facts_of
 
 NEAR_ZERO = 0.3  # a correlation below explains less than a tenth of the variance

@@ -11,7 +11,7 @@ from scipy import stats
 
 from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, runs, strategy
 from kdlora.evidence.diagnosis.scores import degenerate_kinds
-from kdlora.records.plausible import numeric
+from kdlora.records.tidy import numeric
 
 SCORE_DIGITS = 1e-6  # histories are logged with six digits
 LOSS_DIGITS = 1e-5

@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, listed, runs, strategy
 from kdlora.evidence.diagnosis.public_facts import shape_of
-from kdlora.records.plausible import numeric
+from kdlora.records.tidy import numeric
 
 SETTINGS = ("batch_size", "epochs", "max_length", "precision", "device", "max_train")
 MAX_DEVICES = 64

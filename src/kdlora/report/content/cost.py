@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.statistics import COSTS, Statistics
+from kdlora.evidence.study import COSTS, Evidence
 from kdlora.records.tidy import groups, names
 from kdlora.report import words as w
 from kdlora.report.content.statistics import model
@@ -151,7 +151,7 @@ def savings(facts: Facts, reference: str) -> dict[tuple[str, str], dict[str, flo
     return found
 
 
-def per_cost(stats: Statistics) -> Table | None:
+def per_cost(stats: Evidence) -> Table | None:
     """Score for every unit of each cost."""
     used = [c for c in COSTS if any(x.column == c for x in stats.per_cost)]
     if not used:
@@ -176,7 +176,7 @@ def per_cost(stats: Statistics) -> Table | None:
     )
 
 
-def pareto(stats: Statistics) -> Table | None:
+def pareto(stats: Evidence) -> Table | None:
     """Which models no other beats on score and one cost, and how surely."""
     used = [c for c, front in stats.fronts.items() if front.points]
     if not used:
@@ -289,7 +289,7 @@ def _range(counts: list[int]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def per_parameter(stats: Statistics) -> Figure | None:
+def per_parameter(stats: Evidence) -> Figure | None:
     """Score for every million trained parameters."""
     found = [x for x in stats.per_cost if x.column == "trainable_params"]
     if len(found) < 2 or any(x.score_per_unit <= 0 for x in found):  # a loss has no log scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdlora.evidence.gains import Comparison, Facts, Gain
+from kdlora.evidence.gains import Facts, Gain, PairedArms
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.tables import Lead, dagger_notes
@@ -92,5 +92,5 @@ def each_seed(gain: Gain) -> str:
     )
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_text(comparison: PairedArms) -> str:
     return f"{w.arm_name(comparison.arm)} {w.MINUS} {w.arm_name(comparison.base)}"

@@ -15,7 +15,7 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.statistics import Statistics
+from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import groups, metric_of, names, rows_of, scored
 from kdlora.report import words as w
 from kdlora.report.content.tables import score_cell
@@ -51,7 +51,7 @@ SIZE = (620, 380)  # px
 CROWDED = 14  # points; where there are more, only those on the Pareto set are named
 
 
-def explorer(facts: Facts, stats: Statistics | None) -> Explorer | None:
+def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
     """The steered chart; None where fewer than two quantities are known of fewer than two models.
 
     Scores of tasks whose metric is not in points are shown as they are, in their own unit.
@@ -119,7 +119,7 @@ def _mean(
     }  # fmt: skip
 
 
-def _with_shares(means: list[dict[str, Any]], stats: Statistics | None) -> list[dict[str, Any]]:
+def _with_shares(means: list[dict[str, Any]], stats: Evidence | None) -> list[dict[str, Any]]:
     """Adds to each mean how often its arm is on the Pareto set of score and each cost."""
     if stats is None:
         return means

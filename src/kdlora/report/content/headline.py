@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.statistics import DISTILLATION, ON_TEACHER, Statistics
+from kdlora.evidence.study import DISTILLATION, ON_TEACHER, Evidence
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.statistics import told_apart
@@ -24,23 +24,23 @@ SUSPECT = "selection_worse_than_chance"
 LEAST_SHARE = 0.1  # of a gap that is worth a sentence
 
 
-def several(facts: Facts, stats: Statistics | None) -> bool:
+def several(facts: Facts, stats: Evidence | None) -> bool:
     """Whether the study has several pairs, whose averages are over all of them."""
     return len(names(facts.frame, "pair")) > 1 and stats is not None
 
 
-def headlines(facts: Facts, stats: Statistics) -> list[Finding]:
+def headlines(facts: Facts, stats: Evidence) -> list[Finding]:
     """What holds over all pairs together, most wanted first."""
     made = (first(stats), distilled(stats), selection(stats), controls(facts), gain(stats),
             student(stats), cheapest(stats), errors(stats))  # fmt: skip
     return [finding for finding in made if finding]
 
 
-def first(stats: Statistics) -> Finding | None:
+def first(stats: Evidence) -> Finding | None:
     """The model with the highest mean, and the one that comes next."""
-    if len(stats.overall) < 2:
+    if len(stats.aggregates) < 2:
         return None
-    best, second = stats.overall[:2]
+    best, second = stats.aggregates[:2]
     text = (
         f"{w.sentence_case(w.phrase(best.arm))} has the highest mean score, "
         f"{_points(best.mean)}{_span(best.mean_low, best.mean_high)} over "
@@ -54,10 +54,10 @@ def first(stats: Statistics) -> Finding | None:
     return Finding("For quality", text, ("averages", "comparisons"))
 
 
-def student(stats: Statistics) -> Finding | None:
+def student(stats: Evidence) -> Finding | None:
     """The best of the small encoders."""
-    students = [x for x in stats.overall if Arm.read(x.arm).is_student]
-    if not students or len(students) == len(stats.overall):
+    students = [x for x in stats.aggregates if Arm.read(x.arm).is_student]
+    if not students or len(students) == len(stats.aggregates):
         return None
     best, rest = students[0], students[1:]
     text = (
@@ -71,7 +71,7 @@ def student(stats: Statistics) -> Finding | None:
     return Finding("For a small model", f"{text}.", ("averages",))
 
 
-def cheapest(stats: Statistics) -> Finding | None:
+def cheapest(stats: Evidence) -> Finding | None:
     """Who is surest to be on the Pareto set of score and each cost."""
     uses: dict[str, list[str]] = {}
     nouns = {"size_mb": "size", "latency_p50_ms": "latency", "peak_memory_mb": "memory",
@@ -89,7 +89,7 @@ def cheapest(stats: Statistics) -> Finding | None:
     return Finding("For little cost", text, ("pareto", "reductions"))
 
 
-def distilled(stats: Statistics) -> Finding | None:
+def distilled(stats: Evidence) -> Finding | None:
     """What the distilled student costs against the same adaptation on the teacher."""
     found = stats.families.get(ON_TEACHER, ())
     lost = told_apart(found)
@@ -130,7 +130,7 @@ def _listed(found: Sequence[Comparison]) -> str:
     return w.join([w.arm_name(c.a).partition(", ")[2].removeprefix("KD-") for c in found])
 
 
-def selection(stats: Statistics) -> Finding | None:
+def selection(stats: Evidence) -> Finding | None:
     """How much of that loss the choice of the checkpoint made."""
     share = artefact_share(stats)
     if share is None:
@@ -147,21 +147,21 @@ def selection(stats: Statistics) -> Finding | None:
     return Finding("How much is an artefact", text, ("selection", "doubts"))
 
 
-def artefact_share(stats: Statistics) -> float | None:
+def artefact_share(stats: Evidence) -> float | None:
     """Share of the mean gap that vanishes at the last epoch, where the choice is known as bad."""
-    if stats.selection is None or not any(d.name == SUSPECT for d in stats.doubts):
+    if stats.checkpoints is None or not any(d.name == SUSPECT for d in stats.doubts):
         return None
     chosen, last = _gaps(stats)
     share = 1 - last / chosen if chosen > 0 else 0.0
     return share if share >= LEAST_SHARE else None
 
 
-def _gaps(stats: Statistics) -> tuple[float, float]:
+def _gaps(stats: Evidence) -> tuple[float, float]:
     """Mean gap of the variants told apart: as reported, and at the last epoch; 0 without any."""
-    assert stats.selection is not None
+    assert stats.checkpoints is not None
     pairs = [
         (a.claim.difference, b.claim.difference)
-        for a, b in zip(stats.selection.chosen, stats.selection.last, strict=True)
+        for a, b in zip(stats.checkpoints.chosen, stats.checkpoints.last, strict=True)
         if a.verdict == "inferior"
     ]
     known = [(-a, -b) for a, b in pairs if a is not None and b is not None]
@@ -178,7 +178,7 @@ def _cause(evidence: dict) -> str:
     )
 
 
-def gain(stats: Statistics) -> Finding | None:
+def gain(stats: Evidence) -> Finding | None:
     """What distillation adds to the same student."""
     found = [c for c in stats.families.get(DISTILLATION, ()) if c.claim.difference is not None]
     if not found:
@@ -214,7 +214,7 @@ def controls(facts: Facts) -> Finding | None:
     return Finding("No control arm", text, ("coverage",))
 
 
-def errors(stats: Statistics) -> Finding | None:
+def errors(stats: Evidence) -> Finding | None:
     """How many findings of the checks a reader has to know."""
     n = {level: sum(d.severity == level for d in stats.doubts) for level in ("error", "warning")}
     if not any(n.values()):
@@ -227,7 +227,7 @@ def errors(stats: Statistics) -> Finding | None:
     return Finding("Read with care", text, ("doubts",))
 
 
-def tests(stats: Statistics) -> list[Finding]:
+def tests(stats: Evidence) -> list[Finding]:
     """A sentence a comparison, for the section of statistics."""
     return [
         Finding(w.arm_name(c.a), verdict_text(c), ("comparisons",))
@@ -263,7 +263,7 @@ def _undecided(found: Sequence[Comparison], topic: str) -> Finding | None:
     return Finding(topic, " ".join(verdict_text(c) for c in known), ("comparisons",))
 
 
-def tiles(facts: Facts, stats: Statistics) -> tuple[Tile, ...]:
+def tiles(facts: Facts, stats: Evidence) -> tuple[Tile, ...]:
     """Headline numbers of a study with several pairs."""
     found = []
     lost = told_apart(stats.families.get(ON_TEACHER, ()))
@@ -277,8 +277,8 @@ def tiles(facts: Facts, stats: Statistics) -> tuple[Tile, ...]:
         found.append(Tile(f"{100 * share:.0f} %", what))
     if controls(facts):
         found.append(Tile("None", "is the number of control arms without distillation"))
-    if len(stats.overall) > 1:
-        best = stats.overall[0]
+    if len(stats.aggregates) > 1:
+        best = stats.aggregates[0]
         found.append(Tile(w.fixed(best.mean, 1), f"points: {w.phrase(best.arm)}, the highest mean"))
     return tuple(found)
 

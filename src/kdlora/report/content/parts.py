@@ -11,10 +11,10 @@ import pandas as pd
 
 from kdlora.errors import InputError
 from kdlora.evidence.confidence import ConfidenceBins
-from kdlora.evidence.gains import Facts, gather
+from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.matrix import Matrix, crossed
-from kdlora.evidence.statistics import Statistics, gather_statistics
-from kdlora.records.tidy import names, tidy
+from kdlora.evidence.study import Evidence, gather_report
+from kdlora.records.tidy import StudyFrame, names, tidy
 from kdlora.report import words as w
 from kdlora.report.content import matrix, which_to_ship
 from kdlora.report.document import Block, Finding, Missing, Section, Tile
@@ -68,17 +68,26 @@ class ReportData:
         bins: Callable[[], dict[str, ConfidenceBins]],
         examples: Callable[[], StoredOutputs] | None,
     ) -> None:
-        self.frame, self.spec, self.notes, self.rerun = tidy(frame), spec, notes, rerun
+        self.study = StudyFrame.of(frame)
+        self.frame, self.spec, self.notes, self.rerun = tidy(self.study), spec, notes, rerun
         self._read_histories, self._read_bins, self._read_examples = histories, bins, examples
 
     @computed
     def facts(self) -> Facts:
-        return gather(self.frame)
+        """What is described; with the marks of columns where the tests behind them were made."""
+        try:
+            return self.evidence.facts or describe(self.study)
+        except Exception:  # the parts that show tests say why there are none
+            return describe(self.study)
 
     @computed
-    def stats(self) -> Statistics | None:
+    def evidence(self) -> Evidence:
+        return gather_report(self.study)
+
+    @computed
+    def stats(self) -> Evidence | None:
         """None where no run has a score."""
-        return gather_statistics(self.facts.frame)
+        return self.evidence if self.evidence.arms else None
 
     @computed
     def histories(self) -> Histories:

@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.statistics import COSTS, Statistics
+from kdlora.evidence.study import COSTS, Evidence
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cost import COST_NAMES
@@ -17,7 +17,7 @@ from kdlora.report.render.panels import dots, heat_map, shade, shades, trends
 from kdlora.vocabulary.arm import Arm
 
 
-def averages(stats: Statistics) -> Figure | None:
+def averages(stats: Evidence) -> Figure | None:
     """Average score of every pair and model, with intervals."""
     panels = []
     for pair, found in stats.by_pair.items():

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.ranks import Ranking
-from kdlora.evidence.statistics import Statistics
+from kdlora.evidence.study import Evidence
 from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, PAIR
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
@@ -47,7 +47,7 @@ def interval(low: float | None, high: float | None) -> Cell:
     return Cell(text, text, extra={"low": low, "high": high})
 
 
-def comparisons(stats: Statistics) -> Table | None:
+def comparisons(stats: Evidence) -> Table | None:
     """Every comparison with its estimate, interval, corrected p and both verdicts."""
     found = stats.comparisons
     if not found:
@@ -101,11 +101,11 @@ def question_name(question: str) -> str:
     return w.sentence_case(question)
 
 
-def averages(stats: Statistics) -> Table | None:
+def averages(stats: Evidence) -> Table | None:
     """Mean score of every model with its interval, pair by pair and over all."""
     parts = [*stats.by_pair.items()]
-    if len(parts) > 1 and stats.overall:
-        parts.append(("all pairs", stats.overall))
+    if len(parts) > 1 and stats.aggregates:
+        parts.append(("all pairs", stats.aggregates))
     rows = tuple(
         (Cell(pair), model(x.arm), points(x.mean), interval(x.mean_low, x.mean_high),
          points(x.iqm), points(x.retention), interval(x.retention_low, x.retention_high),
@@ -134,8 +134,8 @@ def averages(stats: Statistics) -> Table | None:
     )
 
 
-def ranks(stats: Statistics) -> Table | None:
-    ranking = stats.ranks
+def ranks(stats: Evidence) -> Table | None:
+    ranking = stats.ranks.get("tasks")
     if ranking is None or not ranking.average_rank:
         return None
     rows = tuple(
@@ -161,12 +161,12 @@ def ranks(stats: Statistics) -> Table | None:
     return Table("ranks", "Average ranks", columns, rows, caption, folded=True)
 
 
-def selection(stats: Statistics) -> Table | None:
+def selection(stats: Evidence) -> Table | None:
     """How far the choice of the checkpoint explains what distilled students lose."""
-    if stats.selection is None:
+    if stats.checkpoints is None:
         return None
     rows = []
-    pairs = zip(stats.selection.chosen, stats.selection.last, strict=True)
+    pairs = zip(stats.checkpoints.chosen, stats.checkpoints.last, strict=True)
     for chosen, last in pairs:
         a, b = chosen.claim.difference, last.claim.difference
         from_choice = None if a is None or b is None else a - b
@@ -176,10 +176,10 @@ def selection(stats: Statistics) -> Table | None:
             interval(last.claim.low, last.claim.high), points(from_choice, signed=True),
             w.count(chosen.n_runs),
         ))  # fmt: skip
-    kept = [c.claim.difference for c in told_apart(stats.selection.chosen)]
+    kept = [c.claim.difference for c in told_apart(stats.checkpoints.chosen)]
     after = [
         last.claim.difference
-        for chosen, last in zip(stats.selection.chosen, stats.selection.last, strict=True)
+        for chosen, last in zip(stats.checkpoints.chosen, stats.checkpoints.last, strict=True)
         if chosen.verdict == "inferior"
     ]
     if kept and all(v is not None for v in (*kept, *after)):
@@ -216,7 +216,7 @@ def told_apart(found: Sequence[Comparison]) -> list[Comparison]:
     return [c for c in found if c.verdict == "inferior"]
 
 
-def doubts(stats: Statistics) -> Table | None:
+def doubts(stats: Evidence) -> Table | None:
     """Everything that the checks of the whole study found."""
     if not stats.doubts:
         return None
@@ -242,7 +242,7 @@ def doubts(stats: Statistics) -> Table | None:
     )
 
 
-def forest(stats: Statistics) -> Figure | None:
+def forest(stats: Evidence) -> Figure | None:
     """Paired differences with intervals, a panel a question, over the equivalence margin."""
     panels = []
     for question, found in stats.families.items():
@@ -311,9 +311,9 @@ def _forest_panel(question: str, rows: pd.DataFrame, margin: float) -> Panel:
     return Panel(f"forest_{question}", title, alt_text, spec)
 
 
-def critical_difference(stats: Statistics) -> Figure | None:
+def critical_difference(stats: Evidence) -> Figure | None:
     """Average ranks over tasks; bars join models that Nemenyi's test does not tell apart."""
-    ranking = stats.ranks
+    ranking = stats.ranks.get("tasks")
     if ranking is None or ranking.critical_difference is None or len(ranking.average_rank) < 3:
         return None
     panel = _cd_panel(ranking)

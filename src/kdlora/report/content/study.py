@@ -13,9 +13,9 @@ import yaml
 from kdlora.evidence import gains as g
 from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.statistics import Statistics
+from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import REQUIRED, names, seeds_of
+from kdlora.records.tidy import names, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
     checks,
@@ -83,7 +83,7 @@ def build(
     `histories`, `bins` and `examples` may be functions: they are called when a part needs them.
     Raises InputError for a frame that is no study, or whose task is scored by two metrics.
     """
-    if frame.empty and set(REQUIRED) <= set(frame):
+    if frame.empty and "arm" in frame:
         nothing = "The study has no runs: there is nothing to report."
         return Report(title, "", (Section("answer", "The answer", (nothing,)),))
     data = ReportData(
@@ -152,7 +152,7 @@ def _methods(d: ReportData) -> tuple[str, ...]:
     return (METHODS[0], *own[:1], *METHODS[1:], *own[1:], *d.notes)
 
 
-def _tested(make: Callable[[Statistics], Any]) -> Callable[[ReportData], Any]:
+def _tested(make: Callable[[Evidence], Any]) -> Callable[[ReportData], Any]:
     """Parts that are made of what was tested; there is nothing to test without scores."""
     return lambda d: make(d.stats) if d.stats else None
 

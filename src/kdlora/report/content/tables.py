@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
+from kdlora.evidence.best import Mark
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import (
     Outcome,
@@ -14,13 +16,11 @@ from kdlora.evidence.outcomes import (
     averaged_tasks,
     outcome_metric,
     outcomes,
-    shared_blocks,
 )
+from kdlora.evidence.study import SUMMARY_COSTS
 from kdlora.records.tidy import metric_of, names, scored, seeds_of
 from kdlora.report import words as w
-from kdlora.report.content.best import best_notes, stand, standings, values_by_arm
-from kdlora.report.document import Cell, Column, Table
-from kdlora.vocabulary.arm import Arm
+from kdlora.report.document import TIE, Cell, Column, Table
 
 POINTS_NOTE = (
     "Accuracy, F1, Matthews and other correlations are shown times 100, in points; any other "
@@ -123,6 +123,31 @@ def outcome_cells(outcome: Outcome, metric: str) -> tuple[Cell, ...]:
     )
 
 
+BEST_NOTE = (
+    "Bold is the best of its column; whether it is so by more than chance is said by the paired "
+    "comparisons alone."
+)
+TIE_NOTE = (
+    f"Bold is the best of its column; {TIE} marks what the paired comparisons over the same cells "
+    "do not tell apart from it. That is no proof of equality."
+)
+
+
+def marked(cell: Cell, mark: Mark | None) -> Cell:
+    return replace(cell, standing={"best": "best", "not told apart": "tie"}[mark]) if mark else cell
+
+
+def mark_notes(rows: Sequence[tuple[Cell, ...]]) -> tuple[str, ...]:
+    """The note that the marks of a table need."""
+    found = {cell.standing for row in rows for cell in row}
+    if "tie" in found:
+        return (TIE_NOTE,)
+    return (BEST_NOTE,) if "best" in found else ()
+
+
+MARKED = ("score", *SUMMARY_COSTS)
+
+
 def summary(facts: Facts) -> Table | None:
     """Each model at a glance, over what all models have in common."""
     frame = facts.frame
@@ -134,12 +159,12 @@ def summary(facts: Facts) -> Table | None:
     selection = Column("selection", "On selection split", scale.unit)
     rows = []
     for pair, found in facts.outcomes.items():
-        best = _summary_standings(facts, pair)
+        best = {column: facts.marks.get(("summary", pair, column), {}) for column in MARKED}
         for outcome in found:
             score, *rest = outcome_cells(outcome, metric)
-            score = stand(score, best["score"].get(outcome.arm))
+            score = marked(score, best["score"].get(outcome.arm))
             rest = [
-                stand(cell, best.get(column.key, {}).get(outcome.arm))
+                marked(cell, best.get(column.key, {}).get(outcome.arm))
                 for column, cell in zip(OUTCOME_COLUMNS, rest, strict=True)
             ]
             chosen = Cell(scale.write(outcome.selection), outcome.selection)
@@ -157,24 +182,9 @@ def summary(facts: Facts) -> Table | None:
         f"{what}; below the score its range over seeds. Size is that of the merged model on disk, "
         "latency that of one text; the speed-up is against the teacher's encoder, timed side by "
         "side. Shares of the teacher's score are of the same blocks.",
-        (*best_notes(rows), *dagger_notes(rows)),
+        (*mark_notes(rows), *dagger_notes(rows)),
         heads=len(lead.columns),
     )
-
-
-def _summary_standings(facts: Facts, pair: str) -> dict[str, dict[str, str]]:
-    """Column -> arm -> best or tie, over the blocks of the summary; costs among encoders only."""
-    frame = facts.frame
-    blocks = shared_blocks(facts.cells, pair, averaged_tasks(frame))
-    found = {
-        "score": standings(values_by_arm(facts, pair, "score", blocks), outcome_metric(frame)[1])
-    }
-    for column, direction in (("size_mb", -1), ("latency_p50_ms", -1), ("speedup_latency", 1),
-                              ("trainable_params", -1), ("train_s", -1)):  # fmt: skip
-        values = values_by_arm(facts, pair, column, blocks)
-        encoders = {arm: v for arm, v in values.items() if not Arm.read(arm).is_baseline}
-        found[column] = standings(encoders, direction, logs=True)
-    return found
 
 
 def results(facts: Facts) -> Table:
@@ -220,10 +230,10 @@ def quality(facts: Facts) -> Table:
     rows = []
     for pair in names(frame, "pair"):
         means = {o.arm: o.score for o in average.get(pair, [])}
-        best = {task: _task_standings(facts, pair, task) for task in tasks}
+        best = {task: facts.marks.get(("quality", pair, task), {}) for task in tasks}
         for arm in names(frame, "arm", pair=pair):
             row = [
-                stand(
+                marked(
                     score_cell(facts.spreads.get((pair, task, arm)), metric_of(frame, task)[0]),
                     best[task].get(arm),
                 )
@@ -243,20 +253,9 @@ def quality(facts: Facts) -> Table:
         (*lead.columns, *columns),
         tuple(rows),
         "Mean over seeds, below it the lowest and highest seed and the number of runs.",
-        (*best_notes(rows), *dagger_notes(rows, f"{POINTS_NOTE} {ARROW_NOTE}")),
+        (*mark_notes(rows), *dagger_notes(rows, f"{POINTS_NOTE} {ARROW_NOTE}")),
         heads=len(lead.columns),
     )
-
-
-def _task_standings(facts: Facts, pair: str, task: str) -> dict[str, str]:
-    """Best and ties of one task, by seeds that runs share."""
-    cells = facts.cells
-    own = cells[(cells["pair"] == pair) & (cells["task"] == task)]
-    blocks = [(task, int(seed)) for seed in dict.fromkeys(own["seed"])]
-    if not blocks:
-        return {}
-    values = values_by_arm(facts, pair, "score", blocks)
-    return standings(values, metric_of(facts.frame, task)[1])
 
 
 def _seed_cell(facts: Facts, pair: str, task: str, arm: str, seed: int) -> Cell:

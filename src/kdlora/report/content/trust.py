@@ -13,7 +13,6 @@ from kdlora.records.tidy import groups, metric_of, names, rows_of, severities
 from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, TASK, Lead
 from kdlora.report.document import Cell, Column, Table
-from kdlora.vocabulary.arm import SEEDLESS
 
 RUN = Column("run_id", "Run", numeric=False)
 
@@ -59,7 +58,7 @@ def coverage(frame: pd.DataFrame) -> Table:
 def full_grid(frame: pd.DataFrame) -> int:
     """Runs that every seeded model on every pair, task and seed of the frame would make, and the
     seedless ones as they are."""
-    free = frame["adaptation"].isin(SEEDLESS)
+    free = frame["any_seed"]
     if free.any():
         return len(frame)  # a plan has all its cells
     sizes = [frame.loc[~free, column].nunique() for column in ("arm", "pair", "task", "seed")]
@@ -103,7 +102,7 @@ def shared(facts: Facts) -> Table | None:
         blocks = shared_blocks(facts.cells, pair, averaged)
         for task in tasks:
             here = frame[(frame["pair"] == pair) & (frame["task"] == task)]
-            seeds = sorted({int(s) for s in here.loc[~here["adaptation"].isin(SEEDLESS), "seed"]})
+            seeds = sorted({int(s) for s in here.loc[~here["any_seed"], "seed"]})
             within = sorted(seed for name, seed in blocks if name == task)
             left = [seed for seed in seeds if seed not in within]
             whole = whole and not left

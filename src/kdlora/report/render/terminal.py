@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from kdlora.evidence.gains import gather
+from kdlora.evidence.gains import describe
 from kdlora.records.tidy import metric_of, names, rows_of, severities, tidy
 from kdlora.report import document as parts
 from kdlora.report import words as w
@@ -36,7 +36,7 @@ def results_table(frame: pd.DataFrame) -> RichTable:
 
     Raises InputError for an empty frame.
     """
-    facts = gather(frame)
+    facts = describe(frame)
     found = tables.results(facts)
     metrics = {task: metric_of(facts.frame, task)[0] for task in names(facts.frame, "task")}
     notes = [", ".join(f"{t}: {w.metric_name(name)}" for t, name in metrics.items() if name)]
