@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.models.checkpoints import quiet
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import Plan, make_plan
-from kdlora.spec.study import Study, make_study
+from kdlora.spec.study import Study
 from tests.harness.moods import sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 

@@ -16,8 +16,8 @@ from kdlora.models.counting import expected_trainable
 from kdlora.records.store import Store
 from kdlora.records.tidy import tidy
 from kdlora.spec.adapter import Adapter
+from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import read_study
 from kdlora.vocabulary.task import TASKS
 from tests.harness.commands import command
 

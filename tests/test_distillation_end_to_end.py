@@ -14,8 +14,8 @@ from kdlora.engines.local import run_plan
 from kdlora.errors import InputError
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 

@@ -11,8 +11,9 @@ import yaml
 from kdlora.models.adapters import OPTIONS, check_options
 from kdlora.models.counting import adapter_parameters
 from kdlora.spec.adapter import Adapter
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
+from kdlora.spec.run import adapter_of
 from kdlora.vocabulary.arm import PEFT_VARIANTS, labelled
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -28,8 +29,8 @@ def test_a_study_plans_with_options_that_exist(name: str) -> None:
     plan = make_plan(make_study(STUDIES[name]))
     assert any(run.distillation == "kd" for run in plan.runs)
     for run in plan.runs:
-        if run.adapter is not None:
-            check_options(run.adaptation, run.adapter)
+        if (adapter := adapter_of(run)) is not None:
+            check_options(run.adaptation, adapter)
 
 
 def test_ablations_share_runs_as_the_text_says() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kdlora.spec.check import make_study
 from kdlora.spec.distillation import SIGNALS, Distillation
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
+from kdlora.spec.run import DistilledRun
 from tests.harness.moods import write_csv
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "distillation.md").read_text("utf-8")
@@ -29,7 +30,7 @@ def test_an_example_plans(block, tmp_path):
         write_csv(tmp_path / name, any=["x"])
     study = make_study({**BASE, **block, "base_dir": str(tmp_path)})
     runs = make_plan(study).runs
-    students = [run for run in runs if run.kd is not None]
+    students = [run for run in runs if isinstance(run, DistilledRun)]
     assert students
     if "teacher_seeds" in block.get("distillation", {}):
         assert all(len(run.teachers) == 3 for run in students)

@@ -9,10 +9,10 @@ import yaml
 
 from kdlora.api import as_study
 from kdlora.records.fairness import FIELDS
+from kdlora.spec.check import make_study
 from kdlora.spec.halving import races
 from kdlora.spec.plan import make_plan
 from kdlora.spec.presets import preset_names
-from kdlora.spec.study import make_study
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import kdlora
+from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "src" / "kdlora" / "spec" / "presets"

@@ -22,8 +22,8 @@ from kdlora.records.record import Record, checksum
 from kdlora.records.store import Store
 from kdlora.serve.requests import Limits, RequestError, parse_request
 from kdlora.ship.student import read_card
+from kdlora.spec.check import make_study, read_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDED = settings(

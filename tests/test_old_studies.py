@@ -14,8 +14,8 @@ import pytest
 
 from kdlora import api
 from kdlora.records.frame import load_frame
+from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import read_study
 
 OLD = Path(__file__).parent / "fixtures" / "study_0_1"
 TABLES = sorted(path.stem for path in (OLD / "expected").glob("*.csv"))

@@ -17,7 +17,7 @@ _PUBLIC = {
     "predict": "kdlora.api",
     "run": "kdlora.api",
     "Study": "kdlora.spec.study",
-    "read_study": "kdlora.spec.study",
+    "read_study": "kdlora.spec.check",
     "write_report": "kdlora.api",
 }
 __all__ = [
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from kdlora.api import distil, plan, predict, run, write_report
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
-    from kdlora.spec.study import Study, read_study
+    from kdlora.spec.check import read_study
+    from kdlora.spec.study import Study
 
 
 def __getattr__(name: str) -> Any:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import InputError, StudyFailed, did_you_mean, without_traceback
-from kdlora.spec.plan import Plan, encoder_ref, is_sequence_classifier, make_plan
+from kdlora.spec.check import make_study, read_study
+from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.presets import preset_names, preset_path
-from kdlora.spec.study import Study, make_study, read_study
+from kdlora.spec.resolve import encoder_ref, is_sequence_classifier
+from kdlora.spec.study import Study
 from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
 
 if TYPE_CHECKING:
@@ -305,8 +308,9 @@ def distil_study(
 ) -> Study:
     """The study behind `kdlora distil`: one own task, one pair, the student with and without KD."""
     if teacher_is_trained is None:
-        reference = encoder_ref(teacher, ".", [])
-        teacher_is_trained = reference is not None and is_sequence_classifier(reference)
+        teacher_is_trained = False
+        with suppress(InputError):  # told when the study is planned
+            teacher_is_trained = is_sequence_classifier(encoder_ref(teacher, "."))
     stem = Path(train).name.split(".")[0]
     task = {"name": _plain(stem), "train": train, "eval": eval, "text": text, "label": label}
     task |= {"id": id, "kind": kind, "metric": metric, "positive": positive}

@@ -7,7 +7,8 @@ Anything else that escapes is a bug in kdlora and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -42,6 +43,43 @@ class DataError(InputError):
 
 class ModelError(InputError):
     """An encoder, adapter or saved model cannot be used as given."""
+
+
+class Problems:
+    """Collects what is wrong, so that all of it is told in one message.
+
+    A check that only looks yields sentences: `problems.add(*sentences)`. A step that raises runs
+    inside `with problems.caught():`, which keeps its error; the program goes on after the block.
+    """
+
+    def __init__(self, where: str | None = None) -> None:
+        self.where = where
+        self._sentences: dict[str, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._sentences)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sentences)
+
+    def add(self, *sentences: str) -> None:
+        """Keep these sentences; one that is known already is not told twice."""
+        self._sentences.update(dict.fromkeys(sentences))
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """A block whose error, if it is a user's, becomes problems."""
+        try:
+            yield
+        except InputError as error:
+            self.add(*error.problems)
+        except KdloraError as error:
+            self.add(str(error))
+
+    def raise_any(self, kind: type[InputError] = InputError) -> None:
+        """Raise an error with all of them; nothing where there are none."""
+        if self:
+            raise kind(self, where=self.where)
 
 
 class FetchError(KdloraError):

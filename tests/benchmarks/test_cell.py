@@ -7,8 +7,8 @@ import json
 import pytest
 
 from benchmarks import cell
+from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import read_study
 
 
 @pytest.fixture

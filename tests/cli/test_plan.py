@@ -16,8 +16,8 @@ from kdlora.cli.app import app
 from kdlora.errors import InputError
 from kdlora.planning.status import outlook, totals
 from kdlora.records.store import Store
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 from tests.harness.records import write_record
 
 STUDY = {

@@ -14,8 +14,8 @@ import yaml
 import kdlora
 from kdlora.choice.constraints import PROFILES
 from kdlora.cli import main
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 from tests.harness.moods import Corner
 
 ROOT = Path(__file__).resolve().parents[2]

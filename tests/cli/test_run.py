@@ -16,8 +16,8 @@ from kdlora import api
 from kdlora.cli.app import app
 from kdlora.cli.progress import Board, words
 from kdlora.errors import InputError, Interrupted
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 
 STUDY = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "big", "student": "small"}]}
 

@@ -20,9 +20,10 @@ from kdlora.data.own_task import (
     look_alikes,
 )
 from kdlora.errors import DataError, InputError
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
+from kdlora.spec.run import DistilledRun
 from kdlora.spec.sections import OwnTask
-from kdlora.spec.study import make_study
 from kdlora.vocabulary.task import CLASSIFICATION, KINDS, REGRESSION
 from tests.harness.moods import write_csv
 
@@ -334,7 +335,7 @@ def test_the_files_that_teach_are_looked_at_too(tmp_path):
     )
     plan = make_plan(study)
     teacher = next(run for run in plan.runs if run.role == "teacher")
-    student = next(run for run in plan.runs if run.kd is not None)
+    student = next(run for run in plan.runs if isinstance(run, DistilledRun))
     assert f"{answers} has no column 'positive'. Did you mean 'positiv'?" in str(
         check_teaching_files(teacher)
     )

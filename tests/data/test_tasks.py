@@ -7,10 +7,10 @@ from kdlora.data.examples import ids_of_texts
 from kdlora.data.own_task import load_own
 from kdlora.data.tasks import examples_of, load_folder, load_hub, load_task
 from kdlora.errors import DataError, FetchError
+from kdlora.spec.check import make_study
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef
 from kdlora.spec.sections import Data, OwnTask
-from kdlora.spec.study import make_study
 from kdlora.vocabulary.task import TASKS
 from tests.harness.moods import sentences, write_csv
 

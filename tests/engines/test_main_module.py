@@ -16,7 +16,7 @@ from pathlib import Path
 from kdlora.engines.local import run_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import read_study
+from kdlora.spec.check import read_study
 plan, store = make_plan(read_study("study.yaml")), Store(Path("out"))
 plan.runs[:] = [run for run in plan.runs if run.arm == "baseline/majority"]
 plan.cells[:] = [cell for cell in plan.cells if cell.arm == "baseline/majority"]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kdlora.engines.schedule import OPEN, Schedule, with_teachers
 from kdlora.engines.selection import chosen_runs
 from kdlora.errors import InputError, KdloraError
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import Cell, Plan, make_plan
-from kdlora.spec.study import make_study
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlora.spec.study import Study, make_study
+from kdlora.spec.check import make_study
+from kdlora.spec.study import Study
 
 GOOD = ("good", "great", "fine", "best", "nice", "bright", "funny", "happy", "love", "loved")
 BAD = ("bad", "terrible", "awful", "worst", "dull", "boring", "sad", "hate", "hated", "worse")

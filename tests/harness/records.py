@@ -7,19 +7,19 @@ import json
 from kdlora.machine import processor_name
 from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record, TrainingFacts
 from kdlora.records.store import Store
-from kdlora.spec.run import Run
+from kdlora.spec.run import DistilledRun, Run
 
 
 def record_of(run: Run, accuracy: float = 0.75) -> Record:
     """A finished run, as far as a mirror looks."""
     splits = {"selection": {"accuracy": 0.8, "mcc": None}, "report": {"accuracy": accuracy}}
-    kd = run.distillation == "kd"
+    kd = isinstance(run, DistilledRun)
     return Record(
         run_id=run.run_id,
         run=run,
         facts=TrainingFacts(steps=20, planned_steps=20, device="cpu", precision="fp32"),
         quality=Quality(primary="accuracy", direction=1, splits=splits, n={"train": 576}),
-        agreement=Agreement(teacher_run_id=run.teacher_run_id, agreement=0.9) if kd else None,
+        agreement=Agreement(teacher_run_id=run.teachers[0], agreement=0.9) if kd else None,
         efficiency=Efficiency(train_s=1.5, trainable_params=1234),
         health=[Flag(name="barely_trained", severity="warning", detail="20 steps")] if kd else [],
         environment={"versions": {"torch": "2.13.0"}, "commit": "abc"},

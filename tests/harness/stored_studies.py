@@ -9,9 +9,9 @@ from typing import Any
 from kdlora.records.frame import save_plan
 from kdlora.records.record import Efficiency, Flag, Quality, Record
 from kdlora.records.store import Store
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import Run
-from kdlora.spec.study import make_study
 
 ERROR = Flag(name="constant_predictions", severity="error", detail="all rows are predicted alike")
 Scores = Callable[[Run], tuple[float, float]]  # on the selection split and on the report split

@@ -11,8 +11,16 @@ import pytest
 from kdlora.measure.health import find_flags
 from kdlora.measure.quality import count_predictions, floor_score, quality
 from kdlora.records.record import Agreement, Quality, TrainingFacts
-from kdlora.spec.run import Run, TaskRef
-from kdlora.spec.sections import Data
+from kdlora.spec.adapter import Adapter
+from kdlora.spec.run import (
+    BaselineRun,
+    EncoderRef,
+    GivenTeacherRun,
+    Run,
+    TaskRef,
+    TrainedRun,
+)
+from kdlora.spec.sections import Data, Training
 from kdlora.vocabulary.task import REGRESSION, TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
@@ -20,7 +28,14 @@ SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
 def run(adaptation: str = "lora", role: str = "student", task: str = "sst2") -> Run:
     reference = TaskRef(name=task, version=1, source="hub")
-    return Run(task=reference, role=role, adaptation=adaptation, seed=1, data=Data())
+    common = {"task": reference, "adaptation": adaptation, "seed": 1, "data": Data()}
+    if role == "baseline":
+        return BaselineRun(**common)
+    common |= {"encoder": EncoderRef(name="e", source="hub"), "training": Training()}
+    if adaptation == "given":
+        return GivenTeacherRun(**common)
+    adapter = None if adaptation == "fft" else Adapter()
+    return TrainedRun(**common, role=role, lr=1e-4, adapter=adapter)
 
 
 def sound_quality(**changes: Any) -> Quality:

@@ -15,9 +15,9 @@ from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.status import totals
 from kdlora.planning.workload import Rows, rows_of, work_of
 from kdlora.records.store import Store
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import EncoderRef
-from kdlora.spec.study import make_study
+from kdlora.spec.run import DistilledRun, EncoderRef, adapter_of
 from tests.harness.records import write_record
 
 
@@ -60,11 +60,11 @@ def test_sizes_are_those_of_the_models_themselves(family, tmp_path):
     assert known
     assert shape.params == pytest.approx(truth, rel=0.03)  # poolers and relative positions differ
     for run in plan(ranks=[4], arms=["student/lora", "student/mrlora", "student/adalora"]).runs:
-        if run.adapter is not None:
-            one = [adapter_parameters(run.adaptation, run.adapter, a, b)
+        if (adapter := adapter_of(run)) is not None:
+            one = [adapter_parameters(run.adaptation, adapter, a, b)
                    for a, b in shape.linear_layers]  # fmt: skip
             expected = sum(one) * (1 if family == "albert" else 3)
-            assert shape.adapter_params(run.adaptation, run.adapter) == pytest.approx(
+            assert shape.adapter_params(run.adaptation, adapter) == pytest.approx(
                 expected, rel=0.02
             )
 
@@ -89,7 +89,7 @@ def test_without_records_estimates_follow_the_work_and_say_so(tmp_path):
 
 
 def test_a_teachers_labelling_is_paid_once():
-    run = next(r for r in plan().runs if r.kd)
+    run = next(r for r in plan().runs if isinstance(r, DistilledRun))
     rows = Rows(1000, 100, 100, 20.0)
     paid, free = work_of(run, rows, labels=True), work_of(run, rows)
     teacher, _ = shape_of(run.reference)
@@ -169,7 +169,7 @@ def test_what_a_gpu_took_is_learnt_for_that_gpu(tmp_path, monkeypatch):
 
 def test_disk_holds_checkpoints_soft_labels_and_the_teachers_states_too(tmp_path):
     rows = Rows(1000, 100, 100, 20.0)
-    run = next(r for r in plan().runs if r.kd)
+    run = next(r for r in plan().runs if isinstance(r, DistilledRun))
     work = work_of(run, rows, labels=True)
     # weights, the best ones and two moments, all in fp32; the old file stays until the new is whole
     assert work.passing_mb == pytest.approx(2 * 4 * 4 * work.trained_params / 1e6)
@@ -178,7 +178,7 @@ def test_disk_holds_checkpoints_soft_labels_and_the_teachers_states_too(tmp_path
     signals = {"hidden": {"layers": "uniform"}, "relations": 1.0}
     for budget, expected in ((2000, 2 * 20_000 * (3 + 3) * 384 / 1e6), (10, 0.0)):
         kd = {"signals": signals, "hidden_cache_mb": budget}
-        inside = next(r for r in plan(distillation=kd).runs if r.kd)
+        inside = next(r for r in plan(distillation=kd).runs if isinstance(r, DistilledRun))
         states = work_of(inside, rows).passing_mb - work.passing_mb
         assert states == pytest.approx(expected)
 

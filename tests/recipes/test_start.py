@@ -12,8 +12,8 @@ from kdlora.errors import InputError
 from kdlora.models.saved import load_trained
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 
 STILL = {"training": {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}}
 ARMS = ("student/kd-lora", "student/kd-olora", "student/kd-fft")

@@ -12,6 +12,8 @@ import pytest
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
 from kdlora.recipes import teacher
 from kdlora.records.store import Store
+from kdlora.spec.run import EncoderRef, GivenTeacherRun, TaskRef
+from kdlora.spec.sections import Data, Training
 from kdlora.vocabulary.task import TASKS
 
 
@@ -28,7 +30,11 @@ def data() -> TaskData:
 def test_of_many_that_need_a_teachers_logits_one_computes_them(data, tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.folder("t").mkdir(parents=True)
-    record = SimpleNamespace(run=SimpleNamespace(outputs=None), checksum="c")
+    run = GivenTeacherRun(
+        task=TaskRef(name="rte", version=1, source="hub"), seed=0, data=Data(),
+        encoder=EncoderRef(name="e", source="hub"), training=Training(),
+    )  # fmt: skip
+    record = SimpleNamespace(run=run, checksum="c")
     labelled: list[int] = []
 
     def label(part: Examples) -> np.ndarray:

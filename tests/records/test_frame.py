@@ -6,8 +6,8 @@ from kdlora.errors import StoreError
 from kdlora.records.frame import load_frame, read_plan, save_plan
 from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record
 from kdlora.records.store import Store
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 
 
 @pytest.fixture

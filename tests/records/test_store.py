@@ -11,8 +11,8 @@ from kdlora.records import leases
 from kdlora.records import store as store_module
 from kdlora.records.record import Quality, Record, checksum
 from kdlora.records.store import AlreadyDone, Store, write_json
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ from pydantic import ValidationError
 
 from kdlora.errors import InputError
 from kdlora.spec.adapter import Adapter
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import Run
-from kdlora.spec.study import make_study, merged
+from kdlora.spec.run import TrainedRun, read_run
+from kdlora.spec.study import merged
 
 
 def test_a_budget_stands_in_place_of_a_rank():
@@ -111,7 +112,7 @@ def test_new_fields_change_no_id_while_they_are_unused():
     ]  # fmt: skip
 
 
-def student(spec: object, **changes) -> Run:
+def student(spec: object, **changes) -> TrainedRun:
     values = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "big", "student": spec}]}
     plan = make_plan(make_study(values | {"arms": ["student/kd-lora"]} | changes))
     return next(run for run in plan.runs if run.role == "student")
@@ -127,7 +128,7 @@ def test_a_student_made_of_its_teachers_layers():
     assert made.run_id != student({"from": "teacher", "layers": [0, 2]}).run_id
     assert made.run_id != student("big").run_id
     assert student({"from": "other", "layers": [1]}).encoder.name == "other"
-    assert Run.model_validate_json(made.model_dump_json()).run_id == made.run_id
+    assert read_run(made.model_dump_json()).run_id == made.run_id
 
 
 @pytest.mark.parametrize(

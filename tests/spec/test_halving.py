@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdlora.errors import InputError
+from kdlora.spec.check import make_study
 from kdlora.spec.halving import Halving, Race, races
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import make_study
 from kdlora.vocabulary.arm import matching
 
 STUDY = {

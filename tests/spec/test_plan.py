@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.spec.plan import encoder_ref, make_plan
-from kdlora.spec.run import Run
-from kdlora.spec.study import make_study
+from kdlora.spec.check import make_study
+from kdlora.spec.plan import make_plan
+from kdlora.spec.resolve import encoder_ref
+from kdlora.spec.run import read_run
 
 
 def study(**changes):
@@ -29,8 +30,8 @@ def test_every_cell_has_its_run_and_teachers_come_first():
     assert len(plan.cells) == 2 * 2 * (5 + 2)  # tasks x seeds x (arms + baselines)
     assert len(plan.runs) == 2 * (2 * 5 + 2)  # a baseline has no seed
     for run in plan.runs:
-        if run.teacher_run_id:
-            assert position[run.teacher_run_id] < position[run.run_id]
+        for teacher in run.teachers:
+            assert position[teacher] < position[run.run_id]
 
 
 def test_stopping_early_leaves_whole_replicates():
@@ -117,15 +118,14 @@ def test_everything_missing_is_named_at_once(tmp_path):
 
 
 def test_near_names_of_packaged_encoders_are_suggested():
-    problems: list[str] = []
-    assert encoder_ref("minilm-l12", ".", problems) is None
-    assert "Did you mean 'minilm-l" in problems[0]
-    assert encoder_ref("microsoft/MiniLM-L12-H384-uncased", ".", problems).source == "hub"
+    with pytest.raises(InputError, match="Did you mean 'minilm-l"):
+        encoder_ref("minilm-l12", ".")
+    assert encoder_ref("microsoft/MiniLM-L12-H384-uncased", ".").source == "hub"
 
 
 def test_a_run_survives_json():
     for run in make_plan(study()).runs:
-        again = Run.model_validate_json(run.model_dump_json())
+        again = read_run(run.model_dump_json())
         assert again == run
         assert again.run_id == run.run_id
 

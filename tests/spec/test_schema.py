@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from kdlora.errors import InputError
+from kdlora.spec.check import make_study
 from kdlora.spec.schema import ARMS, DIALECT, study_schema
-from kdlora.spec.study import make_study
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted([*ROOT.glob("examples/*.yaml"), *ROOT.glob("src/kdlora/spec/presets/*.yaml")])

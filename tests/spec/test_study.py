@@ -5,8 +5,9 @@ import yaml
 
 from kdlora.errors import InputError
 from kdlora.spec.adapter import Adapter
+from kdlora.spec.check import make_study, read_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.study import Study, make_study, read_study
+from kdlora.spec.study import Study
 
 GOOD = {
     "name": "s",

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from kdlora.errors import InputError
+from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import Run
-from kdlora.spec.study import make_study
+from kdlora.spec.run import read_run
 from kdlora.vocabulary.arm import Arm, labelled, uncontrolled
 
 
@@ -44,7 +44,7 @@ def test_a_variation_changes_what_it_names_and_nothing_else():
     undone = best.model_copy(
         update={"label": "", "adapter": plain.adapter, "kd": plain.kd, "training": plain.training}
     )
-    assert Run.model_validate(undone.model_dump()).run_id == plain.run_id
+    assert read_run(undone.model_dump()).run_id == plain.run_id
 
 
 def test_overrides_hold_for_the_variations_of_an_arm_too():

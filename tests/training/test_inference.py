@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from kdlora.data.batches import Encoded
-from kdlora.spec.run import EncoderRef, Run, TaskRef
-from kdlora.spec.sections import Data
+from kdlora.spec.run import EncoderRef, TaskRef, TrainedRun
+from kdlora.spec.sections import Data, Training
 from kdlora.training import inference
 from kdlora.training.inference import inference_costs, predict
 from kdlora.training.precision import choose_compute, place_for_inference
@@ -37,11 +37,11 @@ def test_predictions_do_not_depend_on_the_size_of_the_batches(monkeypatch):
     np.testing.assert_allclose(predict(model, texts(40), compute), together, atol=1e-5)
 
 
-def run() -> Run:
+def run() -> TrainedRun:
     encoder = EncoderRef(name="tiny", source="folder", path="/none")
-    return Run(
+    return TrainedRun(
         role="student", task=TaskRef(name="sst2", source="folder", version=1), data=Data(), seed=1,
-        encoder=encoder, reference=encoder, adaptation="fft",
+        encoder=encoder, reference=encoder, adaptation="fft", training=Training(), lr=1e-4,
     )  # fmt: skip
 
 

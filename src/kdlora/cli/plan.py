@@ -234,10 +234,13 @@ def _place(place: Coverage | None) -> str:
 
 def _budgets(planned: Plan) -> dict[int, list[str]]:
     """Budgets of trainable parameters -> the arms that have them."""
+    from kdlora.spec.run import adapter_of
+
     found: dict[int, dict[str, None]] = {}
     for run in planned.runs:
-        if run.adapter is not None and run.adapter.budget is not None:
-            found.setdefault(run.adapter.budget, {})[run.title] = None
+        adapter = adapter_of(run)
+        if adapter is not None and adapter.budget is not None:
+            found.setdefault(adapter.budget, {})[run.title] = None
     return {budget: list(arms) for budget, arms in found.items()}
 
 

@@ -24,7 +24,7 @@ from kdlora.data.tables import (
     texts_of,
 )
 from kdlora.errors import DataError, did_you_mean
-from kdlora.spec.run import SCORE, Run
+from kdlora.spec.run import SCORE, DistilledRun, FileTeacherRun, Run
 from kdlora.spec.sections import OwnTask
 from kdlora.vocabulary.metric import metric, metrics_of
 from kdlora.vocabulary.task import (
@@ -124,8 +124,10 @@ def wanted_columns(own: OwnTask) -> list[str]:
 
 def check_teaching_files(run: Run) -> list[str]:
     """What is wrong with a run's unlabelled texts and its teacher's file, as headers tell."""
-    wanted: list[tuple[str, Sequence[str]]] = [(s.file, s.text) for s in run.unlabelled]
-    if run.outputs is not None:
+    wanted: list[tuple[str, Sequence[str]]] = []
+    if isinstance(run, DistilledRun):
+        wanted += [(source.file, source.text) for source in run.unlabelled]
+    if isinstance(run, FileTeacherRun):
         source, task = run.outputs, TASKS.get(run.task.name)
         keys = (source.id,) if source.id else source.text
         named = list(source.columns.values())

@@ -24,7 +24,7 @@ from kdlora.planning.costs import estimate
 from kdlora.records.leases import EXPIRY_S
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
-from kdlora.spec.run import Run
+from kdlora.spec.run import BaselineRun, Run
 
 RETRIES = 4  # a node may be lost many times on machines that are lent
 _MOST_THREADS = 4  # small encoders gain little from more; more runs at once do
@@ -251,7 +251,7 @@ def resources(
 ) -> dict[str, Any]:
     """What Ray keeps for a run. An estimate above the largest node's memory asks for all of it."""
     asked: dict[str, Any] = {"num_cpus": threads}
-    if gpu and run.role != "baseline":
+    if gpu and not isinstance(run, BaselineRun):
         asked["num_gpus"] = 1
     largest = max((node.memory for node in nodes), default=0.0)
     wanted = min(memory.get(run.run_id, 0.0), 0.95 * largest)

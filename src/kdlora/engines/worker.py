@@ -27,7 +27,7 @@ from kdlora.recipes import run as recipes
 from kdlora.records.environment import remember_environment
 from kdlora.records.leases import EXPIRY_S, Lease, LeaseLost, Sighting
 from kdlora.records.store import AlreadyDone, Store
-from kdlora.spec.run import Run
+from kdlora.spec.run import Run, read_run
 from kdlora.training.checkpoint import Paused
 from kdlora.training.interrupts import interrupt_now, once_a_press
 
@@ -126,7 +126,7 @@ def work(job: Job, sender: Connection) -> None:
 
     outcome: Outcome
     try:
-        run, store = Run.model_validate_json(job.run), Store(Path(job.root))
+        run, store = read_run(job.run), Store(Path(job.root))
         outcome = attempt(
             run,
             store,

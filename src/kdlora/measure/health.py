@@ -13,8 +13,7 @@ from typing import Any
 from kdlora.measure.agreement import impossible
 from kdlora.measure.quality import better
 from kdlora.records.record import Agreement, Flag, Quality, TrainingFacts
-from kdlora.spec.run import Run
-from kdlora.vocabulary.arm import BASELINES
+from kdlora.spec.run import Run, adapter_of
 from kdlora.vocabulary.task import Task
 
 MIN_SELECTION_ROWS = 100
@@ -166,7 +165,7 @@ def _about_curve(task: Task, history: History) -> Iterator[Flag]:
 
 
 def _about_adapter(run: Run, facts: TrainingFacts) -> Iterator[Flag]:
-    if run.adaptation in ("fft", "given", *BASELINES):
+    if adapter_of(run) is None:
         return
     if facts.adapter_norm == 0:
         yield _flag(

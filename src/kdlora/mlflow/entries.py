@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.records.record import Record
+from kdlora.spec.run import encoder_of
 
 RUN_ID = "kdlora.run_id"
 CHECKSUM = "kdlora.checksum"
@@ -73,9 +74,10 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 def _params(record: Record) -> dict[str, str]:
     run = record.run
+    encoder = encoder_of(run)
     flat = _flatten(run.model_dump(mode="json"))
     # one name each for what a table is grouped by; a description of own data is no setting
-    flat |= {"task": run.task.name, "arm": run.title, "encoder": run.encoder and run.encoder.title}
+    flat |= {"task": run.task.name, "arm": run.title, "encoder": encoder and encoder.title}
     kept = {
         name: value
         for name, value in flat.items()

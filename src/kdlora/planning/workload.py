@@ -16,7 +16,8 @@ from kdlora.data.splits import selection_size
 from kdlora.data.tables import open_table, text_of
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import Shape, shape_of
-from kdlora.spec.run import Run, TaskRef
+from kdlora.spec.distillation import Distillation
+from kdlora.spec.run import DistilledRun, EncoderRun, Run, TaskRef, TrainedRun
 from kdlora.spec.sections import Data
 from kdlora.vocabulary.task import TASKS
 
@@ -102,24 +103,26 @@ class Work:
 
 def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
     """The work of a run on so many rows. `labels`: it also runs the teacher over all texts."""
-    if run.encoder is None or run.training is None:  # baselines, and teachers that are files
+    if not isinstance(run, EncoderRun):  # baselines, and teachers that are files
         return Work(0.0, 0.0, 0, 0, 0, 0.0)
     shape, _ = shape_of(run.encoder)
     outputs = _outputs(run)
     training = run.training
-    added = [text_rows(t.file, t.text, t.max_rows) for t in run.unlabelled]
+    texts = run.unlabelled if isinstance(run, DistilledRun) else ()
+    added = [text_rows(t.file, t.text, t.max_rows) for t in texts]
     n = rows.train + sum(more for more, _ in added)
     mean = (rows.train * rows.tokens + sum(more * each for more, each in added)) / max(n, 1)
     tokens = min(mean * _PADDING, training.max_length)
     forward = shape.forward_flops(tokens, outputs)
     held_out = rows.selection + rows.report
-    if run.adaptation == "given":
+    if not isinstance(run, TrainedRun):  # a teacher that is given
         return Work(0.0, forward * held_out, 0, 0, shape.params, 0.0, shape.vocabulary)
 
     trained = _trained_params(run, shape)
     # Backward goes by the inputs and, where they train, by the weights.
     step = 3 * forward if run.adapter is None else 2 * forward + 6 * trained * tokens
-    matches = run.kd is not None and run.kd.signals.match_states
+    kd = run.kd if isinstance(run, DistilledRun) else None
+    matches = kd is not None and kd.signals.match_states
     teacher = 0.0
     if run.reference is not None and (labels or matches):
         teacher = shape_of(run.reference)[0].forward_flops(tokens, outputs)
@@ -128,8 +131,10 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
     batch = min(training.batch_size, training.micro_batch_size or training.batch_size)
     scored = rows.selection * training.epochs * training.evals_per_epoch + held_out
     labelled = (n + held_out) * len(run.teachers) if labels else 0
-    states_mb = _states_mb(run, shape, n * tokens / _PADDING) if matches else 0.0
-    if run.kd is not None and run.kd.start == "teacher":  # a copy of what it starts from
+    states_mb = 0.0
+    if kd is not None and matches and run.reference is not None:
+        states_mb = _states_mb(kd, shape, shape_of(run.reference)[0], n * tokens / _PADDING)
+    if kd is not None and kd.start == "teacher":  # a copy of what it starts from
         states_mb += 4 * shape.params / 1e6
     activation = batch * tokens * shape.layers * (16 * shape.width + 3 * shape.inner) * 4
     activation += 4 * batch * shape.heads * tokens**2 * shape.layers
@@ -146,11 +151,9 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
     )
 
 
-def _states_mb(run: Run, student: Shape, tokens: float) -> float:
+def _states_mb(kd: Distillation, student: Shape, teacher: Shape, tokens: float) -> float:
     """The teacher's inner states of so many tokens in half precision, if they may wait on disk."""
-    assert run.kd is not None
-    assert run.reference is not None
-    teacher, signals, states = shape_of(run.reference)[0], run.kd.signals, 0
+    signals, states = kd.signals, 0
     if signals.hidden is not None:
         layers = signals.hidden.layers
         if isinstance(layers, dict):
@@ -159,8 +162,8 @@ def _states_mb(run: Run, student: Shape, tokens: float) -> float:
             states += 1 if layers == "last" else min(student.layers, teacher.layers)
     if signals.relations is not None:
         states += len(set("".join(signals.relations.pairs)))
-    found = 2 * tokens * states * teacher.width / 1e6
-    return found if found <= run.kd.hidden_cache_mb else 0.0
+    size_mb = 2 * tokens * states * teacher.width / 1e6
+    return size_mb if size_mb <= kd.hidden_cache_mb else 0.0
 
 
 def _outputs(run: Run) -> int:
@@ -168,7 +171,7 @@ def _outputs(run: Run) -> int:
     return task.num_outputs if task else 2
 
 
-def _trained_params(run: Run, shape: Shape) -> int:
+def _trained_params(run: TrainedRun, shape: Shape) -> int:
     head = shape.width * _outputs(run) + shape.width**2  # a dense layer or a new pooler before it
     if run.adapter is None:
         return shape.params + head

@@ -13,11 +13,11 @@ from kdlora.data.examples import Examples
 from kdlora.distillation.hidden_states import Online, cache_states, require_same_tokens, shape_of
 from kdlora.distillation.matching import Matching, plan_matching
 from kdlora.measure.flops import flops_per_length
-from kdlora.recipes.teacher import finished_teacher
+from kdlora.recipes.teacher import finished_teacher, model_of
 from kdlora.records.record import Teaching
 from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_json
-from kdlora.spec.run import Run, seed_for
+from kdlora.spec.run import DistilledRun, seed_for
 from kdlora.training.inference import load_finished
 from kdlora.training.precision import Compute, choose_compute
 from kdlora.vocabulary.task import Task
@@ -38,7 +38,7 @@ class Inside:
 
 
 def match_inside(
-    run: Run,
+    run: DistilledRun,
     store: Store,
     *,
     task: Task,
@@ -56,16 +56,10 @@ def match_inside(
     rows and their tokens.
     Raises ModelError if the two tokenizers differ on any of them.
     """
-    assert run.kd is not None
-    assert run.training is not None
-    assert run.teacher_run_id is not None
-    assert run.encoder is not None
     if not run.kd.signals.match_states:
         return None
     record = finished_teacher(run.teacher_run_id, store)
-    teacher = record.run
-    assert teacher.training is not None
-    assert teacher.encoder is not None
+    teacher = model_of(record)
     max_length = run.training.max_length
     theirs = choose_compute(teacher.training.precision, max_length=max_length)
     model, tokenizer = load_finished(teacher, store.folder(run.teacher_run_id), task, theirs)

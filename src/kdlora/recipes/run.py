@@ -47,7 +47,15 @@ from kdlora.records.halving import rung_of, write_rung
 from kdlora.records.predictions import SplitOutputs, read_predictions, write_predictions
 from kdlora.records.record import Agreement, Efficiency, Record, TrainingFacts
 from kdlora.records.store import Store
-from kdlora.spec.run import Run, seed_for
+from kdlora.spec.run import (
+    BaselineRun,
+    DistilledRun,
+    FileTeacherRun,
+    GivenTeacherRun,
+    Run,
+    TrainedRun,
+    seed_for,
+)
 from kdlora.training.checkpoint import Paused, Progress
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import inference_costs, load_finished, predict, predict_held_out
@@ -74,11 +82,11 @@ def run_one(
     folder = store.begin(run)
     on_progress({"stage": "reading data"})
     data = load_task(run.task, run.data)
-    if run.role == "baseline":
+    if isinstance(run, BaselineRun):
         outcome = baseline(run, folder, data)
-    elif run.outputs is not None:
+    elif isinstance(run, FileTeacherRun):
         outcome = outputs_teacher(run, data)
-    elif run.adaptation == "given":
+    elif isinstance(run, GivenTeacherRun):
         on_progress({"stage": "scoring the given teacher"})
         outcome = given_teacher(run, store, data)
     else:
@@ -108,7 +116,7 @@ def run_one(
 
 
 def _trained(
-    run: Run,
+    run: TrainedRun,
     store: Store,
     folder: Path,
     data: TaskData,
@@ -116,20 +124,17 @@ def _trained(
     pause_epoch: int | None,
 ) -> Outcome:
     """The main path: a teacher or a student, fully fine-tuned or adapted, with or without KD."""
-    assert run.encoder is not None
-    assert run.training is not None
-    assert run.lr is not None
     compute = choose_compute(run.training.precision, max_length=run.training.max_length)
 
     lessons, rows = None, data.train
-    if run.distillation == "kd":
+    if isinstance(run, DistilledRun):
         on_progress({"stage": "labelling by the teacher"})
         lessons = prepare_lessons(run, store, data)
         rows = lessons.train
 
     on_progress({"stage": "building the model"})
     encoder, start = run.encoder, None
-    if run.kd is not None and run.kd.start == "teacher":
+    if isinstance(run, DistilledRun) and run.kd.start == "teacher":
         start = folder / "start"
         encoder = start_from_teacher(run, store, data.task, start)
     loaded = load_encoder(
@@ -172,7 +177,7 @@ def _trained(
     place(model, compute)
 
     inside = None
-    if lessons is not None:
+    if isinstance(run, DistilledRun) and lessons is not None:
         inside = match_inside(
             run,
             store,
@@ -188,7 +193,7 @@ def _trained(
         run, store, data, texts, model, lessons, inside, schedule, compute, on_progress,
         pause_epoch,
     )  # fmt: skip
-    facts = _facts(run, loaded, model, schedule, compute, progress)
+    facts = _facts(loaded, model, schedule, compute, progress)
     taught = inside or lessons
     facts = facts.model_copy(update={**adapter_size, "teaching": taught and taught.facts})
 
@@ -215,7 +220,7 @@ def _trained(
 
 
 def _train(
-    run: Run,
+    run: TrainedRun,
     store: Store,
     data: TaskData,
     texts: dict[str, Encoded],
@@ -228,7 +233,6 @@ def _train(
     pause_epoch: int | None,
 ) -> tuple[Progress, dict[str, Any]]:
     """The training itself, and what it cost as fields of `Efficiency`."""
-    assert run.training is not None
     task, selection, folder = data.task, data.selection, store.folder(run.run_id)
     flops = flops_per_length(model, backward=True, device=compute.device, folder=store.costs)
     forward = make_forward(model, compute)
@@ -255,7 +259,7 @@ def _train(
         progress = train(
             model,
             training,
-            loss=make_loss(task, run.kd),
+            loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None),
             evaluate=evaluate,
             primary=task.primary,
             direction=task.direction,
@@ -305,8 +309,7 @@ def _record(run: Run, folder: Path, outcome: Outcome) -> Record:
     measured = quality(task, outputs, labels, n_train=len(data.train))
     shared: Agreement | None = None
     known = outcome.soft.knows(report.ids) if outcome.soft is not None else None
-    if outcome.soft is not None and known is not None and known.any():
-        assert run.teacher_run_id is not None
+    if isinstance(run, DistilledRun) and outcome.soft and known is not None and known.any():
         shared = agreement(
             task,
             outputs["report"][known],
@@ -336,7 +339,6 @@ def _record(run: Run, folder: Path, outcome: Outcome) -> Record:
 
 
 def _facts(
-    run: Run,
     loaded: LoadedEncoder,
     model: nn.Module,
     schedule: Schedule,

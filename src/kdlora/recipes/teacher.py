@@ -33,7 +33,7 @@ from kdlora.records.leases import waited_for
 from kdlora.records.record import Record, Teaching
 from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_model_folder
-from kdlora.spec.run import EncoderRef, OutputsRef, Run
+from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, FileTeacherRun, OutputsRef
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import load_finished, load_merged, predict
 from kdlora.training.precision import choose_compute
@@ -57,13 +57,12 @@ class Lessons:
     facts: Teaching
 
 
-def prepare_lessons(run: Run, store: Store, data: TaskData) -> Lessons:
+def prepare_lessons(run: DistilledRun, store: Store, data: TaskData) -> Lessons:
     """Label every row a student learns from by its teacher, or by the mean of its teachers.
 
     Raises ModelError when a teacher is not done, or when its score recomputed from its cache is
     not the recorded one: then rows and logits do not belong together, and nothing is trained.
     """
-    assert run.kd is not None
     extra = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
     start = time.perf_counter()
     found = [_logits_of(run_id, store, data, extra) for run_id in run.teachers]
@@ -86,6 +85,13 @@ def finished_teacher(run_id: str, store: Store) -> Record:
     if teacher is None or teacher.quality is None:
         raise ModelError(f"the teacher run {run_id} is not done; run it first")
     return teacher
+
+
+def model_of(teacher: Record) -> EncoderRun:
+    """The run of a teacher that is a model. Raises ModelError where it is a file of outputs."""
+    if isinstance(teacher.run, EncoderRun):
+        return teacher.run
+    raise ModelError(f"the teacher run {teacher.run_id} is no encoder: it has no model to load")
 
 
 def outputs_as_labels(
@@ -112,12 +118,12 @@ def _logits_of(
 ) -> tuple[SoftLabels, bool]:
     """A teacher's checked logits, and whether all of them were there already."""
     teacher, folder = finished_teacher(run_id, store), store.folder(run_id)
-    if teacher.run.outputs is not None:
+    if isinstance(teacher.run, FileTeacherRun):
         rows = extra.rows if extra else None
         soft = outputs_as_labels(teacher.run.outputs, data, run_id, extra=rows)
         _check(teacher, soft, data, folder)
         return soft, True
-    label = _labeller(teacher.run, store, data.task)
+    label = _labeller(model_of(teacher), store, data.task)
 
     def alone() -> AbstractContextManager[object]:
         """Processes that share the folder label a teacher's texts once, whoever is first."""
@@ -170,12 +176,11 @@ def _same(found: float | None, recorded: float | None) -> bool:
     return abs(found - recorded) <= SCORE_TOLERANCE
 
 
-def _labeller(teacher: Run, store: Store, task: Task) -> Callable[[Examples], np.ndarray]:
+def _labeller(teacher: EncoderRun, store: Store, task: Task) -> Callable[[Examples], np.ndarray]:
     """A function from examples to the teacher's logits, by the path that scored the teacher.
 
     The model is loaded at the first call, so that a cache costs nothing.
     """
-    assert teacher.training is not None
     max_length = teacher.training.max_length
     compute = choose_compute(teacher.training.precision, max_length=max_length)
 
@@ -193,18 +198,16 @@ def _labeller(teacher: Run, store: Store, task: Task) -> Callable[[Examples], np
     return label
 
 
-def start_from_teacher(run: Run, store: Store, task: Task, folder: Path) -> EncoderRef:
+def start_from_teacher(run: DistilledRun, store: Store, task: Task, folder: Path) -> EncoderRef:
     """The student's layers of its finished teacher, head included, saved as a model in `folder`.
 
     DistilBERT and PKD begin like this (Sanh et al. 2019; Sun et al. 2019). With several teachers
     it is the first. What is there from an interrupted run is used again. Raises ModelError when
     the teacher is not done.
     """
-    assert run.encoder is not None
-    assert run.teacher_run_id is not None
     if not folder.is_dir():
         teacher = finished_teacher(run.teacher_run_id, store)
-        model, tokenizer = load_merged(teacher.run, store.folder(teacher.run_id), task)
+        model, tokenizer = load_merged(model_of(teacher), store.folder(teacher.run_id), task)
         whole = Checkpoint(model, frozenset())
         kept = keep_layers(whole, run.encoder.layers, where=run.encoder.title, seed=0)
         save_trained(kept.model, tokenizer, folder)

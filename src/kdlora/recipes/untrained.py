@@ -18,7 +18,7 @@ from kdlora.models import baselines
 from kdlora.recipes.teacher import outputs_as_labels
 from kdlora.records.record import Efficiency, TrainingFacts
 from kdlora.records.store import Store
-from kdlora.spec.run import Run, seed_for
+from kdlora.spec.run import BaselineRun, FileTeacherRun, GivenTeacherRun, seed_for
 from kdlora.training.inference import inference_costs, load_finished, predict_held_out
 from kdlora.training.precision import Compute, choose_compute
 
@@ -38,9 +38,8 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def given_teacher(run: Run, store: Store, data: TaskData) -> Outcome:
+def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> Outcome:
     """Score a teacher that arrived fine-tuned; nothing is trained and nothing copied."""
-    assert run.training is not None
     max_length = run.training.max_length
     compute = choose_compute(run.training.precision, max_length=max_length)
     model, tokenizer = load_finished(run, store.folder(run.run_id), data.task, compute)
@@ -61,12 +60,11 @@ def given_teacher(run: Run, store: Store, data: TaskData) -> Outcome:
     return Outcome(data, outputs, facts, efficiency)
 
 
-def outputs_teacher(run: Run, data: TaskData) -> Outcome:
+def outputs_teacher(run: FileTeacherRun, data: TaskData) -> Outcome:
     """Score a teacher that is a file, on the held-out rows that the file holds.
 
     Raises DataError if the file lacks rows that are trained on.
     """
-    assert run.outputs is not None
     soft = outputs_as_labels(run.outputs, data, run.run_id)
 
     def held(name: str) -> Examples:
@@ -83,7 +81,7 @@ def outputs_teacher(run: Run, data: TaskData) -> Outcome:
     return Outcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
 
 
-def baseline(run: Run, folder: Path, data: TaskData) -> Outcome:
+def baseline(run: BaselineRun, folder: Path, data: TaskData) -> Outcome:
     """Majority class (or mean) and TF-IDF with a linear model: what an encoder has to beat."""
     task, parts = data.task, {"selection": data.selection, **data.reports}
     facts = TrainingFacts(precision="fp64", device="cpu")

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kdlora.records.record import NOT_DONE
-from kdlora.spec.run import Run
+from kdlora.spec.run import DistilledRun, EncoderRun, Run
 
 # field -> how it is called in a sentence
 FIELDS = {
@@ -57,10 +57,11 @@ class Difference:
 
 def asked_of(run: Run) -> dict[str, Hashable]:
     """What the plan asks of a run, for each field that it settles."""
-    training = run.training
-    if training is None:
+    if not isinstance(run, EncoderRun):
         return {}
-    texts = tuple(sorted(source.fingerprint for source in run.unlabelled))
+    training = run.training
+    unlabelled = run.unlabelled if isinstance(run, DistilledRun) else ()
+    texts = tuple(sorted(source.fingerprint for source in unlabelled))
     return {
         "batch_size": training.batch_size,
         "epochs": training.epochs,

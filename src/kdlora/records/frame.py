@@ -19,7 +19,15 @@ from kdlora.spec.adapter import Adapter
 from kdlora.spec.encoders import Pair
 from kdlora.spec.halving import Halving, races
 from kdlora.spec.plan import Plan
-from kdlora.spec.run import Run
+from kdlora.spec.run import (
+    DistilledRun,
+    EncoderRun,
+    Run,
+    TrainedRun,
+    adapter_of,
+    encoder_of,
+    read_run,
+)
 from kdlora.spec.study import Study
 from kdlora.vocabulary.arm import labelled, teaching_arm
 
@@ -107,7 +115,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
         run_id = cell["run_id"]
         if run_id not in records:
             records[run_id] = store.read(run_id) or store.read_failure(run_id)
-        run = Run.model_validate(plan["runs"][run_id])
+        run = read_run(plan["runs"][run_id])
         rows.append(
             {
                 "study": plan["study"]["name"],
@@ -143,10 +151,10 @@ def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, 
         "arm": run.title,
         "base_arm": run.arm,
         "seed": run.seed,
-        "encoder": run.encoder.title if run.encoder else None,
-        "teacher_run_id": run.teacher_run_id,
+        "encoder": encoder.title if (encoder := encoder_of(run)) else None,
+        "teacher_run_id": next(iter(run.teachers), None),
         "teacher_run_ids": run.teachers,
-        "lr": run.lr,
+        "lr": run.lr if isinstance(run, TrainedRun) else None,
         "max_train": run.data.max_train,
         "status": record.status if record else "missing",
         "error": record.error if record else None,
@@ -154,12 +162,12 @@ def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, 
         "flag_details": tuple(flag.detail for flag in record.health) if record else (),
         "flag_severities": tuple(flag.severity for flag in record.health) if record else (),
     }
-    if run.adapter:
-        values |= _adapter(run.adapter, record)
-    if run.training:
+    if adapter := adapter_of(run):
+        values |= _adapter(adapter, record)
+    if isinstance(run, EncoderRun):
         for name in ("batch_size", "epochs", "max_length"):
             values[name] = getattr(run.training, name)
-    if run.kd:
+    if isinstance(run, DistilledRun):
         values |= {"temperature": run.kd.temperature, "kd_weight": run.kd.kd_weight}
         values |= {"signals": "+".join(run.kd.signals.names), "n_teachers": len(run.teachers)}
         taught = record.facts.teaching if record else None

@@ -20,6 +20,7 @@ from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_json
 from kdlora.ship.answers import at_threshold
 from kdlora.ship.student import CALIBRATION, CARD, Calibration, Fit, ModelCard, make_card, read_card
+from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
 from kdlora.vocabulary.metric import expected_calibration_error
 from kdlora.vocabulary.metric import metric as metric_of
@@ -198,7 +199,7 @@ def calibrate_folder(
     if (folder / "record.json").is_file():
         root, run_id, target = folder.parent.parent, folder.name, folder / CALIBRATION
         record = Store(root).read(run_id)
-        if record is None or record.run.role == "baseline" or record.run.training is None:
+        if record is None or not isinstance(record.run, EncoderRun):
             raise ModelError(f"{folder} holds no trained encoder")
         card = make_card(record, "named by the user", arm=record.run.title)
     else:

@@ -66,7 +66,7 @@ class Work:
 
 def begin(source: Source, folder: Path, max_drop_points: float, note: OnNote) -> Work:
     """Read the data and the model, merge in fp32 and see that merging changed nothing."""
-    run = source.record.run
+    run = source.run
     note(f"reading task {run.task.name}")
     data = load_task(run.task, run.data)
     check_data(source.record, data.fingerprint)
@@ -199,8 +199,7 @@ def _refuse_failed(work: Work, variants: list[Variant]) -> None:
 
 def save_adapter(work: Work) -> str | None:
     """The adapter as a plain peft folder, loaded again and compared; None without one."""
-    run = work.source.record.run
-    assert run.encoder is not None
+    run = work.source.run
     target = work.folder / adapter_folder.FOLDER
     why_not = adapter_folder.write_adapter(work.source.model_folder, target, run.encoder)
     if why_not is not None:
@@ -258,8 +257,7 @@ def _fp32() -> Compute:
 
 
 def encoder_name(source: Source) -> str:
-    assert source.record.run.encoder is not None
-    return model_card.shown_name(source.record.run.encoder)
+    return model_card.shown_name(source.run.encoder)
 
 
 def _figures(metric: str, trial: Any) -> str:

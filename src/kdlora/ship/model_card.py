@@ -10,7 +10,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kdlora.records.artefact import Artefact, Variant
 from kdlora.records.record import Record
 from kdlora.ship.student import ModelCard
-from kdlora.spec.run import EncoderRef, Run
+from kdlora.spec.run import (
+    DistilledRun,
+    EncoderRef,
+    Run,
+    TrainedRun,
+    adapter_of,
+    encoder_of,
+)
 from kdlora.vocabulary.metric import metric
 from kdlora.vocabulary.task import GLUE
 
@@ -56,7 +63,7 @@ def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) 
     """The hub's YAML: what it is for, what it came from, and its score as the hub lists scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    best = _shipped(artefact)
+    best, encoder = _shipped(artefact), encoder_of(run)
     results = None
     if best is not None and best.score is not None:
         results = [
@@ -72,14 +79,14 @@ def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) 
             )
         ]
     tags = ["kdlora", "text-classification"]
-    tags += ["knowledge-distillation"] if run.distillation == "kd" else []
-    tags += [run.adaptation] if run.adapter else []
+    tags += ["knowledge-distillation"] if isinstance(run, DistilledRun) else []
+    tags += [run.adaptation] if adapter_of(run) else []
     tags += sorted({v.runtime for v in artefact.variants} - {"torch"})
     tags += sorted({v.quantization for v in artefact.variants} - {"none"})
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        base_model=run.encoder.name if run.encoder and run.encoder.source == "hub" else None,
+        base_model=encoder.name if encoder and encoder.source == "hub" else None,
         datasets=[_HUB_GLUE] if _dataset(run) == _HUB_GLUE else None,
         metrics=[metric(card.metric).hub_name or card.metric],
         model_name=repository if results else None,
@@ -116,7 +123,7 @@ def _shipped(artefact: Artefact) -> Variant | None:
 def _what(run: Run, artefact: Artefact) -> str:
     size = f" of {artefact.parameters / 1e6:.1f} M parameters" if artefact.parameters else ""
     model = f"A {artefact.model_type} classifier{size} for `{artefact.task}`"
-    if run.distillation == "kd":
+    if isinstance(run, DistilledRun):
         name = artefact.teacher.name if artefact.teacher else "a larger teacher"
         how = (
             "full fine-tuning" if run.adaptation == "fft" else f"{run.adaptation} adapters, merged"
@@ -156,8 +163,7 @@ def _scores(record: Record, card: ModelCard) -> Any:
 
 def _made(record: Record, artefact: Artefact) -> Any:
     run = record.run
-    assert run.encoder is not None
-    assert run.training is not None
+    assert isinstance(run, TrainedRun)  # nothing else is exported
     yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {shown_name(run.encoder)}"
     yield (
         f"{run.training.epochs} epochs, batch {run.training.batch_size}, "
@@ -166,7 +172,8 @@ def _made(record: Record, artefact: Artefact) -> Any:
     if run.adapter is not None:
         rank = record.facts.adapter_rank or run.adapter.rank
         yield f"{run.adaptation}: rank {rank}, alpha {run.adapter.alpha}; merged in fp32"
-    if (kd := run.kd) is not None:
+    if isinstance(run, DistilledRun):
+        kd = run.kd
         yield f"distilled at temperature {kd.temperature:g}, teacher's share {kd.kd_weight:g}"
     if artefact.adapter:
         yield f"`{artefact.adapter}/` holds the adapter alone, as a plain peft folder"

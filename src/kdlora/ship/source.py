@@ -11,7 +11,7 @@ from kdlora.records.frame import PLAN_FILE, find_study, load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
 from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
-from kdlora.spec.run import EncoderRef
+from kdlora.spec.run import EncoderRef, EncoderRun, TrainedRun
 
 _EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved student's folder"
 
@@ -23,6 +23,11 @@ class Source:
     store: Store
     record: Record
     card: ModelCard
+
+    @property
+    def run(self) -> TrainedRun:
+        assert isinstance(self.record.run, TrainedRun)  # `_source` takes no other
+        return self.record.run
 
     @property
     def model_folder(self) -> Path:
@@ -65,13 +70,12 @@ def find_teacher(source: Source) -> Teacher | None:
     of its pair, of its own seed where that is done; else with the teacher's architecture. None
     where nothing is known.
     """
-    run, store = source.record.run, source.store
+    run, store = source.run, source.store
     if run.role == "teacher":
-        assert run.encoder is not None
         return Teacher(run.encoder, source.record, source.model_folder)
     for run_id in run.teachers or _teachers_of_pair(source):
         record = store.read(run_id)
-        if record is None or record.run.encoder is None or record.status != "done":
+        if record is None or record.status != "done" or not isinstance(record.run, EncoderRun):
             continue
         folder = store.folder(run_id) / "model"
         if folder.is_dir():
@@ -127,7 +131,7 @@ def _source(store: Store, run_id: str, card: ModelCard | None = None) -> Source:
     if record is None or record.quality is None:
         raise ModelError(f"run {run_id} is not done; finish the study first ({where})")
     run = record.run
-    if run.role == "baseline" or run.adaptation == "given" or run.outputs is not None:
+    if not isinstance(run, TrainedRun):
         raise ModelError(
             f"run {run_id} ({run.title}) trained no encoder; export a student or a trained teacher"
         )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kdlora.files import whole_folder
 from kdlora.records.record import Record
 from kdlora.records.store import Store, write_json
+from kdlora.spec.run import EncoderRun, encoder_of
 from kdlora.vocabulary.task import TASKS
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def make_card(
 ) -> ModelCard:
     run, quality = record.run, record.quality
     assert quality is not None
-    assert run.training is not None
+    assert isinstance(run, EncoderRun)
     own = run.task.own
     if own is not None:
         kind = "classification" if quality.per_class_f1 else "regression"
@@ -167,7 +168,7 @@ def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) ->
     from kdlora.models.checkpoints import quiet
     from kdlora.models.saved import load_trained
 
-    model, tokenizer = load_trained(source, encoder=record.run.encoder)
+    model, tokenizer = load_trained(source, encoder=encoder_of(record.run))
     with whole_folder(folder) as temporary:
         with quiet():
             model.save_pretrained(temporary)

@@ -13,6 +13,7 @@ from kdlora.records.store import Store
 from kdlora.ship.answers import Predictor, Texts
 from kdlora.ship.safety import check_folder
 from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
+from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.precision import choose_compute, place_for_inference
@@ -27,7 +28,7 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
     encoder = None
     if (folder / "record.json").is_file():
         record = Store(folder.parent.parent).read(folder.name)
-        if record is None or record.run.role == "baseline" or record.run.adaptation == "given":
+        if record is None or not isinstance(record.run, TrainedRun):
             raise ModelError(f"{folder} holds no trained encoder")
         kept = read_calibration(folder)
         card = make_card(record, "named by the user", arm=record.run.title, calibration=kept)

@@ -1,66 +1,325 @@
-"""What is wrong with a study file, in words for the one who wrote it."""
+"""A study, read and checked: everything that can be wrong with it without reading its data.
+
+The models of `spec.study` check each section alone; here stands what several sections say together:
+arms that are not planned, settings that would change nothing, races that cannot be run, places that
+are left out, signals that do not fit. `read_study` and `make_study` tell all of it in one message.
+What needs a look at files and models comes with the plan (`spec.plan`).
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
 from pydantic import ValidationError
 
-from kdlora.errors import did_you_mean
-from kdlora.spec.adapter import Adapter
-from kdlora.spec.base import Strict
-from kdlora.spec.distillation import SIGNALS, Distillation, Signals, TeacherOutputs, Texts
+from kdlora.errors import InputError, Problems, did_you_mean
+from kdlora.spec.base import Strict, explain
+from kdlora.spec.distillation import Distillation, signal_problems
 from kdlora.spec.encoders import Layers, Pair
-from kdlora.spec.grid import Exclusion, Matrix
-from kdlora.spec.halving import Halving
-from kdlora.spec.sections import Data, LearningRates, OwnTask, Training
-from kdlora.spec.variations import Ablation, Variation
+from kdlora.spec.grid import Exclusions
+from kdlora.spec.sections import OwnTask, stated_kind, task_name
+from kdlora.spec.study import Study, merged
+from kdlora.spec.variations import SECTIONS, PlannedArm, Variation
+from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, Arm, matching, teaching_arm
+
+_OF_PEFT = ("method", "config", "targets")  # the settings that an arm named peft has
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-def explain(error: ValidationError, *, model: type[Strict], prefix: str = "") -> list[str]:
-    """pydantic's findings on `model` as sentences that a user of the YAML understands."""
-    problems = []
-    for item in error.errors():
-        # tasks are "a name or a mapping": pydantic adds which of the two it tried
-        parts = [str(p) for p in item["loc"] if p not in ("str", "OwnTask", "Layers")]
-        parts = [p for p in parts if not p.startswith("function-")]
-        place = prefix + ".".join(parts)
-        kind, given = item["type"], item.get("input")
-        if kind == "string_type" and isinstance(given, dict | Layers):
-            continue  # the mapping branch of the same task tells the real problem
-        if kind == "extra_forbidden":
-            message = f"unknown key.{did_you_mean(parts[-1], _keys_at(item['loc'], model))}"
-        elif kind == "missing":
-            message = "is required"
-        elif kind == "value_error":
-            message = str(item["ctx"]["error"])
+def read_study(path: str | Path, **changes: Any) -> Study:
+    """Read and check a study file. Raises InputError with every problem in it."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"no study file at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping with name, tasks and pairs")
+    return make_study({"base_dir": str(path.parent), **values, **changes}, where=str(path))
+
+
+def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
+    """Check a mapping as a study. Raises InputError with every problem in it."""
+    problems = Problems(where)
+    try:
+        study = Study.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error, Study), where=where) from None
+    problems.add(*_own_problems(study))
+    if not problems:  # what these ask needs arms, names and settings that hold
+        problems.add(*_exclusion_problems(study), *_halving_problems(study))
+    problems.raise_any()
+    return study
+
+
+def _own_problems(study: Study) -> Iterator[str]:
+    """Names that stand twice or nowhere, and settings of arms that do not hold."""
+    yield from _duplicate_names(study)
+    yield from _unlabelled_problems(study)
+    yield from _size_problems(study)
+    if not study.pairs:
+        yield "pairs: is required; or give a matrix of teachers and students"
+    unfit = list(_override_problems(study))
+    yield from unfit
+    yield from _variation_problems(study, {} if unfit else study.overrides)
+
+
+def _duplicate_names(study: Study) -> Iterator[str]:
+    for what, names in (
+        ("pairs", [pair.name for pair in study.pairs]),
+        ("tasks", [task_name(task) for task in study.tasks]),
+    ):
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            yield f"{what}: named twice: {', '.join(sorted(twice))}"
+
+
+def _unlabelled_problems(study: Study) -> Iterator[str]:
+    own = {task.name: task for task in study.tasks if isinstance(task, OwnTask)}
+    names = [task_name(task) for task in study.tasks]
+    for name in study.unlabelled:
+        if name not in names:
+            yield f"unlabelled: no task '{name}' in this study.{did_you_mean(name, names)}"
+        elif name in own and own[name].unlabelled:
+            yield f"unlabelled: task '{name}' names its own unlabelled texts already"
+
+
+def _override_problems(study: Study) -> Iterator[str]:
+    for arm, sections in study.overrides.items():
+        if arm not in study.arms:
+            yield f"overrides: '{arm}' is not among arms: {', '.join(study.arms)}"
+        for section, values in sections.items():
+            place = f"overrides.{arm}"
+            if section in SECTIONS:
+                yield from _replaced(getattr(study, section), values, f"{place}.{section}.")
+            else:
+                yield f"{place}: unknown section '{section}'.{did_you_mean(section, SECTIONS)}"
+
+
+def _replaced(section: Strict, values: Any, place: str) -> list[str]:
+    """What is wrong with values that replace some of a section's."""
+    if not isinstance(values, dict):
+        return [f"{place.rstrip('.')}: expected a mapping, got {values!r}"]
+    try:
+        merged(section, values)
+    except ValidationError as error:
+        return explain(error, type(section), prefix=place)
+    return []
+
+
+def _variation_problems(study: Study, overrides: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong with labelled arms, and arms of peft that name no method."""
+    arms = list(study.labelled_arms())
+    problems = list(_label_problems(arms, study.variations))
+    for planned in arms:
+        own = overrides.get(str(planned.arm.plain), {})
+        for section, values in planned.changes.items():
+            base = merged(getattr(study, section), own.get(section, {}))
+            problems += _replaced(base, dict(values), f"{planned.where}.{section}.")
+    yield from problems
+    if problems or overrides != study.overrides:
+        return
+    for planned in study.planned_arms():
+        method = study.section(planned, "adapter").method
+        if planned.arm.adaptation == "peft" and method is None:
+            yield f"{planned}: which method of peft? Name it in adapter.method, such as LOHA"
+
+
+def _label_problems(
+    arms: Iterable[PlannedArm], variations: Mapping[str, Variation]
+) -> Iterator[str]:
+    """What is wrong with labels, and with settings that an arm does not have."""
+    for label in variations:
+        if not _LABEL.fullmatch(label):
+            yield (
+                f"variations: '{label}' is no label: use letters, digits and . _ + -, "
+                "beginning with a letter or digit"
+            )
+    seen: set[str] = set()
+    for planned in arms:
+        name = str(planned)
+        if name in seen:
+            yield f"{name} is named twice among variations and ablations"
+        seen.add(name)
+        if planned.arm.is_given:
+            yield f"{name}: a given teacher is not trained, so nothing of it can vary"
+        if not planned.changes:
+            yield f"{name}: changes nothing; give training, adapter or distillation settings"
+        unused = {
+            "adapter": planned.arm.is_full,
+            "distillation": not planned.arm.is_distilled,
+        }
+        adapter = set(planned.changes.get("adapter", ()))
+        if planned.arm.adaptation == "peft":
+            idle = {name for name in adapter if name.split(".")[0] not in _OF_PEFT}
+            instead = "set the arguments of its method in adapter.config"
         else:
-            message = item["msg"][0].lower() + item["msg"][1:] + f", got {given!r}"
-        problems.append(f"{place}: {message}" if place else message)
-    return problems
+            idle = {name for name in adapter if name.split(".")[0] in ("method", "config")}
+            instead = f"name an arm such as {Arm('student', 'peft', 'kd')}"
+        if idle and not unused["adapter"]:
+            shown = ", ".join(f"adapter.{name}" for name in sorted(idle))
+            yield f"{name}: {shown} would change nothing of {planned.arm.plain}; {instead}"
+        for section in planned.changes:
+            if unused.get(section):
+                yield (
+                    f"{name}: {planned.arm.plain} has no {section}, so {section} settings would "
+                    f"change nothing.{_other_arm(planned.arm, section)}"
+                )
 
 
-_SECTIONS: dict[str, type[Strict]] = {
-    "training": Training,
-    "adapter": Adapter,
-    "distillation": Distillation,
-    "signals": Signals,
-    **SIGNALS,
-    "teacher_outputs": TeacherOutputs,
-    "unlabelled": Texts,
-    "data": Data,
-    "pairs": Pair,
-    "student": Layers,
-    "variations": Variation,
-    "ablations": Ablation,
-    "halving": Halving,
-    "matrix": Matrix,
-    "exclude": Exclusion,
-    "tasks": OwnTask,
-    "lr": LearningRates,
-}
+def _other_arm(arm: Arm, section: str) -> str:
+    if section == "distillation" and arm.is_student:
+        return f" Did you mean {Arm('student', arm.adaptation, 'kd')}?"
+    return ""
 
 
-def _keys_at(location: tuple[int | str, ...], model: type[Strict]) -> list[str]:
-    """The keys that are known where an unknown one was found."""
-    for part in location[:-1]:
-        model = _SECTIONS.get(str(part), model)
-    return [f.alias or name for name, f in model.model_fields.items() if name != "base_dir"]
+def _size_problems(study: Study) -> Iterator[str]:
+    """Lists of ranks or budgets that contradict each other or the adapter section."""
+    if study.ranks and study.budgets:
+        yield "ranks and budgets: an adapter's size is one of both, so give one list"
+        return
+    for name, values in study.sizes.items():
+        if len(set(values)) < len(values):
+            yield f"{name}s: {list(values)} names one twice"
+        other = "budget" if name == "rank" else "rank"
+        given = getattr(study.adapter, other) if other in study.adapter.model_fields_set else None
+        if values and given is not None:
+            yield f"{name}s: the adapter's size is set by {other} {given} already: leave it out"
+        own = getattr(study.adapter, name)
+        stated = name in study.adapter.model_fields_set
+        if values and stated and own is not None and own not in values:
+            yield (
+                f"{name}s: adapter.{name} is {own}, which is not among {list(values)}: add it, or "
+                f"leave adapter.{name} out for {values[0]}"
+            )
+
+
+def _exclusion_problems(study: Study) -> Iterator[str]:
+    """Exclusions that name what the study does not have, or that leave nothing of it."""
+    titles = [str(planned) for planned in study.planned_arms()]
+    known: dict[str, list[Any]] = {
+        "pair": [pair.name for pair in study.pairs],
+        "task": [task_name(task) for task in study.tasks],
+        "seed": list(study.seeds),
+    }
+    for number, entry in enumerate(study.exclude):
+        place = f"exclude.{number}"
+        for what, names in known.items():
+            for name in getattr(entry, what):
+                if name not in names:
+                    hint = did_you_mean(str(name), map(str, names))
+                    yield f"{place}: no {what} '{name}' in this study.{hint}"
+        baselines = [str(Arm("baseline", name)) for name in BASELINES] if study.baselines else []
+        arms = [*titles, *baselines]
+        if any(pair.arrives_trained for pair in study.pairs):
+            arms.append(str(GIVEN_TEACHER))
+        for pattern in entry.arm:
+            if not matching([pattern], arms):
+                yield f"{place}: '{pattern}' names no arm.{did_you_mean(pattern, arms)}"
+    exclusions = Exclusions(study.exclude)
+    if study.exclude and all(
+        exclusions.of_block(pair, task, seed, titles) >= set(titles)
+        for pair in known["pair"]
+        for task in known["task"]
+        for seed in known["seed"]
+    ):
+        yield "exclude: nothing is left of the study"
+
+
+def _halving_problems(study: Study) -> Iterator[str]:
+    """Races that cannot be run: nobody in them, or someone who must not stop."""
+    arms = {str(planned): planned for planned in study.planned_arms()}
+    titles = list(arms)
+    teacher = str(teaching_arm(study.arms))
+    taken: dict[str, int] = {}
+    for number, halving in enumerate(study.halving):
+        place = "halving" if len(study.halving) == 1 else f"halving.{number}"
+        for pattern in halving.arms:
+            if not matching([pattern], titles):
+                yield f"{place}: '{pattern}' names no arm.{did_you_mean(pattern, titles)}"
+        candidates = matching(halving.arms, titles)
+        if len(candidates) == 1:
+            yield f"{place}: {candidates[0]} has nobody to race: name two arms or more"
+        too_short: dict[int, list[str]] = {}
+        for title in candidates:
+            if taken.setdefault(title, number) != number:
+                yield f"{place}: {title} races already in halving.{taken[title]}"
+            if title == teacher and any(planned.arm.is_distilled for planned in arms.values()):
+                yield f"{place}: {title} teaches the students, so it cannot be stopped"
+            if arms[title].arm.is_given:
+                yield f"{place}: {title} is not trained, so nothing of it can be stopped"
+                continue
+            epochs = study.section(arms[title], "training").epochs
+            if halving.rungs[-1] >= epochs:
+                too_short.setdefault(epochs, []).append(title)
+        for epochs, late in too_short.items():
+            yield (
+                f"{place}: rung {halving.rungs[-1]} is no early decision for runs of {epochs} "
+                f"epoch{'s' * (epochs != 1)} ({', '.join(late)}): name epochs before the last"
+            )
+        roles = {arms[title].arm.role for title in candidates}
+        if len(roles) > 1:
+            yield f"{place}: teachers and students do not race: name arms of one role"
+
+
+def teaching_problems(study: Study) -> Iterator[str]:
+    """What cannot be taught, as far as the study file tells; what is excluded need not be."""
+    for arm in study.planned_arms():
+        if not arm.arm.is_distilled:
+            continue
+        kd: Distillation = study.section(arm, "distillation")
+        for item in study.tasks:
+            kind = stated_kind(item)
+            name = task_name(item)
+            unfit = list(signal_problems(kd.signals, kind)) if kind is not None else []
+            if unfit and is_planned(study, str(arm), task=name):
+                yield from (f"{arm} on task '{name}': {problem}" for problem in unfit)
+        for pair in study.pairs:
+            unfit = list(_pair_problems(pair, str(arm), kd))
+            if unfit and is_planned(study, str(arm), pair=pair.name):
+                yield from unfit
+
+
+def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
+    if kd.teacher_seeds and pair.arrives_trained:
+        yield (
+            f"{arm}: teacher_seeds asks for several teachers, but the one of pair '{pair.name}' "
+            "is not trained here: there is only one"
+        )
+    made = isinstance(pair.student, Layers) and pair.student.source == "teacher"
+    if kd.start == "teacher" and not made:
+        yield (
+            f"{arm}: distillation.start: teacher needs a student made of its teacher's layers, "
+            f"which '{pair.student_title}' of pair '{pair.name}' is not: give "
+            "student: {from: teacher, layers: [0, 2, 4]}"
+        )
+    if pair.teacher_outputs is not None and kd.signals.match_states:
+        names = [n for n in ("hidden", "relations") if n in kd.signals.names]
+        yield (
+            f"{arm}: {' and '.join(names)} need the teacher's inner states, but the teacher of "
+            f"pair '{pair.name}' is a file of outputs: use kl, logit-mse, dkd or dist"
+        )
+
+
+def is_planned(
+    study: Study, title: str, *, pair: str | None = None, task: str | None = None
+) -> bool:
+    """Whether an arm stands anywhere in the table of this pair, this task, or both."""
+    exclusions = Exclusions(study.exclude)
+    names = [task_name(item) for item in study.tasks]
+    return any(
+        title not in exclusions.of_block(one_pair, one_task, seed, (title,))
+        for one_pair in ([pair] if pair else [each.name for each in study.pairs])
+        for one_task in ([task] if task else names)
+        for seed in study.seeds
+    )

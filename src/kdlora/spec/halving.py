@@ -8,27 +8,21 @@ candidate keeps its full schedule, so one that survives is the run it would have
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator
 
-from kdlora.errors import did_you_mean
-from kdlora.spec.base import Strict, as_tuple
+from kdlora.spec.base import Strict, Strings, as_tuple
 from kdlora.spec.fingerprint import hash_json
-from kdlora.vocabulary.arm import labelled, matching, teaching_arm
-
-if TYPE_CHECKING:
-    from kdlora.spec.study import Study
+from kdlora.vocabulary.arm import labelled, matching
 
 
 class Halving(Strict):
     """Arms of which only the better ones are trained to the end, block by block."""
 
-    arms: Annotated[
-        tuple[str, ...], BeforeValidator(as_tuple, json_schema_input_type=str | list[str])
-    ] = Field(
+    arms: Strings = Field(
         min_length=1,
         description="candidates: arms, labelled arms, or patterns such as student/kd-*; they race "
         "within every pair, task and seed",
@@ -102,40 +96,3 @@ def races(halvings: Iterable[Halving], cells: Iterable[Mapping[str, Any]]) -> tu
         for (number, pair, task, seed), runs in found.items()
         if len(runs) > 1
     )
-
-
-def halving_problems(study: Study) -> Iterator[str]:
-    """Races that cannot be run: nobody in them, or someone who must not stop."""
-    arms = {str(planned): planned for planned in study.planned_arms()}
-    titles = list(arms)
-    taken: dict[str, int] = {}
-    for number, halving in enumerate(study.halving):
-        place = "halving" if len(study.halving) == 1 else f"halving.{number}"
-        for pattern in halving.arms:
-            if not matching([pattern], titles):
-                yield f"{place}: '{pattern}' names no arm.{did_you_mean(pattern, titles)}"
-        candidates = matching(halving.arms, titles)
-        if len(candidates) == 1:
-            yield f"{place}: {candidates[0]} has nobody to race: name two arms or more"
-        too_short: dict[int, list[str]] = {}
-        for title in candidates:
-            if taken.setdefault(title, number) != number:
-                yield f"{place}: {title} races already in halving.{taken[title]}"
-            if title == str(teaching_arm(study.arms)) and any(
-                planned.arm.distillation == "kd" for planned in arms.values()
-            ):
-                yield f"{place}: {title} teaches the students, so it cannot be stopped"
-            if arms[title].arm.adaptation == "given":
-                yield f"{place}: {title} is not trained, so nothing of it can be stopped"
-                continue
-            epochs = study.section(arms[title], "training").epochs
-            if halving.rungs[-1] >= epochs:
-                too_short.setdefault(epochs, []).append(title)
-        for epochs, late in too_short.items():
-            yield (
-                f"{place}: rung {halving.rungs[-1]} is no early decision for runs of {epochs} "
-                f"epoch{'s' * (epochs != 1)} ({', '.join(late)}): name epochs before the last"
-            )
-        roles = {arms[title].arm.role for title in candidates}
-        if len(roles) > 1:
-            yield f"{place}: teachers and students do not race: name arms of one role"

@@ -1,4 +1,8 @@
-"""One training, fully resolved: what a worker needs to know and what its record states.
+"""One run, fully resolved: what a worker needs to know and what its record states.
+
+There are five kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
+`GivenTeacherRun`, `FileTeacherRun` and `BaselineRun`. Code asks ``isinstance``, or matches on the
+class; `EncoderRun` stands for the three that are models.
 
 `run_id` hashes only the fields that affect the run. A teacher's id does not know its students, a
 full fine-tuning does not know the adapter's rank, and a setting of the report changes no id.
@@ -7,11 +11,11 @@ full fine-tuning does not know the adapter's rank, and a setting of the report c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, computed_field, model_validator
+from pydantic import Discriminator, Field, Tag, TypeAdapter, computed_field, model_validator
 
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
@@ -19,7 +23,7 @@ from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
 from kdlora.spec.encoders import encoder_title
 from kdlora.spec.fingerprint import canonical_json, hash_json, hash_text
 from kdlora.spec.sections import Data, OwnTask, Training
-from kdlora.vocabulary.arm import Arm, labelled
+from kdlora.vocabulary.arm import Arm
 
 
 def seed_for(seed: int, purpose: str) -> int:
@@ -30,10 +34,13 @@ def seed_for(seed: int, purpose: str) -> int:
 _ID_LENGTH = 12  # hexadecimal digits
 RUN_VERSION = 1  # raised when the same fields come to mean another computation
 
+# Fields that the first version hashed for every kind of run: null where a kind has no such field.
+_IN_EVERY_ID = ("lr", "adapter", "kd", "teacher_run_id")
+
 # Fields that came after the first records, by section. At their default they are no part of the
 # id: what was done before they existed stays done.
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
-    "": ("teacher_run_ids", "unlabelled", "outputs"),
+    "": ("teacher_run_ids", "unlabelled"),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
     "task.own": ("labels",),
@@ -89,8 +96,8 @@ class OutputsRef(TeacherOutputs):
     fingerprint: str
 
 
-class Run(Strict):
-    """One training (or, for `given` teachers and baselines, one scoring)."""
+class BaseRun(Strict):
+    """What every run has. `version` to `data` are part of the id, `pair` and `label` are not."""
 
     version: int = RUN_VERSION
     task: TaskRef
@@ -99,36 +106,31 @@ class Run(Strict):
     distillation: Literal["none", "kd"] = "none"
     seed: int
     data: Data
-    encoder: EncoderRef | None = None
-    training: Training | None = None
-    lr: float | None = None
-    adapter: Adapter | None = None
-    kd: Distillation | None = None
-    teacher_run_id: str | None = None
-    teacher_run_ids: tuple[str, ...] = Field((), description="all of an ensemble's, in order")
-    unlabelled: tuple[TextsRef, ...] = ()
-    outputs: OutputsRef | None = Field(None, description="a teacher that is a file, no model")
-    # Below here nothing affects the training, so nothing is part of the id.
     pair: str = ""
     label: str = Field("", description="of a varied arm: student/kd-lora[label]")
-    reference: EncoderRef | None = Field(None, description="timed beside this run's model")
 
     @model_validator(mode="before")
     @classmethod
-    def _id_is_computed(cls, values: Any) -> Any:
-        """A dumped run carries its id; it is computed again, never believed."""
-        if isinstance(values, dict):
-            return {key: value for key, value in values.items() if key != "run_id"}
-        return values
+    def _of_this_kind(cls, values: Any) -> Any:
+        """Drop the id, which is computed and never believed, and empty fields of other kinds.
+
+        Every run of the first version was written with the fields of all kinds.
+        """
+        if not isinstance(values, Mapping):
+            return values
+        empty = {key for key, value in values.items() if value is None or value in ((), [])}
+        foreign = empty - cls.model_fields.keys()
+        return {key: value for key, value in values.items() if key not in foreign | {"run_id"}}
 
     @property
     def arm(self) -> str:
+        """The plain arm as text."""
         return str(Arm(self.role, self.adaptation, self.distillation))
 
     @property
     def title(self) -> str:
         """The arm with its label."""
-        return labelled(self.arm, self.label)
+        return str(Arm(self.role, self.adaptation, self.distillation, self.label))
 
     @computed_field  # type: ignore[prop-decorator]
     @cached_property
@@ -144,11 +146,16 @@ class Run(Strict):
     @property
     def teachers(self) -> tuple[str, ...]:
         """Ids of the runs that must be done before this one."""
-        one = (self.teacher_run_id,) if self.teacher_run_id else ()
-        return self.teacher_run_ids or one
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """The fields that the id hashes: paths give way to fingerprints of what lies there."""
+        values = self._hashed()
+        _drop_new_defaults(self, values)
+        return values
+
+    def _hashed(self) -> dict[str, Any]:
+        """The fields of the id, those that came later at their default too."""
         values = self.model_dump(
             mode="json",
             exclude={"run_id", "pair", "label", "reference", "task", "encoder", "training"},
@@ -158,20 +165,131 @@ class Run(Strict):
             task["own"] = self.task.own.model_dump(
                 mode="json", exclude={"train", "eval", "unlabelled"}
             )
-        values["task"] = task
-        if self.encoder is not None:
-            exclude = {"path", "name"} if self.encoder.source == "folder" else {"path"}
-            values["encoder"] = self.encoder.model_dump(mode="json", exclude=exclude)
-        if self.training is not None:
-            values["training"] = self.training.model_dump(mode="json", exclude={"lr"})
-        if self.kd is not None:  # what other fields say already, or what changes nothing
-            silent = {"teacher_seeds", "unlabelled"}
-            silent |= set() if self.kd.signals.match_states else {"hidden_cache_mb"}
-            values["kd"] = {k: v for k, v in values["kd"].items() if k not in silent}
-        for source in (*values["unlabelled"], *filter(None, [values["outputs"]])):
-            del source["file"]
-        _drop_new_defaults(self, values)
+        return {**dict.fromkeys(_IN_EVERY_ID), **values, "task": task}
+
+
+class BaselineRun(BaseRun):
+    """A model that is no encoder: the majority class, or TF-IDF with a linear model."""
+
+    role: Literal["baseline"] = "baseline"
+    distillation: Literal["none"] = "none"
+
+
+class FileTeacherRun(BaseRun):
+    """A teacher that is a file of outputs: they are scored, and taught from."""
+
+    role: Literal["teacher"] = "teacher"
+    adaptation: Literal["given"] = "given"
+    distillation: Literal["none"] = "none"
+    outputs: OutputsRef
+
+    def _hashed(self) -> dict[str, Any]:
+        values = super()._hashed()
+        del values["outputs"]["file"]
         return values
+
+
+class EncoderRun(BaseRun):
+    """What all runs of an encoder have. `training` says at least how texts are cut and computed."""
+
+    role: Literal["teacher", "student"]
+    encoder: EncoderRef
+    training: Training
+    reference: EncoderRef | None = Field(
+        None, description="timed beside this run's model; no part of the id"
+    )
+
+    def _hashed(self) -> dict[str, Any]:
+        exclude = {"path", "name"} if self.encoder.source == "folder" else {"path"}
+        values = super()._hashed()
+        values["encoder"] = self.encoder.model_dump(mode="json", exclude=exclude)
+        values["training"] = self.training.model_dump(mode="json", exclude={"lr"})
+        return values
+
+
+class GivenTeacherRun(EncoderRun):
+    """A teacher that arrives fine-tuned: scored, never trained."""
+
+    role: Literal["teacher"] = "teacher"
+    adaptation: Literal["given"] = "given"
+    distillation: Literal["none"] = "none"
+
+
+class TrainedRun(EncoderRun):
+    """A training on labels. `adapter` is None where all weights are fine-tuned."""
+
+    lr: float
+    adapter: Adapter | None = None
+
+
+class DistilledRun(TrainedRun):
+    """A training of a student that learns from one teacher, or from several as an ensemble."""
+
+    role: Literal["student"] = "student"
+    distillation: Literal["kd"] = "kd"
+    kd: Distillation
+    teacher_run_id: str
+    teacher_run_ids: tuple[str, ...] = Field((), description="all of an ensemble's, in order")
+    unlabelled: tuple[TextsRef, ...] = ()
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        return self.teacher_run_ids or (self.teacher_run_id,)
+
+    def _hashed(self) -> dict[str, Any]:
+        values = super()._hashed()
+        # what other fields say already, or what changes nothing
+        silent = {"teacher_seeds", "unlabelled"}
+        silent |= set() if self.kd.signals.match_states else {"hidden_cache_mb"}
+        values["kd"] = {k: v for k, v in values["kd"].items() if k not in silent}
+        for source in values["unlabelled"]:
+            del source["file"]
+        return values
+
+
+def encoder_of(run: BaseRun) -> EncoderRef | None:
+    """The encoder of a run; None where there is none."""
+    return run.encoder if isinstance(run, EncoderRun) else None
+
+
+def adapter_of(run: BaseRun) -> Adapter | None:
+    """The adapter's settings of a run; None where all weights train, or none."""
+    return run.adapter if isinstance(run, TrainedRun) else None
+
+
+def _kind_of(values: Any) -> str:
+    """Which kind of run a dumped one is, by the fields that the first version has already."""
+    if isinstance(values, BaseRun):
+        return type(values).__name__
+    found = values if isinstance(values, Mapping) else {}
+    if found.get("role") == "baseline":
+        kind: type[BaseRun] = BaselineRun
+    elif found.get("outputs"):
+        kind = FileTeacherRun
+    elif found.get("adaptation") == "given":
+        kind = GivenTeacherRun
+    else:
+        kind = DistilledRun if found.get("distillation") == "kd" else TrainedRun
+    return kind.__name__
+
+
+# One training, or one scoring of what is not trained: one of five kinds.
+Run = Annotated[
+    Annotated[BaselineRun, Tag("BaselineRun")]
+    | Annotated[FileTeacherRun, Tag("FileTeacherRun")]
+    | Annotated[GivenTeacherRun, Tag("GivenTeacherRun")]
+    | Annotated[TrainedRun, Tag("TrainedRun")]
+    | Annotated[DistilledRun, Tag("DistilledRun")],
+    Discriminator(_kind_of),
+]
+_RUN: TypeAdapter[Run] = TypeAdapter(Run)
+
+
+def read_run(values: Mapping[str, Any] | str | bytes) -> Run:
+    """A run from its dump, as a mapping or as JSON. Raises pydantic's ValidationError."""
+    if isinstance(values, str | bytes):
+        return _RUN.validate_json(values)
+    return _RUN.validate_python(values)
 
 
 class Siblings:
@@ -196,15 +314,13 @@ class Siblings:
         return f"{prefix}-s{seed}-{hash_text(text, _ID_LENGTH)}"
 
     def run(self, seed: int, teachers: tuple[str, ...], run_id: str) -> Run:
-        """The run that `Run(...)` would make, its `run_id` being known."""
+        """The run that its class would make of the same fields, its `run_id` being known."""
         template = self._template()
-        changed = {
-            "seed": seed,
-            "teacher_run_id": teachers[0] if teachers else None,
-            "teacher_run_ids": teachers if len(teachers) > 1 else (),
-            "run_id": run_id,
-        }
-        made = Run.__new__(Run)
+        changed: dict[str, Any] = {"seed": seed, "run_id": run_id}
+        if teachers:
+            changed["teacher_run_id"] = teachers[0]
+            changed["teacher_run_ids"] = teachers if len(teachers) > 1 else ()
+        made = type(template).__new__(type(template))
         # Fields set are shared, not copied: they would be most of the memory of a large plan.
         # Filled, not replaced: instances then share one table of keys.
         values = made.__dict__
@@ -228,6 +344,7 @@ class Siblings:
 
 # An id's prefix, and the canonical JSON before the seed, between seed and teachers, and after them.
 Parts = tuple[str, str, str, str]
+PENDING = ""  # stands for the teacher in the run of which siblings are made
 _SEED, _TEACHERS = "\0seed", "\0teachers"  # stand for values in it, and for nothing else
 
 
@@ -239,13 +356,13 @@ def _parts(run: Run) -> Parts:
     return run.id_prefix, before, between, after
 
 
-def _drop_new_defaults(run: Run, values: dict[str, Any]) -> None:
+def _drop_new_defaults(run: BaseRun, values: dict[str, Any]) -> None:
     """Remove the fields of `NEW_FIELDS` that are at their default from a dumped run."""
     for section, names in NEW_FIELDS.items():
         model: Any = run
         dumped: Any = values
         for part in section.split(".") if section else ():
-            model = model and getattr(model, part)
+            model = model and getattr(model, part, None)
             dumped = (dumped or {}).get(part)
         for name in names if dumped else ():
             there = model is not None and name in dumped

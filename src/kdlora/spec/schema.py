@@ -76,7 +76,7 @@ def study_schema() -> dict[str, Any]:
     for signal in parts["Signals"]["properties"].values():
         signal["anyOf"].append({"type": "number", "description": "the signal's weight"})
 
-    pair, matrix = parts["Pair"], parts["Matrix"]
+    pair, matrix = parts["Pair"], parts["PairMatrix"]
     pair["required"] = ["student"]
     pair["anyOf"] = [{"required": ["teacher"]}, {"required": ["teacher_outputs"]}]
     for model, name in ((pair, "teacher"), (pair, "student"), (parts["Layers"], "from")):

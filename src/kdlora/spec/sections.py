@@ -18,6 +18,7 @@ from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import Sources
 from kdlora.vocabulary.metric import METRICS
+from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
 
 class LearningRates(Strict):
@@ -124,3 +125,10 @@ class OwnTask(Strict):
 def task_name(item: str | OwnTask) -> str:
     """The name of a task as a study lists it: a known one, or one of its own."""
     return item if isinstance(item, str) else item.name
+
+
+def stated_kind(item: str | OwnTask) -> Kind | None:
+    """The kind of a task as far as the study file tells."""
+    if isinstance(item, str):
+        return TASKS[item].kind
+    return KINDS.get(item.kind)

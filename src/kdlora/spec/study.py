@@ -1,51 +1,27 @@
 """The study file: one pydantic model behind the YAML, `kdlora distil` and the Python API.
 
-Everything that can be wrong with a study without reading its data is found here, and all of it is
-reported in one message.
+What one section says of itself is checked here, by the models; what several sections say together,
+in `spec.check`, whose `read_study` and `make_study` are the ways to a study.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
-from kdlora.spec.check import explain
 from kdlora.spec.distillation import Distillation, Sources, Texts
 from kdlora.spec.encoders import Layers, Pair
-from kdlora.spec.grid import (
-    Exclusion,
-    Matrix,
-    as_exclusions,
-    exclusion_problems,
-    size_problems,
-    sized_arms,
-)
-from kdlora.spec.halving import Halving, as_halvings, halving_problems
-from kdlora.spec.sections import Data, OwnTask, Training, task_name
-from kdlora.spec.variations import (
-    SECTIONS,
-    Ablation,
-    PlannedArm,
-    Variation,
-    expand,
-    spread,
-    variation_problems,
-)
-from kdlora.vocabulary.arm import DEFAULT_ARMS, parse_arm
+from kdlora.spec.grid import ExcludedCells, PairMatrix, as_exclusions, sized_arms
+from kdlora.spec.halving import Halving, as_halvings
+from kdlora.spec.sections import Data, OwnTask, Training
+from kdlora.spec.variations import Ablation, ArmName, PlannedArm, Variation, expand, spread
+from kdlora.vocabulary.arm import DEFAULT_ARMS, Arm
 from kdlora.vocabulary.task import TASKS
 
 
@@ -65,10 +41,10 @@ class Study(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     tasks: list[Annotated[str | OwnTask, BeforeValidator(_read_task)]] = Field(min_length=1)
     pairs: list[Pair] = Field([], description="teachers, each beside one student")
-    matrix: Matrix | None = Field(
+    matrix: PairMatrix | None = Field(
         None, description="every one of these teachers beside every one of these students"
     )
-    arms: list[str] = Field(list(DEFAULT_ARMS), min_length=1)
+    arms: list[ArmName] = Field(list(DEFAULT_ARMS), min_length=1)
     seeds: list[int] = Field([42], min_length=1)
     baselines: bool = Field(True, description="majority class and TF-IDF + linear model")
     data_dir: str | None = Field(
@@ -97,8 +73,8 @@ class Study(Strict):
         [], description="the same for budgets of trainable parameters"
     )
     exclude: Annotated[
-        tuple[Exclusion, ...],
-        BeforeValidator(as_exclusions, json_schema_input_type=Exclusion | list[Exclusion]),
+        tuple[ExcludedCells, ...],
+        BeforeValidator(as_exclusions, json_schema_input_type=ExcludedCells | list[ExcludedCells]),
     ] = Field((), description="places that are left out, such as {task: wnli, arm: student/kd-*}")
     halving: Annotated[
         tuple[Halving, ...],
@@ -108,16 +84,8 @@ class Study(Strict):
 
     @field_validator("arms")
     @classmethod
-    def _known_arms(cls, arms: list[str]) -> list[str]:
-        problems = []
-        for arm in arms:
-            try:
-                parse_arm(arm)
-            except ValueError as error:
-                problems.append(str(error))
-        if problems:
-            raise ValueError("; ".join(problems))
-        return [str(parse_arm(arm)) for arm in dict.fromkeys(arms)]
+    def _once(cls, arms: list[str]) -> list[str]:
+        return list(dict.fromkeys(arms))
 
     @field_validator("seeds")
     @classmethod
@@ -132,93 +100,37 @@ class Study(Strict):
         if self.matrix is not None:
             object.__setattr__(self, "pairs", [*self.pairs, *self.matrix.pairs()])
             object.__setattr__(self, "matrix", None)
-        if any(size_problems(self)):  # told by the next validator, with all the rest
-            return self
-        for name, sizes in (("rank", self.ranks), ("budget", self.budgets)):
-            if sizes and name not in self.adapter.model_fields_set:
-                adapter = Adapter.model_validate(self.adapter.replaced({name: sizes[0]}))
-                object.__setattr__(self, "adapter", adapter)
+        lists = {name: sizes for name, sizes in self.sizes.items() if sizes}
+        # Two lists, or a list beside a size of the section, may contradict: `check` tells.
+        if len(lists) == 1 and not set(self.sizes) & self.adapter.model_fields_set:
+            first = {name: sizes[0] for name, sizes in lists.items()}
+            adapter = Adapter.model_validate(self.adapter.replaced(first))
+            object.__setattr__(self, "adapter", adapter)
         return self
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Study:
-        problems = [*self._duplicate_names(), *self._unknown_unlabelled(), *size_problems(self)]
-        if not self.pairs:
-            problems.append("pairs: is required; or give a matrix of teachers and students")
-        for arm, sections in self.overrides.items():
-            if arm not in self.arms:
-                problems.append(f"overrides: '{arm}' is not among arms: {', '.join(self.arms)}")
-            for section, values in sections.items():
-                if section not in SECTIONS:
-                    problems.append(
-                        f"overrides.{arm}: unknown section '{section}'."
-                        + did_you_mean(section, SECTIONS)
-                    )
-                    continue
-                problems += _changing(getattr(self, section), values, f"overrides.{arm}.{section}.")
-        problems += self._varied_problems()
-        if not problems:
-            problems += exclusion_problems(self)
-            problems += dict.fromkeys(halving_problems(self))
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    def _varied_problems(self) -> Iterable[str]:
-        labelled = list(self._labelled_arms())
-        problems = list(variation_problems(labelled, self.variations))
-        for planned in labelled:
-            for section, values in planned.changes.items():
-                base = merged(
-                    getattr(self, section),
-                    self.overrides.get(str(planned.arm), {}).get(section, {}),
-                )
-                problems += _changing(base, dict(values), f"{planned.where}.{section}.")
-        if not problems:
-            problems += [
-                f"{planned}: which method of peft? Name it in adapter.method, such as LOHA"
-                for planned in self.planned_arms()
-                if planned.arm.adaptation == "peft"
-                and self.section(planned, "adapter").method is None
-            ]
-        return dict.fromkeys(problems)
-
-    def _duplicate_names(self) -> Iterable[str]:
-        for what, names in (
-            ("pairs", [p.name for p in self.pairs]),
-            ("tasks", [task_name(task) for task in self.tasks]),
-        ):
-            twice = {n for n in names if names.count(n) > 1}
-            if twice:
-                yield f"{what}: named twice: {', '.join(sorted(twice))}"
-
-    def _unknown_unlabelled(self) -> Iterable[str]:
-        own = {t.name: t for t in self.tasks if isinstance(t, OwnTask)}
-        names = [t for t in self.tasks if isinstance(t, str)] + list(own)
-        for name in self.unlabelled:
-            if name not in names:
-                yield f"unlabelled: no task '{name}' in this study.{did_you_mean(name, names)}"
-            elif name in own and own[name].unlabelled:
-                yield f"unlabelled: task '{name}' names its own unlabelled texts already"
+    @property
+    def sizes(self) -> dict[str, list[int]]:
+        """The lists of adapter sizes, by the adapter's setting."""
+        return {"rank": self.ranks, "budget": self.budgets}
 
     def planned_arms(self) -> list[PlannedArm]:
         """The arms as named, then the labelled copies of sizes, variations and ablations."""
-        plain = [PlannedArm(parse_arm(arm)) for arm in self.arms]
-        return [*plain, *self._labelled_arms()]
+        plain = [PlannedArm(Arm.parse(arm)) for arm in self.arms]
+        return [*plain, *self.labelled_arms()]
 
-    def _labelled_arms(self) -> Iterator[PlannedArm]:
-        plain = [PlannedArm(parse_arm(arm)) for arm in self.arms]
+    def labelled_arms(self) -> Iterator[PlannedArm]:
+        """The labelled copies alone."""
+        plain = [PlannedArm(Arm.parse(arm)) for arm in self.arms]
         own = {"rank": self.adapter.rank, "budget": self.adapter.budget}
-        sizes = {"rank": self.ranks, "budget": self.budgets}
-        yield from sized_arms(plain, sizes, own, self.overrides)
+        yield from sized_arms(plain, self.sizes, own, self.overrides)
         yield from expand(self.variations, self.ablations)
 
     def section(self, arm: str | PlannedArm, section: str) -> Any:
         """The training, adapter or distillation section as it holds for an arm, labelled or not."""
         if isinstance(arm, str):
             labelled = {str(planned): planned for planned in self.planned_arms()}
-            arm = labelled.get(arm) or PlannedArm(parse_arm(arm))
-        overrides = self.overrides.get(str(arm.arm), {}).get(section, {})
+            arm = labelled.get(arm) or PlannedArm(Arm.parse(arm))
+        overrides = self.overrides.get(str(arm.arm.plain), {}).get(section, {})
         changes = dict(arm.changes.get(section, {}))
         return merged(merged(getattr(self, section), overrides), changes)
 
@@ -292,40 +204,3 @@ def merged(section: Strict, values: dict[str, Any]) -> Any:
     if isinstance(section, Adapter):
         return Adapter.model_validate(section.replaced(values))
     return type(section).model_validate({**section.model_dump(), **values})
-
-
-def _changing(section: Strict, values: Any, place: str) -> list[str]:
-    """What is wrong with values that replace some of a section's."""
-    if not isinstance(values, dict):
-        return [f"{place.rstrip('.')}: expected a mapping, got {values!r}"]
-    try:
-        merged(section, values)
-    except ValidationError as error:
-        return explain(error, prefix=place, model=type(section))
-    return []
-
-
-def read_study(path: str | Path, **changes: Any) -> Study:
-    """Read and validate a study file. Raises InputError with every problem in it."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"no study file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping with name, tasks and pairs")
-    return make_study({"base_dir": str(path.parent), **values, **changes}, where=str(path))
-
-
-def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
-    """Validate a mapping as a study. Raises InputError with every problem in it."""
-    try:
-        return Study.model_validate(values)
-    except ValidationError as error:
-        raise InputError(list(dict.fromkeys(explain(error, model=Study))), where=where) from None

