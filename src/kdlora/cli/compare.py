@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.vocabulary.quantity import quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,17 +111,6 @@ def example_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-# What the columns of costs are called where 80 have to hold all of them.
-COST_NAMES = {
-    "trainable_params": "trained",
-    "total_params": "params",
-    "size_mb": "size",
-    "peak_memory_mb": "memory",
-    "train_s": "train s",
-    "latency_p50_ms": "latency",
-}
-
-
 def method_table(e: Evidence) -> Table:
     """A row a method, two lines each: estimates above their intervals."""
     front = {p.arm: p for p in e.front.points} if e.front else {}
@@ -168,7 +158,7 @@ def ratio_table(e: Evidence) -> Table:
     columns = list(dict.fromkeys(r.column for r in e.ratios))
     table.add_column("arm", overflow="fold")
     for column in columns:
-        table.add_column(COST_NAMES.get(column, column), justify="right", no_wrap=True)
+        table.add_column(quantity(column).short or column, justify="right", no_wrap=True)
     for arm in dict.fromkeys(r.a for r in e.ratios):
         found = {r.column: r for r in e.ratios if r.a == arm}
         table.add_row(arm, *(_cost(found.get(c)) for c in columns))

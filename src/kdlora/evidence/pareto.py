@@ -15,9 +15,10 @@ from kdlora.evidence.costs import positive_runs
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
 from kdlora.records.tidy import StudyFrame
+from kdlora.vocabulary.quantity import directions
 
 # More is better: +1; less is better: -1. Costs are averaged on the log scale.
-AXES = {"score": 1, "trainable_params": -1, "size_mb": -1, "latency_p50_ms": -1}
+AXES = {"score": 1, **directions(("trainable_params", "size_mb", "latency_p50_ms"))}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import StudyFrame, metric_of, names, tidy
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.quantity import directions
 
 # Less is better in all of them; in the order in which readers ask for them.
 COSTS = ("size_mb", "latency_p50_ms", "trainable_params", "peak_memory_mb", "train_s",
@@ -333,9 +334,9 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
     return replace(facts, marks=found)
 
 
-SUMMARY_COSTS = {
-    "size_mb": -1, "latency_p50_ms": -1, "speedup_latency": 1, "trainable_params": -1, "train_s": -1
-}  # fmt: skip
+SUMMARY_COSTS = directions(
+    ("size_mb", "latency_p50_ms", "speedup_latency", "trainable_params", "train_s")
+)
 
 
 def _places(cells: pd.DataFrame) -> list[tuple[str, str, str]]:

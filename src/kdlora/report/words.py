@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from kdlora.report.document import NONE, Cell, Value
+from kdlora.report.document import NONE, Cell, Column, Value
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import POINTS, metric
+from kdlora.vocabulary.quantity import Quantity
 
 MINUS = "\N{MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
@@ -82,6 +83,16 @@ def number(value: float | None, digits: int = 3, *, per: float = 1.0) -> Cell:
     if value is None or not math.isfinite(value):
         return Cell(NONE)
     return Cell(significant(value / per, digits), float(value))
+
+
+def measured(one: Quantity, value: float | None) -> Cell:
+    """A cell of a measured quantity in its shown unit; the CSV keeps the stored one."""
+    return amount(value) if one.format == "amount" else number(value, per=one.per)
+
+
+def head(one: Quantity) -> Column:
+    """The head of a quantity's column."""
+    return Column(one.column, one.label, one.head_unit)
 
 
 def amount(value: float | None) -> Cell:

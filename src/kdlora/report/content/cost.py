@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import altair as alt
 import numpy as np
@@ -19,23 +18,17 @@ from kdlora.report.document import Cell, Column, Figure, Table
 from kdlora.report.render.panels import dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.quantity import QUANTITIES, Quantity, quantity
 
-Show = Callable[[float], Cell]
-
-EFFICIENCY: tuple[tuple[Column, Show], ...] = (
-    (Column("trainable_params", "Trained parameters"), w.amount),
-    (Column("total_params", "All parameters"), w.amount),
-    (Column("size_mb", "Size", "MB"), w.number),
-    (Column("train_s", "Training", "s"), w.number),
-    (Column("peak_memory_mb", "Peak memory", "MB"), w.number),
-    (Column("train_flops", "Training", "TFLOP"), lambda v: w.number(v, per=1e12)),
-    (Column("forward_flops", "One text", "GFLOP"), lambda v: w.number(v, per=1e9)),
-    (Column("latency_p50_ms", "Latency, median", "ms"), w.number),
-    (Column("latency_p95_ms", "Latency, p95", "ms"), w.number),
-    (Column("throughput_per_s", "Throughput", "texts/s"), w.number),
-    (Column("speedup_latency", "Speed-up", w.TIMES), w.number),
-    (Column("energy_j", "Energy, training", "J"), w.number),
-)
+# What can be measured of a model, in the order of its table.
+EFFICIENCY = tuple(
+    QUANTITIES[column]
+    for column in (
+        "trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",
+        "forward_flops", "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "speedup_latency",
+        "energy_j",
+    )
+)  # fmt: skip
 
 
 COST_CAPTION = (
@@ -44,9 +37,9 @@ COST_CAPTION = (
 )
 
 
-def _measured(frame: pd.DataFrame) -> list[tuple[Column, Show]]:
+def _measured(frame: pd.DataFrame) -> list[Quantity]:
     """The columns that anybody could measure."""
-    return [(column, show) for column, show in EFFICIENCY if frame[column.key].notna().any()]
+    return [one for one in EFFICIENCY if frame[one.column].notna().any()]
 
 
 def efficiency(facts: Facts) -> Table | None:
@@ -58,7 +51,7 @@ def efficiency(facts: Facts) -> Table | None:
         (
             *lead.cells(pair, "", o.arm),
             w.count(o.score.n),
-            *(show(o.costs[column.key]) for column, show in measured),
+            *(w.measured(one, o.costs[one.column]) for one in measured),
         )
         for pair, found in facts.outcomes.items()
         for o in found
@@ -66,7 +59,7 @@ def efficiency(facts: Facts) -> Table | None:
     return Table(
         "efficiency",
         "What each model costs",
-        (*lead.columns, Column("runs", "Runs"), *(column for column, _ in measured)),
+        (*lead.columns, Column("runs", "Runs"), *map(w.head, measured)),
         tuple(rows),
         f"Means over the same runs as above. {COST_CAPTION}",
         heads=len(lead.columns),
@@ -82,28 +75,17 @@ def efficiency_by_task(facts: Facts) -> Table | None:
     measured, rows = _measured(done), []
     for (pair, task, arm), cells in groups(done, "pair", "task", "arm"):
         runs = cells.drop_duplicates("run_id")
-        values = [show(float(runs[column.key].mean())) for column, show in measured]
+        values = [w.measured(one, float(runs[one.column].mean())) for one in measured]
         rows.append((*lead.cells(pair, task, arm), w.count(len(runs)), *values))
     return Table(
         "efficiency_by_task",
         "What each model costs, task by task",
-        (*lead.columns, Column("runs", "Runs"), *(column for column, _ in measured)),
+        (*lead.columns, Column("runs", "Runs"), *map(w.head, measured)),
         tuple(rows),
         f"Means over all done runs. {COST_CAPTION}",
         heads=len(lead.columns),
         folded=bool(facts.outcomes),
     )
-
-
-COST_NAMES = {
-    "size_mb": ("Size", "MB"),
-    "latency_p50_ms": ("Latency, median", "ms"),
-    "trainable_params": ("Trained parameters", "M"),
-    "peak_memory_mb": ("Peak memory", "MB"),
-    "train_s": ("Training", "s"),
-    "inference_s": ("Inference", "s"),
-}
-PER = {"trainable_params": 1e6}
 
 
 def reductions(facts: Facts, reference: str) -> Table | None:
@@ -120,7 +102,7 @@ def reductions(facts: Facts, reference: str) -> Table | None:
     return Table(
         "reductions",
         f"What each model saves against {w.arm_name(reference)}",
-        (PAIR, MODEL, *(Column(c, COST_NAMES[c][0], "% less") for c in used)),
+        (PAIR, MODEL, *(Column(c, quantity(c).label, "% less") for c in used)),
         rows,
         "Geometric mean over runs matched by task and seed; negative where the model costs more. "
         "Unequal conditions are named under Can it be trusted.",
@@ -163,12 +145,12 @@ def per_cost(stats: Evidence) -> Table | None:
         cells = []
         for column in used:
             x = found.get((arm, column))
-            cells.append(w.number(x.score_per_unit * PER.get(column, 1.0)) if x else Cell(w.NONE))
+            cells.append(w.number(x.score_per_unit * quantity(column).per) if x else Cell(w.NONE))
         rows.append((model(arm), *cells))
     return Table(
         "per_cost",
         "Score for what it costs",
-        (MODEL, *(Column(c, COST_NAMES[c][0], f"points/{COST_NAMES[c][1]}") for c in used)),
+        (MODEL, *(Column(c, quantity(c).label, f"points/{quantity(c).cost_unit}") for c in used)),
         tuple(rows),
         "Mean score over geometric mean cost, on shared cells. A small denominator flatters: read "
         "it beside the trade-off.",
@@ -201,7 +183,10 @@ def pareto(stats: Evidence) -> Table | None:
     return Table(
         "pareto",
         "On the Pareto set of score and cost",
-        (MODEL, *(Column(c, f"Score and {COST_NAMES[c][0].lower()}", numeric=False) for c in used)),
+        (
+            MODEL,
+            *(Column(c, f"Score and {quantity(c).label.lower()}", numeric=False) for c in used),
+        ),
         tuple(rows),
         f"Yes where no other model is at least as good in both and better in one.{drawn}",
         folded=True,
@@ -222,8 +207,8 @@ def by_model(facts: Facts) -> Figure | None:
         known = runs[runs[column] > 0]
         if known["arm"].nunique() < 2:
             continue
-        name, unit = COST_NAMES[column]
-        factor = 1e-6 if column == "trainable_params" else 1.0
+        name, unit = quantity(column).label, quantity(column).cost_unit
+        factor = 1 / quantity(column).per
         for pair in pairs:
             own = known[known["pair"] == pair]
             rows = pd.DataFrame([
@@ -266,7 +251,7 @@ def costs_table(facts: Facts) -> Table | None:
             if found.empty:
                 cells.append(Cell(w.NONE))
                 continue
-            per = 1e6 if column == "trainable_params" else 1.0
+            per = quantity(column).per
             mean = w.number(float(found.mean()), per=per)
             low, high = (w.significant(float(v) / per) for v in (found.min(), found.max()))
             sub = f"{low} to {high}" if low != high else ""
@@ -277,7 +262,7 @@ def costs_table(facts: Facts) -> Table | None:
         "costs",
         "Costs of each pair and model",
         (PAIR, Column("model", "Model", numeric=False), Column("runs", "Runs"),
-         *(Column(c, *COST_NAMES[c]) for c in used)),
+         *(Column(c, quantity(c).label, quantity(c).cost_unit) for c in used)),
         tuple(rows),
         "Mean over all done runs, below it the lowest and the highest.",
         heads=2,
@@ -378,9 +363,9 @@ def savings_figure(facts: Facts, reference: str) -> Figure | None:
     used = [c for c in COSTS if any(c in own for own in found.values())]
     arms = list(dict.fromkeys(arm for _, arm in found))
     layouts = (
-        [(COST_NAMES[c][0], [(pair, (pair, c)) for pair in pairs]) for c in used]
+        [(quantity(c).label, [(pair, (pair, c)) for pair in pairs]) for c in used]
         if len(pairs) > 1
-        else [("Less than the reference", [(COST_NAMES[c][0], (pairs[0], c)) for c in used])]
+        else [("Less than the reference", [(quantity(c).label, (pairs[0], c)) for c in used])]
     )
     for title, columns in layouts:
         rows = []

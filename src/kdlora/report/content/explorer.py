@@ -31,22 +31,22 @@ from kdlora.report.render.theme import (
     panel_spec,
     shape_of,
 )
+from kdlora.vocabulary.metric import POINTS
+from kdlora.vocabulary.quantity import quantity
 
 MOST_RUNS = 3000  # more are drawn as means only
-QUANTITIES = (
-    ("score", "Score, points", 1, False),
-    ("size_mb", "Size of the merged model, MB", -1, True),
-    ("latency_p50_ms", "Median latency of one text, ms", -1, True),
-    ("trainable_params", "Trained parameters", -1, True),
-    ("total_params", "All parameters", -1, True),
-    ("peak_memory_mb", "Peak memory, MB", -1, True),
-    ("train_s", "Training, s", -1, True),
-    ("inference_s", "Inference, s", -1, True),
-    ("train_flops", "Training, FLOP", -1, True),
-    ("throughput_per_s", "Throughput, texts/s", 1, True),
-    ("energy_j", "Energy of training, J", -1, True),
-    ("rank", "Rank of the adapter", -1, False),
-)
+# What an axis can show: column, title, direction and whether it is logarithmic.
+CHOICES = (
+    ("score", f"Score, {POINTS}", 1, False),
+    *(
+        (one.column, one.axis_title, one.direction, one.log)
+        for one in map(
+            quantity,
+            ("size_mb", "latency_p50_ms", "trainable_params", "total_params", "peak_memory_mb",
+             "train_s", "inference_s", "train_flops", "throughput_per_s", "energy_j", "rank"),
+        )
+    ),
+)  # fmt: skip
 SIZE = (620, 380)  # px
 CROWDED = 14  # points; where there are more, only those on the Pareto set are named
 
@@ -59,7 +59,7 @@ def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
     done = scored(facts.frame)
     done = done[done["role"] != "baseline"]
     done = done.loc[[w.scale_of(str(m)).factor == 100 for m in done["metric"]]]
-    known = [q for q in QUANTITIES if q[0] == "score" or (done[q[0]] > 0).sum() > 1]
+    known = [q for q in CHOICES if q[0] == "score" or (done[q[0]] > 0).sum() > 1]
     if len(known) < 2 or done["arm"].nunique() < 2:
         return None
     axes = tuple(Axis(*q) for q in known)

@@ -16,6 +16,7 @@ from kdlora.report import words as w
 from kdlora.report.content.statistics import told_apart
 from kdlora.report.document import Finding, Tile
 from kdlora.vocabulary.arm import Arm, uncontrolled
+from kdlora.vocabulary.quantity import quantity
 
 # A share near one of these is also said in words.
 FRACTIONS = {0.25: "a quarter", 1 / 3: "a third", 0.5: "half", 2 / 3: "two thirds"}
@@ -74,14 +75,11 @@ def student(stats: Evidence) -> Finding | None:
 def cheapest(stats: Evidence) -> Finding | None:
     """Who is surest to be on the Pareto set of score and each cost."""
     uses: dict[str, list[str]] = {}
-    nouns = {"size_mb": "size", "latency_p50_ms": "latency", "peak_memory_mb": "memory",
-             "trainable_params": "trained parameters", "train_s": "training time",
-             "inference_s": "inference time"}  # fmt: skip
     for column, front in stats.fronts.items():
         on = [p for p in front.points if p.on_front]
         cheap = min(on, key=lambda p: p.values[column], default=None)
         if cheap is not None and len(on) > 1:
-            uses.setdefault(cheap.arm, []).append(nouns[column])
+            uses.setdefault(cheap.arm, []).append(quantity(column).noun)
     if not uses:
         return None
     parts = [f"{w.phrase(arm)} for {w.join(found)}" for arm, found in uses.items()]

@@ -9,12 +9,12 @@ from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import COSTS, Evidence
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
-from kdlora.report.content.cost import COST_NAMES
 from kdlora.report.content.statistics import model
 from kdlora.report.content.tables import MODEL, PAIR, task_column
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import dots, heat_map, shade, shades, trends
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.quantity import quantity
 
 
 def averages(stats: Evidence) -> Figure | None:
@@ -219,7 +219,7 @@ def normalised(facts: Facts) -> tuple[Figure, Table] | None:
             continue
         direction = metric_of(facts.frame, names(facts.frame, "task")[0])[1]
         columns = {"Score": _unit([o.score.mean for o in own], direction)}
-        columns |= {COST_NAMES[c][0]: _unit([o.costs[c] for o in own], -1) for c in used}
+        columns |= {quantity(c).label: _unit([o.costs[c] for o in own], -1) for c in used}
         drawn = [
             {"column": name, "row": w.short_arm_name(o.arm), "shade": shade(values[i]),
              "label": f"{values[i]:.2f}", "Model": w.arm_name(o.arm), "Measure": name}
@@ -234,7 +234,7 @@ def normalised(facts: Facts) -> tuple[Figure, Table] | None:
             rows.append((Cell(pair), model(o.arm), *cells))
     if not panels:
         return None
-    labels = ["Score", *(COST_NAMES[c][0] for c in used)]
+    labels = ["Score", *(quantity(c).label for c in used)]
     table = Table(
         "normalised",
         "Score and costs from worst (0) to best (1)",

@@ -21,6 +21,7 @@ from kdlora.evidence.study import SUMMARY_COSTS
 from kdlora.records.tidy import metric_of, names, scored, seeds_of
 from kdlora.report import words as w
 from kdlora.report.document import TIE, Cell, Column, Table
+from kdlora.vocabulary.quantity import quantity
 
 POINTS_NOTE = (
     "Accuracy, F1, Matthews and other correlations are shown times 100, in points; any other "
@@ -99,11 +100,7 @@ OUTCOME_COLUMNS = (
     Column("runs", "Runs"),
     Column("retained", "Of teacher's score", "%"),
     Column("above_floor", "Of its gain over majority", "%"),
-    Column("size_mb", "Size", "MB"),
-    Column("latency_p50_ms", "Latency, median", "ms"),
-    Column("speedup_latency", "Speed-up", w.TIMES),
-    Column("trainable_params", "Trained parameters"),
-    Column("train_s", "Training", "s"),
+    *map(w.head, map(quantity, SUMMARY_COSTS)),
 )
 
 
@@ -115,11 +112,7 @@ def outcome_cells(outcome: Outcome, metric: str) -> tuple[Cell, ...]:
         w.count(outcome.score.n),
         percent(outcome.retained),
         percent(outcome.above_floor),
-        w.number(costs["size_mb"]),
-        w.number(costs["latency_p50_ms"]),
-        w.number(costs["speedup_latency"]),
-        w.amount(costs["trainable_params"]),
-        w.number(costs["train_s"]),
+        *(w.measured(quantity(column), costs[column]) for column in SUMMARY_COSTS),
     )
 
 

@@ -31,12 +31,9 @@ from kdlora.report.render.theme import (
     panel_spec,
     shape,
 )
+from kdlora.vocabulary.quantity import quantity
 
-# column -> title of the axis, what it is called in a sentence, unit
-COSTS = {
-    "size_mb": ("Size of the merged model, MB (log scale)", "size", "MB"),
-    "latency_p50_ms": ("Median latency of one text, ms (log scale)", "latency", "ms"),
-}
+COSTS = ("size_mb", "latency_p50_ms")
 MOST_PANELS = 12  # of a figure
 MOST_TICKS = 400  # single runs of a panel; more hide one another
 
@@ -52,8 +49,8 @@ def trade_offs(facts: Facts) -> list[Figure]:
         both = tuple(
             replace(
                 found[0],
-                title=f"Against {COSTS[column][1]}",
-                spec=found[0].spec | {"title": f"Against {COSTS[column][1]}"},
+                title=f"Against {quantity(column).noun}",
+                spec=found[0].spec | {"title": f"Against {quantity(column).noun}"},
             )
             for column, found in filled.items()
         )
@@ -62,8 +59,8 @@ def trade_offs(facts: Facts) -> list[Figure]:
         return [Figure("trade_off", "Quality against size and latency", caption, both, tables)]
     return [
         Figure(
-            f"quality_{COSTS[column][1]}",
-            f"Quality against {COSTS[column][1]}",
+            f"quality_{quantity(column).noun}",
+            f"Quality against {quantity(column).noun}",
             _caption(facts, done, [column]),
             tuple(found),
             ("quality", "efficiency"),
@@ -91,7 +88,7 @@ def _caption(facts: Facts, done: pd.DataFrame, columns: list[str]) -> str:
     if "latency_p50_ms" in columns and unsteady(facts):
         text += " Latencies of one encoder differ from run to run: the machine was not steady."
     if undrawn:
-        what = w.join([COSTS[column][1] for column in columns], "or")
+        what = w.join([quantity(column).noun for column in columns], "or")
         text += f" Not drawn, for want of a {what} to measure: {w.join(undrawn)}."
     return text
 
@@ -110,7 +107,8 @@ def _trade_off_panel(
     facts: Facts, cells: pd.DataFrame, pair: str, task: str, column: str, where: str
 ) -> Panel:
     metric, direction = metric_of(facts.frame, task)
-    axis_title, short, unit = COSTS[column]
+    cost = quantity(column)
+    axis_title, short, unit = f"{cost.axis_title} (log scale)", cost.noun, cost.unit
     scale, tip = w.scale_of(metric), w.sentence_case(short)
     single = pd.DataFrame(
         {
