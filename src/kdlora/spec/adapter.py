@@ -61,7 +61,7 @@ class Adapter(Strict):
 
     rank: PositiveInt | None = Field(16, description="default 16; not together with a budget")
     alpha: Alpha = Field("2*rank", description="a number, rank, or a multiple as 0.5*rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input while it trains")
     targets: Strings = Field(
         ("all-linear",),
         description="all-linear, query-value (as in the reports), or module names",

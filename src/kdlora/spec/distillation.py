@@ -26,7 +26,7 @@ from kdlora.vocabulary.task import Kind
 class Signal(Strict):
     """One term of the teacher's part of the loss."""
 
-    weight: PositiveFloat = 1.0
+    weight: PositiveFloat = Field(1.0, description="factor of this term in the teacher's part")
 
 
 class Tempered(Signal):
@@ -148,7 +148,7 @@ class Signals(Strict):
 class Distillation(Strict):
     """How a student learns from its teacher (Hinton et al. 2015)."""
 
-    temperature: PositiveFloat = 2.0
+    temperature: PositiveFloat = Field(2.0, description="divides the logits of both")
     kd_weight: float = Field(0.5, ge=0, le=1, description="share of the teacher's term in the loss")
     signals: Signals = Field(Signals(kl=Kl()), description="what the teacher's term consists of")
     teacher_seeds: (
@@ -205,7 +205,9 @@ class Texts(Strict):
 
     file: str = Field(description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's")
     text: Strings = Field((), description="default: the task's text columns")
-    max_rows: PositiveInt | None = None
+    max_rows: PositiveInt | None = Field(
+        None, description="no more than so many, drawn by data.split_seed"
+    )
 
 
 def as_texts(value: Any) -> Any:

@@ -45,9 +45,9 @@ def encoder_title(name: str, layers: Sequence[int] | None) -> str:
 class Pair(Strict):
     """A teacher encoder and the student encoder that learns from it."""
 
-    name: str = ""
-    teacher: str
-    student: str | Layers
+    name: str = Field("", description="default: teacher--student")
+    teacher: str = Field(description="a packaged encoder, a folder, or a model of the hub")
+    student: str | Layers = Field(description="the same, or layers of another encoder")
     teacher_is_trained: bool = Field(
         False, description="the teacher is already fine-tuned on this task: score it, don't train"
     )

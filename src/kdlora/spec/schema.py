@@ -67,8 +67,10 @@ def study_schema() -> dict[str, Any]:
         "properties": changed,
         "additionalProperties": False,
     }
-    parts["Variation"]["properties"] |= {"arm": arm, **changed}
-    parts["Ablation"]["properties"]["arm"] = arm
+    for key, value in {"arm": arm, **changed}.items():
+        described = parts["Variation"]["properties"][key]["description"]
+        parts["Variation"]["properties"][key] = {**value, "description": described}
+    parts["Ablation"]["properties"]["arm"] |= arm
     parts["Ablation"]["properties"]["vary"]["propertyNames"] = {"pattern": _settings()}
     parts["Ablation"]["properties"]["vary"]["examples"] = [{"distillation.temperature": [1, 4]}]
     parts["Halving"]["properties"]["arms"]["examples"] = ["student/kd-*", list(ARMS[-7:-5])]

@@ -24,8 +24,8 @@ from kdlora.vocabulary.task import KINDS, TASKS, Kind
 class LearningRates(Strict):
     """Peak learning rates: full fine-tuning wants a lower one than adapters."""
 
-    fft: PositiveFloat = 1e-4
-    peft: PositiveFloat = 1e-3
+    fft: PositiveFloat = Field(1e-4, description="of arms that train all weights")
+    peft: PositiveFloat = Field(1e-3, description="of arms with an adapter")
 
 
 def _as_rates(value: Any) -> Any:
@@ -35,7 +35,7 @@ def _as_rates(value: Any) -> Any:
 class Training(Strict):
     """How every arm is trained: the same for all of them, so that they can be compared."""
 
-    epochs: PositiveInt = 3
+    epochs: PositiveInt = Field(3, description="passes over the training rows")
     batch_size: PositiveInt = Field(32, description="examples per optimizer step")
     micro_batch_size: PositiveInt | None = Field(
         None, description="examples per forward pass; default batch_size. Less saves memory"
@@ -43,16 +43,20 @@ class Training(Strict):
     lr: Annotated[
         LearningRates,
         BeforeValidator(_as_rates, json_schema_input_type=PositiveFloat | LearningRates),
-    ] = LearningRates()
-    weight_decay: NonNegativeFloat = 0.01
+    ] = Field(LearningRates(), description="peak learning rate: one number, or one a kind of arm")
+    weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
     warmup: float = Field(0.06, ge=0, lt=1, description="share of all steps")
-    clip_norm: PositiveFloat = 1.0
+    clip_norm: PositiveFloat = Field(1.0, description="largest norm of a step's gradient")
     max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto is bf16 where the device computes it fast, else fp32"
+    )
     patience: PositiveInt | None = Field(
         None, description="stop after this many evaluations without gain, counted after warm-up"
     )
-    evals_per_epoch: PositiveInt = 1
+    evals_per_epoch: PositiveInt = Field(
+        1, description="how often an epoch the selection split is scored"
+    )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="the encoder's own dropout; default as its config says"
     )
@@ -62,9 +66,13 @@ class Data(Strict):
     """Which rows are trained on, selected on and reported on."""
 
     max_train: PositiveInt | None = Field(None, description="train on a stratified subset")
-    selection_fraction: float = Field(0.1, gt=0, lt=0.5)
-    selection_min: PositiveInt = 500
-    split_seed: int = 0
+    selection_fraction: float = Field(
+        0.1, gt=0, lt=0.5, description="share of train on which checkpoints are selected"
+    )
+    selection_min: PositiveInt = Field(
+        500, description="rows of that split at least, where the task allows"
+    )
+    split_seed: int = Field(0, description="draws the selection split; the same for all arms")
 
 
 def _as_names(value: Any) -> Any:
@@ -81,16 +89,22 @@ def _name(value: Any) -> str:
 class OwnTask(Strict):
     """Own data: files with one or two text columns and a label column."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the task, in runs and reports"
+    )
     train: str = Field(description="CSV, TSV, JSONL or Parquet; {data_dir} is the study's data_dir")
     eval: str | None = Field(
         None, description="held-out file; without it 20 % of train is held out"
     )
-    text: Strings = ("text",)
-    label: str = "label"
+    text: Strings = Field(("text",), description="column of the text, or the two of a pair")
+    label: str = Field("label", description="column of the class or the number")
     id: str | None = Field(None, description="column of unique example ids")
-    kind: Literal["auto", "classification", "regression"] = "auto"
-    metric: str | None = None
+    kind: Literal["auto", "classification", "regression"] = Field(
+        "auto", description="auto tells it from the labels"
+    )
+    metric: str | None = Field(
+        None, description="the primary metric; default: accuracy, or pearson of a regression"
+    )
     labels: Annotated[dict[str, str], BeforeValidator(_as_names)] = Field(
         {}, description="label in the file: name of its class; equal names join classes"
     )

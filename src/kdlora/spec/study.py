@@ -38,14 +38,23 @@ def _read_task(value: Any) -> Any:
 class Study(Strict):
     """A whole study: pairs x tasks x arms x seeds under one training recipe."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    tasks: list[Annotated[str | OwnTask, BeforeValidator(_read_task)]] = Field(min_length=1)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="of the study, and of its folder below results",
+    )
+    tasks: list[Annotated[str | OwnTask, BeforeValidator(_read_task)]] = Field(
+        min_length=1, description="built-in tasks by their names, or own data"
+    )
     pairs: list[Pair] = Field([], description="teachers, each beside one student")
     matrix: PairMatrix | None = Field(
         None, description="every one of these teachers beside every one of these students"
     )
-    arms: list[ArmName] = Field(list(DEFAULT_ARMS), min_length=1)
-    seeds: list[int] = Field([42], min_length=1)
+    arms: list[ArmName] = Field(
+        list(DEFAULT_ARMS),
+        min_length=1,
+        description="role/adaptation, `kd-` before it for a student that learns from its teacher",
+    )
+    seeds: list[int] = Field([42], min_length=1, description="every arm is trained once a seed")
     baselines: bool = Field(True, description="majority class and TF-IDF + linear model")
     data_dir: str | None = Field(
         None, description="folder of <task>/{train,validation}.tsv; default: from the hub"

@@ -27,16 +27,16 @@ ArmName = Annotated[str, AfterValidator(_known_arm)]  # an arm without a label, 
 class Variation(Strict):
     """An arm with some of its settings changed."""
 
-    arm: ArmName
-    training: dict[str, Any] = {}
-    adapter: dict[str, Any] = {}
-    distillation: dict[str, Any] = {}
+    arm: ArmName = Field(description="the arm that is varied, which need not be among arms")
+    training: dict[str, Any] = Field({}, description="settings of `training` that differ")
+    adapter: dict[str, Any] = Field({}, description="settings of `adapter` that differ")
+    distillation: dict[str, Any] = Field({}, description="settings of `distillation` that differ")
 
 
 class Ablation(Strict):
     """Axes along which an arm is varied: one at a time, or all combinations as a grid."""
 
-    arm: ArmName
+    arm: ArmName = Field(description="the arm that is varied, which need not be among arms")
     vary: dict[str, list[Any]] = Field(
         min_length=1,
         description="section.setting: values, such as distillation.temperature: [1, 4]",
