@@ -38,6 +38,7 @@ def matrix_study(seeds=(1,), cells=CELLS):
                 "student/kd-lora", score=score, encoder=student, agreement=0.86, kappa=0.7,
                 agreement_lower=0.7, agreement_upper=0.95, agreement_chance=0.5,
                 speedup_latency=4.0, teacher_run_id=f"{teacher}-{seed}",
+                label_names=("no", "yes"),
                 per_class_f1={"no": 0.9, "yes": 0.8}, confusion=[[700, 50], [100, 150]],
                 **place | {"run_id": f"{pair}-{seed}"},
             ))  # fmt: skip
@@ -137,11 +138,20 @@ def test_holm_is_within_a_kind() -> None:
     assert [c.p_holm for c in holm(made)] == pytest.approx([0.02, 0.04, 0.04])
 
 
-def test_the_positive_class_is_the_tasks_own_where_its_f1_is_recorded() -> None:
+def test_the_positive_class_is_the_tasks_own_else_the_rarer_one() -> None:
     frame = matrix_study()
-    assert positive_class(frame) == ("yes", 1)
-    assert positive_class(frame.assign(**{"report.f1": 0.9})) == ("no", 0)
-    assert positive_class(frame.assign(per_class_f1=None)) == (None, None)
+    assert positive_class(frame) == "yes"
+    assert positive_class(frame.assign(positive_class="no")) == "no"
+    assert positive_class(frame.assign(positive_class=np.nan)) == "yes"
+    assert positive_class(frame.assign(label_names=np.nan)) is None
+
+
+def test_a_class_that_the_report_split_lacks_changes_nothing_about_the_positive_one() -> None:
+    frame = matrix_study()
+    names = [("a", "no", "yes")] * len(frame)
+    frame = frame.assign(label_names=names, positive_class="yes")
+    assert positive_class(frame) == "yes"
+    assert analyse(frame).cell("huge", "tiny").positive_f1 == 0.8
 
 
 @settings(max_examples=40, deadline=None)

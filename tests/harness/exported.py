@@ -13,12 +13,25 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from kdlora.ship.student import ModelCard
+
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "dull", "film")
 # What each word adds to the logits of (negative, positive).
 TABLE = np.array(
     [[90, 90], [0, 0], [0, 0], [0, 0], [-1, 3], [4, -1], [2, 0], [0.5, 0.5]], dtype=np.float32
 )
 LABELS = ["negative", "positive"]
+CARD: dict[str, Any] = {
+    "run_id": "moods-student-kd-lora-s1-0123456789ab", "task": "moods",
+    "arm": "student/kd-lora", "seed": 1, "kind": "classification", "text_columns": ["text"],
+    "label_names": LABELS, "max_length": 16, "metric": "accuracy", "selection_score": 0.9,
+    "report_score": 0.9, "chosen_because": "by hand",
+}  # fmt: skip
+
+
+def card_of(**changes: Any) -> ModelCard:
+    """The folder's card, some of its fields changed."""
+    return ModelCard(**CARD | changes)
 
 
 def logits_of(text: str, second: str | None = None) -> np.ndarray:
@@ -46,13 +59,7 @@ def save_exported(
     """
     (folder / "onnx").mkdir(parents=True)
     _tokenizer(pairs).save(str(folder / "tokenizer.json"))
-    values = {
-        "run_id": "moods-student-kd-lora-s1-0123456789ab", "task": "moods",
-        "arm": "student/kd-lora", "seed": 1, "kind": "classification",
-        "text_columns": ["first", "second"] if pairs else ["text"], "label_names": LABELS,
-        "max_length": 16, "metric": "accuracy", "selection_score": 0.9, "report_score": 0.9,
-        "chosen_because": "by hand",
-    } | (card or {})  # fmt: skip
+    values = CARD | {"text_columns": ["first", "second"] if pairs else ["text"]} | (card or {})
     (folder / "kdlora.json").write_text(json.dumps(values), encoding="utf-8")
     described = []
     for name in variants:

@@ -100,6 +100,7 @@ def _scores(arm: str, task: str, metric: str, direction: int, noise: float) -> d
     found = {"score": score, "selection_score": score + 0.004, f"report.{metric}": score}
     if metric == "accuracy":
         found |= {"report.macro_f1": score - 0.002, "report.ece": 0.041}
+        found |= {"task_kind": "classification", "label_names": ("negative", "positive")}
         found["per_class_f1"] = {"negative": score - 0.01, "positive": score + 0.008}
     if "/kd-" in arm and metric in ("accuracy", "matthews"):
         found |= {"agreement": 0.902, "kappa": 0.804, "agreement_lower": score + top - 1,

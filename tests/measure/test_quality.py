@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -115,6 +115,7 @@ def test_an_empty_split_scores_none():
     assert set(score_split(MRPC, np.zeros((0, 2)), np.zeros(0, int)).values()) == {None}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(2, 60))
 def test_against_scikit_learn(seed, n_classes, n):
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 import kdlora
 from kdlora.errors import InputError, ModelError
 from kdlora.records.predictions import SplitOutputs
-from kdlora.ship import answers
+from kdlora.ship.answers import answers
 from kdlora.ship.calibration import (
     calibrate,
     calibrate_folder,
@@ -22,7 +22,8 @@ from kdlora.ship.calibration import (
     fit_temperature,
     measure_fit,
 )
-from kdlora.ship.student import Calibration, ModelCard, make_card, read_calibration, read_card
+from kdlora.ship.student import Calibration, make_card, read_calibration, read_card
+from tests.harness.exported import card_of
 from tests.harness.moods import Corner
 
 NAMES = ["no", "yes"]
@@ -83,13 +84,8 @@ def test_what_is_applied_is_what_was_measured() -> None:
     """`predict` and `serve` answer as the figures say."""
     selection, report = drawn(800, 2.0, 7), drawn(800, 2.0, 8)
     made = calibrate(selection, report, NAMES, temperature=True, threshold="f1", positive="no")
-    card = ModelCard(
-        run_id="r", task="t", arm="a", seed=1, kind="classification", text_columns=["text"],
-        label_names=NAMES, max_length=64, metric="f1", selection_score=None, report_score=None,
-        chosen_because="", calibration=made,
-    )  # fmt: skip
-    shares = answers.probabilities(report.outputs, card)
-    said = answers.choose(shares, card)
+    card = card_of(label_names=NAMES, metric="f1", calibration=made)
+    said = np.array([NAMES.index(a["label"]) for a in answers(report.outputs, card)])
     assert (said == report.labels).mean() == pytest.approx(made.after["report"].accuracy)
     assert f1_score(report.labels, said, pos_label=0) == pytest.approx(
         made.after["report"].score
@@ -156,7 +152,7 @@ def test_a_run_keeps_it_for_what_is_made_of_it(finished: Path, tmp_path: Path) -
     assert record is not None  # the record itself is untouched
     kept = read_calibration(run)
     assert kept == made
-    assert make_card(record, "x", arm="a", calibration=kept).calibration == made
+    assert make_card(record, run, "x", arm="a", calibration=kept).calibration == made
 
 
 def test_a_student_away_from_its_study_needs_to_be_told(finished: Path, tmp_path: Path) -> None:

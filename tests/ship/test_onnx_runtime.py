@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,8 @@ from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.answers import Predictor, answers
 from kdlora.ship.onnx_runtime import load_exported
 from kdlora.ship.predict import load_predictor
-from tests.harness.exported import LABELS, logits_of, save_exported, save_quantised, seal
+from kdlora.ship.student import Calibration
+from tests.harness.exported import LABELS, card_of, logits_of, save_exported, save_quantised, seal
 
 TEXTS = ["good film", "", "bad dull film", "unheard of good " * 3, "dull"]
 
@@ -73,19 +73,18 @@ def test_regression(tmp_path: Path) -> None:
     card = {"kind": "regression", "label_names": []}
     with pytest.raises(ModelError, match="2 outputs, its card names 1"):
         load_exported(save_exported(tmp_path / "wide", card=card))
-    found = answers(np.array([[1.5], [-2.0]]), SimpleNamespace(kind="regression", calibration=None))  # type: ignore[arg-type]
+    found = answers(np.array([[1.5], [-2.0]]), card_of(kind="regression", label_names=[]))
     assert found == [{"value": 1.5}, {"value": -2.0}]
 
 
 def test_temperature_and_threshold(predictor: Predictor) -> None:
     logits = np.array([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0]])
-    values = {"kind": "classification", "label_names": LABELS}
 
     def ask(temperature: float | None, threshold: float | None, positive: str | None):
-        calibration = SimpleNamespace(
-            temperature=temperature, threshold=threshold, positive=positive
+        calibration = Calibration(
+            temperature=temperature, threshold=threshold, positive=positive, n=1
         )
-        return answers(logits, SimpleNamespace(**values, calibration=calibration))  # type: ignore[arg-type]
+        return answers(logits, card_of(label_names=LABELS, calibration=calibration))
 
     shares = [a["probabilities"]["positive"] for a in ask(2.0, None, None)]
     np.testing.assert_allclose(shares, expit([0.5, 1.0, -1.5]))

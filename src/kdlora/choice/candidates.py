@@ -23,8 +23,8 @@ from kdlora.errors import InputError
 from kdlora.evidence.result import Result
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores
 from kdlora.evidence.scores import numbers
+from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
-from kdlora.vocabulary.metric import metric
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def draw_field(
     scores = run_scores(frame)
     positive = None
     if field.metric == "f1":
-        positive = _positive_class(rows[0][0][0], outputs, scores)
+        positive = positive_place(frame[frame["task"] == field.task])
         outputs = {} if positive is None else outputs
     return draw_scores(
         [r for r, _ in rows], [s for _, s in rows], scores, outputs, field.metric,
@@ -302,18 +302,3 @@ def run_scores(frame: pd.DataFrame) -> dict[str, float]:
     """The recorded selection score of every finished run."""
     runs = frame[frame["selection_score"].notna()].drop_duplicates("run_id")
     return dict(zip(runs["run_id"].astype(str), runs["selection_score"].astype(float), strict=True))
-
-
-def _positive_class(
-    run: str, outputs: Mapping[str, SplitOutputs], scores: Mapping[str, float]
-) -> int | None:
-    """The class whose F1 is the recorded one, or None without outputs."""
-    if run not in outputs:
-        return None
-    own = outputs[run]
-    found = [
-        metric("f1").terms(own.outputs, own.labels, positive=k).score
-        for k in range(own.outputs.shape[1])
-    ]
-    nearest = int(np.nanargmin([abs(f - scores[run]) for f in found]))
-    return nearest if abs(found[nearest] - scores[run]) < 1e-6 else None

@@ -25,6 +25,7 @@ from kdlora.evidence.result import Result, finite
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, two_sided_p
 from kdlora.evidence.scores import numbers
 from kdlora.evidence.teacher import teacher_of
+from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs, shared_examples
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as metric_of
@@ -217,26 +218,20 @@ def _holm(values: Sequence[float | None]) -> list[float]:
     return [float(p) for p in adjust(np.array(values, float), "holm")]
 
 
-def positive_class(rows: pd.DataFrame) -> tuple[str | None, int | None]:
+def positive_class(rows: pd.DataFrame) -> str | None:
     """The class whose F1 stands in the table: the task's own, else the rarer of the report split.
 
-    The task's is found by its recorded F1. (None, None) where there are no classes.
+    None where there are no classes.
     """
-    for _, row in rows.iterrows():
-        found = row.get("per_class_f1")
-        if not isinstance(found, dict) or len(found) < 2:
+    for row in rows.to_dict("records"):
+        names, confusion = row.get("label_names"), row.get("confusion")
+        if not isinstance(names, tuple) or len(names) < 2:
             continue
-        names = list(found)
-        stated = row.get("report.f1")
-        if stated is not None and np.isfinite(stated):
-            nearest = min(range(len(names)), key=lambda i: abs(found[names[i]] - stated))
-            if abs(found[names[nearest]] - stated) < 1e-9:
-                return names[nearest], nearest
-        confusion = row.get("confusion")
+        if row.get("positive_class") in names:
+            return str(row["positive_class"])
         if isinstance(confusion, list) and len(confusion) == len(names):
-            rarest = int(np.argmin(np.sum(confusion, axis=1)))
-            return names[rarest], rarest
-    return None, None
+            return str(names[int(np.argmin(np.sum(confusion, axis=1)))])
+    return None
 
 
 MIB = 2**20 / 1e6  # MB in a MiB
@@ -311,7 +306,7 @@ def analyse_matrix(
     }  # fmt: skip
     positive = None
     if metric == "f1":
-        positive = positive_class(distilled)[1]
+        positive = positive_place(distilled)
         outputs = outputs if positive is not None else {}
     drawn = draw_scores(
         [tuple(models.rows[n]["run_id"].astype(str)) for n in names],
@@ -332,7 +327,7 @@ def analyse_matrix(
         control=control,
         metric=metric,
         direction=direction,
-        positive=positive_class(distilled)[0],
+        positive=positive_class(distilled),
         teachers=tuple(teachers),
         students=tuple(students),
         models=tuple(_model(name, models.rows[name], drawn, at, alpha) for name in names),
@@ -372,7 +367,7 @@ def _model(
     size = _mean(rows, "size_mb")
 
     def f1_of(found: Any) -> float | None:
-        label = positive_class(rows)[0]
+        label = positive_class(rows)
         return found.get(label) if isinstance(found, dict) and label else None
 
     return MatrixModel(

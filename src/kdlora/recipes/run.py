@@ -45,7 +45,7 @@ from kdlora.recipes.untrained import (
 from kdlora.records.environment import describe_environment
 from kdlora.records.halving import rung_of, write_rung
 from kdlora.records.predictions import SplitOutputs, read_predictions, write_predictions
-from kdlora.records.record import Agreement, Efficiency, Record, TrainingFacts
+from kdlora.records.record import Agreement, Efficiency, Record, TaskFacts, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import (
     BaselineRun,
@@ -330,6 +330,7 @@ def _record(run: Run, folder: Path, outcome: Outcome) -> Record:
     return Record(
         run_id=run.run_id,
         run=run,
+        task=TaskFacts.of(task),
         facts=outcome.facts,
         quality=measured,
         agreement=shared,

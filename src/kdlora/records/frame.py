@@ -13,7 +13,7 @@ from kdlora.errors import StoreError
 from kdlora.records.fairness import ASKED, asked_of, flag_unequal
 from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
-from kdlora.records.record import Record
+from kdlora.records.record import Record, TaskFacts, task_facts
 from kdlora.records.store import Store, write_json, write_text
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.encoders import Pair
@@ -110,16 +110,19 @@ def load_frame(root: str | Path) -> pd.DataFrame:
     }
     stops = stopped_runs(root, races(_halving(plan), plan["cells"]))
     records: dict[str, Record | None] = {}
+    facts: dict[str, TaskFacts | None] = {}
     rows = []
     for cell in plan["cells"]:
         run_id = cell["run_id"]
         if run_id not in records:
-            records[run_id] = store.read(run_id) or store.read_failure(run_id)
+            record = store.read(run_id) or store.read_failure(run_id)
+            records[run_id] = record
+            facts[run_id] = record and task_facts(record, store.folder(run_id))
         run = read_run(plan["runs"][run_id])
         rows.append(
             {
                 "study": plan["study"]["name"],
-                **row(run, records[run_id], stops.get(run_id)),
+                **row(run, records[run_id], stops.get(run_id), facts[run_id]),
                 "arm": labelled(run.arm, cell.get("label", "")),
                 "label": cell.get("label", ""),
                 "pair": cell["pair"],
@@ -137,10 +140,13 @@ def _halving(plan: dict[str, Any]) -> tuple[Halving, ...]:
     return tuple(Halving.model_validate(h) for h in plan["study"].get("halving", ()))
 
 
-def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, Any]:
+def row(
+    run: Run, record: Record | None, stop: Stop | None = None, facts: TaskFacts | None = None
+) -> dict[str, Any]:
     """The facts of one run, flat. Missing ones are absent, and so NaN in the frame.
 
-    `stop` tells of an early decision against a run that has no record: it is "stopped".
+    `stop` tells of an early decision against a run that has no record: it is "stopped". `facts`
+    say what its task is.
     """
     values: dict[str, Any] = {
         "run_id": run.run_id,
@@ -180,7 +186,13 @@ def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, 
     if record is None or record.quality is None:
         return values
 
-    quality, facts = record.quality, record.facts
+    quality, training = record.quality, record.facts
+    if facts is not None:
+        values |= {
+            "task_kind": facts.kind,
+            "label_names": facts.label_names,
+            "positive_class": facts.positive,
+        }
     values |= {
         "metric": quality.primary,
         "direction": quality.direction,
@@ -206,7 +218,7 @@ def row(run: Run, record: Record | None, stop: Stop | None = None) -> dict[str, 
             "teacher_score": shared.teacher_score,
             "teacher_pearson": shared.pearson,
         }
-    values |= {name: getattr(facts, name) for name in _FACTS}
+    values |= {name: getattr(training, name) for name in _FACTS}
     values |= {
         "environment": record.environment,
         "started_at": record.started_at,
@@ -235,6 +247,15 @@ def _adapter(adapter: Adapter, record: Record | None) -> dict[str, Any]:
     if record:
         values["adapter_params"] = record.facts.adapter_params
     return values
+
+
+def positive_place(rows: pd.DataFrame) -> int | None:
+    """Where the class that a task asks about stands among its classes, as its records say."""
+    for row in rows.to_dict("records"):
+        names, positive = row.get("label_names"), row.get("positive_class")
+        if isinstance(names, tuple) and positive in names:
+            return names.index(positive)
+    return None
 
 
 def load_histories(root: str | Path) -> dict[str, list[dict[str, Any]]]:

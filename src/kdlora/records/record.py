@@ -7,16 +7,56 @@ A folder with a `record.json` is a finished run; without one it is not, whatever
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from kdlora.errors import did_you_mean
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import Run
+from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.task import KINDS, TASKS, Kind, Task, class_name
+
+
+def _known_kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"unknown kind of task '{value}'.{did_you_mean(value, KINDS)}")
+    return value
+
+
+KindName = Annotated[str, AfterValidator(_known_kind)]
 
 
 class Block(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class TaskFacts(Block):
+    """What a run's labels are and how its answers are scored: all that later uses need to know.
+
+    The names are those of the run's own training rows, in the order of the model's outputs.
+    """
+
+    kind: KindName
+    label_names: tuple[str, ...] = Field((), description="in the order of the outputs")
+    positive: str | None = Field(None, description="the class whose F1 is f1")
+    text_columns: tuple[str, ...] = Field(description="one text, or a pair")
+    metrics: tuple[str, ...] = Field(description="the primary one first")
+    direction: Literal[1, -1] = Field(description="of the primary one: 1 where more is better")
+
+    @classmethod
+    def of(cls, task: Task) -> TaskFacts:
+        return cls(
+            kind=task.kind.name,
+            label_names=task.label_names,
+            positive=task.positive,
+            text_columns=task.texts,
+            metrics=task.metrics,
+            direction=1 if task.direction > 0 else -1,
+        )
 
 
 class Quality(Block):
@@ -154,6 +194,7 @@ class Record(Block):
     status: Literal["done", "failed"] = "done"
     error: str | None = None
     run: Run
+    task: TaskFacts | None = Field(None, description="absent where the run failed early")
     facts: TrainingFacts = TrainingFacts()
     quality: Quality | None = None
     agreement: Agreement | None = None
@@ -176,3 +217,80 @@ class Record(Block):
 def checksum(values: dict[str, Any]) -> str:
     """The checksum of a record as it is written, over all but the checksum itself."""
     return hash_json({k: v for k, v in values.items() if k != "checksum"}, 32)
+
+
+def task_facts(record: Record, folder: Path) -> TaskFacts | None:
+    """What the labels of a run are; `folder` is the run's own.
+
+    Records say it themselves. For one that was written before they did, it is found in what was
+    stored beside it: the known task, the study file's words in the run, the scores, and the names
+    that the run's model or another one of the same rows carries. None where nothing tells.
+    """
+    if record.task is not None:
+        return record.task
+    run, quality = record.run, record.quality
+    if run.task.own is None:
+        task = TASKS.get(run.task.name)
+        fits = task is not None and task.version == run.task.version
+        return TaskFacts.of(task) if task is not None and fits else None
+    if quality is None:
+        return None
+    own, scored = run.task.own, (quality.primary, *quality.splits["report"])
+    kind = next((KINDS[name] for name in metric(quality.primary).kinds), None)
+    names = next(_told_names(record, kind, folder), None) if kind else None
+    if kind is None or names is None:
+        return None
+    positive = None if own.positive is None else class_name(own.positive)
+    return TaskFacts(
+        kind=kind.name,
+        label_names=names,
+        positive=positive if positive in names else None,
+        text_columns=own.text,
+        metrics=tuple(dict.fromkeys(scored)),
+        direction=quality.direction,
+    )
+
+
+def _told_names(record: Record, kind: Kind, folder: Path) -> Iterator[tuple[str, ...]]:
+    """The classes as each place tells them that names all of them, the surest first."""
+    assert record.quality is not None
+    own, counts = record.run.task.own, record.quality.confusion
+    if kind.numeric:
+        yield ()
+        return
+    stated = kind.names(list(own.labels.values())) if own is not None else ()
+    for names in (stated, tuple(record.quality.per_class_f1)):
+        if names and len(names) == len(counts):
+            yield names
+    beside = sorted(folder.parent.glob(f"{record.run.task.name}-*"))
+    for other in (folder, *(path for path in beside if _same_rows(path, record.run))):
+        names = _model_names(other / "model")
+        if names and len(names) == (len(counts) or len(names)):
+            yield names
+
+
+def _same_rows(folder: Path, run: Run) -> bool:
+    """Whether the run of a folder was trained on the same rows."""
+    task = (_read(folder / "spec.json") or {}).get("task")
+    return isinstance(task, dict) and (
+        (task.get("name"), task.get("fingerprint")) == (run.task.name, run.task.fingerprint)
+    )
+
+
+def _model_names(folder: Path) -> tuple[str, ...]:
+    """The outputs of a saved model, by kdlora's note on an adapter, a baseline's or the config."""
+    for name, key in (("kdlora.json", "labels"), ("baseline.json", "label_names")):
+        found = (_read(folder / name) or {}).get(key)
+        if isinstance(found, list) and found:
+            return tuple(str(label) for label in found)
+    labels = (_read(folder / "config.json") or {}).get("id2label")
+    in_order = [str(i) for i in range(len(labels))] if isinstance(labels, dict) else []
+    return tuple(str(labels[i]) for i in in_order) if labels and {*in_order} == {*labels} else ()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None

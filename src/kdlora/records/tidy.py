@@ -34,7 +34,7 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "speedup_latency", "energy_j", "agreement", "agreement_chance", "kappa",
            "agreement_lower", "agreement_upper", "teacher_score", "max_train",
            "temperature", "kd_weight", "inference_s")  # fmt: skip
-TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids")
+TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids", "label_names")
 DICTS = ("protocol", "environment", "per_class_f1")
 COLUMNS = (*NAMES, "seed", *TEXTS, *NUMBERS, *TUPLES, *DICTS)
 

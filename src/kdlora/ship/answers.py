@@ -51,24 +51,31 @@ class Predictor:
 
 
 def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
-    """Answers for logits [n, c], by the card's temperature and threshold where it has them."""
-    if card.kind == "regression":
-        return [{"value": float(value)} for value in outputs[:, 0]]
-    names = card.label_names
-    shares = probabilities(outputs, card)
+    """Answers for outputs [n, c], by the card's temperature and threshold where it has them."""
+    names, calibration, kind = card.label_names, card.calibration, card.answers
+    places: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+    temperature = (calibration.temperature if calibration else None) or 1.0
+    shares = kind.probabilities(outputs, temperature)
+    if shares is None:
+        return [{"value": value} for value in kind.write(kind.decide(outputs), names)]
+    chosen = kind.decide(
+        shares,
+        threshold=calibration.threshold if calibration else None,
+        positive=places.get(calibration.positive) if calibration else None,
+    )
     return [
         {
-            "label": names[chosen],
-            "probability": float(row[chosen]),
+            "label": label,
+            "probability": float(row[places[label]]),
             "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
         }
-        for row, chosen in zip(shares, choose(shares, card).tolist(), strict=True)
+        for row, label in zip(shares, kind.write(chosen, names), strict=True)
     ]
 
 
 def answer_columns(card: ModelCard) -> list[str]:
     """The columns of a table that a model's answers fill."""
-    if card.kind == "regression":
+    if card.answers.numeric:
         return ["prediction"]
     return ["prediction", "probability", *(f"p_{name}" for name in card.label_names)]
 
@@ -79,29 +86,3 @@ def flat(answer: Answer) -> list[Any]:
         return [answer["value"]]
     shares = [round(share, 6) for share in answer["probabilities"].values()]
     return [answer["label"], round(answer["probability"], 6), *shares]
-
-
-def probabilities(logits: np.ndarray, card: ModelCard) -> np.ndarray:
-    """softmax(logits / temperature), [n, c] float64; temperature 1 where none was fitted."""
-    temperature = (card.calibration.temperature if card.calibration else None) or 1.0
-    scaled = logits.astype(np.float64) / temperature
-    shifted = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
-def choose(shares: np.ndarray, card: ModelCard) -> np.ndarray:
-    """Index of the answer in each row of probabilities, [n].
-
-    The most probable class; for two classes with a decision threshold the positive one exactly
-    where its probability reaches the threshold.
-    """
-    calibration = card.calibration
-    if calibration is None or calibration.threshold is None or shares.shape[1] != 2:
-        return shares.argmax(axis=1)
-    positive = card.label_names.index(calibration.positive) if calibration.positive else 1
-    return at_threshold(shares, positive, calibration.threshold)
-
-
-def at_threshold(shares: np.ndarray, positive: int, threshold: float) -> np.ndarray:
-    """Of two classes `positive` exactly where its share [n, 2] reaches the threshold, [n]."""
-    return np.where(shares[:, positive] >= threshold, positive, 1 - positive)

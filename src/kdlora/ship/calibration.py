@@ -18,12 +18,21 @@ from scipy.special import log_softmax, softmax
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_json
-from kdlora.ship.answers import at_threshold
-from kdlora.ship.student import CALIBRATION, CARD, Calibration, Fit, ModelCard, make_card, read_card
+from kdlora.ship.student import (
+    CALIBRATION,
+    CARD,
+    Calibration,
+    Fit,
+    ModelCard,
+    make_card,
+    read_card,
+    renewed,
+)
 from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
 from kdlora.vocabulary.metric import expected_calibration_error
 from kdlora.vocabulary.metric import metric as metric_of
+from kdlora.vocabulary.task import CLASSIFICATION
 
 # Metrics that a threshold may maximise, as they are written on the command line.
 METRICS = tuple(name.replace("_", "-") for name, one in EVERY_METRIC.items() if one.of_confusion)
@@ -153,7 +162,8 @@ def measure_fit(
     logits, labels = own.outputs / temperature, np.asarray(own.labels, int)
     answers = logits.argmax(1)
     if threshold is not None and positive is not None:
-        answers = at_threshold(softmax(logits, axis=1), positive, threshold)
+        shares = softmax(logits, axis=1)
+        answers = CLASSIFICATION.decide(shares, threshold=threshold, positive=positive)
     size = logits.shape[1]
     table = np.bincount(labels * size + answers, minlength=size * size).reshape(size, size)
     score = None
@@ -201,7 +211,7 @@ def calibrate_folder(
         record = Store(root).read(run_id)
         if record is None or not isinstance(record.run, EncoderRun):
             raise ModelError(f"{folder} holds no trained encoder")
-        card = make_card(record, "named by the user", arm=record.run.title)
+        card = make_card(record, folder, "named by the user", arm=record.run.title)
     else:
         found = read_card(folder) if folder.is_dir() else None
         if found is None:
@@ -211,12 +221,13 @@ def calibrate_folder(
             )
         card, target = found, folder / CARD
         run_id, root = card.run_id, _study_of(folder, card, study)
+        card = renewed(card, Store(root))
     splits = {name: read_outputs(root, [run_id], name) for name in ("selection", "report")}
     if run_id not in splits["selection"]:
         raise ModelError(f"run {run_id} stored no predictions of its selection split in {root}")
     made = calibrate(
         splits["selection"][run_id], splits["report"].get(run_id), card.label_names,
-        temperature=temperature, threshold=threshold, positive=positive or _positive(root, run_id),
+        temperature=temperature, threshold=threshold, positive=positive or card.positive,
     )  # fmt: skip
     if target.name == CARD:
         write_json(target, card.model_copy(update={"calibration": made}).model_dump(mode="json"))
@@ -262,18 +273,6 @@ def _study_of(folder: Path, card: ModelCard, study: str | Path | None) -> Path:
         f"cannot find run {card.run_id}, whose predictions calibrate {folder}: "
         + (f"it is not in {study}" if study is not None else "name its study with --study")
     )
-
-
-def _positive(root: Path, run_id: str) -> str | None:
-    """The positive class that the run's own task names."""
-    from kdlora.vocabulary.task import TASKS
-
-    record = Store(root).read(run_id)
-    assert record is not None
-    own = record.run.task.own
-    if own is not None:
-        return own.positive
-    return TASKS[record.run.task.name].positive if record.run.task.name in TASKS else None
 
 
 def _refresh_checksum(folder: Path) -> None:

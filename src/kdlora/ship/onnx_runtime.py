@@ -67,9 +67,8 @@ def load_onnx(
         return run(session, encoded, inputs=inputs, output=wanted)
 
     width = logits([["a"] for _ in card.text_columns or ["text"]]).shape[1]
-    expected = len(card.label_names) if card.kind != "regression" else 1
-    if width != expected:
-        raise ModelError(f"{model} has {width} outputs, its card names {expected}")
+    if width != card.num_outputs:
+        raise ModelError(f"{model} has {width} outputs, its card names {card.num_outputs}")
     return Predictor(card, variant.name, logits)
 
 

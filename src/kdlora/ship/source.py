@@ -10,7 +10,7 @@ from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import PLAN_FILE, find_study, load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
-from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
+from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card, renewed
 from kdlora.spec.run import EncoderRef, EncoderRun, TrainedRun
 
 _EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved student's folder"
@@ -138,6 +138,8 @@ def _source(store: Store, run_id: str, card: ModelCard | None = None) -> Source:
     if not (where / "model").is_dir():
         raise ModelError(f"{where} holds no model any more; run the study again without it")
     if card is None:
-        kept = read_calibration(where)
-        card = make_card(record, "named by the user", arm=run.title, calibration=kept)
+        stored = read_calibration(where)
+        card = make_card(record, where, "named by the user", arm=run.title, calibration=stored)
+    else:
+        card = renewed(card, store)
     return Source(store, record, card)

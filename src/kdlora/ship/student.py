@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from kdlora.errors import ModelError
 from kdlora.files import whole_folder
-from kdlora.records.record import Record
+from kdlora.records.record import KindName, Record, task_facts
 from kdlora.records.store import Store, write_json
 from kdlora.spec.run import EncoderRun, encoder_of
-from kdlora.vocabulary.task import TASKS
+from kdlora.vocabulary.task import KINDS, Kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,9 +62,10 @@ class ModelCard(BaseModel):
     task: str
     arm: str
     seed: int
-    kind: str
+    kind: KindName
     text_columns: list[str]
-    label_names: list[str]
+    label_names: list[str] = Field(description="in the order of the outputs; none for numbers")
+    positive: str | None = Field(None, description="the class that the task asks about")
     max_length: int
     metric: str
     selection_score: float | None
@@ -71,6 +73,15 @@ class ModelCard(BaseModel):
     chosen_because: str
     calibration: Calibration | None = None
     kdlora: str = version("kdlora")
+
+    @property
+    def answers(self) -> Kind:
+        """How outputs become answers."""
+        return KINDS[self.kind]
+
+    @property
+    def num_outputs(self) -> int:
+        return max(len(self.label_names), 1)
 
 
 def best_student(cells: pd.DataFrame) -> pd.Series | None:
@@ -109,7 +120,7 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
         calibration = read_calibration(own)
         if calibration is None and before is not None and before.run_id == record.run_id:
             calibration = before.calibration  # of this very model
-        card = make_card(record, why, arm=str(chosen["arm"]), calibration=calibration)
+        card = make_card(record, own, why, arm=str(chosen["arm"]), calibration=calibration)
         if before != card:
             _save_merged(record, own / "model", folder, card)
         saved.append((folder, card))
@@ -117,26 +128,29 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
 
 
 def make_card(
-    record: Record, why: str, *, arm: str, calibration: Calibration | None = None
+    record: Record, folder: Path, why: str, *, arm: str, calibration: Calibration | None = None
 ) -> ModelCard:
-    run, quality = record.run, record.quality
+    """The card of a run's model, its classes as the record has them; `folder` is the run's own.
+
+    Raises ModelError where an old record and all that lies beside it do not name the classes.
+    """
+    run, quality, facts = record.run, record.quality, task_facts(record, folder)
     assert quality is not None
     assert isinstance(run, EncoderRun)
-    own = run.task.own
-    if own is not None:
-        kind = "classification" if quality.per_class_f1 else "regression"
-        columns, names = list(own.text), list(quality.per_class_f1)
-    else:
-        task = TASKS[run.task.name]
-        kind, columns, names = task.kind.name, list(task.texts), list(task.label_names)
+    if facts is None:
+        raise ModelError(
+            f"{folder}: nothing that is stored names the classes of task '{run.task.name}' in the "
+            "order of the model's outputs. Run the study again"
+        )
     return ModelCard(
         run_id=record.run_id,
         task=run.task.name,
         arm=arm,
         seed=run.seed,
-        kind=kind,
-        text_columns=columns,
-        label_names=names,
+        kind=facts.kind,
+        text_columns=list(facts.text_columns),
+        label_names=list(facts.label_names),
+        positive=facts.positive,
         max_length=run.training.max_length,
         metric=quality.primary,
         selection_score=quality.splits["selection"].get(quality.primary),
@@ -144,6 +158,19 @@ def make_card(
         chosen_because=why,
         calibration=calibration,
     )
+
+
+def renewed(card: ModelCard, store: Store) -> ModelCard:
+    """A saved student's card with its classes as the run's record has them.
+
+    Cards of earlier versions named only the classes that the report split holds.
+    """
+    record = store.read(card.run_id)
+    facts = task_facts(record, store.folder(card.run_id)) if record is not None else None
+    if facts is None:
+        return card
+    names = {"label_names": list(facts.label_names), "positive": facts.positive}
+    return card.model_copy(update={"kind": facts.kind, **names})
 
 
 def read_calibration(folder: Path) -> Calibration | None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from kdlora.data.batches import encode
 from kdlora.errors import ModelError
+from kdlora.models.encoders import output_names
+from kdlora.models.inspection import max_tokens
 from kdlora.models.saved import load_trained
 from kdlora.records.store import Store
 from kdlora.ship.answers import Predictor, Texts
@@ -17,6 +19,9 @@ from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
+
+LONGEST = 512  # tokens of a text for a model that does not say what it was trained on
 
 
 def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = None) -> Predictor:
@@ -30,8 +35,10 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
         record = Store(folder.parent.parent).read(folder.name)
         if record is None or not isinstance(record.run, TrainedRun):
             raise ModelError(f"{folder} holds no trained encoder")
-        kept = read_calibration(folder)
-        card = make_card(record, "named by the user", arm=record.run.title, calibration=kept)
+        card = make_card(
+            record, folder, "named by the user", arm=record.run.title,
+            calibration=read_calibration(folder),
+        )  # fmt: skip
         encoder, folder = record.run.encoder, folder / "model"
         check_folder(folder)
     else:
@@ -39,6 +46,9 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
         card = read_card(folder) or _card_of_config(folder)
     compute = choose_compute(precision, max_length=card.max_length)
     loaded, tokenizer = load_trained(folder, encoder=encoder, attention=compute.attention)
+    if loaded.config.num_labels != card.num_outputs:
+        # Cards once named only the classes of the report split; the model itself names all.
+        card = card.model_copy(update={"label_names": list(output_names(loaded.config))})
     placed = place_for_inference(loaded, compute)
     forward = make_forward(placed, compute)
 
@@ -57,16 +67,26 @@ def _card_of_config(folder: Path) -> ModelCard:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} holds no model that can be read: {error}") from None
-    regression = config.num_labels == 1
+    stated = config.problem_type
+    kind = REGRESSION if config.num_labels == 1 else CLASSIFICATION
+    if stated not in (None, kind.problem_type):
+        several = "each of its labels may hold or not, alone or with others"
+        numbers = f"it answers with {config.num_labels} numbers"
+        why = numbers if stated == REGRESSION.problem_type else several
+        raise ModelError(
+            f"{folder}: its config says problem_type {stated}: {why}. kdlora predicts with models "
+            "that answer with one of several classes or with one number. If the config is wrong, "
+            f"set problem_type to {kind.problem_type} in its config.json"
+        )
     return ModelCard(
         run_id="",
         task="",
         arm="",
         seed=0,
-        kind="regression" if regression else "classification",
+        kind=kind.name,
         text_columns=["text"],
-        label_names=[] if regression else [config.id2label[i] for i in range(config.num_labels)],
-        max_length=min(getattr(config, "max_position_embeddings", 512), 512),
+        label_names=[] if kind.numeric else list(output_names(config)),
+        max_length=min(max_tokens(config) or LONGEST, LONGEST),
         metric="",
         selection_score=None,
         report_score=None,

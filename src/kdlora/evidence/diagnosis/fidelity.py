@@ -11,6 +11,7 @@ import pandas as pd
 from kdlora.evidence.diagnosis.finding import Finding, has, is_done, listed, runs
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.tidy import numeric
+from kdlora.vocabulary.task import TASKS
 
 ROUNDING = 1e-6
 
@@ -134,11 +135,9 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _classes(frame: pd.DataFrame, index: Any) -> int | None:
-    """Classes of a row's task: known by name, or the size of its confusion matrix."""
-    from kdlora.vocabulary.task import TASKS
-
-    task = TASKS.get(str(frame.at[index, "task"])) if "task" in frame else None
-    if task is not None and task.kind == "classification":
-        return len(task.label_names)
-    confusion = frame.at[index, "confusion"] if "confusion" in frame else None
-    return len(confusion) if isinstance(confusion, list) and confusion else None
+    """Classes of a row's task: as its record says, else those of the known task."""
+    names = frame.at[index, "label_names"] if "label_names" in frame else None
+    if not isinstance(names, tuple) or not names:  # results from elsewhere
+        task = TASKS.get(str(frame.at[index, "task"])) if "task" in frame else None
+        names = task.label_names if task is not None else ()
+    return len(names) or None

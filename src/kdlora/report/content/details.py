@@ -100,7 +100,7 @@ def per_class(frame: pd.DataFrame) -> Table | None:
         return None
     lead, arms, rows = Lead(frame, model=False), names(done, "arm"), []
     for (pair, task), cells in groups(done, "pair", "task"):
-        for label in dict.fromkeys(name for found in cells["per_class_f1"] for name in found):
+        for label in next(filter(None, cells["label_names"]), ()):
             row = []
             for arm in arms:
                 runs = cells.loc[cells["arm"] == arm, "per_class_f1"]

@@ -114,7 +114,7 @@ def confusion(frame: pd.DataFrame) -> tuple[Figure, Table] | None:
         if not found or len({m.shape for m in found}) > 1 or len(found[0]) > MOST_CLASSES:
             continue
         matrix = np.sum(found, axis=0)
-        labels = _labels(list(cells["per_class_f1"]), len(matrix))
+        labels = _labels(list(cells["label_names"]), len(matrix))
         if not Arm.read(arm).is_baseline and len(panels) < MOST_PANELS:
             panels.append(_confusion_panel(_where(frame, pair, task), arm, matrix, labels))
         for i, truth in enumerate(labels):
@@ -150,11 +150,9 @@ def _is_matrix(value: Any) -> bool:
     return isinstance(value, list | tuple | np.ndarray) and len(value) > 1
 
 
-def _labels(per_class: Sequence[Any], n: int) -> list[str]:
-    for found in per_class:
-        if isinstance(found, dict) and len(found) == n:
-            return [str(name) for name in found]
-    return [f"class {i}" for i in range(n)]
+def _labels(known: Sequence[tuple[str, ...]], n: int) -> list[str]:
+    unnamed = [f"class {i}" for i in range(n)]
+    return next((list(names) for names in known if len(names) == n), unnamed)
 
 
 def _where(frame: pd.DataFrame, pair: str, task: str) -> str:
