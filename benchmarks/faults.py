@@ -29,7 +29,8 @@ import numpy as np
 from benchmarks.results import write_results
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
-from kdlora.engines.selection import Choice
+from kdlora.engines.selection import RunSelection
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import StoreError
 from kdlora.records import leases
 from kdlora.records.predictions import read_predictions
@@ -64,7 +65,7 @@ def undisturbed(folder: Path, runs: int) -> tuple[Plan, Store]:
     """The same study without any fault."""
     plan, store = tiny_plan(folder / "inputs", runs=runs), Store(folder / "undisturbed")
     store.prepare()
-    status = run_plan(plan, store, workers=1, threads=1)
+    status = run_plan(plan, store, EngineOptions(workers=1, threads=1))
     assert set(status.values()) == {"done"}, status
     return plan, store
 
@@ -73,7 +74,11 @@ def work(folder: str, runs: int) -> None:
     """One engine on the disturbed study; the body of a process that is going to be killed."""
     plan, store = tiny_plan(Path(folder) / "inputs", runs=runs), Store(Path(folder) / "study")
     store.prepare()
-    run_plan(plan, store, threads=1, expiry_s=EXPIRY_S, choice=Choice(retry_failed=True))
+    run_plan(
+        plan,
+        store,
+        EngineOptions(threads=1, expiry_s=EXPIRY_S, selection=RunSelection(retry_failed=True)),
+    )
 
 
 class Disturber:
@@ -247,13 +252,13 @@ def full_disk(folder: Path, runs: int = 6) -> str:
         store = Store(folder / "disk" / "study")
         store.prepare()
         try:
-            run_plan(plan, store, threads=1)
+            run_plan(plan, store, EngineOptions(threads=1))
             return "the disk was never full"
         except StoreError as error:
             told = str(error)
         before = sum(store.is_done(run.run_id) for run in plan.runs)
         grow()
-        status = run_plan(plan, store, threads=1)
+        status = run_plan(plan, store, EngineOptions(threads=1))
         problems = check(plan, reference, store, set())
         if set(status.values()) != {"done"} or problems:
             return f"WRONG: {status} {problems}"

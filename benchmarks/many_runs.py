@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.results import write_results
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import Interrupted
 from kdlora.records.store import Store
 from kdlora.spec.run import Run
@@ -37,7 +38,7 @@ def measure(runs: int, *, workers: int = 2, folder: Path | None = None) -> dict[
 
         started = time.perf_counter()
         with contextlib.suppress(Interrupted):
-            run_plan(plan, store, workers=workers, threads=1, on_event=half)
+            run_plan(plan, store, EngineOptions(workers=workers, threads=1), on_event=half)
         first = {r.run_id: _stamp(store, r) for r in plan.runs if store.is_done(r.run_id)}
         resumed = time.perf_counter()
         after: list[float] = []
@@ -46,7 +47,7 @@ def measure(runs: int, *, workers: int = 2, folder: Path | None = None) -> dict[
             if "start" in event:
                 after.append(time.perf_counter())
 
-        status = run_plan(plan, store, workers=workers, threads=1, on_event=note)
+        status = run_plan(plan, store, EngineOptions(workers=workers, threads=1), on_event=note)
         ended = time.perf_counter()
         kept = sum(_stamp(store, plan.run(run_id)) == stamp for run_id, stamp in first.items())
         return {

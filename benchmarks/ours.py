@@ -15,7 +15,7 @@ from benchmarks.workload import Workload, make_model, with_lora
 from kdlora.distillation.losses import make_loss
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.sections import Training
-from kdlora.training.loop import Seeds, TrainingData, train
+from kdlora.training.loop import Seeds, TrainingData, TrainingSetup, train
 from kdlora.training.precision import Compute, choose_compute, place
 from kdlora.training.schedule import make_schedule
 from kdlora.vocabulary.task import TASKS
@@ -52,14 +52,16 @@ class Ours:
             train(
                 self.model,
                 TrainingData(work.texts, work.labels, work.teacher),
-                loss=make_loss(TASKS["sst2"], kd),
-                evaluate=lambda model: {"accuracy": 0.0},
-                primary="accuracy",
-                direction=1,
-                settings=settings,
-                schedule=schedule,
-                compute=self.compute,
-                seeds=Seeds(order=0, dropout=0),
+                TrainingSetup(
+                    loss=make_loss(TASKS["sst2"], kd),
+                    evaluate=lambda model: {"accuracy": 0.0},
+                    primary="accuracy",
+                    direction=1,
+                    settings=settings,
+                    schedule=schedule,
+                    compute=self.compute,
+                    seeds=Seeds(order=0, dropout=0),
+                ),
                 folder=Path(folder),
                 on_progress=note,
             )

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.results import write_results
 from benchmarks.tiny_study import tiny_plan
 from kdlora.engines.local import run_plan
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.records.store import Store
 from kdlora.spec.run import Run
 
@@ -45,7 +46,7 @@ def measure(runs: int = 12, *, warm_up: int = 2) -> dict[str, Any]:
                 marks[-1]["done"] = time.perf_counter()
                 marks[-1]["train_s"] = event["done"].efficiency.train_s or 0.0
 
-        status = run_plan(plan, store, workers=1, threads=1, on_event=mark)
+        status = run_plan(plan, store, EngineOptions(workers=1, threads=1), on_event=mark)
         assert set(status.values()) == {"done"}, status
     parts: dict[str, list[float]] = {"start": [], "record": [], "between": []}
     for before, this in zip(marks[warm_up - 1 :], marks[warm_up:], strict=False):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import kdlora
-from kdlora.engines.execution import Place
+from kdlora.engines.execution import Execution
 from kdlora.engines.failure import failed_record
 from kdlora.errors import KdloraError, StudyFailed
 from kdlora.planning import preflight
@@ -23,7 +23,9 @@ def ending(monkeypatch) -> Callable[[Callable[[Run], str]], None]:
     """Let every run end as a function of it says; those that fail leave a failure."""
 
     def play(state_of: Callable[[Run], str]) -> None:
-        def run_plan(place: Place, plan: Plan, store: Store, **options: object) -> dict[str, str]:
+        def run_plan(
+            execution: Execution, plan: Plan, store: Store, *options: object, **told: object
+        ) -> dict[str, str]:
             states = {run.run_id: state_of(run) for run in plan.runs}
             for run in plan.runs:
                 if states[run.run_id] == "failed":
@@ -31,7 +33,7 @@ def ending(monkeypatch) -> Callable[[Callable[[Run], str]], None]:
                     store.fail(failed_record(run, TRACEBACK))
             return states
 
-        monkeypatch.setattr(Place, "run_plan", run_plan)
+        monkeypatch.setattr(Execution, "run_plan", run_plan)
         monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: None)
 
     return play

@@ -11,6 +11,7 @@ from kdlora.data.tasks import load_task
 from kdlora.distillation import soft_labels
 from kdlora.distillation.hidden_states import ABOUT, STATES
 from kdlora.engines.local import run_plan
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import InputError
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
@@ -32,7 +33,7 @@ def study(corner: Corner, **changes):
 
 def done(plan, store):
     store.prepare()
-    status = run_plan(plan, store, workers=2, threads=1)
+    status = run_plan(plan, store, EngineOptions(workers=2, threads=1))
     failures = [store.read_failure(i).error for i, s in status.items() if s == "failed"]
     assert set(status.values()) == {"done"}, failures
     return {run.run_id: store.read(run.run_id) for run in plan.runs}
@@ -218,7 +219,7 @@ def test_a_failed_member_of_an_ensemble_leaves_its_student_undone(corner, tmp_pa
     folder = store.folder(second.run_id)
     folder.mkdir(parents=True)
     (folder / "spec.json").mkdir()  # cannot be written: the run fails
-    status = run_plan(plan, store, workers=1, threads=1)
+    status = run_plan(plan, store, EngineOptions(workers=1, threads=1))
     assert status[second.run_id] == "failed"
     assert status[next(r.run_id for r in plan.runs if r.role == "student")] == "skipped"
 

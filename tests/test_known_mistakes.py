@@ -31,7 +31,7 @@ from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import make_plan
 from kdlora.training import inference
 from kdlora.training.loop import Hooks, TrainingData
-from tests.training.test_loop import fit, make_model, same
+from tests.harness.training import fit, make_model, same
 
 TESTS = Path(__file__).resolve().parent
 HERE = Path(__file__).name
@@ -155,9 +155,9 @@ def done(corner, tmp_path_factory):
 
             patch.setattr(adapters, name, called)
 
-        def time_models(models, **rest):
-            timed.append((current, models["model"], rest["merged"]))
-            return original_time(models, **rest)
+        def time_models(models, protocol, **rest):
+            timed.append((current, models["model"], protocol.merged))
+            return original_time(models, protocol, **rest)
 
         original_time = inference.time_models
         patch.setattr(inference, "time_models", time_models)
@@ -225,7 +225,7 @@ def test_every_student_row_is_taught_by_its_own_teacher_logits(done, tmp_path, m
     soft_labels.save(shuffled, copy.folder(run.teacher_run_id))
     seen = []
 
-    def stop(model: nn.Module, training: TrainingData, **rest) -> None:
+    def stop(model: nn.Module, training: TrainingData, *rest, **options) -> None:
         seen.append(training)
         raise InterruptedError
 

@@ -123,9 +123,10 @@ def run(
         workers: runs trained at the same time; default 1, and with Ray as many as there is
             room for.
         threads: threads of each worker; default the cores divided by the workers.
-        only, max_hours, retry_failed, retry_flagged: which runs, see `engines.selection.Choice`.
+        only, max_hours, retry_failed, retry_flagged: which runs, see
+            `engines.selection.RunSelection`.
         engine, address, mlflow, mlflow_uri: where, and mirrored to what; see
-            `engines.execution.Place`.
+            `engines.execution.Execution`.
         on_event: told of every run's progress (see `engines.local.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
@@ -133,8 +134,9 @@ def run(
     and StudyFailed if then nothing but baselines could be done. Where only some runs failed, the
     result's `failed` and `skipped` say which and why.
     """
-    from kdlora.engines.execution import Place
-    from kdlora.engines.selection import Choice, chosen_runs
+    from kdlora.engines.execution import Execution
+    from kdlora.engines.selection import RunSelection, chosen_runs
+    from kdlora.engines.supervisor import EngineOptions
     from kdlora.records.frame import RESULTS, load_frame, save_plan
     from kdlora.records.store import Store
     from kdlora.ship.student import save_students
@@ -143,23 +145,21 @@ def run(
     planned = check(study)
     store = Store(Path(out) if out is not None else RESULTS / study.name)
     store.check()
-    place = Place(engine, address, mlflow, mlflow_uri)
-    place.check(store.root)
-    choice = Choice(tuple(only), max_hours, retry_failed, retry_flagged)
-    if choice.only:
-        chosen_runs(planned, choice.only)  # a wrong pattern is told before anything is read
+    execution = Execution(engine, address, mlflow, mlflow_uri)
+    execution.check(store.root)
+    selection = RunSelection(tuple(only), max_hours, retry_failed, retry_flagged)
+    if selection.only:
+        chosen_runs(planned, selection.only)  # a wrong pattern is told before anything is read
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
         from kdlora.planning.preflight import preflight  # needs torch; a finished study does not
 
         preflight(planned, on_note)
     store.prepare()
     save_plan(store, study, planned)
-    status = place.run_plan(
+    status = execution.run_plan(
         planned,
         store,
-        workers=workers,
-        threads=threads,
-        choice=choice,
+        EngineOptions(workers, threads, selection=selection),
         on_event=on_event or (lambda run, event: None),
         on_note=on_note,
     )

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from kdlora.cli.app import app
 from kdlora.errors import InputError
-from kdlora.planning.status import outlook, totals
+from kdlora.planning.status import study_status, totals
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
@@ -101,8 +101,8 @@ def test_a_run_that_another_process_holds_is_running(folder):
     plan = make_plan(make_study(STUDY))
     run_id = plan.runs[-1].run_id
     with store.lease(run_id):
-        assert outlook(plan, store).states[run_id] == "running"
-    assert outlook(plan, store).states[run_id] == "missing"
+        assert study_status(plan, store).states[run_id] == "running"
+    assert study_status(plan, store).states[run_id] == "missing"
 
 
 def test_who_holds_a_run_is_named_and_nobody_far_away_is_said_to_live(folder):
@@ -142,7 +142,7 @@ def test_status_says_what_runs_and_what_was_set_aside(folder, monkeypatch):
 
 def test_wall_clock_is_never_less_than_the_longest_chain():
     plan = make_plan(make_study({**STUDY, "tasks": ["rte"], "seeds": [1]}))
-    seen = outlook(plan, Store(Path("nowhere")), workers=50)
+    seen = study_status(plan, Store(Path("nowhere")), workers=50)
     seconds = {r.arm: seen.costs.estimates[r.run_id].seconds for r in plan.runs}
     chain = seconds["teacher/fft"] + seconds["student/kd-lora"]
     assert totals(plan, seen.costs.estimates, 50).wall_s == pytest.approx(chain)

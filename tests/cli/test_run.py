@@ -140,7 +140,7 @@ def test_the_board_says_what_became_of_each_run(board):
     assert len(board.bars.tasks) == 1  # its bar is gone until it starts again
     board.on_event(runs[1], {"start": True, "worker": 0})
     board.on_event(runs[1], {"failed": "Traceback\nOSError: no luck"})
-    board.on_event(runs[2], {"elsewhere": "process 7 on far"})
+    board.on_event(runs[2], {"leased": "process 7 on far"})
     quality = SimpleNamespace(score=0.5, primary="accuracy")
     board.on_event(runs[2], {"done": SimpleNamespace(quality=quality, health=[])})
     board.on_event(runs[3], {"later": "no time is left for it"})

@@ -16,11 +16,10 @@ from types import SimpleNamespace
 import pytest
 
 from kdlora import files
-from kdlora.engines import selection as opening
-from kdlora.engines import supervisor as crew
-from kdlora.engines import supervisor as elsewhere
+from kdlora.engines import selection, supervisor
 from kdlora.engines.local import run_plan
-from kdlora.engines.selection import Choice
+from kdlora.engines.selection import RunSelection
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import Interrupted
 from kdlora.records import leases
 from kdlora.records.store import Store
@@ -38,7 +37,9 @@ def plan(corner, monkeypatch):
     plan.runs[:] = [run for run in plan.runs if run.role == "baseline"]
     ids = {run.run_id for run in plan.runs}
     plan.cells[:] = [cell for cell in plan.cells if cell.run_id in ids]
-    monkeypatch.setattr(opening, "estimated_seconds", lambda plan, store: dict.fromkeys(ids, 30.0))
+    monkeypatch.setattr(
+        selection, "estimated_seconds", lambda plan, store: dict.fromkeys(ids, 30.0)
+    )
     return plan
 
 
@@ -66,7 +67,7 @@ class Killer:
 
 def test_a_killed_worker_is_tried_once_more(plan, store):
     killer = Killer(plan.runs[0].run_id, 1)
-    status = run_plan(plan, store, threads=1, gpus=("7",), on_event=killer)
+    status = run_plan(plan, store, EngineOptions(threads=1, gpus=("7",)), on_event=killer)
     assert set(status.values()) == {"done"}
     assert killer.events == ["start", "retry", "start", "done"]
     seen = {store.read(run.run_id).environment["visible_gpus"] for run in plan.runs}
@@ -76,7 +77,9 @@ def test_a_killed_worker_is_tried_once_more(plan, store):
 def test_killed_twice_is_a_failure_that_names_the_signal_and_waits_to_be_asked(plan, store):
     bad = plan.runs[0].run_id
     killer = Killer(bad, 2)
-    status = run_plan(plan, store, workers=2, threads=1, gpus=("0", "1"), on_event=killer)
+    status = run_plan(
+        plan, store, EngineOptions(workers=2, threads=1, gpus=("0", "1")), on_event=killer
+    )
     assert status.pop(bad) == "failed"
     assert set(status.values()) == {"done"}
     assert killer.events == ["start", "retry", "start", "failed"]
@@ -87,7 +90,9 @@ def test_killed_twice_is_a_failure_that_names_the_signal_and_waits_to_be_asked(p
     assert seen == {"0", "1"}  # each of the two workers has its own
 
     assert run_plan(plan, store)[bad] == "failed"  # at once, without a worker
-    again = run_plan(plan, store, threads=1, choice=Choice(retry_failed=True))
+    again = run_plan(
+        plan, store, EngineOptions(threads=1, selection=RunSelection(retry_failed=True))
+    )
     assert again[bad] == "done"
     assert store.read_failure(bad) is None
 
@@ -107,8 +112,10 @@ def test_a_server_that_was_killed_starts_again_with_the_workers_share_of_threads
             os.kill(server._forkserver_pid, signal.SIGKILL)
 
     server._stop()  # one of another test has what that test's environment was
-    choice = Choice(only=("arm=*majority",))
-    status = run_plan(plan, store, threads=1, choice=choice, on_event=kill_the_server)
+    choice = RunSelection(only=("arm=*majority",))
+    status = run_plan(
+        plan, store, EngineOptions(threads=1, selection=choice), on_event=kill_the_server
+    )
     assert set(status.values()) == {"done"}
     assert len({pid for pid, _ in seen}) == 2
     assert all(limited for _, limited in seen)
@@ -123,7 +130,7 @@ def test_two_engines_on_one_folder_share_the_runs(plan, store):
             started.append(run.run_id)
 
     def engine() -> None:
-        answers.append(run_plan(plan, store, threads=1, on_event=note))
+        answers.append(run_plan(plan, store, EngineOptions(threads=1), on_event=note))
 
     engines = [threading.Thread(target=engine) for _ in range(2)]
     for thread in engines:
@@ -161,14 +168,14 @@ def test_a_lease_of_a_dead_machine_is_waited_out_and_that_of_a_living_one_respec
     events = []
 
     def note(run, event) -> None:
-        if run.run_id == second.run_id and ("start" in event or "elsewhere" in event):
+        if run.run_id == second.run_id and ("start" in event or "leased" in event):
             events.append((set(event), store.is_done(first.run_id)))
 
-    status = run_plan(plan, store, threads=1, expiry_s=3.0, on_event=note)
+    status = run_plan(plan, store, EngineOptions(threads=1, expiry_s=3.0), on_event=note)
     stop.set()
     thread.join()
     assert set(status.values()) == {"done"}
-    assert events[0][0] == {"elsewhere"}
+    assert events[0][0] == {"leased"}
     assert all(free for keys, free in events if "start" in keys)
 
 
@@ -184,7 +191,7 @@ def test_at_the_deadline_what_trains_stops_after_a_checkpoint_and_nothing_starts
     def now() -> float:
         return time.monotonic() + jump_s[0]
 
-    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=now, sleep=time.sleep))
 
     def note(run, event) -> None:
         events.extend(
@@ -193,7 +200,9 @@ def test_at_the_deadline_what_trains_stops_after_a_checkpoint_and_nothing_starts
         if event.get("step", 0) > 3:
             jump_s[0] = 2 * 3600
 
-    status = run_plan(plan, store, threads=1, choice=Choice(max_hours=2), on_event=note)
+    status = run_plan(
+        plan, store, EngineOptions(threads=1, selection=RunSelection(max_hours=2)), on_event=note
+    )
     assert list(status.values()) == ["later", "later"]
     assert events == [
         (1, "start", True),
@@ -205,7 +214,7 @@ def test_at_the_deadline_what_trains_stops_after_a_checkpoint_and_nothing_starts
     assert not store.folder(plan.runs[1].run_id).exists()
 
     jump_s[0] = 0.0
-    monkeypatch.setattr(opening, "estimated_seconds", lambda plan, store: {first.run_id: 1e6})
+    monkeypatch.setattr(selection, "estimated_seconds", lambda plan, store: {first.run_id: 1e6})
     events.clear()
 
     def stop(run, event) -> None:  # it starts before the shorter one, for it has begun
@@ -214,12 +223,19 @@ def test_at_the_deadline_what_trains_stops_after_a_checkpoint_and_nothing_starts
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match=f"`kdlora report {store.root}` writes the report"):
-        run_plan(plan, store, threads=1, choice=Choice(max_hours=2), on_event=stop)
+        run_plan(
+            plan,
+            store,
+            EngineOptions(threads=1, selection=RunSelection(max_hours=2)),
+            on_event=stop,
+        )
     assert events == [(1, "start", True)]
 
 
 def test_only_what_is_chosen_is_done(plan, store):
-    status = run_plan(plan, store, threads=1, choice=Choice(only=("one", "arm=*majority")))
+    status = run_plan(
+        plan, store, EngineOptions(threads=1, selection=RunSelection(only=("one", "arm=*majority")))
+    )
     assert list(status.values()) == ["done"]
     assert len(list(store.root.glob("runs/*/record.json"))) == 1
 
@@ -247,9 +263,11 @@ def test_a_teacher_whose_record_goes_is_done_again_and_its_student_then(
     events, answers = [], [[]] if noticed_by == "the worker" else []
 
     def look(run, store) -> list[str]:
-        return answers.pop() if run is student and answers else elsewhere.lost_teachers(run, store)
+        return (
+            answers.pop() if run is student and answers else supervisor.missing_teachers(run, store)
+        )
 
-    monkeypatch.setattr(crew, "lost_teachers", look)
+    monkeypatch.setattr(supervisor, "missing_teachers", look)
 
     def note(run, event) -> None:
         events.extend(
@@ -259,7 +277,7 @@ def test_a_teacher_whose_record_goes_is_done_again_and_its_student_then(
             path = store.folder(teacher.run_id) / "record.json"
             path.write_bytes(path.read_bytes()[:200])
 
-    status = run_plan(plan, store, threads=1, on_event=note)
+    status = run_plan(plan, store, EngineOptions(threads=1), on_event=note)
     assert set(status.values()) == {"done"}
     begun = [("student/kd-lora", "start")] if noticed_by == "the worker" else []
     assert events == [
@@ -292,7 +310,7 @@ def test_who_loses_its_lease_writes_no_record(plan, store):
 
 def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     run = plan.runs[0]
-    run_plan(plan, store, threads=1)
+    run_plan(plan, store, EngineOptions(threads=1))
     flags = {i.run_id: [f.name for f in store.read(i.run_id).health] for i in plan.runs}
     path = store.folder(run.run_id) / "record.json"
     record = store.read(run.run_id)
@@ -303,7 +321,11 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     )
     path.unlink()
     store.finish(flagged)
-    status = run_plan(plan, store, threads=1, choice=Choice(retry_flagged=True, only=(run.run_id,)))
+    status = run_plan(
+        plan,
+        store,
+        EngineOptions(threads=1, selection=RunSelection(retry_flagged=True, only=(run.run_id,))),
+    )
     assert status == {run.run_id: "done"}
     assert [f.name for f in store.read(run.run_id).health] == flags[run.run_id]
     kept = json.loads((store.folder(run.run_id) / "retired-0" / "record.json").read_text())
@@ -313,18 +335,18 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
 def test_a_half_done_student_of_a_flagged_teacher_begins_anew(plan, store, monkeypatch):
     teacher = plan.runs[0].run_id
     student = plan.runs[1] = plan.runs[1].model_copy(update={"teacher_run_id": teacher})
-    run_plan(plan, store, threads=1, choice=Choice(only=(teacher,)))
+    run_plan(plan, store, EngineOptions(threads=1, selection=RunSelection(only=(teacher,))))
     folder = store.begin(student)
     (folder / "checkpoint.pt").write_bytes(b"what it learned from the old teacher")
-    monkeypatch.setattr(opening, "_is_flagged", lambda store, run_id: run_id == teacher)
-    opened = opening.open_schedule(plan, store, Choice(retry_flagged=True))
-    assert {run.run_id for run in opened.retired} == {teacher, student.run_id}
+    monkeypatch.setattr(selection, "_is_flagged", lambda store, run_id: run_id == teacher)
+    prepared = selection.prepare_schedule(plan, store, RunSelection(retry_flagged=True))
+    assert {run.run_id for run in prepared.retired} == {teacher, student.run_id}
     assert not (folder / "checkpoint.pt").exists()
     assert (folder / "retired-0" / "checkpoint.pt").exists()
 
 
 def test_a_flagged_run_that_another_process_retired_is_not_taken_for_done(plan, store, monkeypatch):
-    run_plan(plan, store, threads=1)
+    run_plan(plan, store, EngineOptions(threads=1))
     quick = plan.runs[0].run_id
 
     def flagged(store, run_id) -> bool:
@@ -332,6 +354,6 @@ def test_a_flagged_run_that_another_process_retired_is_not_taken_for_done(plan, 
             store.retire(run_id)
         return run_id == quick
 
-    monkeypatch.setattr(opening, "_is_flagged", flagged)
-    opened = opening.open_schedule(plan, store, Choice(retry_flagged=True))
-    assert [r.run_id for r in opened.schedule.in_state("waiting")] == [quick]
+    monkeypatch.setattr(selection, "_is_flagged", flagged)
+    prepared = selection.prepare_schedule(plan, store, RunSelection(retry_flagged=True))
+    assert [r.run_id for r in prepared.schedule.in_state("waiting")] == [quick]

@@ -6,7 +6,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from kdlora.engines import ray_cluster
-from kdlora.engines.execution import Place
+from kdlora.engines.execution import Execution
 from kdlora.errors import InputError
 from kdlora.mlflow import mirror as mlflow_mirror
 from kdlora.records.frame import save_plan
@@ -18,9 +18,9 @@ from tests.harness.records import record_of
 def test_all_that_is_wrong_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(mlflow_mirror, "_is_there", lambda name: False)
-    place = Place("ray", "lokal", mlflow_uri="htp://team")
+    execution = Execution("ray", "lokal", mlflow_uri="htp://team")
     with pytest.raises(InputError) as caught:
-        place.check(tmp_path)
+        execution.check(tmp_path)
     text = str(caught.value)
     assert "pip install 'kdlora[ray]'" in text
     assert "'lokal' is no address of a Ray cluster" in text
@@ -30,11 +30,11 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path, monkeypatch):
 
 def test_a_wrong_engine_and_an_address_without_ray(tmp_path):
     with pytest.raises(InputError, match=r"unknown engine 'rey'\. Did you mean 'ray'"):
-        Place("rey").check(tmp_path)
+        Execution("rey").check(tmp_path)
     with pytest.raises(InputError, match="--address auto is for --engine ray"):
-        Place(address="auto").check(tmp_path)
-    Place().check(tmp_path)
-    Place(mlflow=True).check(tmp_path)
+        Execution(address="auto").check(tmp_path)
+    Execution().check(tmp_path)
+    Execution(mlflow=True).check(tmp_path)
 
 
 def test_a_study_that_is_done_is_mirrored_all_the_same(corner, tmp_path):
@@ -46,7 +46,7 @@ def test_a_study_that_is_done_is_mirrored_all_the_same(corner, tmp_path):
     store.begin(teacher)
     store.finish(record_of(teacher))
     database = tmp_path / "team.db"
-    status = Place(mlflow_uri=str(database)).run_plan(plan, store)
+    status = Execution(mlflow_uri=str(database)).run_plan(plan, store)
     assert status == {teacher.run_id: "done"}
     client = MlflowClient(f"sqlite:///{database}")
     (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])

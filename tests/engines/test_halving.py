@@ -10,6 +10,7 @@ import pytest
 
 from kdlora.engines import halving
 from kdlora.engines.local import run_plan
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import Interrupted
 from kdlora.evidence.coverage import coverage
 from kdlora.evidence.scores import usable_runs
@@ -36,7 +37,7 @@ def _run(study, root: Path, **options):
     plan, store = make_plan(study), Store(root)
     store.prepare()
     save_plan(store, study, plan)
-    status = run_plan(plan, store, workers=2, threads=1, **options)
+    status = run_plan(plan, store, EngineOptions(workers=2, threads=1, **options))
     return plan, store, status
 
 
@@ -153,13 +154,13 @@ def test_the_frame_and_the_analysis_know_who_was_stopped(halved):
 
 
 def test_only_part_of_a_race_is_left_for_later(corner, halved, tmp_path):
-    from kdlora.engines.selection import Choice
+    from kdlora.engines.selection import RunSelection
 
     root = tmp_path / "part"
     taught = next(run.run_id for run in halved[0].runs if run.title == "teacher/fft")
     shutil.copytree(halved[1].folder(taught), root / "runs" / taught)
     study = corner.study(**CHANGES, halving=RACE)
-    plan, _, status = _run(study, root, choice=Choice(only=("arm=student/kd-olora",)))
+    plan, _, status = _run(study, root, selection=RunSelection(only=("arm=student/kd-olora",)))
     run_id = _titles(plan)["student/kd-olora"]
     assert status[run_id] == "later"
     assert not list(root.glob(f"{FOLDER}/*.json"))

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from kdlora.engines.local import run_plan
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
@@ -29,7 +30,7 @@ def done(corner, tmp_path_factory):
     """The tiny study, undisturbed."""
     plan, store = make_plan(corner.study()), Store(tmp_path_factory.mktemp("done"))
     store.prepare()
-    status = run_plan(plan, store, workers=2, threads=1)
+    status = run_plan(plan, store, EngineOptions(workers=2, threads=1))
     assert set(status.values()) == {"done"}
     return plan, store
 
@@ -53,7 +54,7 @@ def test_the_same_spec_again_gives_equal_predictions(done, tmp_path):
     plan, store = done
     again = Store(tmp_path)
     again.prepare()
-    run_plan(plan, again, workers=1, threads=1)
+    run_plan(plan, again, EngineOptions(workers=1, threads=1))
     for run in plan.runs:
         for split, values in outputs(store, run.run_id).items():
             np.testing.assert_array_equal(outputs(again, run.run_id)[split], values)
@@ -77,7 +78,7 @@ def test_a_failing_run_is_recorded_its_students_skipped_and_the_rest_done(corner
     pairs = [{"name": "tiny", "teacher": str(broken), "student": corner.student}]
     plan, store = make_plan(corner.study(pairs=pairs)), Store(tmp_path / "out")
     store.prepare()
-    status = run_plan(plan, store, threads=1)
+    status = run_plan(plan, store, EngineOptions(threads=1))
     by_arm = {run.arm: status[run.run_id] for run in plan.runs}
     assert by_arm["teacher/fft"] == "failed"
     assert by_arm["student/kd-lora"] == "skipped"
@@ -99,7 +100,7 @@ def test_a_cache_that_does_not_fit_the_record_stops_the_student(done, tmp_path):
     flipped = labels.logits[:, ::-1].copy()
     soft_labels.save(type(labels)(labels.ids, flipped, labels.teacher_run_id, labels.label_names,
                                   labels.data_fingerprint), folder)  # fmt: skip
-    status = run_plan(plan, copy, threads=1)
+    status = run_plan(plan, copy, EngineOptions(threads=1))
     assert status[student.run_id] == "failed"
     assert "do not belong together" in copy.read_failure(student.run_id).error
 

@@ -14,6 +14,7 @@ PROGRAM = """\
 print("begins", flush=True)
 from pathlib import Path
 from kdlora.engines.local import run_plan
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.check import read_study
@@ -21,7 +22,7 @@ plan, store = make_plan(read_study("study.yaml")), Store(Path("out"))
 plan.runs[:] = [run for run in plan.runs if run.arm == "baseline/majority"]
 plan.cells[:] = [cell for cell in plan.cells if cell.arm == "baseline/majority"]
 store.prepare()
-print(*run_plan(plan, store, workers=1, threads=1).values(), flush=True)
+print(*run_plan(plan, store, EngineOptions(workers=1, threads=1)).values(), flush=True)
 """
 
 FORMS = {

@@ -11,6 +11,7 @@ import pytest
 
 from kdlora.engines import local
 from kdlora.engines.ray_cluster import Node, check_address, node_problems
+from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import InputError
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
@@ -128,7 +129,9 @@ def test_a_node_and_a_worker_lost_half_way_change_no_record(corner, cluster, tmp
             cluster.remove_node(cluster.second, allow_graceful=False)
             hurt["node"] = run.run_id
 
-    status = engine.run_plan(plan, store, address=cluster.address, threads=1, on_event=follow)
+    status = engine.run_plan(
+        plan, store, EngineOptions(threads=1), address=cluster.address, on_event=follow
+    )
     assert set(status.values()) == {"done"}, {k: v[-1] for k, v in seen.items()}
     assert set(hurt) == {"worker", "node"}
     retried = [run_id for run_id, events in seen.items() if any("retry" in e for e in events)]
@@ -137,7 +140,7 @@ def test_a_node_and_a_worker_lost_half_way_change_no_record(corner, cluster, tmp
 
     undisturbed = Store(tmp_path / "local")
     undisturbed.prepare()
-    local.run_plan(plan, undisturbed, threads=1)
+    local.run_plan(plan, undisturbed, EngineOptions(threads=1))
     for run in plan.runs:
         here, there = store.read(run.run_id), undisturbed.read(run.run_id)
         assert here.quality == there.quality, run.title

@@ -94,7 +94,7 @@ def test_logits_of_a_teacher_are_computed_by_one_student_while_the_others_wait()
     assert [schedule.take().run_id, schedule.take().run_id] == ["b", "c"]
 
 
-@pytest.mark.parametrize("how", ["failed", "elsewhere", "again"])
+@pytest.mark.parametrize("how", ["failed", "leased", "again"])
 def test_a_student_that_ends_before_it_has_the_logits_blocks_nobody(how):
     schedule = Schedule(small_plan({"t": (), "a": ("t",), "b": ("t",)}))
     schedule.ended(schedule.take().run_id, "done")
@@ -188,7 +188,7 @@ def test_closing_leaves_the_rest_for_later_but_what_runs_may_end():
     schedule = Schedule(small_plan({"a": (), "b": (), "c": ()}))
     schedule.take()
     schedule.take()
-    schedule.elsewhere("b")
+    schedule.leased("b")
     schedule.close()
     assert schedule.states == {"a": "running", "b": "later", "c": "later"}
     assert schedule.open == 1
@@ -244,20 +244,20 @@ def test_whatever_happens_every_run_ends_once_and_after_its_teachers(n, workers,
             running.append(run.run_id)
         if not schedule.open:
             break
-        away = [run.run_id for run in schedule.in_state("elsewhere")]
+        away = [run.run_id for run in schedule.in_state("leased")]
         done = [run.run_id for run in schedule.in_state("done")]
         if done and rng.random() < 0.1:
             schedule.lost(rng.choice(done))
         if not running + away:
             continue
         name = rng.choice(running + away)
-        what = rng.choice(["labelled", "done", "done", "failed", "again", "elsewhere"])
+        what = rng.choice(["labelled", "done", "done", "failed", "again", "leased"])
         if what == "labelled":
             schedule.labelled(name)
             continue
         if name in running:
             running.remove(name)
-        if what in ("again", "elsewhere"):
+        if what in ("again", "leased"):
             getattr(schedule, what)(name)
         else:
             schedule.ended(name, what)

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from kdlora.engines import supervisor as crew
-from kdlora.engines.supervisor import Crew, Worker
+from kdlora.engines import supervisor
+from kdlora.engines.supervisor import EngineOptions, Supervisor, Worker
 
 
 class Deaf:
@@ -23,22 +23,19 @@ class Deaf:
 
 
 def stopped(processes: dict[str, Deaf], monkeypatch, *, stages: dict[str, str]) -> list[str]:
-    """Whom a crew asked to stop, in order; each look at the clock takes a second."""
+    """Whom a supervisor asked to stop, in order; each look at the clock takes a second."""
     asked: list[str] = []
     clock = iter(range(10_000))
-    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     names = {id(process): name for name, process in processes.items()}
 
     def interrupt(process: Deaf) -> None:
         asked.append(names[id(process)])
         process.left -= 1
 
-    nothing = dict.fromkeys(
-        ("plan", "store", "threads", "gpus", "retries", "expiry_s", "on_event", "deadline",
-         "others", "pause_epoch")
-    )  # fmt: skip
-    opened, hands = SimpleNamespace(schedule=None), SimpleNamespace(interrupt=interrupt)
-    one = Crew(opened=opened, hands=hands, **nothing)  # type: ignore[arg-type]
+    prepared = SimpleNamespace(schedule=None, failures={})
+    backend = SimpleNamespace(interrupt=interrupt)
+    one = Supervisor(None, prepared, backend, EngineOptions(), None)  # type: ignore[arg-type]
     for name, process in processes.items():
         one.active[name] = Worker(None, process, 0, 0.0, stage=stages.get(name, ""))  # type: ignore
     one.stop()

@@ -13,7 +13,13 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from kdlora.measure import latency
-from kdlora.measure.latency import MIN_BATCHES, MIN_REPEATS, WARM_UP_ROUNDS, time_models
+from kdlora.measure.latency import (
+    MIN_BATCHES,
+    MIN_REPEATS,
+    WARM_UP_ROUNDS,
+    TimingProtocol,
+    time_models,
+)
 from tests.harness.tiny_models import tiny_config
 
 
@@ -61,7 +67,7 @@ def rng() -> np.random.Generator:
 
 def test_models_take_turns_after_a_warm_up():
     models, clock, log = setup(a=1, b=2)
-    timings = time_models(models, rng=rng(), repeats=12, batch=8, clock=clock)
+    timings = time_models(models, TimingProtocol(repeats=12, batch=8), rng=rng(), clock=clock)
     rounds = WARM_UP_ROUNDS + 12
     assert [call.name for call in log] == ["a", "b"] * rounds * 2
     rows = [len(call.ids) for call in log]
@@ -73,7 +79,7 @@ def test_models_take_turns_after_a_warm_up():
 
 def test_the_arithmetic():
     models, clock, _ = setup(a=1, b=2)
-    timings = time_models(models, rng=rng(), batch=10, clock=clock)
+    timings = time_models(models, TimingProtocol(batch=10), rng=rng(), clock=clock)
     assert timings["a"].p50_ms == pytest.approx(1.1)
     assert timings["b"].p50_ms == pytest.approx(2.2)
     assert timings["b"].p95_ms == pytest.approx(2.2)
@@ -92,7 +98,7 @@ def test_percentiles_and_median_leave_the_warm_up_out():
         return plain(model, **inputs)
 
     models["a"].forward = functools.partial(uneven, models["a"])
-    timing = time_models(models, rng=rng(), repeats=21, batch=10, clock=clock)["a"]
+    timing = time_models(models, TimingProtocol(repeats=21, batch=10), rng=rng(), clock=clock)["a"]
     assert timing.p50_ms == pytest.approx(1.1 * 11)
     assert timing.p95_ms == pytest.approx(1.1 * 20)
     assert timing.throughput_per_s == pytest.approx(10 / (2e-3 * 11))
@@ -100,20 +106,21 @@ def test_percentiles_and_median_leave_the_warm_up_out():
 
 def test_a_spent_budget_ends_the_rounds_but_not_too_soon():
     models, clock, _ = setup(a=1000, b=1000)  # 2.2 s a round
-    protocol = time_models(models, rng=rng(), budget_s=6, clock=clock)["a"].protocol
+    protocol = time_models(models, TimingProtocol(budget_s=6), rng=rng(), clock=clock)["a"].protocol
     assert protocol["latency_repeats"] == MIN_REPEATS == 10
     assert protocol["throughput_repeats"] == MIN_BATCHES == 5
     models, clock, _ = setup(a=50, b=50)  # 0.11 s a round: 28 rounds in 3 s
-    protocol = time_models(models, rng=rng(), budget_s=6, clock=clock)["a"].protocol
+    protocol = time_models(models, TimingProtocol(budget_s=6), rng=rng(), clock=clock)["a"].protocol
     assert protocol["latency_repeats"] == 28
     models, clock, _ = setup(a=1)
-    assert time_models(models, rng=rng(), clock=clock)["a"].protocol["latency_repeats"] == 30
+    protocol = time_models(models, TimingProtocol(), rng=rng(), clock=clock)["a"].protocol
+    assert protocol["latency_repeats"] == 30
 
 
 def test_all_models_see_the_same_unpadded_ids_of_the_smallest_vocabulary():
     models, clock, log = setup(a=1, b=1)
     models["b"].config.vocab_size = 7
-    time_models(models, rng=rng(), seq_length=33, batch=16, clock=clock)
+    time_models(models, TimingProtocol(seq_length=33, batch=16), rng=rng(), clock=clock)
     many = [call.ids for call in log if len(call.ids) == 16]
     assert all(torch.equal(ids, many[0]) for ids in many)
     assert many[0].shape == (16, 33)
@@ -122,7 +129,10 @@ def test_all_models_see_the_same_unpadded_ids_of_the_smallest_vocabulary():
     first = many[0]
     log.clear()
     time_models(
-        models, rng=np.random.default_rng(1), seq_length=33, batch=16, clock=clock, vocab_size=3
+        models,
+        TimingProtocol(seq_length=33, batch=16, vocab_size=3),
+        rng=np.random.default_rng(1),
+        clock=clock,
     )
     assert not torch.equal(log[-1].ids, first)
     assert int(log[-1].ids.max()) == 2
@@ -132,7 +142,7 @@ def test_evaluation_mode_without_autograd_and_everything_put_back():
     models, clock, log = setup(a=1, b=1)
     models["a"].train()
     models["b"].eval()
-    time_models(models, rng=rng(), clock=clock)
+    time_models(models, TimingProtocol(), rng=rng(), clock=clock)
     assert not any(call.training or call.collecting for call in log)
     assert all(call.inference for call in log)
     assert models["a"].training
@@ -144,7 +154,7 @@ def test_a_real_model_and_its_protocol():
     config = tiny_config("bert")
     model = AutoModelForSequenceClassification.from_config(config)
     timing = time_models(
-        {"m": model}, rng=rng(), merged=True, seq_length=16, batch=4, budget_s=600
+        {"m": model}, TimingProtocol(merged=True, seq_length=16, batch=4, budget_s=600), rng=rng()
     )["m"]
     assert 0 < timing.p50_ms <= timing.p95_ms
     assert timing.throughput_per_s > 0

@@ -43,13 +43,14 @@ def test_of_many_that_need_a_teachers_logits_one_computes_them(data, tmp_path, m
         return np.ones((len(part), 2), dtype=np.float32)
 
     monkeypatch.setattr(teacher, "finished_teacher", lambda run_id, store: record)
-    monkeypatch.setattr(teacher, "_labeller", lambda run, store, task: label)
-    monkeypatch.setattr(teacher, "_check", lambda *arguments: None)
+    model = SimpleNamespace(at_hand=False, label=label)
+    monkeypatch.setattr(teacher, "teacher_of", lambda run, store, task: model)
+    monkeypatch.setattr(teacher, "check_scores", lambda *arguments: None)
     start, found = threading.Barrier(3), []
 
     def student() -> None:
         start.wait()
-        found.append(teacher._logits_of("t", store, data, None))
+        found.append(teacher.logits_of("t", store, data, None))
 
     threads = [threading.Thread(target=student) for _ in range(3)]
     for thread in threads:

@@ -14,11 +14,11 @@ from kdlora.spec.distillation import Distillation
 from kdlora.spec.sections import Training
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
-from kdlora.training.loop import Seeds, TrainingData, train
+from kdlora.training.loop import TrainingData
 from kdlora.training.precision import Compute, place
-from kdlora.training.schedule import make_schedule
+from tests.harness import training
 from tests.harness.tiny_models import tiny_config
-from tests.training.test_loop import DATA, TASK, same
+from tests.harness.training import DATA, TASK, same
 
 FP32 = Compute(torch.device("cpu"), torch.float32, "eager", "test")
 BF16 = Compute(torch.device("cpu"), torch.bfloat16, "eager", "test")
@@ -69,12 +69,10 @@ def fit(model, compute, folder, *, forward=None, **changes):
         outputs = predict(model, TEACHER.texts, compute, forward=forward)
         return {"accuracy": float((outputs.argmax(1) == TEACHER.labels.numpy()).mean())}
 
-    return train(
-        model, TEACHER,
+    return training.fit(
+        model, folder, data=TEACHER, settings=SETTINGS,
         loss=make_loss(TASK, Distillation(temperature=2.0, kd_weight=0.5)),
-        evaluate=evaluate, primary="accuracy", direction=1, settings=SETTINGS,
-        schedule=make_schedule(len(TEACHER.labels), SETTINGS, 5e-3), compute=compute,
-        seeds=Seeds(1, 2), folder=folder, forward=forward, **changes,
+        evaluate=evaluate, compute=compute, forward=forward, **changes,
     )  # fmt: skip
 
 

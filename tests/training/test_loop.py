@@ -14,74 +14,10 @@ from kdlora.distillation.losses import make_loss
 from kdlora.spec.sections import Training
 from kdlora.training import loop
 from kdlora.training.inference import predict
-from kdlora.training.loop import (
-    Hooks,
-    Seeds,
-    TrainingData,
-    _clipped_step,
-    _gradient_norm,
-    make_optimizer,
-    train,
-)
-from kdlora.training.precision import Compute
-from kdlora.training.schedule import make_schedule
-from kdlora.vocabulary.task import TASKS
+from kdlora.training.loop import Hooks, Seeds, clipped_step, gradient_norm, make_optimizer
 from tests.harness.moods import sentences
-from tests.harness.tiny_models import tiny_config, tiny_tokenizer
-
-CPU = Compute(torch.device("cpu"), torch.float32, "eager", "test")
-TASK = TASKS["sst2"]
-CONFIG = tiny_config("bert", layers=1, width=16)
-
-
-def make_model(dropout: float = 0.1, seed: int = 0) -> nn.Module:
-    from transformers import AutoModelForSequenceClassification
-
-    config = copy.deepcopy(CONFIG)
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
-
-
-def make_data(n: int = 96) -> TrainingData:
-    texts, moods = sentences(n, 0)
-    encoded = encode(tiny_tokenizer(CONFIG), (texts,), max_length=32)
-    return TrainingData(encoded, torch.tensor([int(mood == "pos") for mood in moods]))
-
-
-DATA = make_data()
-
-
-def accuracy(model: nn.Module) -> dict[str, float | None]:
-    outputs = predict(model, DATA.texts, CPU)
-    return {"accuracy": float((outputs.argmax(1) == DATA.labels.numpy()).mean())}
-
-
-def fit(
-    model, folder, *, data=DATA, settings=None, loss=None, evaluate=accuracy, hooks=None, **changes
-):
-    settings = settings or Training(epochs=3, batch_size=16, max_length=32)
-    return train(
-        model,
-        data,
-        loss=loss or make_loss(TASK, None),
-        evaluate=evaluate,
-        primary="accuracy",
-        direction=1,
-        settings=settings,
-        schedule=make_schedule(len(DATA.labels), settings, 5e-3),
-        compute=CPU,
-        seeds=Seeds(1, 2),
-        folder=folder,
-        hooks=hooks,
-        **changes,
-    )
-
-
-def same(one: nn.Module, two: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+from tests.harness.tiny_models import tiny_tokenizer
+from tests.harness.training import CONFIG, CPU, DATA, TASK, accuracy, fit, make_model, same
 
 
 def test_it_learns_and_says_what_it_did(tmp_path):
@@ -102,10 +38,7 @@ def test_the_same_seeds_give_the_same_weights_and_others_do_not(tmp_path):
     models = [make_model() for _ in range(3)]
     for model in models[:2]:
         fit(model, tmp_path)
-    settings = Training(epochs=3, batch_size=16, max_length=32)
-    train(models[2], DATA, loss=make_loss(TASK, None), evaluate=accuracy, primary="accuracy",
-          direction=1, settings=settings, schedule=make_schedule(96, settings, 5e-3),
-          compute=CPU, seeds=Seeds(9, 2), folder=tmp_path)  # fmt: skip
+    fit(models[2], tmp_path, seeds=Seeds(9, 2))
     assert same(models[0], models[1])
     assert not same(models[0], models[2])
 
@@ -135,12 +68,9 @@ def test_the_best_evaluation_is_kept_not_the_last(tmp_path):
 
 def test_lower_is_better_where_the_metric_says_so(tmp_path):
     scores = iter([0.5, 0.3, 0.4])
-    settings = Training(epochs=3, batch_size=16, max_length=32)
-    progress = train(
-        make_model(), DATA, loss=make_loss(TASK, None),
+    progress = fit(
+        make_model(), tmp_path,
         evaluate=lambda model: {"rmse": next(scores)}, primary="rmse", direction=-1,
-        settings=settings, schedule=make_schedule(96, settings, 1e-3), compute=CPU,
-        seeds=Seeds(1, 2), folder=tmp_path,
     )  # fmt: skip
     assert progress.best_score == 0.3
 
@@ -373,7 +303,7 @@ def test_a_clipped_step_is_torchs_own(size):
         optimizer.param_groups[0]["lr"] = 0.1
         weight.grad = size * torch.randn(4, 3, generator=generator.manual_seed(1))
         if ours:
-            _clipped_step(optimizer, _gradient_norm({"weight": weight}), 1.0)
+            clipped_step(optimizer, gradient_norm({"weight": weight}), 1.0)
         else:
             nn.utils.clip_grad_norm_([weight], 1.0)
             optimizer.step()

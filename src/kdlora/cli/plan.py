@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from kdlora.planning.status import Change, Coverage, Outlook, Totals
+    from kdlora.planning.status import ArmCoverage, Change, StudyStatus, Totals
     from kdlora.records.store import Store
     from kdlora.spec.plan import Plan
     from kdlora.spec.study import Study
@@ -50,7 +50,8 @@ def plan(
     """Say which runs a study means, which are done, and what the rest costs; trains nothing."""
     from kdlora.api import check
     from kdlora.cli.study import _read
-    from kdlora.planning import status as outlook
+    from kdlora.planning.status import as_json as status_as_json
+    from kdlora.planning.status import change, study_status
     from kdlora.records.store import Store
 
     gc.disable()  # 100,000 runs hold no cycles; looking for some takes a third of the time
@@ -62,13 +63,13 @@ def plan(
         raise InputError(
             [f"--learn-from {name}: no study's folder, it has no runs" for name in lost]
         )
-    seen = outlook.outlook(planned, store, workers=workers, others=others)
+    seen = study_status(planned, store, workers=workers, others=others)
     changes = [
-        outlook.change(seen, check(larger), name, store, others=others)
+        change(seen, check(larger), name, store, others=others)
         for name, larger in _larger(resolved, add_seed or [], add_arm or [])
     ]
     if as_json:
-        print(json.dumps({"study": resolved.name, **outlook.as_json(seen, changes)}, indent=1))
+        print(json.dumps({"study": resolved.name, **status_as_json(seen, changes)}, indent=1))
         return
     from rich.console import Console
 
@@ -97,7 +98,7 @@ def _larger(study: Study, seeds: list[int], arms: list[str]) -> Iterator[tuple[s
 
 
 def _show(
-    seen: Outlook, changes: list[Change], study: Study, store: Store, console: Console
+    seen: StudyStatus, changes: list[Change], study: Study, store: Store, console: Console
 ) -> None:
     """The matrix, the counts, the costs and the changes, in this order."""
     from kdlora.planning.status import DONE
@@ -179,7 +180,7 @@ def _size(mb: float) -> str:
     return f"{mb / 1000:.1f} GB" if mb >= 1000 else f"{mb:.0f} MB"
 
 
-def _basis(seen: Outlook) -> str:
+def _basis(seen: StudyStatus) -> str:
     costs = seen.costs
     if not costs.learnt_from:
         return (
@@ -195,12 +196,12 @@ def _basis(seen: Outlook) -> str:
     )
 
 
-def _table_rows(seen: Outlook) -> list[tuple[str, str]]:
+def _table_rows(seen: StudyStatus) -> list[tuple[str, str]]:
     """Pair and arm of every row of the matrix."""
     return list(dict.fromkeys((place.pair, place.arm) for place in seen.coverage))
 
 
-def _matrix(seen: Outlook, name: str) -> Any:
+def _matrix(seen: StudyStatus, name: str) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
@@ -218,7 +219,7 @@ def _matrix(seen: Outlook, name: str) -> Any:
     return table
 
 
-def _place(place: Coverage | None) -> str:
+def _place(place: ArmCoverage | None) -> str:
     """``2/3 -s3``: two of three seeds are done, 3 is missing."""
     if place is None:
         return "-"

@@ -80,8 +80,8 @@ class Board:
         elif "retry" in event:
             self._reopen(run)
             self._say("[yellow]again[/yellow] ", name, event["retry"])
-        elif "elsewhere" in event:
-            self._say("[dim]waits[/dim] ", name, f"{event['elsewhere']} works on it")
+        elif "leased" in event:
+            self._say("[dim]waits[/dim] ", name, f"{event['leased']} works on it")
         elif "later" in event or "stopped" in event:
             self._count(run)
             self._say("[dim]left[/dim]  ", name, event.get("later") or event["stopped"])

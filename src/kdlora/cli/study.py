@@ -105,7 +105,7 @@ def demo(out: Out = None, workers: Workers = 1, threads: Threads = None) -> None
     """Run the main job on real text: a teacher, its LoRA arm, and students with and without KD."""
     from kdlora.api import as_study
 
-    _run(as_study("demo"), out, workers, threads, retry_failed=True)
+    _run(as_study("demo"), out, workers=workers, threads=threads, retry_failed=True)
 
 
 def run(
@@ -131,8 +131,8 @@ def run(
     _run(
         _read(study, data_dir),
         out,
-        workers,
-        threads,
+        workers=workers,
+        threads=threads,
         only=only or (),
         max_hours=max_hours,
         retry_failed=retry_failed,
@@ -203,7 +203,7 @@ def distil(
         name=name,
         sections={k: {n: v for n, v in s.items() if v is not None} for k, s in sections.items()},
     )
-    _run(study, out, workers, threads, retry_failed=True)
+    _run(study, out, workers=workers, threads=threads, retry_failed=True)
 
 
 def report(
@@ -248,9 +248,8 @@ def _read(study: str, data_dir: str | None) -> Study:
     return as_study(study, data_dir=str(Path(data_dir).expanduser().resolve()))
 
 
-def _run(
-    study: Study, out: Path | None, workers: int | None, threads: int | None, **choice: Any
-) -> None:
+def _run(study: Study, out: Path | None, **options: Any) -> None:
+    """Run a study as `api.run` does with these options, show how it goes and what came of it."""
     from rich.console import Console
 
     from kdlora import api
@@ -261,7 +260,7 @@ def _run(
     console = Console()
     planned = api.check(study)
     root = out or Path("results") / study.name
-    only = choice.get("only")
+    only = options.get("only")
     chosen = with_teachers(planned, chosen_runs(planned, only)) if only else None
     known = [r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()]
     try:
@@ -269,11 +268,9 @@ def _run(
             result = api.run(
                 study,
                 out=out,
-                workers=workers,
-                threads=threads,
                 on_event=board.on_event,
                 on_note=board.note,
-                **choice,
+                **options,
             )
     except StudyFailed as error:  # it is shown like any other, and told below with all its errors
         result = error.result

@@ -25,7 +25,7 @@ from kdlora.models.families import FAMILIES
 
 
 @dataclass(frozen=True)
-class Shape:
+class StateShape:
     """What matching needs to know of an encoder before it is loaded."""
 
     layers: int
@@ -34,10 +34,10 @@ class Shape:
     family: str
 
 
-def shape_of(config: PreTrainedConfig) -> Shape:
+def shape_of(config: PreTrainedConfig) -> StateShape:
     """The shape that a config describes. Raises ModelError if it does not tell."""
     try:
-        return Shape(
+        return StateShape(
             config.num_hidden_layers,
             config.hidden_size,
             config.num_attention_heads,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdlora.distillation.hidden_states import Shape, TeacherStates, Wanted, run_with_states
+from kdlora.distillation.hidden_states import StateShape, TeacherStates, Wanted, run_with_states
 from kdlora.distillation.hidden_states import unknown_projections as unknown
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import seeded
@@ -91,7 +91,7 @@ class MatchPlan:
     relations_weight: float
 
 
-def plan_matching(signals: Signals, student: Shape, teacher: Shape) -> MatchPlan:
+def plan_matching(signals: Signals, student: StateShape, teacher: StateShape) -> MatchPlan:
     """Resolve the layer map and the relation heads. Raises ModelError with every problem."""
     problems: list[str] = []
     pairs = _hidden_pairs(signals.hidden, student, teacher, problems) if signals.hidden else ()
@@ -192,7 +192,7 @@ class Matching(nn.Module):
 
 
 def _hidden_pairs(
-    term: Hidden, student: Shape, teacher: Shape, problems: list[str]
+    term: Hidden, student: StateShape, teacher: StateShape, problems: list[str]
 ) -> tuple[tuple[int, int], ...]:
     """Layers that meet, in the student's order."""
     if term.layers == "last":
@@ -215,7 +215,9 @@ def _hidden_pairs(
     return tuple(sorted(pairs))
 
 
-def _layer(number: int, shape: Shape, what: str, problems: list[str], *, least: int = 0) -> int:
+def _layer(
+    number: int, shape: StateShape, what: str, problems: list[str], *, least: int = 0
+) -> int:
     """A layer's number counted from 1; -1 is the last one."""
     found = shape.layers + 1 + number if number < 0 else number
     if not least <= found <= shape.layers:
@@ -223,7 +225,7 @@ def _layer(number: int, shape: Shape, what: str, problems: list[str], *, least: 
     return found
 
 
-def _heads(term: Relations, student: Shape, teacher: Shape, problems: list[str]) -> int:
+def _heads(term: Relations, student: StateShape, teacher: StateShape, problems: list[str]) -> int:
     heads = term.heads or teacher.heads
     if student.width % heads or teacher.width % heads:
         most = math.gcd(student.width, teacher.width)

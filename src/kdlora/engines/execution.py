@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdlora.engines.supervisor import OnEvent
+from kdlora.engines.supervisor import EngineOptions, OnEvent
 from kdlora.errors import InputError, did_you_mean
 from kdlora.mlflow.mirror import require_mlflow, resolve_uri
 from kdlora.mlflow.tracker import Tracker
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
+from kdlora.spec.run import Run
 
 ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
-class Place:
+class Execution:
     """An engine and a mirror.
 
     Attributes:
@@ -74,16 +75,15 @@ class Place:
         self,
         plan: Plan,
         store: Store,
+        options: EngineOptions | None = None,
         *,
-        workers: int | None = None,
         on_event: OnEvent = lambda run, event: None,
         on_note: Callable[[str], None] = lambda text: None,
-        **settings: Any,
     ) -> dict[str, str]:
         """`run_plan` of the engine, its events mirrored too; see `engines.local.run_plan`."""
         with self.tracker(store.root, on_note) as tracker:
 
-            def tell(run: Any, event: dict[str, Any]) -> None:
+            def tell(run: Run, event: dict[str, Any]) -> None:
                 on_event(run, event)
                 if tracker is not None:
                     tracker.on_event(run, event)
@@ -91,9 +91,7 @@ class Place:
             if self.engine == "ray":
                 from kdlora.engines import ray
 
-                return ray.run_plan(
-                    plan, store, address=self.address, workers=workers, on_event=tell, **settings
-                )
+                return ray.run_plan(plan, store, options, address=self.address, on_event=tell)
             from kdlora.engines import local
 
-            return local.run_plan(plan, store, workers=workers or 1, on_event=tell, **settings)
+            return local.run_plan(plan, store, options, on_event=tell)

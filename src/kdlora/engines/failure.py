@@ -21,7 +21,7 @@ EXIT_CODES = {
     "busy": 75,
     "lost": 76,
     "paused": 77,
-    "untaught": 78,
+    "no_teacher": 78,
     "interrupted": 130,
 }
 

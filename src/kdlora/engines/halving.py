@@ -1,7 +1,7 @@
 """Early decisions while a plan runs: who may start, until which epoch, and who is out.
 
-Every engine asks the same three questions of a `Halvings`. Its only memory is the store, so that
-several processes on one folder, and one that starts again after a crash, decide alike.
+Every engine asks the same three questions of a `HalvingDecisions`. Its only memory is the store,
+so that several processes on one folder, and one that starts again after a crash, decide alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kdlora.spec.run import Run
 _HEAVY = (".pt", ".npy", ".tmp")  # checkpoints and cached states of the teacher
 
 
-class Halvings:
+class HalvingDecisions:
     """The races of a plan.
 
     Args:

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import popen_forkserver, spawn
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -20,24 +20,20 @@ from multiprocessing.process import BaseProcess
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from kdlora.engines.failure import describe_error, failed_record
-from kdlora.engines.selection import Choice
-from kdlora.engines.supervisor import Job, OnEvent, work_off
+from kdlora.engines.supervisor import EngineOptions, Job, OnEvent, supervise
 from kdlora.machine import available_cores, tune_workers, visible_gpus, worker_environment
-from kdlora.records.leases import EXPIRY_S
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 
+_RETRIES = 1
 _STARTS = 5  # of a worker, while its server is being killed and its end is not seen yet
 _BETWEEN_S = 0.2
 
-__all__ = ["OnEvent", "describe_error", "failed_record", "run_plan"]
-
 
 @dataclass
-class LocalHands:
-    """Workers are forked on this machine; see `crew.Hands`."""
+class LocalBackend:
+    """Workers are forked on this machine; see `supervisor.Backend`."""
 
     workers: int
 
@@ -57,40 +53,27 @@ class LocalHands:
 def run_plan(
     plan: Plan,
     store: Store,
+    options: EngineOptions | None = None,
     *,
-    workers: int = 1,
-    threads: int | None = None,
-    gpus: Sequence[str] | None = None,
-    choice: Choice | None = None,
-    retries: int = 1,
-    expiry_s: float = EXPIRY_S,
     on_event: OnEvent = lambda run, event: None,
 ) -> dict[str, str]:
     """Do every run that is not done, teachers before their students.
 
-    Args:
-        workers: runs at the same time.
-        threads: of each worker; default its share of the cores that this process may use.
-        gpus: what CUDA_VISIBLE_DEVICES is set to, worker by worker; default those there are.
-        choice: which runs, and until when.
-        retries: how often a run is tried again whose process was killed.
-        expiry_s: how long a worker may be silent before another process takes its run over.
+    Unless `options` say more, one worker at a time has all the cores and GPUs that this process
+    may use, and a run whose process was killed is tried once more.
 
     Returns run_id -> what became of it (see `schedule.State`). Raises Interrupted after Ctrl-C,
     once the running ones have written their checkpoints, and StoreError when the disk is full.
     """
-    threads = threads or max(1, available_cores() // workers)
-    return work_off(
-        plan,
-        store,
-        LocalHands(workers),
-        threads=threads,
-        gpus=visible_gpus() if gpus is None else gpus,
-        choice=choice,
-        retries=retries,
-        expiry_s=expiry_s,
-        on_event=on_event,
+    options = options or EngineOptions()
+    workers = options.workers or 1
+    options = replace(
+        options,
+        threads=options.threads or max(1, available_cores() // workers),
+        gpus=visible_gpus() if options.gpus is None else options.gpus,
+        retries=_RETRIES if options.retries is None else options.retries,
     )
+    return supervise(plan, store, LocalBackend(workers), options, on_event)
 
 
 def _preparation_without_main(name: str) -> dict[str, Any]:

@@ -12,16 +12,14 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kdlora.engines.failure import EXIT_CODES
 from kdlora.engines.ray_cluster import Node, check_nodes, connected, live_nodes, require_ray
-from kdlora.engines.selection import Choice
-from kdlora.engines.supervisor import Job, OnEvent, work_off
+from kdlora.engines.supervisor import EngineOptions, Job, OnEvent, supervise
 from kdlora.errors import InputError, KdloraError
 from kdlora.planning.costs import estimate
-from kdlora.records.leases import EXPIRY_S
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import BaselineRun, Run
@@ -35,46 +33,38 @@ _MAILBOX_S = 10.0
 def run_plan(
     plan: Plan,
     store: Store,
+    options: EngineOptions | None = None,
     *,
     address: str | None = None,
-    workers: int | None = None,
-    threads: int | None = None,
-    choice: Choice | None = None,
-    retries: int = RETRIES,
-    expiry_s: float = EXPIRY_S,
     on_event: OnEvent = lambda run, event: None,
 ) -> dict[str, str]:
     """Do every run that is not done on a Ray cluster, teachers before their students.
 
+    Unless `options` say more, as many runs are at work as the cluster has room for, also when nodes
+    come and go, each with up to 4 of its CPUs; more workers than that let an autoscaling cluster
+    grow. Which GPU a run gets is Ray's business.
+
     Args:
         address: local, auto, ray://host:port or host:port; see `ray_cluster.connected`.
-        workers: runs at the same time; default as many as the cluster has room for, also when
-            nodes come and go. A number above that lets an autoscaling cluster grow.
-        threads: of each run, the CPUs that Ray keeps for it; default up to 4.
-        retries: how often a run is tried again whose worker or node was lost.
 
-    The other arguments, the result and the errors are those of `engines.local.run_plan`; InputError
-    too where ray is missing, no cluster answers, or its nodes do not fit each other.
+    The result and the errors are those of `engines.local.run_plan`; InputError too where ray is
+    missing, no cluster answers, or its nodes do not fit each other.
     """
+    options = options or EngineOptions()
     require_ray()
     with connected(address):
         check_nodes(store)
         nodes = live_nodes()
-        threads = threads or usual_threads(nodes, workers)
+        threads = options.threads or usual_threads(nodes, options.workers)
         problems = cluster_problems(nodes, threads)
         if problems:
             raise InputError(problems, where="Ray cluster")
         memory = {i: e.peak_memory_mb * 1e6 for i, e in estimate(plan, store).items()}
-        return work_off(
-            plan,
-            store,
-            RayHands(workers, threads, gpu=any(node.gpus for node in nodes), memory=memory),
-            threads=threads,
-            choice=choice,
-            retries=retries,
-            expiry_s=expiry_s,
-            on_event=on_event,
-        )
+        gpu = any(node.gpus for node in nodes)
+        backend = RayBackend(options.workers, threads, gpu=gpu, memory=memory)
+        retries = RETRIES if options.retries is None else options.retries
+        options = replace(options, threads=threads, gpus=(), retries=retries)
+        return supervise(plan, store, backend, options, on_event)
 
 
 @dataclass(eq=False)
@@ -83,20 +73,20 @@ class RayWorker:
 
     key: str
     reference: Any
-    letters: deque[dict[str, Any]] = field(default_factory=deque)
+    events: deque[dict[str, Any]] = field(default_factory=deque)
     asked_to_stop: bool = False
     exitcode: int | str | None = None
     ended: bool = False
 
     def recv(self) -> dict[str, Any]:
         """The next event. Raises EOFError after the last one."""
-        if self.letters:
-            return self.letters.popleft()
+        if self.events:
+            return self.events.popleft()
         self._settle()
         raise EOFError
 
     def close(self) -> None:
-        self.letters.clear()
+        self.events.clear()
 
     def is_alive(self) -> bool:
         return not self.ended and not _finished([self], 0.0)
@@ -136,8 +126,8 @@ class RayWorker:
             self.exitcode = f"its Ray worker was lost ({type(error).__name__})"
 
 
-class RayHands:
-    """Workers are tasks of a Ray cluster; see `supervisor.Hands`.
+class RayBackend:
+    """Workers are tasks of a Ray cluster; see `supervisor.Backend`.
 
     Args:
         workers: runs at once, None for as many as there is room for.
@@ -179,7 +169,7 @@ class RayHands:
         while True:
             self._fetch(channels)
             finished = _finished(channels, 0.0)
-            ready = [c for c in channels if c.letters or c in finished]
+            ready = [c for c in channels if c.events or c in finished]
             left = until - time.monotonic()
             if ready or left <= 0:
                 return ready
@@ -200,7 +190,7 @@ class RayHands:
         with contextlib.suppress(ray.exceptions.RayError):
             for key, event in ray.get(self.mailbox.take.remote(), timeout=_MAILBOX_S):
                 if key in open_ones:
-                    open_ones[key].letters.append(event)
+                    open_ones[key].events.append(event)
 
     def _look(self) -> None:
         if not self.nodes or time.monotonic() - self.looked > _LOOK_S:

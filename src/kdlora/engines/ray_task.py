@@ -29,14 +29,14 @@ class Mailbox:
     """Keeps what workers say until the engine asks; an actor. Progress only, never results."""
 
     def __init__(self) -> None:
-        self.letters: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
 
     def put(self, key: str, events: list[dict[str, Any]]) -> None:
-        self.letters += [(key, event) for event in events]
+        self.events += [(key, event) for event in events]
 
     def take(self) -> list[tuple[str, dict[str, Any]]]:
-        letters, self.letters = self.letters, []
-        return letters
+        events, self.events = self.events, []
+        return events
 
 
 def do_run(job: Job, mailbox: Any, key: str) -> int | None:
@@ -67,7 +67,7 @@ def do_run(job: Job, mailbox: Any, key: str) -> int | None:
 
 def _forward(receiver: Any, mailbox: Any, key: str) -> None:
     """Send on what the child says, steps not more often than a reader can see, until it ends."""
-    letters: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     sent = 0.0
     ended = False
     while not ended:
@@ -77,9 +77,9 @@ def _forward(receiver: Any, mailbox: Any, key: str) -> None:
             except (EOFError, OSError):
                 ended = True
             else:
-                if letters and "step" in event and "step" in letters[-1]:
-                    letters.pop()  # overtaken
-                letters.append(event)
-        if letters and (ended or time.monotonic() - sent > _PAUSE_S):
-            mailbox.put.remote(key, letters)
-            letters, sent = [], time.monotonic()
+                if events and "step" in event and "step" in events[-1]:
+                    events.pop()  # overtaken
+                events.append(event)
+        if events and (ended or time.monotonic() - sent > _PAUSE_S):
+            mailbox.put.remote(key, events)
+            events, sent = [], time.monotonic()

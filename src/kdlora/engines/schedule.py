@@ -21,8 +21,8 @@ from kdlora.spec.run import Run
 
 # What becomes of a run. "skipped": a run it needs failed. "later": no time left for it. "stopped":
 # an early decision made it needless. The other four mean that it is not over.
-State = Literal["waiting", "running", "elsewhere", "done", "failed", "skipped", "later", "stopped"]
-OPEN = ("waiting", "running", "elsewhere")
+State = Literal["waiting", "running", "leased", "done", "failed", "skipped", "later", "stopped"]
+OPEN = ("waiting", "running", "leased")
 
 # Whether a run may start: now, perhaps when another run has ended, or not at all.
 Decision = Literal["go", "wait", "stop"]
@@ -123,7 +123,7 @@ class Schedule:
             self._offer(run_id)
         if chosen is not None:
             return self._begin(self.runs[chosen])
-        if self._undecided and not self.in_state("running", "elsewhere"):
+        if self._undecided and not self.in_state("running", "leased"):
             # The decision needs runs that are not to be done this time.
             undecided, self._undecided = self._undecided, []
             for run_id in undecided:
@@ -161,13 +161,13 @@ class Schedule:
         for other in again:
             self._offer(other)
 
-    def elsewhere(self, run_id: str) -> None:
+    def leased(self, run_id: str) -> None:
         """Another process works on the run. Say `ended` or `again` when that is over."""
-        self.states[run_id] = "elsewhere"
+        self.states[run_id] = "leased"
         self._stop_labelling(run_id)
 
     def again(self, run_id: str) -> None:
-        """A run that was running, here or elsewhere, ended without a result: it waits again."""
+        """A run that was running, here or leased, ended without a result: it waits again."""
         self._stop_labelling(run_id)
         self._wait(run_id)
         self.reconsider()
@@ -189,7 +189,7 @@ class Schedule:
     def close(self) -> None:
         """No time is left: nothing that waits starts any more."""
         for run_id, state in list(self.states.items()):
-            if state in ("waiting", "elsewhere"):
+            if state in ("waiting", "leased"):
                 self._settle(run_id, "later")
 
     def in_state(self, *states: State) -> list[Run]:

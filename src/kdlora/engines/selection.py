@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from kdlora.engines.halving import Halvings
+from kdlora.engines.halving import HalvingDecisions
 from kdlora.engines.schedule import Schedule
 from kdlora.errors import InputError, did_you_mean
 from kdlora.files import CHECKPOINT
@@ -21,7 +21,7 @@ FIELDS = ("task", "arm", "pair", "seed", "run")
 
 
 @dataclass(frozen=True)
-class Choice:
+class RunSelection:
     """Which of a plan's runs to do this time; by default all that have neither result nor failure.
 
     Attributes:
@@ -40,40 +40,46 @@ class Choice:
 
 
 @dataclass
-class Opened:
-    """A schedule of what is to do, and what was found: failures by run id and their checksums."""
+class PreparedStudy:
+    """A schedule of what is to do.
+
+    `failures` are the checksums of the failures that are there already, by run id; `retired` the
+    runs whose flagged results were set aside.
+    """
 
     schedule: Schedule
-    halvings: Halvings
+    halving: HalvingDecisions
     failures: dict[str, str] = field(default_factory=dict)
     retired: list[Run] = field(default_factory=list)
 
 
-def open_schedule(plan: Plan, store: Store, choice: Choice | None = None) -> Opened:
+def prepare_schedule(
+    plan: Plan, store: Store, selection: RunSelection | None = None
+) -> PreparedStudy:
     """Look at the store and make the schedule of a plan. Raises InputError for a bad `only`."""
-    choice = choice or Choice()
-    only = chosen_runs(plan, choice.only) if choice.only else None
+    selection = selection or RunSelection()
+    only = chosen_runs(plan, selection.only) if selection.only else None
     done = {run.run_id for run in plan.runs if store.is_done(run.run_id)}
-    retired = _retire_flagged(plan, store, done, only) if choice.retry_flagged else []
-    if choice.retry_flagged:  # another process that was told the same may retire some, too
+    retired = _retire_flagged(plan, store, done, only) if selection.retry_flagged else []
+    if selection.retry_flagged:  # another process that was told the same may retire some, too
         done = {run_id for run_id in done if store.is_done(run_id)}
     failures = {
         run.run_id: record.checksum
         for run in plan.runs
         if run.run_id not in done and (record := store.read_failure(run.run_id)) is not None
     }
-    halvings = Halvings(plan, store)
+    halving = HalvingDecisions(plan, store)
     schedule = Schedule(
         plan,
         done=done,
-        failed=() if choice.retry_failed else failures,
+        failed=() if selection.retry_failed else failures,
         only=only,
         seconds=estimated_seconds(plan, store),
-        decide=halvings.decide,
+        decide=halving.decide,
         begun=lambda run: (store.folder(run.run_id) / CHECKPOINT).is_file(),
     )
-    halvings.lost = lambda run_id: schedule.states.get(run_id) in ("failed", "skipped")
-    return Opened(schedule, halvings, failures, retired)
+    halving.lost = lambda run_id: schedule.states.get(run_id) in ("failed", "skipped")
+    return PreparedStudy(schedule, halving, failures, retired)
 
 
 def chosen_runs(plan: Plan, patterns: Sequence[str]) -> set[str]:

@@ -1,8 +1,8 @@
 """The loop of every engine: start what is ready, listen, notice what died, until nothing is open.
 
-Where the workers are and how they are reached is the business of an engine's `Hands`. Several
-crews, on one machine or on many, may work on one folder at once: each run belongs to whoever holds
-its lease.
+Where the workers are and how they are reached is the business of an engine's `Backend`. Several
+supervisors, on one machine or on many, may work on one folder at once: each run belongs to whoever
+holds its lease.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kdlora.engines.failure import EXIT_CODES, describe_death, disk_full_message, failed_record
-from kdlora.engines.selection import Choice, Opened, open_schedule
+from kdlora.engines.selection import PreparedStudy, RunSelection, prepare_schedule
 from kdlora.errors import Interrupted, StoreError
 from kdlora.records.leases import EXPIRY_S, Sighting, Watch, look
 from kdlora.records.record import Record
@@ -24,7 +24,28 @@ from kdlora.spec.run import Run
 
 
 @dataclass(frozen=True)
-class Seen:
+class EngineOptions:
+    """How an engine works through a plan; None is what the engine has by default.
+
+    Attributes:
+        workers: runs at the same time.
+        threads: of each worker.
+        gpus: what CUDA_VISIBLE_DEVICES is set to, worker by worker.
+        retries: how often a run is tried again whose process was killed.
+        expiry_s: how long a worker may be silent before another process takes its run over.
+        selection: which runs, and until when.
+    """
+
+    workers: int | None = None
+    threads: int | None = None
+    gpus: Sequence[str] | None = None
+    retries: int | None = None
+    expiry_s: float = EXPIRY_S
+    selection: RunSelection = field(default_factory=RunSelection)
+
+
+@dataclass(frozen=True)
+class ObservedRun:
     """One of: its record, a new failure, who holds it; none of them means that it is free.
 
     `dead` is a lease to take over, judged dead after watching it.
@@ -36,8 +57,8 @@ class Seen:
     dead: Sighting | None = None
 
 
-class Others:
-    """Looks at runs again and again and remembers since when nothing has moved.
+class PeerMonitor:
+    """Looks at the runs that other processes may do, and remembers since when nothing has moved.
 
     `failures` are the checksums of the failures that were there at the start, which are not news.
     """
@@ -55,7 +76,7 @@ class Others:
         self._looked = time.monotonic()
         return True
 
-    def look(self, run: Run) -> Seen:
+    def look(self, run: Run) -> ObservedRun:
         """How a run stands at this moment."""
         folder = self.store.folder(run.run_id)
         lease = look(folder)
@@ -63,16 +84,16 @@ class Others:
         record = self.store.read(run.run_id)  # after the look: a released lease has its record
         if record is not None:
             self._watches.pop(run.run_id, None)
-            return Seen(record=record)
+            return ObservedRun(record=record)
         if verdict == "held":
-            return Seen(holder=lease.holder)
+            return ObservedRun(holder=lease.holder)
         failure = self.store.read_failure(run.run_id)
         if failure is not None and failure.checksum != self.failures.get(run.run_id):
-            return Seen(failure=failure)
-        return Seen(dead=lease if verdict == "dead" else None)
+            return ObservedRun(failure=failure)
+        return ObservedRun(dead=lease if verdict == "dead" else None)
 
 
-def lost_teachers(run: Run, store: Store) -> list[str]:
+def missing_teachers(run: Run, store: Store) -> list[str]:
     """Those of a run's teachers that have no record at this moment.
 
     A record may go while a study runs: it is found to be damaged and set aside, or another process
@@ -82,7 +103,7 @@ def lost_teachers(run: Run, store: Store) -> list[str]:
 
 
 # (run, event): {"start": True, "worker": n}, dicts of `recipes.run_one`, then one of {"done":
-# Record}, {"failed": why}, {"retry": why}, {"elsewhere": who}, {"later": why}, {"stopped": why}.
+# Record}, {"failed": why}, {"retry": why}, {"leased": who}, {"later": why}, {"stopped": why}.
 # The first and the last also say "remaining_s", the estimated time until the study is complete.
 OnEvent = Callable[[Run, dict[str, Any]], None]
 
@@ -107,7 +128,7 @@ class Job:
 
 
 class Process(Protocol):
-    """What a crew asks of a worker's process, wherever it is; as `multiprocessing` has it."""
+    """What a supervisor asks of a worker's process, wherever it is; as `multiprocessing` has it."""
 
     @property
     def exitcode(self) -> int | str | None:
@@ -125,7 +146,7 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
-class Hands(Protocol):
+class Backend(Protocol):
     """Where workers run: all that is different between engines."""
 
     def room(self) -> int:
@@ -154,26 +175,25 @@ class Worker:
 
 
 @dataclass
-class Crew:
-    """The workers of one engine and what they need to be started."""
+class Supervisor:
+    """The workers of one engine and what they need to be started.
 
-    plan: Plan
+    Of `options` the threads are known here; no GPUs and no retries are the defaults.
+    """
+
     store: Store
-    opened: Opened
-    hands: Hands
-    threads: int
-    gpus: Sequence[str]
-    retries: int
-    expiry_s: float
+    prepared: PreparedStudy
+    backend: Backend
+    options: EngineOptions
     on_event: OnEvent
-    deadline: float | None
-    others: Others
-    pause_epoch: Callable[[str], int | None]
     active: dict[Channel, Worker] = field(default_factory=dict)
     deaths: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.schedule = self.opened.schedule
+        max_hours = self.options.selection.max_hours
+        self.deadline = max_hours and time.monotonic() + 3600 * max_hours
+        self.schedule = self.prepared.schedule
+        self.peers = PeerMonitor(self.store, self.prepared.failures, expiry_s=self.options.expiry_s)
 
     def work(self) -> None:
         """Until nothing is open any more."""
@@ -185,9 +205,9 @@ class Crew:
             if self.active:
                 self._listen()
             else:
-                time.sleep(self.others.every_s)
-            self._hear_of_others()
-            self._keep_time()
+                time.sleep(self.peers.every_s)
+            self._check_peers()
+            self._keep_deadline()
 
     def stop(self) -> None:
         """Ask the running workers to write their checkpoints; insist after a while."""
@@ -204,22 +224,22 @@ class Crew:
 
     def _fill(self) -> None:
         """Start runs while there is room, past those that others have done or are doing."""
-        while len(self.active) < self.hands.room():
+        while len(self.active) < self.backend.room():
             run = self.schedule.take(self._left_s())
             if run is None:
                 return
-            seen = self.others.look(run)
+            seen = self.peers.look(run)
             if seen.record is not None:
                 self._end(run, "done", {"done": seen.record})
             elif seen.holder is not None:
-                self.schedule.elsewhere(run.run_id)
-                self.on_event(run, {"elsewhere": seen.holder})
-            elif lost := lost_teachers(run, self.store):
-                self._teach_again(run, lost)
+                self.schedule.leased(run.run_id)
+                self.on_event(run, {"leased": seen.holder})
+            elif lost := missing_teachers(run, self.store):
+                self._redo_teachers(run, lost)
             else:
                 self._start(run, seen.dead)
 
-    def _teach_again(self, run: Run, lost: Iterable[str]) -> None:
+    def _redo_teachers(self, run: Run, lost: Iterable[str]) -> None:
         """Records that a run was to learn from are gone: they are made again first."""
         for teacher in lost:
             self.schedule.lost(teacher)
@@ -230,22 +250,23 @@ class Crew:
     def _start(self, run: Run, dead: Sighting | None) -> None:
         taken = {busy.slot for busy in self.active.values()}
         slot = next(n for n in itertools.count() if n not in taken)
+        gpus = self.options.gpus
         job = Job(
             run=run.model_dump_json(),
             root=str(self.store.root),
-            threads=self.threads,
-            gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None,
-            expiry_s=self.expiry_s,
+            threads=self.options.threads or 1,
+            gpu=gpus[slot % len(gpus)] if gpus else None,
+            expiry_s=self.options.expiry_s,
             dead=dead,
-            pause_epoch=self.pause_epoch(run.run_id),
+            pause_epoch=self.prepared.halving.pause_epoch(run.run_id),
         )
-        receiver, process = self.hands.launch(job, run)
+        receiver, process = self.backend.launch(job, run)
         self.active[receiver] = Worker(run, process, slot, time.monotonic())
         self._tell(run, {"start": True, "worker": slot})
 
     def _listen(self) -> None:
         """Pass on what the workers say; notice those that ended or died."""
-        for connection in self.hands.ready(list(self.active), min(1.0, self.others.every_s)):
+        for connection in self.backend.ready(list(self.active), min(1.0, self.peers.every_s)):
             worker = self.active[connection]
             try:
                 event: dict[str, Any] = connection.recv()
@@ -276,8 +297,8 @@ class Crew:
             raise StoreError(disk_full_message(self.store.root))
         elif code in (EXIT_CODES["busy"], EXIT_CODES["lost"], EXIT_CODES["paused"]):
             self.schedule.again(run.run_id)
-        elif code == EXIT_CODES["untaught"]:
-            self._teach_again(run, lost_teachers(run, self.store))
+        elif code == EXIT_CODES["no_teacher"]:
+            self._redo_teachers(run, missing_teachers(run, self.store))
         elif code == EXIT_CODES["failed"] and failure is not None:
             self._end(run, "failed", {"failed": failure.error})
         else:
@@ -286,7 +307,7 @@ class Crew:
     def _died(self, run: Run, code: int | str | None) -> None:
         """A worker that was killed: once more, for it may have been bad luck; then no more."""
         times = self.deaths[run.run_id] = self.deaths.get(run.run_id, 0) + 1
-        if times <= self.retries:
+        if times <= (self.options.retries or 0):
             self.on_event(run, {"retry": describe_death(code)})
             self.schedule.again(run.run_id)
             return
@@ -294,10 +315,10 @@ class Crew:
         self.store.fail(failure)
         self._end(run, "failed", {"failed": failure.error})
 
-    def _hear_of_others(self) -> None:
+    def _check_peers(self) -> None:
         """Runs that other processes had: done, failed, or free again."""
-        for run in self.schedule.in_state("elsewhere") if self.others.due() else ():
-            seen = self.others.look(run)
+        for run in self.schedule.in_state("leased") if self.peers.due() else ():
+            seen = self.peers.look(run)
             if seen.record is not None:
                 self._end(run, "done", {"done": seen.record})
             elif seen.failure is not None:
@@ -305,7 +326,7 @@ class Crew:
             elif seen.holder is None:
                 self.schedule.again(run.run_id)
 
-    def _keep_time(self) -> None:
+    def _keep_deadline(self) -> None:
         """At the deadline: nothing new, checkpoints for what trains, grace for what is measured."""
         if self.deadline is None or time.monotonic() < self.deadline:
             return
@@ -320,7 +341,7 @@ class Crew:
     def _interrupt(self, worker: Worker) -> None:
         worker.ending = time.monotonic()
         if worker.process.is_alive():
-            self.hands.interrupt(worker.process)
+            self.backend.interrupt(worker.process)
 
     def _left_s(self) -> float | None:
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
@@ -334,7 +355,7 @@ class Crew:
 
     def _tell(self, run: Run, event: dict[str, Any]) -> None:
         spent = [time.monotonic() - worker.since for worker in self.active.values()]
-        room = max(self.hands.room(), 1)
+        room = max(self.backend.room(), 1)
         self.on_event(run, {**event, "remaining_s": self.schedule.remaining_s(room, spent)})
 
     def _tell_news(self) -> None:
@@ -343,48 +364,25 @@ class Crew:
             self.on_event(run, {"failed" if state == "skipped" else state: why})
 
 
-def work_off(
-    plan: Plan,
-    store: Store,
-    hands: Hands,
-    *,
-    threads: int,
-    gpus: Sequence[str] = (),
-    choice: Choice | None = None,
-    retries: int = 1,
-    expiry_s: float = EXPIRY_S,
-    on_event: OnEvent = lambda run, event: None,
+def supervise(
+    plan: Plan, store: Store, backend: Backend, options: EngineOptions, on_event: OnEvent
 ) -> dict[str, str]:
-    """Do every run that is not done by the hands of an engine.
+    """Do every run that is not done by the backend of an engine.
 
-    Arguments, result and errors are those of `engines.local.run_plan`.
+    The other arguments, the result and the errors are those of `engines.local.run_plan`.
     """
-    choice = choice or Choice()
-    opened = open_schedule(plan, store, choice)
-    crew = Crew(
-        plan=plan,
-        store=store,
-        opened=opened,
-        hands=hands,
-        threads=threads,
-        gpus=gpus,
-        retries=retries,
-        expiry_s=expiry_s,
-        on_event=on_event,
-        deadline=choice.max_hours and time.monotonic() + 3600 * choice.max_hours,
-        others=Others(store, opened.failures, expiry_s=expiry_s),
-        pause_epoch=opened.halvings.pause_epoch,
-    )
+    prepared = prepare_schedule(plan, store, options.selection)
+    supervisor = Supervisor(store, prepared, backend, options, on_event)
     try:
-        crew.work()
+        supervisor.work()
     except KeyboardInterrupt:
-        crew.stop()
+        supervisor.stop()
         raise Interrupted(
             f"interrupted; finished runs are kept in {store.root} and the unfinished ones go on "
             "where they stopped when the same command is run again; "
             f"`kdlora report {store.root}` writes the report of what is done"
         ) from None
     except BaseException:
-        crew.stop()
+        supervisor.stop()
         raise
-    return dict(opened.schedule.states)
+    return dict(prepared.schedule.states)

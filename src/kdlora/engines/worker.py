@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from kdlora.engines.failure import EXIT_CODES, describe_error, failed_record, is_disk_full
-from kdlora.engines.supervisor import Job, lost_teachers
+from kdlora.engines.supervisor import Job, missing_teachers
 from kdlora.errors import StoreError
 from kdlora.models import checkpoints as quiet
 from kdlora.recipes import run as recipes
@@ -33,8 +33,10 @@ from kdlora.training.interrupts import interrupt_now, once_a_press
 
 # "busy": another process holds the run. "lost": it took the run over meanwhile. "interrupted":
 # stopped after a checkpoint. "paused": likewise, at the epoch that was asked for. "full": no space.
-# "untaught": what it learns from has no record, or none any more; no fault of the run.
-Outcome = Literal["done", "failed", "busy", "lost", "interrupted", "paused", "full", "untaught"]
+# "no_teacher": what it learns from has no record, or none any more; no fault of the run.
+AttemptOutcome = Literal[
+    "done", "failed", "busy", "lost", "interrupted", "paused", "full", "no_teacher"
+]
 
 
 def attempt(
@@ -45,7 +47,7 @@ def attempt(
     dead: Sighting | None = None,
     expiry_s: float = EXPIRY_S,
     pause_epoch: int | None = None,
-) -> Outcome:
+) -> AttemptOutcome:
     """Do a run unless it is done or somebody else is at it; its failure is recorded.
 
     Args:
@@ -73,7 +75,7 @@ def _do(
     lease: Lease,
     on_progress: Callable[[dict[str, Any]], None],
     pause_epoch: int | None,
-) -> Outcome:
+) -> AttemptOutcome:
     def tell(event: dict[str, Any]) -> None:
         lease.check(now=event.get("stage") == "recording")
         on_progress(event)
@@ -94,8 +96,8 @@ def _do(
             lease.check(now=True)  # a failure of the new holder's files is not this run's
         except LeaseLost:
             return "lost"
-        if lost_teachers(run, store):  # set aside or retired, perhaps while it was being read
-            return "untaught"
+        if missing_teachers(run, store):  # set aside or retired, perhaps while it was being read
+            return "no_teacher"
         store.fail(failed_record(run, describe_error(error)))
         return "failed"
 
@@ -124,7 +126,7 @@ def work(job: Job, sender: Connection) -> None:
         except OSError:  # the parent died: stop too, the run can be resumed
             raise KeyboardInterrupt from None
 
-    outcome: Outcome
+    outcome: AttemptOutcome
     try:
         run, store = read_run(job.run), Store(Path(job.root))
         outcome = attempt(

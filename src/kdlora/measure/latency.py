@@ -33,7 +33,7 @@ _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "GLIBC_TUNABLES")
 
 
 @dataclass(frozen=True)
-class Timing:
+class ModelTiming:
     """Percentiles of one forward pass at batch 1, and rows a second at a larger batch."""
 
     p50_ms: float
@@ -42,75 +42,85 @@ class Timing:
     protocol: dict[str, Any] = field(default_factory=dict)
 
 
-def time_models(
-    models: Mapping[str, nn.Module],
-    *,
-    rng: np.random.Generator,
-    merged: bool | None = None,
-    vocab_size: int | None = None,
-    seq_length: int = 64,
-    repeats: int = 30,
-    batch: int = 32,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    budget_s: float = 6.0,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Timing]:
-    """Time the models' forward passes in turns, on the same random token ids.
+@dataclass(frozen=True)
+class TimingProtocol:
+    """How models are timed.
 
     Latency is one row, throughput `batch` rows, both `seq_length` tokens long without padding;
     throughput comes from the median time. After a warm-up there are up to `repeats` rounds of
     each, cut short when half of `budget_s` is spent, but at least 10 of single rows and 5 of
-    batches. `merged` is what the caller knows of the models and goes into the protocol.
-    `vocab_size` is the smallest of the models' by default. A model that is elsewhere or in another
-    dtype is timed as a copy; modes are put back.
+    batches. `merged` is what the caller knows of the models. `vocab_size` is the smallest of the
+    models' by default.
+    """
+
+    seq_length: int = 64
+    batch: int = 32
+    repeats: int = 30
+    budget_s: float = 6.0
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    merged: bool | None = None
+    vocab_size: int | None = None
+
+
+def time_models(
+    models: Mapping[str, nn.Module],
+    protocol: TimingProtocol,
+    *,
+    rng: np.random.Generator,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, ModelTiming]:
+    """Time the models' forward passes in turns, on the same random token ids.
+
+    A model that is on another device or in another dtype is timed as a copy; modes are put back.
     """
     configs: list[Any] = [model.config for model in models.values()]
-    size = vocab_size or min(config.vocab_size for config in configs)
-    place = torch.device(device)
-    ids = torch.from_numpy(rng.integers(0, size, (batch, seq_length), dtype=np.int64)).to(place)
-    timed = {name: _placed(model, place, dtype) for name, model in models.items()}
+    vocab_size = protocol.vocab_size or min(config.vocab_size for config in configs)
+    device = torch.device(protocol.device)
+    shape = (protocol.batch, protocol.seq_length)
+    ids = torch.from_numpy(rng.integers(0, vocab_size, shape, dtype=np.int64)).to(device)
+    timed = {name: _placed(model, device, protocol.dtype) for name, model in models.items()}
 
     def seconds(model: nn.Module, rows: Tensor) -> float:
         mask = torch.ones_like(rows)
-        _synchronise(place)
+        _synchronise(device)
         started = clock()
         model(input_ids=rows, attention_mask=mask)
-        _synchronise(place)
+        _synchronise(device)
         return clock() - started
 
     with _quiet(timed.values()):
-        single, many = (
+        of_rows, of_batches = (
             in_turns(
                 timed,
                 rows,
                 seconds,
-                repeats=(least, max(repeats, least)),
-                budget_s=budget_s / 2,
+                repeats=(least, max(protocol.repeats, least)),
+                budget_s=protocol.budget_s / 2,
                 clock=clock,
             )
             for rows, least in ((ids[:1], MIN_REPEATS), (ids, MIN_BATCHES))
         )
     first = next(iter(timed))
-    protocol = {
-        "merged": merged,
-        "seq_length": seq_length,
+    followed = {
+        "merged": protocol.merged,
+        "seq_length": protocol.seq_length,
         "latency_batch": 1,
-        "throughput_batch": batch,
-        "latency_repeats": len(single[first]),
-        "throughput_repeats": len(many[first]),
+        "throughput_batch": protocol.batch,
+        "latency_repeats": len(of_rows[first]),
+        "throughput_repeats": len(of_batches[first]),
         "warm_up": WARM_UP_ROUNDS,
         "interleaved": list(models),
         "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "device": _device_name(place),
+        "dtype": str(protocol.dtype).removeprefix("torch."),
+        "device": _device_name(device),
     }
     return {
-        name: Timing(
-            p50_ms=float(np.percentile(single[name], 50)) * 1e3,
-            p95_ms=float(np.percentile(single[name], 95)) * 1e3,
-            throughput_per_s=batch / float(np.median(many[name])),
-            protocol=dict(protocol),
+        name: ModelTiming(
+            p50_ms=float(np.percentile(of_rows[name], 50)) * 1e3,
+            p95_ms=float(np.percentile(of_rows[name], 95)) * 1e3,
+            throughput_per_s=protocol.batch / float(np.median(of_batches[name])),
+            protocol=dict(followed),
         )
         for name in models
     }

@@ -28,7 +28,7 @@ _SILENT = {"run_id", "version", "training.lr", "training.lr.fft", "training.lr.p
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """One value of one metric; `step` is the optimizer step, 0 for what is known once."""
 
     name: str
@@ -42,7 +42,7 @@ class Entry:
 
     name: str
     params: dict[str, str]
-    points: list[Point]
+    points: list[MetricPoint]
     tags: dict[str, str]
     started_ms: int | None
     finished_ms: int | None
@@ -88,7 +88,7 @@ def _params(record: Record) -> dict[str, str]:
     return {_name(name): _text(value)[:MAX_PARAM] for name, value in sorted(kept.items())}
 
 
-def _measured(record: Record) -> list[Point]:
+def _measured(record: Record) -> list[MetricPoint]:
     values: dict[str, Any] = {}
     if record.quality is not None:
         values["score"] = record.quality.score
@@ -99,15 +99,15 @@ def _measured(record: Record) -> list[Point]:
         values |= {f"teacher/{k}": v for k, v in record.agreement.model_dump().items()}
     values |= {f"efficiency/{k}": v for k, v in record.efficiency.model_dump().items()}
     values |= {f"training/{k}": v for k, v in record.facts.model_dump().items()}
-    return [Point(name, float(value)) for name, value in values.items() if _is_number(value)]
+    return [MetricPoint(name, float(value)) for name, value in values.items() if _is_number(value)]
 
 
-def _learning(history: list[dict[str, Any]]) -> list[Point]:
+def _learning(history: list[dict[str, Any]]) -> list[MetricPoint]:
     points = []
     for row in history:
         for name, value in _flatten(row).items():
             if name != "step" and _is_number(value):
-                points.append(Point(f"learning/{name.replace('.', '_')}", value, row["step"]))
+                points.append(MetricPoint(f"learning/{name.replace('.', '_')}", value, row["step"]))
     return points
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from kdlora.machine import computes_on
-from kdlora.planning.workload import Rows, Work, rows_key, rows_of, work_of
+from kdlora.planning.workload import Rows, Workload, rows_key, rows_of, work_of
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
@@ -66,7 +66,7 @@ QUANTITIES = ("seconds", "flops", "peak_memory_mb", "disk_mb")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What one run costs: measured if it is done, learnt where records allow, else reckoned.
 
     `seconds` are wall-clock, from a run's start to its record; `flops` those of its training.
@@ -87,12 +87,12 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Observed:
+class CostRecord:
     """One record as the cost model sees it; a quantity that was not measured is NaN."""
 
     run: Run
     values: tuple[float, ...]  # in the order of QUANTITIES
-    levels: Mapping[str, str]
+    factors: Mapping[str, str]
     rows: Rows | None
     paid_labels: bool
     flagged: bool
@@ -106,15 +106,15 @@ class CostModel:
     others (leave-one-out); None with fewer than five.
     """
 
-    estimates: dict[str, Estimate]
-    observed: dict[str, Observed]
+    estimates: dict[str, CostEstimate]
+    observed: dict[str, CostRecord]
     learnt_from: int
     off_by: float | None
     rate_flops_per_s: float
     notes: tuple[str, ...] = ()
 
 
-def estimate(plan: Plan, store: Store, *, others: Sequence[Store] = ()) -> dict[str, Estimate]:
+def estimate(plan: Plan, store: Store, *, others: Sequence[Store] = ()) -> dict[str, CostEstimate]:
     """Run id -> what it costs; `others` are further studies whose records teach."""
     return cost_model(plan, store, others=others).estimates
 
@@ -139,16 +139,16 @@ def cost_model(
     here = {"study": str(store.root), "processor": processor, "threads": str(threads)}
 
     labellers, closely = _labellers(plan), bool(fitted.of_settings)
-    estimates: dict[str, Estimate] = {}
-    answers: dict[tuple[Any, ...], Estimate] = {}
+    estimates: dict[str, CostEstimate] = {}
+    answers: dict[tuple[Any, ...], CostEstimate] = {}
     for run_id, run in planned.items():
         labels = run_id in labellers
         key = (*_equal_costs(run, closely=closely), labels)
         if key not in answers:
-            levels = {**_levels(run), **here}
+            factors = {**_factors(run), **here}
             work = guesses.work(run, labels=labels)
             answers[key] = replace(
-                fitted.estimate(run, levels, _first_guess(work, levels)),
+                fitted.estimate(run, factors, _first_guess(work, factors)),
                 labels_mb=work.labels_mb,
                 passing_mb=work.passing_mb,
             )
@@ -164,7 +164,7 @@ def cost_model(
     )
 
 
-def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iterator[Observed]:
+def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iterator[CostRecord]:
     """The records of a study's folder; damaged ones teach nothing and are passed over.
 
     `planned` saves reading the settings of runs that are at hand already.
@@ -180,7 +180,7 @@ def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iter
             continue
 
 
-def _observed(run: Run, record: dict[str, Any], study: str) -> Observed:
+def _observed(run: Run, record: dict[str, Any], study: str) -> CostRecord:
     costs, facts, environment = record["efficiency"], record["facts"], record["environment"]
     wall = datetime.fromisoformat(record["finished_at"]) - datetime.fromisoformat(
         record["started_at"]
@@ -195,8 +195,8 @@ def _observed(run: Run, record: dict[str, Any], study: str) -> Observed:
         costs.get("peak_memory_mb") or math.nan,
         (costs.get("saved_mb") or math.nan) + 0.1,
     )
-    levels = {
-        **_levels(run),
+    factors = {
+        **_factors(run),
         "study": study,
         "processor": str(environment.get("gpu") or environment.get("processor")),
         "threads": str(environment.get("threads")),
@@ -210,17 +210,17 @@ def _observed(run: Run, record: dict[str, Any], study: str) -> Observed:
         report = sum(count for split, count in n.items() if split.startswith("report"))
         rows = Rows(n["train"], n["selection"], report, tokens)
     flagged = any(flag.get("severity") != "info" for flag in record.get("health") or ())
-    return Observed(run, values, levels, rows, (costs.get("labelling_s") or 0) > 0.5, flagged)
+    return CostRecord(run, values, factors, rows, (costs.get("labelling_s") or 0) > 0.5, flagged)
 
 
-def _measured(observed: Observed, otherwise: Estimate) -> Estimate:
+def _measured(observed: CostRecord, otherwise: CostEstimate) -> CostEstimate:
     """What was measured; what was not (a baseline has no FLOPs) as it is estimated."""
     numbers = {
         name: getattr(otherwise, name) if math.isnan(value) else value
         for name, value in zip(QUANTITIES, observed.values, strict=True)
     }
     kept = {"labels_mb": otherwise.labels_mb, "passing_mb": otherwise.passing_mb}
-    return Estimate(**numbers, basis=MEASURED, **kept)
+    return CostEstimate(**numbers, basis=MEASURED, **kept)
 
 
 @dataclass
@@ -230,21 +230,21 @@ class _Guesses:
     known: Mapping[str, Rows]
     _rows: dict[tuple[int, int], Rows] = field(default_factory=dict)
 
-    def work(self, run: Run, *, labels: bool) -> Work:
+    def work(self, run: Run, *, labels: bool) -> Workload:
         key = (id(run.task), id(run.data))
         if key not in self._rows:
             self._rows[key] = rows_of(run.task, run.data, self.known)
         return work_of(run, self._rows[key], labels=labels)
 
 
-def _first_guess(work: Work, levels: Mapping[str, str]) -> np.ndarray:
+def _first_guess(work: Workload, factors: Mapping[str, str]) -> np.ndarray:
     """What a run costs in the order of QUANTITIES, before anything is learnt."""
-    threads = int(levels["threads"]) if levels["threads"].isdigit() else 1
-    rate = _rate(levels["precision"], threads)
+    threads = int(factors["threads"]) if factors["threads"].isdigit() else 1
+    rate = _rate(factors["precision"], threads)
     return np.array([_seconds(work, rate), work.flops, work.memory_mb, work.disk_mb])
 
 
-def _seconds(work: Work, rate: float) -> float:
+def _seconds(work: Workload, rate: float) -> float:
     overhead = _OVERHEAD_S if work.params else 1.0
     computing = (work.flops + work.other_flops) / rate
     return overhead + computing + work.optimizer_bytes / _MEMORY_BYTES_S
@@ -265,7 +265,7 @@ def _has_fast_bf16() -> bool:
     return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
-def _levels(run: Run) -> dict[str, str]:
+def _factors(run: Run) -> dict[str, str]:
     """The properties of a run by which guesses are put right."""
     adapter, encoder = adapter_of(run), encoder_of(run)
     return {
@@ -319,11 +319,11 @@ def _labellers(plan: Plan) -> set[str]:
     return set(first.values())
 
 
-def _usual_threads(observed: Iterable[Observed], processor: str) -> int | None:
+def _usual_threads(observed: Iterable[CostRecord], processor: str) -> int | None:
     found = Counter(
-        int(o.levels["threads"])
+        int(o.factors["threads"])
         for o in observed
-        if o.levels["processor"] == processor and o.levels["threads"].isdigit()
+        if o.factors["processor"] == processor and o.factors["threads"].isdigit()
     )
     return found.most_common(1)[0][0] if found else None
 
@@ -353,9 +353,9 @@ class _Fitted:
             return None
         return float(np.exp(np.median(np.abs(self.effects["seconds"].left_out))))
 
-    def estimate(self, run: Run, levels: Mapping[str, str], guess: np.ndarray) -> Estimate:
-        row = _row(levels, self.columns)
-        unknown = sum(_SPREAD[p[0]] ** 2 for p in levels.items() if p not in self.columns)
+    def estimate(self, run: Run, factors: Mapping[str, str], guess: np.ndarray) -> CostEstimate:
+        row = _row(factors, self.columns)
+        unknown = sum(_SPREAD[p[0]] ** 2 for p in factors.items() if p not in self.columns)
         numbers: dict[str, float] = {}
         low = high = None
         for number, name in enumerate(QUANTITIES):
@@ -372,7 +372,7 @@ class _Fitted:
                 value *= math.exp(shift)
             numbers[name] = value
         basis = f"learnt from {self.n} runs" if self.effects else STATED
-        return Estimate(**numbers, basis=basis, low_s=low, high_s=high)
+        return CostEstimate(**numbers, basis=basis, low_s=low, high_s=high)
 
     def _deviation(self, run: Run, noise: float) -> tuple[float, float]:
         """What runs of these very settings took beyond the effects, and its variance."""
@@ -381,25 +381,25 @@ class _Fitted:
         return total / (n + noise**2 / prior), prior / (1 + n * prior / noise**2)
 
 
-def _row(levels: Mapping[str, str], columns: Mapping[tuple[str, str], int]) -> np.ndarray:
+def _row(factors: Mapping[str, str], columns: Mapping[tuple[str, str], int]) -> np.ndarray:
     row = np.zeros(len(columns))
-    for pair in levels.items():
+    for pair in factors.items():
         if pair in columns:
             row[columns[pair]] = 1.0
     return row
 
 
-def _fit(observed: Sequence[Observed], guesses: _Guesses) -> _Fitted:
+def _fit(observed: Sequence[CostRecord], guesses: _Guesses) -> _Fitted:
     if not observed:
         return _Fitted({}, {}, {}, 0)
     columns: dict[tuple[str, str], int] = {}
     for one in observed:
-        for pair in one.levels.items():
+        for pair in one.factors.items():
             columns.setdefault(pair, len(columns))
-    matrix = np.array([_row(o.levels, columns) for o in observed])
+    matrix = np.array([_row(o.factors, columns) for o in observed])
     spread = np.array([_SPREAD[name] for name, _ in columns])
     guessed = np.array(
-        [_first_guess(guesses.work(o.run, labels=o.paid_labels), o.levels) for o in observed]
+        [_first_guess(guesses.work(o.run, labels=o.paid_labels), o.factors) for o in observed]
     )
     measured = np.array([o.values for o in observed])
     effects: dict[str, _Effects] = {}

@@ -20,7 +20,7 @@ from kdlora.spec.run import EncoderRef
 
 
 @dataclass(frozen=True)
-class Shape:
+class EncoderShape:
     """The numbers that decide what an encoder costs.
 
     `stored` is how many layers' weights there are, fewer than `layers` where they are shared.
@@ -91,11 +91,11 @@ class Shape:
 
 
 _UNKNOWN = Family((), ())  # of which nothing is known but its config
-_BERT = Shape(layers=12, width=768, inner=3072, heads=12, vocabulary=30522)
+_BERT = EncoderShape(layers=12, width=768, inner=3072, heads=12, vocabulary=30522)
 _SMALL = replace(_BERT, layers=6, types=0, pooler=False)
 
 # Encoders that studies name most, for where no config is at hand.
-_KNOWN: dict[str, Shape] = {
+_KNOWN: dict[str, EncoderShape] = {
     "minilm-l6": replace(_BERT, layers=6, width=384, inner=1536),
     "minilm-l3": replace(_BERT, layers=3, width=384, inner=1536),
     "mpnet-base": replace(_BERT, vocabulary=30527, positions=514, types=0, pooler=False),
@@ -118,7 +118,7 @@ _KNOWN: dict[str, Shape] = {
 }  # fmt: skip
 
 
-def shape_of(encoder: EncoderRef) -> tuple[Shape, bool]:
+def shape_of(encoder: EncoderRef) -> tuple[EncoderShape, bool]:
     """An encoder's shape, and whether it is known; where it is not, BERT-base stands in."""
     found = _shape(encoder.name, encoder.path)
     shape = found or _BERT
@@ -128,7 +128,7 @@ def shape_of(encoder: EncoderRef) -> tuple[Shape, bool]:
 
 
 @lru_cache(maxsize=512)
-def _shape(name: str, path: str | None) -> Shape | None:
+def _shape(name: str, path: str | None) -> EncoderShape | None:
     file = Path(path) / "config.json" if path else _cached_config(name)
     if file is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -148,7 +148,7 @@ def _cached_config(name: str) -> Path | None:
     return None
 
 
-def _from_config(config: dict[str, Any]) -> Shape:
+def _from_config(config: dict[str, Any]) -> EncoderShape:
     def first(*names: str, default: Any = None) -> Any:
         values = [config[n] for n in names if config.get(n) is not None]
         if not values and default is None:
@@ -158,7 +158,7 @@ def _from_config(config: dict[str, Any]) -> Shape:
     family = FAMILIES.get(config.get("model_type", ""), _UNKNOWN)
     width = first("hidden_size", "dim")
     positioned = family.position_table and config.get("position_biased_input", True)
-    return Shape(
+    return EncoderShape(
         layers=first("num_hidden_layers", "n_layers"),
         width=width,
         inner=first("intermediate_size", "hidden_dim"),

@@ -16,7 +16,7 @@ from kdlora.data.packaged import fetch_encoder
 from kdlora.data.tasks import load_task
 from kdlora.data.teacher_outputs import read_teacher_outputs
 from kdlora.data.unlabelled import Unlabelled, load_unlabelled
-from kdlora.distillation.hidden_states import Shape, require_same_tokens, shape_of
+from kdlora.distillation.hidden_states import StateShape, require_same_tokens, shape_of
 from kdlora.distillation.matching import plan_matching
 from kdlora.errors import ModelError, Problems
 from kdlora.models import adapters as peft_methods
@@ -118,7 +118,7 @@ def _check_inner_states(run: DistilledRun, teacher: EncoderRef, data: TaskData) 
     problems.raise_any()
 
 
-def _shape(encoder: EncoderRef) -> Shape | None:
+def _shape(encoder: EncoderRef) -> StateShape | None:
     """An encoder's shape; None for an adapter's folder, which has no config of its own."""
     source = resolve_encoder(encoder)
     if (Path(source) / "adapter_config.json").is_file():

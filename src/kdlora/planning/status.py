@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdlora.planning.costs import CostModel, Estimate, cost_model
+from kdlora.planning.costs import CostEstimate, CostModel, cost_model
 from kdlora.records.halving import stopped_runs
 from kdlora.records.leases import EXPIRY_S, look
 from kdlora.records.store import Store
@@ -40,7 +40,7 @@ class Totals:
 
 
 @dataclass(frozen=True)
-class Coverage:
+class ArmCoverage:
     """One place of the table of tasks and arms: seeds planned, and those that are done."""
 
     pair: str
@@ -66,7 +66,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class StudyStatus:
     """A plan beside its records."""
 
     plan: Plan
@@ -76,7 +76,7 @@ class Outlook:
     all: Totals
     left: Totals
     taught: dict[str, tuple[str, ...]]  # teacher -> its students
-    coverage: tuple[Coverage, ...]
+    coverage: tuple[ArmCoverage, ...]
     complete_blocks: int
     blocks: int
     holders: dict[str, str]  # of the running ones, see `holders`
@@ -88,14 +88,14 @@ class Outlook:
         return {state: found[state] for state in STATES if found[state]}
 
 
-def outlook(
+def study_status(
     plan: Plan,
     store: Store,
     *,
     workers: int = 1,
     threads: int | None = None,
     others: Sequence[Store] = (),
-) -> Outlook:
+) -> StudyStatus:
     """Look at the records and leases of a study's folder, and reckon what is left.
 
     Args:
@@ -112,8 +112,8 @@ def outlook(
     for run in plan.runs:
         for teacher in run.teachers:
             taught.setdefault(teacher, []).append(run.run_id)
-    coverage, complete, blocks = _coverage(plan, states)
-    return Outlook(
+    coverage, complete, blocks = _arm_coverage(plan, states)
+    return StudyStatus(
         plan=plan,
         states=states,
         costs=costs,
@@ -184,7 +184,7 @@ def _unfinished(store: Store, run_id: str, *, stopped: bool) -> str:
 
 def totals(
     plan: Plan,
-    estimates: Mapping[str, Estimate],
+    estimates: Mapping[str, CostEstimate],
     workers: int,
     *,
     only: Collection[str] | None = None,
@@ -214,7 +214,9 @@ def totals(
     return Totals(n, seconds, wall, flops, disk + passing * at_once, memory * at_once)
 
 
-def _coverage(plan: Plan, states: Mapping[str, str]) -> tuple[tuple[Coverage, ...], int, int]:
+def _arm_coverage(
+    plan: Plan, states: Mapping[str, str]
+) -> tuple[tuple[ArmCoverage, ...], int, int]:
     """The table of tasks and arms, and how many blocks (pair, task and seed) are complete."""
     places: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
     open_blocks: dict[tuple[str, str, int], bool] = {}
@@ -228,14 +230,14 @@ def _coverage(plan: Plan, states: Mapping[str, str]) -> tuple[tuple[Coverage, ..
         if states[cell.run_id] in DONE:
             done.append(cell.seed)
     table = tuple(
-        Coverage(*key, tuple(planned), tuple(done)) for key, (planned, done) in places.items()
+        ArmCoverage(*key, tuple(planned), tuple(done)) for key, (planned, done) in places.items()
     )
     return table, sum(not still for still in open_blocks.values()), len(open_blocks)
 
 
-def change(present: Outlook, larger: Plan, name: str, store: Store, **options: Any) -> Change:
-    """What `larger` asks for beyond the present plan; `options` as in `outlook`."""
-    then = outlook(larger, store, workers=present.workers, **options)
+def change(present: StudyStatus, larger: Plan, name: str, store: Store, **options: Any) -> Change:
+    """What `larger` asks for beyond the present plan; `options` as in `study_status`."""
+    then = study_status(larger, store, workers=present.workers, **options)
     extra = [run_id for run_id in then.states if run_id not in present.states]
     new = [run_id for run_id in extra if then.states[run_id] not in DONE]
     kept = [run_id for run_id in then.states if run_id in present.states]
@@ -248,8 +250,8 @@ def change(present: Outlook, larger: Plan, name: str, store: Store, **options: A
     )
 
 
-def as_json(seen: Outlook, changes: Sequence[Change] = ()) -> dict[str, Any]:
-    """All of an outlook as JSON-able values, run by run."""
+def as_json(seen: StudyStatus, changes: Sequence[Change] = ()) -> dict[str, Any]:
+    """All of it as JSON-able values, run by run."""
     return {
         "runs": [_run_as_json(run, seen) for run in seen.plan.runs],
         "states": seen.counts,
@@ -268,7 +270,7 @@ def as_json(seen: Outlook, changes: Sequence[Change] = ()) -> dict[str, Any]:
     }
 
 
-def _run_as_json(run: Run, seen: Outlook) -> dict[str, Any]:
+def _run_as_json(run: Run, seen: StudyStatus) -> dict[str, Any]:
     adapter = adapter_of(run)
     return {
         "run_id": run.run_id,

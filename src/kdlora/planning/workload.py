@@ -15,7 +15,7 @@ from pathlib import Path
 from kdlora.data.splits import selection_size
 from kdlora.data.tables import open_table, text_of
 from kdlora.errors import DataError
-from kdlora.planning.encoder_shapes import Shape, shape_of
+from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.run import DistilledRun, EncoderRun, Run, TaskRef, TrainedRun
 from kdlora.spec.sections import Data
@@ -56,7 +56,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What a run has to compute and to keep.
 
     `flops` are those of the training, as `efficiency.train_flops` counts them; `other_flops` those
@@ -101,10 +101,10 @@ class Work:
         return 2 * 16 * self.trained_params / 1e6 + self.states_mb
 
 
-def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
+def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
     """The work of a run on so many rows. `labels`: it also runs the teacher over all texts."""
     if not isinstance(run, EncoderRun):  # baselines, and teachers that are files
-        return Work(0.0, 0.0, 0, 0, 0, 0.0)
+        return Workload(0.0, 0.0, 0, 0, 0, 0.0)
     shape, _ = shape_of(run.encoder)
     outputs = _outputs(run)
     training = run.training
@@ -116,7 +116,7 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
     forward = shape.forward_flops(tokens, outputs)
     held_out = rows.selection + rows.report
     if not isinstance(run, TrainedRun):  # a teacher that is given
-        return Work(0.0, forward * held_out, 0, 0, shape.params, 0.0, shape.vocabulary)
+        return Workload(0.0, forward * held_out, 0, 0, shape.params, 0.0, shape.vocabulary)
 
     trained = _trained_params(run, shape)
     # Backward goes by the inputs and, where they train, by the weights.
@@ -138,7 +138,7 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
         states_mb += 4 * shape.params / 1e6
     activation = batch * tokens * shape.layers * (16 * shape.width + 3 * shape.inner) * 4
     activation += 4 * batch * shape.heads * tokens**2 * shape.layers
-    return Work(
+    return Workload(
         flops=step * n * training.epochs,
         other_flops=scored * forward + labelled * teacher,
         steps=training.epochs * math.ceil(n / training.batch_size),
@@ -151,7 +151,9 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Work:
     )
 
 
-def _states_mb(kd: Distillation, student: Shape, teacher: Shape, tokens: float) -> float:
+def _states_mb(
+    kd: Distillation, student: EncoderShape, teacher: EncoderShape, tokens: float
+) -> float:
     """The teacher's inner states of so many tokens in half precision, if they may wait on disk."""
     signals, states = kd.signals, 0
     if signals.hidden is not None:
@@ -171,7 +173,7 @@ def _outputs(run: Run) -> int:
     return task.num_outputs if task else 2
 
 
-def _trained_params(run: TrainedRun, shape: Shape) -> int:
+def _trained_params(run: TrainedRun, shape: EncoderShape) -> int:
     head = shape.width * _outputs(run) + shape.width**2  # a dense layer or a new pooler before it
     if run.adapter is None:
         return shape.params + head

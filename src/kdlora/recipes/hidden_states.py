@@ -1,11 +1,12 @@
-"""What a student needs to be compared with its teacher from the inside."""
+"""What a student needs to match its teacher's hidden states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from kdlora.data.batches import Encoded, encode_once, eval_batches
@@ -14,47 +15,45 @@ from kdlora.distillation.hidden_states import Online, cache_states, require_same
 from kdlora.distillation.matching import Matching, plan_matching
 from kdlora.measure.flops import flops_per_length
 from kdlora.recipes.teacher import finished_teacher, model_of
-from kdlora.records.record import Teaching
 from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import DistilledRun, seed_for
 from kdlora.training.inference import load_finished
-from kdlora.training.precision import Compute, choose_compute
+from kdlora.training.precision import choose_compute
 from kdlora.vocabulary.task import Task
 
 
 @dataclass(frozen=True, eq=False)
-class Inside:
-    """The terms on inner states, their facts, and what the teacher costs.
+class HiddenStateTargets:
+    """The terms on hidden states, facts about them, and what the teacher costs.
 
-    In every step where it computes them then; once, before training, where they are kept.
+    `step_flops` are spent in every step where the states are computed then; `labelling_s` and
+    `labelling_flops` once, before training, where they are cached. `facts` are fields of
+    `records.record.Teaching`.
     """
 
     matching: Matching
-    facts: Teaching
+    facts: dict[str, Any]
     step_flops: Callable[[int, int], float]
-    once_s: float
-    once_flops: float
+    labelling_s: float
+    labelling_flops: float
 
 
-def match_inside(
+def match_hidden_states(
     run: DistilledRun,
     store: Store,
-    *,
     task: Task,
+    *,
     student: nn.Module,
     rows: Examples,
     texts: Encoded,
-    compute: Compute,
-    folder: Path,
-    facts: Teaching,
-) -> Inside | None:
-    """Ready the signals on inner states; None if the run has none.
+    device: torch.device,
+) -> HiddenStateTargets | None:
+    """Ready the signals on hidden states; None if the run has none.
 
     The states of the first teacher are kept in the run's folder within `hidden_cache_mb` and the
     disk's free space, else computed in every step. `rows` and `texts` are the student's training
-    rows and their tokens.
-    Raises ModelError if the two tokenizers differ on any of them.
+    rows and their tokens. Raises ModelError if the two tokenizers differ on any of them.
     """
     if not run.kd.signals.match_states:
         return None
@@ -72,13 +71,13 @@ def match_inside(
     features = plan.teacher.features(shape.width)
     cached = cache_states(
         lambda: online,
-        folder,
+        store.folder(run.run_id),
         texts=texts,
         ids=rows.ids,
         features=features,
         about=hash_json([run.teacher_run_id, record.checksum, max_length, repr(plan.teacher)]),
         budget_mb=run.kd.hidden_cache_mb,
-        device=compute.device,
+        device=device,
     )
     matching = Matching(
         plan,
@@ -86,20 +85,18 @@ def match_inside(
         student_width=ours.width,
         teacher_width=shape.width,
         seed=seed_for(run.seed, "projector"),
-    ).to(compute.device)
+    ).to(device)
     flops = flops_per_length(model, backward=False, device=theirs.device)
     lengths = same.lengths
     passes = [(len(index), int(lengths[index].max())) for index in eval_batches(lengths)]
-    return Inside(
+    return HiddenStateTargets(
         matching,
-        facts.model_copy(
-            update={
-                "states": "cached" if cached else "computed in every step",
-                "states_mb": cached.values.nbytes / 1e6 if cached else None,
-                "projector_params": matching.parameter_count,
-            }
-        ),
+        facts={
+            "states": "cached" if cached else "computed in every step",
+            "states_mb": cached.values.nbytes / 1e6 if cached else None,
+            "projector_params": matching.parameter_count,
+        },
         step_flops=flops.flops if cached is None else lambda batch, length: 0.0,
-        once_s=cached.seconds if cached else 0.0,
-        once_flops=sum(flops.flops(*shape) for shape in passes) if cached else 0.0,
+        labelling_s=cached.seconds if cached else 0.0,
+        labelling_flops=sum(flops.flops(*shape) for shape in passes) if cached else 0.0,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from kdlora.models.counting import resolve_budget
 from kdlora.models.encoders import LoadedEncoder, load_encoder
 from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
-from kdlora.recipes.hidden_states import Inside, match_inside
-from kdlora.recipes.teacher import Lessons, prepare_lessons, start_from_teacher
+from kdlora.recipes.hidden_states import HiddenStateTargets, match_hidden_states
+from kdlora.recipes.teacher import TeacherSignals, prepare_signals, start_from_teacher
 from kdlora.recipes.untrained import (
-    Outcome,
+    RunOutcome,
     baseline,
     compute_facts,
     folder_mb,
@@ -45,7 +45,14 @@ from kdlora.recipes.untrained import (
 from kdlora.records.environment import describe_environment
 from kdlora.records.halving import rung_of, write_rung
 from kdlora.records.predictions import SplitOutputs, read_predictions, write_predictions
-from kdlora.records.record import Agreement, Efficiency, Record, TaskFacts, TrainingFacts
+from kdlora.records.record import (
+    Agreement,
+    Efficiency,
+    Record,
+    TaskFacts,
+    Teaching,
+    TrainingFacts,
+)
 from kdlora.records.store import Store
 from kdlora.spec.run import (
     BaselineRun,
@@ -59,9 +66,9 @@ from kdlora.spec.run import (
 from kdlora.training.checkpoint import Paused, Progress
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import inference_costs, load_finished, predict, predict_held_out
-from kdlora.training.loop import Hooks, Seeds, TrainingData, train
+from kdlora.training.loop import Hooks, Seeds, TrainingData, TrainingSetup, train
 from kdlora.training.precision import Compute, choose_compute, place
-from kdlora.training.schedule import Schedule, make_schedule
+from kdlora.training.schedule import LearningRateSchedule, make_schedule
 
 OnProgress = Callable[[dict[str, Any]], None]
 
@@ -91,7 +98,7 @@ def run_one(
         outcome = given_teacher(run, store, data)
     else:
         try:
-            outcome = _trained(run, store, folder, data, on_progress, pause_epoch)
+            outcome = _trained(_Job(run, store, data, on_progress, pause_epoch))
         except Paused as paused:
             assert pause_epoch is not None
             history, task = paused.progress.history, data.task
@@ -115,24 +122,46 @@ def run_one(
     return record
 
 
-def _trained(
-    run: TrainedRun,
-    store: Store,
-    folder: Path,
-    data: TaskData,
-    on_progress: OnProgress,
-    pause_epoch: int | None,
-) -> Outcome:
+@dataclass(frozen=True)
+class _Job:
+    """A training at work: what it is, where it lies, what it reads and who is told."""
+
+    run: TrainedRun
+    store: Store
+    data: TaskData
+    on_progress: OnProgress
+    pause_epoch: int | None
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder(self.run.run_id)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A model ready to be trained, with its texts by split and what it is to learn from."""
+
+    loaded: LoadedEncoder
+    model: nn.Module
+    texts: dict[str, Encoded]
+    schedule: LearningRateSchedule
+    compute: Compute
+    signals: TeacherSignals | None
+    hidden: HiddenStateTargets | None
+
+
+def _trained(job: _Job) -> RunOutcome:
     """The main path: a teacher or a student, fully fine-tuned or adapted, with or without KD."""
+    run, store, data, folder = job.run, job.store, job.data, job.folder
     compute = choose_compute(run.training.precision, max_length=run.training.max_length)
 
-    lessons, rows = None, data.train
+    signals, rows = None, data.train
     if isinstance(run, DistilledRun):
-        on_progress({"stage": "labelling by the teacher"})
-        lessons = prepare_lessons(run, store, data)
-        rows = lessons.train
+        job.on_progress({"stage": "labelling by the teacher"})
+        signals = prepare_signals(run, store, data)
+        rows = signals.train
 
-    on_progress({"stage": "building the model"})
+    job.on_progress({"stage": "building the model"})
     encoder, start = run.encoder, None
     if isinstance(run, DistilledRun) and run.kd.start == "teacher":
         start = folder / "start"
@@ -175,66 +204,52 @@ def _trained(
     }
     size_mb = merged_size_mb(model)
     place(model, compute)
-
-    inside = None
-    if isinstance(run, DistilledRun) and lessons is not None:
-        inside = match_inside(
+    hidden = None
+    if isinstance(run, DistilledRun):
+        hidden = match_hidden_states(
             run,
             store,
-            task=data.task,
+            data.task,
             student=model,
             rows=rows,
             texts=texts["train"],
-            compute=compute,
-            folder=folder,
-            facts=lessons.facts,
+            device=compute.device,
         )
-    progress, costs = _train(
-        run, store, data, texts, model, lessons, inside, schedule, compute, on_progress,
-        pause_epoch,
-    )  # fmt: skip
-    facts = _facts(loaded, model, schedule, compute, progress)
-    taught = inside or lessons
-    facts = facts.model_copy(update={**adapter_size, "teaching": taught and taught.facts})
+    built = _Built(loaded, model, texts, schedule, compute, signals, hidden)
+    progress, costs = _train(job, built)
+    facts = _facts(built, progress).model_copy(
+        update={**adapter_size, "teaching": _teaching(signals, hidden)}
+    )
 
-    on_progress({"stage": "saving and scoring"})
+    job.on_progress({"stage": "saving and scoring"})
     save_trained(model, loaded.tokenizer, folder / "model", encoder=encoder, base=start)
     if start is not None:
         shutil.rmtree(start)
-    del model, loaded.model
+    del model, built, loaded.model
     merged, _ = load_finished(run, folder, data.task, compute)
     outputs = predict_held_out(merged, texts, compute)
 
-    on_progress({"stage": "measuring"})
+    job.on_progress({"stage": "measuring"})
+    once_s = hidden.labelling_s if hidden else 0.0
     efficiency = Efficiency(
         **costs,
         trainable_params=trainable,
         total_params=total,
         size_mb=size_mb,
         saved_mb=folder_mb(folder / "model"),
-        labelling_s=lessons.labelling_s + (inside.once_s if inside else 0.0) if lessons else None,
+        labelling_s=signals.labelling_s + once_s if signals else None,
         **inference_costs(run, data.task, merged, compute, folder=store.costs),
     )
-    soft = lessons.soft if lessons else None
-    return Outcome(data, outputs, facts, efficiency, soft, progress.history)
+    soft = signals.soft if signals else None
+    return RunOutcome(data, outputs, facts, efficiency, soft, progress.history)
 
 
-def _train(
-    run: TrainedRun,
-    store: Store,
-    data: TaskData,
-    texts: dict[str, Encoded],
-    model: nn.Module,
-    lessons: Lessons | None,
-    inside: Inside | None,
-    schedule: Schedule,
-    compute: Compute,
-    on_progress: OnProgress,
-    pause_epoch: int | None,
-) -> tuple[Progress, dict[str, Any]]:
+def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
     """The training itself, and what it cost as fields of `Efficiency`."""
-    task, selection, folder = data.task, data.selection, store.folder(run.run_id)
-    flops = flops_per_length(model, backward=True, device=compute.device, folder=store.costs)
+    run, data, folder, hidden = job.run, job.data, job.folder, built.hidden
+    model, compute, schedule, texts = built.model, built.compute, built.schedule, built.texts
+    task, selection = data.task, data.selection
+    flops = flops_per_length(model, backward=True, device=compute.device, folder=job.store.costs)
     forward = make_forward(model, compute)
 
     def evaluate(current: nn.Module) -> dict[str, float | None]:
@@ -243,42 +258,43 @@ def _train(
         )
 
     def step_flops(batch: int, length: int) -> float:
-        return flops.flops(batch, length) + (inside.step_flops(batch, length) if inside else 0.0)
+        return flops.flops(batch, length) + (hidden.step_flops(batch, length) if hidden else 0.0)
 
-    rows = lessons.train if lessons else data.train
+    rows = built.signals.train if built.signals else data.train
     training = TrainingData(
         texts["train"],
         torch.from_numpy(rows.labels),
-        torch.from_numpy(lessons.soft.take(rows.ids)) if lessons else None,
-        inside.matching if inside else None,
+        torch.from_numpy(built.signals.soft.take(rows.ids)) if built.signals else None,
+        hidden.matching if hidden else None,
     )
-    on_progress({"stage": "training", "total": schedule.total_steps})
-    with ExitStack() as rulers:
-        memory = rulers.enter_context(PeakMemory(compute.device))
-        energy = rulers.enter_context(EnergyMeter(compute.device))
+    setup = TrainingSetup(
+        loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None),
+        evaluate=evaluate,
+        primary=task.primary,
+        direction=task.direction,
+        settings=run.training,
+        schedule=schedule,
+        compute=compute,
+        seeds=Seeds(seed_for(run.seed, "order"), seed_for(run.seed, "dropout")),
+        hooks=Hooks(
+            after_step=adapters.after_step,
+            extra_loss=adapters.extra_loss,
+            earliest_best=adapters.earliest_stop(model),
+            state=adapters.allocator_state,
+            restore=adapters.load_allocator_state,
+        ),
+        forward=forward,
+        step_flops=step_flops,
+    )
+    job.on_progress({"stage": "training", "total": schedule.total_steps})
+    with PeakMemory(compute.device) as memory, EnergyMeter(compute.device) as energy:
         progress = train(
             model,
             training,
-            loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None),
-            evaluate=evaluate,
-            primary=task.primary,
-            direction=task.direction,
-            settings=run.training,
-            schedule=schedule,
-            compute=compute,
-            seeds=Seeds(seed_for(run.seed, "order"), seed_for(run.seed, "dropout")),
+            setup,
             folder=folder,
-            forward=forward,
-            hooks=Hooks(
-                after_step=adapters.after_step,
-                extra_loss=adapters.extra_loss,
-                earliest_best=adapters.earliest_stop(model),
-                state=adapters.allocator_state,
-                restore=adapters.load_allocator_state,
-            ),
-            step_flops=step_flops,
-            on_progress=on_progress,
-            pause_after=pause_epoch and pause_epoch * schedule.steps_per_epoch,
+            on_progress=job.on_progress,
+            pause_after=job.pause_epoch and job.pause_epoch * schedule.steps_per_epoch,
         )
     drop_cache(folder)
     seconds = max(progress.train_s, 1e-9)
@@ -287,7 +303,7 @@ def _train(
         "eval_s": progress.eval_s,
         "train_examples_per_s": progress.examples / seconds,
         "train_tokens_per_s": progress.tokens / seconds,
-        "train_flops": progress.flops + (inside.once_flops if inside else 0.0),
+        "train_flops": progress.flops + (hidden.labelling_flops if hidden else 0.0),
         "peak_memory_mb": memory.peak_mb,
         "peak_memory_scope": memory.scope,
         # Of a run that paused or was interrupted, only the last part was measured.
@@ -298,7 +314,14 @@ def _train(
     }
 
 
-def _record(run: Run, folder: Path, outcome: Outcome) -> Record:
+def _teaching(signals: TeacherSignals | None, hidden: HiddenStateTargets | None) -> Teaching | None:
+    """How the run was taught, as its record says it."""
+    if signals is None:
+        return None
+    return signals.facts.model_copy(update=hidden.facts if hidden else {})
+
+
+def _record(run: Run, folder: Path, outcome: RunOutcome) -> Record:
     """Put the blocks together; quality comes from the stored predictions, to be recomputable."""
     data = outcome.scored
     task, report = data.task, data.reports["report"]
@@ -339,13 +362,8 @@ def _record(run: Run, folder: Path, outcome: Outcome) -> Record:
     )
 
 
-def _facts(
-    loaded: LoadedEncoder,
-    model: nn.Module,
-    schedule: Schedule,
-    compute: Compute,
-    progress: Progress,
-) -> TrainingFacts:
+def _facts(built: _Built, progress: Progress) -> TrainingFacts:
+    schedule, model = built.schedule, built.model
     return TrainingFacts(
         steps=progress.step,
         planned_steps=schedule.total_steps,
@@ -357,10 +375,10 @@ def _facts(
         out_of_memory_retries=progress.out_of_memory_retries,
         nonfinite_steps=progress.nonfinite_steps,
         resumed=progress.resumed,
-        new_modules=list(loaded.new_modules),
+        new_modules=list(built.loaded.new_modules),
         modules_to_save=adapters.saved_modules(model),
         targets=adapters.adapted_layers(model),
         adapter_norm=adapter_norm(model),
         rank_pattern=adapters.rank_pattern(model),
-        **compute_facts(compute, model),
+        **compute_facts(built.compute, model),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -44,8 +44,23 @@ from kdlora.vocabulary.task import Task
 SCORE_TOLERANCE = 0.005
 
 
+class Teacher(Protocol):
+    """What can be asked for logits: a model that was trained here or given, or a file of them."""
+
+    at_hand: bool  # whether its logits need no cache
+
+    def require(self, rows: Examples, split: str) -> None:
+        """Raise DataError if it does not know all of the rows."""
+
+    def knows(self, rows: Examples) -> np.ndarray:
+        """Which of the rows it can label, boolean [n]."""
+
+    def label(self, rows: Examples) -> np.ndarray:
+        """Logits [n, c] of rows that it knows."""
+
+
 @dataclass(frozen=True, eq=False)
-class Lessons:
+class TeacherSignals:
     """What a student learns from: all rows to train on, and the logits of every split.
 
     `train` holds the labelled rows and, behind them, those that only the teacher labels.
@@ -57,7 +72,7 @@ class Lessons:
     facts: Teaching
 
 
-def prepare_lessons(run: DistilledRun, store: Store, data: TaskData) -> Lessons:
+def prepare_signals(run: DistilledRun, store: Store, data: TaskData) -> TeacherSignals:
     """Label every row a student learns from by its teacher, or by the mean of its teachers.
 
     Raises ModelError when a teacher is not done, or when its score recomputed from its cache is
@@ -65,9 +80,9 @@ def prepare_lessons(run: DistilledRun, store: Store, data: TaskData) -> Lessons:
     """
     extra = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
     start = time.perf_counter()
-    found = [_logits_of(run_id, store, data, extra) for run_id in run.teachers]
+    found = [logits_of(run_id, store, data, extra) for run_id in run.teachers]
     all_cached = all(cached for _, cached in found)
-    return Lessons(
+    return TeacherSignals(
         train=joined(data.train, extra.rows if extra else None),
         soft=mean_of([labels for labels, _ in found]),
         labelling_s=0.0 if all_cached else time.perf_counter() - start,
@@ -94,36 +109,94 @@ def model_of(teacher: Record) -> EncoderRun:
     raise ModelError(f"the teacher run {teacher.run_id} is no encoder: it has no model to load")
 
 
-def outputs_as_labels(
-    ref: OutputsRef, data: TaskData, run_id: str, *, extra: Examples | None = None
+class ModelTeacher:
+    """A teacher that is a model, trained here or given; it labels by the path that scored it.
+
+    The model is loaded at the first call, so that a cache costs nothing.
+    """
+
+    at_hand = False
+
+    def __init__(self, run: EncoderRun, store: Store, task: Task) -> None:
+        self.run, self.store, self.task = run, store, task
+        self.max_length = run.training.max_length
+        self.compute = choose_compute(run.training.precision, max_length=self.max_length)
+
+    def require(self, rows: Examples, split: str) -> None:
+        """It knows every row."""
+
+    def knows(self, rows: Examples) -> np.ndarray:
+        return np.ones(len(rows), dtype=bool)
+
+    def label(self, rows: Examples) -> np.ndarray:
+        model, tokenizer, forward = self._loaded
+        texts = encode_once(tokenizer, rows, max_length=self.max_length, folder=self.store.tokens)
+        return predict(model, texts, self.compute, forward=forward)
+
+    @cached_property
+    def _loaded(self) -> tuple[nn.Module, PreTrainedTokenizerBase, Forward]:
+        folder = self.store.folder(self.run.run_id)
+        model, tokenizer = load_finished(self.run, folder, self.task, self.compute)
+        return model, tokenizer, make_forward(model, self.compute)
+
+
+class FileTeacher:
+    """A teacher that is a file of its outputs; it knows the rows that the file holds."""
+
+    at_hand = True
+
+    def __init__(self, outputs: OutputsRef, task: Task) -> None:
+        self.table = read_teacher_outputs(outputs, task)
+
+    def require(self, rows: Examples, split: str) -> None:
+        self.table.require(rows, split)
+
+    def knows(self, rows: Examples) -> np.ndarray:
+        return self.table.find(rows) >= 0
+
+    def label(self, rows: Examples) -> np.ndarray:
+        return self.table.logits[self.table.find(rows)]
+
+
+def teacher_of(record: Record, store: Store, task: Task) -> Teacher:
+    """The teacher that a record is of."""
+    if isinstance(record.run, FileTeacherRun):
+        return FileTeacher(record.run.outputs, task)
+    return ModelTeacher(model_of(record), store, task)
+
+
+def labels_at_hand(
+    teacher: Teacher, data: TaskData, run_id: str, extra: Examples | None = None
 ) -> SoftLabels:
-    """The logits that a teacher's file holds of the rows of all splits, and of all of `extra`.
+    """The logits of all rows that the teacher knows, of the splits and of `extra`.
 
     Raises DataError if it lacks rows that are trained on.
     """
-    table = read_teacher_outputs(ref, data.task)
-    table.require(data.train, "train")
+    teacher.require(data.train, "train")
     parts = list(data.splits().values())
     if extra is not None:
-        table.require(extra, "unlabelled")
+        teacher.require(extra, "unlabelled")
         parts.append(extra)
-    rows = np.concatenate([table.find(part) for part in parts])
-    ids = np.concatenate([part.ids for part in parts])[rows >= 0]
-    logits = table.logits[rows[rows >= 0]]
-    return SoftLabels(ids, logits, run_id, data.task.label_names, data.fingerprint)
+    known = [part.take(teacher.knows(part)) for part in parts]
+    return SoftLabels(
+        np.concatenate([part.ids for part in known]),
+        np.concatenate([teacher.label(part) for part in known]),
+        run_id,
+        data.task.label_names,
+        data.fingerprint,
+    )
 
 
-def _logits_of(
+def logits_of(
     run_id: str, store: Store, data: TaskData, extra: Unlabelled | None
 ) -> tuple[SoftLabels, bool]:
     """A teacher's checked logits, and whether all of them were there already."""
-    teacher, folder = finished_teacher(run_id, store), store.folder(run_id)
-    if isinstance(teacher.run, FileTeacherRun):
-        rows = extra.rows if extra else None
-        soft = outputs_as_labels(teacher.run.outputs, data, run_id, extra=rows)
-        _check(teacher, soft, data, folder)
+    record, folder = finished_teacher(run_id, store), store.folder(run_id)
+    teacher = teacher_of(record, store, data.task)
+    if teacher.at_hand:
+        soft = labels_at_hand(teacher, data, run_id, extra.rows if extra else None)
+        check_scores(record, soft, data, folder)
         return soft, True
-    label = _labeller(model_of(teacher), store, data.task)
 
     def alone() -> AbstractContextManager[object]:
         """Processes that share the folder label a teacher's texts once, whoever is first."""
@@ -134,12 +207,12 @@ def _logits_of(
     soft, cached = soft_labels(
         folder,
         teacher_run_id=run_id,
-        teacher_checksum=teacher.checksum,
+        teacher_checksum=record.checksum,
         data=data,
-        label=label,
+        label=teacher.label,
         alone=alone,
     )
-    _check(teacher, soft, data, folder)
+    check_scores(record, soft, data, folder)
     if extra is not None:
         further, known = soft_labels_of_texts(
             folder,
@@ -147,15 +220,15 @@ def _logits_of(
             task=data.task,
             rows=extra.rows,
             fingerprint=extra.fingerprint,
-            teacher_checksum=teacher.checksum,
-            label=label,
+            teacher_checksum=record.checksum,
+            label=teacher.label,
             alone=alone,
         )
         soft, cached = soft.joined(further), cached and known
     return soft, cached
 
 
-def _check(teacher: Record, soft: SoftLabels, data: TaskData, folder: Path) -> None:
+def check_scores(teacher: Record, soft: SoftLabels, data: TaskData, folder: Path) -> None:
     assert teacher.quality is not None
     for split in ("selection", "report"):
         part = data.split(split)
@@ -174,28 +247,6 @@ def _same(found: float | None, recorded: float | None) -> bool:
     if found is None or recorded is None:
         return found is recorded
     return abs(found - recorded) <= SCORE_TOLERANCE
-
-
-def _labeller(teacher: EncoderRun, store: Store, task: Task) -> Callable[[Examples], np.ndarray]:
-    """A function from examples to the teacher's logits, by the path that scored the teacher.
-
-    The model is loaded at the first call, so that a cache costs nothing.
-    """
-    max_length = teacher.training.max_length
-    compute = choose_compute(teacher.training.precision, max_length=max_length)
-
-    @cache
-    def ready() -> tuple[nn.Module, PreTrainedTokenizerBase, Forward]:
-        folder = store.folder(teacher.run_id)
-        model, tokenizer = load_finished(teacher, folder, task, compute)
-        return model, tokenizer, make_forward(model, compute)
-
-    def label(part: Examples) -> np.ndarray:
-        model, tokenizer, forward = ready()
-        texts = encode_once(tokenizer, part, max_length=max_length, folder=store.tokens)
-        return predict(model, texts, compute, forward=forward)
-
-    return label
 
 
 def start_from_teacher(run: DistilledRun, store: Store, task: Task, folder: Path) -> EncoderRef:

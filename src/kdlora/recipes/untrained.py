@@ -15,7 +15,7 @@ from kdlora.data.examples import Examples, TaskData
 from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
-from kdlora.recipes.teacher import outputs_as_labels
+from kdlora.recipes.teacher import FileTeacher, labels_at_hand
 from kdlora.records.record import Efficiency, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import BaselineRun, FileTeacherRun, GivenTeacherRun, seed_for
@@ -24,7 +24,7 @@ from kdlora.training.precision import Compute, choose_compute
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What any kind of run leaves: outputs [n, c] by held-out split, facts and costs.
 
     `scored` are the rows that the outputs belong to.
@@ -38,7 +38,7 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> Outcome:
+def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> RunOutcome:
     """Score a teacher that arrived fine-tuned; nothing is trained and nothing copied."""
     max_length = run.training.max_length
     compute = choose_compute(run.training.precision, max_length=max_length)
@@ -57,15 +57,15 @@ def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> Outcome
         train_s=0.0,
         **inference_costs(run, data.task, model, compute, folder=store.costs),
     )
-    return Outcome(data, outputs, facts, efficiency)
+    return RunOutcome(data, outputs, facts, efficiency)
 
 
-def outputs_teacher(run: FileTeacherRun, data: TaskData) -> Outcome:
+def outputs_teacher(run: FileTeacherRun, data: TaskData) -> RunOutcome:
     """Score a teacher that is a file, on the held-out rows that the file holds.
 
     Raises DataError if the file lacks rows that are trained on.
     """
-    soft = outputs_as_labels(run.outputs, data, run.run_id)
+    soft = labels_at_hand(FileTeacher(run.outputs, data.task), data, run.run_id)
 
     def held(name: str) -> Examples:
         part = data.split(name)
@@ -78,16 +78,16 @@ def outputs_teacher(run: FileTeacherRun, data: TaskData) -> Outcome:
         name: soft.take(part.ids) for name, part in scored.splits().items() if name != "train"
     }
     facts = TrainingFacts(stopped="not trained")
-    return Outcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
+    return RunOutcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
 
 
-def baseline(run: BaselineRun, folder: Path, data: TaskData) -> Outcome:
+def baseline(run: BaselineRun, folder: Path, data: TaskData) -> RunOutcome:
     """Majority class (or mean) and TF-IDF with a linear model: what an encoder has to beat."""
     task, parts = data.task, {"selection": data.selection, **data.reports}
     facts = TrainingFacts(precision="fp64", device="cpu")
     if run.adaptation == "majority":
         outputs = {n: baselines.majority(task, data.train.labels, len(p)) for n, p in parts.items()}
-        return Outcome(data, outputs, facts, Efficiency())
+        return RunOutcome(data, outputs, facts, Efficiency())
     started = datetime.now(UTC)
     model = baselines.train_tfidf(task, data.train, seed=seed_for(run.seed, "baseline"))
     train_s = (datetime.now(UTC) - started).total_seconds()
@@ -107,7 +107,7 @@ def baseline(run: BaselineRun, folder: Path, data: TaskData) -> Outcome:
                   "throughput_batch": 32, "device": "cpu", "dtype": "float64"},
     )  # fmt: skip
     outputs = {name: model.predict(part.texts) for name, part in parts.items()}
-    return Outcome(data, outputs, facts, efficiency)
+    return RunOutcome(data, outputs, facts, efficiency)
 
 
 def compute_facts(compute: Compute, model: nn.Module) -> dict[str, Any]:

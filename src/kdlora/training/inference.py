@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.measure.flops import flops_per_length
-from kdlora.measure.latency import Timing, time_models, timing_conditions
+from kdlora.measure.latency import ModelTiming, TimingProtocol, time_models, timing_conditions
 from kdlora.measure.shape_cache import once, shape_of
 from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained
@@ -116,7 +116,7 @@ def inference_costs(
 
 def _timed(
     run: EncoderRun, task: Task, merged: nn.Module, compute: Compute, folder: Path | None
-) -> dict[str, Timing]:
+) -> dict[str, ModelTiming]:
     """The timings of "model" and, where it is another encoder, of "reference"."""
     reference = run.reference if run.reference != run.encoder else None
 
@@ -125,15 +125,14 @@ def _timed(
         if reference is not None:
             loaded = load_encoder(reference, task, seed=0, attention=compute.attention)
             models["reference"] = place_for_inference(loaded.model, compute)
-        timings = time_models(
-            models,
+        protocol = TimingProtocol(
             seq_length=SEQ_LENGTH,
             device=compute.device,
             dtype=compute.dtype,
             merged=True,
-            rng=np.random.default_rng(0),
             budget_s=TIMING_S,
         )
+        timings = time_models(models, protocol, rng=np.random.default_rng(0))
         return {name: asdict(timing) for name, timing in timings.items()}
 
     key = [
@@ -143,7 +142,7 @@ def _timed(
         task.num_outputs,
         timing_conditions(compute.device),
     ]
-    timings = {name: Timing(**values) for name, values in once(folder, key, find).items()}
+    timings = {name: ModelTiming(**values) for name, values in once(folder, key, find).items()}
     for timing in timings.values():
         timing.protocol["measured"] = "once for all runs of this shape" if folder else "in this run"
     return timings

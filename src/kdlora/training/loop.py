@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from kdlora.training.checkpoint import (
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.interrupts import polite_interrupt
 from kdlora.training.precision import Compute
-from kdlora.training.schedule import Schedule, evaluation_steps
+from kdlora.training.schedule import LearningRateSchedule, evaluation_steps
 
 MAX_NONFINITE = 3  # consecutive steps without a finite gradient before training is given up
 CHECKPOINT_S = 60.0  # an epoch's end, or that of the training, is kept if so much would be lost
@@ -72,8 +71,35 @@ class TrainingData:
     matching: Matching | None = None
 
 
+Evaluate = Callable[[nn.Module], dict[str, float | None]]
+
+
 @dataclass(frozen=True)
-class _Setup:
+class TrainingSetup:
+    """How a model is trained, and what for.
+
+    Attributes:
+        loss: ``(logits [b, c], labels [b], teacher [b, c] | None) -> scalar``, mean over examples.
+        evaluate: metrics of the selection split; `primary` times `direction` decides.
+        forward: from the inputs of a batch to logits; by default `make_forward` of the model.
+        step_flops: FLOPs of one training step for (examples, padded length).
+    """
+
+    loss: Loss
+    evaluate: Evaluate
+    primary: str
+    direction: int
+    settings: Training
+    schedule: LearningRateSchedule
+    compute: Compute
+    seeds: Seeds
+    hooks: Hooks = field(default_factory=Hooks)
+    forward: Forward | None = None
+    step_flops: Callable[[int, int], float] = lambda batch, length: 0.0
+
+
+@dataclass(frozen=True)
+class _Training:
     """What every step of one training needs and none changes (but the weights themselves)."""
 
     model: nn.Module
@@ -81,34 +107,15 @@ class _Setup:
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     data: TrainingData
-    loss: Loss
-    hooks: Hooks
-    settings: Training
-    schedule: Schedule
-    compute: Compute
-    step_flops: Callable[[int, int], float]
-
-
-Evaluate = Callable[[nn.Module], dict[str, float | None]]
+    setup: TrainingSetup
 
 
 def train(
     model: nn.Module,
     data: TrainingData,
+    setup: TrainingSetup,
     *,
-    loss: Loss,
-    evaluate: Evaluate,
-    primary: str,
-    direction: int,
-    settings: Training,
-    schedule: Schedule,
-    compute: Compute,
-    seeds: Seeds,
     folder: Path,
-    hooks: Hooks | None = None,
-    step_flops: Callable[[int, int], float] = lambda batch, length: 0.0,
-    measured: AbstractContextManager | None = None,
-    forward: Forward | None = None,
     on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
     checkpoint_minutes: float = 10.0,
     pause_after: int | None = None,
@@ -117,35 +124,28 @@ def train(
 
     Args:
         model: placed by `precision.place`; what requires a gradient is trained.
-        loss: ``(logits [b, c], labels [b], teacher [b, c] | None) -> scalar``, mean over examples.
-        evaluate: metrics of the selection split; `primary` times `direction` decides.
         folder: `history.jsonl` and, while the run is unfinished, `checkpoint.pt` are kept here: at
             the end of an epoch and of the training that is `CHECKPOINT_S` behind the last one, and
             every `checkpoint_minutes`.
-        forward: from the inputs of a batch to logits; by default `make_forward` of the model.
-        step_flops: FLOPs of one training step for (examples, padded length).
         pause_after: a step before the last one, after which a checkpoint is written and left.
 
     Raises KeyboardInterrupt after having written a checkpoint, and Paused likewise.
     """
-    hooks = hooks or Hooks()
+    hooks, settings, schedule, compute = setup.hooks, setup.settings, setup.schedule, setup.compute
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if data.matching is not None:  # projectors learn beside the student and are saved nowhere
         trained |= {f"matching.{n}": p for n, p in data.matching.named_parameters()}
-    forward = forward or make_forward(model, compute)
+    forward = setup.forward or make_forward(model, compute)
     optimizer = make_optimizer(trained, settings)
-    setup = _Setup(
-        model, forward, trained, optimizer, data, loss, hooks, settings, schedule, compute,
-        step_flops,
-    )  # fmt: skip
+    training = _Training(model, forward, trained, optimizer, data, setup)
     progress = Progress(micro_batch_size=settings.micro_batch_size or settings.batch_size)
     best: dict[str, torch.Tensor] = {}
     evaluate_after = evaluation_steps(schedule, settings.evals_per_epoch)
     saved_at = time.monotonic()
 
     devices = [compute.device] if compute.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), measured or nullcontext():
-        torch.manual_seed(seeds.dropout)
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(setup.seeds.dropout)
         state = load_checkpoint(folder, compute)
         if state is not None:
             progress, best = restore(state, trained, optimizer)
@@ -159,23 +159,20 @@ def train(
 
         if pause_after is not None and progress.step >= pause_after:
             raise Paused(progress)
-        batches = _batches_from(progress.step, data.texts, settings, schedule, seeds)
+        batches = _batches_from(progress.step, data.texts, setup)
         with polite_interrupt() as interrupted:
             for batch in batches if progress.stopped == "completed" else ():
-                _step(setup, batch, progress)
+                _step(training, batch, progress)
                 events: list[dict[str, Any]] = [
                     {"step": progress.step, "total": schedule.total_steps}
                 ]
                 if progress.step in evaluate_after:
-                    _evaluate(
-                        model, trained, best, progress, evaluate, primary, direction, schedule,
-                        hooks,
-                    )  # fmt: skip
+                    _evaluate(training, progress, best)
                     write_history(folder, progress)
                     events.append({"evaluation": progress.history[-1]})
                 if progress.nonfinite_row >= MAX_NONFINITE:
                     progress.stopped = "nonfinite"
-                elif _out_of_patience(progress, settings, schedule, hooks):
+                elif _out_of_patience(progress, setup):
                     progress.stopped = "patience"
                 # Here, between two steps, weights and counters belong together.
                 try:
@@ -219,26 +216,26 @@ def make_optimizer(trained: dict[str, nn.Parameter], settings: Training) -> torc
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=True)
 
 
-def _batches_from(step, texts, settings, schedule, seeds):
+def _batches_from(step: int, texts: Encoded, setup: TrainingSetup) -> Iterator[np.ndarray]:
     """Batches from optimizer step `step` on: the order of an epoch depends on its number alone."""
-    first = step // schedule.steps_per_epoch
-    for epoch in range(first, settings.epochs):
-        rng = np.random.default_rng([seeds.order, epoch])
-        batches = train_batches(texts.lengths, settings.batch_size, rng)
-        skip = step - first * schedule.steps_per_epoch if epoch == first else 0
+    first = step // setup.schedule.steps_per_epoch
+    for epoch in range(first, setup.settings.epochs):
+        rng = np.random.default_rng([setup.seeds.order, epoch])
+        batches = train_batches(texts.lengths, setup.settings.batch_size, rng)
+        skip = step - first * setup.schedule.steps_per_epoch if epoch == first else 0
         yield from batches[skip:]
 
 
-def _step(setup: _Setup, batch: np.ndarray, progress: Progress) -> None:
+def _step(training: _Training, batch: np.ndarray, progress: Progress) -> None:
     """One optimizer step; on out-of-memory the same batch again in halves, which is recorded."""
     start = time.perf_counter()
-    optimizer, settings = setup.optimizer, setup.settings
+    optimizer, setup = training.optimizer, training.setup
     for group in optimizer.param_groups:
         group["lr"] = setup.schedule.lr(progress.step)
-    setup.model.train()
+    training.model.train()
     while True:
         try:
-            value, flops = _accumulate(setup, batch, progress.micro_batch_size)
+            value, flops = _accumulate(training, batch, progress.micro_batch_size)
             break
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error) or progress.micro_batch_size <= 1:
@@ -248,10 +245,10 @@ def _step(setup: _Setup, batch: np.ndarray, progress: Progress) -> None:
             progress.out_of_memory_retries += 1
             if setup.compute.device.type == "cuda":
                 torch.cuda.empty_cache()
-    norm = _gradient_norm(setup.trained)
+    norm = gradient_norm(training.trained)
     if math.isfinite(value) and bool(torch.isfinite(norm)):
-        _clipped_step(optimizer, norm, settings.clip_norm)
-        setup.hooks.after_step(setup.model, progress.step + 1)
+        clipped_step(optimizer, norm, setup.settings.clip_norm)
+        setup.hooks.after_step(training.model, progress.step + 1)
         progress.nonfinite_row = 0
         progress.loss_sum += value
         progress.loss_steps += 1
@@ -261,17 +258,17 @@ def _step(setup: _Setup, batch: np.ndarray, progress: Progress) -> None:
     optimizer.zero_grad(set_to_none=True)
     progress.step += 1
     progress.examples += len(batch)
-    progress.tokens += int(setup.data.texts.lengths[batch].sum())
+    progress.tokens += int(training.data.texts.lengths[batch].sum())
     progress.flops += flops
     progress.train_s += time.perf_counter() - start
 
 
-def _gradient_norm(trained: dict[str, nn.Parameter]) -> torch.Tensor:
+def gradient_norm(trained: dict[str, nn.Parameter]) -> torch.Tensor:
     """L2 norm of all gradients together, a scalar tensor."""
     return nn.utils.get_total_norm(p.grad for p in trained.values() if p.grad is not None)
 
 
-def _clipped_step(optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: float) -> None:
+def clipped_step(optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: float) -> None:
     """A step with gradients of at most the norm `clip_norm`.
 
     The fused optimizer divides the gradients while it reads them (as it does for loss scaling),
@@ -282,9 +279,10 @@ def _clipped_step(optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: f
     optimizer.step()
 
 
-def _accumulate(setup: _Setup, batch: np.ndarray, micro: int) -> tuple[float, float]:
+def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[float, float]:
     """Gradient of the batch's mean loss, computed in parts of `micro` examples: loss and FLOPs."""
-    model, data, device = setup.model, setup.data, setup.compute.device
+    model, data, setup = training.model, training.data, training.setup
+    device = setup.compute.device
     total, flops = 0.0, 0.0
     extra_done = False
     for start in range(0, len(batch), micro):
@@ -293,7 +291,7 @@ def _accumulate(setup: _Setup, batch: np.ndarray, micro: int) -> tuple[float, fl
         labels = data.labels[part].to(device)
         teacher = data.teacher[part].to(device) if data.teacher is not None else None
         if data.matching is None:
-            value = setup.loss(setup.forward(inputs), labels, teacher)
+            value = setup.loss(training.forward(inputs), labels, teacher)
         else:
             logits, matched = data.matching.run(model, inputs, part, setup.compute.autocast)
             value = setup.loss(logits.float(), labels, teacher, matched)
@@ -315,19 +313,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _evaluate(
-    model, trained, best, progress, evaluate, primary, direction, schedule, hooks
-) -> None:
+def _evaluate(training: _Training, progress: Progress, best: dict[str, torch.Tensor]) -> None:
     """Score the selection split, keep the weights if they are the best candidate so far."""
     start = time.perf_counter()
-    metrics = evaluate(model)
-    score = metrics.get(primary)
-    usable = score is not None and math.isfinite(score)
-    candidate = progress.step >= hooks.earliest_best
-    if candidate and (not best or (usable and better(score, progress.best_score, direction))):
+    setup = training.setup
+    metrics = setup.evaluate(training.model)
+    score = metrics.get(setup.primary)
+    usable = score if score is not None and math.isfinite(score) else None
+    candidate = progress.step >= setup.hooks.earliest_best
+    gained = usable is not None and better(usable, progress.best_score, setup.direction)
+    if candidate and (not best or gained):
         progress.best_step = progress.step
-        progress.best_score = score if usable else None
-        for name, parameter in trained.items():
+        progress.best_score = usable
+        for name, parameter in training.trained.items():
             best[name] = parameter.detach().clone()
         progress.evals_without_gain = 0
     else:
@@ -337,22 +335,23 @@ def _evaluate(
     progress.history.append(
         {
             "step": progress.step,
-            "epoch": round(progress.step / schedule.steps_per_epoch, 4),
+            "epoch": round(progress.step / setup.schedule.steps_per_epoch, 4),
             "train_loss": progress.loss_sum / max(progress.loss_steps, 1),
-            "lr": schedule.lr(progress.step - 1),
+            "lr": setup.schedule.lr(progress.step - 1),
             "selection": metrics,
         }
     )
     progress.loss_sum, progress.loss_steps = 0.0, 0
 
 
-def _out_of_patience(progress, settings, schedule, hooks) -> bool:
+def _out_of_patience(progress: Progress, setup: TrainingSetup) -> bool:
     """Patience counts only after warm-up, and never before a rank budget has been spent."""
+    settings, schedule = setup.settings, setup.schedule
     if settings.patience is None or progress.step >= schedule.total_steps:
         return False
     if not progress.history or progress.history[-1]["step"] != progress.step:
         return False  # only an evaluation can exhaust it
-    if progress.step <= max(schedule.warmup_steps, hooks.earliest_best):
+    if progress.step <= max(schedule.warmup_steps, setup.hooks.earliest_best):
         progress.evals_without_gain = 0
         return False
     return progress.evals_without_gain >= settings.patience

@@ -9,7 +9,7 @@ from kdlora.spec.sections import Training
 
 
 @dataclass(frozen=True)
-class Schedule:
+class LearningRateSchedule:
     """Linear warm-up from zero, then linear decay to zero at the last planned step."""
 
     total_steps: int
@@ -25,11 +25,11 @@ class Schedule:
         return self.peak_lr * max(left, 0) / max(self.total_steps - self.warmup_steps, 1)
 
 
-def make_schedule(n_train: int, training: Training, peak_lr: float) -> Schedule:
+def make_schedule(n_train: int, training: Training, peak_lr: float) -> LearningRateSchedule:
     """The steps really planned for `n_train` examples; nothing else decides the schedule."""
     per_epoch = math.ceil(n_train / training.batch_size)
     total = per_epoch * training.epochs
-    return Schedule(
+    return LearningRateSchedule(
         total_steps=total,
         warmup_steps=min(math.ceil(training.warmup * total), max(total - 1, 0)),
         steps_per_epoch=per_epoch,
@@ -37,7 +37,7 @@ def make_schedule(n_train: int, training: Training, peak_lr: float) -> Schedule:
     )
 
 
-def evaluation_steps(schedule: Schedule, evals_per_epoch: int) -> set[int]:
+def evaluation_steps(schedule: LearningRateSchedule, evals_per_epoch: int) -> set[int]:
     """Numbers of finished steps after which the selection split is scored; the last always."""
     per = schedule.steps_per_epoch
     steps = {
