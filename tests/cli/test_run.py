@@ -42,7 +42,8 @@ def asked(monkeypatch) -> dict:
             end: {i: f"no luck with {i}" for i, state in status.items() if state == end}
             for end in ("failed", "skipped")
         }
-        return api.StudyResult(Path("out"), status, pd.DataFrame(), None, **ended)
+        report = SimpleNamespace(check=lambda: None, failures=())
+        return api.StudyResult(Path("out"), status, pd.DataFrame(), report, **ended)
 
     monkeypatch.setattr(api, "run", run)
     monkeypatch.setattr("kdlora.cli.study._show", lambda result, console: None)

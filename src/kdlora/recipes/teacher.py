@@ -44,7 +44,7 @@ from kdlora.vocabulary.task import Task
 SCORE_TOLERANCE = 0.005
 
 
-class Teacher(Protocol):
+class Labeller(Protocol):
     """What can be asked for logits: a model that was trained here or given, or a file of them."""
 
     at_hand: bool  # whether its logits need no cache
@@ -158,7 +158,7 @@ class FileTeacher:
         return self.table.logits[self.table.find(rows)]
 
 
-def teacher_of(record: Record, store: Store, task: Task) -> Teacher:
+def teacher_of(record: Record, store: Store, task: Task) -> Labeller:
     """The teacher that a record is of."""
     if isinstance(record.run, FileTeacherRun):
         return FileTeacher(record.run.outputs, task)
@@ -166,7 +166,7 @@ def teacher_of(record: Record, store: Store, task: Task) -> Teacher:
 
 
 def labels_at_hand(
-    teacher: Teacher, data: TaskData, run_id: str, extra: Examples | None = None
+    teacher: Labeller, data: TaskData, run_id: str, extra: Examples | None = None
 ) -> SoftLabels:
     """The logits of all rows that the teacher knows, of the splits and of `extra`.
 
