@@ -262,10 +262,10 @@ def test_a_teacher_whose_record_goes_is_done_again_and_its_student_then(
     teacher, student = plan.runs
     events, answers = [], [[]] if noticed_by == "the worker" else []
 
+    missing_teachers = supervisor.missing_teachers
+
     def look(run, store) -> list[str]:
-        return (
-            answers.pop() if run is student and answers else supervisor.missing_teachers(run, store)
-        )
+        return answers.pop() if run is student and answers else missing_teachers(run, store)
 
     monkeypatch.setattr(supervisor, "missing_teachers", look)
 
