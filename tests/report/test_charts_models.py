@@ -116,7 +116,9 @@ def test_the_rank_diagram_has_the_ranks_of_the_analysis():
     stats = gather_report(facts.frame)
     figure = charts_tests.critical_difference(stats)
     drawn = {r["label"]: r["x"] for r in rows_of(figure.panels[0], "Average rank")}
-    assert sorted(drawn.values()) == pytest.approx(sorted(stats.ranks.average_rank.values()))
+    assert sorted(drawn.values()) == pytest.approx(
+        sorted(stats.ranks["tasks"].average_rank.values())
+    )
     assert "not told apart, which does not make them equal" in figure.caption
 
 

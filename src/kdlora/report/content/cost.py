@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import altair as alt
-import numpy as np
 import pandas as pd
 
+from kdlora.evidence import run_costs
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import COSTS, Evidence
-from kdlora.records.tidy import groups, names
+from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.statistics import model
 from kdlora.report.content.tables import MODEL, PAIR, Lead
 from kdlora.report.document import Cell, Column, Figure, Table
 from kdlora.report.render.panels import dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
-from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.quantity import QUANTITIES, Quantity, quantity
 
 # What can be measured of a model, in the order of its table.
@@ -72,11 +69,16 @@ def efficiency_by_task(facts: Facts) -> Table | None:
     done = facts.frame[facts.frame["status"] == "done"]
     if done.empty or (facts.outcomes and not lead.task):
         return None
-    measured, rows = _measured(done), []
-    for (pair, task, arm), cells in groups(done, "pair", "task", "arm"):
-        runs = cells.drop_duplicates("run_id")
-        values = [w.measured(one, float(runs[one.column].mean())) for one in measured]
-        rows.append((*lead.cells(pair, task, arm), w.count(len(runs)), *values))
+    measured = _measured(done)
+    means = run_costs.means_by_task(facts.frame, [one.column for one in measured])
+    rows = [
+        (
+            *lead.cells(pair, task, arm),
+            w.count(n),
+            *(w.measured(one, values[one.column]) for one in measured),
+        )
+        for (pair, task, arm), (n, values) in means.items()
+    ]
     return Table(
         "efficiency_by_task",
         "What each model costs, task by task",
@@ -113,24 +115,7 @@ def reductions(facts: Facts, reference: str) -> Table | None:
 
 def savings(facts: Facts, reference: str) -> dict[tuple[str, str], dict[str, float]]:
     """(pair, arm) -> cost -> per cent saved against the reference in the same blocks."""
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    frame = facts.frame
-    own = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
-    for column in COSTS:
-        known = own[own[column] > 0]
-        logs = known.assign(log=np.log(known[column].to_numpy(float))).pivot_table(
-            index=["pair", "task", "seed"], columns="arm", values="log", observed=True
-        )
-        if reference not in logs:
-            continue
-        ratio = logs.sub(logs[reference], axis=0).groupby("pair", sort=False).mean()
-        for pair in names(facts.frame, "pair"):
-            for arm in names(facts.frame, "arm", pair=pair):
-                if arm != reference and pair in ratio.index and arm in ratio:
-                    value = 100 * (1 - math.exp(float(ratio[arm][pair])))
-                    if math.isfinite(value):
-                        found.setdefault((pair, arm), {})[column] = value
-    return found
+    return run_costs.savings(facts.frame, reference, COSTS)
 
 
 def per_cost(stats: Evidence) -> Table | None:
@@ -193,30 +178,25 @@ def pareto(stats: Evidence) -> Table | None:
     )
 
 
-def _runs(frame: pd.DataFrame) -> pd.DataFrame:
-    own = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
-    return own.drop_duplicates(["pair", "run_id"])
-
-
 def by_model(facts: Facts) -> Figure | None:
     """Each cost of each pair and model: mean over all done runs, on log scales."""
-    runs = _runs(facts.frame)
+    found = run_costs.cost_ranges(facts.frame, COSTS)
     pairs = names(facts.frame, "pair")
     panels = []
     for column in COSTS:
-        known = runs[runs[column] > 0]
-        if known["arm"].nunique() < 2:
+        if len({arm for (_, arm), own in found.items() if column in own}) < 2:
             continue
         name, unit = quantity(column).label, quantity(column).cost_unit
         factor = 1 / quantity(column).per
         for pair in pairs:
-            own = known[known["pair"] == pair]
+            known = {arm: own[column] for (p, arm), own in found.items()
+                     if p == pair and column in own}  # fmt: skip
             rows = pd.DataFrame([
-                {"arm": arm, "label": w.short_arm_name(str(arm)), "x": found.mean() * factor,
-                 "low": found.min() * factor, "high": found.max() * factor,
-                 "Model": w.arm_name(str(arm)), "Runs": len(found),
-                 name: f"{w.significant(found.mean() * factor)} {unit}"}
-                for arm, found in own.groupby("arm", sort=False)[column]
+                {"arm": arm, "label": w.short_arm_name(arm), "x": one.mean * factor,
+                 "low": one.low * factor, "high": one.high * factor,
+                 "Model": w.arm_name(arm), "Runs": one.n,
+                 name: f"{w.significant(one.mean * factor)} {unit}"}
+                for arm, one in known.items()
             ])  # fmt: skip
             if len(rows) < 2:
                 continue
@@ -229,7 +209,7 @@ def by_model(facts: Facts) -> Figure | None:
                                x=f"{name}, {unit} (log scale)", log=True))  # fmt: skip
     if not panels:
         return None
-    n = sorted(set(runs.groupby(["pair", "arm"]).size()))
+    n = sorted(set(run_costs.run_counts(facts.frame).values()))
     caption = (
         f"Means over all done runs (n = {_range(n)} a model), lines from the lowest to the highest "
         "run: tasks differ in what they cost."
@@ -239,25 +219,26 @@ def by_model(facts: Facts) -> Figure | None:
 
 def costs_table(facts: Facts) -> Table | None:
     """The numbers behind `by_model`."""
-    runs = _runs(facts.frame)
-    used = [c for c in COSTS if (runs[c] > 0).any()]
+    found = run_costs.cost_ranges(facts.frame, COSTS)
+    used = [c for c in COSTS if any(c in own for own in found.values())]
     if not used:
         return None
+    counts = run_costs.run_counts(facts.frame)
     rows = []
-    for (pair, arm), own in groups(runs, "pair", "arm"):
+    for (pair, arm), own in found.items():
         cells = []
         for column in used:
-            found = own.loc[own[column] > 0, column]
-            if found.empty:
+            if column not in own:
                 cells.append(Cell(w.NONE))
                 continue
+            one = own[column]
             per = quantity(column).per
-            mean = w.number(float(found.mean()), per=per)
-            low, high = (w.significant(float(v) / per) for v in (found.min(), found.max()))
+            mean = w.number(one.mean, per=per)
+            low, high = (w.significant(value / per) for value in (one.low, one.high))
             sub = f"{low} to {high}" if low != high else ""
-            extra = {"low": float(found.min()), "high": float(found.max()), "n": len(found)}
+            extra = {"low": one.low, "high": one.high, "n": one.n}
             cells.append(Cell(mean.text, mean.value, sub, extra=extra))
-        rows.append((Cell(pair), Cell(w.arm_name(arm), arm), w.count(len(own)), *cells))
+        rows.append((Cell(pair), Cell(w.arm_name(arm), arm), w.count(counts[pair, arm]), *cells))
     return Table(
         "costs",
         "Costs of each pair and model",
@@ -298,27 +279,20 @@ def per_parameter(stats: Evidence) -> Figure | None:
 
 def by_rank(facts: Facts) -> tuple[Figure, Table] | None:
     """Trained parameters against the adapter's rank, where a study has several ranks."""
-    runs = _runs(facts.frame)
-    known = runs[(runs["rank"] > 0) & (runs["trainable_params"] > 0)]
-    known = known.assign(base=[str(Arm.read(arm).plain) for arm in known["arm"]])
+    found, n = run_costs.parameters_by_rank(facts.frame)
     panels, rows = [], []
-    for pair, own in groups(known, "pair"):
-        means = own.groupby(["base", "rank"], sort=False)["trainable_params"].mean().reset_index()
-        means = means[means.groupby("base")["rank"].transform("nunique") > 1]
-        if means.empty:
-            continue
-        means = means.sort_values(["base", "rank"])
+    for pair, means in found.items():
         drawn = pd.DataFrame([
             {"arm": base, "x": rank, "y": params / 1e6, "label": w.short_arm_name(base),
              "Model": w.arm_name(base), "Rank": f"{rank:g}",
              "Trained parameters": f"{w.significant(params / 1e6)} M"}
-            for base, rank, params in means.itertuples(index=False, name=None)
+            for base, rank, params in means
         ])  # fmt: skip
         panels.append(_rank_panel(str(pair), drawn))
         rows += [
             (Cell(str(pair)), Cell(w.arm_name(base), base), Cell(f"{rank:g}", rank),
              w.number(params, per=1e6))
-            for base, rank, params in means.itertuples(index=False, name=None)
+            for base, rank, params in means
         ]  # fmt: skip
     if not panels:
         return None
@@ -329,7 +303,7 @@ def by_rank(facts: Facts) -> tuple[Figure, Table] | None:
          Column("trainable_params", "Trained parameters", "M")),
         tuple(rows), heads=2, folded=True,
     )  # fmt: skip
-    caption = f"Means over runs (n = {len(known)} runs in all); both axes are logarithmic."
+    caption = f"Means over runs (n = {n} runs in all); both axes are logarithmic."
     return Figure("by_rank", "Trained parameters by rank", caption, tuple(panels),
                   ("by_rank",)), table  # fmt: skip
 

@@ -1,0 +1,107 @@
+"""What runs cost, described: means and ranges over done runs, savings in matched runs.
+
+All functions take a tidy frame (`records.tidy.tidy`); of costs only values above zero are known.
+Nothing here is tested: `costs` has ratios with intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlora.records.tidy import groups, names
+from kdlora.vocabulary.arm import Arm
+
+
+@dataclass(frozen=True)
+class CostRange:
+    """Mean, lowest and highest value of a cost over `n` runs, in the unit of its column."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def encoder_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The done runs of encoders, each once a pair."""
+    own = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    return own.drop_duplicates(["pair", "run_id"])
+
+
+def run_counts(frame: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """(pair, arm) -> the number of done runs."""
+    return {key: len(own) for key, own in groups(encoder_runs(frame), "pair", "arm")}
+
+
+def cost_ranges(
+    frame: pd.DataFrame, columns: Sequence[str]
+) -> dict[tuple[str, str], dict[str, CostRange]]:
+    """(pair, arm) -> cost -> its range over all done runs; one that was not measured is absent."""
+    return {
+        key: {
+            column: CostRange(
+                float(found.mean()), float(found.min()), float(found.max()), len(found)
+            )
+            for column in columns
+            if len(found := own.loc[own[column] > 0, column])
+        }
+        for key, own in groups(encoder_runs(frame), "pair", "arm")
+    }
+
+
+def means_by_task(
+    frame: pd.DataFrame, columns: Sequence[str]
+) -> dict[tuple[str, str, str], tuple[int, dict[str, float]]]:
+    """(pair, task, arm) -> the number of done runs and the mean of each column over them."""
+    done = frame[frame["status"] == "done"].drop_duplicates(["pair", "task", "arm", "run_id"])
+    cells = groups(done, "pair", "task", "arm")
+    return {key: (len(own), {c: float(own[c].mean()) for c in columns}) for key, own in cells}
+
+
+def savings(
+    frame: pd.DataFrame, reference: str, columns: Sequence[str]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """(pair, arm) -> cost -> per cent saved against the reference: geometric mean over the runs
+    that are matched by task and seed."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    own = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    for column in columns:
+        known = own[own[column] > 0]
+        logs = known.assign(log=np.log(known[column].to_numpy(float))).pivot_table(
+            index=["pair", "task", "seed"], columns="arm", values="log", observed=True
+        )
+        if reference not in logs:
+            continue
+        ratio = logs.sub(logs[reference], axis=0).groupby("pair", sort=False).mean()
+        for pair in names(frame, "pair"):
+            for arm in names(frame, "arm", pair=pair):
+                if arm != reference and pair in ratio.index and arm in ratio:
+                    value = 100 * (1 - math.exp(float(ratio[arm][pair])))
+                    if math.isfinite(value):
+                        found.setdefault((pair, arm), {})[column] = value
+    return found
+
+
+def parameters_by_rank(
+    frame: pd.DataFrame,
+) -> tuple[dict[str, list[tuple[str, float, float]]], int]:
+    """pair -> (arm without its label, rank, mean of the trained parameters), by arm and rank.
+
+    Only arms of which a pair has several ranks. Also the number of runs that have a rank.
+    """
+    runs = encoder_runs(frame)
+    known = runs[(runs["rank"] > 0) & (runs["trainable_params"] > 0)]
+    known = known.assign(base=[str(Arm.read(arm).plain) for arm in known["arm"]])
+    found = {}
+    for pair, own in groups(known, "pair"):
+        means = own.groupby(["base", "rank"], sort=False)["trainable_params"].mean().reset_index()
+        means = means[means.groupby("base")["rank"].transform("nunique") > 1]
+        if len(means):
+            rows = means.sort_values(["base", "rank"]).itertuples(index=False, name=None)
+            found[str(pair)] = list(rows)
+    return found, len(known)
