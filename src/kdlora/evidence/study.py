@@ -152,8 +152,6 @@ def gather(
     Runs of a cell that differ in the adapter's rank are arms of their own.
     """
     study, rules = StudyFrame.of(frame).ranks_apart(), rules or Rules()
-    if "description" in parts:
-        tidy(study)  # what cannot be described is said first
     doubts = diagnose(study) if "doubts" in parts else ()
     usable, _ = usable_runs(study, score)
     finished = set(usable["arm"])
@@ -217,8 +215,9 @@ def gather_report(frame: StudyFrame | pd.DataFrame) -> Evidence:
 
     Raises InputError as `tidy` does.
     """
+    described = StudyFrame(tidy(frame))  # a table of costs alone has a report too, without scores
     return gather(
-        frame, rng=np.random.default_rng(SEED), costs=COSTS, rules=REPORT_RULES, parts=OF_REPORT
+        described, rng=np.random.default_rng(SEED), costs=COSTS, rules=REPORT_RULES, parts=OF_REPORT
     )
 
 
