@@ -230,3 +230,21 @@ def test_options_travel_as_one_object():
                 if (n := len(parameters(node))) > 8 and not exempt:
                     problems.append(f"{module}.{node.name} takes {n}")
     assert problems == []
+
+
+def test_the_report_tests_and_pairs_nothing_itself():
+    """Its numbers and verdicts come from `evidence` and `choice`; it words and draws them."""
+    barred = ("scipy", "statsmodels", *(
+        f"kdlora.evidence.{name}" for name in (
+            "aggregates", "estimator", "intervals", "mixed_model", "paired_tests", "pairing",
+            "power", "prediction_tests", "score_draws", "scores", "verdicts",
+        )
+    ))  # fmt: skip
+    found = []
+    for path in sorted((ROOT / "src" / "kdlora" / "report").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            found += [f"{path.name}: {m}" for m in modules if m.startswith(barred)]
+    assert not found
