@@ -258,6 +258,12 @@ def test_labels_are_named_and_joined(tmp_path):
     assert same.train.labels.tolist() == loaded.train.labels.tolist()
 
 
+@pytest.mark.parametrize("truth", [("true", "false"), ("True", "False"), ("TRUE", "FALSE")])
+def test_truth_values_are_named_however_the_file_writes_them(tmp_path, truth):
+    named = {True: "pos", False: "neg"}  # as YAML reads true and false
+    assert load(tmp_path, rows(label=truth * 20), labels=named).task.label_names == ("neg", "pos")
+
+
 def test_labels_that_no_name_is_given_for(tmp_path):
     train = rows(label=["0", "1", "2", "9"] * 10)
     [problem] = problems_of(tmp_path, train, labels={"0": "a", "1": "b"})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -181,6 +183,27 @@ def test_what_is_no_model(tmp_path: Path, exported: Path) -> None:
     (tmp_path / "student").mkdir()
     with pytest.raises(ModelError, match=r"a study with many models.*student"):
         load_predictor(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_terminal_that_lacks_a_character_gets_its_number(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding=encoding))
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(exported), "--threads", "1", "--text", "good film 中"])
+    sys.stdout.flush()
+    assert not end.value.code
+    shown = "中" if encoding == "utf-8" else "\\u4e2d"
+    assert output.getvalue().decode(encoding).endswith(f"good film {shown}\n")
+
+
+def test_a_text_that_is_none_is_refused(exported: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(exported), "--text", "good \udcff"])
+    assert end.value.code == 2
+    assert r"'good \udcff' holds bytes that are not text" in capsys.readouterr().err
 
 
 def test_the_command(

@@ -99,6 +99,23 @@ def test_unreadable_files_are_explained(tmp_path, content, expected):
         read_study(path)
 
 
+@pytest.mark.parametrize("word", ["no", "yes", "on", "off", "No", "YES", "n", "y"])
+def test_words_that_other_yaml_takes_for_truth_values_are_words(tmp_path, word):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"name: s\nbaselines: no\ntasks:\n"
+        f"  - {{name: t, train: t.csv, text: [{word}], label: {word}x, id: {word}, "
+        f"labels: {{{word}: {word}, 1: other}}, positive: {word}}}\n"
+        "pairs: [{teacher: a, student: b, teacher_is_trained: on}]\n"
+    )
+    study = read_study(path)
+    (task,) = study.tasks
+    assert (task.text, task.id, task.positive) == ((word,), word, word)
+    assert task.labels == {word: word, "1": "other"}
+    assert study.baselines is False
+    assert study.pairs[0].teacher_is_trained is True
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"no study file at .*nope\.yaml"):
         read_study(tmp_path / "nope.yaml")

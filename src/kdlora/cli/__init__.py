@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -10,6 +11,10 @@ def main(arguments: list[str] | None = None) -> None:
     from kdlora.cli.app import app
     from kdlora.errors import KdloraError
 
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal or pipe that lacks a character gets its number, never a traceback
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments)
     except KdloraError as error:

@@ -46,6 +46,9 @@ def predict(
         raise InputError('give either texts (--text "...") or a file to predict')
     if second and len(second) != len(text or []):
         raise InputError(f"{len(text or [])} --text and {len(second)} --second; give as many")
+    for given in [*(text or []), *(second or [])]:
+        if not given.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in given):
+            raise InputError(f"{given!a} holds bytes that are not text in this terminal's encoding")
     if file is not None and not file.is_file():
         raise InputError(f"no file at {file}")
 

@@ -277,6 +277,8 @@ def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
     if not own.labels:
         return values
     names = {class_name(key): name for key, name in own.labels.items()}
+    for truth in {"true", "false"} & set(names):  # a study says true where a file has True
+        names = {truth.title(): names[truth], truth.upper(): names[truth], **names}
     found = {class_name(v) for v in values if not is_missing(v)}
     unnamed = sorted(found - set(names))
     if unnamed:

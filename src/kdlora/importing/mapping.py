@@ -31,6 +31,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.yaml_file import load_yaml
 
 # quantity -> unit -> factor to the tidy unit of that quantity
 FACTORS: dict[str, dict[str, float]] = {
@@ -228,7 +229,7 @@ def _pattern(value: str) -> str:
 def read_mapping(path: Path) -> Mapping:
     """Read a mapping file. Raises InputError with every problem in it."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"no mapping file at {path}; known by name:{did_you_mean(str(path), built_in_names())}"
@@ -260,7 +261,7 @@ def built_in(name: str) -> Mapping:
     if name not in built_in_names():
         raise InputError(f"unknown mapping '{name}'.{did_you_mean(name, built_in_names())}")
     resource = files("kdlora.importing") / "mappings" / f"{name}.yaml"
-    return Mapping.model_validate(yaml.safe_load(resource.read_text(encoding="utf-8")))
+    return Mapping.model_validate(load_yaml(resource.read_text(encoding="utf-8")))
 
 
 def find_mapping(given: str | Path | Mapping | None, columns: Iterable[str]) -> Mapping:

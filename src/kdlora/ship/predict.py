@@ -138,7 +138,7 @@ def _require_columns(table: TableFile, wanted: Sequence[str], added: Sequence[st
     """The texts have to be there once, and what is written must not take another column's name."""
     found = [column_problem(table.path, name, table.columns) for name in wanted]
     if problems := [problem for problem in found if problem]:
-        problems[-1] += " Name the text column with --text-column"
+        problems[-1] = problems[-1].rstrip(".") + ". Name the text column with --text-column"
         raise InputError(problems)
     own = [name for name in added if name in table.columns]
     if own:

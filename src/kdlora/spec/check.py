@@ -24,6 +24,7 @@ from kdlora.spec.grid import Exclusions
 from kdlora.spec.sections import OwnTask, stated_kind, task_name
 from kdlora.spec.study import Study, merged
 from kdlora.spec.variations import SECTIONS, PlannedArm, Variation
+from kdlora.spec.yaml_file import load_yaml
 from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, Arm, matching, teaching_arm
 
 _OF_PEFT = ("method", "config", "targets")  # the settings that an arm named peft has
@@ -40,7 +41,7 @@ def read_study(path: str | Path, **changes: Any) -> Study:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     try:
-        values = yaml.safe_load(text)
+        values = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting
         raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
