@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, cast
 
 from kdlora.errors import DataError
 
@@ -314,7 +314,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
     """A file's bytes, unpacked if it is a gzip. Raises DataError for what cannot be read."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as handle:
-            yield handle
+            yield cast(BinaryIO, handle)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}") from None
     except OSError as error:

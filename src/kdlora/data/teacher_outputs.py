@@ -108,7 +108,7 @@ def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _named(table: Table, chosen: Sequence[bool] | np.ndarray) -> str:
+def _named(table: Table, chosen: Any) -> str:
     """The rows that are true in `chosen` [n], by their numbers in the file."""
     return name_rows([table.numbers[i] for i in np.flatnonzero(chosen)])
 
@@ -119,7 +119,7 @@ def _logits(table: Table, values: np.ndarray, kind: str) -> np.ndarray:
     if kind != "probabilities":
         return values.astype(np.float32)
     sums = values.sum(axis=1)
-    outside = ((values < 0) | (values > 1)).any(axis=1)
+    outside = np.any((values < 0) | (values > 1), axis=1)
     wrong = np.abs(sums - 1) > SUM_TOLERANCE
     counts = "; columns that count votes are of kind votes" if _are_votes(values) else ""
     problems = []

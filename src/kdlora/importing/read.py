@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.io.parsers import TextParser
+from pandas.io.parsers import TextParser  # type: ignore[attr-defined]  # the stubs lack it
 
 from kdlora.data.tables import open_table
 from kdlora.errors import InputError
