@@ -114,8 +114,10 @@ def test_students_are_ranked_by_selection_not_by_what_is_reported():
     ):  # fmt: skip
         frame = put(frame, {"arm": arm}, selection_score=selection, score=report)
     assert ranked(frame) == (["student/lora", "student/kd-lora", "student/fft"], "selection")
-    frame = put(frame, {"arm": "student/lora"}, selection_score=None)
-    assert ranked(frame) == (["student/kd-lora", "student/fft", "student/lora"], "report")
+    lacking = put(frame, {"arm": "student/lora"}, selection_score=None)
+    assert ranked(lacking) == (["student/kd-lora", "student/fft"], "selection")
+    foreign = put(frame, {"role": "student"}, selection_score=None)
+    assert ranked(foreign) == (["student/kd-lora", "student/fft", "student/lora"], "report")
 
 
 def test_less_is_better_when_ranking_too():

@@ -23,8 +23,11 @@ from kdlora.errors import InputError
 from kdlora.evidence.result import Result
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores
 from kdlora.evidence.scores import numbers
+from kdlora.evidence.students import RankedStudent, rank_students, with_error
+from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
+from kdlora.vocabulary.arm import Arm
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,10 @@ class Candidate(Result):
         return f"{self.name} as {FORMS[self.form].title}"
 
     @property
+    def role(self) -> str:
+        return Arm.read(self.arm).role
+
+    @property
     def estimated(self) -> bool:
         return ESTIMATED in (self.size_mb.basis, self.latency_p95_ms.basis)
 
@@ -91,6 +98,16 @@ class Field(Result):
     length: int | None
     notes: tuple[str, ...] = ()
     baseline: Baseline | None = None
+    student: RankedStudent | None = None
+
+    @property
+    def default(self) -> int | None:
+        """The candidate that is the study's student as it is saved."""
+        if self.student is None:
+            return None
+        wanted = (set(self.student.run_ids), "torch")
+        places = (i for i, c in enumerate(self.candidates) if (set(c.run_ids), c.form) == wanted)
+        return next(places, None)
 
 
 def task_names(frame: pd.DataFrame) -> list[str]:
@@ -128,15 +145,15 @@ def gather_candidates(
     that are no trained model here (they still serve as the reference). Raises InputError where
     nothing is left.
     """
-    rows = _models(frame)
-    rows = rows[rows["task"] == task]
+    planned = frame[frame["task"] == task]
+    rows = _models(planned)
     if rows.empty:
         raise InputError(
             f"no finished model with a selection score on '{task}': nothing to recommend. Finish "
             "the study with `kdlora run`, or see `kdlora status`"
         )
     notes = []
-    broken = rows["flag_severities"].map(lambda found: "error" in tuple(found))
+    broken = with_error(rows)
     if broken.any():
         names = ", ".join(dict.fromkeys(rows.loc[broken, "run_id"]))
         notes.append(f"left out for an error flag: {names}")
@@ -147,6 +164,12 @@ def gather_candidates(
             "report lists them, and `kdlora run --retry-flagged` does them again"
         )
     metric, direction = str(rows["metric"].iloc[0]), int(rows["direction"].iloc[0])
+    ranking, reference = rank_students(frame, task), _reference(planned, rows, direction)
+    unsound = [arm for arm in ranking.left_out if arm not in {s.arm for s in ranking.students}]
+    if unsound:
+        notes.append(
+            f"every run carries an error flag, so it is no candidate: {', '.join(unsound)}"
+        )
     length = length or nearest_length(rows, exports)
     ratios = speed_ratios(exports)
     found: list[Candidate] = []
@@ -164,8 +187,8 @@ def gather_candidates(
         )  # fmt: skip
         raise InputError(f"nothing to choose from on '{task}': {why}")
     return Field(
-        task, metric, direction, tuple(found), _reference(rows, direction), length, tuple(notes),
-        _baseline(frame[frame["task"] == task], direction),
+        task, metric, direction, tuple(found), reference, length, tuple(notes),
+        _baseline(planned, direction), ranking.first,
     )  # fmt: skip
 
 
@@ -205,7 +228,8 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Cand
     reported = numbers(models["score"])
     several = rows["pair"].nunique() > 1
     taught = str(first["teacher"]) if str(first["distillation"]) == "kd" else ""
-    ship = models.iloc[int(np.argmax(direction * score))]
+    models = models.sort_values(["seed", "run_id"], kind="stable")
+    ship = models.iloc[int(np.argmax(direction * numbers(models["selection_score"])))]
     name = str(first["arm"])
     if several:
         name += f" {first['encoder']}" + (f" from {taught}" if taught else "")
@@ -253,8 +277,8 @@ def _with_costs(
         latency_p50_ms=latency_of("p50", form, alike, own, kin, ratios, length),
         latency_p95_ms=latency_of("p95", form, alike, own, kin, ratios, length),
     )
-    if not own:
-        return same
+    if not own or (form == "torch" and own[0].run_id != base.ship):
+        return same  # PyTorch needs no export, so another seed's is no reason to ship that one
     first = own[0]
     place = models.loc[models["run_id"] == first.run_id, "source"] if "source" in models else ()
     return replace(
@@ -263,12 +287,13 @@ def _with_costs(
     )  # fmt: skip
 
 
-def _reference(rows: pd.DataFrame, direction: int) -> Candidate | None:
-    """The best teacher on the selection split, trained here or given."""
+def _reference(planned: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Candidate | None:
+    """The model that taught; of several pairs' teachers the best on the selection split."""
+    taught = {run for _, own in planned.groupby("pair") for run in teacher_of(own).run_ids}
     teachers = [
         _candidate(models, rows, direction)
-        for models in _by_model(rows[rows["role"] == "teacher"])
-    ]  # fmt: skip
+        for models in _by_model(rows[rows["run_id"].isin(taught) & (rows["role"] == "teacher")])
+    ]
     return max(teachers, key=lambda c: direction * c.score, default=None)
 
 

@@ -10,6 +10,7 @@ from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
 
 PREFERENCES = ("score", "latency", "size")
+ROLES = ("any", "student")
 RUNTIMES = ("any", "torch", "onnx")
 QUANTIZATIONS = ("none", "int8", "int4")
 
@@ -21,8 +22,9 @@ class Constraints(Result):
     max_size_mb: MB (10^6 bytes) on disk. max_latency_ms: for one text, at the percentile `latency`.
     min_score: of the task's metric on the selection split, in its own unit (0.82); for a metric of
     which less is better, the most that is allowed. max_drop: hundredths lost at most against the
-    best teacher (in the metric's own unit where that is unbounded). prefer: what is best among
+    teacher (in the metric's own unit where that is unbounded). prefer: what is best among
     those that keep all limits; ties in cost are broken by the score, ties in score by latency.
+    role: student leaves the teachers out.
     """
 
     max_size_mb: float | None = None
@@ -33,6 +35,7 @@ class Constraints(Result):
     quantize: tuple[str, ...] = QUANTIZATIONS
     prefer: str = "score"
     latency: str = "p95"
+    role: str = "any"
 
     def __post_init__(self) -> None:
         problems = [
@@ -44,7 +47,7 @@ class Constraints(Result):
             problems.append(f"max_drop is {self.max_drop:g}; expected points, 0 or more")
         if self.min_score is not None and not math.isfinite(self.min_score):
             problems.append(f"min_score is {self.min_score}; expected a score such as 0.82")
-        for name, known in (("prefer", PREFERENCES), ("runtime", RUNTIMES),
+        for name, known in (("prefer", PREFERENCES), ("runtime", RUNTIMES), ("role", ROLES),
                             ("latency", ("p50", "p95"))):  # fmt: skip
             if getattr(self, name) not in known:
                 hint = did_you_mean(str(getattr(self, name)), known)
@@ -80,21 +83,28 @@ class Profile:
     why: str
 
 
+# The one student of a study: the report names it first, and it is what is saved.
+DEFAULT = Constraints(role="student", runtime="torch")
+
 PROFILES = {
+    "student": Profile(
+        DEFAULT,
+        "no limits: the student with the best score as it is saved, which the report names first",
+    ),
     "server": Profile(
         Constraints(max_drop=1.0, prefer="latency"),
-        "disk is cheap and requests wait: the fastest within 1 point of the best teacher",
+        "disk is cheap and requests wait: the fastest within 1 point of the teacher",
     ),
     "mobile": Profile(
         Constraints(max_size_mb=70.0, max_drop=3.0, runtime="onnx"),
         "the download counts: the best score of at most 70 MB that needs no PyTorch, within "
-        "3 points of the best teacher",
+        "3 points of the teacher",
     ),
     "edge": Profile(
         Constraints(max_size_mb=25.0, max_latency_ms=25.0, max_drop=5.0, runtime="onnx",
                     prefer="size"),
         "memory and processor are small: the smallest of at most 25 MB and 25 ms a text, within "
-        "5 points of the best teacher",
+        "5 points of the teacher",
     ),
     "max-quality": Profile(
         Constraints(quantize=("none",)),

@@ -9,31 +9,18 @@ and is the best of those that do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kdlora.choice.candidates import Candidate, Field
-from kdlora.choice.constraints import Constraints
+from kdlora.choice.constraints import DEFAULT, Constraints
 from kdlora.choice.formats import MEASURED
 from kdlora.choice.next_steps import what_next
 from kdlora.choice.recommendation import Broken, Exclusion, Give, Judged, Recommendation
 from kdlora.evidence.score_draws import ScoreDraws, quantiles
+from kdlora.evidence.students import bands
 from kdlora.vocabulary.metric import metric
-
-ALIKE = 1.02  # costs within this factor of the least of their group are taken as equal
-
-
-def bands(values: Sequence[float | None]) -> np.ndarray:
-    """Dense ranks, 0 the least; values within `ALIKE` share one, unknown ones come last."""
-    known = np.array([np.inf if v is None else v for v in values], float)
-    ranks = np.zeros(len(known), int)
-    rank, start = -1, -np.inf
-    for i in np.argsort(known, kind="stable"):
-        if rank < 0 or known[i] > start * ALIKE:
-            rank, start = rank + 1, known[i]
-        ranks[i] = rank
-    return ranks
 
 
 def _costs(candidates: Sequence[Candidate], constraints: Constraints) -> dict[str, np.ndarray]:
@@ -103,6 +90,8 @@ def recommend(
     fits = np.array([not b for b in broken])
     levels, ties = cost_levels(candidates, constraints), tie_order(candidates, constraints)
     best = pick(u[None], fits[None], levels, ties)[0]
+    if constraints == DEFAULT and field.default is not None:
+        best = field.default  # chosen once, for the report and for what is saved too
     meets = p_best = None
     if values is not None and tops is not None:
         keeps = np.array([not found for found in static])[None] & _keeps_score(
@@ -111,12 +100,13 @@ def recommend(
         picked = pick(values, keeps, levels, ties)
         meets = keeps.mean(0)
         p_best = np.bincount(picked[picked >= 0], minlength=k) / len(values)
+    drawn_scores = _Drawn(scale, u, top, values, tops, meets, p_best)
     judged = [
-        _judged(i, candidates[i], broken[i], u, top, values, tops, best, meets, p_best, scale)
-        for i in range(k)
+        _judged(i, candidate, broken[i], best, drawn_scores)
+        for i, candidate in enumerate(candidates)
     ]
     choice = judged[best] if best >= 0 else None
-    order = _ordered(judged, levels, ties, u)
+    order = _ordered(judged, levels, ties, u, best)
     result = Recommendation(
         task=field.task,
         metric=field.metric,
@@ -164,6 +154,8 @@ def _static_broken(candidate: Candidate, constraints: Constraints) -> tuple[Brok
             found.append(Broken(name, limit, value, excess))
     if constraints.runtime not in ("any", candidate.runtime):
         found.append(Broken("runtime", constraints.runtime, candidate.runtime, 1.0))
+    if constraints.role not in ("any", candidate.role):
+        found.append(Broken("role", constraints.role, candidate.role, 1.0))
     if candidate.quantization not in constraints.quantize:
         allowed = ", ".join(constraints.quantize)
         found.append(Broken("quantize", allowed, candidate.quantization, 1.0))
@@ -198,35 +190,44 @@ def _keeps_score(
     return keeps
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """The scores of k candidates in points, more being better, as measured and as drawn again.
+
+    u [k] and top (the reference); values [draws, k] and tops [draws], or None without draws; meets
+    and p_best [k]: the share of draws in which a candidate keeps all limits, and is the choice.
+    """
+
+    scale: float
+    u: np.ndarray
+    top: float
+    values: np.ndarray | None
+    tops: np.ndarray | None
+    meets: np.ndarray | None
+    p_best: np.ndarray | None
+
+
 def _judged(
-    i: int,
-    candidate: Candidate,
-    broken: tuple[Broken, ...],
-    u: np.ndarray,
-    top: float,
-    values: np.ndarray | None,
-    tops: np.ndarray | None,
-    best: int,
-    meets: np.ndarray | None,
-    p_best: np.ndarray | None,
-    scale: float,
+    i: int, candidate: Candidate, broken: tuple[Broken, ...], best: int, drawn: _Drawn
 ) -> Judged:
-    ends = quantiles(None if values is None else values[:, i] / scale)
+    """The candidate at place `i` against the one at place `best`, -1 where nothing fits."""
+    values, tops = drawn.values, drawn.tops
+    ends = quantiles(None if values is None else values[:, i] / drawn.scale)
     drops = quantiles(None if values is None or tops is None else tops - values[:, i])
-    difference = None if best < 0 else float(u[i] - u[best])
+    difference = None if best < 0 else float(drawn.u[i] - drawn.u[best])
     differences = quantiles(None if values is None or best < 0 else values[:, i] - values[:, best])
     return Judged(
-        candidate, broken, *ends, float(top - u[i]), *drops,
-        None if meets is None else float(meets[i]), None if p_best is None else float(p_best[i]),
-        difference, *differences,
+        candidate, broken, *ends, float(drawn.top - drawn.u[i]), *drops,
+        None if drawn.meets is None else float(drawn.meets[i]),
+        None if drawn.p_best is None else float(drawn.p_best[i]), difference, *differences,
     )  # fmt: skip
 
 
 def _ordered(
-    judged: list[Judged], levels: np.ndarray, ties: np.ndarray, u: np.ndarray
+    judged: list[Judged], levels: np.ndarray, ties: np.ndarray, u: np.ndarray, best: int
 ) -> list[Judged]:
-    """Those that fit first, best first."""
-    keys = [(len(j.broken), levels[i], -u[i], ties[i]) for i, j in enumerate(judged)]
+    """The choice, then the others that fit, best first."""
+    keys = [(i != best, len(j.broken), levels[i], -u[i], ties[i]) for i, j in enumerate(judged)]
     return [judged[i] for i in sorted(range(len(judged)), key=keys.__getitem__)]
 
 
@@ -292,7 +293,9 @@ def _standing(choice: Judged | None) -> str:
 def _notes(field: Field, drawn: ScoreDraws) -> list[str]:
     notes = []
     if field.reference is None:
-        notes.append("no teacher was scored: drops are counted from the best candidate")
+        notes.append(
+            "what taught has no sound score here: drops are counted from the best candidate"
+        )
     if drawn.draws is None:
         notes.append(
             "no predictions on the selection split and one seed: how sure the choice is cannot be "

@@ -20,8 +20,8 @@ def recommend(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="server, mobile, edge or max-quality; default all four, or none where limits are "
-            "given. Options below replace a profile's own limits."
+            help="student, server, mobile, edge or max-quality; default all, or none where limits "
+            "are given. Options below replace a profile's own limits."
         ),
     ] = None,
     max_size_mb: Annotated[float | None, typer.Option(help="MB on disk (10^6 bytes).")] = None,
@@ -33,7 +33,7 @@ def recommend(
         typer.Option(help="Of the task's metric on the selection split, such as 0.82."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Points lost at most against the best teacher.")
+        float | None, typer.Option(help="Points lost at most against the teacher.")
     ] = None,
     runtime: Annotated[
         str | None, typer.Option(help="any, torch or onnx. Default any, or the profile's.")

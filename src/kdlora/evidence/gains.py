@@ -6,9 +6,8 @@ that differs from it in nothing else. Nothing is tested here; the differences ar
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -18,10 +17,11 @@ from kdlora.evidence.outcomes import (
     Outcome,
     Spread,
     all_outcomes,
+    averaged_tasks,
     in_blocks,
-    outcome_metric,
     spreads,
 )
+from kdlora.evidence.students import StudentRanking, rank_students
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import StudyFrame, metric_of, names, tidy
 from kdlora.vocabulary.arm import Arm
@@ -173,19 +173,25 @@ def _average(parts: list[Gain]) -> Gain | None:
     )
 
 
-def ranked(outcomes: Sequence[Outcome], direction: int) -> tuple[list[Outcome], str]:
-    """The students among `outcomes`, first choice first, and the split whose score ranked them.
+def ranked(
+    rankings: Mapping[str, StudentRanking], outcomes: Sequence[Outcome], pair: str
+) -> tuple[list[Outcome], str]:
+    """The students of a pair over all tasks of `rankings`, first choice first, and the split whose
+    score ordered them: with one task the order is that of its ranking, else that of the mean.
 
-    By the selection score where every student has one, so that the report split does not also
-    choose what it reports; else by the report score.
+    A student that is ranked in some of the tasks only, or has no outcome, is not among them.
     """
-    students = [outcome for outcome in outcomes if Arm.read(outcome.arm).is_student]
-    by_selection = all(math.isfinite(outcome.selection) for outcome in students)
-
-    def rank(outcome: Outcome) -> float:
-        return direction * (outcome.selection if by_selection else outcome.score.mean)
-
-    return sorted(students, key=rank, reverse=True), "selection" if by_selection else "report"
+    by_arm = {outcome.arm: outcome for outcome in outcomes}
+    ranked_in = [(found, found.of_pair(pair)) for found in rankings.values()]
+    orders = [(found, students) for found, students in ranked_in if students]
+    scores: dict[str, list[float]] = {}
+    for found, students in orders:
+        for one in students:
+            scores.setdefault(one.arm, []).append(found.direction * one.score)
+    arms = [arm for arm, found in scores.items() if len(found) == len(orders)]
+    arms.sort(key=lambda arm: -sum(scores[arm]) / len(orders))  # stable: ties keep their order
+    split = min((found.split for found, _ in orders), default="")
+    return [by_arm[arm] for arm in arms if arm in by_arm], split
 
 
 @dataclass(frozen=True)
@@ -194,13 +200,15 @@ class Facts:
 
     `frame` is tidy, `cells` are those of `in_blocks`, `outcomes` and `students` are per pair over
     its shared blocks, `spreads` per (pair, task, arm) over all runs. `marks` of the tables' columns
-    are there where the study was tested too: (table, pair, column) -> arm -> mark.
+    are there where the study was tested too: (table, pair, column) -> arm -> mark. `rankings` say
+    which student of a task is the one to ship; `students` follow them.
     """
 
     frame: pd.DataFrame
     cells: pd.DataFrame
     spreads: dict[tuple[str, str, str], Spread]
     outcomes: dict[str, list[Outcome]]
+    rankings: dict[str, StudentRanking]
     students: dict[str, tuple[list[Outcome], str]]
     gains: list[Gain]
     marks: dict[tuple[str, str, str], dict[str, Mark]] = field(default_factory=dict)
@@ -229,8 +237,9 @@ def describe(frame: StudyFrame | pd.DataFrame) -> Facts:
     data = tidy(frame)
     cells = in_blocks(data)
     outcomes = all_outcomes(data, cells)
-    direction = outcome_metric(data)[1]
-    students = {pair: ranked(found, direction) for pair, found in outcomes.items()}
+    rankings = {task: rank_students(data, task) for task in names(data, "task")}
+    averaged = {task: rankings[task] for task in averaged_tasks(data)}
+    students = {pair: ranked(averaged, found, pair) for pair, found in outcomes.items()}
     gains: list[Gain] = []
     for pair in names(data, "pair"):
         wanted = comparisons(names(data, "arm", pair=pair), teacher_arm(data, pair))
@@ -240,4 +249,4 @@ def describe(frame: StudyFrame | pd.DataFrame) -> Facts:
             wanted.append(PairedArms(RUNNER_UP, *first))
         scores = PairScores.of(data, cells, pair)
         gains += [gain for c in wanted for gain in differences(scores, c)]
-    return Facts(data, cells, spreads(data), outcomes, students, gains)
+    return Facts(data, cells, spreads(data), outcomes, rankings, students, gains)

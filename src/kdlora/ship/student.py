@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdlora.errors import ModelError
+from kdlora.evidence.students import RankedStudent, rank_students
 from kdlora.files import whole_folder
 from kdlora.records.record import KindName, Record, task_facts
 from kdlora.records.store import Store, write_json
@@ -84,47 +85,49 @@ class ModelCard(BaseModel):
         return max(len(self.label_names), 1)
 
 
-def best_student(cells: pd.DataFrame) -> pd.Series | None:
-    """The student with the best score on the *selection* split; the report split chooses nothing.
-
-    Runs with an error flag (constant predictions, say) are no candidates. None if none is left.
-    """
-    done = cells[(cells["role"] == "student") & (cells["status"] == "done")]
-    sound = done[["error" not in severities for severities in done["flag_severities"]]]
-    if sound.empty or sound["selection_score"].isna().all():
-        return None
-    signed = (sound["selection_score"] * sound["direction"]).to_numpy()
-    return sound.iloc[int(np.nanargmax(signed))]
-
-
 def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCard]]:
-    """Save the best student of every task and pair, merged, below `<study>/student`.
+    """Save the student of every task and pair that ranks first, merged, below `<study>/student`.
 
     A study of one task and one pair saves it at `<study>/student` itself. Nothing is written
-    where the same run is saved already.
+    where the same run is saved already. Of a task's pairs, the one whose student ranks first of
+    all comes first.
     """
-    groups = list(frame[frame["role"] == "student"].groupby(["task", "pair"], sort=False))
+    students = frame[frame["role"] == "student"]
+    groups = students[["task", "pair"]].drop_duplicates()
     saved = []
-    for (task, pair), cells in groups:
-        chosen = best_student(cells)
-        if chosen is None:
-            continue
-        folder = store.root / "student"
-        if len(groups) > 1:
-            folder = folder / f"{task}--{pair}"
-        record = store.read(chosen["run_id"])
-        assert record is not None
-        students = cells[cells["status"] == "done"]
-        why = f"best {chosen['metric']} on the selection split of {len(students)} student runs"
-        own, before = store.folder(record.run_id), read_card(folder)
-        calibration = read_calibration(own)
-        if calibration is None and before is not None and before.run_id == record.run_id:
-            calibration = before.calibration  # of this very model
-        card = make_card(record, own, why, arm=str(chosen["arm"]), calibration=calibration)
-        if before != card:
-            _save_merged(record, own / "model", folder, card)
-        saved.append((folder, card))
+    for task in dict.fromkeys(groups["task"]):
+        ranking = rank_students(frame, task)
+        pairs = list(groups.loc[groups["task"] == task, "pair"])
+        if ranking.first is not None:
+            pairs.sort(key=lambda pair: pair not in ranking.first.pairs)
+        for pair in pairs:
+            ranked = ranking.of_pair(pair)
+            if not ranked or ranking.split != "selection":
+                continue
+            folder = store.root / "student"
+            folder = folder / f"{task}--{pair}" if len(groups) > 1 else folder
+            saved.append((folder, _save_student(ranked, folder, store)))
     return saved
+
+
+def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -> ModelCard:
+    """Save the first of these in `folder`, unless it is there."""
+    first = ranked[0]
+    record = store.read(first.ship)
+    assert record is not None
+    assert record.quality is not None
+    why = (
+        f"first of {len(ranked)} students by the mean {record.quality.primary} on the selection "
+        f"split; the best of its runs ({len(first.run_ids)}) there"
+    )
+    own, before = store.folder(record.run_id), read_card(folder)
+    calibration = read_calibration(own)
+    if calibration is None and before is not None and before.run_id == record.run_id:
+        calibration = before.calibration  # of this very model
+    card = make_card(record, own, why, arm=first.arm, calibration=calibration)
+    if before != card:
+        _save_merged(record, own / "model", folder, card)
+    return card
 
 
 def make_card(

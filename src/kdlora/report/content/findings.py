@@ -6,6 +6,7 @@ in a sentence stands in a table that the sentence names.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pandas as pd
@@ -40,6 +41,30 @@ def answer(facts: Facts) -> list[Finding]:
     return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
 
 
+def to_ship(facts: Facts) -> Finding | None:
+    """The student of each task that is saved and recommended; none where `kept` names it."""
+    pairs, chosen, unsound = names(facts.frame, "pair"), [], []
+    alone = len(pairs) == 1 and len(facts.rankings) == 1
+    for task, ranking in facts.rankings.items():
+        where = f" on {task}" if len(facts.rankings) > 1 else ""
+        if ranking.first is None:
+            unsound += [f"{w.join([w.phrase(a) for a in ranking.left_out])}{where}"] * bool(
+                ranking.left_out
+            )
+            continue
+        if alone and kept(facts, pairs[0]) is not None:
+            return None
+        scale = w.scale_of(metric_of(facts.frame, task)[0])
+        of = f" of {ranking.first.pairs[0]}" if len(pairs) > 1 else ""
+        score = f"{_points(scale, ranking.first.score)} on the {ranking.split} split"
+        chosen.append(f"{w.phrase(ranking.first.arm)}{of}{where} ({score})")
+    text = f"First of the students: {'; '.join(chosen)}." if chosen else ""
+    if unsound:
+        text += " No student can be chosen where every run carries an error flag: "
+        text += f"{'; '.join(unsound)}."
+    return Finding("The student to ship", text.strip(), ("runs",)) if text else None
+
+
 def _where(frame: pd.DataFrame) -> str:
     tasks = averaged_tasks(frame)
     if len(names(frame, "task")) == 1:
@@ -54,7 +79,7 @@ def kept(facts: Facts, pair: str) -> Finding | None:
     frame = facts.frame
     teacher = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(teacher_arm(frame, pair) or "")
     students, split = facts.students.get(pair, ([], ""))
-    if not students or teacher is None:
+    if not students or teacher is None or not _is_first(facts, pair, students[0].arm):
         return None
     first, (metric, _) = students[0], outcome_metric(frame)
     scale = w.scale_of(metric)
@@ -74,11 +99,31 @@ def kept(facts: Facts, pair: str) -> Finding | None:
     text += _cost_sentence(first, teacher)
     if first.score.flagged or teacher.score.flagged:
         text += " A run behind these numbers carries a health flag."
+    if unsound := _unsound(facts, pair):
+        text += f" Left out of the choice for an error flag: {w.join(unsound)}."
     if len(students) > 1 and split == "selection":
         text += " It is named because it ranks first among the students on the selection split."
     elif len(students) > 1:
         text += " It is named for this very score, which flatters it: no selection score is known."
     return Finding("The student", text, ("summary",))
+
+
+def _is_first(facts: Facts, pair: str, arm: str) -> bool:
+    """Whether no student ranks before it that lacks a score in the blocks compared."""
+    if len(facts.rankings) > 1:
+        return True
+    (ranking,) = facts.rankings.values()
+    found = ranking.of_pair(pair)
+    return bool(found) and found[0].arm == arm
+
+
+def _unsound(facts: Facts, pair: str) -> list[str]:
+    """Students of a pair left out of the choice, each with how many of its runs."""
+    arms = names(facts.frame, "arm", pair=pair)
+    lost = Counter(
+        {arm: len(runs) for r in facts.rankings.values() for arm, runs in r.left_out.items()}
+    )
+    return [f"{w.phrase(arm)} ({w.plural(lost[arm], 'run')})" for arm in arms if lost[arm]]
 
 
 def _points(scale: w.Scale, value: float, *, signed: bool = False) -> str:

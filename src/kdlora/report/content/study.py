@@ -191,9 +191,12 @@ PLANS = (
     SectionPlan("answer", "The answer", (
         Part("The headline numbers",
              _either(lambda d: headline.tiles(d.facts, d.stats), lambda d: _tiles(d.facts))),
+        Part("The student to ship", lambda d: findings.to_ship(d.facts)),
         Part("The first sentences",
              _either(lambda d: headline.headlines(d.facts, d.stats),
                      lambda d: findings.answer(d.facts))),
+        Part("Whether the teacher is the better choice",
+             lambda d: which_to_ship.teacher_instead(d.choices)),
         Part("What was tested of distillation",
              _either(_nothing, _tested(headline.gain))),
         Part("What the choice of the checkpoint did",

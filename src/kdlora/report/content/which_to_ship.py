@@ -71,6 +71,29 @@ def gather(
     return Choices(tuple(found), tuple(lacking))
 
 
+def teacher_instead(made: Choices) -> list[Finding]:
+    """Said on the first screen where a form of the teacher beats every student under limits."""
+    found = []
+    for task in dict.fromkeys(one.task for one in made.found):
+        better: dict[str, list[str]] = {}
+        for one in made.found:
+            choice = one.choice.candidate if one.choice is not None else None
+            if one.task == task and choice is not None and choice.role == "teacher":
+                scale = w.scale_of(one.metric)
+                text = f"{model_name(choice)} ({scale.write(choice.score)} {scale.unit}"
+                text += f", {cost_text(choice.size_mb)} MB" if choice.size_mb.known else ""
+                latency = latency_of(choice, one.constraints)
+                text += f", {cost_text(latency)} ms a text)" if latency.known else ")"
+                better.setdefault(text, []).append(str(one.profile))
+        if better:
+            where = f" on {task}" if _several(made.found) else ""
+            parts = [f"{text} for {w.join(profiles)}" for text, profiles in better.items()]
+            text = f"Under these limits a form of the teacher beats every student{where}: "
+            found.append(Finding("The teacher instead", f"{text}{'; '.join(parts)}.",
+                                 ("recommended",)))  # fmt: skip
+    return found
+
+
 def intro(made: Choices) -> list[str]:
     """How a model is chosen, and on which tasks none can be."""
     why = f"{w.sentence_case('; '.join(made.lacking))}." if made.lacking else ""
@@ -98,6 +121,7 @@ def _finding(one: Recommendation, *, several: bool) -> Finding:
 LIMITS = {
     "max_size_mb": "the size", "max_latency_ms": "the latency", "min_score": "the score",
     "max_drop": "the drop", "runtime": "the runtime", "quantize": "the quantisation",
+    "role": "the role",
     "accuracy gate": "the accuracy gate",
 }  # fmt: skip
 
@@ -184,7 +208,7 @@ def _cost_cell(cost: Cost) -> Cell:
 
 
 def limits_text(constraints: Constraints) -> str:
-    """The limits in words: "at most 70 MB, at most 3 points below the best teacher, onnx"."""
+    """The limits in words: "at most 70 MB, at most 3 points below the teacher, onnx"."""
     parts = []
     if constraints.max_size_mb is not None:
         parts.append(f"at most {constraints.max_size_mb:g} MB")
@@ -193,7 +217,9 @@ def limits_text(constraints: Constraints) -> str:
     if constraints.min_score is not None:
         parts.append(f"a score of at least {constraints.min_score:g}")
     if constraints.max_drop is not None:
-        parts.append(f"at most {constraints.max_drop:g} points below the best teacher")
+        parts.append(f"at most {constraints.max_drop:g} points below the teacher")
+    if constraints.role != "any":
+        parts.append(f"{constraints.role}s only")
     if constraints.runtime != "any":
         parts.append({"onnx": "ONNX Runtime", "torch": "PyTorch"}[constraints.runtime])
     if "quantize" in constraints.limits():

@@ -1,0 +1,144 @@
+"""Which student comes first: one order for the report, for what is saved and for what is shipped.
+
+By the mean score on the selection split, over the seeds of each student; the report split chooses
+nothing. Equal scores are decided by latency, then size, then the reading order of the arms. Runs
+with an error flag take no part, and are named. Results from elsewhere that know no selection score
+are ordered by the reported one, and `split` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from kdlora.evidence.scores import numbers
+from kdlora.vocabulary.arm import Arm
+
+ALIKE = 1.02  # costs within this factor of the least of their group are taken as equal
+
+
+@dataclass(frozen=True)
+class RankedStudent:
+    """A student of one task as all its sound runs; `ship` is the one with the best score.
+
+    score: mean over the runs, in the metric's own unit. pairs: those in which these runs stand;
+    more than one where the runs do not depend on the teacher.
+    """
+
+    arm: str
+    pairs: tuple[str, ...]
+    run_ids: tuple[str, ...]
+    score: float
+    ship: str
+
+
+@dataclass(frozen=True)
+class StudentRanking:
+    """The students of a task, first choice first.
+
+    split: whose score ordered them, selection or report. left_out: arm -> its runs that carry an
+    error flag; an arm of which no run is sound stands in `left_out` alone.
+    """
+
+    task: str
+    direction: int
+    split: str
+    students: tuple[RankedStudent, ...]
+    left_out: dict[str, tuple[str, ...]]
+
+    @property
+    def first(self) -> RankedStudent | None:
+        return self.students[0] if self.students else None
+
+    def of_pair(self, pair: str) -> list[RankedStudent]:
+        """The students that stand in a pair, in the same order."""
+        return [one for one in self.students if pair in one.pairs]
+
+
+def bands(values: Sequence[float | None]) -> np.ndarray:
+    """Dense ranks, 0 the least; values within `ALIKE` share one, unknown ones come last."""
+    known = np.array([np.inf if v is None or np.isnan(v) else v for v in values], float)
+    ranks = np.zeros(len(known), int)
+    rank, start = -1, -np.inf
+    for i in np.argsort(known, kind="stable"):
+        if rank < 0 or known[i] > start * ALIKE:
+            rank, start = rank + 1, known[i]
+        ranks[i] = rank
+    return ranks
+
+
+def with_error(rows: pd.DataFrame) -> np.ndarray:
+    """Which runs carry an error flag [rows], whatever they score."""
+    if "flag_severities" not in rows:
+        return np.zeros(len(rows), bool)
+    found = rows["flag_severities"]
+    return np.array([isinstance(f, tuple | list) and "error" in f for f in found], bool)
+
+
+def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
+    """Order the students of a task over all its pairs; `frame` is that of a study, tidy or not."""
+    done = frame[(frame["task"] == task) & (frame["status"] == "done")]
+    bad = with_error(done)
+    sound = done[~bad]
+    students = sound[sound["role"] == "student"]
+    split, scores = "selection", _scores(students, "selection_score")
+    if not np.isfinite(scores).any():
+        split, scores = "report", _scores(students, "score")
+    known = students.assign(ranked_by=scores)[np.isfinite(scores)]
+    stated = numbers(known["direction"]) if "direction" in known else np.ones(len(known))
+    direction = -1 if len(stated) and stated[0] < 0 else 1
+    flagged = done[bad & (done["role"] == "student").to_numpy()]
+    left_out = {
+        str(arm): tuple(dict.fromkeys(rows["run_id"]))
+        for arm, rows in flagged.groupby("arm", sort=False)
+    }
+    models = _models(known, direction)
+    latency = bands([_latency(sound, one) for one in models])
+    size = bands([_median(_runs(sound, one), "size_mb") for one in models])
+
+    def place(i: int) -> tuple[object, ...]:
+        one = models[i]
+        arm = Arm.read(one.arm).sort_key()
+        return (-direction * one.score, latency[i], size[i], arm, one.pairs)
+
+    order = sorted(range(len(models)), key=place)
+    return StudentRanking(task, direction, split, tuple(models[i] for i in order), left_out)
+
+
+def _scores(rows: pd.DataFrame, column: str) -> np.ndarray:
+    return numbers(rows[column]) if column in rows else np.full(len(rows), np.nan)
+
+
+def _models(rows: pd.DataFrame, direction: int) -> list[RankedStudent]:
+    """One for each arm and pair; what pairs share comes once."""
+    pairs: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    found: dict[tuple[str, tuple[str, ...]], RankedStudent] = {}
+    for (arm, pair), own in rows.groupby(["arm", "pair"], sort=False):
+        own = own.drop_duplicates("run_id").sort_values(["seed", "run_id"], kind="stable")
+        scores = own["ranked_by"].to_numpy(float)
+        key = (str(arm), tuple(map(str, own["run_id"])))
+        pairs.setdefault(key, []).append(str(pair))
+        ship = key[1][int(np.argmax(direction * scores))]
+        found[key] = RankedStudent(key[0], (), key[1], float(scores.mean()), ship)
+    return [replace(one, pairs=tuple(sorted(pairs[key]))) for key, one in found.items()]
+
+
+def _runs(rows: pd.DataFrame, one: RankedStudent) -> pd.DataFrame:
+    return rows[rows["run_id"].isin(one.run_ids)]
+
+
+def _latency(rows: pd.DataFrame, one: RankedStudent) -> float | None:
+    """That of all runs of the encoder: whatever its weights, it is as fast."""
+    own = _runs(rows, one)
+    encoder = own["encoder"].iloc[0] if "encoder" in own else None
+    alike = rows[rows["encoder"] == encoder] if isinstance(encoder, str) else own
+    return _median(alike, "latency_p95_ms")
+
+
+def _median(rows: pd.DataFrame, column: str) -> float | None:
+    values = _scores(rows.drop_duplicates("run_id"), column)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if len(values) else None
