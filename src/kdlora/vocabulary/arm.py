@@ -314,8 +314,3 @@ def matching(patterns: Iterable[str], arms: Iterable[str]) -> list[str]:
 def labelled(arm: str, label: str) -> str:
     """The text of an arm's copy under a label; an empty label gives the arm itself."""
     return str(Arm.read(arm).with_label(label)) if label else arm
-
-
-# Old names of spec, until it asks an `Arm` itself.
-def parse_arm(text: str) -> Arm:
-    return Arm.parse(text, plain=True)

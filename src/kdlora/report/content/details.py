@@ -11,6 +11,7 @@ from kdlora.report import words as w
 from kdlora.report.content.tables import MODEL, PAIR, TASK, Lead, arrow
 from kdlora.report.document import Cell, Column, Table
 from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.quantity import quantity
 
 
 def _done(frame: pd.DataFrame) -> pd.DataFrame:
@@ -144,9 +145,9 @@ def runs(frame: pd.DataFrame) -> Table:
         Column("status", "Status", numeric=False),
         Column("score", "Score"),
         Column("selection_score", "On selection split"),
-        Column("size_mb", "Size", "MB"),
-        Column("latency_p50_ms", "Latency, median", "ms"),
-        Column("train_s", "Training", "s"),
+        w.head(quantity("size_mb")),
+        w.head(quantity("latency_p50_ms")),
+        w.head(quantity("train_s")),
         Column("flags", "Flags", numeric=False),
     )
     return Table("runs", "Every run", columns, tuple(rows), folded=True)

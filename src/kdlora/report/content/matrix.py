@@ -12,6 +12,7 @@ from kdlora.records.predictions import SplitOutputs
 from kdlora.report import words as w
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
 from kdlora.report.render.panels import heat_map, shades
+from kdlora.vocabulary.quantity import quantity
 
 
 def heat_maps(found: Sequence[Matrix]) -> Figure:
@@ -202,7 +203,7 @@ def cells(found: Sequence[Matrix]) -> Table:
         *([Column("macro_f1", "Macro-F1")] if macro else []),
         Column("positive_f1", f"F1 ({first.positive or 'positive'})"),
         Column("speedup", "Speed-up against its teacher"),
-        Column("size_mb", "Size", "MB"),
+        w.head(quantity("size_mb")),
         Column("size_mib", "Size", "MiB"),
         Column("agreement", "Agreement", "%"),
         Column("kappa", "Cohen's kappa"),

@@ -23,6 +23,7 @@ from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.document import Cell, Column, Finding, Table
+from kdlora.vocabulary.quantity import quantity
 
 DRAWS, SEED = 2_000, 0
 INTRO = (
@@ -262,7 +263,7 @@ def recommended(found: Sequence[Recommendation]) -> Table:
         Column("score", "Selection split"),
         Column("drop", "Below the best teacher"),
         Column("report_score", "Report split"),
-        Column("size_mb", "Size", "MB"),
+        w.head(quantity("size_mb")),
         Column("latency_ms", "Latency", "ms"),
     )
     notes = tuple(dict.fromkeys(w.sentence_case(n) + "." for one in found for n in one.notes))
@@ -341,7 +342,7 @@ def candidates(found: Sequence[Recommendation]) -> Table:
         Column("score", "Selection split"),
         Column("report_score", "Report split"),
         Column("artefact_score", "Artefact, report split"),
-        Column("size_mb", "Size", "MB"),
+        w.head(quantity("size_mb")),
         Column("latency_p50_ms", "Latency p50", "ms"),
         Column("latency_p95_ms", "Latency p95", "ms"),
         Column("gate", "Accuracy gate", numeric=False),
