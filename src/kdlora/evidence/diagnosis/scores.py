@@ -172,8 +172,8 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
             {"task": str(task), "rows": None if np.isnan(n) else round(float(n)), "se_pp": error},
         )
     if has(frame, "teacher_run_id", "run_id"):
-        bad = set(frame.loc[mask, "run_id"])
-        taught = done & np.array([not bad.isdisjoint(ids) for ids in named_teachers(frame)], bool)
+        poor: set[Any] = set(frame.loc[mask, "run_id"])
+        taught = done & np.array([not poor.isdisjoint(ids) for ids in named_teachers(frame)], bool)
         if taught.any():
             yield Finding(
                 "degenerate_teacher",
