@@ -150,6 +150,8 @@ def test_no_two_metrics_have_one_title():
 def test_an_unknown_name_is_a_metric_that_says_so_and_is_not_in_points(name):
     one = metric(name)
     assert one.is_known == (name in METRICS)
+    for empty in (math.nan, None):
+        assert not metric(empty).is_known
     assert one.is_known or (one.factor == 1 and one.direction == 1 and one.possible(1e9))
 
 

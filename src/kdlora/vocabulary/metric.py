@@ -344,13 +344,17 @@ METRICS: dict[str, Metric] = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
-def metric(name: str) -> Metric:
+def metric(name: object) -> Metric:
     """The metric of a name. Never raises: an unknown one is not in points and says so.
 
     "mean of A and B" is what benchmarks such as GLUE print for two metrics at once: it is in
-    points where both are.
+    points where both are. What is no text, such as the NaN of an empty cell, names no metric.
     """
+    return _named(name if isinstance(name, str) else "")
+
+
+@lru_cache(maxsize=1024)
+def _named(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     parts = [METRICS.get(part) for part in name.removeprefix("mean of ").split(" and ")]
