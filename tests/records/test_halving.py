@@ -102,38 +102,40 @@ def _record(root, one, epoch, scores):
 
 def test_a_race_goes_rung_by_rung(tmp_path):
     one = race("a", "b", "c", "e")
-    assert d.standing(tmp_path, one).epoch == 1
-    assert d.fate("a", [d.standing(tmp_path, one)]) == d.Fate(pause_epoch=1)
+    assert d.race_state(tmp_path, one).epoch == 1
+    assert d.verdict_of("a", [d.race_state(tmp_path, one)]) == d.HalvingVerdict(pause_epoch=1)
     _record(tmp_path, one, 1, {"a": 0.4, "b": 0.3, "c": 0.2, "e": 0.1})
-    now = d.standing(tmp_path, one)
+    now = d.race_state(tmp_path, one)
     assert (now.epoch, [i for _, i in now.alive]) == (2, ["a", "b"])
-    assert d.fate("b", [now]) == d.Fate(pause_epoch=2)
-    stop = d.fate("e", [now]).stop
+    assert d.verdict_of("b", [now]) == d.HalvingVerdict(pause_epoch=2)
+    stop = d.verdict_of("e", [now]).stop
     assert (stop.epoch, stop.score, stop.kept) == (1, 0.1, ("arm-a", "arm-b"))
     assert "stopped after epoch 1 at accuracy 0.1" in str(stop)
     _record(tmp_path, one, 2, {"a": 0.4, "b": 0.5})
-    now = d.standing(tmp_path, one)
+    now = d.race_state(tmp_path, one)
     assert now.epoch is None
-    assert d.fate("b", [now]) == d.Fate()
+    assert d.verdict_of("b", [now]) == d.HalvingVerdict()
     assert set(d.stopped_runs(tmp_path, [one])) == {"a", "c", "e"}
 
 
 def test_a_rung_that_would_stop_nobody_is_none(tmp_path):
     one = race("a", "b", keep=0.9)
-    assert d.standing(tmp_path, one).epoch is None
+    assert d.race_state(tmp_path, one).epoch is None
     two = race("a", "b", rungs=(1, 2))
     _record(tmp_path, two, 1, {"a": 0.1, "b": 0.2})
-    assert d.standing(tmp_path, two).epoch is None  # b is alone
+    assert d.race_state(tmp_path, two).epoch is None  # b is alone
 
 
 def test_a_run_of_two_blocks_goes_on_while_one_keeps_it(tmp_path):
     here, there = race("x", "a"), race("x", "b", pair="q")
     _record(tmp_path, here, 1, {"x": 0.1, "a": 0.2})
-    standings = [d.standing(tmp_path, one) for one in (here, there)]
-    assert d.fate("x", standings) == d.Fate(pause_epoch=1)  # the other block has not decided
+    states = [d.race_state(tmp_path, one) for one in (here, there)]
+    assert d.verdict_of("x", states) == d.HalvingVerdict(
+        pause_epoch=1
+    )  # the other block has not decided
     _record(tmp_path, there, 1, {"x": 0.3, "b": 0.2})
-    standings = [d.standing(tmp_path, one) for one in (here, there)]
-    assert d.fate("x", standings) == d.Fate()
+    states = [d.race_state(tmp_path, one) for one in (here, there)]
+    assert d.verdict_of("x", states) == d.HalvingVerdict()
     assert set(d.stopped_runs(tmp_path, [here, there])) == {"b"}
 
 
@@ -142,7 +144,7 @@ def test_failures_are_not_reported_as_stopped(tmp_path):
     made = d.decide(one, 1, rungs({"a": 0.1, "b": 0.2}, failed="a"))
     d.record_decision(Store(tmp_path), one, made)
     assert d.stopped_runs(tmp_path, [one]) == {}
-    assert d.fate("a", [d.standing(tmp_path, one)]).stop.failed
+    assert d.verdict_of("a", [d.race_state(tmp_path, one)]).stop.failed
 
 
 def test_the_rung_of_a_learning_curve():

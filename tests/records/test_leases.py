@@ -12,7 +12,15 @@ import time
 import pytest
 
 from kdlora.records import leases
-from kdlora.records.leases import LeaseLost, Sighting, Watch, acquire, held, look, process_start
+from kdlora.records.leases import (
+    LeaseLost,
+    LeaseObserver,
+    LeaseSnapshot,
+    acquire,
+    held,
+    look,
+    process_start,
+)
 
 
 class Clock:
@@ -25,7 +33,7 @@ class Clock:
         return self.now
 
 
-def foreign(folder, *, count: int = 7, generation: int = 1, **changes: object) -> Sighting:
+def foreign(folder, *, count: int = 7, generation: int = 1, **changes: object) -> LeaseSnapshot:
     """A lease as a process of another machine leaves it."""
     owner = {"host": "far", "boot": "another", "namespace": "pid:[1]", "pid": 1, "started": "1"}
     owner |= {"nonce": "n", "expiry_s": 60.0} | changes
@@ -63,7 +71,7 @@ def test_of_many_that_try_at_once_one_wins(tmp_path):
 
 def test_a_counter_that_moves_keeps_a_lease_for_ever(tmp_path):
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseObserver(clock)
     for count in range(50):
         assert watch.judge(foreign(tmp_path, count=count)) == "held"
         clock.now += 30
@@ -72,7 +80,7 @@ def test_a_counter_that_moves_keeps_a_lease_for_ever(tmp_path):
 
 def test_a_counter_that_stands_still_is_dead_after_the_time_it_states(tmp_path):
     clock = Clock()
-    watch, seen = Watch(clock), foreign(tmp_path, expiry_s=20.0)
+    watch, seen = LeaseObserver(clock), foreign(tmp_path, expiry_s=20.0)
     verdicts = []
     for _ in range(7):
         verdicts.append(watch.judge(look(tmp_path)))
@@ -86,7 +94,7 @@ def test_a_counter_that_stands_still_is_dead_after_the_time_it_states(tmp_path):
 
 def test_a_clock_that_jumps_makes_nobody_dead(tmp_path):
     clock = Clock()
-    watch, seen = Watch(clock), foreign(tmp_path)
+    watch, seen = LeaseObserver(clock), foreign(tmp_path)
     for jump in (1e9, -2e9, 1e6):
         assert watch.judge(seen) == "held"
         clock.now += jump
@@ -104,7 +112,7 @@ def test_a_holder_that_moved_after_it_was_judged_dead_keeps_its_lease(tmp_path):
 def test_a_torn_lease_is_held_until_it_has_been_watched_for_long(tmp_path):
     (tmp_path / "lease-000001").write_bytes(b'{"host": "fa')
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseObserver(clock)
     assert acquire(tmp_path) is None
     for _ in range(6):
         assert watch.judge(look(tmp_path)) == "held" or clock.now > 1060
@@ -140,7 +148,7 @@ def test_after_a_long_sleep_every_check_asks_the_disk(tmp_path, monkeypatch):
 def test_a_lower_generation_made_late_is_no_lease(tmp_path, monkeypatch):
     """Two were faster: the look is old, its successor was held, replaced and removed meanwhile."""
     foreign(tmp_path, generation=5)
-    monkeypatch.setattr(leases, "look", lambda folder: Sighting())
+    monkeypatch.setattr(leases, "look", lambda folder: LeaseSnapshot())
     assert acquire(tmp_path) is None
     monkeypatch.undo()
     assert look(tmp_path).owner["host"] == "far"
@@ -165,13 +173,13 @@ def test_a_killed_process_of_this_machine_frees_its_lease_at_once_a_zombie_too(t
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline().strip() == "1"
     assert acquire(tmp_path) is None
-    assert Watch().judge(look(tmp_path)) == "held"
+    assert LeaseObserver().judge(look(tmp_path)) == "held"
     other.kill()
     for _ in range(200):  # not yet waited for: a zombie
         if look(tmp_path).process_gone():
             break
         time.sleep(0.02)
-    assert Watch().judge(look(tmp_path)) == "dead"
+    assert LeaseObserver().judge(look(tmp_path)) == "dead"
     with held(tmp_path) as lease:
         assert lease.generation == 2
     other.wait()

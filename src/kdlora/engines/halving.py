@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kdlora.engines.schedule import Decision
-from kdlora.records.halving import Fate, Rung, decide, fate, read_rung, record_decision, standing
+from kdlora.records.halving import (
+    HalvingVerdict,
+    Rung,
+    decide,
+    race_state,
+    read_rung,
+    record_decision,
+    verdict_of,
+)
 from kdlora.records.store import Store
 from kdlora.spec.halving import Race, races
 from kdlora.spec.plan import Plan
@@ -41,7 +49,7 @@ class HalvingDecisions:
         """Whether a run may start (again); `Schedule` asks for every run."""
         if run.run_id not in self._races:
             return "go"
-        now = self._fate(run.run_id)
+        now = self._verdict(run.run_id)
         if now.stop is not None:
             self._clear(run.run_id)
             return "stop"
@@ -50,16 +58,18 @@ class HalvingDecisions:
 
     def pause_epoch(self, run_id: str) -> int | None:
         """The epoch after which a run that starts now has to pause; None is its end."""
-        return self._fate(run_id).pause_epoch if run_id in self._races else None
+        return self._verdict(run_id).pause_epoch if run_id in self._races else None
 
-    def _fate(self, run_id: str) -> Fate:
+    def _verdict(self, run_id: str) -> HalvingVerdict:
         for race in self._races[run_id]:
             self._settle(race)
-        return fate(run_id, [standing(self.store.root, race) for race in self._races[run_id]])
+        return verdict_of(
+            run_id, [race_state(self.store.root, race) for race in self._races[run_id]]
+        )
 
     def _settle(self, race: Race) -> None:
         """Make every decision of a race that can be made."""
-        while (now := standing(self.store.root, race)).epoch is not None:
+        while (now := race_state(self.store.root, race)).epoch is not None:
             scores = [(title, run_id, self._rung(run_id, now.epoch)) for title, run_id in now.alive]
             if any(rung is None and not self.lost(run_id) for _, run_id, rung in scores):
                 return

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from kdlora.engines.failure import EXIT_CODES, describe_death, disk_full_message, failed_record
 from kdlora.engines.selection import PreparedStudy, RunSelection, prepare_schedule
 from kdlora.errors import Interrupted, StoreError
-from kdlora.records.leases import EXPIRY_S, Sighting, Watch, look
+from kdlora.records.leases import EXPIRY_S, LeaseObserver, LeaseSnapshot, look
 from kdlora.records.record import Record
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
@@ -54,7 +54,7 @@ class ObservedRun:
     record: Record | None = None
     failure: Record | None = None
     holder: str | None = None
-    dead: Sighting | None = None
+    dead: LeaseSnapshot | None = None
 
 
 class PeerMonitor:
@@ -66,7 +66,7 @@ class PeerMonitor:
     def __init__(self, store: Store, failures: Mapping[str, str], *, expiry_s: float) -> None:
         self.store, self.failures = store, failures
         self.every_s = min(1.0, expiry_s / 12)
-        self._watches: dict[str, Watch] = {}
+        self._observers: dict[str, LeaseObserver] = {}
         self._looked = 0.0
 
     def due(self) -> bool:
@@ -80,10 +80,10 @@ class PeerMonitor:
         """How a run stands at this moment."""
         folder = self.store.folder(run.run_id)
         lease = look(folder)
-        verdict = self._watches.setdefault(run.run_id, Watch()).judge(lease)
+        verdict = self._observers.setdefault(run.run_id, LeaseObserver()).judge(lease)
         record = self.store.read(run.run_id)  # after the look: a released lease has its record
         if record is not None:
-            self._watches.pop(run.run_id, None)
+            self._observers.pop(run.run_id, None)
             return ObservedRun(record=record)
         if verdict == "held":
             return ObservedRun(holder=lease.holder)
@@ -122,7 +122,7 @@ class Job:
     threads: int
     gpu: str | None
     expiry_s: float
-    dead: Sighting | None = None
+    dead: LeaseSnapshot | None = None
     pause_epoch: int | None = None
     detached: bool = False  # in a process group of its own, which outlives the parent's
 
@@ -247,7 +247,7 @@ class Supervisor:
             self.on_event(self.schedule.runs[teacher], {"retry": why})
         self.schedule.again(run.run_id)
 
-    def _start(self, run: Run, dead: Sighting | None) -> None:
+    def _start(self, run: Run, dead: LeaseSnapshot | None) -> None:
         taken = {busy.slot for busy in self.active.values()}
         slot = next(n for n in itertools.count() if n not in taken)
         gpus = self.options.gpus

@@ -25,7 +25,7 @@ from kdlora.errors import StoreError
 from kdlora.models import checkpoints as quiet
 from kdlora.recipes import run as recipes
 from kdlora.records.environment import remember_environment
-from kdlora.records.leases import EXPIRY_S, Lease, LeaseLost, Sighting
+from kdlora.records.leases import EXPIRY_S, Lease, LeaseLost, LeaseSnapshot
 from kdlora.records.store import AlreadyDone, Store
 from kdlora.spec.run import Run, read_run
 from kdlora.training.checkpoint import Paused
@@ -44,7 +44,7 @@ def attempt(
     store: Store,
     *,
     on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
-    dead: Sighting | None = None,
+    dead: LeaseSnapshot | None = None,
     expiry_s: float = EXPIRY_S,
     pause_epoch: int | None = None,
 ) -> AttemptOutcome:
@@ -52,7 +52,7 @@ def attempt(
 
     Args:
         on_progress: told of each step (see `recipes.run_one`); may raise KeyboardInterrupt.
-        dead: another's lease that has been judged dead (see `records.leases.Watch`).
+        dead: another's lease that has been judged dead (see `records.leases.LeaseObserver`).
         expiry_s: how long this process may be silent before others take the run over.
         pause_epoch: stop with a checkpoint after this epoch.
     """

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.spec.base import Strict, explain
 from kdlora.spec.yaml_file import load_yaml
 
 # quantity -> unit -> factor to the tidy unit of that quantity
@@ -135,12 +136,10 @@ def _whole_counts(numbers: pd.Series, column: str) -> pd.Series:
     return numbers.where(~(numbers.abs() >= 1000), numbers.round())
 
 
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
 class Column(Strict):
     """Where a tidy column comes from."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
     source: tuple[str, ...] = Field(alias="from", description="foreign columns, first one wins")
     unit: str = Field("", description="unit of numbers that carry none")
@@ -243,11 +242,7 @@ def read_mapping(path: Path) -> Mapping:
     try:
         return Mapping.model_validate(values)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
-        raise InputError(problems, where=str(path)) from None
+        raise InputError(explain(error, Mapping), where=str(path)) from None
 
 
 def built_in_names() -> list[str]:

@@ -18,14 +18,14 @@ from typing import Any
 from pydantic import Field
 
 from kdlora.files import set_aside
-from kdlora.records.record import Block
+from kdlora.records.record import RecordPart
 from kdlora.records.store import Store, write_json, write_new_json
 from kdlora.spec.halving import Race
 
 FOLDER = "decisions"
 
 
-class Rung(Block):
+class Rung(RecordPart):
     """A run at the end of an epoch at which candidates are compared."""
 
     epoch: int
@@ -35,7 +35,7 @@ class Rung(Block):
     score: float | None = Field(description="on the selection split; None where it is undefined")
 
 
-class Candidate(Block):
+class RankedRun(RecordPart):
     """One run of a race: its score at the rung; `failed` where it never got there."""
 
     arm: str
@@ -44,7 +44,7 @@ class Candidate(Block):
     failed: bool = False
 
 
-class Decision(Block):
+class Decision(RecordPart):
     """Who of a block went on from a rung. Scores are of the selection split."""
 
     pair: str
@@ -54,7 +54,7 @@ class Decision(Block):
     keep: float
     metric: str | None
     direction: int
-    candidates: list[Candidate] = Field(description="best first; ties in the order of the plan")
+    candidates: list[RankedRun] = Field(description="best first; ties in the order of the plan")
     kept: list[str] = Field(description="run ids")
     stopped: list[str] = Field(description="run ids; runs that failed are in neither list")
 
@@ -140,7 +140,7 @@ def decide(race: Race, epoch: int, rungs: Sequence[tuple[str, str, Rung | None]]
         metric=known[0].metric if known else None,
         direction=direction,
         candidates=[
-            Candidate(
+            RankedRun(
                 arm=title, run_id=run_id, score=rung.score if rung else None, failed=rung is None
             )
             for title, run_id, rung in ranked
@@ -172,7 +172,7 @@ def read_decision(root: Path, race: Race, epoch: int) -> Decision | None:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RaceState:
     """How far a race is: decisions so far, who is still in it, and the rung that comes next."""
 
     race: Race
@@ -181,7 +181,7 @@ class Standing:
     epoch: int | None
 
 
-def standing(root: Path, race: Race) -> Standing:
+def race_state(root: Path, race: Race) -> RaceState:
     """The state of a race by its recorded decisions. A rung that would stop nobody is none."""
     made: list[Decision] = []
     alive = race.candidates
@@ -190,26 +190,26 @@ def standing(root: Path, race: Race) -> Standing:
             continue
         decision = read_decision(root, race, epoch)
         if decision is None:
-            return Standing(race, tuple(made), alive, epoch)
+            return RaceState(race, tuple(made), alive, epoch)
         made.append(decision)
         alive = tuple(c for c in alive if c[1] in decision.kept)
-    return Standing(race, tuple(made), alive, None)
+    return RaceState(race, tuple(made), alive, None)
 
 
 @dataclass(frozen=True)
-class Fate:
+class HalvingVerdict:
     """What the decisions so far say of a run: stop, or go on to a rung or to its end (None)."""
 
     pause_epoch: int | None = None
     stop: Stop | None = None
 
 
-def fate(run_id: str, standings: Iterable[Standing]) -> Fate:
+def verdict_of(run_id: str, states: Iterable[RaceState]) -> HalvingVerdict:
     """Sum up the races of a run. One that stands in several blocks goes on while any keeps it."""
     out: list[Decision] = []
     pauses: list[int] = []
     free = False
-    for now in standings:
+    for now in states:
         if all(run_id != alive for _, alive in now.alive):
             out.append(next(d for d in now.decisions if run_id not in d.kept))
         elif now.epoch is not None:
@@ -217,26 +217,26 @@ def fate(run_id: str, standings: Iterable[Standing]) -> Fate:
         else:
             free = True
     if pauses:
-        return Fate(pause_epoch=min(pauses))
+        return HalvingVerdict(pause_epoch=min(pauses))
     if free or not out:
-        return Fate()
+        return HalvingVerdict()
     last = max(out, key=lambda decision: decision.epoch)
     (own,) = (c for c in last.candidates if c.run_id == run_id)
     arms = {c.run_id: c.arm for c in last.candidates}
     kept = tuple(arms[other] for other in last.kept)
-    return Fate(stop=Stop(last.epoch, own.score, last.metric, kept, own.failed))
+    return HalvingVerdict(stop=Stop(last.epoch, own.score, last.metric, kept, own.failed))
 
 
 def stopped_runs(root: Path, found: Iterable[Race]) -> dict[str, Stop]:
     """The runs that recorded decisions of these races have stopped."""
-    by_run: dict[str, list[Standing]] = {}
+    by_run: dict[str, list[RaceState]] = {}
     for race in found:
-        now = standing(root, race)
+        now = race_state(root, race)
         for _, run_id in race.candidates:
             by_run.setdefault(run_id, []).append(now)
-    fates = {run_id: fate(run_id, entries) for run_id, entries in by_run.items()}
+    verdicts = {run_id: verdict_of(run_id, entries) for run_id, entries in by_run.items()}
     return {
-        run_id: f.stop for run_id, f in fates.items() if f.stop is not None and not f.stop.failed
+        run_id: f.stop for run_id, f in verdicts.items() if f.stop is not None and not f.stop.failed
     }
 
 

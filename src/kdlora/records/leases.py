@@ -40,7 +40,7 @@ class LeaseLost(StoreError):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class LeaseSnapshot:
     """A lease as it was seen: generation 0 means that nobody ever held one."""
 
     generation: int = 0
@@ -79,7 +79,7 @@ class Sighting:
         return isinstance(pid, int) and process_start(pid) not in (started, "unknown")
 
 
-def look(folder: Path) -> Sighting:
+def look(folder: Path) -> LeaseSnapshot:
     """The lease that counts in a run's folder at this moment.
 
     Opening the folder and the file makes a network file system ask the server again.
@@ -88,15 +88,15 @@ def look(folder: Path) -> Sighting:
         try:
             names = os.listdir(folder)
         except FileNotFoundError:
-            return Sighting()
+            return LeaseSnapshot()
         generations = [int(n[len(_PREFIX) :]) for n in names if _is_lease(n)]
         if not generations:
-            return Sighting()
+            return LeaseSnapshot()
         with contextlib.suppress(FileNotFoundError):  # a higher one was made meanwhile
-            return Sighting(max(generations), _path(folder, max(generations)).read_bytes())
+            return LeaseSnapshot(max(generations), _path(folder, max(generations)).read_bytes())
 
 
-class Watch:
+class LeaseObserver:
     """Judges another's lease by looking at it again and again.
 
     Only time that was watched counts: a look adds at most a quarter of the expiry time, so neither
@@ -105,11 +105,11 @@ class Watch:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: Sighting | None = None
+        self._seen: LeaseSnapshot | None = None
         self._looked = 0.0
         self._still_s = 0.0
 
-    def judge(self, seen: Sighting) -> Literal["free", "held", "dead"]:
+    def judge(self, seen: LeaseSnapshot) -> Literal["free", "held", "dead"]:
         """What is known of the lease just seen; "dead" may be passed to `acquire`."""
         now = self._clock()
         expiry_s = float(seen.owner.get("expiry_s", EXPIRY_S))
@@ -196,13 +196,13 @@ class Lease:
 
 
 def acquire(
-    folder: Path, *, dead: Sighting | None = None, expiry_s: float = EXPIRY_S
+    folder: Path, *, dead: LeaseSnapshot | None = None, expiry_s: float = EXPIRY_S
 ) -> Lease | None:
     """The lease of a run's folder, or None while another process holds it.
 
     Args:
-        dead: a lease that a `Watch` of the caller has judged dead; it is taken over if it still
-            looks exactly as it did.
+        dead: a lease that a `LeaseObserver` of the caller has judged dead; it is taken over if it
+            still looks exactly as it did.
         expiry_s: how long others must see the counter stand still before they take over.
 
     Raises OSError where the folder cannot be written to.
@@ -226,7 +226,7 @@ def acquire(
 
 @contextlib.contextmanager
 def held(
-    folder: Path, *, dead: Sighting | None = None, expiry_s: float = EXPIRY_S
+    folder: Path, *, dead: LeaseSnapshot | None = None, expiry_s: float = EXPIRY_S
 ) -> Iterator[Lease | None]:
     """`acquire`, and release at the end of the block."""
     lease = acquire(folder, dead=dead, expiry_s=expiry_s)
@@ -240,7 +240,7 @@ def held(
 @contextlib.contextmanager
 def waited_for(folder: Path, *, every_s: float = 0.5) -> Iterator[Lease]:
     """The lease of a folder, as soon as nobody who lives holds it."""
-    watch = Watch()
+    watch = LeaseObserver()
     while True:
         seen = look(folder)
         dead = seen if watch.judge(seen) == "dead" else None

@@ -46,7 +46,7 @@ def agreement_bounds(a_s: float, a_t: float, n_classes: int) -> tuple[float, flo
 
 
 @dataclass(frozen=True)
-class Problem:
+class ImpossibleValue:
     """One kind of impossible value in one column; `rows` are positions in the frame."""
 
     column: str
@@ -54,7 +54,7 @@ class Problem:
     sentence: str
 
 
-def impossible_values(frame: pd.DataFrame) -> list[Problem]:
+def impossible_values(frame: pd.DataFrame) -> list[ImpossibleValue]:
     """Every kind of impossible value in a tidy frame, with the rows it stands in.
 
     A missing score of a run that is done counts as impossible, provided that the frame has
@@ -64,7 +64,7 @@ def impossible_values(frame: pd.DataFrame) -> list[Problem]:
     return [problem for problem in problems if problem.rows]
 
 
-def flag_impossible(frame: pd.DataFrame, problems: list[Problem]) -> pd.Series:
+def flag_impossible(frame: pd.DataFrame, problems: list[ImpossibleValue]) -> pd.Series:
     """The `flags` column with "impossible:<column>" added to the rows concerned."""
     flags = [tuple(f) for f in frame["flags"]] if "flags" in frame else [()] * len(frame)
     for problem in problems:
@@ -144,7 +144,7 @@ def _reach(name: str) -> str:
     return f"[{one.low:g}, {one.high:g}]"
 
 
-def _scores(frame: pd.DataFrame) -> list[Problem]:
+def _scores(frame: pd.DataFrame) -> list[ImpossibleValue]:
     found = []
     if "score" in frame and "metric" in frame and frame["score"].notna().any():
         score = numeric(frame, "score")
@@ -173,7 +173,9 @@ def _constant(frame: pd.DataFrame) -> pd.Series:
     return correlation & frame["role"].eq("baseline") & frame["adaptation"].eq("majority")
 
 
-def _out_of_range(column: str, values: pd.Series, name: str, where: pd.Series) -> list[Problem]:
+def _out_of_range(
+    column: str, values: pd.Series, name: str, where: pd.Series
+) -> list[ImpossibleValue]:
     low, high = metric(name).low, metric(name).high
     beyond = where & ((values < low - TINY) | (values > high + TINY) | np.isinf(values))
     if not beyond.any():
@@ -186,7 +188,7 @@ def _out_of_range(column: str, values: pd.Series, name: str, where: pd.Series) -
     return [_problem(column, beyond, sentence)]
 
 
-def _costs(frame: pd.DataFrame) -> list[Problem]:
+def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
     found = []
     for column in NON_NEGATIVE:
         if column not in frame:
@@ -212,7 +214,7 @@ def _costs(frame: pd.DataFrame) -> list[Problem]:
     return found
 
 
-def _settings(frame: pd.DataFrame) -> list[Problem]:
+def _settings(frame: pd.DataFrame) -> list[ImpossibleValue]:
     found = []
     for column in POSITIVE:
         values = numeric(frame, column)
@@ -222,5 +224,5 @@ def _settings(frame: pd.DataFrame) -> list[Problem]:
     return found
 
 
-def _problem(column: str, mask: pd.Series, sentence: str) -> Problem:
-    return Problem(column, tuple(int(i) for i in np.flatnonzero(mask.to_numpy())), sentence)
+def _problem(column: str, mask: pd.Series, sentence: str) -> ImpossibleValue:
+    return ImpossibleValue(column, tuple(int(i) for i in np.flatnonzero(mask.to_numpy())), sentence)

@@ -30,11 +30,11 @@ def _known_kind(value: str) -> str:
 KindName = Annotated[str, AfterValidator(_known_kind)]
 
 
-class Block(BaseModel):
+class RecordPart(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class TaskFacts(Block):
+class TaskFacts(RecordPart):
     """What a run's labels are and how its answers are scored: all that later uses need to know.
 
     The names are those of the run's own training rows, in the order of the model's outputs.
@@ -59,7 +59,7 @@ class TaskFacts(Block):
         )
 
 
-class Quality(Block):
+class Quality(RecordPart):
     """Every metric of the task on every split, recomputable from `predictions.parquet`."""
 
     primary: str
@@ -77,7 +77,7 @@ class Quality(Block):
         return self.splits["report"].get(self.primary)
 
 
-class Agreement(Block):
+class Agreement(RecordPart):
     """How often student and teacher say the same on the report split, and what was possible."""
 
     teacher_run_id: str
@@ -90,7 +90,7 @@ class Agreement(Block):
     pearson: float | None = Field(None, description="regression: correlation of the predictions")
 
 
-class Efficiency(Block):
+class Efficiency(RecordPart):
     """What the run and its model cost. A field is None where it could not be measured."""
 
     trainable_params: int | None = None
@@ -127,7 +127,7 @@ class Efficiency(Block):
     )
 
 
-class Flag(Block):
+class Flag(RecordPart):
     """Something that a reader must know before believing the score."""
 
     name: str
@@ -135,7 +135,7 @@ class Flag(Block):
     detail: str
 
 
-class Teaching(Block):
+class Teaching(RecordPart):
     """What a distilled student really learnt from."""
 
     signals: list[str] = []
@@ -152,7 +152,7 @@ class Teaching(Block):
     )
 
 
-class TrainingFacts(Block):
+class TrainingFacts(RecordPart):
     """What the loop really did, which may differ from what was asked for."""
 
     steps: int = 0
@@ -186,7 +186,7 @@ SCHEMA = 1
 NOT_DONE = ("missing", "failed", "stopped")
 
 
-class Record(Block):
+class Record(RecordPart):
     """Everything known of one run. `checksum` is over all other fields."""
 
     schema_version: int = Field(SCHEMA, alias="schema")

@@ -148,7 +148,7 @@ class Store:
         self,
         run_id: str,
         *,
-        dead: leases.Sighting | None = None,
+        dead: leases.LeaseSnapshot | None = None,
         expiry_s: float = leases.EXPIRY_S,
     ) -> AbstractContextManager[leases.Lease | None]:
         """Yields the right to work on a run, or None while another process has it.
