@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kdlora.choice.candidates import draw_field, gather_candidates, run_scores
 from kdlora.choice.constraints import PROFILES, Constraints, profile
-from kdlora.choice.formats import MeasuredForm, Timing
+from kdlora.choice.formats import MeasuredForm, TextLatency
 from kdlora.choice.next_steps import seeds_to_tell
 from kdlora.choice.recommend import bands, pick, recommend
 from kdlora.errors import InputError
@@ -80,18 +80,18 @@ def test_the_fastest_within_a_drop() -> None:
 def test_when_nothing_fits_it_says_what_would_have_to_give() -> None:
     found = choose(small(), Constraints(max_size_mb=30, min_score=0.89, quantize=("int8", "int4")))
     assert found.choice is None
-    assert found.standing == "nothing fits"
-    gives = {g.constraint: g for g in found.gives}
-    assert gives["max_size_mb"].needed == pytest.approx(66)
-    assert gives["max_size_mb"].candidate == "teacher/fft as ONNX INT4"
-    assert gives["min_score"].needed == pytest.approx(0.88)
-    assert gives["min_score"].candidate.startswith("student/kd-lora")
-    assert gives["quantize"].needed is None  # no single change of it is enough
+    assert found.certainty == "nothing fits"
+    eased = {g.constraint: g for g in found.eased}
+    assert eased["max_size_mb"].needed == pytest.approx(66)
+    assert eased["max_size_mb"].candidate == "teacher/fft as ONNX INT4"
+    assert eased["min_score"].needed == pytest.approx(0.88)
+    assert eased["min_score"].candidate.startswith("student/kd-lora")
+    assert eased["quantize"].needed is None  # no single change of it is enough
     assert all(len(j.broken) == 1 for j in found.nearest)
 
 
 def test_measured_exports_come_before_estimates() -> None:
-    timing = Timing(64, 1.5, 2.0)
+    timing = TextLatency(64, 1.5, 2.0)
     export = MeasuredForm("student-kd-lora-1", "small", "onnx-int8", "/x", 21.5, gate="passed",
                           score=0.874, timings=(timing,))  # fmt: skip
     found = choose(small(), Constraints(max_drop=5, prefer="latency"), exports=[export])
@@ -108,7 +108,7 @@ def test_measured_exports_come_before_estimates() -> None:
 
 def test_a_failed_gate_is_no_choice() -> None:
     export = MeasuredForm("student-kd-lora-1", "small", "onnx-int8", "/x", 21.5, gate="failed",
-                          timings=(Timing(64, 1.5, 2.0),))  # fmt: skip
+                          timings=(TextLatency(64, 1.5, 2.0),))  # fmt: skip
     found = choose(small(), Constraints(max_drop=3, prefer="latency"), exports=[export])
     assert found.choice.candidate.title != "student/kd-lora as ONNX INT8"
     assert any(e.constraint == "accuracy gate" and len(e.excluded) == 1 for e in found.exclusions)
@@ -116,9 +116,9 @@ def test_a_failed_gate_is_no_choice() -> None:
 
 def test_an_export_states_the_ratio_for_all_others() -> None:
     plain = MeasuredForm("student-kd-lora-1", "small", "torch", "/x", 80.0,
-                         timings=(Timing(64, 8.0, 10.0),))  # fmt: skip
+                         timings=(TextLatency(64, 8.0, 10.0),))  # fmt: skip
     fast = MeasuredForm("student-kd-lora-1", "small", "onnx-int8", "/x", 21.0,
-                        timings=(Timing(64, 2.0, 2.5),))  # fmt: skip
+                        timings=(TextLatency(64, 2.0, 2.5),))  # fmt: skip
     found = choose(small(), Constraints(), exports=[plain, fast])
     teacher = next(j.candidate for j in found.considered
                    if j.candidate.title == "teacher/fft as ONNX INT8")  # fmt: skip
@@ -131,11 +131,11 @@ def test_probability_of_a_clear_and_of_an_even_choice() -> None:
                   row("student/lora", score=0.80))  # fmt: skip
     outputs = outputs_of({"teacher-fft-1": 0.90, "student-fft-1": 0.80, "student-lora-1": 0.80})
     clear = choose(frame, Constraints(quantize=("none",)), outputs=outputs)
-    assert clear.standing == "clear"
+    assert clear.certainty == "clear"
     assert clear.choice.candidate.arm == "teacher/fft"
     assert clear.probability > 0.99
     even = choose(frame, Constraints(max_size_mb=85, quantize=("none",)), outputs=outputs)
-    assert even.standing == "undecided"
+    assert even.certainty == "undecided"
     assert even.probability == pytest.approx(0.5, abs=0.05)
     assert sum(j.p_best for j in even.considered) == pytest.approx(1.0)
 

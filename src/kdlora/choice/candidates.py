@@ -31,7 +31,7 @@ from kdlora.vocabulary.arm import Arm
 
 
 @dataclass(frozen=True)
-class Candidate(Result):
+class ModelForm(Result):
     """One model in one form.
 
     score: mean over seeds on the selection split, in the metric's unit. report_score: the same on
@@ -87,14 +87,14 @@ class Baseline(Result):
 
 
 @dataclass(frozen=True)
-class Field(Result):
+class Candidates(Result):
     """All candidates of a task and what they are measured by."""
 
     task: str
     metric: str
     direction: int
-    candidates: tuple[Candidate, ...]
-    reference: Candidate | None
+    candidates: tuple[ModelForm, ...]
+    reference: ModelForm | None
     length: int | None
     notes: tuple[str, ...] = ()
     baseline: Baseline | None = None
@@ -131,7 +131,7 @@ def gather_candidates(
     forms: Iterable[str] = tuple(FORMS),
     length: int | None = None,
     measured_only: bool = False,
-) -> Field:
+) -> Candidates:
     """Every model of a task in every form.
 
     Args:
@@ -172,7 +172,7 @@ def gather_candidates(
         )
     length = length or nearest_length(rows, exports)
     ratios = speed_ratios(exports)
-    found: list[Candidate] = []
+    found: list[ModelForm] = []
     for models in _by_model(rows):
         if models["encoder"].isna().all() or not _is_here(models):
             continue
@@ -186,7 +186,7 @@ def gather_candidates(
             "every run carries an error flag, or is no model that was trained here"
         )  # fmt: skip
         raise InputError(f"nothing to choose from on '{task}': {why}")
-    return Field(
+    return Candidates(
         task, metric, direction, tuple(found), reference, length, tuple(notes),
         _baseline(planned, direction), ranking.first,
     )  # fmt: skip
@@ -222,7 +222,7 @@ def _by_model(rows: pd.DataFrame) -> Iterable[pd.DataFrame]:
             yield models.drop_duplicates("run_id").sort_values("seed", kind="stable")
 
 
-def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Candidate:
+def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> ModelForm:
     first = models.iloc[0]
     score = numbers(models["selection_score"])
     reported = numbers(models["score"])
@@ -234,7 +234,7 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Cand
     if several:
         name += f" {first['encoder']}" + (f" from {taught}" if taught else "")
     nothing = Cost(None, ESTIMATED, "")
-    return Candidate(
+    return ModelForm(
         name=name,
         arm=str(first["arm"]),
         encoder=str(first["encoder"]),
@@ -256,14 +256,14 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Cand
 
 
 def _with_costs(
-    base: Candidate,
+    base: ModelForm,
     models: pd.DataFrame,
     rows: pd.DataFrame,
     form: str,
     exports: Sequence[MeasuredForm],
     ratios: dict[str, Cost],
     length: int | None,
-) -> Candidate:
+) -> ModelForm:
     alike = rows[rows["encoder"] == base.encoder]
     own = [e for e in exports if e.run_id in base.run_ids and e.form == form]
     own.sort(key=lambda e: (e.run_id != base.ship, e.gate == "failed"))
@@ -287,7 +287,7 @@ def _with_costs(
     )  # fmt: skip
 
 
-def _reference(planned: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Candidate | None:
+def _reference(planned: pd.DataFrame, rows: pd.DataFrame, direction: int) -> ModelForm | None:
     """The model that taught; of several pairs' teachers the best on the selection split."""
     taught = {run for _, own in planned.groupby("pair") for run in teacher_of(own).run_ids}
     teachers = [
@@ -298,7 +298,7 @@ def _reference(planned: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Can
 
 
 def draw_field(
-    field: Field,
+    field: Candidates,
     frame: pd.DataFrame,
     outputs: Mapping[str, SplitOutputs],
     *,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdlora.choice.candidates import draw_field, gather_candidates, run_scores, task_names
 from kdlora.choice.constraints import Constraints
-from kdlora.choice.formats import FORMS, MeasuredForm, Timing
+from kdlora.choice.formats import FORMS, MeasuredForm, TextLatency
 from kdlora.choice.recommend import recommend
 from kdlora.choice.recommendation import Recommendation
 from kdlora.errors import InputError, ModelError, did_you_mean
@@ -71,7 +71,7 @@ def measured_forms(artefact: Artefact, folder: Path, encoder: str) -> list[Measu
             score=variant.score,
             drop_points=variant.drop_points,
             timings=tuple(
-                Timing(t.length, t.latency_p50_ms, t.latency_p95_ms)
+                TextLatency(t.length, t.latency_p50_ms, t.latency_p95_ms)
                 for t in variant.timings
                 if t.batch == 1
             ),

@@ -53,7 +53,7 @@ class Cost(Result):
 
 
 @dataclass(frozen=True)
-class Timing:
+class TextLatency:
     """One text at a time (batch 1) of `length` tokens."""
 
     length: int
@@ -73,9 +73,9 @@ class MeasuredForm:
     gate: str = "not applicable"
     score: float | None = None
     drop_points: float | None = None
-    timings: tuple[Timing, ...] = field(default=())
+    timings: tuple[TextLatency, ...] = field(default=())
 
-    def at(self, length: int | None) -> Timing | None:
+    def at(self, length: int | None) -> TextLatency | None:
         """The timing at that length, or the nearest longer one, or the longest."""
         if not self.timings or length is None:
             return None

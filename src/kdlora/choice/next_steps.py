@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 
 from kdlora.choice.formats import ESTIMATED, Cost
-from kdlora.choice.recommendation import Judged, Recommendation, Step
+from kdlora.choice.recommendation import JudgedForm, Recommendation, Step
 from kdlora.evidence.power import detection_power
 
 SURE = 0.95  # below this probability more data are asked for
@@ -66,7 +66,7 @@ def _measure(result: Recommendation) -> list[Step]:
     return found
 
 
-def _estimated(judged: Judged, result: Recommendation) -> str:
+def _estimated(judged: JudgedForm, result: Recommendation) -> str:
     one = judged.candidate
     costs: dict[str, Cost] = {"size": one.size_mb}
     costs["latency"] = getattr(one, f"latency_{result.constraints.latency}_ms")
@@ -76,13 +76,13 @@ def _estimated(judged: Judged, result: Recommendation) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _would_win(judged: Judged, result: Recommendation) -> bool:
+def _would_win(judged: JudgedForm, result: Recommendation) -> bool:
     """Whether a candidate kept out would be chosen if it fitted."""
     return result.constraints.prefer == "score" and (judged.difference or 0.0) > 0
 
 
 def _more_data(
-    result: Recommendation, choice: Judged, run_scores: Mapping[str, float], scale: float
+    result: Recommendation, choice: JudgedForm, run_scores: Mapping[str, float], scale: float
 ) -> list[Step]:
     """Seeds or examples that would tell the choice from what stands against it."""
     others = [j for j in result.considered if j.candidate.model != choice.candidate.model]
@@ -129,12 +129,12 @@ def _more_data(
     return [*found, *_examples(result, rival, gap)]
 
 
-def _by_seed(judged: Judged, run_scores: Mapping[str, float], scale: float) -> dict[int, float]:
+def _by_seed(judged: JudgedForm, run_scores: Mapping[str, float], scale: float) -> dict[int, float]:
     one = judged.candidate
     return {s: scale * run_scores[r] for s, r in zip(one.seeds, one.run_ids, strict=True)}
 
 
-def _margin(choice: Judged, result: Recommendation, scale: float) -> float:
+def _margin(choice: JudgedForm, result: Recommendation, scale: float) -> float:
     """How far the choice is above the nearest limit of the score."""
     room = []
     if result.constraints.min_score is not None:
@@ -159,7 +159,7 @@ def seeds_to_tell(gap: float, spread: float, *, alpha: float = 0.05) -> int | No
     return None
 
 
-def _examples(result: Recommendation, rival: Judged | None, gap: float) -> list[Step]:
+def _examples(result: Recommendation, rival: JudgedForm | None, gap: float) -> list[Step]:
     """How many selection rows would tell the gap apart, were the seeds no matter."""
     if not result.n_examples or rival is None or gap <= 0 or rival.difference_low is None:
         return []

@@ -13,29 +13,35 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdlora.choice.candidates import Candidate, Field
+from kdlora.choice.candidates import Candidates, ModelForm
 from kdlora.choice.constraints import DEFAULT, Constraints
 from kdlora.choice.formats import MEASURED
 from kdlora.choice.next_steps import what_next
-from kdlora.choice.recommendation import Broken, Exclusion, Give, Judged, Recommendation
+from kdlora.choice.recommendation import (
+    BrokenLimit,
+    EasedLimit,
+    JudgedForm,
+    LimitEffect,
+    Recommendation,
+)
 from kdlora.evidence.score_draws import ScoreDraws, quantiles
 from kdlora.evidence.students import bands
 from kdlora.vocabulary.metric import metric
 
 
-def _costs(candidates: Sequence[Candidate], constraints: Constraints) -> dict[str, np.ndarray]:
+def _costs(candidates: Sequence[ModelForm], constraints: Constraints) -> dict[str, np.ndarray]:
     latency = [getattr(c, f"latency_{constraints.latency}_ms").value for c in candidates]
     return {"latency": bands(latency), "size": bands([c.size_mb.value for c in candidates])}
 
 
-def cost_levels(candidates: Sequence[Candidate], constraints: Constraints) -> np.ndarray:
+def cost_ranks(candidates: Sequence[ModelForm], constraints: Constraints) -> np.ndarray:
     """What comes before the score [candidates]: the rank of the preferred cost; 0 for the score."""
     if constraints.prefer == "score":
         return np.zeros(len(candidates), int)
     return _costs(candidates, constraints)[constraints.prefer]
 
 
-def tie_order(candidates: Sequence[Candidate], constraints: Constraints) -> np.ndarray:
+def tie_order(candidates: Sequence[ModelForm], constraints: Constraints) -> np.ndarray:
     """What decides between equal scores [candidates]: latency, size, and what was measured."""
     costs = _costs(candidates, constraints)
     keys = [
@@ -65,7 +71,7 @@ RUNNERS_UP = 3
 
 
 def recommend(
-    field: Field,
+    pool: Candidates,
     constraints: Constraints,
     drawn: ScoreDraws,
     *,
@@ -73,25 +79,25 @@ def recommend(
     profile: str | None = None,
 ) -> Recommendation:
     """Choose among the candidates of a task; `drawn` is what `draw_field` gave for it."""
-    candidates = field.candidates
-    scale = field.direction * metric(field.metric).factor
+    candidates = pool.candidates
+    scale = pool.direction * metric(pool.metric).factor
     k = len(candidates)
     u = scale * drawn.scores[:k]
-    top = float(scale * drawn.scores[k]) if field.reference is not None else float(u.max())
+    top = float(scale * drawn.scores[k]) if pool.reference is not None else float(u.max())
     values = tops = None
     if drawn.draws is not None:
         everything = scale * drawn.draws
         values = everything[:, :k]
-        tops = everything[:, k] if field.reference is not None else values.max(1)
+        tops = everything[:, k] if pool.reference is not None else values.max(1)
     static = [_static_broken(c, constraints) for c in candidates]
     broken = [
         (*found, *_score_broken(u[i], top, constraints, scale)) for i, found in enumerate(static)
     ]  # fmt: skip
     fits = np.array([not b for b in broken])
-    levels, ties = cost_levels(candidates, constraints), tie_order(candidates, constraints)
+    levels, ties = cost_ranks(candidates, constraints), tie_order(candidates, constraints)
     best = pick(u[None], fits[None], levels, ties)[0]
-    if constraints == DEFAULT and field.default is not None:
-        best = field.default  # chosen once, for the report and for what is saved too
+    if constraints == DEFAULT and pool.default is not None:
+        best = pool.default  # chosen once, for the report and for what is saved too
     meets = p_best = None
     if values is not None and tops is not None:
         keeps = np.array([not found for found in static])[None] & _keeps_score(
@@ -108,40 +114,40 @@ def recommend(
     choice = judged[best] if best >= 0 else None
     order = _ordered(judged, levels, ties, u, best)
     result = Recommendation(
-        task=field.task,
-        metric=field.metric,
-        direction=field.direction,
+        task=pool.task,
+        metric=pool.metric,
+        direction=pool.direction,
         profile=profile,
         constraints=constraints,
-        reference=field.reference,
-        length=field.length,
+        reference=pool.reference,
+        length=pool.length,
         choice=choice,
         runners_up=_runners_up(order, choice),
         nearest=() if choice else _nearest(judged),
         exclusions=_exclusions(judged, constraints),
-        gives=() if choice else _gives(judged, constraints),
+        eased=() if choice else _eased_limits(judged, constraints),
         probability=choice.p_best if choice else None,
-        standing=_standing(choice),
+        certainty=_certainty(choice),
         next_steps=(),
-        notes=(*field.notes, *_notes(field, drawn)),
+        notes=(*pool.notes, *_notes(pool, drawn)),
         n_candidates=k,
         n_fitting=int(fits.sum()),
         n_examples=drawn.n_examples,
         draws=0 if values is None else len(values),
         considered=tuple(order),
-        baseline=field.baseline,
+        baseline=pool.baseline,
     )
-    if field.baseline is not None and not result.beats_baseline:
+    if pool.baseline is not None and not result.beats_baseline:
         told = (
-            f"{field.baseline.arm} scores {field.baseline.score:.4g} on the selection split of "
-            f"{field.task}, no less than the model named here: none is worth shipping yet"
+            f"{pool.baseline.arm} scores {pool.baseline.score:.4g} on the selection split of "
+            f"{pool.task}, no less than the model named here: none is worth shipping yet"
         )
         result = replace(result, notes=(told, *result.notes))
     steps = what_next(result, run_scores, scale)
     return replace(result, next_steps=steps)
 
 
-def _static_broken(candidate: Candidate, constraints: Constraints) -> tuple[Broken, ...]:
+def _static_broken(candidate: ModelForm, constraints: Constraints) -> tuple[BrokenLimit, ...]:
     """Limits that no draw of scores can change."""
     found = []
     latency = getattr(candidate, f"latency_{constraints.latency}_ms").value
@@ -151,30 +157,32 @@ def _static_broken(candidate: Candidate, constraints: Constraints) -> tuple[Brok
     ):
         if limit is not None and (value is None or value > limit):
             excess = 1.0 if value is None else value / limit - 1
-            found.append(Broken(name, limit, value, excess))
+            found.append(BrokenLimit(name, limit, value, excess))
     if constraints.runtime not in ("any", candidate.runtime):
-        found.append(Broken("runtime", constraints.runtime, candidate.runtime, 1.0))
+        found.append(BrokenLimit("runtime", constraints.runtime, candidate.runtime, 1.0))
     if constraints.role not in ("any", candidate.role):
-        found.append(Broken("role", constraints.role, candidate.role, 1.0))
+        found.append(BrokenLimit("role", constraints.role, candidate.role, 1.0))
     if candidate.quantization not in constraints.quantize:
         allowed = ", ".join(constraints.quantize)
-        found.append(Broken("quantize", allowed, candidate.quantization, 1.0))
+        found.append(BrokenLimit("quantize", allowed, candidate.quantization, 1.0))
     if candidate.gate == "failed":
-        found.append(Broken("accuracy gate", "passed", "failed", 1.0))
+        found.append(BrokenLimit("accuracy gate", "passed", "failed", 1.0))
     return tuple(found)
 
 
-def _score_broken(u: float, top: float, constraints: Constraints, scale: float) -> list[Broken]:
+def _score_broken(
+    u: float, top: float, constraints: Constraints, scale: float
+) -> list[BrokenLimit]:
     found = []
     if constraints.min_score is not None:
         floor = scale * constraints.min_score
         if u < floor - 1e-9:
             excess = (floor - u) / max(abs(floor), 1e-9)
-            found.append(Broken("min_score", constraints.min_score, u / scale, excess))
+            found.append(BrokenLimit("min_score", constraints.min_score, u / scale, excess))
     if constraints.max_drop is not None and top - u > constraints.max_drop + 1e-9:
         floor = top - constraints.max_drop
         excess = (floor - u) / max(abs(floor), 1e-9)
-        found.append(Broken("max_drop", constraints.max_drop, top - u, excess))
+        found.append(BrokenLimit("max_drop", constraints.max_drop, top - u, excess))
     return found
 
 
@@ -208,15 +216,15 @@ class _Drawn:
 
 
 def _judged(
-    i: int, candidate: Candidate, broken: tuple[Broken, ...], best: int, drawn: _Drawn
-) -> Judged:
+    i: int, candidate: ModelForm, broken: tuple[BrokenLimit, ...], best: int, drawn: _Drawn
+) -> JudgedForm:
     """The candidate at place `i` against the one at place `best`, -1 where nothing fits."""
     values, tops = drawn.values, drawn.tops
     ends = quantiles(None if values is None else values[:, i] / drawn.scale)
     drops = quantiles(None if values is None or tops is None else tops - values[:, i])
     difference = None if best < 0 else float(drawn.u[i] - drawn.u[best])
     differences = quantiles(None if values is None or best < 0 else values[:, i] - values[:, best])
-    return Judged(
+    return JudgedForm(
         candidate, broken, *ends, float(drawn.top - drawn.u[i]), *drops,
         None if drawn.meets is None else float(drawn.meets[i]),
         None if drawn.p_best is None else float(drawn.p_best[i]), difference, *differences,
@@ -224,14 +232,14 @@ def _judged(
 
 
 def _ordered(
-    judged: list[Judged], levels: np.ndarray, ties: np.ndarray, u: np.ndarray, best: int
-) -> list[Judged]:
+    judged: list[JudgedForm], levels: np.ndarray, ties: np.ndarray, u: np.ndarray, best: int
+) -> list[JudgedForm]:
     """The choice, then the others that fit, best first."""
     keys = [(i != best, len(j.broken), levels[i], -u[i], ties[i]) for i, j in enumerate(judged)]
     return [judged[i] for i in sorted(range(len(judged)), key=keys.__getitem__)]
 
 
-def _runners_up(order: list[Judged], choice: Judged | None) -> tuple[Judged, ...]:
+def _runners_up(order: list[JudgedForm], choice: JudgedForm | None) -> tuple[JudgedForm, ...]:
     """The best form of every other model that fits."""
     seen = {choice.candidate.model} if choice else set()
     found = []
@@ -242,13 +250,13 @@ def _runners_up(order: list[Judged], choice: Judged | None) -> tuple[Judged, ...
     return tuple(found[:RUNNERS_UP])
 
 
-def _nearest(judged: list[Judged]) -> tuple[Judged, ...]:
+def _nearest(judged: list[JudgedForm]) -> tuple[JudgedForm, ...]:
     """Those that break fewest limits, and those least."""
     order = sorted(judged, key=lambda j: (len(j.broken), max(b.excess for b in j.broken)))
     return tuple(order[:RUNNERS_UP])
 
 
-def _exclusions(judged: list[Judged], constraints: Constraints) -> tuple[Exclusion, ...]:
+def _exclusions(judged: list[JudgedForm], constraints: Constraints) -> tuple[LimitEffect, ...]:
     found = []
     limits = _limits(constraints)
     if any(b.constraint == "accuracy gate" for j in judged for b in j.broken):
@@ -256,7 +264,7 @@ def _exclusions(judged: list[Judged], constraints: Constraints) -> tuple[Exclusi
     for name, limit in limits.items():
         out = [j for j in judged if any(b.constraint == name for b in j.broken)]
         without = sum(all(b.constraint == name for b in j.broken) for j in judged)
-        found.append(Exclusion(name, limit, tuple(j.candidate.title for j in out), without))
+        found.append(LimitEffect(name, limit, tuple(j.candidate.title for j in out), without))
     return tuple(found)
 
 
@@ -267,20 +275,20 @@ def _limits(constraints: Constraints) -> dict[str, float | str]:
     }
 
 
-def _gives(judged: list[Judged], constraints: Constraints) -> tuple[Give, ...]:
+def _eased_limits(judged: list[JudgedForm], constraints: Constraints) -> tuple[EasedLimit, ...]:
     found = []
     for name, limit in _limits(constraints).items():
         only = [j for j in judged if {b.constraint for b in j.broken} == {name}]
         only = [j for j in only if j.broken[0].value is not None]
         if not only:
-            found.append(Give(name, limit, None, None))
+            found.append(EasedLimit(name, limit, None, None))
             continue
         nearest = min(only, key=lambda j: j.broken[0].excess)
-        found.append(Give(name, limit, nearest.broken[0].value, nearest.candidate.title))
+        found.append(EasedLimit(name, limit, nearest.broken[0].value, nearest.candidate.title))
     return tuple(found)
 
 
-def _standing(choice: Judged | None) -> str:
+def _certainty(choice: JudgedForm | None) -> str:
     if choice is None:
         return "nothing fits"
     if choice.p_best is None:
@@ -290,9 +298,9 @@ def _standing(choice: Judged | None) -> str:
     return "likely" if choice.p_best >= LIKELY else "undecided"
 
 
-def _notes(field: Field, drawn: ScoreDraws) -> list[str]:
+def _notes(pool: Candidates, drawn: ScoreDraws) -> list[str]:
     notes = []
-    if field.reference is None:
+    if pool.reference is None:
         notes.append(
             "what taught has no sound score here: drops are counted from the best candidate"
         )
@@ -310,10 +318,10 @@ def _notes(field: Field, drawn: ScoreDraws) -> list[str]:
         notes.append(
             "one seed each: the probability speaks of these trained models, not of methods"
         )
-    estimated = [c for c in field.candidates if c.estimated]
+    estimated = [c for c in pool.candidates if c.estimated]
     if estimated:
         notes.append(
-            f"{len(estimated)} of {len(field.candidates)} candidates have an estimated size or "
+            f"{len(estimated)} of {len(pool.candidates)} candidates have an estimated size or "
             "latency; each number says where it comes from"
         )
     return notes

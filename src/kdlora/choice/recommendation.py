@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kdlora.choice.candidates import Baseline, Candidate
+from kdlora.choice.candidates import Baseline, ModelForm
 from kdlora.choice.constraints import Constraints
 from kdlora.evidence.result import Result
 
@@ -21,7 +21,7 @@ class Step(Result):
 
 
 @dataclass(frozen=True)
-class Broken(Result):
+class BrokenLimit(Result):
     """A constraint that a candidate does not keep; `excess` is relative to the limit."""
 
     constraint: str
@@ -31,14 +31,14 @@ class Broken(Result):
 
 
 @dataclass(frozen=True)
-class Judged(Result):
+class JudgedForm(Result):
     """A candidate under the constraints. Differences and drops in points, more being better.
 
     drop: below the best teacher. difference: to the choice, with its interval.
     """
 
-    candidate: Candidate
-    broken: tuple[Broken, ...]
+    candidate: ModelForm
+    broken: tuple[BrokenLimit, ...]
     score_low: float | None
     score_high: float | None
     drop: float | None
@@ -56,7 +56,7 @@ class Judged(Result):
 
 
 @dataclass(frozen=True)
-class Exclusion(Result):
+class LimitEffect(Result):
     """What one constraint excludes, and how many candidates fit if it alone were lifted."""
 
     constraint: str
@@ -66,7 +66,7 @@ class Exclusion(Result):
 
 
 @dataclass(frozen=True)
-class Give(Result):
+class EasedLimit(Result):
     """How far one constraint alone would have to be eased so that something fits."""
 
     constraint: str
@@ -77,29 +77,29 @@ class Give(Result):
 
 @dataclass(frozen=True)
 class Recommendation(Result):
-    """The choice for one task. `standing` is clear, likely, undecided, unknown or nothing fits."""
+    """The choice for one task. `certainty` is clear, likely, undecided, unknown or nothing fits."""
 
     task: str
     metric: str
     direction: int
     profile: str | None
     constraints: Constraints
-    reference: Candidate | None
+    reference: ModelForm | None
     length: int | None
-    choice: Judged | None
-    runners_up: tuple[Judged, ...]
-    nearest: tuple[Judged, ...]
-    exclusions: tuple[Exclusion, ...]
-    gives: tuple[Give, ...]
+    choice: JudgedForm | None
+    runners_up: tuple[JudgedForm, ...]
+    nearest: tuple[JudgedForm, ...]
+    exclusions: tuple[LimitEffect, ...]
+    eased: tuple[EasedLimit, ...]
     probability: float | None
-    standing: str
+    certainty: str
     next_steps: tuple[Step, ...]
     notes: tuple[str, ...]
     n_candidates: int
     n_fitting: int
     n_examples: int
     draws: int
-    considered: tuple[Judged, ...]
+    considered: tuple[JudgedForm, ...]
     baseline: Baseline | None = None
 
     @property

@@ -12,7 +12,7 @@ from kdlora.errors import InputError
 
 if TYPE_CHECKING:
     from kdlora.choice.constraints import Constraints
-    from kdlora.choice.recommendation import Judged, Recommendation
+    from kdlora.choice.recommendation import JudgedForm, Recommendation
 
 
 def recommend(
@@ -129,7 +129,7 @@ def _show(one: Recommendation, *, several: bool, brief: bool) -> None:
             name = model_name(judged.candidate)
             lacks = "; ".join(_broken(b) for b in judged.broken)
             console.print(f"  nearest: {name}: {lacks}", markup=False, highlight=False)
-        for give in one.gives:
+        for give in one.eased:
             console.print(f"  {_give(give)}", markup=False, highlight=False)
     _show_table(one, console, brief=brief)
     for exclusion in one.exclusions:
@@ -164,7 +164,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     columns = ["", "model", "select", "drop", "report", "MB", f"ms {one.constraints.latency}"]
     table = Table(*columns, "best", "fits", box=None, pad_edge=False)
 
-    def row(name: str, judged: Judged) -> None:
+    def row(name: str, judged: JudgedForm) -> None:
         c = judged.candidate
         costs = (c.size_mb, latency_of(c, one.constraints))
         cells = [

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.choice.candidates import (
-    Candidate,
+    ModelForm,
     draw_field,
     gather_candidates,
     run_scores,
@@ -17,7 +17,7 @@ from kdlora.choice.candidates import (
 from kdlora.choice.constraints import PROFILES, Constraints
 from kdlora.choice.formats import FORMS, MEASURED, Cost, MeasuredForm
 from kdlora.choice.recommend import recommend
-from kdlora.choice.recommendation import Judged, Recommendation
+from kdlora.choice.recommendation import JudgedForm, Recommendation
 from kdlora.errors import InputError
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import names
@@ -33,7 +33,7 @@ INTRO = (
     "that was not measured on an exported artefact or by the run itself is an estimate and says "
     "so. The command kdlora recommend takes limits of your own."
 )
-STANDINGS = {
+CERTAINTIES = {
     "clear": "clear", "likely": "likely", "undecided": "undecided", "unknown": "not known",
     "nothing fits": "nothing fits",
 }  # fmt: skip
@@ -127,13 +127,13 @@ LIMITS = {
 }  # fmt: skip
 
 
-def model_name(one: Candidate) -> str:
+def model_name(one: ModelForm) -> str:
     """A candidate in words, with its form."""
     extra = one.name.removeprefix(one.arm).strip()
     return f"{w.phrase(one.arm)}{f' ({extra})' if extra else ''} as {FORMS[one.form].title}"
 
 
-def short_name(one: Candidate) -> str:
+def short_name(one: ModelForm) -> str:
     """A candidate for a narrow table: "student KD-LoRA, ONNX INT8"."""
     extra = one.name.removeprefix(one.arm).strip()
     name = f"{w.short_arm_name(one.arm)} {extra}".strip()
@@ -155,7 +155,7 @@ def sentence(one: Recommendation) -> str:
     if one.probability is None:
         text += ". How sure that is cannot be told without stored predictions or several seeds."
     else:
-        text += f". {w.sentence_case(STANDINGS[one.standing])}: best in "
+        text += f". {w.sentence_case(CERTAINTIES[one.certainty])}: best in "
         text += f"{w.fixed(100 * one.probability, 0)} % of draws."
     if one.baseline is not None and not one.beats_baseline:
         text += (
@@ -167,7 +167,7 @@ def sentence(one: Recommendation) -> str:
     return text
 
 
-def not_told_apart(one: Recommendation) -> list[Judged]:
+def not_told_apart(one: Recommendation) -> list[JudgedForm]:
     """Runners-up at the same cost (or at any, where the score decides) that may be as good."""
     if one.choice is None:
         return []
@@ -183,14 +183,14 @@ def not_told_apart(one: Recommendation) -> list[Judged]:
     ]
 
 
-def preferred(one: Candidate, constraints: Constraints) -> float | None:
+def preferred(one: ModelForm, constraints: Constraints) -> float | None:
     """The cost that is preferred to be small."""
     if constraints.prefer == "size":
         return one.size_mb.value
     return latency_of(one, constraints).value
 
 
-def latency_of(one: Candidate, constraints: Constraints) -> Cost:
+def latency_of(one: ModelForm, constraints: Constraints) -> Cost:
     return one.latency_p50_ms if constraints.latency == "p50" else one.latency_p95_ms
 
 
@@ -245,7 +245,7 @@ def recommended(found: Sequence[Recommendation]) -> Table:
             Cell(one.profile or w.NONE),
             Cell(limits_text(one.constraints)),
             Cell(w.sentence_case(model_name(chosen)), chosen.title),
-            Cell(STANDINGS[one.standing], one.standing),
+            Cell(CERTAINTIES[one.certainty], one.certainty),
             Cell(sure or w.NONE, one.probability),
             Cell(scale.write(chosen.score), chosen.score, spread),
             Cell(w.fixed(judged.drop, 2 if scale.factor == 1 else 1), judged.drop),
@@ -337,7 +337,7 @@ def candidates(found: Sequence[Recommendation]) -> Table:
             ))  # fmt: skip
     columns = (
         *_task_column(several),
-        Column("candidate", "Candidate", numeric=False),
+        Column("candidate", "ModelForm", numeric=False),
         Column("seeds", "Seeds"),
         Column("score", "Selection split"),
         Column("report_score", "Report split"),
