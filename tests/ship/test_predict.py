@@ -230,3 +230,42 @@ def test_the_command(
             main([*run, *wrong])
         assert end.value.code == 2
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "bert", "distilbert", "modernbert"])
+def test_long_texts_are_cut_to_the_positions_that_a_foreign_classifier_has(
+    family: str, tmp_path: Path
+) -> None:
+    save_tiny_encoder(tmp_path / family, family, head=True, max_position_embeddings=20)
+    predictor = load_predictor(tmp_path / family)
+    assert predictor.card.max_length == {"roberta": 19, "xlm-roberta": 19}.get(family, 20)
+    (answer,) = predictor([["good film " * 100]])
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "outputs", "said"),
+    [
+        ("multi_label_classification", 3, "alone or with others"),
+        ("multi_label_classification", 1, "alone or with others"),
+        ("regression", 2, "it answers with 2 numbers"),
+    ],
+)
+def test_a_foreign_classifier_whose_outputs_mean_something_else_is_refused(
+    problem_type: str, outputs: int, said: str, tmp_path: Path
+) -> None:
+    save_tiny_encoder(tmp_path / "m", head=True, num_labels=outputs, problem_type=problem_type)
+    with pytest.raises(ModelError, match=f"problem_type {problem_type}.*{said}"):
+        load_predictor(tmp_path / "m")
+
+
+@pytest.mark.parametrize(("outputs", "key"), [(1, "value"), (2, "label"), (3, "label")])
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_foreign_classifier_is_read_by_its_outputs(
+    outputs: int, key: str, stated: bool, tmp_path: Path
+) -> None:
+    kind = "regression" if outputs == 1 else "single_label_classification"
+    changes = {"problem_type": kind} if stated else {}
+    save_tiny_encoder(tmp_path / "m", head=True, num_labels=outputs, **changes)
+    (answer,) = load_predictor(tmp_path / "m")([["a film"]])
+    assert key in answer

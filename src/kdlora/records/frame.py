@@ -117,7 +117,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
         if run_id not in records:
             record = store.read(run_id) or store.read_failure(run_id)
             records[run_id] = record
-            facts[run_id] = record and task_facts(record, store.folder(run_id))
+            facts[run_id] = task_facts(record, store.folder(run_id)) if record else None
         run = read_run(plan["runs"][run_id])
         rows.append(
             {

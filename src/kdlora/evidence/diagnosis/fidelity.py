@@ -137,7 +137,7 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
 def _classes(frame: pd.DataFrame, index: Any) -> int | None:
     """Classes of a row's task: as its record says, else those of the known task."""
     names = frame.at[index, "label_names"] if "label_names" in frame else None
-    if not isinstance(names, tuple) or not names:  # results from elsewhere
-        task = TASKS.get(str(frame.at[index, "task"])) if "task" in frame else None
-        names = task.label_names if task is not None else ()
-    return len(names) or None
+    if isinstance(names, tuple) and names:
+        return len(names)
+    task = TASKS.get(str(frame.at[index, "task"])) if "task" in frame else None  # imported results
+    return len(task.label_names) or None if task is not None else None
