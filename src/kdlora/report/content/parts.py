@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -23,33 +23,6 @@ from kdlora.report.stored_outputs import StoredOutputs
 T = TypeVar("T")
 ERROR_LOG = "report-errors.log"  # beside the page, where a part failed
 Histories = dict[str, list[dict[str, Any]]]
-
-
-class computed(Generic[T]):  # noqa: N801 - a decorator, like property
-    """A property that is computed when it is first read; a failure is kept and raised again."""
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        self.compute, self.__doc__ = compute, compute.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = f"_{name}"
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> computed[T]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> computed[T] | T:
-        if instance is None:
-            return self
-        if self.name not in vars(instance):
-            try:
-                vars(instance)[self.name] = (self.compute(instance), None)
-            except Exception as error:
-                vars(instance)[self.name] = (None, error)
-        value, error = vars(instance)[self.name]
-        if error is not None:
-            raise error
-        return value
 
 
 class ReportData:
@@ -71,50 +44,70 @@ class ReportData:
         self.study = StudyFrame.of(frame)
         self.frame, self.spec, self.notes, self.rerun = tidy(self.study), spec, notes, rerun
         self._read_histories, self._read_bins, self._read_examples = histories, bins, examples
+        self._made: dict[str, tuple[Any, Exception | None]] = {}
 
-    @computed
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made when it is first asked for. A failure is kept, too, and raised
+        again.
+        """
+        if name not in self._made:
+            try:
+                self._made[name] = (make(), None)
+            except Exception as error:
+                self._made[name] = (None, error)
+        made, failure = self._made[name]
+        if failure is not None:
+            raise failure
+        return made
+
+    @property
     def facts(self) -> Facts:
         """What is described; with the marks of columns where the tests behind them were made."""
         try:
-            return self.evidence.facts or describe(self.study)
+            found = self.evidence.facts
         except Exception:  # the parts that show tests say why there are none
-            return describe(self.study)
+            found = None
+        return found or self.once("facts", lambda: describe(self.study))
 
-    @computed
+    @property
     def evidence(self) -> Evidence:
-        return gather_report(self.study)
+        return self.once("evidence", lambda: gather_report(self.study))
 
-    @computed
+    @property
     def stats(self) -> Evidence | None:
         """None where no run has a score."""
         return self.evidence if self.evidence.arms else None
 
-    @computed
+    @property
     def histories(self) -> Histories:
-        return self._read_histories()
+        return self.once("histories", self._read_histories)
 
-    @computed
+    @property
     def bins(self) -> dict[str, ConfidenceBins]:
-        return self._read_bins()
+        return self.once("bins", self._read_bins)
 
-    @computed
+    @property
     def examples(self) -> StoredOutputs | None:
         """None for results whose models are not here, so that none of them can be shipped."""
-        return self._read_examples() if self._read_examples else None
+        return self.once("examples", self._read_examples) if self._read_examples else None
 
-    @computed
+    @property
     def matrices(self) -> tuple[Matrix, ...]:
         """Teachers and students told apart, where several of each were crossed."""
         if not crossed(self.frame):
             return ()
-        return matrix.gather(self.frame, self.examples.report if self.examples else {})
+        outputs = self.examples.report if self.examples else {}
+        return self.once("matrices", lambda: matrix.gather(self.frame, outputs))
 
-    @computed
+    @property
     def choices(self) -> which_to_ship.Choices:
         """What each deployment profile would ship."""
-        if self.examples is None:
+        known = self.examples
+        if known is None:
             return which_to_ship.Choices((), ())
-        return which_to_ship.gather(self.frame, self.examples.selection, self.examples.exports)
+        return self.once(
+            "choices", lambda: which_to_ship.gather(self.frame, known.selection, known.exports)
+        )
 
     @property
     def several(self) -> bool:

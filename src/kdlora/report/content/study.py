@@ -37,7 +37,7 @@ from kdlora.report.content import (
     which_to_ship,
 )
 from kdlora.report.content.parts import Histories, Part, ReportData, SectionPlan
-from kdlora.report.document import Report, Section, Source, Tile
+from kdlora.report.document import Explorer, Figure, Report, Section, Source, Tile
 from kdlora.report.stored_outputs import StoredOutputs
 
 T = TypeVar("T")
@@ -182,9 +182,16 @@ def _chosen(make: Callable[[Any], Any]) -> Callable[[ReportData], Any]:
     return lambda d: make(d.choices.found) if d.choices.found else None
 
 
-def _stills(d: ReportData) -> Any:
-    drawn = "trade_off" in [figure.key for figure in trade_off.trade_offs(d.facts)]
-    return explorer.stills(explorer.explorer(d.facts, d.stats), drawn)
+def _explorer(d: ReportData) -> Explorer | None:
+    return d.once("explorer", lambda: explorer.explorer(d.facts, d.stats))
+
+
+def _trade_offs(d: ReportData) -> list[Figure]:
+    return d.once("trade offs", lambda: trade_off.trade_offs(d.facts))
+
+
+def _stills(d: ReportData) -> Figure | None:
+    return explorer.stills(_explorer(d), "trade_off" in [f.key for f in _trade_offs(d)])
 
 
 PLANS = (
@@ -250,9 +257,8 @@ PLANS = (
         Part("How cost was measured", lambda d: methods.conditions(d.frame), ("protocol",)),
     ), "No run is done yet: nothing is known of what models cost."),
     SectionPlan("trade-off", "Trade-off", (
-        Part("Explore the trade-off", lambda d: explorer.explorer(d.facts, d.stats),
-             ("explorer",)),
-        Part("Quality against size and latency", lambda d: trade_off.trade_offs(d.facts),
+        Part("Explore the trade-off", _explorer, ("explorer",)),
+        Part("Quality against size and latency", _trade_offs,
              ("trade_off", "quality_size", "quality_latency")),
         Part("Score against cost", _stills, ("score_costs",)),
         Part("Score and costs side by side", lambda d: scores.normalised(d.facts),
