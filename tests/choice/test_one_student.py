@@ -21,7 +21,7 @@ from kdlora.evidence.students import bands, rank_students
 from kdlora.records.frame import load_frame
 from kdlora.records.store import Store
 from kdlora.report import words as w
-from kdlora.report.content import findings, which_to_ship
+from kdlora.report.content import pair_answer, which_to_ship
 from kdlora.ship.student import read_card, save_students
 from tests.harness.choice_studies import row, study
 from tests.harness.stored_studies import ERROR, store_study
@@ -114,8 +114,8 @@ def test_all_that_name_a_student_name_the_same(drawn: dict[str, Any]) -> None:
 
 def said_first(facts: Facts) -> str:
     """What the first screen says of the student to ship."""
-    found = findings.to_ship(facts)
-    return (found or findings.answer(facts)[0]).text
+    found = pair_answer.to_ship(facts)
+    return (found or pair_answer.sentences(facts)[0]).text
 
 
 def test_the_order_of_rows_changes_no_choice() -> None:
@@ -144,8 +144,9 @@ def test_a_flagged_run_is_left_out_and_named() -> None:
     assert found.first is not None
     assert found.first.arm == "student/lora"
     assert found.left_out == {"student/fft": ("student-fft-2",)}
-    text = findings.kept(describe(study(*frame.to_dict("records"), row("teacher/fft", score=0.9),
-                                      row("teacher/fft", score=0.9, seed=2))), "p")  # fmt: skip
+    teachers = [row("teacher/fft", score=0.9), row("teacher/fft", score=0.9, seed=2)]
+    whole = study(*frame.to_dict("records"), *teachers)
+    text = pair_answer.teacher_share(describe(whole), "p")
     assert text is None or "Left out of the choice" in text.text
 
 

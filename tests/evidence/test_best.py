@@ -12,7 +12,8 @@ from kdlora.evidence.best import best_of, cells_of, marks
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.result import Rules
 from kdlora.evidence.study import Evidence, gather
-from kdlora.report.content.tables import quality, summary
+from kdlora.report.content.answer import summary
+from kdlora.report.content.quality import quality
 from tests.harness.evidence_frames import grid
 
 ARMS = ("teacher/fft", "teacher/lora", "student/fft", "student/lora", "student/kd-lora")

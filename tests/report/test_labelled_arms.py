@@ -10,7 +10,7 @@ from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import tidy
 from kdlora.report import words as w
 from kdlora.report.build import write_report
-from kdlora.report.content.findings import no_control
+from kdlora.report.content.pair_answer import no_control
 from kdlora.report.render.theme import kind_of, shape_of
 from tests.harness.studies import make_frame
 

@@ -17,9 +17,7 @@ from kdlora.evidence.study import ON_TEACHER, gather_report
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame
 from kdlora.report import build
-from kdlora.report.content import cost as cost_tables
-from kdlora.report.content import headline
-from kdlora.report.content import statistics as evidence_tables
+from kdlora.report.content import answer, cost, statistics, verdicts
 from tests.harness.studies import make_frame, put, with_prefix
 
 TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
@@ -33,7 +31,7 @@ def known():
 
 def test_comparisons_are_those_of_the_analysis(known):
     facts, stats = known
-    table = evidence_tables.comparisons(stats)
+    table = statistics.comparisons(stats)
     asked = [(c.a, c.b) for c in stats.families["gain of distillation"]]
     assert asked == [("student/kd-lora", "student/lora")]
     (mine,) = compare_many(facts.frame, asked, rng=np.random.default_rng(3))
@@ -56,7 +54,7 @@ def test_a_baseline_without_a_correlation_costs_no_task(known):
 
 def test_what_is_saved_is_the_ratio_of_matched_runs(known):
     facts, _ = known
-    found = cost_tables.savings(facts, "teacher/fft")
+    found = cost.savings(facts, "teacher/fft")
     ratios = cost_ratios(
         facts.frame, [("student/kd-lora", "teacher/fft")], ["size_mb", "train_s"],
         rng=np.random.default_rng(0),
@@ -68,7 +66,7 @@ def test_what_is_saved_is_the_ratio_of_matched_runs(known):
 
 def test_undecided_is_never_called_equal(known):
     _, stats = known
-    sentences = [headline.verdict_text(c) for _, c in stats.comparisons]
+    sentences = [verdicts.verdict_text(c) for _, c in stats.comparisons]
     assert sentences
     for (_, c), text in zip(stats.comparisons, sentences, strict=True):
         assert c.verdict in text or "cannot be said" in text
@@ -100,7 +98,7 @@ def page(imported, tmp_path_factory):
 def test_the_first_screen_of_the_742_runs(imported, shared):
     facts = gather(imported)
     stats = gather_report(facts.frame)
-    found = {f.topic: f.text for f in headline.headlines(facts, stats)}
+    found = {f.topic: f.text for f in answer.headlines(facts, stats)}
     text = found["What KD-LoRA costs"]
     low, high = (float(x) for x in re.search(r"scores ([\d.]+) to ([\d.]+) points", text).groups())
     assert 3 <= low < high <= 6
@@ -108,7 +106,7 @@ def test_the_first_screen_of_the_742_runs(imported, shared):
     assert "KD-AdaLoRA is undecided" in text
     assert found["How much is an artefact"].startswith("About a third of it")
     assert found["No control arm"].startswith("No control arm exists")
-    tiles = " ".join(tile.text for tile in headline.tiles(facts, stats))
+    tiles = " ".join(tile.text for tile in answer.overall_tiles(facts, stats))
     assert re.search(r"None", tiles)
     # The independent re-analysis, which pairs runs and weighs them alike, has the same picture.
     truth = json.loads((shared / "reference" / "better_stats.json").read_text())["main"]
@@ -117,7 +115,7 @@ def test_the_first_screen_of_the_742_runs(imported, shared):
                  if row["variant"] != "adalora"])
         for column in ("reported_checkpoint", "last_epoch")
     ]  # fmt: skip
-    assert headline.artefact_share(stats) == pytest.approx(1 - means[1] / means[0], abs=0.05)
+    assert answer.artefact_share(stats) == pytest.approx(1 - means[1] / means[0], abs=0.05)
     for c in stats.families[ON_TEACHER]:
         (row,) = [r for r in truth["reported_checkpoint"]["lora_vs_kd_paired"]
                   if r["variant"] == c.a.removeprefix("student/kd-")]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdlora.evidence.gains import describe as gather
-from kdlora.report.content import checks, trust
+from kdlora.report.content import trust
 from kdlora.report.content.study import build
 from tests.harness.studies import blank
 
@@ -14,11 +14,11 @@ WHY = "stopped after epoch 1 at accuracy 0.6 on the selection split; student/fft
 def test_they_are_counted_on_their_own(one_task):
     frame = blank(one_task, WHERE, "stopped", WHY)
     facts = gather(frame)
-    assert checks.covered(facts).text == "11 of 12 planned runs are done; 1 stopped early."
-    told = checks.ended_early(facts)
+    assert trust.covered(facts).text == "11 of 12 planned runs are done; 1 stopped early."
+    told = trust.ended_early(facts)
     assert "in 1 cell of 2" in told.text
     assert "selection split alone" in told.text
-    assert checks.ended_early(gather(one_task)) is None
+    assert trust.ended_early(gather(one_task)) is None
     (row,) = trust.unfinished(facts.frame).rows
     assert (row[4].text, row[5].text) == ("stopped", WHY)
     cells = [cell.extra for row in trust.coverage(facts.frame).rows for cell in row if cell.extra]

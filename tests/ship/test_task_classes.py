@@ -17,7 +17,7 @@ from kdlora.records.frame import load_frame, positive_place, read_plan, save_pla
 from kdlora.records.record import checksum, task_facts
 from kdlora.records.store import Store
 from kdlora.records.tidy import tidy
-from kdlora.report.content import details
+from kdlora.report.content import task_by_task
 from kdlora.ship.calibration import calibrate_folder
 from kdlora.ship.export import export_model
 from kdlora.ship.predict import load_predictor
@@ -243,7 +243,7 @@ def test_the_frame_and_the_table_of_classes_state_them(study: Finished) -> None:
     assert list(frame["label_names"]) == [study.case.names]
     place = positive_place(frame)
     assert (None if place is None else study.case.names[place]) == study.case.positive
-    table = details.per_class(tidy(frame))
+    table = task_by_task.per_class(tidy(frame))
     shown = [row[-2].text for row in table.rows] if table is not None else []
     assert shown == list(study.case.names)
 

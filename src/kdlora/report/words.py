@@ -30,6 +30,10 @@ class Scale:
         shown = None if value is None else value * self.factor
         return fixed(shown, self.decimals, signed=signed)
 
+    def sentence(self, value: float, *, signed: bool = False) -> str:
+        """As inside a sentence: a number of points is called so."""
+        return self.write(value, signed=signed) + (" points" if self.unit == "points" else "")
+
 
 def scale_of(name: str) -> Scale:
     one = metric(name)
@@ -134,3 +138,23 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 
 def sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def points_text(value: float) -> str:
+    """Of a number that is in points already."""
+    return f"{fixed(value, 1)} points"
+
+
+def signed_points(value: float | None) -> str:
+    return f"{fixed(value, 1, signed=True)} points"
+
+
+def span_text(low: float | None, high: float | None) -> str:
+    """An interval behind its number: " [1.2 to 3.4]"."""
+    return "" if low is None or high is None else f" [{fixed(low, 1)} to {fixed(high, 1)}]"
+
+
+def p_text(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,4 +1,4 @@
-"""What each model costs: its tables and charts."""
+"""Efficiency: what each model costs, and what it saves."""
 
 from __future__ import annotations
 
@@ -7,15 +7,33 @@ import pandas as pd
 
 from kdlora.evidence import run_costs
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.study import COSTS, Evidence
+from kdlora.evidence.study import COSTS
 from kdlora.records.tidy import names
 from kdlora.report import words as w
-from kdlora.report.content.statistics import model
-from kdlora.report.content.tables import MODEL, PAIR, Lead
-from kdlora.report.document import Cell, Column, Figure, Table
+from kdlora.report.content.cells import MODEL, PAIR, Lead, model_cell
+from kdlora.report.document import Cell, Column, Figure, Finding, Table
 from kdlora.report.render.panels import dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
+from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.quantity import QUANTITIES, Quantity, quantity
+
+
+def trained_share(facts: Facts) -> Finding | None:
+    """How few parameters the adapters train."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for found in facts.outcomes.values():
+        for outcome in found:
+            few, whole = (w.amount(outcome.costs[c]) for c in ("trainable_params", "total_params"))
+            adapted = Arm.read(outcome.arm).has_adapter
+            if adapted and few.value is not None and whole.value is not None:
+                arms = alike.setdefault((few.text, whole.text), [])
+                arms += [name for name in [w.phrase(outcome.arm)] if name not in arms]
+    if not alike:
+        return None
+    parts = [f"{w.join(arms)}: {few} of {whole}" for (few, whole), arms in alike.items()]
+    text = f"Parameters that are trained, of all: {'; '.join(parts)}."
+    return Finding("Few are trained", text, ("efficiency",))
+
 
 # What can be measured of a model, in the order of its table.
 EFFICIENCY = tuple(
@@ -26,7 +44,6 @@ EFFICIENCY = tuple(
         "energy_j",
     )
 )  # fmt: skip
-
 
 COST_CAPTION = (
     "Size, FLOPs, latency and throughput are those of the merged model, MB is a million bytes; how "
@@ -90,14 +107,14 @@ def efficiency_by_task(facts: Facts) -> Table | None:
     )
 
 
-def reductions(facts: Facts, reference: str) -> Table | None:
+def savings_table(facts: Facts, reference: str) -> Table | None:
     """What each model saves against the reference: geometric mean over matched tasks and seeds."""
     found = savings(facts, reference)
     used = [c for c in COSTS if any(c in own for own in found.values())]
     if not used:
         return None
     rows = tuple(
-        (Cell(pair), model(arm),
+        (Cell(pair), model_cell(arm),
          *(Cell(w.fixed(own[c], 1), own[c]) if c in own else Cell(w.NONE) for c in used))
         for (pair, arm), own in found.items()
     )  # fmt: skip
@@ -118,67 +135,7 @@ def savings(facts: Facts, reference: str) -> dict[tuple[str, str], dict[str, flo
     return run_costs.savings(facts.frame, reference, COSTS)
 
 
-def per_cost(stats: Evidence) -> Table | None:
-    """Score for every unit of each cost."""
-    used = [c for c in COSTS if any(x.column == c for x in stats.per_cost)]
-    if not used:
-        return None
-    found = {(x.arm, x.column): x for x in stats.per_cost}
-    arms = list(dict.fromkeys(x.arm for x in stats.per_cost))
-    rows = []
-    for arm in arms:
-        cells = []
-        for column in used:
-            x = found.get((arm, column))
-            cells.append(w.number(x.score_per_unit * quantity(column).per) if x else Cell(w.NONE))
-        rows.append((model(arm), *cells))
-    return Table(
-        "per_cost",
-        "Score for what it costs",
-        (MODEL, *(Column(c, quantity(c).label, f"points/{quantity(c).cost_unit}") for c in used)),
-        tuple(rows),
-        "Mean score over geometric mean cost, on shared cells. A small denominator flatters: read "
-        "it beside the trade-off.",
-        folded=True,
-    )
-
-
-def pareto(stats: Evidence) -> Table | None:
-    """Which models no other beats on score and one cost, and how surely."""
-    used = [c for c, front in stats.fronts.items() if front.points]
-    if not used:
-        return None
-    points_of = {c: {p.arm: p for p in stats.fronts[c].points} for c in used}
-    arms = list(dict.fromkeys(arm for c in used for arm in points_of[c]))
-    rows = []
-    for arm in arms:
-        cells = []
-        for column in used:
-            p = points_of[column].get(arm)
-            if p is None:
-                cells.append(Cell(w.NONE))
-                continue
-            share = p.on_front_share
-            sub = "" if share is None else f"{100 * share:.0f} % of draws"
-            extra = {"share": share}
-            cells.append(Cell("yes" if p.on_front else "no", int(p.on_front), sub, extra=extra))
-        rows.append((model(arm), *cells))
-    how = {front.resampled for front in stats.fronts.values()} - {""}
-    drawn = f" The share is of bootstrap draws of {w.join(sorted(how))}." if how else ""
-    return Table(
-        "pareto",
-        "On the Pareto set of score and cost",
-        (
-            MODEL,
-            *(Column(c, f"Score and {quantity(c).label.lower()}", numeric=False) for c in used),
-        ),
-        tuple(rows),
-        f"Yes where no other model is at least as good in both and better in one.{drawn}",
-        folded=True,
-    )
-
-
-def by_model(facts: Facts) -> Figure | None:
+def costs_figure(facts: Facts) -> Figure | None:
     """Each cost of each pair and model: mean over all done runs, on log scales."""
     found = run_costs.cost_ranges(facts.frame, COSTS)
     pairs = names(facts.frame, "pair")
@@ -253,28 +210,6 @@ def costs_table(facts: Facts) -> Table | None:
 
 def _range(counts: list[int]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def per_parameter(stats: Evidence) -> Figure | None:
-    """Score for every million trained parameters."""
-    found = [x for x in stats.per_cost if x.column == "trainable_params"]
-    if len(found) < 2 or any(x.score_per_unit <= 0 for x in found):  # a loss has no log scale
-        return None
-    rows = pd.DataFrame([
-        {"arm": x.arm, "label": w.short_arm_name(x.arm), "x": 1e6 * x.score_per_unit,
-         "Model": w.arm_name(x.arm), "Score for a million": w.significant(1e6 * x.score_per_unit)}
-        for x in found
-    ])  # fmt: skip
-    title = "Score per million trained parameters"
-    alt_text = f"{title}, best first: {w.join(list(rows['label']))}."
-    panel = dots("per_parameter", title, alt_text, rows,
-                 x="Points per million trained parameters (log scale)", log=True)  # fmt: skip
-    cells = w.plural(found[0].n_cells, "shared cell")
-    caption = (
-        f"Mean score over geometric mean parameters (n = {cells}). A small denominator flatters: "
-        "read it beside the trade-off."
-    )
-    return Figure("per_parameter", title, caption, (panel,), ("per_cost",))
 
 
 def by_rank(facts: Facts) -> tuple[Figure, Table] | None:

@@ -18,7 +18,7 @@ from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import groups, metric_of, names, rows_of, scored
 from kdlora.report import words as w
-from kdlora.report.content.tables import score_cell
+from kdlora.report.content.cells import score_cell
 from kdlora.report.document import Axis, Explorer, Figure, Panel
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.theme import (
@@ -35,6 +35,7 @@ from kdlora.vocabulary.metric import POINTS
 from kdlora.vocabulary.quantity import quantity
 
 MOST_RUNS = 3000  # more are drawn as means only
+
 # What an axis can show: column, title, direction and whether it is logarithmic.
 CHOICES = (
     ("score", f"Score, {POINTS}", 1, False),
@@ -47,6 +48,7 @@ CHOICES = (
         )
     ),
 )  # fmt: skip
+
 SIZE = (620, 380)  # px
 CROWDED = 14  # points; where there are more, only those on the Pareto set are named
 

@@ -78,6 +78,7 @@ def _rows(
 
 
 DRAWS, SEED, MOST = 2_000, 0, 3  # MOST matrices in a report: tasks times distilled arms
+
 KINDS = {
     "teacher": "Teachers, over all students",
     "student": "Students, over all teachers",
@@ -87,6 +88,7 @@ KINDS = {
     "full": "Distilled against fully fine-tuned alone",
     "teacher's own": "Student against its teacher",
 }
+
 INTRO = (
     "Every teacher taught every student. An effect is a deviation from the mean of all cells; "
     "interaction is what a cell has beyond its teacher's and its student's effect. Intervals and "

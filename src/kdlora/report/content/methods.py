@@ -1,112 +1,56 @@
-"""The tables of how a study was done: settings, rows, measurement, versions."""
+"""How a study was done: methods in words, measurement, versions, and every run."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from kdlora.records.tidy import groups, metric_of, names, rows_of
+from kdlora.records.tidy import metric_of, rows_of
 from kdlora.report import words as w
-from kdlora.report.content.tables import TASK, Lead, arrow
-from kdlora.report.document import Cell, Column, Table
+from kdlora.report.content.cells import MODEL, PAIR, TASK
+from kdlora.report.content.parts import ReportData
+from kdlora.report.document import Cell, Column, Source, Table
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.quantity import quantity
 
-# What must be the same for all trained arms of a comparison, and what may differ by design.
-SAME = {
-    "batch_size": "batch size",
-    "epochs": "epochs",
-    "max_length": "maximum length",
-    "precision": "precision",
-    "device": "device",
-    "n_train": "training rows",
-    "n_selection": "selection rows",
-}
-SETTINGS = (
-    Column("encoder", "Encoder", numeric=False),
-    Column("lr", "Peak learning rate"),
-    Column("batch_size", "Batch"),
-    Column("epochs", "Epochs"),
-    Column("max_length", "Max length", "tokens"),
-    Column("rank", "Rank"),
-    Column("alpha", "Alpha"),
-    Column("targets", "Adapter on", numeric=False),
-    Column("temperature", "Temperature"),
-    Column("kd_weight", "KD weight"),
-    Column("precision", "Precision", numeric=False),
-    Column("device", "Device", numeric=False),
-    Column("attention", "Attention", numeric=False),
+METHODS = (
+    "Teacher and student are two encoders of a pair. Each is fine-tuned in full (all weights are "
+    "trained) or through an adapter such as LoRA (a small low-rank update is trained, the rest is "
+    "frozen). KD is knowledge distillation: beside the labels the student learns from the cached "
+    "logits of its teacher, softened by a temperature (Hinton et al., 2015); KD-LoRA is that "
+    "through an adapter. The students without distillation are the controls that tell the effect "
+    "of distillation apart from that of the smaller encoder.",
+    "Means are over seeds, averages over tasks only over tasks and seeds that all trained models "
+    "share. Differences are paired by task and seed.",
+    "Verdicts come from a paired estimate that counts tasks, not runs, as replicates where there "
+    "are enough of them, with Student's intervals, a correction over all comparisons of a "
+    "question, and two one-sided tests for equivalence within the stated margin. What is not "
+    "significant is called undecided, with the difference that could have been seen.",
+)
+
+# What kdlora's own runs vouch for; imported results came about elsewhere.
+OWN_METHODS = (
+    "Every model of a comparison has the same rows, batch size, steps and device unless it is said "
+    "otherwise above. The best checkpoint is chosen on a selection split carved from the training "
+    "data, by the task's own metric; the report split is scored once. A score is that of the model "
+    "as saved, loaded again and merged.",
+    "Running the study again finds finished runs done and trains none of them twice.",
 )
 
 
-def trained(frame: pd.DataFrame) -> pd.DataFrame:
-    """The done cells that were trained as encoders."""
-    rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
-    return rows[rows["adaptation"] != "given"]
+def methods(d: ReportData) -> tuple[str, ...]:
+    own = OWN_METHODS if d.spec else ()
+    return (METHODS[0], *own[:1], *METHODS[1:], *own[1:], *d.notes)
 
 
-def values(cells: Iterable[Any]) -> list[str]:
-    """Distinct known values as they are shown, in order of appearance."""
-    shown = (w.word(v).text for v in cells)
-    return [v for v in dict.fromkeys(shown) if v != w.NONE]
-
-
-def settings(frame: pd.DataFrame) -> Table | None:
-    """How each trained model was trained; several values in a place are all listed."""
-    cells_of = trained(frame)
-    if cells_of.empty:
-        return None
-    lead = Lead(frame, task=False)
-    used = [c for c in SETTINGS if values(cells_of[c.key])]
-    rows = [
-        (
-            *lead.cells(pair, "", arm),
-            *(Cell(", ".join(values(cells[c.key])) or w.NONE) for c in used),
-        )
-        for (pair, arm), cells in groups(cells_of, "pair", "arm")
-    ]
-    return Table(
-        "settings",
-        "How each model was trained",
-        (*lead.columns, *used),
-        tuple(rows),
-        "As recorded by the runs, all tasks and seeds together.",
-        heads=len(lead.columns),
-    )
-
-
-def splits(frame: pd.DataFrame) -> Table:
-    """Per task: the metric and how many rows were trained on, selected on and reported on."""
-    rows = []
-    for task in names(frame, "task"):
-        metric, direction = metric_of(frame, task)
-        done = frame[(frame["task"] == task) & (frame["status"] == "done")]
-        prints = dict.fromkeys(str(e.get("data_fingerprint") or "") for e in done["environment"])
-        measure = f"{w.metric_name(metric)} {arrow(direction)}" if metric else w.NONE
-        sizes = [
-            Cell(", ".join(f"{int(v):,}" for v in sorted(set(done[key].dropna()))) or w.NONE)
-            for key in ("n_train", "n_selection", "n_report")
-        ]
-        rows.append(
-            (Cell(task), Cell(measure, metric), *sizes, w.word(", ".join(filter(None, prints))))
-        )
-    columns = (
-        TASK,
-        Column("metric", "Primary metric", numeric=False),
-        Column("n_train", "Training rows"),
-        Column("n_selection", "Selection rows"),
-        Column("n_report", "Report rows"),
-        Column("data", "Data fingerprint", numeric=False),
-    )
-    return Table(
-        "splits",
-        "Rows of each task",
-        columns,
-        tuple(rows),
-        "The best checkpoint is chosen on the selection rows, which are carved from the training "
-        "data; the report rows are scored once, afterwards.",
-    )
+def study_file(d: ReportData) -> Source | None:
+    shown = {key: value for key, value in d.spec.items() if key != "base_dir"}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip() if shown else ""
+    return Source("study", "The study file", text, "yaml", folded=True) if text else None
 
 
 def conditions(frame: pd.DataFrame) -> Table | None:
@@ -169,3 +113,39 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
             if isinstance(value, list | tuple):
                 shown = ", ".join(map(str, value))
             yield f"{prefix}{name}".replace("_", " "), w.word(shown).text
+
+
+def runs(frame: pd.DataFrame) -> Table:
+    """Every run once, so that each number above can be traced to its records."""
+    rows = []
+    for row in rows_of(frame.drop_duplicates(["pair", "run_id"])):
+        scale = w.scale_of(row["metric"] or metric_of(frame, row["task"])[0])
+        mark = w.DAGGER if row["flagged"] and math.isfinite(row["score"]) else ""
+        rows.append((
+            Cell(row["run_id"]), Cell(row["pair"]), Cell(row["task"]),
+            Cell(w.arm_name(row["arm"]), row["arm"]), Cell(str(row["seed"]), row["seed"]),
+            Cell(row["status"]),
+            Cell(scale.write(row["score"]), _finite(row["score"]), mark=mark),
+            Cell(scale.write(row["selection_score"]), _finite(row["selection_score"])),
+            w.number(row["size_mb"]), w.number(row["latency_p50_ms"]), w.number(row["train_s"]),
+            Cell(", ".join(row["flags"]) or w.NONE, " ".join(row["flags"])),
+        ))  # fmt: skip
+    columns = (
+        Column("run_id", "Run", numeric=False),
+        PAIR,
+        TASK,
+        MODEL,
+        Column("seed", "Seed"),
+        Column("status", "Status", numeric=False),
+        Column("score", "Score"),
+        Column("selection_score", "On selection split"),
+        w.head(quantity("size_mb")),
+        w.head(quantity("latency_p50_ms")),
+        w.head(quantity("train_s")),
+        Column("flags", "Flags", numeric=False),
+    )
+    return Table("runs", "Every run", columns, tuple(rows), folded=True)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

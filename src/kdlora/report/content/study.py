@@ -8,63 +8,35 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import pandas as pd
-import yaml
 
-from kdlora.evidence import gains as g
 from kdlora.evidence.confidence import ConfidenceBins
-from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import names, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
-    checks,
+    answer,
     cost,
-    details,
-    effects,
     explorer,
-    findings,
-    headline,
+    gains,
     learning,
     matrix,
     methods,
-    models,
-    scores,
+    pair_answer,
+    predictions,
+    quality,
     statistics,
-    tables,
+    task_by_task,
     trade_off,
     trust,
     which_to_ship,
 )
 from kdlora.report.content.parts import Histories, Part, ReportData, SectionPlan
-from kdlora.report.document import Explorer, Figure, Report, Section, Source, Tile
+from kdlora.report.document import Explorer, Figure, Report, Section, Source
 from kdlora.report.stored_outputs import StoredOutputs
 
 T = TypeVar("T")
 Given = T | Callable[[], T]
-
-METHODS = (
-    "Teacher and student are two encoders of a pair. Each is fine-tuned in full (all weights are "
-    "trained) or through an adapter such as LoRA (a small low-rank update is trained, the rest is "
-    "frozen). KD is knowledge distillation: beside the labels the student learns from the cached "
-    "logits of its teacher, softened by a temperature (Hinton et al., 2015); KD-LoRA is that "
-    "through an adapter. The students without distillation are the controls that tell the effect "
-    "of distillation apart from that of the smaller encoder.",
-    "Means are over seeds, averages over tasks only over tasks and seeds that all trained models "
-    "share. Differences are paired by task and seed.",
-    "Verdicts come from a paired estimate that counts tasks, not runs, as replicates where there "
-    "are enough of them, with Student's intervals, a correction over all comparisons of a "
-    "question, and two one-sided tests for equivalence within the stated margin. What is not "
-    "significant is called undecided, with the difference that could have been seen.",
-)
-# What kdlora's own runs vouch for; imported results came about elsewhere.
-OWN_METHODS = (
-    "Every model of a comparison has the same rows, batch size, steps and device unless it is said "
-    "otherwise above. The best checkpoint is chosen on a selection split carved from the training "
-    "data, by the task's own metric; the report split is scored once. A score is that of the model "
-    "as saved, loaded again and merged.",
-    "Running the study again finds finished runs done and trains none of them twice.",
-)
 
 
 def build(
@@ -109,47 +81,6 @@ def _subtitle(frame: pd.DataFrame) -> str:
     if seeds:
         parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {w.join(seeds)}")
     return " · ".join(part for part in parts if part)
-
-
-def _tiles(facts: Facts) -> tuple[Tile, ...]:
-    """The first student's headline numbers, where there is one pair to speak of."""
-    pairs = names(facts.frame, "pair")
-    students, _ = facts.students.get(pairs[0], ([], ""))
-    if len(pairs) > 1 or not students:
-        return ()
-    first, tiles = students[0], []
-    if first.retained is not None:
-        share = w.fixed(100 * first.retained, 1)
-        mark = f" {w.DAGGER}" if first.score.flagged else ""
-        kept = f"of the teacher's score is kept by {w.phrase(first.arm)}"
-        tiles.append(Tile(f"{share} %{mark}", kept))
-    if (size := w.number(first.costs["size_mb"])).value is not None:
-        tiles.append(Tile(f"{size.text} MB", "is its size on disk"))
-    if (speed := w.number(first.costs["speedup_latency"])).value is not None:
-        tiles.append(Tile(f"{speed.text}{w.TIMES}", "is its speed, against the teacher's encoder"))
-    for gain in facts.overall(pairs[0], g.DISTILLATION)[:1]:
-        scale = w.scale_of(gain.metric)
-        # A headline is no place for a difference that a broken run made.
-        healthy = gain.flagged and gain.unflagged is not None
-        change = scale.write(gain.unflagged if healthy else gain.mean, signed=True)
-        change += f" {w.DAGGER}" if gain.flagged and not healthy else ""
-        left_out = ", flagged pairs left out" if healthy else ""
-        seeds = w.plural(len(gain.seeds), "seed")
-        student = w.phrase(gain.comparison.base)
-        what = f"{scale.unit} from distilling {student}{left_out}; {seeds}"
-        tiles.append(Tile(change, what))
-    return tuple(tiles)
-
-
-def _study_file(d: ReportData) -> Source | None:
-    shown = {key: value for key, value in d.spec.items() if key != "base_dir"}
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True).rstrip() if shown else ""
-    return Source("study", "The study file", text, "yaml", folded=True) if text else None
-
-
-def _methods(d: ReportData) -> tuple[str, ...]:
-    own = OWN_METHODS if d.spec else ()
-    return (METHODS[0], *own[:1], *METHODS[1:], *own[1:], *d.notes)
 
 
 def _tested(make: Callable[[Evidence], Any]) -> Callable[[ReportData], Any]:
@@ -197,42 +128,45 @@ def _stills(d: ReportData) -> Figure | None:
 PLANS = (
     SectionPlan("answer", "The answer", (
         Part("The headline numbers",
-             _either(lambda d: headline.tiles(d.facts, d.stats), lambda d: _tiles(d.facts))),
-        Part("The student to ship", lambda d: findings.to_ship(d.facts)),
+             _either(lambda d: answer.overall_tiles(d.facts, d.stats),
+                     lambda d: answer.pair_tiles(d.facts))),
+        Part("The student to ship", lambda d: pair_answer.to_ship(d.facts)),
         Part("The first sentences",
-             _either(lambda d: headline.headlines(d.facts, d.stats),
-                     lambda d: findings.answer(d.facts))),
+             _either(lambda d: answer.headlines(d.facts, d.stats),
+                     lambda d: pair_answer.sentences(d.facts))),
         Part("Whether the teacher is the better choice",
              lambda d: which_to_ship.teacher_instead(d.choices)),
         Part("What was tested of distillation",
-             _either(_nothing, _tested(headline.gain))),
+             _either(_nothing, _tested(answer.gain))),
         Part("What the choice of the checkpoint did",
-             _either(_tested(statistics.selection), _nothing), ("selection",)),
-        Part("The models at a glance", lambda d: tables.summary(d.facts), ("summary",)),
+             _either(_tested(answer.selection_table), _nothing), ("selection",)),
+        Part("The models at a glance", lambda d: answer.summary(d.facts), ("summary",)),
         Part("What each step gains or costs",
-             _either(_nothing, lambda d: effects.effects(d.facts)), ("effects",)),
+             _either(_nothing, lambda d: gains.effects(d.facts)), ("effects",)),
     )),
     SectionPlan("trust", "Can it be trusted?", (
-        Part("What to know first", lambda d: checks.trust(d.facts)),
-        Part("What a reader must know before believing it", _tested(statistics.doubts),
+        Part("What to know first", lambda d: trust.trust(d.facts)),
+        Part("What a reader must know before believing it", _tested(trust.doubts),
              ("doubts",)),
         Part("Health flags by name", lambda d: trust.flag_counts(d.frame), ("flag_counts",)),
         Part("Health flags", lambda d: trust.flags(d.frame), ("flags",)),
         Part("Runs without a result", lambda d: trust.unfinished(d.frame), ("unfinished",)),
         Part("Runs done of runs planned", lambda d: trust.coverage(d.frame), ("coverage",)),
-        Part("What is done", lambda d: scores.completion(trust.coverage(d.frame), d.facts),
+        Part("What is done", lambda d: trust.completion(trust.coverage(d.frame), d.facts),
              ("completion",)),
         Part("Blocks that all trained models share", lambda d: trust.shared(d.facts),
              ("shared",)),
-        Part("How each model was trained", lambda d: methods.settings(d.frame), ("settings",)),
-        Part("Rows of each task", lambda d: methods.splits(d.frame), ("splits",)),
+        Part("How each model was trained", lambda d: trust.settings(d.frame), ("settings",)),
+        Part("Rows of each task", lambda d: trust.splits(d.frame), ("splits",)),
     )),
     SectionPlan("quality", "Quality", (
-        Part("What each pair shows", _either(lambda d: findings.answer(d.facts), _nothing)),
-        Part("Average score of each pair and model", _tested(scores.averages), ("averages",)),
-        Part("Average scores with intervals", _tested(statistics.averages), ("averages",)),
-        Part("Scores by task and model", lambda d: scores.by_task(d.facts), ("by_task",)),
-        Part("Score on the report split", lambda d: tables.quality(d.facts), ("quality",)),
+        Part("What each pair shows",
+             _either(lambda d: pair_answer.sentences(d.facts), _nothing)),
+        Part("Average score of each pair and model", _tested(quality.averages_figure),
+             ("averages",)),
+        Part("Average scores with intervals", _tested(quality.averages_table), ("averages",)),
+        Part("Scores by task and model", lambda d: quality.by_task(d.facts), ("by_task",)),
+        Part("Score on the report split", lambda d: quality.quality(d.facts), ("quality",)),
     )),
     SectionPlan("matrix", "Teachers and students", (
         Part("How to read it", lambda d: matrix.INTRO if d.matrices else None),
@@ -243,13 +177,13 @@ PLANS = (
         Part("Differences in the matrix", _crossed(matrix.contrasts), ("matrix_tests",)),
     )),
     SectionPlan("cost", "Efficiency", (
-        Part("How few parameters are trained", lambda d: findings.trained_share(d.facts)),
+        Part("How few parameters are trained", lambda d: cost.trained_share(d.facts)),
         Part("What each model costs", lambda d: cost.efficiency(d.facts), ("efficiency",)),
-        Part("What each model costs, drawn", lambda d: cost.by_model(d.facts), ("costs",)),
+        Part("What each model costs, drawn", lambda d: cost.costs_figure(d.facts), ("costs",)),
         Part("Costs of each pair and model", lambda d: cost.costs_table(d.facts), ("costs",)),
         Part("What models save", lambda d: cost.savings_figure(d.facts, _reference(d)),
              ("reductions",)),
-        Part("What each model saves", lambda d: cost.reductions(d.facts, _reference(d)),
+        Part("What each model saves", lambda d: cost.savings_table(d.facts, _reference(d)),
              ("reductions",)),
         Part("Trained parameters by rank", lambda d: cost.by_rank(d.facts), ("by_rank",)),
         Part("What each model costs, task by task", lambda d: cost.efficiency_by_task(d.facts),
@@ -261,12 +195,12 @@ PLANS = (
         Part("Quality against size and latency", _trade_offs,
              ("trade_off", "quality_size", "quality_latency")),
         Part("Score against cost", _stills, ("score_costs",)),
-        Part("Score and costs side by side", lambda d: scores.normalised(d.facts),
+        Part("Score and costs side by side", lambda d: trade_off.normalised(d.facts),
              ("normalised",)),
-        Part("Score per million trained parameters", _tested(cost.per_parameter),
+        Part("Score per million trained parameters", _tested(trade_off.per_parameter),
              ("per_parameter",)),
-        Part("Score for what it costs", _tested(cost.per_cost), ("per_cost",)),
-        Part("On the Pareto set of score and cost", _tested(cost.pareto), ("pareto",)),
+        Part("Score for what it costs", _tested(trade_off.per_cost), ("per_cost",)),
+        Part("On the Pareto set of score and cost", _tested(trade_off.pareto), ("pareto",)),
     ), "No two models have both a score and a cost yet: there is nothing to weigh."),
     SectionPlan("recommend", "Which model to ship", (
         Part("How a model is chosen", lambda d: which_to_ship.intro(d.choices)),
@@ -276,7 +210,7 @@ PLANS = (
         Part("Candidates", _chosen(which_to_ship.candidates), ("candidates",)),
     )),
     SectionPlan("statistics", "Statistics", (
-        Part("The comparisons in words", _tested(headline.tests)),
+        Part("The comparisons in words", _tested(statistics.tests)),
         Part("Paired differences", _tested(statistics.forest), ("forest",)),
         Part("Paired comparisons and their verdicts", _tested(statistics.comparisons),
              ("comparisons",)),
@@ -285,30 +219,30 @@ PLANS = (
         Part("Average ranks", _tested(statistics.ranks), ("ranks",)),
     ), "No two models have a score yet: nothing can be tested."),
     SectionPlan("tasks", "Task by task", (
-        Part("Models across tasks", lambda d: scores.task_trends(d.facts), ("task_trends",)),
+        Part("Models across tasks", lambda d: task_by_task.task_trends(d.facts), ("task_trends",)),
         Part("What each step gains or costs",
-             _either(lambda d: effects.effects(d.facts), _nothing), ("effects",)),
+             _either(lambda d: gains.effects(d.facts), _nothing), ("effects",)),
         Part("What each step gains or costs, task by task",
-             lambda d: effects.effects_by_task(d.facts), ("effects_by_task",)),
+             lambda d: gains.effects_by_task(d.facts), ("effects_by_task",)),
         Part("Learning curves", lambda d: learning.learning(d.frame, d.histories),
              ("learning",)),
-        Part("Calibration", lambda d: models.reliability(d.frame, d.bins), ("reliability",)),
-        Part("Confusion matrices", lambda d: models.confusion(d.frame), ("confusion",)),
-        Part("Agreement with the teacher, drawn", lambda d: models.agreement(d.frame),
+        Part("Calibration", lambda d: predictions.reliability(d.frame, d.bins), ("reliability",)),
+        Part("Confusion matrices", lambda d: predictions.confusion(d.frame), ("confusion",)),
+        Part("Agreement with the teacher, drawn", lambda d: predictions.agreement_figure(d.frame),
              ("agreement",)),
-        Part("Agreement with the teacher", lambda d: details.agreement(d.frame),
+        Part("Agreement with the teacher", lambda d: predictions.agreement_table(d.frame),
              ("agreement",)),
-        Part("Every metric on the report split", lambda d: details.metrics(d.frame),
+        Part("Every metric on the report split", lambda d: task_by_task.metrics(d.frame),
              ("metrics",)),
-        Part("F1 of each class", lambda d: details.per_class(d.frame), ("per_class",)),
+        Part("F1 of each class", lambda d: task_by_task.per_class(d.frame), ("per_class",)),
     ), "No run is done yet: there is nothing to show of single tasks."),
-    SectionPlan("methods", "Methods", (Part("How it was done", _methods),)),
+    SectionPlan("methods", "Methods", (Part("How it was done", methods.methods),)),
     SectionPlan("provenance", "Provenance and rerun", (
         Part("To rerun", lambda d: Source("rerun", "To rerun", d.rerun, "sh")),
         Part("Where the runs happened", lambda d: methods.environment(d.frame),
              ("environment",)),
-        Part("The study file", _study_file),
-        Part("Every run", lambda d: details.runs(d.frame), ("runs",)),
+        Part("The study file", methods.study_file),
+        Part("Every run", lambda d: methods.runs(d.frame), ("runs",)),
     )),
 )  # fmt: skip
 # Every file that a report may have, so that one of an earlier report is known as such.

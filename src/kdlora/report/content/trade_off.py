@@ -1,6 +1,4 @@
-"""The charts of a report. Each panel is one task, so that small multiples wrap to the width of a
-page, a phone or a printed sheet.
-"""
+"""The trade-off of score and cost: charts of both, what a unit of cost buys, and the Pareto set."""
 
 from __future__ import annotations
 
@@ -10,13 +8,15 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
+from kdlora.evidence.study import COSTS, Evidence
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.report import words as w
-from kdlora.report.content.checks import unsteady
-from kdlora.report.content.tables import score_cell
-from kdlora.report.document import Figure, Panel
+from kdlora.report.content.cells import MODEL, PAIR, model_cell, score_cell
+from kdlora.report.content.trust import unsteady
+from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.label_placement import place_labels
+from kdlora.report.render.panels import dots, heat_map, shade, tips
 from kdlora.report.render.theme import (
     HEIGHT,
     WIDTH,
@@ -31,9 +31,10 @@ from kdlora.report.render.theme import (
     panel_spec,
     shape,
 )
+from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.quantity import quantity
 
-COSTS = ("size_mb", "latency_p50_ms")
+DRAWN_COSTS = ("size_mb", "latency_p50_ms")
 MOST_PANELS = 12  # of a figure
 MOST_TICKS = 400  # single runs of a panel; more hide one another
 
@@ -43,9 +44,9 @@ def trade_offs(facts: Facts) -> list[Figure]:
     done = scored(facts.frame)
     if done.groupby(["pair", "task"]).ngroups > MOST_PANELS:
         return []  # too many to look at; the explorer has them all
-    panels = {column: _panels(facts, done, column) for column in COSTS}
+    panels = {column: _panels(facts, done, column) for column in DRAWN_COSTS}
     filled = {column: found for column, found in panels.items() if found}
-    if all(len(found) == 1 for found in filled.values()) and len(filled) == len(COSTS):
+    if all(len(found) == 1 for found in filled.values()) and len(filled) == len(DRAWN_COSTS):
         both = tuple(
             replace(
                 found[0],
@@ -54,7 +55,7 @@ def trade_offs(facts: Facts) -> list[Figure]:
             )
             for column, found in filled.items()
         )
-        caption = _caption(facts, done, list(COSTS))
+        caption = _caption(facts, done, list(DRAWN_COSTS))
         tables = ("quality", "efficiency")
         return [Figure("trade_off", "Quality against size and latency", caption, both, tables)]
     return [
@@ -186,17 +187,148 @@ def _layers(
         .encode(x=at["x"], y="low:Q", y2="high", color=colour(arms)),
         chart_of(single[single["arm"].duplicated(keep=False)])
         .mark_point(shape="stroke", size=225, opacity=0.75, strokeWidth=1.4)
-        .encode(**at, color=colour(arms), tooltip=_tips(single)),
+        .encode(**at, color=colour(arms), tooltip=tips(single)),
         chart_of(means)
         .mark_point(size=90, opacity=1, filled=True, strokeWidth=1.4)
         .encode(
-            **at, fill=fill(arms), stroke=outline(arms), shape=shape(arms), tooltip=_tips(means)
+            **at, fill=fill(arms), stroke=outline(arms), shape=shape(arms), tooltip=tips(means)
         ),
     ]
     layers += name_layers(named, x=alt.X("lx:Q"), y=alt.Y("ly:Q"))
     return [layer for layer in layers if layer.data.values]
 
 
-def _tips(rows: pd.DataFrame) -> list[str]:
-    """The columns that are written to be read are the capitalised ones."""
-    return [f"{name}:N" for name in rows if str(name)[0].isupper()]
+def normalised(facts: Facts) -> tuple[Figure, Table] | None:
+    """Score and costs of every model on one scale from 0 (worst) to 1 (best of the pair)."""
+    panels, rows = [], []
+    used = [c for c in COSTS if any(o.costs.get(c, 0) > 0 for f in facts.outcomes.values()
+                                    for o in f)]  # fmt: skip
+    for pair, found in facts.outcomes.items():
+        own = [o for o in found if not Arm.read(o.arm).is_baseline]
+        if len(own) < 2 or not used:
+            continue
+        direction = metric_of(facts.frame, names(facts.frame, "task")[0])[1]
+        columns = {"Score": _unit([o.score.mean for o in own], direction)}
+        columns |= {quantity(c).label: _unit([o.costs[c] for o in own], -1) for c in used}
+        drawn = [
+            {"column": name, "row": w.short_arm_name(o.arm), "shade": shade(values[i]),
+             "label": f"{values[i]:.2f}", "Model": w.arm_name(o.arm), "Measure": name}
+            for name, values in columns.items() for i, o in enumerate(own)
+            if values[i] == values[i]
+        ]  # fmt: skip
+        alt_text = f"Heat map of score and costs on {pair}, each from worst to best model."
+        panels.append(heat_map(f"normalised_{pair}", pair, alt_text, pd.DataFrame(drawn)))
+        for i, o in enumerate(own):
+            cells = [Cell(f"{v[i]:.2f}" if v[i] == v[i] else w.NONE, v[i] if v[i] == v[i] else None)
+                     for v in columns.values()]  # fmt: skip
+            rows.append((Cell(pair), model_cell(o.arm), *cells))
+    if not panels:
+        return None
+    labels = ["Score", *(quantity(c).label for c in used)]
+    table = Table(
+        "normalised",
+        "Score and costs from worst (0) to best (1)",
+        (PAIR, MODEL, *(Column(name, name) for name in labels)),
+        tuple(rows),
+        "Within each pair and column, over the blocks of the summary; costs are turned round.",
+        heads=2,
+        folded=True,
+    )  # fmt: skip
+    caption = "Each column runs from the worst (0) to the best model (1) of the panel."
+    figure = Figure("normalised", "Score and costs side by side", caption, tuple(panels),
+                    ("normalised", "summary"))  # fmt: skip
+    return figure, table
+
+
+def _unit(values: list[float], direction: int) -> list[float]:
+    """Values from 0 (worst) to 1 (best); 1 for all where they are alike, NaN where unknown."""
+    known = [v for v in values if v == v]
+    if not known:
+        return [float("nan")] * len(values)
+    low, high = min(known), max(known)
+    if high - low < 1e-12 * max(abs(high), 1e-12):
+        return [1.0 if v == v else v for v in values]
+    return [(v - low) / (high - low) if direction > 0 else (high - v) / (high - low)
+            for v in values]  # fmt: skip
+
+
+def per_parameter(stats: Evidence) -> Figure | None:
+    """Score for every million trained parameters."""
+    found = [x for x in stats.per_cost if x.column == "trainable_params"]
+    if len(found) < 2 or any(x.score_per_unit <= 0 for x in found):  # a loss has no log scale
+        return None
+    rows = pd.DataFrame([
+        {"arm": x.arm, "label": w.short_arm_name(x.arm), "x": 1e6 * x.score_per_unit,
+         "Model": w.arm_name(x.arm), "Score for a million": w.significant(1e6 * x.score_per_unit)}
+        for x in found
+    ])  # fmt: skip
+    title = "Score per million trained parameters"
+    alt_text = f"{title}, best first: {w.join(list(rows['label']))}."
+    panel = dots("per_parameter", title, alt_text, rows,
+                 x="Points per million trained parameters (log scale)", log=True)  # fmt: skip
+    cells = w.plural(found[0].n_cells, "shared cell")
+    caption = (
+        f"Mean score over geometric mean parameters (n = {cells}). A small denominator flatters: "
+        "read it beside the trade-off."
+    )
+    return Figure("per_parameter", title, caption, (panel,), ("per_cost",))
+
+
+def per_cost(stats: Evidence) -> Table | None:
+    """Score for every unit of each cost."""
+    used = [c for c in COSTS if any(x.column == c for x in stats.per_cost)]
+    if not used:
+        return None
+    found = {(x.arm, x.column): x for x in stats.per_cost}
+    arms = list(dict.fromkeys(x.arm for x in stats.per_cost))
+    rows = []
+    for arm in arms:
+        cells = []
+        for column in used:
+            x = found.get((arm, column))
+            cells.append(w.number(x.score_per_unit * quantity(column).per) if x else Cell(w.NONE))
+        rows.append((model_cell(arm), *cells))
+    return Table(
+        "per_cost",
+        "Score for what it costs",
+        (MODEL, *(Column(c, quantity(c).label, f"points/{quantity(c).cost_unit}") for c in used)),
+        tuple(rows),
+        "Mean score over geometric mean cost, on shared cells. A small denominator flatters: read "
+        "it beside the trade-off.",
+        folded=True,
+    )
+
+
+def pareto(stats: Evidence) -> Table | None:
+    """Which models no other beats on score and one cost, and how surely."""
+    used = [c for c, front in stats.fronts.items() if front.points]
+    if not used:
+        return None
+    points_of = {c: {p.arm: p for p in stats.fronts[c].points} for c in used}
+    arms = list(dict.fromkeys(arm for c in used for arm in points_of[c]))
+    rows = []
+    for arm in arms:
+        cells = []
+        for column in used:
+            p = points_of[column].get(arm)
+            if p is None:
+                cells.append(Cell(w.NONE))
+                continue
+            share = p.on_front_share
+            sub = "" if share is None else f"{100 * share:.0f} % of draws"
+            extra = {"share": share}
+            cells.append(Cell("yes" if p.on_front else "no", int(p.on_front), sub, extra=extra))
+        rows.append((model_cell(arm), *cells))
+    how = {front.resampled for front in stats.fronts.values()} - {""}
+    drawn = f" The share is of bootstrap draws of {w.join(sorted(how))}." if how else ""
+    return Table(
+        "pareto",
+        "On the Pareto set of score and cost",
+        (
+            MODEL,
+            *(Column(c, f"Score and {quantity(c).label.lower()}", numeric=False) for c in used),
+        ),
+        tuple(rows),
+        f"Yes where no other model is at least as good in both and better in one.{drawn}",
+        folded=True,
+    )

@@ -1,20 +1,310 @@
-"""The tables by which a reader judges a study: what is done, what is doubtful, what differs."""
+"""Can it be trusted? What is done, what is doubtful, and what differs that should not."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks, shared_blocks
+from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import groups, metric_of, names, rows_of, severities
 from kdlora.report import words as w
-from kdlora.report.content.tables import MODEL, TASK, Lead
-from kdlora.report.document import Cell, Column, Table
+from kdlora.report.content.cells import MODEL, RUN, TASK, Lead, arrow
+from kdlora.report.content.quality import _columns_in_order
+from kdlora.report.document import Cell, Column, Figure, Finding, Table
+from kdlora.report.render.panels import heat_map, shade
 
-RUN = Column("run_id", "Run", numeric=False)
+# What must be the same for all trained arms of a comparison, and what may differ by design.
+SAME = {
+    "batch_size": "batch size",
+    "epochs": "epochs",
+    "max_length": "maximum length",
+    "precision": "precision",
+    "device": "device",
+    "n_train": "training rows",
+    "n_selection": "selection rows",
+}
+
+SETTINGS = (
+    Column("encoder", "Encoder", numeric=False),
+    Column("lr", "Peak learning rate"),
+    Column("batch_size", "Batch"),
+    Column("epochs", "Epochs"),
+    Column("max_length", "Max length", "tokens"),
+    Column("rank", "Rank"),
+    Column("alpha", "Alpha"),
+    Column("targets", "Adapter on", numeric=False),
+    Column("temperature", "Temperature"),
+    Column("kd_weight", "KD weight"),
+    Column("precision", "Precision", numeric=False),
+    Column("device", "Device", numeric=False),
+    Column("attention", "Attention", numeric=False),
+)
+
+
+def trained(frame: pd.DataFrame) -> pd.DataFrame:
+    """The done cells that were trained as encoders."""
+    rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    return rows[rows["adaptation"] != "given"]
+
+
+def values(cells: Iterable[Any]) -> list[str]:
+    """Distinct known values as they are shown, in order of appearance."""
+    shown = (w.word(v).text for v in cells)
+    return [v for v in dict.fromkeys(shown) if v != w.NONE]
+
+
+def trust(facts: Facts) -> list[Finding]:
+    """Coverage, flags, unequal conditions."""
+    checks: tuple[Callable[[Facts], Finding | None], ...] = (
+        covered, ended_early, flagged, unequal, equal, mixed_protocol, unsteady,
+    )  # fmt: skip
+    return [finding for check in checks if (finding := check(facts))]
+
+
+def _is_own(frame: pd.DataFrame) -> bool:
+    """Whether runs were recorded by kdlora, which plans them and checks their health."""
+    return any(bool(found) for found in frame["environment"])
+
+
+def covered(facts: Facts) -> Finding | None:
+    frame = facts.frame
+    done = int((frame["status"] == "done").sum())
+    grid = full_grid(frame)
+    if done == len(frame) and grid > done and not _is_own(frame):
+        text = (
+            f"{done:,} runs are there; every model on every pair, task and seed would make "
+            f"{grid:,}. What was planned is not known."
+        )
+    elif done == len(frame):
+        text = f"All planned runs are done ({done} of {len(frame)})."
+    else:
+        failed = int((frame["status"] == "failed").sum())
+        stopped = int((frame["status"] == "stopped").sum())
+        missing = len(frame) - done - failed - stopped
+        counted = ((failed, "failed"), (missing, "missing"), (stopped, "stopped early"))
+        rest = [f"{n} {what}" for n, what in counted if n]
+        text = f"{done} of {len(frame)} planned runs are done; {w.join(rest)}."
+    encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    unscored = encoders.loc[encoders["score"].isna(), "run_id"].tolist()
+    if unscored:
+        text += f" No score is defined for {w.join(unscored)}; no mean includes it."
+    return Finding("Coverage", text, ("coverage", "unfinished"))
+
+
+def ended_early(facts: Facts) -> Finding | None:
+    """Which models early decisions ended, and what that does to their means."""
+    frame = facts.frame
+    stopped = frame[frame["status"] == "stopped"]
+    if stopped.empty:
+        return None
+    listed = w.join([
+        f"{w.arm_name(arm)} in {w.plural(len(cells), 'cell')} of {len(own)}"
+        for arm, cells in groups(stopped, "arm")
+        if len(own := frame[frame["arm"] == arm])
+    ])  # fmt: skip
+    text = (
+        f"Successive halving ended {listed}, by scores on the selection split alone. These models "
+        "are left out of averages; where they have a score, they were among the better ones there."
+    )
+    return Finding("Stopped early", text, ("coverage", "unfinished"))
+
+
+def flagged(facts: Facts) -> Finding | None:
+    """Which flags there are, by name and count."""
+    runs = facts.frame[facts.frame["status"] == "done"].drop_duplicates("run_id")
+    counts = Counter(name for flags in runs["flags"] for name in dict.fromkeys(flags))
+    if runs.empty or (not counts and not _is_own(runs)):
+        return None
+    if not counts:
+        return Finding("Health", "No run carries a health flag.")
+    listed = w.join([f"{name} in {w.plural(n, 'run')}" for name, n in counts.most_common()])
+    return Finding("Health", f"Health flags: {listed}.", ("flag_counts", "flags"))
+
+
+def unequal(facts: Facts) -> Finding | None:
+    """Settings in which trained models of one comparison differ though they should not."""
+    frame = facts.frame
+    parts = []
+    for (pair, task), cells in groups(trained(frame), "pair", "task"):
+        for column, name in SAME.items():
+            if len(values(cells[column])) < 2:
+                continue
+            by_arm = [
+                f"{'/'.join(found)} in {w.arm_name(arm)}"
+                for arm, rows in groups(cells, "arm")
+                if (found := values(rows[column]))
+            ]
+            where = f" on {task}" if len(names(frame, "task")) > 1 else ""
+            where += f" ({pair})" if len(names(frame, "pair")) > 1 else ""
+            parts.append(f"{name}{where}: {', '.join(by_arm)}")
+    if not parts:
+        return None
+    text = f"Not the same for all trained models: {'; '.join(parts)}."
+    return Finding("Unequal conditions", text, ("settings", "splits"))
+
+
+def equal(facts: Facts) -> Finding | None:
+    """What all trained models have in common."""
+    rows = trained(facts.frame)
+    if "effective_batch" in rows and rows["effective_batch"].nunique() > 1:
+        rows = rows.assign(batch_size=None)  # the setting alone would mislead
+    columns = ("batch_size", "epochs", "max_length", "precision", "device")
+    same = [
+        f"{SAME[column]} {found[0]}"
+        for column in columns
+        if len(found := values(rows[column])) == 1 and rows[column].notna().all()
+    ]
+    if rows["arm"].nunique() < 2 or not same:
+        return None
+    return Finding("Equal conditions", f"All trained models share {w.join(same)}.", ("settings",))
+
+
+def mixed_protocol(facts: Facts) -> Finding | None:
+    """Said when encoders were measured under different conditions."""
+    frame = facts.frame
+    rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
+    known = [p for p in rows["protocol"] if p]
+    keys = dict.fromkeys(key for protocol in known for key in protocol)
+    mixed = [
+        key
+        for key in keys
+        if len({str(protocol.get(key)) for protocol in known}) > 1 and not _adapts(key)
+    ]
+    if not mixed:
+        return None
+    listed = w.join([key.replace("_", " ") for key in mixed])
+    text = f"Latency and throughput were not measured alike for all encoders: {listed} differ."
+    return Finding("Unequal measurement", text, ("protocol",))
+
+
+def _adapts(key: str) -> bool:
+    """Whether a part of the protocol follows from the model's own speed and place."""
+    return key.endswith("repeats") or key in ("interleaved", "measured")
+
+
+# The same architecture, merged, on one machine: its latency should not differ by more than this.
+STEADY = 1.25
+
+
+def unsteady(facts: Facts) -> Finding | None:
+    """Said when runs of one encoder, which is as fast whatever its weights, differ in latency."""
+    frame = facts.frame
+    runs = frame[(frame["status"] == "done") & frame["encoder"].notna()]
+    runs = runs[runs["latency_p50_ms"] > 0].drop_duplicates("run_id")
+    parts = []
+    for (encoder, *_), own in groups(runs, "encoder", "precision", "device"):
+        low, high = own["latency_p50_ms"].min(), own["latency_p50_ms"].max()
+        if high > STEADY * low:
+            parts.append(f"{encoder} took {w.significant(low)} to {w.significant(high)} ms a text")
+    if not parts:
+        return None
+    text = (
+        f"The machine was not steady: from run to run {w.join(parts)}. Trust the speed-ups, which "
+        "were timed side by side, before the latencies."
+    )
+    return Finding("Unsteady timing", text, ("runs",))
+
+
+def doubts(stats: Evidence) -> Table | None:
+    """Everything that the checks of the whole study found."""
+    if not stats.doubts:
+        return None
+    rows = tuple(
+        (Cell(d.severity), Cell(d.name.replace("_", " ").replace(":", " ")), Cell(d.sentence),
+         w.count(d.n) if d.n else Cell(w.NONE))
+        for d in stats.doubts
+    )  # fmt: skip
+    columns = (
+        Column("severity", "Severity", numeric=False),
+        Column("check", "Check", numeric=False),
+        Column("found", "What was found", numeric=False),
+        Column("runs", "Runs"),
+    )
+    return Table(
+        "doubts",
+        "What a reader must know before believing it",
+        columns,
+        rows,
+        "An error: numbers do not measure what they are said to. A warning: a comparison that "
+        "uses them misleads.",
+        heads=2,
+    )
+
+
+def flag_counts(frame: pd.DataFrame) -> Table | None:
+    """How many runs carry each flag, and how many carry one that is more than information."""
+    runs = frame.drop_duplicates("run_id")
+    pairs = [
+        pair
+        for row in rows_of(runs)
+        for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
+    ]
+    if not pairs:
+        return None
+    rows = [
+        (Cell(name), Cell(level), w.count(n)) for (name, level), n in Counter(pairs).most_common()
+    ]
+    rows.append((Cell("any warning or error"), Cell(w.NONE), w.count(int(runs["flagged"].sum()))))
+    columns = (
+        Column("flag", "Flag", numeric=False),
+        Column("severity", "Severity", numeric=False),
+        Column("runs", "Runs"),
+    )
+    return Table("flag_counts", "Health flags by name", columns, tuple(rows))
+
+
+def flags(frame: pd.DataFrame) -> Table | None:
+    """Every flag of every run, in full."""
+    rows = []
+    for row in rows_of(frame.drop_duplicates("run_id")):
+        details = tuple(row["flag_details"]) + ("",) * len(row["flags"])
+        for name, detail, level in zip(row["flags"], details, severities(row), strict=False):
+            rows.append((
+                Cell(row["run_id"]), Cell(row["task"]), Cell(w.arm_name(row["arm"]), row["arm"]),
+                Cell(str(row["seed"]), row["seed"]), Cell(level), Cell(name), w.word(detail),
+            ))  # fmt: skip
+    if not rows:
+        return None
+    order = ("error", "warning", "info")
+    rows.sort(key=lambda r: order.index(r[4].text) if r[4].text in order else len(order))
+    columns = (
+        RUN,
+        TASK,
+        MODEL,
+        Column("seed", "Seed"),
+        Column("severity", "Severity", numeric=False),
+        Column("flag", "Flag", numeric=False),
+        Column("detail", "What was found", numeric=False),
+    )
+    return Table("flags", "Health flags", columns, tuple(rows))
+
+
+def unfinished(frame: pd.DataFrame) -> Table | None:
+    """Cells that are planned and have no result: the error of those that failed, and which early
+    decision ended those that were stopped."""
+    rest = frame[frame["status"] != "done"].drop_duplicates("run_id")
+    if rest.empty:
+        return None
+    rows = tuple(
+        (Cell(row["run_id"]), Cell(row["task"]), Cell(w.arm_name(row["arm"]), row["arm"]),
+         Cell(str(row["seed"]), row["seed"]), Cell(row["status"]), w.word(row["error"]))
+        for row in rows_of(rest)
+    )  # fmt: skip
+    columns = (
+        RUN,
+        TASK,
+        MODEL,
+        Column("seed", "Seed"),
+        Column("status", "Status", numeric=False),
+        Column("error", "Why", numeric=False),
+    )
+    return Table("unfinished", "Runs without a result", columns, rows)
 
 
 def coverage(frame: pd.DataFrame) -> Table:
@@ -93,6 +383,34 @@ def _covered(counts: Counter[str]) -> Cell:
                 extra={"done": done, "planned": planned, **rest})  # fmt: skip
 
 
+def completion(coverage: Table, facts: Facts) -> Figure | None:
+    """Runs done of runs planned, model by task, as a picture of the coverage table."""
+    tasks = names(facts.frame, "task")
+    rows = []
+    for row in coverage.rows:
+        *lead, name = [c for c, k in zip(row, coverage.columns, strict=True)
+                       if k.key in ("pair", "model")]  # fmt: skip
+        if not isinstance(name.value, str):
+            continue  # the row of sums
+        label = " · ".join([*(c.text for c in lead), w.short_arm_name(name.value)])
+        for column, cell in zip(coverage.columns, row, strict=True):
+            if column.key in tasks and cell.extra:
+                done, planned = cell.extra["done"], cell.extra["planned"]
+                share = float(cell.value or 0)
+                rows.append({
+                    "column": column.label, "row": label, "shade": shade(share),
+                    "label": f"{done}/{planned}", "Model": w.arm_name(name.value),
+                    "Task": column.label, "Done": cell.shown,
+                })  # fmt: skip
+    if len(rows) < 2 or not (facts.frame["status"] == "done").any():
+        return None
+    table = _columns_in_order(pd.DataFrame(rows), tasks)
+    alt_text = "Heat map of the share of planned runs that are done, models by tasks."
+    panel = heat_map("completion", "Runs done of runs planned", alt_text, table)
+    caption = "Done of planned runs of each model and task; the stronger the shade, the more."
+    return Figure("completion", "What is done", caption, (panel,), ("coverage",))
+
+
 def shared(facts: Facts) -> Table | None:
     """Which blocks the averages and shares are over; None where that is simply all of them."""
     frame = facts.frame
@@ -135,71 +453,58 @@ def shared(facts: Facts) -> Table | None:
     )
 
 
-def flags(frame: pd.DataFrame) -> Table | None:
-    """Every flag of every run, in full."""
-    rows = []
-    for row in rows_of(frame.drop_duplicates("run_id")):
-        details = tuple(row["flag_details"]) + ("",) * len(row["flags"])
-        for name, detail, level in zip(row["flags"], details, severities(row), strict=False):
-            rows.append((
-                Cell(row["run_id"]), Cell(row["task"]), Cell(w.arm_name(row["arm"]), row["arm"]),
-                Cell(str(row["seed"]), row["seed"]), Cell(level), Cell(name), w.word(detail),
-            ))  # fmt: skip
-    if not rows:
+def settings(frame: pd.DataFrame) -> Table | None:
+    """How each trained model was trained; several values in a place are all listed."""
+    cells_of = trained(frame)
+    if cells_of.empty:
         return None
-    order = ("error", "warning", "info")
-    rows.sort(key=lambda r: order.index(r[4].text) if r[4].text in order else len(order))
-    columns = (
-        RUN,
-        TASK,
-        MODEL,
-        Column("seed", "Seed"),
-        Column("severity", "Severity", numeric=False),
-        Column("flag", "Flag", numeric=False),
-        Column("detail", "What was found", numeric=False),
-    )
-    return Table("flags", "Health flags", columns, tuple(rows))
-
-
-def flag_counts(frame: pd.DataFrame) -> Table | None:
-    """How many runs carry each flag, and how many carry one that is more than information."""
-    runs = frame.drop_duplicates("run_id")
-    pairs = [
-        pair
-        for row in rows_of(runs)
-        for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
-    ]
-    if not pairs:
-        return None
+    lead = Lead(frame, task=False)
+    used = [c for c in SETTINGS if values(cells_of[c.key])]
     rows = [
-        (Cell(name), Cell(level), w.count(n)) for (name, level), n in Counter(pairs).most_common()
+        (
+            *lead.cells(pair, "", arm),
+            *(Cell(", ".join(values(cells[c.key])) or w.NONE) for c in used),
+        )
+        for (pair, arm), cells in groups(cells_of, "pair", "arm")
     ]
-    rows.append((Cell("any warning or error"), Cell(w.NONE), w.count(int(runs["flagged"].sum()))))
-    columns = (
-        Column("flag", "Flag", numeric=False),
-        Column("severity", "Severity", numeric=False),
-        Column("runs", "Runs"),
+    return Table(
+        "settings",
+        "How each model was trained",
+        (*lead.columns, *used),
+        tuple(rows),
+        "As recorded by the runs, all tasks and seeds together.",
+        heads=len(lead.columns),
     )
-    return Table("flag_counts", "Health flags by name", columns, tuple(rows))
 
 
-def unfinished(frame: pd.DataFrame) -> Table | None:
-    """Cells that are planned and have no result: the error of those that failed, and which early
-    decision ended those that were stopped."""
-    rest = frame[frame["status"] != "done"].drop_duplicates("run_id")
-    if rest.empty:
-        return None
-    rows = tuple(
-        (Cell(row["run_id"]), Cell(row["task"]), Cell(w.arm_name(row["arm"]), row["arm"]),
-         Cell(str(row["seed"]), row["seed"]), Cell(row["status"]), w.word(row["error"]))
-        for row in rows_of(rest)
-    )  # fmt: skip
+def splits(frame: pd.DataFrame) -> Table:
+    """Per task: the metric and how many rows were trained on, selected on and reported on."""
+    rows = []
+    for task in names(frame, "task"):
+        metric, direction = metric_of(frame, task)
+        done = frame[(frame["task"] == task) & (frame["status"] == "done")]
+        prints = dict.fromkeys(str(e.get("data_fingerprint") or "") for e in done["environment"])
+        measure = f"{w.metric_name(metric)} {arrow(direction)}" if metric else w.NONE
+        sizes = [
+            Cell(", ".join(f"{int(v):,}" for v in sorted(set(done[key].dropna()))) or w.NONE)
+            for key in ("n_train", "n_selection", "n_report")
+        ]
+        rows.append(
+            (Cell(task), Cell(measure, metric), *sizes, w.word(", ".join(filter(None, prints))))
+        )
     columns = (
-        RUN,
         TASK,
-        MODEL,
-        Column("seed", "Seed"),
-        Column("status", "Status", numeric=False),
-        Column("error", "Why", numeric=False),
+        Column("metric", "Primary metric", numeric=False),
+        Column("n_train", "Training rows"),
+        Column("n_selection", "Selection rows"),
+        Column("n_report", "Report rows"),
+        Column("data", "Data fingerprint", numeric=False),
     )
-    return Table("unfinished", "Runs without a result", columns, rows)
+    return Table(
+        "splits",
+        "Rows of each task",
+        columns,
+        tuple(rows),
+        "The best checkpoint is chosen on the selection rows, which are carved from the training "
+        "data; the report rows are scored once, afterwards.",
+    )

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.choice.candidates import (
-    ModelForm,
-    draw_field,
-    gather_candidates,
-    run_scores,
-)
+from kdlora.choice.candidates import ModelForm, draw_field, gather_candidates, run_scores
 from kdlora.choice.constraints import PROFILES, Constraints
 from kdlora.choice.formats import FORMS, MEASURED, Cost, MeasuredForm
 from kdlora.choice.recommend import recommend
@@ -26,6 +21,7 @@ from kdlora.report.document import Cell, Column, Finding, Table
 from kdlora.vocabulary.quantity import quantity
 
 DRAWS, SEED = 2_000, 0
+
 INTRO = (
     "Chosen on the selection split; the report split's score is shown and chooses nothing. The "
     "probability is the share of bootstrap draws, of examples paired over all models and of seeds, "
@@ -33,6 +29,7 @@ INTRO = (
     "that was not measured on an exported artefact or by the run itself is an estimate and says "
     "so. The command kdlora recommend takes limits of your own."
 )
+
 CERTAINTIES = {
     "clear": "clear", "likely": "likely", "undecided": "undecided", "unknown": "not known",
     "nothing fits": "nothing fits",

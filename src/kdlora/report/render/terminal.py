@@ -13,8 +13,8 @@ from kdlora.evidence.gains import describe
 from kdlora.records.tidy import metric_of, names, rows_of, severities, tidy
 from kdlora.report import document as parts
 from kdlora.report import words as w
-from kdlora.report.content import tables, trust
-from kdlora.report.content.tables import POINTS_NOTE
+from kdlora.report.content import quality, trust
+from kdlora.report.content.cells import POINTS_NOTE
 from kdlora.report.render.theme import kind_of
 
 # What fits into 80 columns; the report has the rest.
@@ -37,7 +37,7 @@ def results_table(frame: pd.DataFrame) -> RichTable:
     Raises InputError for an empty frame.
     """
     facts = describe(frame)
-    found = tables.results(facts)
+    found = quality.results(facts)
     metrics = {task: metric_of(facts.frame, task)[0] for task in names(facts.frame, "task")}
     notes = [", ".join(f"{t}: {w.metric_name(name)}" for t, name in metrics.items() if name)]
     notes += [POINTS_NOTE, "Kept: share of the teacher's score. ms: median latency of one text."]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from kdlora.evidence.study import gather_report
-from kdlora.report.content.tables import BEST_NOTE, TIE_NOTE, quality, summary
+from kdlora.report.content.answer import summary
+from kdlora.report.content.cells import BEST_NOTE, TIE_NOTE
+from kdlora.report.content.quality import quality
 from tests.harness.studies import make_frame, put
 
 

@@ -1,7 +1,6 @@
-"""Sentences made from stored numbers. One whose condition does not hold is not made.
+"""The sentences about one pair of encoders: what a student keeps, and at which cost.
 
-None of them claims a significant difference, or an equality: nothing is tested here. Every number
-in a sentence stands in a table that the sentence names.
+None claims a significant difference, or an equality: nothing is tested here.
 """
 
 from __future__ import annotations
@@ -11,23 +10,22 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from kdlora.evidence import gains as g
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, averaged_tasks, outcome_metric
 from kdlora.evidence.teacher import teacher_arm, teacher_of
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
-from kdlora.report.content.effects import each_seed
+from kdlora.report.content.gains import (
+    adapter,
+    distillation,
+    gain_text,
+    smaller_encoder,
+)
 from kdlora.report.document import Finding
 from kdlora.vocabulary.arm import TFIDF, Arm, uncontrolled
 
-# With fewer paired seeds no two-sided rank or sign test can fall below 0.05.
-TESTABLE_SEEDS = 6
-# More per-seed differences than this are left to the table.
-LISTED_SEEDS = 5
 
-
-def answer(facts: Facts) -> list[Finding]:
+def sentences(facts: Facts) -> list[Finding]:
     """What a reader in a hurry wants to know, pair by pair, then what to doubt about it."""
     pairs = names(facts.frame, "pair")
     sentences = [
@@ -41,8 +39,17 @@ def answer(facts: Facts) -> list[Finding]:
     return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
 
 
+def _averaged_over(frame: pd.DataFrame) -> str:
+    tasks = averaged_tasks(frame)
+    if len(names(frame, "task")) == 1:
+        metric, direction = metric_of(frame, tasks[0])
+        lower = "" if direction > 0 else ", lower is better"
+        return f"{w.metric_name(metric)} on {tasks[0]}{lower}"
+    return f"average over {w.join(tasks)}"
+
+
 def to_ship(facts: Facts) -> Finding | None:
-    """The student of each task that is saved and recommended; none where `kept` names it."""
+    """The student that is saved and recommended; none where the first sentence says so."""
     pairs, chosen, unsound = names(facts.frame, "pair"), [], []
     alone = len(pairs) == 1 and len(facts.rankings) == 1
     for task, ranking in facts.rankings.items():
@@ -52,11 +59,11 @@ def to_ship(facts: Facts) -> Finding | None:
                 ranking.left_out
             )
             continue
-        if alone and kept(facts, pairs[0]) is not None:
+        if alone and teacher_share(facts, pairs[0]) is not None:
             return None
         scale = w.scale_of(metric_of(facts.frame, task)[0])
         of = f" of {ranking.first.pairs[0]}" if len(pairs) > 1 else ""
-        score = f"{_points(scale, ranking.first.score)} on the {ranking.split} split"
+        score = f"{scale.sentence(ranking.first.score)} on the {ranking.split} split"
         chosen.append(f"{w.phrase(ranking.first.arm)}{of}{where} ({score})")
     text = f"First of the students: {'; '.join(chosen)}." if chosen else ""
     if unsound:
@@ -65,16 +72,25 @@ def to_ship(facts: Facts) -> Finding | None:
     return Finding("The student to ship", text.strip(), ("runs",)) if text else None
 
 
-def _where(frame: pd.DataFrame) -> str:
-    tasks = averaged_tasks(frame)
-    if len(names(frame, "task")) == 1:
-        metric, direction = metric_of(frame, tasks[0])
-        lower = "" if direction > 0 else ", lower is better"
-        return f"{w.metric_name(metric)} on {tasks[0]}{lower}"
-    return f"average over {w.join(tasks)}"
+def _is_first(facts: Facts, pair: str, arm: str) -> bool:
+    """Whether no student ranks before it that lacks a score in the blocks compared."""
+    if len(facts.rankings) > 1:
+        return True
+    (ranking,) = facts.rankings.values()
+    found = ranking.of_pair(pair)
+    return bool(found) and found[0].arm == arm
 
 
-def kept(facts: Facts, pair: str) -> Finding | None:
+def _unsound(facts: Facts, pair: str) -> list[str]:
+    """Students of a pair left out of the choice, each with how many of its runs."""
+    arms = names(facts.frame, "arm", pair=pair)
+    lost = Counter(
+        {arm: len(runs) for r in facts.rankings.values() for arm, runs in r.left_out.items()}
+    )
+    return [f"{w.phrase(arm)} ({w.plural(lost[arm], 'run')})" for arm in arms if lost[arm]]
+
+
+def teacher_share(facts: Facts, pair: str) -> Finding | None:
     """How much of the teacher's score the first student keeps, at which size and latency."""
     frame = facts.frame
     teacher = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(teacher_arm(frame, pair) or "")
@@ -83,8 +99,8 @@ def kept(facts: Facts, pair: str) -> Finding | None:
         return None
     first, (metric, _) = students[0], outcome_metric(frame)
     scale = w.scale_of(metric)
-    scores = f"{scale.write(first.score.mean)} against {_points(scale, teacher.score.mean)}"
-    where = f"{_where(frame)}; {w.plural(first.score.n, 'run')}"
+    scores = f"{scale.write(first.score.mean)} against {scale.sentence(teacher.score.mean)}"
+    where = f"{_averaged_over(frame)}; {w.plural(first.score.n, 'run')}"
     name = w.sentence_case(w.phrase(first.arm))
     if first.retained is None:
         text = f"{name} scores {scores} of the teacher ({where})."
@@ -108,28 +124,6 @@ def kept(facts: Facts, pair: str) -> Finding | None:
     return Finding("The student", text, ("summary",))
 
 
-def _is_first(facts: Facts, pair: str, arm: str) -> bool:
-    """Whether no student ranks before it that lacks a score in the blocks compared."""
-    if len(facts.rankings) > 1:
-        return True
-    (ranking,) = facts.rankings.values()
-    found = ranking.of_pair(pair)
-    return bool(found) and found[0].arm == arm
-
-
-def _unsound(facts: Facts, pair: str) -> list[str]:
-    """Students of a pair left out of the choice, each with how many of its runs."""
-    arms = names(facts.frame, "arm", pair=pair)
-    lost = Counter(
-        {arm: len(runs) for r in facts.rankings.values() for arm, runs in r.left_out.items()}
-    )
-    return [f"{w.phrase(arm)} ({w.plural(lost[arm], 'run')})" for arm in arms if lost[arm]]
-
-
-def _points(scale: w.Scale, value: float, *, signed: bool = False) -> str:
-    return scale.write(value, signed=signed) + (" points" if scale.unit == "points" else "")
-
-
 def _cost_sentence(first: Outcome, teacher: Outcome) -> str:
     size, its_size = (w.number(o.costs["size_mb"]) for o in (first, teacher))
     latency, speed = (w.number(first.costs[c]) for c in ("latency_p50_ms", "speedup_latency"))
@@ -149,56 +143,14 @@ def runner_up(facts: Facts, pair: str) -> Finding | None:
         return None
     first, second = students[:2]
     scale = w.scale_of(outcome_metric(facts.frame)[0])
-    score = _points(scale, second.score.mean)
+    score = scale.sentence(second.score.mean)
     text = f"Next on the {split} split comes {w.phrase(second.arm)} at {score}"
     for gain in facts.overall(pair):
         if (gain.comparison.arm, gain.comparison.base) == (first.arm, second.arm):
-            text += f"; the first minus it is {_gain_text(gain)}"
+            text += f"; the first minus it is {gain_text(gain)}"
         elif (gain.comparison.arm, gain.comparison.base) == (second.arm, first.arm):
-            text += f"; it minus the first is {_gain_text(gain)}"
+            text += f"; it minus the first is {gain_text(gain)}"
     return Finding("Runner-up", f"{text}.", ("summary", "effects"))
-
-
-def _gain_text(gain: g.Gain) -> str:
-    """Mean difference, and each seed's or how many are above zero; what is flagged is said."""
-    scale = w.scale_of(gain.metric)
-    mean = _points(scale, gain.mean, signed=True)
-    if gain.task is None:
-        text = (
-            f"{mean} on average over {w.plural(len(gain.tasks), 'task')} and "
-            f"{w.plural(len(gain.seeds), 'seed')}, above zero in {gain.above_zero} of "
-            f"{w.plural(len(gain.values), 'pair')}"
-        )
-    elif len(gain.values) == 1:
-        text = f"{mean} with one seed"
-    elif len(gain.values) > LISTED_SEEDS:
-        low, high = (scale.write(f(gain.values), signed=True) for f in (min, max))
-        text = f"{mean} on average over {w.plural(len(gain.values), 'seed')} ({low} to {high}, "
-        text += f"above zero in {gain.above_zero})"
-    else:
-        seeds = w.plural(len(gain.values), "seed")
-        text = f"{mean} on average over {seeds} ({each_seed(gain)})"
-    if gain.flagged and gain.unflagged is not None:
-        without = _points(scale, gain.unflagged, signed=True)
-        text += f", but {without} without the pairs in which a run is flagged"
-    elif gain.flagged:
-        text += ", with a flagged run in every pair"
-    return text
-
-
-def distillation(facts: Facts, pair: str) -> Finding | None:
-    """What the teacher's soft labels add to the same student, seed by seed."""
-    own = facts.overall(pair, g.DISTILLATION)
-    if not own:
-        return None
-    texts = [f"{w.phrase(gain.comparison.base)} by {_gain_text(gain)}" for gain in own]
-    least = min(len(gain.seeds) for gain in own)
-    rest = ""
-    if least < TESTABLE_SEEDS and all(gain.task is not None for gain in own):
-        few = "one seed is" if least == 1 else f"{least} seeds are"
-        rest = f" {few[0].upper()}{few[1:]} too few to test whether it helps."
-    text = f"Distillation changes {'; '.join(texts)}.{rest}"
-    return Finding("What distillation adds", text, ("effects",))
 
 
 def no_control(facts: Facts, pair: str) -> Finding | None:
@@ -214,35 +166,6 @@ def no_control(facts: Facts, pair: str) -> Finding | None:
         "told from what the smaller encoder and the adapter cost."
     )
     return Finding("No control", text, ("coverage",))
-
-
-def smaller_encoder(facts: Facts, pair: str) -> Finding | None:
-    """What the student's encoder costs when nothing else changes."""
-    parts = [
-        f"{_mean_text(gain)} ({w.arm_name(gain.comparison.arm).partition(', ')[2]})"
-        for gain in facts.overall(pair, g.SMALLER)
-    ]
-    text = f"Trained alike, the smaller encoder differs from the larger by {w.join(parts)}."
-    return Finding("What the smaller encoder costs", text, ("effects",)) if parts else None
-
-
-def adapter(facts: Facts, pair: str) -> Finding | None:
-    """What training an adapter costs when nothing else changes."""
-    parts = [
-        f"{w.phrase(gain.comparison.arm)} is at {_mean_text(gain)}"
-        for gain in facts.overall(pair, g.ADAPTER)
-    ]
-    text = f"Compared with full fine-tuning of the same encoder, {w.join(parts)}."
-    return Finding("What the adapter costs", text, ("effects",)) if parts else None
-
-
-def _mean_text(gain: g.Gain) -> str:
-    """The mean difference alone, with the one of healthy pairs where a run is flagged."""
-    scale = w.scale_of(gain.metric)
-    text = _points(scale, gain.mean, signed=True)
-    if gain.flagged and gain.unflagged is not None:
-        return f"{text} [{scale.write(gain.unflagged, signed=True)} without flagged pairs]"
-    return f"{text} [flagged]" if gain.flagged else text
 
 
 def linear_baseline(facts: Facts, pair: str) -> Finding | None:
@@ -277,23 +200,6 @@ def linear_baseline(facts: Facts, pair: str) -> Finding | None:
     return Finding("Against a linear baseline", text, ("quality",))
 
 
-def trained_share(facts: Facts) -> Finding | None:
-    """How few parameters the adapters train."""
-    alike: dict[tuple[str, str], list[str]] = {}
-    for found in facts.outcomes.values():
-        for outcome in found:
-            few, whole = (w.amount(outcome.costs[c]) for c in ("trainable_params", "total_params"))
-            adapted = Arm.read(outcome.arm).has_adapter
-            if adapted and few.value is not None and whole.value is not None:
-                arms = alike.setdefault((few.text, whole.text), [])
-                arms += [name for name in [w.phrase(outcome.arm)] if name not in arms]
-    if not alike:
-        return None
-    parts = [f"{w.join(arms)}: {few} of {whole}" for (few, whole), arms in alike.items()]
-    text = f"Parameters that are trained, of all: {'; '.join(parts)}."
-    return Finding("Few are trained", text, ("efficiency",))
-
-
 def no_answer(facts: Facts) -> Finding | None:
     """Said where models cannot be compared yet."""
     if facts.outcomes:
@@ -314,5 +220,5 @@ def doubtful(facts: Facts) -> Finding | None:
 
 # What is said of each pair, in this order.
 SENTENCES: tuple[Callable[[Facts, str], Finding | None], ...] = (
-    kept, runner_up, distillation, no_control, smaller_encoder, adapter, linear_baseline,
+    teacher_share, runner_up, distillation, no_control, smaller_encoder, adapter, linear_baseline,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures of what single models do: calibration, confusion, agreement with the teacher."""
+"""What predictions show of single models: calibration, confusion, agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pandas as pd
 from kdlora.evidence.confidence import BINS, ConfidenceBins
 from kdlora.records.tidy import groups, names, rows_of
 from kdlora.report import words as w
-from kdlora.report.content.tables import Lead
+from kdlora.report.content.cells import Lead
+from kdlora.report.content.task_by_task import _done
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import ROW, heat_map, shade, tips
 from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
@@ -179,7 +180,7 @@ def _confusion_panel(where: str, arm: str, matrix: np.ndarray, labels: list[str]
                     x="Predicted", y="True")  # fmt: skip
 
 
-def agreement(frame: pd.DataFrame) -> Figure | None:
+def agreement_figure(frame: pd.DataFrame) -> Figure | None:
     """Agreement of students with their teachers, within what their accuracies allow."""
     known = frame[(frame["status"] == "done") & frame["agreement"].notna()]
     known = known.drop_duplicates(["pair", "run_id"])
@@ -242,3 +243,48 @@ def _agreement_panel(task: str, rows: pd.DataFrame) -> Panel:
     alt_text = f"Agreement of each distilled student with its teacher on {task}, with its bounds."
     spec = panel_spec(alt.layer(*layers), task, height=ROW * len(rows))
     return Panel(f"agreement_{task}", task, alt_text, spec)
+
+
+def agreement_table(frame: pd.DataFrame) -> Table | None:
+    """How often distilled students say what their teacher says, and what was possible."""
+    cells = _done(frame)
+    cells = cells[cells["agreement"].notna()].drop_duplicates(["pair", "run_id"])
+    if cells.empty:
+        return None
+    lead = Lead(frame)
+    keys = ("agreement", "agreement_lower", "agreement_upper", "agreement_chance")
+    rows = []
+    for row in rows_of(cells):
+        scale = w.scale_of(row["metric"] or "")
+        shares = [
+            Cell(w.fixed(100 * row[key], 1), row[key]) if math.isfinite(row[key]) else Cell(w.NONE)
+            for key in keys
+        ]
+        rows.append((
+            *lead.cells(row["pair"], row["task"], row["arm"]),
+            Cell(str(row["seed"]), row["seed"]),
+            Cell(scale.write(row["teacher_score"]), row["teacher_score"]),
+            Cell(scale.write(row["score"]), row["score"]),
+            *shares,
+            Cell(w.fixed(row["kappa"], 3), row["kappa"]),
+        ))  # fmt: skip
+    columns = (
+        Column("seed", "Seed"),
+        Column("teacher_score", "Teacher's score"),
+        Column("score", "Student's score"),
+        Column("agreement", "Agreement", "%"),
+        Column("lower", "Least possible", "%"),
+        Column("upper", "Most possible", "%"),
+        Column("chance", "By chance", "%"),
+        Column("kappa", "Cohen's kappa"),
+    )
+    return Table(
+        "agreement",
+        "Agreement with the teacher",
+        (*lead.columns, *columns),
+        tuple(rows),
+        "Share of report rows on which a distilled student and its teacher say the same. The two "
+        "accuracies bound what is possible; chance is the agreement of independent guesses with "
+        "the same class shares.",
+        heads=len(lead.columns),
+    )

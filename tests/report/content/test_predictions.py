@@ -9,10 +9,7 @@ from kdlora.evidence.confidence import ConfidenceBins, confidence_bins
 from kdlora.evidence.gains import describe as gather
 from kdlora.evidence.study import gather_report
 from kdlora.records.tidy import tidy
-from kdlora.report.content import models as charts_models
-from kdlora.report.content import scores as charts_scores
-from kdlora.report.content import statistics as charts_tests
-from kdlora.report.content import trust
+from kdlora.report.content import predictions, statistics, trust
 from kdlora.report.content.cost import by_rank
 from kdlora.report.render.panels import FAINT, FULL, shades
 from kdlora.vocabulary.metric import expected_calibration_error
@@ -46,16 +43,16 @@ def test_outputs_that_are_no_classes_have_no_bins():
 def test_reliability_adds_up_the_seeds(one_task):
     runs = one_task.loc[one_task["arm"] == "student/lora", "run_id"]
     one = ConfidenceBins((0, 4), (0.0, 3.0), (0, 2))
-    figure, table = charts_models.reliability(tidy(one_task), dict.fromkeys(runs, one))
+    figure, table = predictions.reliability(tidy(one_task), dict.fromkeys(runs, one))
     (row,) = table.rows
     assert [cell.value for cell in row[1:]] == [0.75, 0.5, 8]
     assert "n = 2 runs" in figure.caption
-    assert charts_models.reliability(tidy(one_task), {}) is None
+    assert predictions.reliability(tidy(one_task), {}) is None
 
 
 def test_confusion_is_the_sum_over_seeds_in_per_cent_of_the_true_class(one_task):
     frame = put(one_task, {"arm": "student/fft"}, confusion=[[30, 10], [5, 15]])
-    figure, table = charts_models.confusion(tidy(frame))
+    figure, table = predictions.confusion(tidy(frame))
     assert len(figure.panels) == 1
     cells = {(r[1].text, r[2].text): (r[3].value, r[4].value) for r in table.rows}
     assert cells["negative", "positive"] == (20, 0.25)
@@ -65,7 +62,7 @@ def test_confusion_is_the_sum_over_seeds_in_per_cent_of_the_true_class(one_task)
 
 
 def test_agreement_is_drawn_within_its_bounds(one_task):
-    figure = charts_models.agreement(tidy(one_task))
+    figure = predictions.agreement_figure(tidy(one_task))
     (panel,) = figure.panels
     rows = rows_of(panel, "low", "x")
     assert len(rows) == 2
@@ -73,7 +70,7 @@ def test_agreement_is_drawn_within_its_bounds(one_task):
         assert row["x"] == pytest.approx(90.2)
         assert row["low"] < row["high"]
     unknown = put(one_task, {"arm": "student/kd-lora"}, agreement_lower=None, agreement_upper=None)
-    spec = charts_models.agreement(tidy(unknown)).panels[0].spec
+    spec = predictions.agreement_figure(tidy(unknown)).panels[0].spec
     assert not [layer for layer in spec["layer"] if layer["mark"]["type"] == "bar"]
 
 
@@ -85,7 +82,7 @@ def test_shades_run_from_worst_to_best():
 
 def test_coverage_as_a_picture(troubled):
     facts = gather(troubled)
-    figure = charts_scores.completion(trust.coverage(facts.frame), facts)
+    figure = trust.completion(trust.coverage(facts.frame), facts)
     cells = {(r["row"], r["column"]): r for r in rows_of(figure.panels[0], "row")}
     assert cells["student KD-LoRA", "sst2"]["label"] == "1/2"
     whole = cells["student LoRA", "rte"]
@@ -96,7 +93,7 @@ def test_coverage_as_a_picture(troubled):
 def test_the_forest_is_open_where_nothing_is_decided():
     facts = gather(make_frame(("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")))
     stats = gather_report(facts.frame)
-    figure = charts_tests.forest(stats)
+    figure = statistics.forest(stats)
     assert len(figure.panels) == len(stats.families)
     for panel, found in zip(figure.panels, stats.families.values(), strict=True):
         drawn = {}
@@ -114,7 +111,7 @@ def test_the_forest_is_open_where_nothing_is_decided():
 def test_the_rank_diagram_has_the_ranks_of_the_analysis():
     facts = gather(make_frame(("rte", "cola", "stsb", "sst2"), baselines=False))
     stats = gather_report(facts.frame)
-    figure = charts_tests.critical_difference(stats)
+    figure = statistics.critical_difference(stats)
     drawn = {r["label"]: r["x"] for r in rows_of(figure.panels[0], "Average rank")}
     assert sorted(drawn.values()) == pytest.approx(
         sorted(stats.ranks["tasks"].average_rank.values())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdlora.evidence.gains import describe as gather
-from kdlora.report.content import findings as f
+from kdlora.report.content import cost, gains, pair_answer
 from tests.harness.studies import blank, make_frame, put, with_prefix
 
 PAIR = "minilm-l6--minilm-l3"
@@ -35,7 +35,7 @@ def exact(**changes):
 
 
 def test_the_first_student_is_put_in_numbers():
-    text = f.kept(gather(exact()), PAIR).text
+    text = pair_answer.teacher_share(gather(exact()), PAIR).text
     assert "The KD-LoRA student keeps 95.0 % of the teacher's score: 76.0 against 80.0" in text
     assert "gains over the majority baseline it keeps 86.7 %" in text  # 26 of 30 points
     assert "takes 69.6 MB against 90.9 MB" in text
@@ -46,7 +46,7 @@ def test_the_first_student_is_put_in_numbers():
 
 def test_no_share_is_stated_of_an_error():
     facts = gather(make_frame(("toxicity",)))
-    text = f.kept(facts, PAIR).text
+    text = pair_answer.teacher_share(facts, PAIR).text
     assert "%" not in text
     assert "lower is better" in text
 
@@ -54,59 +54,64 @@ def test_no_share_is_stated_of_an_error():
 def test_what_was_not_measured_is_not_said():
     frame = exact()
     frame["speedup_latency"] = None
-    text = f.kept(gather(frame), PAIR).text
+    text = pair_answer.teacher_share(gather(frame), PAIR).text
     assert "times as fast" not in text
     assert "answers in 2.77 ms." in text
     frame["latency_p50_ms"] = frame["size_mb"] = None
-    assert " It takes" not in f.kept(gather(frame), PAIR).text
+    assert " It takes" not in pair_answer.teacher_share(gather(frame), PAIR).text
 
 
 def test_a_flagged_run_behind_the_headline_is_said():
     where = {"arm": "student/kd-lora", "seed": 42}
-    assert "flag" not in f.kept(gather(exact()), PAIR).text
-    assert "carries a health flag" in f.kept(gather(put(exact(), where, flags=("nan",))), PAIR).text
+    assert "flag" not in pair_answer.teacher_share(gather(exact()), PAIR).text
+    assert (
+        "carries a health flag"
+        in pair_answer.teacher_share(gather(put(exact(), where, flags=("nan",))), PAIR).text
+    )
 
 
 def test_a_choice_by_the_reported_score_is_owned_up_to():
     frame = exact()
     frame["selection_score"] = None
-    assert "flatters it" in f.kept(gather(frame), PAIR).text
+    assert "flatters it" in pair_answer.teacher_share(gather(frame), PAIR).text
 
 
 def test_no_teacher_no_comparison():
     frame = make_frame(arms=("student/fft", "student/lora"))
-    assert f.kept(gather(frame), PAIR) is None
-    assert f.distillation(gather(frame), PAIR) is None
-    assert f.smaller_encoder(gather(frame), PAIR) is None
-    assert f.adapter(gather(frame), PAIR) is not None
+    assert pair_answer.teacher_share(gather(frame), PAIR) is None
+    assert gains.distillation(gather(frame), PAIR) is None
+    assert gains.smaller_encoder(gather(frame), PAIR) is None
+    assert gains.adapter(gather(frame), PAIR) is not None
 
 
 def test_each_seed_of_distillation_is_listed_and_nothing_tested():
     frame = exact(student__lora=[0.70, 0.75], student__kd_lora=[0.76, 0.74])
-    text = f.distillation(gather(frame), PAIR).text.replace("\N{NO-BREAK SPACE}", " ")
+    text = gains.distillation(gather(frame), PAIR).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "the LoRA student by +2.5 points on average over 2 seeds" in text
     assert "(seed 42: +6.0; seed 43: \N{MINUS SIGN}1.0)" in text
     assert "2 seeds are too few to test whether it helps" in text
 
 
 def test_a_missing_control_is_said():
-    assert f.no_control(gather(exact()), PAIR) is None
+    assert pair_answer.no_control(gather(exact()), PAIR) is None
     arms = ("teacher/fft", "student/lora", "student/kd-lora", "student/kd-dora")
-    text = f.no_control(gather(make_frame(arms=arms)), PAIR).text
+    text = pair_answer.no_control(gather(make_frame(arms=arms)), PAIR).text
     assert "no control without distillation for the KD-DoRA student:" in text
-    text = f.no_control(gather(make_frame(arms=("teacher/fft", "student/kd-lora"))), PAIR).text
+    text = pair_answer.no_control(
+        gather(make_frame(arms=("teacher/fft", "student/kd-lora"))), PAIR
+    ).text
     assert "for any distilled student:" in text
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(1, "One seed is too few"), (5, "5 seeds are too few"),
                                              (6, None)])  # fmt: skip
 def test_too_few_seeds_to_test(seeds, said):
-    text = f.distillation(gather(make_frame(seeds=range(seeds))), PAIR).text
+    text = gains.distillation(gather(make_frame(seeds=range(seeds))), PAIR).text
     assert (said in text) if said else ("too few" not in text)
 
 
 def test_many_seeds_are_summed_up():
-    text = f.distillation(gather(make_frame(seeds=range(8))), PAIR).text
+    text = gains.distillation(gather(make_frame(seeds=range(8))), PAIR).text
     assert "seed 3" not in text
     assert re.search(r"above zero in \d\)", text)
 
@@ -115,88 +120,92 @@ def test_distillation_over_tasks_counts_its_pairs():
     facts = gather(make_frame(("rte", "cola"), seeds=(1, 2, 3)))
     (gain,) = facts.overall(PAIR, "distillation")
     expected = f"over 2 tasks and 3 seeds, above zero in {gain.above_zero} of 6 pairs"
-    assert expected in f.distillation(facts, PAIR).text
+    assert expected in gains.distillation(facts, PAIR).text
 
 
 def test_a_gain_made_by_a_collapsed_control_is_told_from_a_gain():
     frame = exact(student__lora=[0.70, 0.50], student__kd_lora=[0.71, 0.70])
     frame = put(frame, {"arm": "student/lora", "seed": 43}, flags=("constant_predictions",))
     facts = gather(frame)
-    assert "+10.5 points" in f.distillation(facts, PAIR).text
+    assert "+10.5 points" in gains.distillation(facts, PAIR).text
     assert "but +1.0 points without the pairs in which a run is flagged" in (
-        f.distillation(facts, PAIR).text
+        gains.distillation(facts, PAIR).text
     )
-    assert "[\N{MINUS SIGN}9.0 without flagged pairs]" in f.smaller_encoder(facts, PAIR).text
+    assert "[\N{MINUS SIGN}9.0 without flagged pairs]" in gains.smaller_encoder(facts, PAIR).text
 
 
 def test_an_encoder_below_the_linear_model_is_named_with_both_scores():
     facts = gather(exact(student__lora=0.64))
-    text = f.linear_baseline(facts, PAIR).text
+    text = pair_answer.linear_baseline(facts, PAIR).text
     assert "not beaten by the LoRA student (64.0) on movie-reviews, where it scores 65.0" in text
     assert "KD-LoRA" not in text
 
 
 def test_a_tie_with_the_linear_model_is_no_win():
-    assert "not beaten by" in f.linear_baseline(gather(exact(student__lora=0.65)), PAIR).text
+    assert (
+        "not beaten by" in pair_answer.linear_baseline(gather(exact(student__lora=0.65)), PAIR).text
+    )
 
 
 def test_every_encoder_above_the_linear_model():
-    text = f.linear_baseline(gather(exact()), PAIR).text
+    text = pair_answer.linear_baseline(gather(exact()), PAIR).text
     assert text == "Every encoder's mean is above TF-IDF with a linear model on movie-reviews."
-    assert f.linear_baseline(gather(make_frame(baselines=False)), PAIR) is None
+    assert pair_answer.linear_baseline(gather(make_frame(baselines=False)), PAIR) is None
 
 
 def test_lower_is_better_for_the_linear_model_too():
     frame = scores(make_frame(("toxicity",)), student__lora=0.40, baseline__tfidf=0.30)
-    text = f.linear_baseline(gather(frame), PAIR).text
+    text = pair_answer.linear_baseline(gather(frame), PAIR).text
     assert "the LoRA student (0.400) on toxicity" in text
     assert "teacher" not in text
 
 
 def test_the_runner_up_and_its_distance():
-    text = f.runner_up(gather(exact()), PAIR).text.replace("\N{NO-BREAK SPACE}", " ")
+    text = pair_answer.runner_up(gather(exact()), PAIR).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "comes the fully fine-tuned student at 74.0 points" in text
     assert "the first minus it is +2.0 points on average over 2 seeds" in text
-    assert f.runner_up(gather(make_frame(arms=("teacher/fft", "student/fft"))), PAIR) is None
+    assert (
+        pair_answer.runner_up(gather(make_frame(arms=("teacher/fft", "student/fft"))), PAIR) is None
+    )
 
 
 def test_the_runner_up_of_a_known_pair_points_the_right_way():
     frame = exact(student__fft=0.60, student__lora=0.77)  # lora first, kd-lora next
-    text = f.runner_up(gather(frame), PAIR).text
+    text = pair_answer.runner_up(gather(frame), PAIR).text
     assert "it minus the first is \N{MINUS SIGN}1.0 points" in text
 
 
 def test_trained_shares():
-    text = f.trained_share(gather(exact())).text
+    text = cost.trained_share(gather(exact())).text
     assert "the LoRA teacher: 1.18 M of 22.7 M" in text
     assert "the LoRA student and the KD-LoRA student: 591 k of 17.4 M" in text
     assert "fully" not in text
-    assert f.trained_share(gather(make_frame(arms=("teacher/fft", "student/fft")))) is None
+    assert cost.trained_share(gather(make_frame(arms=("teacher/fft", "student/fft")))) is None
 
 
 def test_nothing_shared_yet_is_said_and_nothing_else_compared():
     frame = make_frame(seeds=(1,))
     frame = blank(frame, {"arm": "student/lora"}, "failed", "x")
-    assert f.no_answer(gather(frame)) is None  # an arm without any result empties nothing
+    assert pair_answer.no_answer(gather(frame)) is None  # an arm without any result empties nothing
     frame = make_frame(seeds=(1, 2))
     for arm, seed in (("student/lora", 1), ("student/kd-lora", 2)):
         frame = blank(frame, {"arm": arm, "seed": seed}, "failed", "x")
     facts = gather(frame)
-    assert f.no_answer(facts) is not None
-    assert f.kept(facts, PAIR) is None
+    assert pair_answer.no_answer(facts) is not None
+    assert pair_answer.teacher_share(facts, PAIR) is None
 
 
 def test_flagged_runs_are_announced_once_each():
-    assert f.doubtful(gather(exact())) is None
+    assert pair_answer.doubtful(gather(exact())) is None
     frame = put(exact(), {"arm": "student/lora"}, flags=("a", "b"))
-    assert "include 2 runs that carry a health flag" in f.doubtful(gather(frame)).text
+    assert "include 2 runs that carry a health flag" in pair_answer.doubtful(gather(frame)).text
 
 
 def test_sentences_of_several_pairs_name_their_pair():
     other = make_frame(pair="bert--distilbert")
     other = with_prefix(other, "other-")
     facts = gather(pd.concat([make_frame(), other], ignore_index=True))
-    topics = [finding.topic for finding in f.answer(facts)]
+    topics = [finding.topic for finding in pair_answer.sentences(facts)]
     assert "bert--distilbert: The student" in topics
     assert f"{PAIR}: The student" in topics
 
@@ -204,6 +213,6 @@ def test_sentences_of_several_pairs_name_their_pair():
 @pytest.mark.parametrize("seeds", [(1,), (1, 2), tuple(range(8))])
 def test_no_sentence_claims_a_significance_or_an_equality(seeds, troubled):
     for frame in (make_frame(seeds=seeds), troubled):
-        text = " ".join(finding.text for finding in f.answer(gather(frame))).lower()
+        text = " ".join(finding.text for finding in pair_answer.sentences(gather(frame))).lower()
         for claim in ("significant", "equal", "equivalent", "as good as", "no difference", "prove"):
             assert claim not in text

@@ -5,92 +5,92 @@ from __future__ import annotations
 import numpy as np
 
 from kdlora.evidence.gains import describe as gather
-from kdlora.report.content import checks as c
+from kdlora.report.content import trust
 from tests.harness.studies import blank, make_frame, put
 
 WHERE = {"arm": "student/lora", "seed": 42}
 
 
 def test_complete_coverage_is_said_in_numbers(one_task):
-    assert c.covered(gather(one_task)).text == "All planned runs are done (12 of 12)."
+    assert trust.covered(gather(one_task)).text == "All planned runs are done (12 of 12)."
 
 
 def test_failed_and_missing_runs_are_told_apart(one_task):
     frame = blank(one_task, WHERE, "failed", "x")
     frame = blank(frame, {"arm": "student/lora", "seed": 43}, "missing")
-    assert c.covered(gather(frame)).text == (
+    assert trust.covered(gather(frame)).text == (
         "10 of 12 planned runs are done; 1 failed and 1 missing."
     )
 
 
 def test_a_run_without_a_score_is_named(one_task):
     frame = put(one_task, WHERE, score=np.nan)
-    assert "student-lora-s42" in c.covered(gather(frame)).text
+    assert "student-lora-s42" in trust.covered(gather(frame)).text
     # a constant prediction has no correlation: that is no news of the majority baseline
-    assert "No score" not in c.covered(gather(make_frame(("stsb",)))).text
+    assert "No score" not in trust.covered(gather(make_frame(("stsb",)))).text
 
 
 def test_flags_by_name(one_task):
-    assert c.flagged(gather(one_task)).text == "No run carries a health flag."
+    assert trust.flagged(gather(one_task)).text == "No run carries a health flag."
     frame = put(one_task, {"arm": "student/lora"}, flags=("loss_not_falling", "never_improved"))
     frame = put(frame, {"arm": "student/fft", "seed": 42}, flags=("never_improved",))
-    text = c.flagged(gather(frame)).text
+    text = trust.flagged(gather(frame)).text
     assert "never_improved in 3 runs and loss_not_falling in 2 runs" in text
 
 
 def test_equal_conditions_are_listed(one_task):
-    text = c.equal(gather(one_task)).text
+    text = trust.equal(gather(one_task)).text
     assert "batch size 32, epochs 3, maximum length 128, precision bf16 and device cpu" in text
-    assert c.unequal(gather(one_task)) is None
+    assert trust.unequal(gather(one_task)) is None
 
 
 def test_unequal_conditions_are_listed_and_not_called_equal(one_task):
     frame = put(one_task, {"arm": "student/lora"}, batch_size=16, precision="fp32")
-    text = c.unequal(gather(frame)).text
+    text = trust.unequal(gather(frame)).text
     assert "batch size: 32 in Teacher, full fine-tuning" in text
     assert "16 in Student, LoRA" in text
     assert "fp32 in Student, LoRA" in text
-    assert "batch size" not in c.equal(gather(frame)).text
+    assert "batch size" not in trust.equal(gather(frame)).text
 
 
 def test_what_is_not_known_of_all_is_not_called_equal(one_task):
     frame = put(one_task, {"arm": "student/lora"}, precision=None)
-    assert "precision" not in c.equal(gather(frame)).text
+    assert "precision" not in trust.equal(gather(frame)).text
 
 
 def test_settings_that_differ_within_an_arm_are_unequal(one_task):
     frame = put(one_task, WHERE, epochs=5)
-    assert "3/5 in Student, LoRA" in c.unequal(gather(frame)).text.replace("5/3", "3/5")
+    assert "3/5 in Student, LoRA" in trust.unequal(gather(frame)).text.replace("5/3", "3/5")
 
 
 def test_learning_rates_may_differ_and_baselines_do_not_count(one_task):
     # fixture: lr 1e-4 and 1e-3, baselines in fp64
-    assert c.unequal(gather(one_task)) is None
+    assert trust.unequal(gather(one_task)) is None
 
 
 def test_tasks_may_differ_in_rows(one_task):
     frame = put(make_frame(("rte", "cola")), {"task": "rte"}, n_train=2241)
-    assert c.unequal(gather(frame)) is None
+    assert trust.unequal(gather(frame)) is None
     frame = put(one_task, {"arm": "student/lora"}, n_train=100)
-    assert "training rows" in c.unequal(gather(frame)).text
+    assert "training rows" in trust.unequal(gather(frame)).text
 
 
 def test_unequal_measurement(one_task):
-    assert c.mixed_protocol(gather(one_task)) is None
+    assert trust.mixed_protocol(gather(one_task)) is None
     protocol = one_task.loc[one_task["arm"] == "teacher/fft", "protocol"].iloc[0]
     frame = put(one_task, {"arm": "student/lora"}, protocol={**protocol, "threads": 4})
-    assert c.mixed_protocol(gather(frame)).text.endswith("for all encoders: threads differ.")
+    assert trust.mixed_protocol(gather(frame)).text.endswith("for all encoders: threads differ.")
     adaptive = {**protocol, "latency_repeats": 7, "interleaved": ["model", "reference"],
                 "measured": "in this run"}  # fmt: skip
     frame = put(one_task, {"arm": "student/lora"}, protocol=adaptive)
-    assert c.mixed_protocol(gather(frame)) is None
+    assert trust.mixed_protocol(gather(frame)) is None
 
 
 def test_an_unsteady_machine(one_task):
-    assert c.unsteady(gather(one_task)) is None
+    assert trust.unsteady(gather(one_task)) is None
     slow = put(one_task, {"arm": "teacher/lora", "seed": 42}, latency_p50_ms=9.4)
-    text = c.unsteady(gather(slow)).text
+    text = trust.unsteady(gather(slow)).text
     assert "minilm-l6 took 5.12 to 9.40 ms a text." in text
     assert "minilm-l3" not in text
     elsewhere = put(slow, {"arm": "teacher/lora", "seed": 42}, device="cuda")
-    assert c.unsteady(gather(elsewhere)) is None
+    assert trust.unsteady(gather(elsewhere)) is None

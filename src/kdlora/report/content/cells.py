@@ -1,0 +1,135 @@
+"""Columns and cells that many tables share, and the notes that their marks need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from kdlora.evidence.best import Mark
+from kdlora.evidence.outcomes import Spread
+from kdlora.records.tidy import metric_of, names
+from kdlora.report import words as w
+from kdlora.report.document import TIE, Cell, Column
+
+POINTS_NOTE = (
+    "Accuracy, F1, Matthews and other correlations are shown times 100, in points; any other "
+    "metric in its own unit."
+)
+
+ARROW_NOTE = "An arrow says which way is better."
+
+DAGGER_NOTE = (
+    f"{w.DAGGER} A run behind this number carries a health flag; it is counted like any other and "
+    "listed under Health flags."
+)
+
+PAIR = Column("pair", "Pair", numeric=False)
+TASK = Column("task", "Task", numeric=False)
+MODEL = Column("model", "Model", numeric=False)
+RUN = Column("run_id", "Run", numeric=False)
+
+
+class Lead:
+    """The columns that name a row; pair and task only where there are several."""
+
+    def __init__(self, frame: pd.DataFrame, *, task: bool = True, model: bool = True) -> None:
+        self.pair = len(names(frame, "pair")) > 1
+        self.task = task and len(names(frame, "task")) > 1
+        self.model = model
+        pick = ((PAIR, self.pair), (TASK, self.task), (MODEL, model))
+        self.columns = tuple(column for column, used in pick if used)
+
+    def cells(self, pair: str, task: str, arm: str) -> tuple[Cell, ...]:
+        model = Cell(w.arm_name(arm), arm)
+        pick = ((Cell(pair, pair), self.pair), (Cell(task, task), self.task), (model, self.model))
+        return tuple(cell for cell, used in pick if used)
+
+
+def arrow(direction: int) -> str:
+    return "\N{UPWARDS ARROW}" if direction > 0 else "\N{DOWNWARDS ARROW}"
+
+
+def task_column(frame: pd.DataFrame, task: str) -> Column:
+    metric, direction = metric_of(frame, task)
+    return Column(task, task, f"{w.metric_name(metric)} {arrow(direction)}" if metric else "")
+
+
+def score_cell(found: Spread | None, metric: str, *, with_n: bool = True) -> Cell:
+    """Mean over runs; the range and the count below it, a dagger where a run is flagged."""
+    if found is None:
+        return Cell(w.NONE)
+    scale = w.scale_of(metric)
+    below = []
+    if found.n > 1 and math.isfinite(found.low) and found.low != found.high:
+        below.append(f"{scale.write(found.low)} to {scale.write(found.high)}")
+    if with_n:
+        below.append(f"n = {found.n}")
+    return Cell(
+        scale.write(found.mean),
+        found.mean,
+        ", ".join(below),
+        w.DAGGER if found.flagged else "",
+        {
+            "low": found.low,
+            "high": found.high,
+            "n": found.n,
+            "flagged_runs": " ".join(found.flagged),
+        },
+    )
+
+
+def percent(share: float | None) -> Cell:
+    return Cell(w.NONE) if share is None else Cell(w.fixed(100 * share, 1), share)
+
+
+def dagger_notes(rows: Sequence[tuple[Cell, ...]], *notes: str) -> tuple[str, ...]:
+    marked = any(cell.mark for row in rows for cell in row)
+    return (*notes, *((DAGGER_NOTE,) if marked else ()))
+
+
+def model_cell(arm: str) -> Cell:
+    return Cell(w.arm_name(arm), arm)
+
+
+def points_cell(value: float | None, *, signed: bool = False) -> Cell:
+    """A cell of a number that is in points already."""
+    return Cell(w.fixed(value, 1, signed=signed), value)
+
+
+def p_cell(p: float | None) -> Cell:
+    if p is None:
+        return Cell(w.NONE)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
+
+
+def interval_cell(low: float | None, high: float | None) -> Cell:
+    if low is None or high is None:
+        return Cell(w.NONE)
+    text = f"{w.fixed(low, 1)} to {w.fixed(high, 1)}"
+    return Cell(text, text, extra={"low": low, "high": high})
+
+
+BEST_NOTE = (
+    "Bold is the best of its column; whether it is so by more than chance is said by the paired "
+    "comparisons alone."
+)
+
+TIE_NOTE = (
+    f"Bold is the best of its column; {TIE} marks what the paired comparisons over the same cells "
+    "do not tell apart from it. That is no proof of equality."
+)
+
+
+def marked(cell: Cell, mark: Mark | None) -> Cell:
+    return replace(cell, standing={"best": "best", "not told apart": "tie"}[mark]) if mark else cell
+
+
+def mark_notes(rows: Sequence[tuple[Cell, ...]]) -> tuple[str, ...]:
+    """The note that the marks of a table need."""
+    found = {cell.standing for row in rows for cell in row}
+    if "tie" in found:
+        return (TIE_NOTE,)
+    return (BEST_NOTE,) if "best" in found else ()

@@ -1,0 +1,150 @@
+"""Task by task: trends over tasks, every metric, every class."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from kdlora.evidence.gains import Facts
+from kdlora.records.tidy import groups, metric_of, names
+from kdlora.report import words as w
+from kdlora.report.content.cells import MODEL, PAIR, Lead, arrow, task_column
+from kdlora.report.document import Cell, Column, Figure, Panel, Table
+from kdlora.report.render.panels import trends
+from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.metric import metric
+
+MOST_LINES = 7  # more models are averaged into strategies
+
+
+def strategy(arm: str) -> str:
+    """What models are averaged into: ``student/kd-adapter`` for all distilled adapters."""
+    one = Arm.read(arm).plain
+    return str(one.with_adaptation("adapter") if one.has_adapter else one)
+
+
+def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
+    """How models run across tasks: a line a model (or a strategy of many), a panel a pair."""
+    frame = facts.frame
+    tasks = [t for t in names(frame, "task") if w.scale_of(metric_of(frame, t)[0]).factor == 100]
+    if len(tasks) < 3:
+        return None
+    arms = [a for a in names(frame, "arm") if not Arm.read(a).is_baseline]
+    merged = len(arms) > MOST_LINES
+    panels, lines = [], []
+    for pair in names(frame, "pair"):
+        found: dict[str, dict[str, list[float]]] = {}
+        for arm in arms:
+            for task in tasks:
+                if s := facts.spreads.get((pair, task, arm)):
+                    name = strategy(arm) if merged else arm
+                    found.setdefault(name, {}).setdefault(task, []).append(100 * s.mean)
+        drawn = []
+        for name, by_task_ in found.items():
+            means = {task: sum(v) / len(v) for task, v in by_task_.items()}
+            label = w.short_arm_name(name)
+            most = max(len(v) for v in by_task_.values())
+            drawn += [
+                {"arm": name, "x": task, "y": means[task], "label": label,
+                 "Model": w.arm_name(name), "Task": task, "Score": w.fixed(means[task], 1),
+                 "Models": len(by_task_[task])}
+                for task in tasks if task in means
+            ]  # fmt: skip
+            cells = [Cell(w.fixed(means.get(t), 1), means.get(t)) for t in tasks]
+            lines.append((Cell(pair), Cell(w.arm_name(name), name), w.count(most), *cells))
+        if drawn:
+            panels.append(_trend_panel(pair, pd.DataFrame(drawn), tasks))
+    if not panels:
+        return None
+    table = Table(
+        "task_trends",
+        "Strategies across tasks" if merged else "Models across tasks",
+        (PAIR, MODEL, Column("models", "Models averaged"), *(task_column(frame, t) for t in tasks)),
+        tuple(lines),
+        "Mean over models of their means over runs, in points.",
+        heads=2,
+        folded=True,
+    )
+    caption = (
+        "Each task's metric in points, mean over runs"
+        + (" and over the adapters of a strategy" if merged else "")
+        + " (n in the tables). Tasks have no order: a line only helps the eye to follow a model."
+    )
+    figure = Figure("task_trends", table.title, caption, tuple(panels), ("task_trends", "quality"))
+    return figure, table
+
+
+def _trend_panel(pair: str, rows: pd.DataFrame, tasks: list[str]) -> Panel:
+    low, high = float(rows["y"].min()), float(rows["y"].max())
+    room = max(0.05 * (high - low), 0.5)
+    low, high = low - room, high + room
+    x = alt.X("x:N", sort=tasks, axis=alt.Axis(title="Task", labelAngle=-35, grid=False))
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    y = alt.Y("y:Q", scale=scale, axis=alt.Axis(title="Score, points", tickCount=6))
+    alt_text = (
+        f"Line chart of scores over {w.join(tasks)} on {pair}, a line for each of "
+        f"{w.join(list(dict.fromkeys(rows['label'])))}."
+    )
+    return trends(f"task_trends_{pair}", pair, alt_text, rows, x=x, y=y, low=low, high=high)
+
+
+def _done(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["status"] == "done"]
+
+
+def metrics(frame: pd.DataFrame) -> Table | None:
+    """Every metric of the report split, mean over seeds."""
+    known = [c for c in map(str, frame) if c.startswith("report.") and frame[c].notna().any()]
+    if not known:
+        return None
+    lead, rows = Lead(frame), []
+    for (pair, task, arm), cells in groups(_done(frame), "pair", "task", "arm"):
+        runs = cells.drop_duplicates("run_id")
+        row = []
+        for column in known:
+            found = pd.to_numeric(runs[column], errors="coerce").dropna()
+            scale = w.scale_of(column.removeprefix("report."))
+            mean = float(found.mean()) if len(found) else None
+            row.append(Cell(scale.write(mean), mean))
+        rows.append((*lead.cells(pair, task, arm), *row))
+    columns = []
+    for column in known:
+        one = metric(column.removeprefix("report."))
+        columns.append(Column(one.name, w.sentence_case(one.title), arrow(one.direction)))
+    return Table(
+        "metrics",
+        "Every metric on the report split",
+        (*lead.columns, *columns),
+        tuple(rows),
+        "Mean over the done runs.",
+        heads=len(lead.columns),
+        folded=True,
+    )
+
+
+def per_class(frame: pd.DataFrame) -> Table | None:
+    """F1 of every class, classes by models, mean over seeds."""
+    done = _done(frame).drop_duplicates(["pair", "run_id"])
+    done = done[[bool(found) for found in done["per_class_f1"]]]
+    if done.empty:
+        return None
+    lead, arms, rows = Lead(frame, model=False), names(done, "arm"), []
+    for (pair, task), cells in groups(done, "pair", "task"):
+        for label in next(filter(None, cells["label_names"]), ()):
+            row = []
+            for arm in arms:
+                runs = cells.loc[cells["arm"] == arm, "per_class_f1"]
+                found = [r[label] for r in runs if w.is_number(r.get(label))]
+                mean = sum(found) / len(found) if found else None
+                row.append(Cell(w.scale_of("f1").write(mean), mean))
+            rows.append((*lead.cells(pair, task, ""), Cell(label), *row))
+    columns = [Column(arm, w.arm_name(arm)) for arm in arms]
+    return Table(
+        "per_class",
+        "F1 of each class",
+        (*lead.columns, Column("class", "Class", numeric=False), *columns),
+        tuple(rows),
+        "Report split, points, mean over the done runs.",
+        heads=len(lead.columns) + 1,
+        folded=True,
+    )
