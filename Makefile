@@ -2,13 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint results bench clean
+.PHONY: demo test quick lint results bench clean
 
 demo: .venv/.installed
 	$(BIN)/kdlora demo
 
 test: .venv/.installed-dev
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# Before each commit: style, and the tests that train nothing.
+quick: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
