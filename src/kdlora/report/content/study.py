@@ -5,7 +5,7 @@ trust it, quality, efficiency, the trade-off, statistics, single tasks, methods,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pandas as pd
 
@@ -36,7 +36,7 @@ from kdlora.report.document import Explorer, Figure, Report, Section, Source
 from kdlora.report.stored_outputs import StoredOutputs
 
 T = TypeVar("T")
-Given = T | Callable[[], T]
+Given: TypeAlias = T | Callable[[], T]
 
 
 def build(
@@ -128,11 +128,11 @@ def _stills(d: ReportData) -> Figure | None:
 PLANS = (
     SectionPlan("answer", "The answer", (
         Part("The headline numbers",
-             _either(lambda d: answer.overall_tiles(d.facts, d.stats),
+             _either(lambda d: answer.overall_tiles(d.facts, d.evidence),
                      lambda d: answer.pair_tiles(d.facts))),
         Part("The student to ship", lambda d: pair_answer.to_ship(d.facts)),
         Part("The first sentences",
-             _either(lambda d: answer.headlines(d.facts, d.stats),
+             _either(lambda d: answer.headlines(d.facts, d.evidence),
                      lambda d: pair_answer.sentences(d.facts))),
         Part("Whether the teacher is the better choice",
              lambda d: which_to_ship.teacher_instead(d.choices)),
