@@ -87,6 +87,11 @@ class ReportData:
         return self.once("bins", self._read_bins)
 
     @property
+    def keeps_models(self) -> bool:
+        """Whether the runs left models; of imported results there are only the numbers."""
+        return self._read_examples is not None
+
+    @property
     def examples(self) -> StoredOutputs | None:
         """None for results whose models are not here, so that none of them can be shipped."""
         return self.once("examples", self._read_examples) if self._read_examples else None

@@ -113,6 +113,11 @@ def _chosen(make: Callable[[Any], Any]) -> Callable[[ReportData], Any]:
     return lambda d: make(d.choices.found) if d.choices.found else None
 
 
+def _kept_models(make: Callable[[ReportData], Any]) -> Callable[[ReportData], Any]:
+    """Parts about models that can be taken, where there are some."""
+    return lambda d: make(d) if d.keeps_models else None
+
+
 def _explorer(d: ReportData) -> Explorer | None:
     return d.once("explorer", lambda: explorer.explorer(d.facts, d.stats))
 
@@ -130,7 +135,7 @@ PLANS = (
         Part("The headline numbers",
              _either(lambda d: answer.overall_tiles(d.facts, d.evidence),
                      lambda d: answer.pair_tiles(d.facts))),
-        Part("The student to ship", lambda d: pair_answer.to_ship(d.facts)),
+        Part("The student to ship", _kept_models(lambda d: pair_answer.to_ship(d.facts))),
         Part("The first sentences",
              _either(lambda d: answer.headlines(d.facts, d.evidence),
                      lambda d: pair_answer.sentences(d.facts))),
