@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from kdlora.distillation.hidden_states import Shape
+from kdlora.distillation.hidden_states import StateShape
 from kdlora.distillation.matching import Matching, hidden_mse, plan_matching, relation_kl
 from kdlora.errors import ModelError
 from kdlora.spec.distillation import Signals
 
-STUDENT, TEACHER = Shape(3, 24, 4, "bert"), Shape(12, 48, 12, "roberta")
+STUDENT, TEACHER = StateShape(3, 24, 4, "bert"), StateShape(12, 48, 12, "roberta")
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
@@ -28,7 +28,7 @@ def test_layer_maps():
     assert found.hidden == ((0, 0), (2, 5), (3, 11))
     assert found.student.hidden == (0, 2, 3)
     assert found.teacher.hidden == (0, 5, 11)
-    assert plan(Shape(4, 24, 4, "bert"), Shape(6, 24, 4, "bert"), hidden=1.0).hidden == (
+    assert plan(StateShape(4, 24, 4, "bert"), StateShape(6, 24, 4, "bert"), hidden=1.0).hidden == (
         (1, 2), (2, 3), (3, 5), (4, 6),
     )  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_relations_take_the_projections_they_need():
 def test_all_problems_come_together():
     with pytest.raises(ModelError) as caught:
         plan(
-            teacher=Shape(12, 48, 10, "alien"),
+            teacher=StateShape(12, 48, 10, "alien"),
             hidden={"layers": {4: 1, 3: 13, -1: 2}},
             relations={"student_layer": -4},
         )

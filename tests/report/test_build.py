@@ -17,7 +17,7 @@ import pytest
 from kdlora.errors import InputError, StoreError
 from kdlora.evidence.gains import describe as gather
 from kdlora.report import build
-from kdlora.report.content.study import METHODS, OWN_METHODS
+from kdlora.report.content.methods import METHODS, OWN_METHODS
 from kdlora.report.render.html import render_html
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.theme import COLOURS
