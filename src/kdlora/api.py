@@ -237,24 +237,23 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
     from kdlora.choice.exports import read_exports
     from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
     from kdlora.report import build
+    from kdlora.report.content.parts import ReportInputs
     from kdlora.report.stored_outputs import read_bins, read_stored_outputs
 
     planned = (root / "plan.json").is_file()
     spec = read_plan(root)["study"] if planned else {}
     rerun = f"kdlora run {root / STUDY_FILE} --out {root}"
-    return build.write_report(
-        frame,
-        root,
-        title=spec.get("name") or root.name,
-        spec=spec,
-        histories=lambda: load_histories(root),
+    inputs = ReportInputs(
+        spec.get("name") or root.name,
+        spec,
         rerun=rerun if planned else f"kdlora report {root}",
+        histories=lambda: load_histories(root),
         bins=lambda: read_bins(frame, root),
         examples=(lambda: read_stored_outputs(frame, root, read_exports(root, frame).forms))
         if planned
         else None,
-        refresh_s=refresh_s,
     )
+    return build.write_report(frame, root, inputs, refresh_s=refresh_s)
 
 
 def watch_report(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from kdlora.report import build
+from kdlora.report.content.parts import ReportInputs
 from tests.harness.studies import make_frame, make_histories, put, with_prefix
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -46,7 +47,5 @@ def study() -> pd.DataFrame:
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = study()
     out = tmp_path_factory.mktemp("page")
-    files = build.write_report(
-        frame, out, title="A study", spec={"name": "x"}, histories=make_histories(frame)
-    )
-    return files.html
+    inputs = ReportInputs("A study", {"name": "x"}, histories=lambda: make_histories(frame))
+    return build.write_report(frame, out, inputs).html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build as build_report
 from tests.harness.studies import make_histories
 
@@ -9,6 +10,5 @@ SPEC = {"name": "synthetic", "tasks": ["rte"], "seeds": [42, 43], "base_dir": "/
 
 
 def report_of(frame, **changes):
-    values = {"title": "A study", "spec": SPEC, "histories": make_histories(frame), "notes": (),
-              "rerun": "kdlora run study.yaml"}  # fmt: skip
-    return build_report(frame, **values | changes)
+    values = {"title": "A study", "spec": SPEC, "histories": lambda: make_histories(frame)}
+    return build_report(frame, ReportInputs(**values | changes))

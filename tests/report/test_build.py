@@ -18,6 +18,7 @@ from kdlora.errors import InputError, StoreError
 from kdlora.evidence.gains import describe as gather
 from kdlora.report import build
 from kdlora.report.content.methods import METHODS, OWN_METHODS
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.render.html import render_html
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.theme import COLOURS
@@ -281,8 +282,8 @@ def test_a_later_report_replaces_the_earlier_one(one_task, tmp_path):
     troubled = blank(troubled, {"arm": "student/lora", "seed": 43}, "failed", "x")
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mine.csv").write_text("a\n1\n")
-    before = build.write_report(troubled, tmp_path, title="Before", spec={})
-    after = build.write_report(one_task, tmp_path, title="After", spec={})
+    before = build.write_report(troubled, tmp_path, ReportInputs("Before"))
+    after = build.write_report(one_task, tmp_path, ReportInputs("After"))
     assert {p.stem for p in before.tables} >= {"flags", "unfinished"}
     left = {path.name for path in (tmp_path / "tables").iterdir()}
     assert left == {path.name for path in after.tables} | {"mine.csv"}
@@ -343,21 +344,21 @@ def test_a_study_without_results_still_has_a_report(tmp_path):
 
 def test_only_baselines(tmp_path):
     frame = make_frame()
-    files = build.write_report(frame[frame["role"] == "baseline"], tmp_path, title="B", spec={})
+    files = build.write_report(frame[frame["role"] == "baseline"], tmp_path, ReportInputs("B"))
     assert "Baseline, TF-IDF" in files.markdown.read_text(encoding="utf-8")
 
 
 def test_bad_input_is_one_message_and_nothing_is_written(one_task, tmp_path):
     with pytest.raises(InputError, match="it is no study"):
-        build.write_report(one_task[["task"]], tmp_path / "out", title="x", spec={})
+        build.write_report(one_task[["task"]], tmp_path / "out", ReportInputs("x"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write the report to"):
-        build.write_report(one_task, tmp_path / "file", title="x", spec={})
+        build.write_report(one_task, tmp_path / "file", ReportInputs("x"))
 
 
 def test_a_full_disk_leaves_the_earlier_page(one_task, tmp_path, monkeypatch):
-    build.write_report(one_task, tmp_path, title="Before", spec={})
+    build.write_report(one_task, tmp_path, ReportInputs("Before"))
     before = (tmp_path / "report.html").read_bytes()
 
     def full(*args):
@@ -365,5 +366,5 @@ def test_a_full_disk_leaves_the_earlier_page(one_task, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(StoreError):
-        build.write_report(one_task, tmp_path, title="After", spec={})
+        build.write_report(one_task, tmp_path, ReportInputs("After"))
     assert (tmp_path / "report.html").read_bytes() == before

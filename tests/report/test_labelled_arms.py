@@ -11,6 +11,7 @@ from kdlora.records.tidy import tidy
 from kdlora.report import words as w
 from kdlora.report.build import write_report
 from kdlora.report.content.pair_answer import no_control
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.render.theme import kind_of, shape_of
 from tests.harness.studies import make_frame
 
@@ -93,7 +94,7 @@ def test_the_control_of_the_varied_arm_serves_its_variations():
 
 def test_a_whole_report_is_written(tmp_path):
     frame = labelled_frame(tasks=("rte", "mrpc"), seeds=(1, 2))
-    files = write_report(frame, tmp_path, title="labelled", spec={})
+    files = write_report(frame, tmp_path, ReportInputs("labelled"))
     text = files.markdown.read_text()
     for arm in ARMS:
         assert w.arm_name(arm) in text

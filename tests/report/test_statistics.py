@@ -18,6 +18,7 @@ from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame
 from kdlora.report import build
 from kdlora.report.content import answer, cost, statistics, verdicts
+from kdlora.report.content.parts import ReportInputs
 from tests.harness.studies import make_frame, put, with_prefix
 
 TASKS = ("rte", "cola", "stsb", "sst2", "mrpc", "movie-reviews")
@@ -91,7 +92,7 @@ def imported(shared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(imported, tmp_path_factory):
     start = time.process_time()
-    files = build.write_report(imported, tmp_path_factory.mktemp("out"), title="Runs", spec={})
+    files = build.write_report(imported, tmp_path_factory.mktemp("out"), ReportInputs("Runs"))
     return files, time.process_time() - start
 
 
@@ -144,7 +145,7 @@ def test_the_published_tables_have_their_figures(shared, tmp_path):
         folder, _ = import_results(
             shared / "reference" / name, study=name[:-4], results=tmp_path / "in"
         )
-        files = build.write_report(load_frame(folder), tmp_path / name, title=name, spec={})
+        files = build.write_report(load_frame(folder), tmp_path / name, ReportInputs(name))
         assert {path.stem for path in files.figures} >= figures, name
 
 
@@ -163,7 +164,7 @@ def test_twelve_thousand_runs(tmp_path):
     frame = pd.concat(frames, ignore_index=True)
     assert len(frame) > 10_000
     start = time.process_time()
-    files = build.write_report(frame, tmp_path, title="Many", spec={})
+    files = build.write_report(frame, tmp_path, ReportInputs("Many"))
     assert time.process_time() - start < 60
     assert files.html.stat().st_size < 8_000_000
     assert "The first 1,000 of" in files.html.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdlora.evidence.gains import describe as gather
 from kdlora.report.content import trust
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from tests.harness.studies import blank
 
@@ -35,6 +36,6 @@ def test_averages_keep_their_blocks_and_lose_the_stopped_model(one_task):
 
 def test_the_whole_report_is_made(one_task):
     frame = blank(one_task, WHERE, "stopped", WHY)
-    made = build(frame, title="t", spec={}, histories={}, notes=(), rerun="kdlora")
+    made = build(frame, ReportInputs("t"))
     (section,) = [s for s in made.sections if s.key == "trust"]
     assert any(finding.topic == "Stopped early" for finding in section.findings)

@@ -7,7 +7,7 @@ that differs from it in nothing else. Nothing is tested here; the differences ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -128,7 +128,7 @@ def differences(pair: PairScores, comparison: PairedArms) -> list[Gain]:
         return []
     paired = pair.scores[sides].dropna()
     doubtful = pair.flagged[pair.flagged["arm"].isin(sides)]
-    by_task = dict(list(paired.groupby(level="task", sort=False)))
+    by_task: dict[Hashable, pd.DataFrame] = dict(list(paired.groupby(level="task", sort=False)))
     found = []
     for task, (metric, direction) in pair.metrics.items():
         if task not in by_task:

@@ -325,11 +325,12 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
         trained = [o for o in outcomes if not Arm.read(o.arm).is_baseline]
         for cost, better in SUMMARY_COSTS.items():
             found["summary", pair, cost] = best_of({o.arm: o.costs[cost] for o in trained}, better)
-    for (pair, task), own in cells.groupby(["pair", "task"], sort=False):
-        means = {arm: s.mean for (p, t, arm), s in facts.spreads.items() if (p, t) == (pair, task)}
-        over = {arm: frozenset(rows["where"]) for arm, rows in own.groupby("arm")}
-        direction = metric_of(facts.frame, str(task))[1]
-        found["quality", str(pair), str(task)] = marks(means, direction, over, tested)
+    for key, own in cells.groupby(["pair", "task"], sort=False):
+        means = {arm: s.mean for (*of, arm), s in facts.spreads.items() if tuple(of) == key}
+        blocks_of = {str(arm): frozenset(rows["where"]) for arm, rows in own.groupby("arm")}
+        pair, task = map(str, key)
+        direction = metric_of(facts.frame, task)[1]
+        found["quality", pair, task] = marks(means, direction, blocks_of, tested)
     return replace(facts, marks=found)
 
 
@@ -338,6 +339,7 @@ SUMMARY_COSTS = directions(
 )
 
 
-def _places(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
+def _places(cells: pd.DataFrame) -> pd.Series:
+    """(pair, task, seed) of every cell, as text."""
     columns = [cells[key].astype(str) for key in ("pair", "task", "seed")]
-    return list(zip(*columns, strict=True))
+    return pd.Series(list(zip(*columns, strict=True)), index=cells.index, dtype=object)

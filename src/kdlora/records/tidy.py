@@ -131,7 +131,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
 def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Series]:
     """The columns that name a run, filled in where the frame does not say."""
     arms = {arm: Arm.read(arm) for arm in columns["arm"].dropna().unique()}
-    found = {"arm": columns["arm"].map(str, na_action="ignore")}
+    found: dict[str, pd.Series] = {"arm": columns["arm"].map(str, na_action="ignore")}
     for name in ("role", "adaptation", "distillation"):
         told = columns["arm"].map({arm: getattr(read, name) for arm, read in arms.items()})
         found[name] = columns[name].where(columns[name].notna(), told)
@@ -213,7 +213,7 @@ def in_reading_order(data: pd.DataFrame) -> pd.DataFrame:
     order["arm"] = {arm: i for i, arm in enumerate(arms)}
     places = pd.DataFrame({name: data[name].map(known) for name, known in order.items()})
     places["seed"] = data["seed"]
-    places = places.reset_index(drop=True).sort_values(list(places), kind="stable")
+    places = places.reset_index(drop=True).sort_values([*order, "seed"], kind="stable")
     return data.iloc[places.index].reset_index(drop=True)
 
 

@@ -5,25 +5,21 @@ Both formats are rendered from the same `Report`; neither computes a number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kdlora.errors import ReportError, StoreError
-from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.records.store import write_text
-from kdlora.report.content.parts import ERROR_LOG, Histories, guarded
-from kdlora.report.content.study import FILES, Given, build
+from kdlora.report.content.parts import ERROR_LOG, ReportInputs, guarded
+from kdlora.report.content.study import FILES, build
 from kdlora.report.document import Block, Explorer, Figure, Report, Table
 from kdlora.report.render import raster
 from kdlora.report.render.html import render_html
 from kdlora.report.render.latex import render_latex
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw, side_by_side, size_of
-from kdlora.report.stored_outputs import StoredOutputs
 from kdlora.report.words import plural
 
 PNG_SCALE = 1.5  # at most; large figures get as many pixels as stay quick to draw
@@ -56,40 +52,19 @@ class ReportFiles:
 
 
 def write_report(
-    frame: pd.DataFrame,
-    out: str | Path,
-    *,
-    title: str,
-    spec: dict[str, Any],
-    histories: Given[Histories] | None = None,
-    notes: Sequence[str] = (),
-    rerun: str = "kdlora run study.yaml",
-    bins: Given[dict[str, ConfidenceBins]] | None = None,
-    examples: Given[StoredOutputs] | None = None,
-    refresh_s: int | None = None,
+    frame: pd.DataFrame, out: str | Path, inputs: ReportInputs, *, refresh_s: int | None = None
 ) -> ReportFiles:
     """Write ``report.html``, ``report.md``, ``figures/`` and ``tables/`` below `out`.
 
     Args:
         frame: one row a cell, as `records.frame.load_frame` gives it; done, failed or missing.
-        spec: the study, shown as YAML.
-        histories: run id -> rows of its history, for the learning curves.
-        notes: further sentences for the methods.
-        rerun: the command that does the study again.
-        bins: run id -> its report rows by confidence, for the reliability diagrams.
-        examples: stored outputs and measured exports, for the recommendation and the matrix.
         refresh_s: the page loads itself again after so many seconds; for a study that runs.
 
     Each file is replaced as a whole, the page last; figures and tables of an earlier report that
-    this one does not have are removed. `histories`, `bins` and `examples` may be functions, which
-    are called when a part needs them. Raises InputError for a frame that is no study, StoreError
+    this one does not have are removed. Raises InputError for a frame that is no study, StoreError
     where `out` cannot be written.
     """
-    report = build(
-        frame, title=title, spec=spec, histories=histories or {}, notes=notes, rerun=rerun,
-        bins=bins, examples=examples,
-    )  # fmt: skip
-    return save_report(report, Path(out), refresh_s=refresh_s)
+    return save_report(build(frame, inputs), Path(out), refresh_s=refresh_s)
 
 
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:

@@ -98,8 +98,8 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
     for task in dict.fromkeys(groups["task"]):
         ranking = rank_students(frame, task)
         pairs = list(groups.loc[groups["task"] == task, "pair"])
-        if ranking.first is not None:
-            pairs.sort(key=lambda pair: pair not in ranking.first.pairs)
+        first = ranking.first.pairs if ranking.first else ()
+        pairs.sort(key=first.__contains__, reverse=True)
         for pair in pairs:
             ranked = ranking.of_pair(pair)
             if not ranked or ranking.split != "selection":

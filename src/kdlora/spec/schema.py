@@ -52,7 +52,7 @@ def study_schema() -> dict[str, Any]:
     schema["required"] = ["name", "tasks"]
     schema["anyOf"] = [{"required": ["pairs"]}, {"required": ["matrix"]}]
 
-    arm = {"type": "string", "enum": list(ARMS)}
+    arm: dict[str, Any] = {"type": "string", "enum": list(ARMS)}
     top["arms"]["items"] = arm
     top["tasks"]["items"] = {
         "anyOf": [{"type": "string", "enum": list(TASKS)}, {"$ref": "#/$defs/OwnTask"}],
@@ -60,7 +60,9 @@ def study_schema() -> dict[str, Any]:
     }
     for section in SECTIONS:
         parts[_changes(section)] = _partial(parts[_CHANGED[section].__name__])
-    changed = {section: {"$ref": f"#/$defs/{_changes(section)}"} for section in SECTIONS}
+    changed: dict[str, dict[str, Any]] = {
+        section: {"$ref": f"#/$defs/{_changes(section)}"} for section in SECTIONS
+    }
     top["overrides"]["propertyNames"] = arm
     top["overrides"]["additionalProperties"] = {
         "type": "object",

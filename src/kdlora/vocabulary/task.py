@@ -286,9 +286,15 @@ _ENTAILS = ("entailment", "not_entailment")
 
 
 def _classes(
-    name: str, texts: tuple[str, ...], labels: tuple[str, ...], primary: str = "accuracy", **extra
+    name: str,
+    texts: tuple[str, ...],
+    labels: tuple[str, ...],
+    primary: str = "accuracy",
+    *,
+    positive: str | None = None,
+    note: str = "",
 ) -> Task:
-    return Task(name, CLASSIFICATION, texts, labels, primary, **extra)
+    return Task(name, CLASSIFICATION, texts, labels, primary, positive=positive, note=note)
 
 
 TASKS: dict[str, Task] = {
@@ -306,10 +312,12 @@ TASKS: dict[str, Task] = {
             positive="duplicate",
         ),
         Task("stsb", REGRESSION, _PAIR, (), "pearson"),
-        _classes(
+        Task(
             "mnli",
+            CLASSIFICATION,
             ("premise", "hypothesis"),
             ("entailment", "neutral", "contradiction"),
+            "accuracy",
             reports={"report": "validation_matched", "report_mismatched": "validation_mismatched"},
         ),
         _classes("qnli", ("question", "sentence"), _ENTAILS),

@@ -16,6 +16,7 @@ from kdlora.errors import InputError, ReportError, StoreError
 from kdlora.evidence.result import Rules
 from kdlora.report import build
 from kdlora.report.content import parts, study
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.document import Missing, Report
 from kdlora.report.stored_outputs import StoredOutputs
 from tests.harness.studies import blank, make_frame, make_histories, put
@@ -79,10 +80,10 @@ def few_draws(monkeypatch):
 def test_every_section_of_a_poor_study_stands_or_says_why(kind, monkeypatch, tmp_path):
     monkeypatch.setattr(build.raster, "beside", _no_pictures)
     frame = STUDIES[kind]()
-    files = build.write_report(
-        frame, tmp_path, title=kind, spec={"name": "s"}, histories=make_histories(frame),
-        examples=StoredOutputs(),
-    )  # fmt: skip
+    inputs = ReportInputs(
+        kind, {"name": "s"}, histories=lambda: make_histories(frame), examples=StoredOutputs
+    )
+    files = build.write_report(frame, tmp_path, inputs)
     text = files.markdown.read_text(encoding="utf-8")
     assert files.failures == (), text
     files.check()
@@ -108,10 +109,11 @@ def _no_pictures(scales):
 @pytest.fixture(scope="module")
 def data():
     frame = small(("rte",))
-    return parts.ReportData(
-        frame, spec={"name": "s"}, notes=("a note",), rerun="kdlora", bins=dict,
+    inputs = ReportInputs(
+        "s", {"name": "s"}, notes=("a note",), rerun="kdlora",
         histories=lambda: make_histories(frame), examples=StoredOutputs,
     )  # fmt: skip
+    return parts.ReportData(frame, inputs)
 
 
 @pytest.mark.parametrize("plan", study.PLANS, ids=lambda plan: plan.key)
@@ -150,10 +152,8 @@ def test_what_cannot_be_read_costs_only_what_needs_it(tmp_path):
         raise StoreError("predictions.parquet is damaged")
 
     frame = small(("rte",))
-    made = study.build(
-        frame, title="s", spec={}, histories=unreadable, notes=(), rerun="", bins=unreadable,
-        examples=unreadable,
-    )  # fmt: skip
+    inputs = ReportInputs("s", histories=unreadable, bins=unreadable, examples=unreadable)
+    made = study.build(frame, inputs)
     failed = {(section.title, part.title) for section, part in made.failures()}
     of_choice = {part for part in failed if part[0] == "Which model to ship"}
     assert len(of_choice) == 5
@@ -187,7 +187,7 @@ def test_a_report_with_failures_is_written_and_the_command_exits_with_1(
     broken_everywhere, monkeypatch, tmp_path
 ):
     frame = one_run()
-    files = build.write_report(frame, tmp_path, title="s", spec={})
+    files = build.write_report(frame, tmp_path, ReportInputs("s"))
     titles = [f"{plan.title}: {plan.parts[0].title}" for plan in broken_everywhere]
     assert list(files.failures) == titles
     log = files.errors.read_text(encoding="utf-8")
@@ -222,7 +222,7 @@ def test_a_chart_that_cannot_be_drawn_says_so_in_its_place(monkeypatch, tmp_path
         return whole(panel)
 
     monkeypatch.setattr(build, "draw", draw)
-    files = build.write_report(small(("rte",), seeds=(1,)), tmp_path, title="s", spec={})
+    files = build.write_report(small(("rte",), seeds=(1,)), tmp_path, ReportInputs("s"))
     assert files.failures == ("Efficiency: What each model costs",)
     assert not (tmp_path / "figures" / "costs.svg").exists()
     assert "ValueError: not a number" in files.markdown.read_text(encoding="utf-8")

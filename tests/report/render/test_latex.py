@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from kdlora.report.document import Cell, Column, Table
 from kdlora.report.render.latex import LONG, escape, render_latex
@@ -83,9 +84,8 @@ def test_every_table_of_a_report_is_set_by_latex(troubled, tmp_path):
     pdflatex = shutil.which("pdflatex")
     if pdflatex is None:
         pytest.skip("no pdflatex on this machine: tables are checked for their structure only")
-    report = build(
-        troubled, title="A study", spec={}, histories=make_histories(troubled), notes=(), rerun=""
-    )
+    inputs = ReportInputs("A study", histories=lambda: make_histories(troubled))
+    report = build(troubled, inputs)
     found = [*report.tables(), table(), table(LONG + 3), table(3, 9)]
     for i, one in enumerate(found):
         (tmp_path / f"t{i}.tex").write_text(render_latex(one), encoding="utf-8")

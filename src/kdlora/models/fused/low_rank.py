@@ -46,7 +46,7 @@ def add_low_rank(
 def low_rank_backward(
     grad: torch.Tensor,
     gx: torch.Tensor | None,
-    x: torch.Tensor,
+    x: torch.Tensor | None,
     hidden: torch.Tensor | None,
     a: torch.Tensor | None,
     b: torch.Tensor | None,
@@ -54,7 +54,7 @@ def low_rank_backward(
     ranks: tuple[int, ...] = (),
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The gradients of A and B; what the update adds to that of x is added to `gx` in place."""
-    if a is None or b is None or hidden is None:
+    if a is None or b is None or x is None or hidden is None:
         return None, None
     g_hidden = grad @ b
     g_b = grad.t() @ hidden

@@ -11,8 +11,8 @@ from kdlora.evidence.study import COSTS
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, Lead, model_cell
-from kdlora.report.document import Cell, Column, Figure, Finding, Table
-from kdlora.report.render.panels import dots, heat_map, shade, trends
+from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
+from kdlora.report.render.panels import YAxis, dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.quantity import QUANTITIES, Quantity, quantity
@@ -243,7 +243,7 @@ def by_rank(facts: Facts) -> tuple[Figure, Table] | None:
                   ("by_rank",)), table  # fmt: skip
 
 
-def _rank_panel(pair: str, rows: pd.DataFrame):
+def _rank_panel(pair: str, rows: pd.DataFrame) -> Panel:
     across, up = Logs.over(rows["x"]), Logs.over(rows["y"])
     ranks = sorted(set(rows["x"]))
     x = alt.X(
@@ -260,7 +260,7 @@ def _rank_panel(pair: str, rows: pd.DataFrame):
     names_of = w.join(list(dict.fromkeys(rows["label"])))
     alt_text = f"Line chart of trained parameters by rank on {pair}: {names_of}."
     return trends(
-        f"by_rank_{pair}", pair, alt_text, rows, x=x, y=y, low=up.low, high=up.high, log=True
+        f"by_rank_{pair}", pair, alt_text, rows, x=x, y=YAxis(y, up.low, up.high, log=True)
     )
 
 

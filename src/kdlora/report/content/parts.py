@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -25,25 +25,38 @@ ERROR_LOG = "report-errors.log"  # beside the page, where a part failed
 Histories = dict[str, list[dict[str, Any]]]
 
 
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report shows beside the frame. Functions are called when a part first needs them.
+
+    Attributes:
+        spec: the study, shown as YAML.
+        notes: further sentences for the methods.
+        rerun: the command that does the study again.
+        histories: run id -> rows of its history, for the learning curves.
+        bins: run id -> its report rows by confidence, for the reliability diagrams.
+        examples: stored outputs and measured exports, for the recommendation and the matrix.
+    """
+
+    title: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    rerun: str = "kdlora run study.yaml"
+    histories: Callable[[], Histories] = dict
+    bins: Callable[[], dict[str, ConfidenceBins]] = dict
+    examples: Callable[[], StoredOutputs] | None = None
+
+
 class ReportData:
     """Everything that sections show. It is read or computed when the first part asks for it, so
     that a file that cannot be read costs only the parts that need it.
     """
 
-    def __init__(
-        self,
-        frame: pd.DataFrame,
-        *,
-        spec: dict[str, Any],
-        notes: Sequence[str],
-        rerun: str,
-        histories: Callable[[], Histories],
-        bins: Callable[[], dict[str, ConfidenceBins]],
-        examples: Callable[[], StoredOutputs] | None,
-    ) -> None:
+    def __init__(self, frame: pd.DataFrame, inputs: ReportInputs) -> None:
         self.study = StudyFrame.of(frame)
-        self.frame, self.spec, self.notes, self.rerun = tidy(self.study), spec, notes, rerun
-        self._read_histories, self._read_bins, self._read_examples = histories, bins, examples
+        self.frame = tidy(self.study)
+        self.spec, self.notes, self.rerun = inputs.spec, inputs.notes, inputs.rerun
+        self._inputs = inputs
         self._made: dict[str, tuple[Any, Exception | None]] = {}
 
     def once(self, name: str, make: Callable[[], T]) -> T:
@@ -80,11 +93,11 @@ class ReportData:
 
     @property
     def histories(self) -> Histories:
-        return self.once("histories", self._read_histories)
+        return self.once("histories", self._inputs.histories)
 
     @property
     def bins(self) -> dict[str, ConfidenceBins]:
-        return self.once("bins", self._read_bins)
+        return self.once("bins", self._inputs.bins)
 
     @property
     def keeps_models(self) -> bool:
@@ -94,7 +107,8 @@ class ReportData:
     @property
     def examples(self) -> StoredOutputs | None:
         """None for results whose models are not here, so that none of them can be shipped."""
-        return self.once("examples", self._read_examples) if self._read_examples else None
+        read = self._inputs.examples
+        return self.once("examples", read) if read else None
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:

@@ -4,12 +4,11 @@ trust it, quality, efficiency, the trade-off, statistics, single tasks, methods,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
-from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import names, seeds_of
@@ -31,43 +30,21 @@ from kdlora.report.content import (
     trust,
     which_to_ship,
 )
-from kdlora.report.content.parts import Histories, Part, ReportData, SectionPlan
+from kdlora.report.content.parts import Part, ReportData, ReportInputs, SectionPlan
 from kdlora.report.document import Explorer, Figure, Report, Section, Source
-from kdlora.report.stored_outputs import StoredOutputs
-
-T = TypeVar("T")
-Given: TypeAlias = T | Callable[[], T]
 
 
-def build(
-    frame: pd.DataFrame,
-    *,
-    title: str,
-    spec: dict[str, Any],
-    histories: Given[Histories],
-    notes: Sequence[str],
-    rerun: str,
-    bins: Given[dict[str, ConfidenceBins]] | None = None,
-    examples: Given[StoredOutputs] | None = None,
-) -> Report:
+def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
     """Everything that a report shows, from the tidy frame.
 
-    `histories`, `bins` and `examples` may be functions: they are called when a part needs them.
     Raises InputError for a frame that is no study, or whose task is scored by two metrics.
     """
     if frame.empty and "arm" in frame:
         nothing = "The study has no runs: there is nothing to report."
-        return Report(title, "", (Section("answer", "The answer", (nothing,)),))
-    data = ReportData(
-        frame, spec=spec, notes=notes, rerun=rerun, histories=_reader(histories),
-        bins=_reader(bins or {}), examples=None if examples is None else _reader(examples),
-    )  # fmt: skip
+        return Report(inputs.title, "", (Section("answer", "The answer", (nothing,)),))
+    data = ReportData(frame, inputs)
     sections = [section for plan in PLANS if (section := plan.make(data))]
-    return Report(title, _subtitle(data.frame), tuple(sections))
-
-
-def _reader(given: Given[T]) -> Callable[[], T]:
-    return given if callable(given) else lambda: given
+    return Report(inputs.title, _subtitle(data.frame), tuple(sections))
 
 
 def _subtitle(frame: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, Lead, arrow, task_column
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
-from kdlora.report.render.panels import trends
+from kdlora.report.render.panels import YAxis, trends
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
 
@@ -85,7 +85,7 @@ def _trend_panel(pair: str, rows: pd.DataFrame, tasks: list[str]) -> Panel:
         f"Line chart of scores over {w.join(tasks)} on {pair}, a line for each of "
         f"{w.join(list(dict.fromkeys(rows['label'])))}."
     )
-    return trends(f"task_trends_{pair}", pair, alt_text, rows, x=x, y=y, low=low, high=high)
+    return trends(f"task_trends_{pair}", pair, alt_text, rows, x=x, y=YAxis(y, low, high))
 
 
 def _done(frame: pd.DataFrame) -> pd.DataFrame:

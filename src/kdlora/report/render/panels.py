@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -131,27 +132,26 @@ def dots(
     return Panel(key, title, alt_text, panel_spec(alt.layer(*layers), title, height=height))
 
 
-def trends(
-    key: str,
-    title: str,
-    alt_text: str,
-    rows: pd.DataFrame,
-    *,
-    x: alt.X,
-    y: alt.Y,
-    low: float,
-    high: float,
-    log: bool = False,
-) -> Panel:
-    """Lines of rows with `arm`, `x`, `y`, each named where it ends; `low` and `high` span y."""
+@dataclass(frozen=True)
+class YAxis:
+    """The y axis of a line chart: how it is drawn, and the values at its ends."""
+
+    drawn: alt.Y
+    low: float
+    high: float
+    log: bool = False
+
+
+def trends(key: str, title: str, alt_text: str, rows: pd.DataFrame, *, x: alt.X, y: YAxis) -> Panel:
+    """Lines of rows with `arm`, `x`, `y`, each named where it ends."""
     arms = list(dict.fromkeys(rows["arm"]))
     last = rows.groupby("arm", sort=False).tail(1)[["arm", "x", "y", "label"]].copy()
-    turn, back = (math.log, math.exp) if log else (float, float)
-    a, b = turn(low), turn(high)
+    turn, back = (math.log, math.exp) if y.log else (float, float)
+    a, b = turn(y.low), turn(y.high)
     ends = [(0.0, HEIGHT * (1 - (turn(v) - a) / (b - a))) for v in last["y"]]
     places = place_labels(ends, list(last["label"]), width=10.0 * WIDTH, height=HEIGHT)
     last["ly"] = [back(a + (1 - place.y / HEIGHT) * (b - a)) for place in places]
-    at = {"x": x, "y": y}
+    at = {"x": x, "y": y.drawn}
     lines = chart_of(rows).mark_line(strokeWidth=1.5, opacity=0.75, aria=False)
     points = chart_of(rows).mark_point(size=34, filled=True, opacity=0.95)
     text = chart_of(last).mark_text(align="left", baseline="middle", dx=12, aria=False)
