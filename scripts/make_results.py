@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 from kdlora.choice.exports import read_exports
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame, load_histories, read_plan
+from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from kdlora.report.document import Report
 from kdlora.report.render.repository_page import write_page
@@ -49,11 +51,17 @@ def report_of(page: dict[str, Any], source: Path, work: Path) -> Report:
     frame = load_frame(folder)
     examples = None
     if "study" in page:
-        examples = read_stored_outputs(frame, folder, read_exports(folder, frame).forms)
-    return build(
-        frame, title=page.get("title", page["page"]), spec=spec, histories=load_histories(folder),
-        notes=(), rerun=rerun, bins=read_bins(frame, folder), examples=examples,
-    )  # fmt: skip
+        forms = read_exports(folder, frame).forms
+        examples = partial(read_stored_outputs, frame, folder, forms)
+    inputs = ReportInputs(
+        page.get("title", page["page"]),
+        spec,
+        rerun=rerun,
+        histories=lambda: load_histories(folder),
+        bins=lambda: read_bins(frame, folder),
+        examples=examples,
+    )
+    return build(frame, inputs)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -334,7 +334,7 @@ def test_a_study_without_results_still_has_a_report(tmp_path):
     frame = make_frame()
     for arm in set(frame["arm"]):
         frame = blank(frame, {"arm": arm}, "missing")
-    files = build.write_report(frame, tmp_path, title="Not begun", spec={})
+    files = build.write_report(frame, tmp_path, ReportInputs("Not begun"))
     text = files.markdown.read_text(encoding="utf-8")
     assert "0 of 12 planned runs are done; 12 missing." in text
     assert "No task and seed has a score of every trained model yet" in text

@@ -120,8 +120,10 @@ class _FrozenLayer(Function):
         )
         first, second = layer.norms
         g_stream = norm_backward(grad, stats2, second.weight, second.bias)[0]
-        g: torch.Tensor | None = dropout_backward(g_stream, keeps[2], layer.scales[2], layer.dtype)
-        g = torch.ops.aten.gelu_backward(down.backward(g), raised)
+        g: torch.Tensor | None = down.backward(
+            dropout_backward(g_stream, keeps[2], layer.scales[2], layer.dtype)
+        )
+        g = torch.ops.aten.gelu_backward(g, raised)
         assert g is not None
         g_stream = g_stream.add_(up.backward(g))
         g_stream = norm_backward(g_stream, stats1, first.weight, first.bias)[0]
