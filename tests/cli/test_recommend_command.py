@@ -17,6 +17,7 @@ from kdlora.cli import main
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
 from tests.harness.moods import Corner
+from tests.harness.stored_studies import ERROR, store_study
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "recommend.md").read_text(encoding="utf-8")
@@ -68,6 +69,40 @@ def test_problems_come_together_with_exit_code_2(demo: Path, capsys) -> None:
     assert "moods" in capsys.readouterr().err
     assert run("recommend", str(demo), "--export", "nowhere") == 2
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_task_of_flagged_models_is_told_and_the_others_are_chosen(tmp_path: Path, capsys) -> None:
+    """Whichever task it is; where it is all of them, there is nothing to show."""
+    tasks = ["rte", "mrpc", "cola"]
+    for unsound in ({"rte"}, {"mrpc", "cola"}, set(tasks)):
+        root = tmp_path / "-".join(sorted(unsound))
+        store_study(
+            root,
+            lambda run: (0.8, 0.7),
+            flagged=lambda run, unsound=unsound: [ERROR] * (run.task.name in unsound),
+            tasks=tasks,
+        )
+        sound = [task for task in tasks if task not in unsound]
+        options = ["--profile", "student", "--draws", "100"]
+        code = 1 if sound else 2
+        assert run("recommend", str(root), *options, "--json") == code
+        told = capsys.readouterr()
+        if sound:
+            made = json.loads(told.out)
+            assert [one["task"] for one in made["recommendations"]] == sound
+            assert all(one["choice"] is not None for one in made["recommendations"])
+            assert set(made["lacking"]) == unsound
+        else:
+            assert told.out == ""
+        for task in tasks:
+            assert told.err.count(f"nothing to choose from on '{task}'") == (task in unsound)
+        assert run("recommend", str(root), *options) == code
+        told = capsys.readouterr()
+        assert [f"student on {task}:" in told.out for task in tasks] == [
+            task in sound for task in tasks
+        ]
+        assert told.err.count("carries an error flag") == len(unsound)
+        assert "Traceback" not in told.err
 
 
 def test_calibrate_prints_both_splits(demo: Path, tmp_path: Path, capsys) -> None:

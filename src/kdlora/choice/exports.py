@@ -13,7 +13,7 @@ from kdlora.choice.candidates import draw_field, gather_candidates, run_scores, 
 from kdlora.choice.constraints import Constraints
 from kdlora.choice.formats import FORMS, MeasuredForm, TextLatency
 from kdlora.choice.recommend import recommend
-from kdlora.choice.recommendation import Recommendation
+from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
 from kdlora.records.frame import find_study, load_frame
@@ -91,8 +91,11 @@ def recommend_study(
     measured_only: bool = False,
     draws: int = 4_000,
     seed: int = 0,
-) -> list[Recommendation]:
+) -> Choices:
     """One recommendation for each task and each of `asked` (a profile's name and constraints).
+
+    A task of which nothing can be chosen keeps no other from its recommendations. Raises
+    InputError where there is none at all, with the reason of every task.
 
     Args:
         tasks: default all that have a finished model.
@@ -113,11 +116,16 @@ def recommend_study(
     if unknown:
         raise InputError([f"no task '{t}' here.{did_you_mean(t, known)}" for t in unknown])
     shipped = read_exports(root, frame, exports)
-    found = []
-    for task in tasks or known:
-        field = gather_candidates(
-            frame, task, exports=shipped.forms, length=length, measured_only=measured_only
-        )
+    found: list[Recommendation] = []
+    lacking: dict[str, str] = {}
+    for task in dict.fromkeys(tasks or known):
+        try:
+            field = gather_candidates(
+                frame, task, exports=shipped.forms, length=length, measured_only=measured_only
+            )
+        except InputError as error:
+            lacking[task] = str(error)
+            continue
         runs = [r for c in field.candidates for r in c.run_ids]
         runs += field.reference.run_ids if field.reference else ()
         outputs = read_outputs(root, runs, "selection")
@@ -127,4 +135,6 @@ def recommend_study(
             recommend(field, constraints, drawn, run_scores=scores, profile=profile)
             for profile, constraints in asked
         ]
-    return found
+    if not found:
+        raise InputError(lacking.values())
+    return Choices(tuple(found), lacking)

@@ -26,6 +26,7 @@ from kdlora.choice.recommendation import (
 )
 from kdlora.evidence.score_draws import ScoreDraws, quantiles
 from kdlora.evidence.students import bands
+from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
 
 
@@ -42,12 +43,16 @@ def cost_ranks(candidates: Sequence[ModelForm], constraints: Constraints) -> np.
 
 
 def tie_order(candidates: Sequence[ModelForm], constraints: Constraints) -> np.ndarray:
-    """What decides between equal scores [candidates]: latency, size, and what was measured."""
+    """What decides between equal scores [candidates]: latency, size, what was measured, and then
+    the reading order of the arms, as between students."""
     costs = _costs(candidates, constraints)
     keys = [
-        (costs["latency"][i], costs["size"][i], c.latency_p95_ms.basis != MEASURED, i)
+        (
+            costs["latency"][i], costs["size"][i], c.latency_p95_ms.basis != MEASURED,
+            Arm.read(c.arm).sort_key(), i,
+        )
         for i, c in enumerate(candidates)
-    ]
+    ]  # fmt: skip
     order = np.empty(len(keys), int)
     order[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
     return order
@@ -64,6 +69,13 @@ def pick(scores: np.ndarray, fits: np.ndarray, levels: np.ndarray, ties: np.ndar
     keys = scores - size * levels[None] - smallest * ties[None]
     keys = np.where(fits, keys, -np.inf)
     return np.where(fits.any(1), keys.argmax(1), -1)
+
+
+def by_score(candidates: Sequence[ModelForm], direction: int) -> list[ModelForm]:
+    """The best score first, whatever the limits; of equal ones the cheaper, failed gates last."""
+    ties = tie_order(candidates, Constraints())
+    keys = [(-direction * c.score, c.gate == "failed", ties[i]) for i, c in enumerate(candidates)]
+    return [candidates[i] for i in sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 CLEAR, LIKELY = 0.95, 0.8  # probabilities from which a choice is called so

@@ -111,3 +111,12 @@ class Recommendation(Result):
             self.considered, key=lambda j: self.direction * j.candidate.score
         )
         return self.direction * (chosen.candidate.score - self.baseline.score) > 0
+
+
+@dataclass(frozen=True)
+class Choices(Result):
+    """Recommendations task by task; `lacking` says in one sentence, task by task, why a task that
+    was asked for has none."""
+
+    found: tuple[Recommendation, ...]
+    lacking: dict[str, str]

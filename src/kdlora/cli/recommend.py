@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,9 @@ def recommend(
     """Choose what to ship: the best model and form under limits, and how sure that is.
 
     The selection split chooses; the report split's score is only shown. Sizes and latencies are
-    those of exports where there are any, else of the runs, else estimates that say so.
+    those of exports where there are any, else of the runs, else estimates that say so. The
+    exit code is 1 where a task has no model to choose from (the others are shown), and 2 where
+    none has.
     """
     from kdlora.choice.constraints import PROFILES, Constraints
     from kdlora.choice.constraints import profile as named
@@ -97,19 +100,24 @@ def recommend(
         asked = [(None, Constraints().changed(**given))]
     else:
         asked = [(name, p.constraints) for name, p in PROFILES.items()]
-    found = recommend_study(
+    made = recommend_study(
         study, asked, tasks=task or (), exports=export or (), length=length,
         measured_only=measured_only, draws=draws, seed=seed,
     )  # fmt: skip
     if as_json:
-        rows = [one.to_dict() for one in found]
-        print(json.dumps({"study": str(study), "seed": seed, "recommendations": rows}, indent=1))
-        return
-    several = len({one.task for one in found}) > 1
-    for i, one in enumerate(found):
-        if i:
-            print()
-        _show(one, several=several, brief=len(asked) > 1)
+        rows = [one.to_dict() for one in made.found]
+        told = {"study": str(study), "seed": seed, "recommendations": rows}
+        print(json.dumps(told | {"lacking": made.lacking}, indent=1))
+    else:
+        several = len({one.task for one in made.found}) + len(made.lacking) > 1
+        for i, one in enumerate(made.found):
+            if i:
+                print()
+            _show(one, several=several, brief=len(asked) > 1)
+    for why in made.lacking.values():
+        print(why, file=sys.stderr)
+    if made.lacking:
+        raise typer.Exit(1)
 
 
 def _show(one: Recommendation, *, several: bool, brief: bool) -> None:

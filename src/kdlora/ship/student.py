@@ -86,15 +86,27 @@ class ModelCard(BaseModel):
 
 
 def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCard]]:
-    """Save the student of every task and pair that ranks first, merged, below `<study>/student`.
+    """Save the students of `students_to_save`, merged, below `<study>/student`.
 
     A study of one task and one pair saves it at `<study>/student` itself. Nothing is written
-    where the same run is saved already. Of a task's pairs, the one whose student ranks first of
-    all comes first.
+    where the same run is saved already.
+    """
+    return [
+        (folder, _save_student(ranked, folder, store))
+        for name, ranked in students_to_save(frame).items()
+        for folder in [store.root / "student" / name]
+    ]
+
+
+def students_to_save(frame: pd.DataFrame) -> dict[str, list[RankedStudent]]:
+    """The students of every task and pair, first choice first; the first is the one to save.
+
+    By the folder's name below `<study>/student`, "" where there is one task and one pair. Of a
+    task's pairs, the one whose student ranks first of all comes first.
     """
     students = frame[frame["role"] == "student"]
     groups = students[["task", "pair"]].drop_duplicates()
-    saved = []
+    found = {}
     for task in dict.fromkeys(groups["task"]):
         ranking = rank_students(frame, task)
         pairs = list(groups.loc[groups["task"] == task, "pair"])
@@ -104,10 +116,8 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
             ranked = ranking.of_pair(pair)
             if not ranked or ranking.split != "selection":
                 continue
-            folder = store.root / "student"
-            folder = folder / f"{task}--{pair}" if len(groups) > 1 else folder
-            saved.append((folder, _save_student(ranked, folder, store)))
-    return saved
+            found[f"{task}--{pair}" if len(groups) > 1 else ""] = ranked
+    return found
 
 
 def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -> ModelCard:

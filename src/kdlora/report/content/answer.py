@@ -47,7 +47,7 @@ LEAST_SHARE = 0.1  # of a gap that is worth a sentence
 def headlines(facts: Facts, stats: Evidence) -> list[Finding]:
     """What holds over all pairs together, most wanted first."""
     made = (first(stats), distilled(stats), selection(stats), controls(facts), gain(stats),
-            student(stats), cheapest(stats), errors(stats))  # fmt: skip
+            student(facts, stats), cheapest(stats), errors(stats))  # fmt: skip
     return [finding for finding in made if finding]
 
 
@@ -174,21 +174,24 @@ def gain(stats: Evidence) -> Finding | None:
     return Finding("Does distillation help?", text, ("comparisons",))
 
 
-def student(stats: Evidence) -> Finding | None:
-    """The best of the small encoders."""
-    students = [x for x in stats.aggregates if Arm.read(x.arm).is_student]
-    if not students or len(students) == len(stats.aggregates):
+def student(facts: Facts, stats: Evidence) -> Finding | None:
+    """What the students that rank first score on the report split, which chooses none of them."""
+    ranked = [found for found in facts.rankings.values() if found.first is not None]
+    averages = {one.arm: one for one in stats.aggregates}
+    arms = dict.fromkeys(found.first.arm for found in ranked if found.first is not None)
+    known = [averages[arm] for arm in arms if arm in averages]
+    if not known:
         return None
-    best, rest = students[0], students[1:]
-    text = (
-        f"Of the small encoders {w.phrase(best.arm)} scores highest, {w.points_text(best.mean)}"
-        f"{w.span_text(best.mean_low, best.mean_high)}"
-    )
-    if best.retention is not None:
-        text += f", {w.fixed(best.retention, 1)} % of {w.phrase(stats.reference)}"
-    if rest:
-        text += f"; next comes {w.phrase(rest[0].arm)} at {w.points_text(rest[0].mean)}"
-    return Finding("For a small model", f"{text}.", ("averages",))
+    parts = []
+    for one in known:
+        mean = f"{w.points_text(one.mean)}{w.span_text(one.mean_low, one.mean_high)}"
+        if one.retention is not None:
+            mean += f" ({w.fixed(one.retention, 1)} % of {w.phrase(stats.reference)})"
+        parts.append(f"{w.phrase(one.arm)} {mean}")
+    split = w.join(sorted({found.split for found in ranked}))
+    which = "The student that ranks" if len(known) == 1 else "The students that rank"
+    text = f"{which} first on the {split} split, with the mean on the report split: "
+    return Finding("For a small model", f"{text}{'; '.join(parts)}.", ("averages",))
 
 
 def cheapest(stats: Evidence) -> Finding | None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from kdlora.choice.recommendation import Choices
 from kdlora.errors import InputError
 from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.gains import Facts, describe
@@ -119,11 +120,11 @@ class ReportData:
         return self.once("matrices", lambda: matrix.gather(self.frame, outputs))
 
     @property
-    def choices(self) -> which_to_ship.Choices:
+    def choices(self) -> Choices:
         """What each deployment profile would ship."""
         known = self.examples
         if known is None:
-            return which_to_ship.Choices((), ())
+            return Choices((), {})
         return self.once(
             "choices", lambda: which_to_ship.gather(self.frame, known.selection, known.exports)
         )

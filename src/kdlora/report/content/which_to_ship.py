@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,8 @@ import pandas as pd
 from kdlora.choice.candidates import ModelForm, draw_field, gather_candidates, run_scores
 from kdlora.choice.constraints import PROFILES, Constraints
 from kdlora.choice.formats import FORMS, MEASURED, Cost, MeasuredForm
-from kdlora.choice.recommend import recommend
-from kdlora.choice.recommendation import JudgedForm, Recommendation
+from kdlora.choice.recommend import by_score, recommend
+from kdlora.choice.recommendation import Choices, JudgedForm, Recommendation
 from kdlora.errors import InputError
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import names
@@ -36,37 +35,29 @@ CERTAINTIES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What each profile would ship, and of the tasks without a choice why there is none."""
-
-    found: tuple[Recommendation, ...]
-    lacking: tuple[str, ...]
-
-
 def gather(
     frame: pd.DataFrame,
     outputs: Mapping[str, SplitOutputs],
     exports: Sequence[MeasuredForm],
 ) -> Choices:
     """Every profile on every task. `outputs` are those of the selection split."""
-    found, lacking = [], []
+    found, lacking = [], {}
     for task in names(frame, "task"):
         rows = frame[(frame["task"] == task) & (frame["status"] == "done")]
         if not (rows["role"] == "student").any():
-            lacking.append(f"no student is trained yet on '{task}'")
+            lacking[task] = f"no student is trained yet on '{task}'"
             continue
         try:
             field = gather_candidates(frame, task, exports=exports)
         except InputError as error:
-            lacking.append(str(error))
+            lacking[task] = str(error)
             continue
         drawn = draw_field(field, frame, outputs, rng=np.random.default_rng(SEED), draws=DRAWS)
         found += [
             recommend(field, p.constraints, drawn, run_scores=run_scores(frame), profile=name)
             for name, p in PROFILES.items()
         ]
-    return Choices(tuple(found), tuple(lacking))
+    return Choices(tuple(found), lacking)
 
 
 def teacher_instead(made: Choices) -> list[Finding]:
@@ -94,7 +85,7 @@ def teacher_instead(made: Choices) -> list[Finding]:
 
 def intro(made: Choices) -> list[str]:
     """How a model is chosen, and on which tasks none can be."""
-    why = f"{w.sentence_case('; '.join(made.lacking))}." if made.lacking else ""
+    why = f"{w.sentence_case('; '.join(made.lacking.values()))}." if made.lacking else ""
     return [text for text in (INTRO if made.found else "", why) if text]
 
 
@@ -320,8 +311,7 @@ def candidates(found: Sequence[Recommendation]) -> Table:
             continue
         seen.add(one.task)
         scale = w.scale_of(one.metric)
-        for judged in sorted(one.considered, key=lambda j: -one.direction * j.candidate.score):
-            c = judged.candidate
+        for c in by_score([judged.candidate for judged in one.considered], one.direction):
             rows.append((
                 *_task_cell(one.task, several),
                 Cell(w.sentence_case(model_name(c)), c.title),
@@ -334,7 +324,7 @@ def candidates(found: Sequence[Recommendation]) -> Table:
             ))  # fmt: skip
     columns = (
         *_task_column(several),
-        Column("candidate", "ModelForm", numeric=False),
+        Column("candidate", "Candidate", numeric=False),
         Column("seeds", "Seeds"),
         Column("score", "Selection split"),
         Column("report_score", "Report split"),
