@@ -5,7 +5,6 @@ None claims a significant difference, or an equality: nothing is tested here.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import pandas as pd
@@ -82,12 +81,9 @@ def _is_first(facts: Facts, pair: str, arm: str) -> bool:
 
 
 def _unsound(facts: Facts, pair: str) -> list[str]:
-    """Students of a pair left out of the choice, each with how many of its runs."""
-    arms = names(facts.frame, "arm", pair=pair)
-    lost = Counter(
-        {arm: len(runs) for r in facts.rankings.values() for arm, runs in r.left_out.items()}
-    )
-    return [f"{w.phrase(arm)} ({w.plural(lost[arm], 'run')})" for arm in arms if lost[arm]]
+    """Students of a pair of which runs are left out of the choice."""
+    left_out = {arm for ranking in facts.rankings.values() for arm in ranking.left_out}
+    return [w.phrase(arm) for arm in names(facts.frame, "arm", pair=pair) if arm in left_out]
 
 
 def teacher_share(facts: Facts, pair: str) -> Finding | None:
@@ -116,7 +112,7 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     if first.score.flagged or teacher.score.flagged:
         text += " A run behind these numbers carries a health flag."
     if unsound := _unsound(facts, pair):
-        text += f" Left out of the choice for an error flag: {w.join(unsound)}."
+        text += f" Left out of the choice: runs with an error flag of {w.join(unsound)}."
     if len(students) > 1 and split == "selection":
         text += " It is named because it ranks first among the students on the selection split."
     elif len(students) > 1:
