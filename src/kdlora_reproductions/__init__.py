@@ -30,11 +30,11 @@ from kdlora_reproductions.inputs import KINDS, Inputs, read_inputs
 from kdlora_reproductions.tables import (
     CELL_COLUMNS,
     SOURCES,
-    Claim,
     Contradiction,
-    Report,
+    PublishedClaim,
+    PublishedReport,
+    PublishedTable,
     Sound,
-    Table,
 )
 
 
@@ -42,7 +42,7 @@ from kdlora_reproductions.tables import (
 class Reproduction(Result):
     """The reports that could be regenerated, and why others could not."""
 
-    reports: tuple[Report, ...]
+    reports: tuple[PublishedReport, ...]
     skipped: dict[str, str]
     sources: tuple[tuple[str, str, str], ...]
     problems: tuple[str, ...]
@@ -79,7 +79,7 @@ def reproduce(inputs: Inputs, *, seed: int = 0, rules: Rules | None = None) -> R
     rules = rules or Rules()
     generators = iter(np.random.default_rng(seed).spawn(2))
     rng_scores, rng_runs = next(generators), next(generators)
-    reports: list[Report] = []
+    reports: list[PublishedReport] = []
     skipped: dict[str, str] = {}
     if inputs.scores is not None:
         row = inputs.score_row if inputs.score_row is not None else inputs.scores.iloc[:0]
@@ -106,9 +106,9 @@ def _needs(name: str) -> str:
     return f"needs {KINDS[name][2]} ({' or '.join(KINDS[name][1])})"
 
 
-def _significance(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> Report:
+def _significance(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> PublishedReport:
     snapshots = significance.prepare(runs)
-    return Report(
+    return PublishedReport(
         "001",
         "Efficiency and significance of the trainings",
         "The report joins two states of the data: most tables come from 574 trainings although "
@@ -123,13 +123,13 @@ def _significance(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) ->
 
 __all__ = [
     "SOURCES",
-    "Claim",
     "Contradiction",
     "Inputs",
-    "Report",
+    "PublishedClaim",
+    "PublishedReport",
+    "PublishedTable",
     "Reproduction",
     "Sound",
-    "Table",
     "read_inputs",
     "reproduce",
 ]

@@ -8,11 +8,11 @@ import pandas as pd
 from kdlora_reproductions.rank_costs import cost_table, speedups
 from kdlora_reproductions.rank_costs_sound import METHODS
 from kdlora_reproductions.tables import (
-    Claim,
     Contradiction,
-    Report,
+    PublishedClaim,
+    PublishedReport,
+    PublishedTable,
     Sound,
-    Table,
     long,
     make_claims,
     make_table,
@@ -28,7 +28,7 @@ MB_PER_GB = 1024  # as the report divides
 
 def report(
     frame: pd.DataFrame, runs: pd.DataFrame | None, published: pd.DataFrame | None = None
-) -> Report:
+) -> PublishedReport:
     """`frame` is the table of costs; `runs` the trainings; `published` the table of scores.
 
     The scores behind the report come from a snapshot that is not at hand: they are taken as
@@ -36,7 +36,7 @@ def report(
     """
     costs = cost_table(frame)
     combined = combined_table(costs)
-    return Report(
+    return PublishedReport(
         "002",
         "Scores and costs combined",
         "GLUE scores of MrLoRA trainings divided by the published costs of plain LoRA.",
@@ -69,7 +69,7 @@ def combined_table(costs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _tables(combined: pd.DataFrame) -> tuple[Table, ...]:
+def _tables(combined: pd.DataFrame) -> tuple[PublishedTable, ...]:
     named = combined.copy()
     named.index = pd.MultiIndex.from_tuples(
         [(row["Model"], strategy) for _, strategy, row in rows_of(combined)]
@@ -100,7 +100,7 @@ def _rounding(key: str, value: float) -> float:
     return half * value / score
 
 
-def _claims(combined: pd.DataFrame, costs: pd.DataFrame) -> tuple[Claim, ...]:
+def _claims(combined: pd.DataFrame, costs: pd.DataFrame) -> tuple[PublishedClaim, ...]:
     score = combined["GLUE Score"].groupby(level="strategy").mean()
     params = combined["Parameters (M)"].groupby(level="strategy").mean()
     time = combined["Inference Time"].groupby(level="strategy").mean()

@@ -12,11 +12,11 @@ from kdlora.evidence.compare import compare_many
 from kdlora.evidence.result import Rules
 from kdlora_reproductions.rows import SHOWN, comparison_table, significant
 from kdlora_reproductions.tables import (
-    Claim,
     Contradiction,
-    Report,
+    PublishedClaim,
+    PublishedReport,
+    PublishedTable,
     Sound,
-    Table,
     long,
     make_claims,
     make_table,
@@ -46,11 +46,11 @@ def half_up(values: pd.Series, digits: int = 1) -> float:
 
 def report(
     frame: pd.DataFrame, aggregates: pd.DataFrame, rng: np.random.Generator, rules: Rules
-) -> Report:
+) -> PublishedReport:
     """`frame` and `aggregates` are the imported table of scores."""
     scores = score_table(frame)
     drops = drop_tables(scores)
-    return Report(
+    return PublishedReport(
         "000",
         "GLUE scores of full fine-tuning, LoRA and KD-LoRA",
         "Averages and differences of the published scores; every value is the median of the best "
@@ -79,7 +79,9 @@ def pooled(table: pd.DataFrame) -> np.ndarray:
     return table.to_numpy(float).ravel()
 
 
-def _tables(scores: pd.DataFrame, drops: Drops, aggregates: pd.DataFrame) -> tuple[Table, ...]:
+def _tables(
+    scores: pd.DataFrame, drops: Drops, aggregates: pd.DataFrame
+) -> tuple[PublishedTable, ...]:
     means = scores.mean().rename("Score").to_frame()
     stated = _score_row(aggregates)
     recomputed = {" ".join(key): half_up(scores[key]) for key in scores.columns}
@@ -154,7 +156,9 @@ def _score_row(aggregates: pd.DataFrame) -> dict[str, float]:
     return dict(zip(names, (aggregates["score"] * 100).round(6), strict=True))
 
 
-def _claims(scores: pd.DataFrame, drops: Drops, aggregates: pd.DataFrame) -> tuple[Claim, ...]:
+def _claims(
+    scores: pd.DataFrame, drops: Drops, aggregates: pd.DataFrame
+) -> tuple[PublishedClaim, ...]:
     to_kd = _mean_drop(drops["FFT to KD-LoRA"])
     # sorted by size, ties in the order of the table
     order = to_kd.abs().sort_values(kind="stable")

@@ -12,10 +12,10 @@ from kdlora.evidence.diagnosis.public_facts import shape_of
 from kdlora_reproductions import rank_costs_sound
 from kdlora_reproductions.rank_costs_sound import METHODS, SOURCE
 from kdlora_reproductions.tables import (
-    Claim,
     Contradiction,
-    Report,
-    Table,
+    PublishedClaim,
+    PublishedReport,
+    PublishedTable,
     long,
     make_claims,
     make_table,
@@ -71,10 +71,10 @@ def speedups(costs: pd.DataFrame, method: str) -> pd.Series:
     return time.xs("FFT", level="method") / time.xs(method, level="method")
 
 
-def report(frame: pd.DataFrame, runs: pd.DataFrame | None) -> Report:
+def report(frame: pd.DataFrame, runs: pd.DataFrame | None) -> PublishedReport:
     """`frame` is the imported table of costs, `runs` the imported trainings if they are at hand."""
     costs = cost_table(frame)
-    return Report(
+    return PublishedReport(
         "003",
         "Parameters, memory and inference time by LoRA rank",
         "Reductions against full fine-tuning from the published table; averages are means of "
@@ -87,7 +87,7 @@ def report(frame: pd.DataFrame, runs: pd.DataFrame | None) -> Report:
     )
 
 
-def _tables(costs: pd.DataFrame) -> tuple[Table, ...]:
+def _tables(costs: pd.DataFrame) -> tuple[PublishedTable, ...]:
     ranks = rank_columns(costs)
     data = costs.copy()
     data.index = pd.MultiIndex.from_tuples(
@@ -140,7 +140,7 @@ def _tables(costs: pd.DataFrame) -> tuple[Table, ...]:
     )
 
 
-def _claims(costs: pd.DataFrame) -> tuple[Claim, ...]:
+def _claims(costs: pd.DataFrame) -> tuple[PublishedClaim, ...]:
     ranks = rank_columns(costs)
     memory = {m: reductions(costs, m, ["Memory Usage"]).iloc[:, 0] for m in METHODS}
     speed = {m: speedups(costs, m) for m in METHODS}

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from kdlora.errors import InputError
-from kdlora_reproductions.tables import Table, long, make_table
+from kdlora_reproductions.tables import PublishedTable, long, make_table
 
 VARIANTS = ("adalora", "dora", "lora", "mrlora", "olora", "rslora")
 PARAMETER_BUG = 1.10  # the report multiplied PEFT counts by 110/100, taking them for per cent
@@ -63,7 +63,7 @@ def welch(a: pd.Series, b: pd.Series) -> float:
     return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 
-def tables(snapshots: Mapping[str, pd.DataFrame]) -> tuple[Table, ...]:
+def tables(snapshots: Mapping[str, pd.DataFrame]) -> tuple[PublishedTable, ...]:
     """All tables of the report, each from the snapshot that it really used."""
     a, b = snapshots["A574"], snapshots["B742"]
     return (
@@ -92,7 +92,7 @@ def _twogroup_means(rows: list[tuple[str, str, str, pd.Series, pd.Series, int]])
     return pd.DataFrame(cells, columns=["key", "column", "value", "n"])
 
 
-def _lora_against_kd(runs: pd.DataFrame) -> Table:
+def _lora_against_kd(runs: pd.DataFrame) -> PublishedTable:
     of = {key: group["score"] for key, group in runs.groupby(["strategy", "variant"])}
     return make_table(
         "001.1.1",
@@ -109,7 +109,7 @@ def _lora_against_kd(runs: pd.DataFrame) -> Table:
     )
 
 
-def _against_fft(runs: pd.DataFrame) -> Table:
+def _against_fft(runs: pd.DataFrame) -> PublishedTable:
     fft, peft = split(runs)
     rows = [
         (v, "FFT Mean", "PEFT Mean", fft["score"], peft.loc[peft["variant"] == v, "score"], -1)
@@ -125,7 +125,7 @@ def _against_fft(runs: pd.DataFrame) -> Table:
     )
 
 
-def _families(runs: pd.DataFrame) -> Table:
+def _families(runs: pd.DataFrame) -> PublishedTable:
     of = {family: group["score"] for family, group in runs.groupby("pair")}
     rows = [
         (f"{NAMES[a]} vs {NAMES[b]}", "Model 1 Mean", "Model 2 Mean", of[a], of[b], 1)
@@ -162,7 +162,7 @@ def _sizes(runs: pd.DataFrame) -> dict[str, int]:
     return {f"{v} | {s}": len(g) for (v, s), g in peft.groupby(["variant", "strategy"])}
 
 
-def _efficiency(runs: pd.DataFrame) -> Table:
+def _efficiency(runs: pd.DataFrame) -> PublishedTable:
     return make_table(
         "001.2.1",
         "Efficiency by variant and strategy",
@@ -189,7 +189,7 @@ def gains(runs: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
     return lines
 
 
-def _gains(runs: pd.DataFrame) -> Table:
+def _gains(runs: pd.DataFrame) -> PublishedTable:
     columns = ("FFT (Average)", "PEFT (Average)", "Improvement Factor")
     table = pd.DataFrame.from_dict(gains(runs), orient="index", columns=list(columns))
     return make_table(
@@ -218,7 +218,7 @@ def per_parameter(runs: pd.DataFrame, *, bug: bool = True) -> pd.DataFrame:
     return table.sort_values("Performance/Parameter", ascending=False)
 
 
-def _per_parameter(runs: pd.DataFrame) -> Table:
+def _per_parameter(runs: pd.DataFrame) -> PublishedTable:
     return make_table(
         "001.3.1",
         "Performance per parameter",

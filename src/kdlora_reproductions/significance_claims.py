@@ -18,7 +18,7 @@ from kdlora_reproductions.significance import (
     split,
     welch,
 )
-from kdlora_reproductions.tables import Claim, make_claims
+from kdlora_reproductions.tables import PublishedClaim, make_claims
 
 EXPECTED_CELLS = 3 * 9 * 3 * 13  # families x tasks x seeds x arms
 EXPECTED_KD = 3 * 9 * 3 * 6
@@ -31,10 +31,10 @@ CORRELATED = {
 }
 
 
-def claims(snapshots: Mapping[str, pd.DataFrame]) -> tuple[Claim, ...]:
+def claims(snapshots: Mapping[str, pd.DataFrame]) -> tuple[PublishedClaim, ...]:
     """All numbers of the report's prose, by the snapshot they come from."""
     a, b = snapshots["A574"], snapshots["B742"]
-    found: list[Claim] = []
+    found: list[PublishedClaim] = []
 
     def add(source: str, rule: str, values: Mapping[str, tuple[Any, int]]) -> None:
         found.extend(make_claims(values, source=source, rule=rule))
@@ -104,8 +104,8 @@ def correlations(runs: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _claims_of_a574(a: pd.DataFrame) -> list[Claim]:
-    found: list[Claim] = []
+def _claims_of_a574(a: pd.DataFrame) -> list[PublishedClaim]:
+    found: list[PublishedClaim] = []
     fft, peft = split(a)
     means = a.groupby("strategy")["score"].mean()
     memory = peft.groupby("strategy")["peak_memory_mb"].mean()

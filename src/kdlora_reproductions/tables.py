@@ -31,7 +31,7 @@ CELL_COLUMNS = ["table", "key", "column", "printed", "value", "n", "reproduced",
 
 
 @dataclass(frozen=True)
-class Table(Result):
+class PublishedTable(Result):
     """One table of a report. `cells`: key, column, printed (text), value, n, reproduced."""
 
     id: str
@@ -53,7 +53,7 @@ class Table(Result):
 
 
 @dataclass(frozen=True)
-class Claim(Result):
+class PublishedClaim(Result):
     """One number or name in a report's prose, recomputed."""
 
     id: str
@@ -94,14 +94,14 @@ class Sound(Result):
 
 
 @dataclass(frozen=True)
-class Report(Result):
+class PublishedReport(Result):
     """One of the five reports, regenerated."""
 
     id: str
     title: str
     about: str
-    tables: tuple[Table, ...] = ()
-    claims: tuple[Claim, ...] = ()
+    tables: tuple[PublishedTable, ...] = ()
+    claims: tuple[PublishedClaim, ...] = ()
     contradictions: tuple[Contradiction, ...] = ()
     sound: tuple[Sound, ...] = ()
     figures: Mapping[str, pd.DataFrame] = field(default_factory=dict, compare=False)
@@ -137,7 +137,7 @@ def make_table(
     source: str,
     rule: str,
     note: str = "",
-) -> Table:
+) -> PublishedTable:
     """Set values (columns key, column, value, n) beside what the report prints, cell by cell.
 
     A column `slack` of the values widens the tolerance by the rounding of numbers that were taken
@@ -157,12 +157,12 @@ def make_table(
         fits = None if is_given else agrees(text, value, slack=wider)
         rows.append((*place, text, value, n, fits))
     columns = ["key", "column", "printed", "value", "n", "reproduced"]
-    return Table(table_id, title, source, rule, pd.DataFrame(rows, columns=columns), note)
+    return PublishedTable(table_id, title, source, rule, pd.DataFrame(rows, columns=columns), note)
 
 
 def make_claims(
     values: Mapping[str, tuple[float | str, int]], *, source: str, rule: str
-) -> tuple[Claim, ...]:
+) -> tuple[PublishedClaim, ...]:
     """Claims by id -> (value, n), looked up in the published prose. Raises KeyError for others."""
     published = _printed_claims()
     claims = []
@@ -170,7 +170,7 @@ def make_claims(
         text, printed = published[claim_id]
         exact = isinstance(value, int)  # counts are right or wrong
         fits = printed == str(value) if exact else bool(agrees(printed, value))
-        claims.append(Claim(claim_id, text, printed, value, source, rule, int(n), fits))
+        claims.append(PublishedClaim(claim_id, text, printed, value, source, rule, int(n), fits))
     return tuple(claims)
 
 

@@ -10,11 +10,11 @@ from scipy import stats
 
 from kdlora.evidence.diagnosis.fidelity import agreement_table, expected_agreement
 from kdlora_reproductions.tables import (
-    Claim,
     Contradiction,
-    Report,
+    PublishedClaim,
+    PublishedReport,
+    PublishedTable,
     Sound,
-    Table,
     long,
     make_claims,
     make_table,
@@ -28,10 +28,10 @@ XLMR_PARAMETERS = 278.2e6
 SAHAJ_SHAPE, TEACHER_SHAPE = (24, 1024), (12, 768)
 
 
-def report(frame: pd.DataFrame) -> Report:
+def report(frame: pd.DataFrame) -> PublishedReport:
     """`frame` is the imported matrix, a row a (teacher, student) pair."""
     matrix = matrix_table(frame)
-    return Report(
+    return PublishedReport(
         "004",
         "A 2x2 matrix of teachers and students",
         "Macro-F1 at the threshold that is best on the very rows it is reported on; one split, one "
@@ -63,7 +63,7 @@ def matrix_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _tables(matrix: pd.DataFrame) -> tuple[Table, ...]:
+def _tables(matrix: pd.DataFrame) -> tuple[PublishedTable, ...]:
     shown = matrix.drop(columns=["accuracy", "n", "parameters"])
     return (
         make_table(
@@ -78,7 +78,7 @@ def _tables(matrix: pd.DataFrame) -> tuple[Table, ...]:
     )
 
 
-def _claims(matrix: pd.DataFrame) -> tuple[Claim, ...]:
+def _claims(matrix: pd.DataFrame) -> tuple[PublishedClaim, ...]:
     n = int(matrix["n"].iloc[0])
     best = _named(matrix["Macro F1"].idxmax())
     speed = matrix["Speedup"].groupby(level="student").mean()

@@ -19,7 +19,7 @@ from kdlora.errors import InputError
 from kdlora.evidence.result import plain
 from kdlora.records.store import write_text
 from kdlora_reproductions import Reproduction
-from kdlora_reproductions.tables import SOURCES, Report, Table
+from kdlora_reproductions.tables import SOURCES, PublishedReport, PublishedTable
 
 DIGITS = 4  # significant ones, where no published number says how many
 
@@ -65,7 +65,7 @@ def index_page(reproduction: Reproduction) -> str:
     return "\n".join(lines)
 
 
-def report_page(report: Report) -> str:
+def report_page(report: PublishedReport) -> str:
     """One report: what its data can carry first, then its own tables, then what contradicts."""
     lines = [f"# Report {report.id}: {report.title}", "", report.about, ""]
     if report.sound:
@@ -115,7 +115,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
     return "\n".join([head, rule, *body])
 
 
-def _shown(table: Table) -> pd.DataFrame:
+def _shown(table: PublishedTable) -> pd.DataFrame:
     cells = table.cells.assign(
         shown=[
             _like(printed, value) + (f" (printed {printed})" if fits is False else "")
@@ -124,7 +124,7 @@ def _shown(table: Table) -> pd.DataFrame:
             )
         ]
     )
-    return Table(table.id, "", "", "", cells).wide("shown")
+    return PublishedTable(table.id, "", "", "", cells).wide("shown")
 
 
 def _like(printed: str, value: Any) -> str:
@@ -153,7 +153,7 @@ def _escape(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _report(report: Report, folder: Path) -> None:
+def _report(report: PublishedReport, folder: Path) -> None:
     parts: dict[str, Sequence[tuple[str, pd.DataFrame]]] = {
         "tables": [(t.id, t.cells.assign(source=t.source, rule=t.rule)) for t in report.tables],
         "sound": [(s.id, s.table.assign(source=s.source, rule=s.rule)) for s in report.sound],

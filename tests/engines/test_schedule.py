@@ -13,7 +13,7 @@ from kdlora.engines.schedule import OPEN, Schedule, with_teachers
 from kdlora.engines.selection import chosen_runs
 from kdlora.errors import InputError, KdloraError
 from kdlora.spec.check import make_study
-from kdlora.spec.plan import Cell, Plan, make_plan
+from kdlora.spec.plan import Plan, PlannedCell, make_plan
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,9 @@ class Job:
 
 def small_plan(teachers: dict[str, tuple[str, ...]], blocks: dict[str, int] | None = None) -> Plan:
     runs = [Job(run_id, found) for run_id, found in teachers.items()]
-    cells = [Cell("p", "t", "a", (blocks or {}).get(job.run_id, 1), job.run_id) for job in runs]
+    cells = [
+        PlannedCell("p", "t", "a", (blocks or {}).get(job.run_id, 1), job.run_id) for job in runs
+    ]
     return Plan(runs, cells)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from kdlora.evidence.coverage import Coverage
-    from kdlora.evidence.diagnosis import Finding
+    from kdlora.evidence.diagnosis import DiagnosisFinding
     from kdlora.importing.convert import Imported
     from kdlora_reproductions import Reproduction
 
@@ -227,7 +227,7 @@ def _show_diagnosis(
     name: str,
     covered: Coverage | None,
     uncovered: str,
-    findings: Sequence[Finding],
+    findings: Sequence[DiagnosisFinding],
     rows: bool,
 ) -> None:
     from rich.console import Console

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.data.tables import (
-    Table,
+    FileTable,
     column_problems,
     is_missing,
     is_structured,
@@ -238,7 +238,7 @@ def load_own(own: OwnTask) -> Loaded:
     return Loaded(task, examples["train"], reports, tuple(notes))
 
 
-def _checked_rows(own: OwnTask, table: Table, problems: list[str], notes: list[str]) -> _Rows:
+def _checked_rows(own: OwnTask, table: FileTable, problems: list[str], notes: list[str]) -> _Rows:
     """The rows with a text and a label; what is wrong with the others goes to the problems."""
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
@@ -271,7 +271,7 @@ def _checked_rows(own: OwnTask, table: Table, problems: list[str], notes: list[s
     return rows.at([i for i, n in enumerate(numbers) if n not in skip]) if skip else rows
 
 
-def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
+def _named(own: OwnTask, table: FileTable, problems: list[str]) -> list[Any]:
     """The labels by the names that `own.labels` gives them, if it does."""
     values = table.columns[own.label]
     if not own.labels:
@@ -288,7 +288,7 @@ def _named(own: OwnTask, table: Table, problems: list[str]) -> list[Any]:
     return [value if is_missing(value) else names.get(class_name(value), value) for value in values]
 
 
-def _text_column(table: Table, name: str, problems: list[str]) -> list[str]:
+def _text_column(table: FileTable, name: str, problems: list[str]) -> list[str]:
     """One column as texts; numbers alone are none."""
     texts, odd = texts_of(table.path, name, table.columns[name], table.numbers)
     problems += odd
@@ -300,7 +300,7 @@ def _text_column(table: Table, name: str, problems: list[str]) -> list[str]:
     return texts
 
 
-def _likely_texts(table: Table) -> list[str]:
+def _likely_texts(table: FileTable) -> list[str]:
     """Which columns of the file look like text: mostly strings of several words."""
     names = [name for name in table.present if table.present.count(name) == 1]
     rows, _ = open_table(table.path).sample(names)
@@ -309,7 +309,7 @@ def _likely_texts(table: Table) -> list[str]:
     return [name for name, seen in zip(names, shares, strict=True) if sum(seen) > len(seen) / 2]
 
 
-def _keys(table: Table, column: str, problems: list[str]) -> list[str]:
+def _keys(table: FileTable, column: str, problems: list[str]) -> list[str]:
     """The id column as strings; empty and repeated ids are problems."""
     values = table.columns[column]
     missing = table.where(column, is_missing)

@@ -188,7 +188,7 @@ class TableFile:
 
 
 @dataclass(frozen=True)
-class Table:
+class FileTable:
     """Chosen columns of a file: `columns[name][i]` is row i, which the file numbers `numbers[i]`.
 
     `present` names all columns of the file.
@@ -208,7 +208,7 @@ class Table:
         return [number for number, cell in cells if test(cell)]
 
 
-def read_table(path: Path, wanted: Sequence[str], *, quoting: bool = True) -> Table:
+def read_table(path: Path, wanted: Sequence[str], *, quoting: bool = True) -> FileTable:
     """Read the wanted columns of all rows. Raises DataError with every problem of the file."""
     file = open_table(path, quoting=quoting)
     wanted = list(dict.fromkeys(wanted))
@@ -220,7 +220,7 @@ def read_table(path: Path, wanted: Sequence[str], *, quoting: bool = True) -> Ta
         for append, value in zip(appends, values, strict=True):
             append(value)
     file.require(wanted)  # the columns of JSON lines are known now
-    return Table(path, file.columns, columns, numbers)
+    return FileTable(path, file.columns, columns, numbers)
 
 
 def column_problems(path: Path, wanted: Sequence[str]) -> list[str]:
@@ -288,7 +288,7 @@ def texts_of(
     return [text_of(cell) for cell in cells], problems
 
 
-def text_columns(table: Table, names: Sequence[str]) -> tuple[list[str], ...]:
+def text_columns(table: FileTable, names: Sequence[str]) -> tuple[list[str], ...]:
     """Columns as texts. Raises DataError for all cells that hold none."""
     found = [texts_of(table.path, name, table.columns[name], table.numbers) for name in names]
     if problems := [problem for _, odd in found for problem in odd]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdlora.data.examples import Examples, ids_of_keys
 from kdlora.data.tables import (
-    Table,
+    FileTable,
     is_missing,
     name_rows,
     read_table,
@@ -90,7 +90,7 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     return TeacherTable(path, ref.id is not None, rows, logits)
 
 
-def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
+def _numbers(table: FileTable, columns: Sequence[str]) -> np.ndarray:
     """The named columns as floats [n, c]."""
     problems = []
     found = np.zeros((len(table), len(columns)))
@@ -108,12 +108,12 @@ def _numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _named(table: Table, chosen: Any) -> str:
+def _named(table: FileTable, chosen: Any) -> str:
     """The rows that are true in `chosen` [n], by their numbers in the file."""
     return name_rows([table.numbers[i] for i in np.flatnonzero(chosen)])
 
 
-def _logits(table: Table, values: np.ndarray, kind: str) -> np.ndarray:
+def _logits(table: FileTable, values: np.ndarray, kind: str) -> np.ndarray:
     if kind == "votes":
         return _shares(table, values)
     if kind != "probabilities":
@@ -144,7 +144,7 @@ def _are_votes(values: np.ndarray) -> bool:
     return bool((values >= 0).all() and (values == np.rint(values)).all())
 
 
-def _shares(table: Table, values: np.ndarray) -> np.ndarray:
+def _shares(table: FileTable, values: np.ndarray) -> np.ndarray:
     """Logarithms of the smoothed shares of counted votes [n, c]."""
     problems = []
     wrong = ((values < 0) | (values != np.rint(values))).any(axis=1)
@@ -164,7 +164,7 @@ def _shares(table: Table, values: np.ndarray) -> np.ndarray:
     return np.log(smoothed / smoothed.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _keys(table: Table, ref: OutputsRef, task: Task, values: np.ndarray) -> dict[Any, int]:
+def _keys(table: FileTable, ref: OutputsRef, task: Task, values: np.ndarray) -> dict[Any, int]:
     """Where each id or text stands; one that stands twice with different numbers is a problem."""
     keys: Sequence[Any]
     if ref.id:

@@ -25,7 +25,7 @@ from kdlora.evidence.best import Mark, best_of, marks
 from kdlora.evidence.compare import Comparison, compare_many
 from kdlora.evidence.correlation import Correlation, correlate
 from kdlora.evidence.costs import PerResource, Ratio, cost_ratios, positive_runs, score_per_cost
-from kdlora.evidence.diagnosis import Finding, diagnose, epochs_table
+from kdlora.evidence.diagnosis import DiagnosisFinding, diagnose, epochs_table
 from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.mixed_model import MixedModel, mixed_model
 from kdlora.evidence.outcomes import averaged_tasks, outcome_metric, shared_blocks
@@ -99,7 +99,7 @@ class Evidence(Result):
     by_pair: dict[str, tuple[Aggregate, ...]] = field(default_factory=dict, repr=False)
     fronts: dict[str, Front] = field(default_factory=dict, repr=False)
     checkpoints: CheckpointChoice | None = field(default=None, repr=False)
-    doubts: tuple[Finding, ...] = field(default=(), repr=False)
+    doubts: tuple[DiagnosisFinding, ...] = field(default=(), repr=False)
     facts: Facts | None = field(default=None, repr=False)
     arms: tuple[str, ...] = field(default=(), repr=False)
     unfinished: tuple[str, ...] = field(default=(), repr=False)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdlora.errors import InputError
 from kdlora.importing import read as foreign
-from kdlora.importing.mapping import Column, Mapping, to_numbers
+from kdlora.importing.mapping import ColumnMapping, Mapping, to_numbers
 from kdlora.records.plausible import as_fractions, flag_impossible, impossible_values
 from kdlora.spec.fingerprint import hash_json
 from kdlora.vocabulary.arm import GIVEN_TEACHER, ROLES, Arm, teaching_arm
@@ -136,7 +136,7 @@ def _melt(table: pd.DataFrame, mapping: Mapping, path: Path) -> pd.DataFrame:
     return long.drop(columns="__column")
 
 
-def _text(table: pd.DataFrame, column: Column) -> pd.Series:
+def _text(table: pd.DataFrame, column: ColumnMapping) -> pd.Series:
     """First non-empty source, renamed by `values`; templates are filled from the row."""
     values = pd.Series(pd.NA, index=table.index, dtype=object)
     for source in column.source:
@@ -162,7 +162,9 @@ def _text(table: pd.DataFrame, column: Column) -> pd.Series:
     return pd.Series([renamed(i) for i in table.index], index=table.index, dtype=object)
 
 
-def _column(table: pd.DataFrame, target: str, column: Column, problems: list[str]) -> pd.Series:
+def _column(
+    table: pd.DataFrame, target: str, column: ColumnMapping, problems: list[str]
+) -> pd.Series:
     if target in TEXT:
         return _text(table, column).astype(object)
     raw = pd.Series(pd.NA, index=table.index, dtype=object)

@@ -136,7 +136,7 @@ def _whole_counts(numbers: pd.Series, column: str) -> pd.Series:
     return numbers.where(~(numbers.abs() >= 1000), numbers.round())
 
 
-class Column(Strict):
+class ColumnMapping(Strict):
     """Where a tidy column comes from."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
@@ -177,8 +177,8 @@ class Mapping(Strict):
     aggregates: dict[str, tuple[str, ...]] = Field(
         {}, description="column -> values of rows that sum others up; not runs"
     )
-    columns: dict[str, Column] = {}
-    arm: Column | None = None
+    columns: dict[str, ColumnMapping] = {}
+    arm: ColumnMapping | None = None
     metric_of_task: dict[str, str] = {}
     teacher_run: tuple[str, ...] = Field(
         (),

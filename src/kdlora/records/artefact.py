@@ -49,13 +49,13 @@ def _inside(value: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
-class Part(BaseModel):
+class ArtefactPart(BaseModel):
     """Fields that a later version has added are passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class VariantTiming(Part):
+class VariantTiming(ArtefactPart):
     """One variant at one shape, in turns with the teacher in PyTorch fp32 in the same process."""
 
     batch: int
@@ -74,7 +74,7 @@ class VariantTiming(Part):
     threads: int = 1
 
 
-class Trial(Part):
+class Trial(ArtefactPart):
     """One setting of the quantiser and what became of the score with it."""
 
     settings: str
@@ -84,7 +84,7 @@ class Trial(Part):
     chosen: bool = False
 
 
-class Variant(Part):
+class Variant(ArtefactPart):
     """One runnable file of the folder, measured as shipped."""
 
     name: str = Field(description="torch, onnx, onnx-int8 or onnx-int4")
@@ -113,7 +113,7 @@ class Variant(Part):
         return self.gate != "failed"
 
 
-class TeacherFacts(Part):
+class TeacherFacts(ArtefactPart):
     """The model that the speed-ups and sizes are relative to, in PyTorch fp32."""
 
     name: str
@@ -124,7 +124,7 @@ class TeacherFacts(Part):
     basis: Literal["trained run", "architecture"] = "trained run"
 
 
-class Parity(Part):
+class Parity(ArtefactPart):
     """Largest absolute difference of logits between two forms of one model, on real texts."""
 
     step: str = Field(description="which two forms were compared")
@@ -133,7 +133,7 @@ class Parity(Part):
     texts: int
 
 
-class Artefact(Part):
+class Artefact(ArtefactPart):
     """What `export.json` holds."""
 
     schema_version: int = Field(SCHEMA, alias="schema")

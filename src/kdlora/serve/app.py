@@ -21,10 +21,10 @@ from kdlora.serve.metrics import PATHS, Metrics
 from kdlora.serve.requests import (
     ErrorResponse,
     Limits,
-    ManyTexts,
     OneText,
     PredictResponse,
     RequestError,
+    TextList,
     parse_request,
 )
 from kdlora.ship.answers import Predictor
@@ -244,7 +244,7 @@ def problem(
 
 
 def _predict_schema() -> dict[str, Any]:
-    body = {"anyOf": [m.model_json_schema() for m in (OneText, ManyTexts)]}
+    body = {"anyOf": [m.model_json_schema() for m in (OneText, TextList)]}
     errors = {code: {"description": told, "model": ErrorResponse} for code, told in _ERRORS.items()}
     return {
         "response_model": None,

@@ -49,7 +49,7 @@ class OneText(BaseModel):
     second: str | None = Field(None, description="the second text, for a model that reads pairs")
 
 
-class ManyTexts(BaseModel):
+class TextList(BaseModel):
     """Many texts, or pairs of texts."""
 
     texts: list[str | tuple[str, str]]

@@ -33,7 +33,7 @@ from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card
 from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.onnx_graph import OUTPUT
-from kdlora.ship.source import Source, find_source
+from kdlora.ship.source import SourceRun, find_source
 from kdlora.ship.student import CARD
 
 FORMATS: tuple[Runtime, ...] = ("torch", "onnx")
@@ -143,7 +143,7 @@ def _wanted(
     return chosen
 
 
-def _check_target(target: Path, source: Source) -> None:
+def _check_target(target: Path, source: SourceRun) -> None:
     if target.is_file():
         raise InputError(f"{target} is a file; name a folder for the export")
     if not target.is_dir() or not any(target.iterdir()):

@@ -33,7 +33,7 @@ from kdlora.ship.gate import Gate, Verdict, search
 from kdlora.ship.onnx_graph import OUTPUT, export_graph, graph_inputs
 from kdlora.ship.parity import MERGE_TOLERANCE, ONNX_TOLERANCE, OnnxModel, compare
 from kdlora.ship.quantize import INT4, INT8, Settings
-from kdlora.ship.source import Source, check_data
+from kdlora.ship.source import SourceRun, check_data
 from kdlora.training.inference import predict
 from kdlora.training.precision import Compute
 from kdlora.vocabulary.task import Task
@@ -47,7 +47,7 @@ _SETTINGS: dict[Quantization, tuple[Settings, ...]] = {"int8": INT8, "int4": INT
 class Work:
     """What the steps of one export share."""
 
-    source: Source
+    source: SourceRun
     folder: Path  # where the export grows, before it is renamed
     data: TaskData
     model: PreTrainedModel
@@ -64,7 +64,7 @@ class Work:
         return self.data.task
 
 
-def begin(source: Source, folder: Path, max_drop_points: float, note: OnNote) -> Work:
+def begin(source: SourceRun, folder: Path, max_drop_points: float, note: OnNote) -> Work:
     """Read the data and the model, merge in fp32 and see that merging changed nothing."""
     run = source.run
     note(f"reading task {run.task.name}")
@@ -256,7 +256,7 @@ def _fp32() -> Compute:
     return Compute(torch.device("cpu"), torch.float32, "eager", "an export is compared in fp32")
 
 
-def encoder_name(source: Source) -> str:
+def encoder_name(source: SourceRun) -> str:
     return model_card.shown_name(source.run.encoder)
 
 

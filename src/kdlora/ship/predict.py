@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdlora.data.tables import Row, Table, TableFile, column_problem, open_table, text_columns
+from kdlora.data.tables import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.errors import InputError, ModelError
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
@@ -166,7 +166,7 @@ def _texts(table: TableFile, rows: list[Row], places: Sequence[int]) -> tuple[li
     numbers = [number for number, _ in rows]
     names = [table.columns[i] for i in places]
     columns = {n: [values[i] for _, values in rows] for n, i in zip(names, places, strict=True)}
-    return text_columns(Table(table.path, table.columns, columns, numbers), names)
+    return text_columns(FileTable(table.path, table.columns, columns, numbers), names)
 
 
 def _cell(value: Any) -> Any:

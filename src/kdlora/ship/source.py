@@ -17,7 +17,7 @@ _EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved studen
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceRun:
     """A finished run with a trained encoder, where it lies, and the card it will ship with."""
 
     store: Store
@@ -43,7 +43,7 @@ class Teacher:
     folder: Path | None
 
 
-def find_source(given: str | Path) -> Source:
+def find_source(given: str | Path) -> SourceRun:
     """The run that the user named. Raises InputError or ModelError."""
     folder = Path(given).expanduser()
     if folder.is_dir():
@@ -63,7 +63,7 @@ def find_source(given: str | Path) -> Source:
     return _source(store, fitting[0])
 
 
-def find_teacher(source: Source) -> Teacher | None:
+def find_teacher(source: SourceRun) -> Teacher | None:
     """The teacher of a run, or of its pair in the study; a teacher is its own.
 
     A student that was trained alone is compared with the model that taught the distilled students
@@ -83,7 +83,7 @@ def find_teacher(source: Source) -> Teacher | None:
     return Teacher(run.reference, None, None) if run.reference is not None else None
 
 
-def _teachers_of_pair(source: Source) -> list[str]:
+def _teachers_of_pair(source: SourceRun) -> list[str]:
     """Runs of the arm that taught on the task of a run's pair, those of the run's seed first."""
     run, root = source.record.run, source.store.root
     if not (root / PLAN_FILE).is_file():
@@ -108,7 +108,7 @@ def check_data(record: Record, fingerprint: str) -> None:
         )
 
 
-def _source_of_folder(folder: Path) -> Source:
+def _source_of_folder(folder: Path) -> SourceRun:
     if (folder / "record.json").is_file():
         return _source(Store(folder.resolve().parent.parent), folder.resolve().name)
     card = read_card(folder)
@@ -125,7 +125,7 @@ def _source_of_folder(folder: Path) -> Source:
     )
 
 
-def _source(store: Store, run_id: str, card: ModelCard | None = None) -> Source:
+def _source(store: Store, run_id: str, card: ModelCard | None = None) -> SourceRun:
     record = store.read(run_id)
     where = store.folder(run_id)
     if record is None or record.quality is None:
@@ -142,4 +142,4 @@ def _source(store: Store, run_id: str, card: ModelCard | None = None) -> Source:
         card = make_card(record, where, "named by the user", arm=run.title, calibration=stored)
     else:
         card = renewed(card, store)
-    return Source(store, record, card)
+    return SourceRun(store, record, card)

@@ -42,7 +42,7 @@ from kdlora.vocabulary.arm import BASELINES, Arm, teaching_arm
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedCell:
     """One place in the study's table and the run that fills it.
 
     `label` tells a varied arm from the arm itself; both share one run if their settings agree.
@@ -61,7 +61,7 @@ class Plan:
     """All runs in the order in which to do them (teachers first, complete blocks first)."""
 
     runs: list[Run] = field(default_factory=list)
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[PlannedCell] = field(default_factory=list)
     halving: tuple[Halving, ...] = ()
     _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
@@ -85,7 +85,7 @@ def make_plan(study: Study) -> Plan:
             for arm, label, run_id, make in block.runs(seed):
                 if arm is not None:
                     plan.cells.append(
-                        Cell(block.pair.name, block.task.name, arm, seed, run_id, label)
+                        PlannedCell(block.pair.name, block.task.name, arm, seed, run_id, label)
                     )
                 if run_id not in seen:
                     seen.add(run_id)

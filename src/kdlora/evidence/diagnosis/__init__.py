@@ -14,12 +14,12 @@ import pandas as pd
 
 from kdlora.evidence.diagnosis import costs as cost
 from kdlora.evidence.diagnosis import fidelity, scores, selection, setup
-from kdlora.evidence.diagnosis.finding import ORDER, Finding, Severity, strategy
+from kdlora.evidence.diagnosis.finding import ORDER, DiagnosisFinding, Severity, strategy
 from kdlora.evidence.diagnosis.scores import degenerate_kinds
 from kdlora.evidence.diagnosis.selection import epochs_table
 from kdlora.records.tidy import StudyFrame
 
-Check = Callable[[pd.DataFrame], Iterator[Finding]]
+Check = Callable[[pd.DataFrame], Iterator[DiagnosisFinding]]
 
 # Of runs: a run that several cells share (a teacher of two pairs) counts once.
 CHECKS: tuple[Check, ...] = (
@@ -40,7 +40,7 @@ CHECKS: tuple[Check, ...] = (
 CELL_CHECKS: tuple[Check, ...] = (scores.copies, cost.parameters)
 
 
-def diagnose(frame: StudyFrame | pd.DataFrame) -> tuple[Finding, ...]:
+def diagnose(frame: StudyFrame | pd.DataFrame) -> tuple[DiagnosisFinding, ...]:
     """All findings, errors first, in the order of the checks. An empty frame has none."""
     if not isinstance(frame, StudyFrame) and frame.empty:
         return ()
@@ -56,7 +56,7 @@ def diagnose(frame: StudyFrame | pd.DataFrame) -> tuple[Finding, ...]:
 __all__ = [
     "CELL_CHECKS",
     "CHECKS",
-    "Finding",
+    "DiagnosisFinding",
     "Severity",
     "degenerate_kinds",
     "diagnose",

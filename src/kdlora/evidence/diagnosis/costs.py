@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.diagnosis.finding import (
-    Finding,
+    DiagnosisFinding,
     config_columns,
     counts,
     has,
@@ -27,7 +27,7 @@ NOISY = 1.3  # ratio of speeds between seeds that one machine does not explain
 SAME = 0.02  # a count within 2 % of its formula fits (tables print two or three digits)
 
 
-def throughput(frame: pd.DataFrame) -> Iterator[Finding]:
+def throughput(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Training speeds of the same configuration that differ from seed to seed."""
     frame = frame[is_done(frame)]
     if not has(frame, "train_examples_per_s"):
@@ -53,7 +53,7 @@ def throughput(frame: pd.DataFrame) -> Iterator[Finding]:
         return
     affected = part[(size > 1) & (ratio > NOISY)]
     slow, fast, slow_seeds = _modes(affected, [*keys, "devices", "tokens"])
-    yield Finding(
+    yield DiagnosisFinding(
         "bimodal_throughput",
         "warning",
         f"{noisy} of {len(ratios)} configurations that were run more than once differ by more than "
@@ -90,7 +90,7 @@ def _modes(affected: pd.DataFrame, keys: list[str]) -> tuple[float, float, dict[
     return float(np.median(slow)), float(np.median(fast)), counts(pd.Series(seeds, dtype=object))
 
 
-def parameters(frame: pd.DataFrame) -> Iterator[Finding]:
+def parameters(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Trainable parameters against what rank and the encoder's shape allow."""
     if not has(frame, "encoder", "trainable_params", "rank", "adaptation"):
         return
@@ -117,7 +117,7 @@ def parameters(frame: pd.DataFrame) -> Iterator[Finding]:
             label = (str(key[2]), float(key[3]), rank)
             other_rank.setdefault(label, []).extend(group.index)
     for (adaptation, declared, real), index in other_rank.items():
-        yield Finding(
+        yield DiagnosisFinding(
             "rank_contradicted",
             "warning",
             f"{len(index)} {adaptation} runs declare rank {declared:g} and train the parameters of "
@@ -136,7 +136,7 @@ def parameters(frame: pd.DataFrame) -> Iterator[Finding]:
         ]
         encoder, rank, given, query_value = plain[0]
         all_linear = shape_of(encoder).all_linear(rank)  # type: ignore[union-attr]
-        yield Finding(
+        yield DiagnosisFinding(
             "parameters_contradict_shape",
             "error",
             f"{len(rows)} parameter counts are more than LoRA on every linear layer and a whole "
@@ -181,7 +181,7 @@ def _ranked(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(rank=rank, trainable_params=given)[usable]
 
 
-def _budgets(frame: pd.DataFrame) -> Iterator[Finding]:
+def _budgets(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """The same rank is not the same budget; and a small student may train more than its teacher."""
     done = _ranked(frame)
     if done.empty or "seed" not in done:
@@ -192,7 +192,7 @@ def _budgets(frame: pd.DataFrame) -> Iterator[Finding]:
         ratios = median.div(median["lora"], axis=0).drop(columns="lora").median().dropna()
         unequal = ratios[(ratios - 1).abs() > 0.05].sort_values(ascending=False)
         if len(unequal):
-            yield Finding(
+            yield DiagnosisFinding(
                 "budget_differs",
                 "warning",
                 "At the same declared rank, "
@@ -209,7 +209,7 @@ def _budgets(frame: pd.DataFrame) -> Iterator[Finding]:
         ratio = (by_role["student"] / by_role["teacher"]).dropna().groupby("pair").median()
         more = ratio[ratio > 1]
         if len(more):
-            yield Finding(
+            yield DiagnosisFinding(
                 "student_trains_more",
                 "info",
                 "Students train more parameters than the PEFT of their teachers: "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlora.evidence.diagnosis.finding import Finding, has, is_done, listed, runs
+from kdlora.evidence.diagnosis.finding import DiagnosisFinding, has, is_done, listed, runs
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.tidy import numeric
 from kdlora.vocabulary.task import TASKS
@@ -35,7 +35,7 @@ def expected_agreement(a_s: float, a_t: float) -> float:
     return a_s * a_t + (1 - a_s) * (1 - a_t)
 
 
-def agreement(frame: pd.DataFrame) -> Iterator[Finding]:
+def agreement(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Outside the bounds; or, with the teacher's accuracy unknown, only possible for a bad one."""
     if not has(frame, "agreement"):
         return
@@ -46,7 +46,7 @@ def agreement(frame: pd.DataFrame) -> Iterator[Finding]:
     outside = table["outside"].fillna(False).astype(bool)
     if outside.any():
         first = table[outside].iloc[0]
-        yield Finding(
+        yield DiagnosisFinding(
             "agreement_impossible",
             "error",
             f"{int(outside.sum())} agreements lie outside what the two accuracies allow, such as "
@@ -68,7 +68,7 @@ def agreement(frame: pd.DataFrame) -> Iterator[Finding]:
             4,
         )
         near = int((worst["teacher_max"] < 1 / worst["n_classes"]).sum())
-        yield Finding(
+        yield DiagnosisFinding(
             "agreement_forces_bad_teacher",
             "error",
             f"No teacher accuracy is given, and the agreement leaves room only for a teacher far "
@@ -83,7 +83,7 @@ def agreement(frame: pd.DataFrame) -> Iterator[Finding]:
             },
         )  # fmt: skip
     elif unknown.any():
-        yield Finding(
+        yield DiagnosisFinding(
             "teacher_unchecked",
             "warning",
             f"{int(unknown.sum())} agreements come without the teacher's accuracy: neither their "

@@ -20,7 +20,7 @@ CONFIG = ("encoder", "task", "role", "distillation", "adaptation")
 
 
 @dataclass(frozen=True)
-class Finding(Result):
+class DiagnosisFinding(Result):
     """Something that a reader must know before believing the study.
 
     error: these numbers do not measure what they are said to measure. warning: they do, and yet a
@@ -88,7 +88,7 @@ def listed(items: Iterable[Any], limit: int = 4) -> str:
 
 __all__ = [
     "ORDER",
-    "Finding",
+    "DiagnosisFinding",
     "Severity",
     "config_columns",
     "counts",

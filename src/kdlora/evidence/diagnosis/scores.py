@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, listed, runs, strategy
+from kdlora.evidence.diagnosis.finding import (
+    DiagnosisFinding,
+    counts,
+    has,
+    is_done,
+    listed,
+    runs,
+    strategy,
+)
 from kdlora.evidence.diagnosis.public_facts import CLASS_COUNTS
 from kdlora.evidence.teacher import named_teachers
 from kdlora.records.plausible import impossible_values
@@ -20,13 +28,13 @@ EXACT = 1e-6
 UNINFORMATIVE = 0.5  # share of degenerate runs from which a task tells methods apart by luck
 
 
-def impossible(frame: pd.DataFrame) -> Iterator[Finding]:
+def impossible(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Values beyond what their metric or quantity can be."""
     done = frame[is_done(frame)]
     for problem in impossible_values(done):
         rows = np.zeros(len(done), dtype=bool)
         rows[list(problem.rows)] = True
-        yield Finding(
+        yield DiagnosisFinding(
             "impossible_value",
             "error",
             f"{problem.column}: {problem.sentence}, in {len(problem.rows)} of {len(done)} runs.",
@@ -35,7 +43,7 @@ def impossible(frame: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def health_flags(frame: pd.DataFrame) -> Iterator[Finding]:
+def health_flags(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """The flags that the runs carry themselves, gathered by name."""
     if "flags" not in frame:
         return
@@ -59,7 +67,7 @@ def health_flags(frame: pd.DataFrame) -> Iterator[Finding]:
         mask = np.zeros(len(frame), dtype=bool)
         mask[rows] = True
         example = f" First: {details[name]}." if name in details else ""
-        yield Finding(
+        yield DiagnosisFinding(
             f"flag:{name}",
             severity.get(name, "warning"),  # type: ignore[arg-type]
             f"{len(rows)} runs carry the flag {name}.{example}",
@@ -129,7 +137,7 @@ def _rows_scored(frame: pd.DataFrame) -> pd.Series:
     return numeric(frame, "n_report").where(lambda n: n.notna(), timed)
 
 
-def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
+def degenerate(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Runs whose score is a constant model's, their consequences, and tasks that only give such."""
     kinds = degenerate_kinds(frame)
     mask = kinds.notna()
@@ -138,7 +146,7 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
     done = is_done(frame)
     bad = frame[mask].assign(strategy=strategy(frame[mask]))
     by_task = bad["task"].astype(str).value_counts()
-    yield Finding(
+    yield DiagnosisFinding(
         "degenerate_runs",
         "error",
         f"{int(mask.sum())} of {int(done.sum())} runs score what a model that ignores the text "
@@ -163,7 +171,7 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
         p = numeric(frame, "score")[frame["task"].eq(task) & done].median()
         error = 100 * float(np.sqrt(max(p * (1 - p), 0) / n)) if n > 0 and p <= 1 else None
         size = f" It has {n:.0f} rows: one score is ±{error:.1f} points." if error else ""
-        yield Finding(
+        yield DiagnosisFinding(
             "uninformative_task",
             "warning",
             f"{task}: {n_bad} of {total} runs are degenerate.{size} It tells methods apart by "
@@ -175,7 +183,7 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
         poor: set[Any] = set(frame.loc[mask, "run_id"])
         taught = done & np.array([not poor.isdisjoint(ids) for ids in named_teachers(frame)], bool)
         if taught.any():
-            yield Finding(
+            yield DiagnosisFinding(
                 "degenerate_teacher",
                 "error",
                 f"{int(taught.sum())} students learnt from a teacher whose own score is "
@@ -185,7 +193,7 @@ def degenerate(frame: pd.DataFrame) -> Iterator[Finding]:
             )
 
 
-def copies(frame: pd.DataFrame) -> Iterator[Finding]:
+def copies(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """The same score where different seeds or different methods should give different ones."""
     if not has(frame, "score", "arm", "task", "seed"):
         return
@@ -200,7 +208,7 @@ def copies(frame: pd.DataFrame) -> Iterator[Finding]:
     seeds = unique.groupby(["arm", *place, *same], dropna=False)["seed"].transform("nunique")
     if (seeds > 1).any():
         repeated = unique[seeds > 1]
-        yield Finding(
+        yield DiagnosisFinding(
             "identical_across_seeds",
             "error" if has(repeated, "final_loss") else "warning",
             f"{len(repeated)} runs of different seeds have the same "
@@ -218,7 +226,7 @@ def copies(frame: pd.DataFrame) -> Iterator[Finding]:
             both = cells[[a, b]].dropna()
             equal = int((both[a] == both[b]).sum())
             if len(both) >= 3 and equal >= 0.9 * len(both):
-                yield Finding(
+                yield DiagnosisFinding(
                     "identical_arms",
                     "error",
                     f"{a} and {b} have the same score in {equal} of {len(both)} shared cells: "

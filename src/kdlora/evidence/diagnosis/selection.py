@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, runs, strategy
+from kdlora.evidence.diagnosis.finding import DiagnosisFinding, counts, has, is_done, runs, strategy
 from kdlora.evidence.diagnosis.scores import degenerate_kinds
 from kdlora.records.tidy import numeric
 
@@ -88,7 +88,7 @@ def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(flat | (size == 0), np.nan, (x * y).sum(axis=1) / size)
 
 
-def reload(frame: pd.DataFrame) -> Iterator[Finding]:
+def reload(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Reported scores that no logged epoch had, or that of another epoch than the chosen one."""
     table = epochs_table(frame)
     if table.empty:
@@ -103,7 +103,7 @@ def reload(frame: pd.DataFrame) -> Iterator[Finding]:
             if lost[place == name].any()
         }
         told = "; ".join(f"{k}: {v['unmatched']} of {v['runs']}" for k, v in share.items())
-        yield Finding(
+        yield DiagnosisFinding(
             "final_matches_no_epoch",
             "error",
             f"{int(lost.sum())} reported scores are those of no logged epoch ({told}): the best "
@@ -113,7 +113,7 @@ def reload(frame: pd.DataFrame) -> Iterator[Finding]:
         )
     other = table["matched"] & table["selected"].notna() & _elsewhere(frame, table)
     if other.any():
-        yield Finding(
+        yield DiagnosisFinding(
             "other_epoch_kept",
             "warning",
             f"{int(other.sum())} runs report another epoch than the one with the lowest "
@@ -122,7 +122,7 @@ def reload(frame: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def choice(frame: pd.DataFrame) -> Iterator[Finding]:
+def choice(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Did the lowest loss pick the best epoch? Better than chance, by chance, or worse?"""
     table = epochs_table(frame)
     table = table[table["selected"].notna()]
@@ -163,7 +163,7 @@ def choice(frame: pd.DataFrame) -> Iterator[Finding]:
         worse = p_below < 0.05
         if not worse and p_above < 0.05:
             continue
-        yield Finding(
+        yield DiagnosisFinding(
             "selection_worse_than_chance" if worse else "selection_by_chance",
             "error" if worse else "warning",
             f"{name}: the lowest evaluation loss picked the best epoch in {hits / n:.0%} of {n} "
@@ -181,14 +181,14 @@ def choice(frame: pd.DataFrame) -> Iterator[Finding]:
     yield from _lost_by_selection(frame, table)
 
 
-def on_report_split(frame: pd.DataFrame) -> Iterator[Finding]:
+def on_report_split(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Chosen and reported on the same rows."""
     table = epochs_table(frame)
     if table.empty or has(frame, "selection_score"):
         return
     same = int(table["matched"].sum())
     if same >= 0.5 * len(table):
-        yield Finding(
+        yield DiagnosisFinding(
             "selected_on_report_split",
             "warning",
             f"{same} of {len(table)} reported scores are the per-epoch score of the epoch kept: "
@@ -197,7 +197,7 @@ def on_report_split(frame: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def _lost_by_selection(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Finding]:
+def _lost_by_selection(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     kinds = degenerate_kinds(frame).loc[table.index]
     score = numeric(frame, "score").loc[table.index]
     sign = numeric(frame, "direction").fillna(1.0).loc[table.index]
@@ -205,7 +205,7 @@ def _lost_by_selection(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[Fin
     rescued = kinds.notna() & better
     if rescued.any():
         low, high = table.loc[rescued, "best_score"].min(), table.loc[rescued, "best_score"].max()
-        yield Finding(
+        yield DiagnosisFinding(
             "degenerate_by_selection",
             "error",
             f"{int(rescued.sum())} degenerate runs had an epoch more than 5 points better "

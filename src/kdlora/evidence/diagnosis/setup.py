@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlora.evidence.diagnosis.finding import Finding, counts, has, is_done, listed, runs, strategy
+from kdlora.evidence.diagnosis.finding import (
+    DiagnosisFinding,
+    counts,
+    has,
+    is_done,
+    listed,
+    runs,
+    strategy,
+)
 from kdlora.evidence.diagnosis.public_facts import shape_of
 from kdlora.records.tidy import numeric
 
@@ -62,7 +70,7 @@ def tokens_per_example(frame: pd.DataFrame) -> pd.Series:
     return nearest.where((length / nearest - 1).abs() < 0.2)
 
 
-def batches(frame: pd.DataFrame) -> Iterator[Finding]:
+def batches(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Global batch sizes that differ between arms although the setting is the same."""
     frame = frame[is_done(frame)]
     devices = device_counts(frame)
@@ -78,7 +86,7 @@ def batches(frame: pd.DataFrame) -> Iterator[Finding]:
         for name, found in by_strategy.items()
     )
     between = len(set(usual.values())) > 1
-    yield Finding(
+    yield DiagnosisFinding(
         "batch_mixture",
         "error" if between else "warning",
         f"The optimizer steps show different numbers of devices or accumulation steps ({told}): "
@@ -96,7 +104,7 @@ def batches(frame: pd.DataFrame) -> Iterator[Finding]:
     )
 
 
-def lengths(frame: pd.DataFrame) -> Iterator[Finding]:
+def lengths(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Sequence lengths that differ between arms, or between seeds of the same arm."""
     frame = frame[is_done(frame)]
     tokens = tokens_per_example(frame)
@@ -129,7 +137,7 @@ def lengths(frame: pd.DataFrame) -> Iterator[Finding]:
         if memory
         else ""
     )
-    yield Finding(
+    yield DiagnosisFinding(
         "length_mixture",
         "error",
         f"The logged FLOPs show different padded lengths ({told}).{whole} Time, FLOPs and memory "
@@ -146,7 +154,7 @@ def lengths(frame: pd.DataFrame) -> Iterator[Finding]:
     )
 
 
-def settings(frame: pd.DataFrame) -> Iterator[Finding]:
+def settings(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Settings that differ between the arms of a comparison, and facts that nobody recorded."""
     frame = frame[is_done(frame)]
     if "role" in frame:
@@ -165,7 +173,7 @@ def settings(frame: pd.DataFrame) -> Iterator[Finding]:
         by_arm = {arm: found for arm, found in by_arm.items() if found}
         if len(set(by_arm.values())) > 1:
             told = "; ".join(f"{arm}: {', '.join(found)}" for arm, found in by_arm.items())
-            yield Finding(
+            yield DiagnosisFinding(
                 "setting_differs",
                 "warning",
                 f"{column.replace('_', ' ')} differs between arms ({told}): they are compared "
@@ -174,7 +182,7 @@ def settings(frame: pd.DataFrame) -> Iterator[Finding]:
                 {"column": column, "by_arm": {str(arm): list(v) for arm, v in by_arm.items()}},
             )
         elif any(len(found) > 1 for found in by_arm.values()):
-            yield Finding(
+            yield DiagnosisFinding(
                 "setting_varies",
                 "info",
                 f"{column.replace('_', ' ')} varies within arms: "
@@ -184,7 +192,7 @@ def settings(frame: pd.DataFrame) -> Iterator[Finding]:
             )
     absent = [c for c in ("precision", "device") if not has(frame, c)]
     if absent and has(frame, "train_s"):
-        yield Finding(
+        yield DiagnosisFinding(
             "not_recorded",
             "warning",
             f"{' and '.join(absent)} of the trainings {'was' if len(absent) == 1 else 'were'} not "
@@ -194,7 +202,7 @@ def settings(frame: pd.DataFrame) -> Iterator[Finding]:
         )
 
 
-def controls(frame: pd.DataFrame) -> Iterator[Finding]:
+def controls(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Distilled students without undistilled ones: what distillation gives cannot be told."""
     if not has(frame, "role", "distillation", "adaptation"):
         return
@@ -204,7 +212,7 @@ def controls(frame: pd.DataFrame) -> Iterator[Finding]:
     plain = set(students.loc[students["distillation"].ne("kd"), "adaptation"])
     lacking = sorted(map(str, distilled - plain))
     if lacking:
-        yield Finding(
+        yield DiagnosisFinding(
             "no_control_arm",
             "warning",
             f"No student without distillation for {', '.join(lacking)}: the effect of distillation "
