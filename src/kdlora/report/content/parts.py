@@ -103,7 +103,7 @@ class ReportData:
     @property
     def keeps_models(self) -> bool:
         """Whether the runs left models; of imported results there are only the numbers."""
-        return self._read_examples is not None
+        return self._inputs.examples is not None
 
     @property
     def examples(self) -> StoredOutputs | None:
