@@ -16,6 +16,63 @@ from tests.harness.tiny_models import save_tiny_encoder
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Tests that train, start processes or write whole reports: `make quick` leaves them out.
+SLOW = (
+    "benchmarks/",
+    "browser/",
+    "choice/test_one_student.py",
+    "cli/test_bad_input.py",
+    "cli/test_imported.py",
+    "cli/test_recommend_command.py",
+    "cli/test_run.py",
+    "cli/test_track.py",
+    "data/test_packaged.py",
+    "engines/test_engine.py",
+    "engines/test_execution.py",
+    "engines/test_halving.py",
+    "engines/test_local.py",
+    "engines/test_main_module.py",
+    "engines/test_ray.py",
+    "evidence/test_better_stats.py",
+    "evidence/test_diagnosis.py",
+    "evidence/test_garbage.py",
+    "evidence/test_teacher.py",
+    "evidence/test_best.py",
+    "mlflow/",
+    "models/",
+    "recipes/",
+    "report/",
+    "reproductions/",
+    "serve/",
+    "ship/",
+    "test_adaptations_end_to_end.py",
+    "test_api.py",
+    "test_distillation_end_to_end.py",
+    "test_docs_distillation.py",
+    "test_end_to_end.py",
+    "test_examples_slurm.py",
+    "test_fuzz.py",
+    "test_known_mistakes.py",
+    "test_old_studies.py",
+    "test_pairings_end_to_end.py",
+    "test_readme.py",
+    "test_tables_alike.py",
+    "training/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow ones, whole files and folders at a time."""
+    tests = ROOT / "tests"
+    slow = [tests / place for place in SLOW]
+    missing = [str(path) for path in slow if not path.exists()]
+    if missing:
+        raise pytest.UsageError(f"conftest.SLOW names what is not there: {', '.join(missing)}")
+    for item in items:
+        if any(item.path == path or path in item.path.parents for path in slow):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real tasks and reference results beside the checkout; skips without it."""
