@@ -349,7 +349,7 @@ def test_only_baselines(tmp_path):
 
 
 def test_bad_input_is_one_message_and_nothing_is_written(one_task, tmp_path):
-    with pytest.raises(InputError, match="it is no study"):
+    with pytest.raises(InputError, match="the frame has no column 'arm'"):
         build.write_report(one_task[["task"]], tmp_path / "out", ReportInputs("x"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("in the way")

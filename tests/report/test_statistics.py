@@ -78,7 +78,11 @@ def test_undecided_is_never_called_equal(known):
 def test_a_study_without_scores_has_no_statistics():
     frame = make_frame()
     frame["score"] = np.nan
-    assert gather_report(gather(frame).frame) is None
+    found = gather_report(frame)
+    assert found.families == {}
+    assert found.shared.n_cells == 0
+    assert found.aggregates == found.ratios == found.per_cost == ()
+    assert found.facts.gains == []
 
 
 @pytest.fixture(scope="module")
