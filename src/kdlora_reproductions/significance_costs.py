@@ -108,7 +108,10 @@ def costs(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> Sound:
 def _repeat_for_variants(fft: pd.DataFrame, peft: pd.DataFrame) -> pd.DataFrame:
     keys = ["pair", "task", "seed"]
     wanted = peft[[*keys, "variant"]].drop_duplicates()
-    return wanted.merge(fft.drop(columns="variant"), on=keys).assign(arm="FFT")
+    repeated = wanted.merge(fft.drop(columns="variant"), on=keys).assign(arm="FFT")
+    # one row a variant, each under a name of its own: a run counts once under one name
+    repeated["run_id"] = repeated["run_id"].astype(str) + "/" + repeated["variant"].astype(str)
+    return repeated
 
 
 def parameters(snapshots: Mapping[str, pd.DataFrame]) -> Sound:

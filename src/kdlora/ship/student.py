@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdlora.errors import ModelError
-from kdlora.evidence.students import RankedStudent, rank_students
 from kdlora.files import whole_folder
 from kdlora.records.record import KindName, Record, task_facts
 from kdlora.records.store import Store, write_json
 from kdlora.spec.run import EncoderRun, encoder_of
 from kdlora.vocabulary.task import KINDS, Kind
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # an exported model is served where neither pandas nor the evidence is needed
     import pandas as pd
+
+    from kdlora.evidence.students import RankedStudent
 
 CARD = "kdlora.json"
 CALIBRATION = "calibration.json"  # beside the record of a run
@@ -104,6 +105,8 @@ def students_to_save(frame: pd.DataFrame) -> dict[str, list[RankedStudent]]:
     By the folder's name below `<study>/student`, "" where there is one task and one pair. Of a
     task's pairs, the one whose student ranks first of all comes first.
     """
+    from kdlora.evidence.students import rank_students
+
     students = frame[frame["role"] == "student"]
     groups = students[["task", "pair"]].drop_duplicates()
     found = {}
