@@ -9,9 +9,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share the cores
 
 import pytest
+from hypothesis import settings
 
 from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("kdlora", deadline=None)
+settings.load_profile("kdlora")
 
 ROOT = Path(__file__).resolve().parent.parent
 
