@@ -12,7 +12,6 @@ from transformers import AutoModelForSequenceClassification
 
 import kdlora
 from kdlora.errors import InputError
-from kdlora.models.counting import expected_trainable
 from kdlora.records.store import Store
 from kdlora.records.tidy import tidy
 from kdlora.spec.adapter import Adapter
@@ -20,6 +19,7 @@ from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
 from kdlora.vocabulary.task import TASKS
 from tests.harness.commands import command
+from tests.harness.counting import expected_trainable
 
 BUDGET = 5_000
 SECTIONS = {

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdlora.evidence.correlation import correlate, variance_explained
+from kdlora.evidence.correlation import correlate
 from kdlora.evidence.result import Rules
 from tests.harness.evidence_frames import grid
 
@@ -66,10 +66,3 @@ def test_what_cannot_be_said(study: pd.DataFrame) -> None:
     assert "fewer than three" in empty.cannot
     assert "no column" in missing.cannot
     assert "the score does not vary" in run(study.assign(score=0.5), "train_s")[0].cannot
-
-
-def test_variance_explained_is_r_squared_of_group_means(study: pd.DataFrame) -> None:
-    means = study.groupby("task")["score"].transform("mean")
-    expected = np.corrcoef(means, study["score"])[0, 1] ** 2
-    assert variance_explained(study, ["task"]) == pytest.approx(expected, rel=1e-9)
-    assert variance_explained(study.assign(score=0.5), ["task"]) is None

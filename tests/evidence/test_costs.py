@@ -10,7 +10,6 @@ from kdlora.evidence.costs import (
     budget_matched,
     cost_ratio,
     cost_ratios,
-    reductions_by_rank,
     score_per_cost,
 )
 from kdlora.evidence.result import Rules
@@ -102,18 +101,6 @@ def test_score_per_cost_by_hand(study: pd.DataFrame) -> None:
     mean = 100 * study.loc[study["arm"] == LORA, "score"].mean()
     assert best.score_per_unit == pytest.approx(mean / 1e5, rel=1e-9)
     assert worst.cost == pytest.approx(1e7)
-
-
-def test_reductions_go_rank_by_rank(study: pd.DataFrame) -> None:
-    more = study[study["arm"] == LORA].assign(rank=16.0, trainable_params=2e5)
-    more["run_id"] += "-r16"
-    frame = pd.concat([study, more])
-    rows = reductions_by_rank(frame, FFT, ["trainable_params"], rng=rng(), rules=QUICK)
-    assert [(r.a, round(r.reduction_percent, 6)) for r in rows] == [
-        ("teacher/lora,rank=8", 99.0),
-        ("teacher/lora,rank=16", 98.0),
-    ]
-    assert reductions_by_rank(study.drop(columns="rank"), FFT, ["train_s"], rng=rng()) == ()
 
 
 def test_budget_matching_picks_the_closest_run_of_like_cost() -> None:

@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from kdlora.models.inspection import uses_token_types
 from kdlora.spec.run import EncoderRef
 
 FAMILIES = ("bert", "distilbert", "roberta", "deberta-v2", "albert", "xlm-roberta", "mpnet")
@@ -90,7 +89,7 @@ def tiny_tokenizer(config: PreTrainedConfig) -> PreTrainedTokenizerFast:
     )
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    second = 1 if uses_token_types(config) else 0
+    second = 1 if (getattr(config, "type_vocab_size", 0) or 0) > 1 else 0
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair=f"[CLS] $A [SEP] $B:{second} [SEP]:{second}",

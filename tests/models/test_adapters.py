@@ -11,11 +11,11 @@ from transformers import BertConfig, BertForMaskedLM
 
 from kdlora.errors import ModelError
 from kdlora.models import adapters
-from kdlora.models.counting import expected_trainable
 from kdlora.models.saved import load_trained, save_trained
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.arm import PEFT_VARIANTS
+from tests.harness.counting import expected_trainable
 from tests.harness.models import (
     MNLI,
     GetEncoder,

@@ -12,13 +12,13 @@ from transformers import BertConfig, DebertaV2Config, DistilBertConfig, RobertaC
 from kdlora.errors import ModelError
 from kdlora.models.counting import (
     adapter_parameters,
-    expected_trainable,
     resolve_budget,
     without_weights,
 )
 from kdlora.spec.adapter import Adapter
 from kdlora.vocabulary.arm import PEFT_VARIANTS
 from kdlora.vocabulary.task import TASKS
+from tests.harness.counting import expected_trainable
 
 # The study's encoders, teacher and student of each family, from their published configs.
 _DEBERTA = {

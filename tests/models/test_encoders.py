@@ -17,7 +17,8 @@ from kdlora.errors import ModelError
 from kdlora.models import checkpoints
 from kdlora.models import encoders as labels
 from kdlora.models.adapters import adapt
-from kdlora.models.encoders import load_encoder, load_tokenizer, resolve_encoder
+from kdlora.models.checkpoints import read_tokenizer
+from kdlora.models.encoders import load_encoder, resolve_encoder
 from kdlora.models.saved import save_trained
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
@@ -97,7 +98,7 @@ def test_packaged_encoders_are_fetched(encoder: GetEncoder, monkeypatch) -> None
 
 
 def test_tokenizer(encoder: GetEncoder) -> None:
-    tokenizer = load_tokenizer(encoder("bert"))
+    tokenizer = read_tokenizer(encoder("bert").path)
     tokens = tokenizer("A good Film", "zzz")
     words = ["[CLS]", "a", "good", "film", "[SEP]", "z", "##z", "##z", "[SEP]"]
     assert tokenizer.convert_ids_to_tokens(tokens["input_ids"]) == words
@@ -178,7 +179,7 @@ def test_an_encoder_without_its_own_weights_is_refused(encoder: GetEncoder, tmp_
 
 def test_a_tokenizer_of_another_model_is_refused(encoder: GetEncoder, tmp_path: Path) -> None:
     reference = _folder(encoder("bert"), tmp_path / "copy")
-    tokenizer = load_tokenizer(reference)
+    tokenizer = read_tokenizer(reference.path)
     tokenizer.add_tokens(["unheard", "unseen"])
     tokenizer.save_pretrained(tmp_path / "copy")
     with pytest.raises(ModelError, match="do not belong together"):
@@ -218,7 +219,7 @@ def _plain_logits(reference: EncoderRef) -> tuple[torch.Tensor, dict]:
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(reference.path).eval()
-    batch = tiny_batch(load_tokenizer(reference))
+    batch = tiny_batch(read_tokenizer(reference.path))
     with torch.no_grad():
         return model(**batch).logits, batch
 

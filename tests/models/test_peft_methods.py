@@ -14,9 +14,9 @@ from torch import nn
 from kdlora.errors import ModelError
 from kdlora.models import adapters
 from kdlora.models.adapters import check_options
-from kdlora.models.counting import expected_trainable
 from kdlora.models.saved import load_trained, save_trained
 from kdlora.spec.adapter import Adapter
+from tests.harness.counting import expected_trainable
 from tests.harness.models import (
     MNLI,
     GetEncoder,

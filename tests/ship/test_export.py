@@ -37,10 +37,10 @@ for name in ("torch", "transformers", "peft"):
 import json
 import numpy as np
 from pathlib import Path
-from kdlora.ship.onnx_runtime import load_exported
+from kdlora.ship.predict import load_predictor
 texts = json.loads(Path(sys.argv[2]).read_text())
 for variant in ("onnx", "onnx-int8", "onnx-int4"):
-    model = load_exported(Path(sys.argv[1]), variant=variant)
+    model = load_predictor(sys.argv[1], variant=variant)
     np.save(f"{sys.argv[3]}/{variant}.npy", model.outputs([texts]))
 """
 ONLY_THREE = """

@@ -15,7 +15,6 @@ from scipy.special import expit, softmax
 from kdlora.errors import InputError, ModelError
 from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.answers import Predictor, answers
-from kdlora.ship.onnx_runtime import load_exported
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.student import Calibration
 from tests.harness.exported import LABELS, card_of, logits_of, save_exported, save_quantised, seal
@@ -30,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predictor(folder: Path) -> Predictor:
-    return load_exported(folder)
+    return load_predictor(folder)
 
 
 def test_outputs_are_those_of_paper_and_pencil(predictor: Predictor) -> None:
@@ -62,7 +61,7 @@ def test_long_texts_are_cut(predictor: Predictor) -> None:
 
 
 def test_pairs(tmp_path: Path) -> None:
-    predictor = load_exported(save_exported(tmp_path / "pairs", pairs=True))
+    predictor = load_predictor(save_exported(tmp_path / "pairs", pairs=True))
     assert predictor.columns == 2
     found = predictor.outputs([["good", "dull"], ["film", "bad bad"]])
     expected = [logits_of("good", "film"), logits_of("dull", "bad bad")]
@@ -72,7 +71,7 @@ def test_pairs(tmp_path: Path) -> None:
 def test_regression(tmp_path: Path) -> None:
     card = {"kind": "regression", "label_names": []}
     with pytest.raises(ModelError, match="2 outputs, its card names 1"):
-        load_exported(save_exported(tmp_path / "wide", card=card))
+        load_predictor(save_exported(tmp_path / "wide", card=card))
     found = answers(np.array([[1.5], [-2.0]]), card_of(kind="regression", label_names=[]))
     assert found == [{"value": 1.5}, {"value": -2.0}]
 
@@ -100,24 +99,24 @@ def test_temperature_and_threshold(predictor: Predictor) -> None:
 def test_a_threshold_for_no_label(tmp_path: Path) -> None:
     card = {"calibration": {"threshold": 0.5, "positive": "positve", "n": 10}}
     with pytest.raises(ModelError, match="Did you mean 'positive'"):
-        load_exported(save_exported(tmp_path / "moods", card=card))
+        load_predictor(save_exported(tmp_path / "moods", card=card))
 
 
 def test_the_cards_calibration_is_applied(tmp_path: Path) -> None:
     card = {"calibration": {"temperature": 4.0, "threshold": 0.9, "positive": "positive", "n": 10}}
-    found = load_exported(save_exported(tmp_path / "moods", card=card))([["good film"]])[0]
+    found = load_predictor(save_exported(tmp_path / "moods", card=card))([["good film"]])[0]
     negative, positive = logits_of("good film")
     assert found["probabilities"]["positive"] == pytest.approx(expit((positive - negative) / 4))
     assert found["label"] == "negative"
 
 
 def test_variants(folder: Path) -> None:
-    assert load_exported(folder).variant == "onnx-int8"
-    plain = load_exported(folder, variant="onnx")
+    assert load_predictor(folder).variant == "onnx-int8"
+    plain = load_predictor(folder, variant="onnx")
     assert plain.variant == "onnx"
     np.testing.assert_allclose(plain.outputs([["good"]])[0], 2 * logits_of("good"), atol=1e-6)
     with pytest.raises(InputError, match=r"no variant 'onxx'.*Did you mean 'onnx'"):
-        load_exported(folder, variant="onxx")
+        load_predictor(folder, variant="onxx")
 
 
 def test_a_variant_that_failed_the_gate_is_used_only_when_named(tmp_path: Path) -> None:
@@ -151,7 +150,7 @@ def test_an_answer_does_not_depend_on_company(
     texts = ["good", "bad dull film", "good " * 9, "", "film film"]
 
     def both() -> tuple[np.ndarray, np.ndarray]:
-        predictor = load_exported(folder, variant="onnx-int8")
+        predictor = load_predictor(folder, variant="onnx-int8")
         alone = np.concatenate([predictor.outputs([[text]]) for text in texts])
         return alone, predictor.outputs([texts])
 
@@ -167,14 +166,14 @@ def test_broken_files(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     seal(folder)
     with pytest.raises(ModelError, match="no tokenizer"):
-        load_exported(folder)
+        load_predictor(folder)
     (folder / "onnx" / "model_int8.onnx").write_bytes(b"\x08\x08")
     seal(folder)
     with pytest.raises(ModelError, match="onnxruntime cannot load it"):
-        load_exported(folder)
+        load_predictor(folder)
     (folder / "export.json").write_text("[]", encoding="utf-8")
     with pytest.raises(ModelError):
-        load_exported(folder)
+        load_predictor(folder)
 
 
 def test_a_process_without_torch(folder: Path) -> None:
@@ -197,4 +196,4 @@ def test_a_process_without_torch(folder: Path) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"onnxruntime is not installed.*kdlora\[serve\]"):
-        load_exported(folder)
+        load_predictor(folder)

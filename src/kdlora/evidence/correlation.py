@@ -119,15 +119,3 @@ def _interval(
     sizes = [len(xy)] if rules.bootstrap == "expanded" else None
     low, high = intervals.interval(drawn, alpha=rules.alpha, sizes=sizes)
     return finite(low), finite(high)
-
-
-def variance_explained(
-    frame: StudyFrame | pd.DataFrame, by: Sequence[str], score: str = "score"
-) -> float | None:
-    """Share of the runs' score variance (R squared) that group means explain."""
-    usable, _ = usable_runs(frame, score)
-    y = usable["value"].to_numpy(float)
-    if len(y) < 2 or np.ptp(y) == 0:
-        return None
-    groups = usable.groupby(list(by), dropna=False).ngroup().to_numpy()
-    return float(1 - (_centred(y, groups) ** 2).sum() / ((y - y.mean()) ** 2).sum())

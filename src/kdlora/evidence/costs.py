@@ -233,27 +233,6 @@ def score_per_cost(
     return tuple(result)
 
 
-def reductions_by_rank(
-    frame: StudyFrame | pd.DataFrame,
-    reference: str,
-    columns: Sequence[str],
-    *,
-    rng: np.random.Generator,
-    keys: Sequence[str] = KEYS,
-    same: Sequence[str] = (),
-    rules: Rules | None = None,
-) -> tuple[Ratio, ...]:
-    """Cost of every arm at every rank against `reference`: arms are selections `arm,rank=r`."""
-    study = StudyFrame.of(frame)
-    ranked = study.table.loc[study.table["rank"].notna(), ["arm", "rank"]]
-    found = ranked.drop_duplicates().sort_values(["arm", "rank"])
-    contrasts = [
-        (Selection(str(arm), (("rank", f"{rank:g}"),)), reference)
-        for arm, rank in found.itertuples(index=False, name=None)
-    ]
-    return cost_ratios(study, contrasts, columns, rng=rng, keys=keys, same=same, rules=rules)
-
-
 @dataclass(frozen=True)
 class Budget(Result):
     """Which runs of two arms cost the same, so that what is compared is the method."""

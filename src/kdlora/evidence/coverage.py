@@ -57,10 +57,6 @@ class Coverage(Result):
     def complete(self) -> bool:
         return self.holes.empty
 
-    @property
-    def share_present(self) -> float | None:
-        return self.present / self.expected if self.expected else None
-
     def sentences(self) -> list[str]:
         """What a reader should know, most important first."""
         if not self.expected:

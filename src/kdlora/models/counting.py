@@ -1,4 +1,4 @@
-"""How many parameters a plan would train, in closed form and without weights."""
+"""How many parameters an adapter trains, in closed form, and the rank that a budget allows."""
 
 from __future__ import annotations
 
@@ -45,45 +45,6 @@ def adapter_parameters(
         return min(rank, inputs, outputs) * both
     vectors = int(adaptation == "dora") + int(bool(options.get("lora_bias")))
     return rank * both + vectors * outputs
-
-
-def expected_trainable(
-    config: PreTrainedConfig,
-    adaptation: str,
-    adapter: Adapter | None,
-    task: Task,
-    *,
-    new_modules: Sequence[str] = (),
-    trained: Sequence[str] | None = None,
-) -> int:
-    """Parameters that a run trains, from the encoder's config alone.
-
-    `new_modules` are what a load of the encoder reports beyond its head (BERT's pooler after
-    masked language modelling). `trained` replaces the modules trained beside the adapter, which
-    are otherwise the head and the new ones. Raises ModelError as `adapt` does.
-    """
-    model = without_weights(config, task)
-    if adaptation == "fft" or adapter is None:
-        return sum(p.numel() for p in model.parameters())
-    check_options(adaptation, adapter)
-    beside = trained_modules(model, new_modules) if trained is None else tuple(trained)
-    shapes = _shapes(model, adapter, beside)
-    if adapter.budget is not None:
-        adapter = adapter.at_rank(_largest_rank(adaptation, adapter, shapes))
-    whole = sum(p.numel() for name in beside for p in model.get_submodule(name).parameters())
-    return _total(adaptation, adapter, shapes) + _biases(model, adapter, shapes, beside) + whole
-
-
-def _biases(model: PreTrainedModel, adapter: Adapter, shapes: Shapes, beside: Sequence[str]) -> int:
-    """Parameters of the biases that train with the adapter: its layers' own, or the encoder's."""
-    chosen = adapter.options.get("bias", "none")
-    return sum(
-        p.numel()
-        for name, p in model.named_parameters()
-        if name.endswith("bias")
-        and (chosen == "all" or (chosen != "none" and name.rpartition(".")[0] in shapes))
-        and not any(name.startswith(f"{top}.") for top in beside)
-    )
 
 
 def resolve_budget(

@@ -126,11 +126,6 @@ def resolve_encoder(reference: EncoderRef) -> str:
     return reference.path or reference.name
 
 
-def load_tokenizer(reference: EncoderRef) -> PreTrainedTokenizerBase:
-    """The tokenizer of an encoder. Raises ModelError."""
-    return read_tokenizer(resolve_encoder(reference))
-
-
 def load_encoder(
     reference: EncoderRef,
     task: Task,

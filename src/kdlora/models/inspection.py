@@ -19,11 +19,6 @@ ALL_LINEAR = "all-linear"
 QUERY_VALUE = "query-value"
 
 
-def uses_token_types(config: PreTrainedConfig) -> bool:
-    """Whether the two texts of a pair are told apart by ``token_type_ids``."""
-    return (getattr(config, "type_vocab_size", 0) or 0) > 1
-
-
 def supports_sdpa(config: PreTrainedConfig) -> bool:
     """Whether the family has torch's fused attention; DeBERTa and MPNet are eager only."""
     classes = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)

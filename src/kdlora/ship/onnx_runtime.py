@@ -11,9 +11,9 @@ import numpy as np
 
 from kdlora.data.batches import Encoded, eval_batches, pad
 from kdlora.errors import InputError, ModelError
-from kdlora.records.artefact import Artefact, Variant, read_artefact, verify
+from kdlora.records.artefact import Artefact, Variant, verify
 from kdlora.ship.answers import Predictor, Texts
-from kdlora.ship.safety import check_folder, check_onnx
+from kdlora.ship.safety import check_onnx
 from kdlora.ship.student import CARD, read_card
 
 if TYPE_CHECKING:
@@ -24,24 +24,6 @@ TOKENIZER = "tokenizer.json"
 TOKENS = 512  # padded tokens a batch: larger ones leave the processor's cache and lose a third
 _ALONE = "kdlora.one_text_at_a_time"
 _KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-def load_exported(
-    folder: Path, *, variant: str | None = None, threads: int | None = None
-) -> Predictor:
-    """Load one ONNX variant of an exported folder.
-
-    Without `variant` it is the fastest that passed the accuracy gate. Everything that is loaded
-    is compared with its checksum first. `threads` default to the processors that this process
-    may use. Raises ModelError for a folder that is damaged or unsafe, InputError for a variant
-    that there is not.
-    """
-    check_folder(folder)
-    artefact = read_artefact(folder)
-    chosen = artefact.variant(variant) if variant else artefact.best_variant(torch=False)
-    if chosen.runtime != "onnx":
-        raise InputError(f"variant '{chosen.name}' does not run on onnxruntime")
-    return load_onnx(folder, artefact, chosen, threads=threads)
 
 
 def load_onnx(
