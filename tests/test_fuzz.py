@@ -21,7 +21,7 @@ from kdlora.records.artefact import read_artefact
 from kdlora.records.record import Record, checksum
 from kdlora.records.store import Store
 from kdlora.serve.requests import Limits, RequestError, parse_request
-from kdlora.ship.student import read_card
+from kdlora.ship.card import read_card
 from kdlora.spec.check import make_study, read_study
 from kdlora.spec.plan import make_plan
 

@@ -25,8 +25,8 @@ from kdlora.importing.read import ROW
 from kdlora.importing.read import read_table as read_foreign
 from kdlora.planning.workload import text_rows
 from kdlora.ship.answers import Predictor
+from kdlora.ship.card import ModelCard
 from kdlora.ship.predict import predict_file
-from kdlora.ship.student import ModelCard
 from kdlora.spec.sections import OwnTask
 
 CARD = ModelCard(

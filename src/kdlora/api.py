@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kdlora.engines.supervisor import OnEvent
     from kdlora.records.store import Store
     from kdlora.report.build import ReportFiles
-    from kdlora.ship.student import ModelCard
+    from kdlora.ship.card import ModelCard
 
 _LOST = ("failed", "skipped")  # states of runs that came to nothing
 

@@ -25,7 +25,8 @@ from kdlora.evidence.study import gather_report
 from kdlora.records.frame import load_frame
 from kdlora.report import words as w
 from kdlora.report.content import answer, pair_answer, which_to_ship
-from kdlora.ship.student import read_card, save_students, students_to_save
+from kdlora.ship.card import read_card
+from kdlora.ship.student import save_students, students_to_save
 from tests.harness.choice_studies import row, study
 from tests.harness.stored_studies import ERROR, store_study
 

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from kdlora.ship.student import ModelCard
+from kdlora.ship.card import ModelCard
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "dull", "film")
 # What each word adds to the logits of (negative, positive).

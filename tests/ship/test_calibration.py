@@ -22,7 +22,7 @@ from kdlora.ship.calibration import (
     fit_temperature,
     measure_fit,
 )
-from kdlora.ship.student import Calibration, make_card, read_calibration, read_card
+from kdlora.ship.card import Calibration, make_card, read_calibration, read_card
 from tests.harness.exported import card_of
 from tests.harness.moods import Corner
 

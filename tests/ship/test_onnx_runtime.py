@@ -15,8 +15,8 @@ from scipy.special import expit, softmax
 from kdlora.errors import InputError, ModelError
 from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.answers import Predictor, answers
+from kdlora.ship.card import Calibration
 from kdlora.ship.predict import load_predictor
-from kdlora.ship.student import Calibration
 from tests.harness.exported import LABELS, card_of, logits_of, save_exported, save_quantised, seal
 
 TEXTS = ["good film", "", "bad dull film", "unheard of good " * 3, "dull"]

@@ -19,10 +19,11 @@ from kdlora.records.store import Store
 from kdlora.records.tidy import tidy
 from kdlora.report.content import task_by_task
 from kdlora.ship.calibration import calibrate_folder
+from kdlora.ship.card import CARD, read_card
 from kdlora.ship.export import export_model
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.source import find_source
-from kdlora.ship.student import CARD, read_card, save_students
+from kdlora.ship.student import save_students
 from kdlora.spec.plan import make_plan
 from tests.harness.moods import Corner, write_csv
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kdlora.ship.student import Calibration
+    from kdlora.ship.card import Calibration
 
 
 def calibrate(

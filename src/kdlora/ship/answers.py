@@ -14,7 +14,7 @@ import numpy as np
 from kdlora.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
-    from kdlora.ship.student import ModelCard
+    from kdlora.ship.card import ModelCard
 
 Texts = Sequence[list[str]]  # one list of texts, or two for pairs
 Answer = dict[str, Any]

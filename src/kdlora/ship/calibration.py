@@ -18,7 +18,7 @@ from scipy.special import log_softmax, softmax
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_json
-from kdlora.ship.student import (
+from kdlora.ship.card import (
     CALIBRATION,
     CARD,
     Calibration,

@@ -32,9 +32,9 @@ from kdlora.records.store import write_json, write_text
 from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card
 from kdlora.ship import onnx_runtime as runtime
+from kdlora.ship.card import CARD
 from kdlora.ship.onnx_graph import OUTPUT
 from kdlora.ship.source import SourceRun, find_source
-from kdlora.ship.student import CARD
 
 FORMATS: tuple[Runtime, ...] = ("torch", "onnx")
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "int4")

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kdlora.records.artefact import Artefact, Variant
 from kdlora.records.record import Record
-from kdlora.ship.student import ModelCard
+from kdlora.ship.card import ModelCard
 from kdlora.spec.run import (
     DistilledRun,
     EncoderRef,

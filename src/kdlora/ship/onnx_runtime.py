@@ -13,8 +13,8 @@ from kdlora.data.batches import Encoded, eval_batches, pad
 from kdlora.errors import InputError, ModelError
 from kdlora.records.artefact import Artefact, Variant, verify
 from kdlora.ship.answers import Predictor, Texts
+from kdlora.ship.card import CARD, read_card
 from kdlora.ship.safety import check_onnx
-from kdlora.ship.student import CARD, read_card
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -10,7 +10,7 @@ from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import PLAN_FILE, find_study, load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
-from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card, renewed
+from kdlora.ship.card import ModelCard, make_card, read_calibration, read_card, renewed
 from kdlora.spec.run import EncoderRef, EncoderRun, TrainedRun
 
 _EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved student's folder"

@@ -2,88 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from kdlora.errors import ModelError
+from kdlora.evidence.students import RankedStudent, rank_students
 from kdlora.files import whole_folder
-from kdlora.records.record import KindName, Record, task_facts
+from kdlora.records.record import Record
 from kdlora.records.store import Store, write_json
-from kdlora.spec.run import EncoderRun, encoder_of
-from kdlora.vocabulary.task import KINDS, Kind
+from kdlora.ship.card import CARD, ModelCard, make_card, read_calibration, read_card
+from kdlora.spec.run import encoder_of
 
-if TYPE_CHECKING:  # an exported model is served where neither pandas nor the evidence is needed
+if TYPE_CHECKING:
     import pandas as pd
-
-    from kdlora.evidence.students import RankedStudent
-
-CARD = "kdlora.json"
-CALIBRATION = "calibration.json"  # beside the record of a run
-
-
-class Fit(BaseModel):
-    """How good probabilities and answers are on one split."""
-
-    n: int
-    nll: float = Field(description="cross-entropy in nats")
-    ece: float = Field(description="expected calibration error, 15 bins")
-    accuracy: float
-    score: float | None = Field(None, description="the metric that the threshold maximises")
-
-
-class Calibration(BaseModel):
-    """What is done to a model's logits before it answers, and what that changed.
-
-    Probabilities are softmax(logits / temperature); with two classes and a threshold, `positive` is
-    answered exactly where its probability reaches the threshold.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    temperature: float | None = Field(None, gt=0)
-    threshold: float | None = Field(None, ge=0, le=1)
-    positive: str | None = None
-    metric: str | None = Field(None, description="what the threshold maximises")
-    chosen_on: Literal["selection"] = "selection"
-    n: int = Field(description="rows it was chosen on")
-    before: dict[str, Fit] = Field({}, description="split -> as the model came")
-    after: dict[str, Fit] = {}
-
-
-class ModelCard(BaseModel):
-    """What `kdlora predict` needs to know of a model folder, and where the model came from."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    run_id: str
-    task: str
-    arm: str
-    seed: int
-    kind: KindName
-    text_columns: list[str]
-    label_names: list[str] = Field(description="in the order of the outputs; none for numbers")
-    positive: str | None = Field(None, description="the class that the task asks about")
-    max_length: int
-    metric: str
-    selection_score: float | None
-    report_score: float | None
-    chosen_because: str
-    calibration: Calibration | None = None
-    kdlora: str = version("kdlora")
-
-    @property
-    def answers(self) -> Kind:
-        """How outputs become answers."""
-        return KINDS[self.kind]
-
-    @property
-    def num_outputs(self) -> int:
-        return max(len(self.label_names), 1)
 
 
 def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCard]]:
@@ -105,8 +36,6 @@ def students_to_save(frame: pd.DataFrame) -> dict[str, list[RankedStudent]]:
     By the folder's name below `<study>/student`, "" where there is one task and one pair. Of a
     task's pairs, the one whose student ranks first of all comes first.
     """
-    from kdlora.evidence.students import rank_students
-
     students = frame[frame["role"] == "student"]
     groups = students[["task", "pair"]].drop_duplicates()
     found = {}
@@ -141,69 +70,6 @@ def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -
     if before != card:
         _save_merged(record, own / "model", folder, card)
     return card
-
-
-def make_card(
-    record: Record, folder: Path, why: str, *, arm: str, calibration: Calibration | None = None
-) -> ModelCard:
-    """The card of a run's model, its classes as the record has them; `folder` is the run's own.
-
-    Raises ModelError where an old record and all that lies beside it do not name the classes.
-    """
-    run, quality, facts = record.run, record.quality, task_facts(record, folder)
-    assert quality is not None
-    assert isinstance(run, EncoderRun)
-    if facts is None:
-        raise ModelError(
-            f"{folder}: nothing that is stored names the classes of task '{run.task.name}' in the "
-            "order of the model's outputs. Run the study again"
-        )
-    return ModelCard(
-        run_id=record.run_id,
-        task=run.task.name,
-        arm=arm,
-        seed=run.seed,
-        kind=facts.kind,
-        text_columns=list(facts.text_columns),
-        label_names=list(facts.label_names),
-        positive=facts.positive,
-        max_length=run.training.max_length,
-        metric=quality.primary,
-        selection_score=quality.splits["selection"].get(quality.primary),
-        report_score=quality.score,
-        chosen_because=why,
-        calibration=calibration,
-    )
-
-
-def renewed(card: ModelCard, store: Store) -> ModelCard:
-    """A saved student's card with its classes as the run's record has them.
-
-    Cards of earlier versions named only the classes that the report split holds.
-    """
-    record = store.read(card.run_id)
-    facts = task_facts(record, store.folder(card.run_id)) if record is not None else None
-    if facts is None:
-        return card
-    names = {"label_names": list(facts.label_names), "positive": facts.positive}
-    return card.model_copy(update={"kind": facts.kind, **names})
-
-
-def read_calibration(folder: Path) -> Calibration | None:
-    """What `kdlora calibrate` kept in a run's folder, or None."""
-    try:
-        return Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def read_card(folder: Path) -> ModelCard | None:
-    """The card of a saved model, or None where there is none that can be read."""
-    try:
-        values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        return ModelCard.model_validate(values)
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:

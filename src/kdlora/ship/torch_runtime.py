@@ -13,8 +13,8 @@ from kdlora.models.inspection import max_tokens
 from kdlora.models.saved import load_trained
 from kdlora.records.store import Store
 from kdlora.ship.answers import Predictor, Texts
+from kdlora.ship.card import ModelCard, make_card, read_calibration, read_card
 from kdlora.ship.safety import check_folder
-from kdlora.ship.student import ModelCard, make_card, read_calibration, read_card
 from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
