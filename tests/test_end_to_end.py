@@ -14,7 +14,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdlora
-from kdlora.api import distil_study
+from kdlora.spec.distil_study import DistilArguments, distil_study
 from tests.harness.commands import command
 from tests.harness.moods import sentences, write_csv
 
@@ -92,10 +92,11 @@ def test_running_it_again_trains_nothing(day, corner):
 def test_yaml_and_python_mean_the_same_runs(day, corner, tmp_path):
     out, _ = day
     sections = {"training": {"epochs": 4, "max_length": 32, "batch_size": 16}}
-    study = distil_study(
+    arguments = DistilArguments(
         train=corner.train, eval=corner.eval, text="review", label="mood",
         teacher=corner.teacher, student=corner.student, sections=sections,
     )  # fmt: skip
+    study = distil_study(arguments)
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
     planned = json.loads(command("plan", path, "--json", "--out", out, cwd=tmp_path))["runs"]

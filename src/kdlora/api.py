@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import InputError, StudyFailed, did_you_mean, without_traceback
 from kdlora.spec.check import make_study, read_study
+from kdlora.spec.distil_study import DistilArguments, distil_study
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.presets import preset_names, preset_path
-from kdlora.spec.resolve import encoder_ref, is_sequence_classifier
 from kdlora.spec.study import Study
-from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -287,69 +285,103 @@ def watch_report(
         time.sleep(every_s)
 
 
-def distil_study(
+def distil(
     *,
-    train: str,
-    teacher: str,
+    train: str | Path,
     student: str,
-    eval: str | None = None,  # the name users know; builtins.eval is not needed here
-    text: str | tuple[str, ...] = "text",
+    teacher: str,
+    eval: str | Path | None = None,
+    unlabelled: str | Path | Sequence[str | Path] = (),
+    text: str | Sequence[str] = "text",
     label: str = "label",
     id: str | None = None,
     kind: str = "auto",
     metric: str | None = None,
     positive: str | None = None,
     teacher_is_trained: bool | None = None,
-    name: str | None = None,
     adaptation: str = "lora",
-    seeds: list[int] | None = None,
-    sections: dict[str, dict[str, Any]] | None = None,
-) -> Study:
-    """The study behind `kdlora distil`: one own task, one pair, the student with and without KD."""
-    if teacher_is_trained is None:
-        teacher_is_trained = False
-        with suppress(InputError):  # told when the study is planned
-            teacher_is_trained = is_sequence_classifier(encoder_ref(teacher, "."))
-    stem = Path(train).name.split(".")[0]
-    task = {"name": _plain(stem), "train": train, "eval": eval, "text": text, "label": label}
-    task |= {"id": id, "kind": kind, "metric": metric, "positive": positive}
-    pair = {"teacher": teacher, "student": student, "teacher_is_trained": teacher_is_trained}
-    student_arm = Arm("student", adaptation)
-    return make_study(
-        {
-            "name": name or f"distil-{_plain(stem)}",
-            "tasks": [task],
-            "pairs": [pair],
-            "arms": [
-                str(GIVEN_TEACHER if teacher_is_trained else TEACHER),
-                str(student_arm.as_full()),
-                str(student_arm),
-                str(replace(student_arm, distillation="kd")),
-            ],
-            "seeds": seeds or [42],
-            **(sections or {}),
-        }
-    )
-
-
-def distil(
-    *,
+    seeds: Sequence[int] = (42,),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    max_length: int | None = None,
+    max_train: int | None = None,
+    rank: int | None = None,
+    temperature: float | None = None,
+    kd_weight: float | None = None,
+    name: str | None = None,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
     out: str | Path | None = None,
     workers: int = 1,
     threads: int | None = None,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] = lambda text: None,
-    **arguments: Any,
 ) -> StudyResult:
-    """Distil a teacher into a small student on own data; see `distil_study` for the arguments.
+    """Distil a teacher into a small student on your own data.
+
+    The teacher, a fully fine-tuned student, and the student with and without the teacher are
+    trained; the one that scores best on the selection split is saved.
 
     >>> result = kdlora.distil(train="train.csv", eval="dev.csv", text="review", label="stars",
+    ...                        unlabelled="many-texts.csv",
     ...                        teacher="roberta-base", student="distilroberta-base")
     >>> result.student  # a folder that `kdlora predict` and transformers load
+
+    Args:
+        train: labelled rows in a CSV, TSV, JSON lines or Parquet file.
+        student: the small encoder: a folder, a packaged encoder such as minilm-l3, or a name of
+            the model hub.
+        teacher: the large encoder, named in the same ways.
+        eval: held-out rows to report on; without it a fifth of the training file is held out.
+        unlabelled: files of texts without labels, which the student learns from the teacher's
+            answers. Texts that stand in a labelled row in use are left out.
+        text: the column of the text, or the two of a pair; of the unlabelled files too.
+        label: the column of the class or the number.
+        id: a column of unique ids; without it rows are told apart by their texts.
+        kind: auto, classification or regression.
+        metric: the primary metric; by default macro_f1, of a regression pearson.
+        positive: the class whose F1 is reported as f1.
+        teacher_is_trained: whether the teacher is fine-tuned on this task already; by default it
+            is where a local folder holds a sequence classifier.
+        adaptation: the student's: lora, dora, fft and others.
+        seeds: every arm is trained once a seed.
+        epochs, batch_size, lr, max_length, max_train, rank, temperature, kd_weight: settings of
+            the study file by their names there; None leaves the default.
+        name: of the study; by default distil- and the training file's name.
+        sections: further settings by section, as ``{"training": {"warmup": 0.1}}``.
+        out: folder for everything that is made; by default ``results/<name>``.
+        workers, threads, on_event, on_note: see `run`.
+
+    Raises InputError, with everything that is wrong, before anything is written.
     """
-    study = distil_study(**arguments)
+    arguments = DistilArguments(
+        train=train,
+        student=student,
+        teacher=teacher,
+        eval=eval,
+        unlabelled=unlabelled,
+        text=text,
+        label=label,
+        id=id,
+        kind=kind,
+        metric=metric,
+        positive=positive,
+        teacher_is_trained=teacher_is_trained,
+        adaptation=adaptation,
+        seeds=seeds,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        max_length=max_length,
+        max_train=max_train,
+        rank=rank,
+        temperature=temperature,
+        kd_weight=kd_weight,
+        name=name,
+        sections=sections,
+    )
     return run(
-        study,
+        distil_study(arguments),
         out=out,
         workers=workers,
         threads=threads,
@@ -365,9 +397,3 @@ def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list
 
     columns = list(zip(*((t,) if isinstance(t, str) else tuple(t) for t in texts), strict=True))
     return load_predictor(model)(tuple(list(column) for column in columns))
-
-
-def _plain(text: str) -> str:
-    """A name that is safe in paths and ids."""
-    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in text).strip("-_")
-    return kept or "task"

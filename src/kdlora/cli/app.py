@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from kdlora import __version__
 from kdlora.cli import calibrate, export, init, plan, predict, recommend, serve, study, track
 from kdlora.cli import compare as evidence_compare
 from kdlora.cli import imported as evidence_reports
+from kdlora.cli.options import SingleValued
 
 app = typer.Typer(
     name="kdlora",
@@ -36,20 +38,24 @@ def _options(
     pass
 
 
-app.command("init")(init.init)
-app.command("demo")(study.demo)
-app.command("distil")(study.distil)
-app.command("run")(study.run)
-app.command("plan")(plan.plan)
-app.command("status")(plan.status)
-app.command("track")(track.track)
-app.command("report")(study.report)
-app.command("recommend")(recommend.recommend)
-app.command("calibrate")(calibrate.calibrate)
-app.command("export")(export.export)
-app.command("predict")(predict.predict)
-app.command("serve")(serve.serve)
-app.command("import")(evidence_reports.import_results)
-app.command("doctor")(evidence_reports.doctor)
-app.command("compare")(evidence_compare.compare)
-app.command("reproduce")(evidence_reports.reproduce)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init.init,
+    "demo": study.demo,
+    "distil": study.distil,
+    "run": study.run,
+    "plan": plan.plan,
+    "status": plan.status,
+    "track": track.track,
+    "report": study.report,
+    "recommend": recommend.recommend,
+    "calibrate": calibrate.calibrate,
+    "export": export.export,
+    "predict": predict.predict,
+    "serve": serve.serve,
+    "import": evidence_reports.import_results,
+    "doctor": evidence_reports.doctor,
+    "compare": evidence_compare.compare,
+    "reproduce": evidence_reports.reproduce,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=SingleValued)(_command)

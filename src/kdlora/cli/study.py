@@ -149,6 +149,14 @@ def distil(
     teacher: Annotated[str, typer.Option(help="Large encoder: hub name, folder or minilm-l6 ...")],
     student: Annotated[str, typer.Option(help="Small encoder: hub name, folder or minilm-l3 ...")],
     eval: Annotated[str | None, typer.Option(help="Held-out data; default 20 % of train.")] = None,
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Texts without labels, which the student learns from the teacher's answers; may "
+            "be given many times. Their columns are called as the training data's.",
+        ),
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="Text column; twice for a pair.")] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
     id: Annotated[str | None, typer.Option(help="Column of unique example ids.")] = None,
@@ -167,6 +175,7 @@ def distil(
     rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples per optimizer step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate, of all arms alike.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens per text; more are cut.")] = None,
     max_train: Annotated[int | None, typer.Option(help="Train on a subset of this size.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens the teacher's logits.")] = None,
@@ -178,32 +187,34 @@ def distil(
     threads: Threads = None,
 ) -> None:
     """Distil a teacher into a small student on your own labelled file."""
-    from kdlora.api import distil_study
+    from kdlora.spec.distil_study import DistilArguments, distil_study
 
-    sections: dict[str, dict[str, Any]] = {
-        "adapter": {"rank": rank},
-        "training": {"epochs": epochs, "batch_size": batch_size, "max_length": max_length},
-        "data": {"max_train": max_train},
-        "distillation": {"temperature": temperature, "kd_weight": kd_weight},
-    }
-    study = distil_study(
+    arguments = DistilArguments(
         train=train,
+        student=student,
+        teacher=teacher,
         eval=eval,
-        text=tuple(text or ("text",)),
+        unlabelled=unlabelled or (),
+        text=text or "text",
         label=label,
         id=id,
         kind=kind,
         metric=metric,
         positive=positive,
-        teacher=teacher,
-        student=student,
         teacher_is_trained=teacher_is_trained,
         adaptation=adaptation,
-        seeds=seed,
+        seeds=seed or (42,),
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        max_length=max_length,
+        max_train=max_train,
+        rank=rank,
+        temperature=temperature,
+        kd_weight=kd_weight,
         name=name,
-        sections={k: {n: v for n, v in s.items() if v is not None} for k, s in sections.items()},
     )
-    _run(study, out, workers=workers, threads=threads, retry_failed=True)
+    _run(distil_study(arguments), out, workers=workers, threads=threads, retry_failed=True)
 
 
 def report(
