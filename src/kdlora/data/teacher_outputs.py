@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from kdlora.data.examples import Examples, ids_of_keys
-from kdlora.data.tables import (
+from kdlora.errors import DataError, alternatives, did_you_mean
+from kdlora.spec.run import SCORE, OutputsRef
+from kdlora.tables.reader import (
     FileTable,
     is_missing,
     name_rows,
@@ -18,8 +20,6 @@ from kdlora.data.tables import (
     require_as_planned,
     text_columns,
 )
-from kdlora.errors import DataError, alternatives, did_you_mean
-from kdlora.spec.run import SCORE, OutputsRef
 from kdlora.vocabulary.task import Task, as_number, class_name
 
 LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many

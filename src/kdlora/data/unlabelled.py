@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
-from kdlora.data.tables import read_table, require_as_planned, text_columns
 from kdlora.errors import DataError
 from kdlora.spec.run import TextsRef, seed_for
+from kdlora.tables.reader import read_table, require_as_planned, text_columns
 from kdlora.vocabulary.task import Task
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 from pandas.io.parsers import TextParser  # type: ignore[attr-defined]  # the stubs lack it
 
-from kdlora.data.tables import open_table
 from kdlora.errors import InputError
 from kdlora.importing.mapping import Mapping
+from kdlora.tables.reader import open_table
 
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 ROW = "__row"  # where in the source a row stands; becomes part of its provenance

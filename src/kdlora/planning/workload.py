@@ -13,12 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from kdlora.data.splits import selection_size
-from kdlora.data.tables import open_table, text_of
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.run import DistilledRun, EncoderRun, Run, TaskRef, TrainedRun
 from kdlora.spec.sections import Data
+from kdlora.tables.reader import open_table, text_of
 from kdlora.vocabulary.task import TASKS
 
 _CHARACTERS_A_TOKEN = 4.2  # English text and word pieces

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdlora.data.tables import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.errors import InputError, ModelError
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
 from kdlora.ship.safety import check_folder
+from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
 
 # What is in memory at a time: enough rows to sort by length, and never more text than this.
 ROWS, CHARACTERS = 4096, 16_000_000

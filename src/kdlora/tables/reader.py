@@ -26,7 +26,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kdlora.data.table_formats import (
+from kdlora.errors import DataError, did_you_mean
+from kdlora.spec.fingerprint import hash_file
+from kdlora.tables.formats import (
     Format,
     Quotes,
     csv_records,
@@ -41,8 +43,6 @@ from kdlora.data.table_formats import (
     tsv_quotes,
     tsv_records,
 )
-from kdlora.errors import DataError, did_you_mean
-from kdlora.spec.fingerprint import hash_file
 
 Row = tuple[int, Sequence[Any]]  # its number in the file and its values
 _SAMPLED_BYTES, _SAMPLED_ROWS = 1 << 18, 1000

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlora.data.table_formats import name_rows
-from kdlora.data.tables import column_problem, column_problems, is_missing, open_table, read_table
 from kdlora.errors import DataError
+from kdlora.tables.formats import name_rows
+from kdlora.tables.reader import column_problem, column_problems, is_missing, open_table, read_table
 
 TEXTS = [
     "plain",

@@ -1,6 +1,6 @@
 """The formats of tables: streams of the records in CSV, TSV, JSON lines and Parquet files.
 
-`data.tables` puts them to use. A stream that meets damage yields no further record, but reads on,
+`tables.reader` puts them to use. A stream that meets damage yields no further record, but reads on,
 so that one DataError names all that is wrong with the file, in the same words for every use.
 Nothing heavy is imported unless the file is Parquet.
 """

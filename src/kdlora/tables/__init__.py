@@ -1,0 +1,1 @@
+"""The one reader of tables in files, which both wings share."""
