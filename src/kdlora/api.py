@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.errors import InputError, StudyFailed, did_you_mean, without_traceback
+from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
 from kdlora.spec.check import make_study, read_study
 from kdlora.spec.distil_study import DistilArguments, distil_study
 from kdlora.spec.plan import Plan, make_plan
@@ -73,20 +73,13 @@ def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
     from kdlora.data.own_task import check_own_task, check_teaching_files
 
-    problems: list[str] = []
-    try:
-        plan = make_plan(study)
-    except InputError as error:
-        problems += error.problems
-        raise InputError(problems, where=error.where) from None
+    problems, plan = Problems(f"study '{study.name}'"), make_plan(study)
     for task in {run.task.name: run.task for run in plan.runs}.values():
         if task.own is not None:
-            problems += [f"task '{task.name}': {p}" for p in check_own_task(task.own)]
+            problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(task.own)))
     for run in plan.runs:
-        problems += [f"task '{run.task.name}': {p}" for p in check_teaching_files(run)]
-    problems = list(dict.fromkeys(problems))
-    if problems:
-        raise InputError(problems, where=f"study '{study.name}'")
+        problems.add(*(f"task '{run.task.name}': {p}" for p in check_teaching_files(run)))
+    problems.raise_any()
     return plan
 
 

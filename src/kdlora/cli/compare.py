@@ -11,7 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.vocabulary.quantity import quantity
 
 if TYPE_CHECKING:
@@ -313,20 +313,19 @@ def _filtered(frame: pd.DataFrame, where: list[str], without: list[str]) -> pd.D
     """Rows with all of `where` and none of `without`. Raises InputError for what it cannot read."""
     from kdlora.evidence.scores import equals
 
-    problems = []
+    problems = Problems()
     if "family" in frame and "pair" not in frame:
         frame = frame.rename(columns={"family": "pair"})
     for text, keep in [*((w, True) for w in where), *((w, False) for w in without)]:
         column, sign, value = text.partition("=")
         column = "pair" if column == "family" else column
         if not sign:
-            problems.append(f"cannot read '{text}': write column=value, such as task=wnli")
+            problems.add(f"cannot read '{text}': write column=value, such as task=wnli")
         elif column not in frame:
-            problems.append(f"no column '{column}'.{did_you_mean(column, frame.columns)}")
+            problems.add(f"no column '{column}'.{did_you_mean(column, frame.columns)}")
         else:
             frame = frame[equals(frame[column], value) == keep]
-    if problems:
-        raise InputError(problems)
+    problems.raise_any()
     if frame.empty:
         raise InputError("no run is left after --where and --without")
     return frame

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.errors import DataError, did_you_mean
+from kdlora.errors import DataError, Problems, did_you_mean
 from kdlora.spec.run import SCORE, DistilledRun, FileTeacherRun, Run
 from kdlora.spec.sections import OwnTask
 from kdlora.tables.reader import (
@@ -179,37 +179,31 @@ def load_own(own: OwnTask) -> Loaded:
     """Read and check a task of own files. Raises DataError with all that is wrong with them."""
     from kdlora.data.examples import Loaded
 
-    problems: list[str] = []
-    notes: list[str] = []
+    problems, notes = Problems(), list[str]()
     wanted = wanted_columns(own)
     files: dict[str, _Rows] = {}
     for part, name in (("train", own.train), ("eval", own.eval)):
         if name is not None:
-            try:
+            with problems.caught():
                 table = read_table(Path(name), wanted)
-            except DataError as error:
-                problems += error.problems
-            else:
                 files[part] = _checked_rows(own, table, problems, notes)
-    problems += _shared_keys(files)
+    problems.add(*_shared_keys(files))
     if "train" not in files:
-        raise DataError(problems)
+        problems.raise_any(DataError)
 
     train, held_out = files["train"], files.get("eval")
     if len(train.labels) < _LEAST_ROWS:
-        problems.append(
+        problems.add(
             f"{train.path} holds {len(train.labels)} usable rows; at least {_LEAST_ROWS} are needed"
         )
     if not train.labels:
-        raise DataError(problems)
+        problems.raise_any(DataError)
     stated = CLASSIFICATION if own.labels else KINDS.get(own.kind)
     kind = stated or infer_kind(train.labels)
     names = kind.names(train.labels)
-    problems += _PROBLEMS[kind](own, names, train, held_out)
-    task_problems, positive = _metric_problems(own, kind, names)
-    problems += task_problems
-    if problems:
-        raise DataError(problems)
+    problems.add(*_PROBLEMS[kind](own, names, train, held_out))
+    positive = _check_metric(own, kind, names, problems)
+    problems.raise_any(DataError)
 
     if own.kind == "auto":
         what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
@@ -238,7 +232,7 @@ def load_own(own: OwnTask) -> Loaded:
     return Loaded(task, examples["train"], reports, tuple(notes))
 
 
-def _checked_rows(own: OwnTask, table: FileTable, problems: list[str], notes: list[str]) -> _Rows:
+def _checked_rows(own: OwnTask, table: FileTable, problems: Problems, notes: list[str]) -> _Rows:
     """The rows with a text and a label; what is wrong with the others goes to the problems."""
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
@@ -246,12 +240,12 @@ def _checked_rows(own: OwnTask, table: FileTable, problems: list[str], notes: li
     numbers = table.numbers
     structured = table.where(own.label, is_structured)
     if structured:
-        problems.append(
+        problems.add(
             f"{table.path}: column '{own.label}' holds no single label in {name_rows(structured)}"
         )
     missing = table.where(own.label, is_missing)
     if missing:
-        problems.append(
+        problems.add(
             f"{table.path}: no label in {name_rows(missing)} of {len(table):,} "
             "(the first row after the header is row 1)"
         )
@@ -259,7 +253,7 @@ def _checked_rows(own: OwnTask, table: FileTable, problems: list[str], notes: li
     empty = [all(fields) for fields in zip(*blank, strict=True)]
     dropped = [number for number, is_empty in zip(numbers, empty, strict=True) if is_empty]
     if len(dropped) == len(table):
-        problems.append(f"{table.path}: column '{own.text[0]}' is empty in every row")
+        problems.add(f"{table.path}: column '{own.text[0]}' is empty in every row")
     elif dropped:
         notes.append(f"{table.path}: dropped {name_rows(dropped)}, which hold no text")
     for name, column in zip(own.text, blank, strict=True):
@@ -271,7 +265,7 @@ def _checked_rows(own: OwnTask, table: FileTable, problems: list[str], notes: li
     return rows.at([i for i, n in enumerate(numbers) if n not in skip]) if skip else rows
 
 
-def _named(own: OwnTask, table: FileTable, problems: list[str]) -> list[Any]:
+def _named(own: OwnTask, table: FileTable, problems: Problems) -> list[Any]:
     """The labels by the names that `own.labels` gives them, if it does."""
     values = table.columns[own.label]
     if not own.labels:
@@ -282,21 +276,21 @@ def _named(own: OwnTask, table: FileTable, problems: list[str]) -> list[Any]:
     found = {class_name(v) for v in values if not is_missing(v)}
     unnamed = sorted(found - set(names))
     if unnamed:
-        problems.append(
+        problems.add(
             f"{table.path}: `labels` has no name for {show(unnamed)} of column '{own.label}'"
         )
     return [value if is_missing(value) else names.get(class_name(value), value) for value in values]
 
 
-def _text_column(table: FileTable, name: str, problems: list[str]) -> list[str]:
+def _text_column(table: FileTable, name: str, problems: Problems) -> list[str]:
     """One column as texts; numbers alone are none."""
     texts, odd = texts_of(table.path, name, table.columns[name], table.numbers)
-    problems += odd
+    problems.add(*odd)
     filled = [text for text in texts if text.strip()]
     if filled and not odd and all(as_number(text) is not None for text in filled):
         likely = ", ".join(_likely_texts(table))
         hint = f" Columns that look like text: {likely}" if likely else ""
-        problems.append(f"{table.path}: column '{name}' holds numbers, not text.{hint}")
+        problems.add(f"{table.path}: column '{name}' holds numbers, not text.{hint}")
     return texts
 
 
@@ -309,17 +303,17 @@ def _likely_texts(table: FileTable) -> list[str]:
     return [name for name, seen in zip(names, shares, strict=True) if sum(seen) > len(seen) / 2]
 
 
-def _keys(table: FileTable, column: str, problems: list[str]) -> list[str]:
+def _keys(table: FileTable, column: str, problems: Problems) -> list[str]:
     """The id column as strings; empty and repeated ids are problems."""
     values = table.columns[column]
     missing = table.where(column, is_missing)
     if missing:
-        problems.append(f"{table.path}: no id in {name_rows(missing)} (column '{column}')")
+        problems.add(f"{table.path}: no id in {name_rows(missing)} (column '{column}')")
     keys = [class_name(value) for value in values]
     counts = Counter(k for k, v in zip(keys, values, strict=True) if not is_missing(v))
     repeated = [key for key, count in counts.items() if count > 1]
     if repeated:
-        problems.append(f"{table.path}: ids in column '{column}' repeat: {show(repeated, 5)}")
+        problems.add(f"{table.path}: ids in column '{column}' repeat: {show(repeated, 5)}")
     return keys
 
 
@@ -369,26 +363,25 @@ def _of_column(own: OwnTask, found: dict[Path, list[str]]) -> list[str]:
 _PROBLEMS = {CLASSIFICATION: _class_problems, REGRESSION: _number_problems}
 
 
-def _metric_problems(
-    own: OwnTask, kind: Kind, names: tuple[str, ...]
-) -> tuple[list[str], str | None]:
-    """Problems of metric and positive class, and the positive class as the labels name it."""
-    problems = []
+def _check_metric(
+    own: OwnTask, kind: Kind, names: tuple[str, ...], problems: Problems
+) -> str | None:
+    """The positive class as the labels name it; what is wrong with it or the metric is told."""
     if own.metric and kind.name not in metric(own.metric).kinds:
-        problems.append(
+        problems.add(
             f"metric '{own.metric}' does not fit {kind}, which column '{own.label}' calls for: "
             f"choose among {', '.join(metrics_of(kind.name))}"
         )
     positive = None if own.positive is None else class_name(own.positive)
     if own.metric == "f1" and positive is None:
-        problems.append("metric 'f1' is of one class: name it as `positive`, or use macro_f1")
+        problems.add("metric 'f1' is of one class: name it as `positive`, or use macro_f1")
     if positive is not None and kind.numeric:
-        problems.append(f"positive '{own.positive}' is given, but the labels are numbers")
+        problems.add(f"positive '{own.positive}' is given, but the labels are numbers")
     elif positive is not None and positive not in names:
-        problems.append(
+        problems.add(
             f"positive '{own.positive}' is not among the labels.{did_you_mean(positive, names)}"
         )
-    return problems, positive
+    return positive
 
 
 def _examples(task: Task, rows: _Rows) -> Examples:

@@ -16,7 +16,7 @@ from torch import nn
 
 from kdlora.distillation.hidden_states import StateShape, TeacherStates, Wanted, run_with_states
 from kdlora.distillation.hidden_states import unknown_projections as unknown
-from kdlora.errors import ModelError
+from kdlora.errors import ModelError, Problems
 from kdlora.models.checkpoints import seeded
 from kdlora.models.families import FAMILIES
 from kdlora.spec.distillation import Hidden, Relations, Signals
@@ -93,7 +93,7 @@ class MatchPlan:
 
 def plan_matching(signals: Signals, student: StateShape, teacher: StateShape) -> MatchPlan:
     """Resolve the layer map and the relation heads. Raises ModelError with every problem."""
-    problems: list[str] = []
+    problems = Problems("distillation.signals")
     pairs = _hidden_pairs(signals.hidden, student, teacher, problems) if signals.hidden else ()
     ours, theirs, heads = None, None, 1
     kinds = ""
@@ -105,9 +105,8 @@ def plan_matching(signals: Signals, student: StateShape, teacher: StateShape) ->
         kinds = "".join(k for k in "qkv" if any(k in pair for pair in term.pairs))
         for shape in dict.fromkeys((student.family, teacher.family)):
             if shape not in FAMILIES:
-                problems.append(unknown(shape))
-    if problems:
-        raise ModelError(problems, where="distillation.signals")
+                problems.add(unknown(shape))
+    problems.raise_any(ModelError)
     return MatchPlan(
         student=Wanted(_distinct(s for s, _ in pairs), ours, kinds),
         teacher=Wanted(_distinct(t for _, t in pairs), theirs, kinds),
@@ -192,7 +191,7 @@ class Matching(nn.Module):
 
 
 def _hidden_pairs(
-    term: Hidden, student: StateShape, teacher: StateShape, problems: list[str]
+    term: Hidden, student: StateShape, teacher: StateShape, problems: Problems
 ) -> tuple[tuple[int, int], ...]:
     """Layers that meet, in the student's order."""
     if term.layers == "last":
@@ -211,27 +210,25 @@ def _hidden_pairs(
         for s, t in term.layers.items()
     ]
     if len({s for s, _ in pairs}) < len(pairs):
-        problems.append("hidden.layers: a student layer is named twice")
+        problems.add("hidden.layers: a student layer is named twice")
     return tuple(sorted(pairs))
 
 
-def _layer(
-    number: int, shape: StateShape, what: str, problems: list[str], *, least: int = 0
-) -> int:
+def _layer(number: int, shape: StateShape, what: str, problems: Problems, *, least: int = 0) -> int:
     """A layer's number counted from 1; -1 is the last one."""
     found = shape.layers + 1 + number if number < 0 else number
     if not least <= found <= shape.layers:
-        problems.append(f"{what} layer {number}: the {shape.family} encoder has {shape.layers}")
+        problems.add(f"{what} layer {number}: the {shape.family} encoder has {shape.layers}")
     return found
 
 
-def _heads(term: Relations, student: StateShape, teacher: StateShape, problems: list[str]) -> int:
+def _heads(term: Relations, student: StateShape, teacher: StateShape, problems: Problems) -> int:
     heads = term.heads or teacher.heads
     if student.width % heads or teacher.width % heads:
         most = math.gcd(student.width, teacher.width)
         fitting = [str(n) for n in range(1, most + 1) if most % n == 0 and n <= 64]
         given = "" if term.heads else " (as many as the teacher has attention heads)"
-        problems.append(
+        problems.add(
             f"relations.heads: {heads}{given} does not divide the widths {student.width} and "
             f"{teacher.width} of student and teacher; these do: {', '.join(fitting)}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.engines.supervisor import EngineOptions, OnEvent
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import Problems, did_you_mean
 from kdlora.mlflow.mirror import require_mlflow, resolve_uri
 from kdlora.mlflow.tracker import Tracker
 from kdlora.records.store import Store
@@ -41,11 +41,11 @@ class Execution:
 
     def check(self, root: Path) -> None:
         """See that it can be, without connecting. Raises InputError with all problems."""
-        problems: list[str] = []
+        problems = Problems()
         if self.engine not in ENGINES:
-            problems.append(f"unknown engine '{self.engine}'.{did_you_mean(self.engine, ENGINES)}")
+            problems.add(f"unknown engine '{self.engine}'.{did_you_mean(self.engine, ENGINES)}")
         if self.address is not None and self.engine == "local":
-            problems.append(f"--address {self.address} is for --engine ray; the engine is local")
+            problems.add(f"--address {self.address} is for --engine ray; the engine is local")
         checks: list[Callable[[], Any]] = []
         if self.engine == "ray":
             from kdlora.engines.ray_cluster import check_address, require_ray
@@ -56,12 +56,9 @@ class Execution:
             checks.append(require_mlflow)
             checks.append(lambda: self.mlflow_uri and resolve_uri(self.mlflow_uri, root))
         for check in checks:
-            try:
+            with problems.caught():
                 check()
-            except InputError as error:
-                problems += error.problems
-        if problems:
-            raise InputError(problems)
+        problems.raise_any()
 
     def tracker(
         self, root: Path, on_note: Callable[[str], None]

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.machine import available_cores
 from kdlora.records.environment import PACKAGES
 
@@ -133,19 +133,18 @@ def check_nodes(store: Store) -> None:
             ).remote(str(store.root.absolute()), probe, PACKAGES)
             for node in nodes
         ]
-        problems: list[str] = []
+        problems = Problems("Ray cluster")
         answers = []
         for node, reference in zip(nodes, asked, strict=True):
             try:
                 answers.append(ray.get(reference, timeout=_PROBE_S))
             except ray.exceptions.RayError as error:
-                problems.append(f"node {node.host} does not answer: {type(error).__name__}")
+                problems.add(f"node {node.host} does not answer: {type(error).__name__}")
     finally:
         (store.root / probe).unlink(missing_ok=True)
     here = {"host": "this machine", "sees": True, "versions": {"kdlora": version("kdlora")}}
-    problems += node_problems([*answers, here], store.root)
-    if problems:
-        raise InputError(dict.fromkeys(problems), where="Ray cluster")
+    problems.add(*node_problems([*answers, here], store.root))
+    problems.raise_any()
 
 
 def node_problems(answers: list[dict[str, Any]], root: Path) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kdlora.engines.halving import HalvingDecisions
 from kdlora.engines.schedule import Schedule
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.files import CHECKPOINT
 from kdlora.planning.costs import estimate
 from kdlora.records.store import Store
@@ -92,25 +92,22 @@ def chosen_runs(plan: Plan, patterns: Sequence[str]) -> set[str]:
 
     Raises InputError for an unknown field, a bad expression, or patterns that name no run.
     """
-    problems: list[str] = []
+    problems = Problems()
     wanted: dict[str, list[Callable[[str], bool]]] = {}
     for pattern in patterns:
         name, _, rest = pattern.partition("=")
         if rest and name in FIELDS:
             place, text = name, rest
         elif rest and name.isidentifier():
-            problems.append(
-                f"--only {pattern}: unknown field '{name}'.{did_you_mean(name, FIELDS)}"
-            )
+            problems.add(f"--only {pattern}: unknown field '{name}'.{did_you_mean(name, FIELDS)}")
             continue
         else:
             place, text = "", pattern
         try:
             wanted.setdefault(place, []).append(_matcher(text))
         except re.error as error:
-            problems.append(f"--only {pattern}: no regular expression: {error}")
-    if problems:
-        raise InputError(problems)
+            problems.add(f"--only {pattern}: no regular expression: {error}")
+    problems.raise_any()
     places = [
         (cell.pair, cell.task, labelled(cell.arm, cell.label), cell.seed, cell.run_id)
         for cell in plan.cells

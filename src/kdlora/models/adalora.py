@@ -16,7 +16,7 @@ import torch
 from peft import AdaLoraConfig, AdaLoraModel, PeftModel
 from peft.tuners.adalora.layer import AdaLoraLayer
 
-from kdlora.errors import ModelError
+from kdlora.errors import ModelError, Problems
 
 OPTIONS = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight")
 MIN_STEPS = 4  # fewer leave no step between the first importance scores and the last cut
@@ -40,23 +40,22 @@ def settings(rank: int, options: dict[str, Any], *, total_steps: int) -> dict[st
     }
     budgeting = total_steps - chosen["tinit"] - chosen["tfinal"]
     chosen.setdefault("deltaT", max(budgeting // ALLOCATIONS, 1))
-    problems = []
+    problems = Problems()
     if total_steps < MIN_STEPS:
-        problems.append(
+        problems.add(
             f"adalora needs at least {MIN_STEPS} optimizer steps to allocate its ranks, but the "
             f"plan has {total_steps}: train longer, use more data or a smaller batch"
         )
     elif budgeting < 2 or min(chosen["tinit"], chosen["tfinal"]) < 0:
-        problems.append(
+        problems.add(
             f"adalora: tinit {chosen['tinit']} and tfinal {chosen['tfinal']} leave no steps to cut "
             f"the budget in a run of {total_steps} steps"
         )
     if chosen["init_r"] <= rank:
-        problems.append(
+        problems.add(
             f"adalora: init_r {chosen['init_r']} must be larger than the rank {rank} to be reached"
         )
-    if problems:
-        raise ModelError(problems)
+    problems.raise_any(ModelError)
     return {**chosen, "target_r": rank, "total_step": total_steps}
 
 

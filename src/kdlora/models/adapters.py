@@ -25,7 +25,7 @@ from peft.utils.other import get_pattern_key
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.errors import ModelError, did_you_mean
+from kdlora.errors import ModelError, Problems, did_you_mean
 from kdlora.models import adalora
 from kdlora.models.checkpoints import expected_warnings, seeded
 from kdlora.models.inspection import ALL_LINEAR, resolve_targets, trained_modules
@@ -326,41 +326,38 @@ def _peft_config(adaptation: str, adapter: Adapter, total_steps: int) -> Any:
 def check_options(adaptation: str, adapter: Adapter) -> None:
     """Raises ModelError that lists every option that the variant or peft method does not have."""
     if adaptation == "peft":
-        problems = method_problems(adapter)
-        if problems:
-            raise ModelError(problems, where="adapter")
+        if mistakes := method_problems(adapter):
+            raise ModelError(mistakes, where="adapter")
         return
     known = OPTIONS[adaptation]
-    problems = []
+    problems = Problems("adapter.options")
     for name, value in adapter.options.items():
         if name not in known:
-            problems.append(f"{adaptation} has no option '{name}'.{did_you_mean(name, known)}")
+            problems.add(f"{adaptation} has no option '{name}'.{did_you_mean(name, known)}")
         elif name in _INITS_ADAPTERS and not _known_init(adaptation, name, value):
             allowed = ", ".join(str(v) for v in _inits(adaptation, name))
-            problems.append(f"{name}: unknown initialisation '{value}'. Known: {allowed}")
+            problems.add(f"{name}: unknown initialisation '{value}'. Known: {allowed}")
         elif adapter.budget is not None and name in _SIZES:
-            problems.append(f"option {name} and a budget both set the adapter's size: give one")
-    problems += start_problems(adapter.options)
+            problems.add(f"option {name} and a budget both set the adapter's size: give one")
+    problems.add(*start_problems(adapter.options))
     if "bias" in known:
-        problems += bias_problems("lora", adapter.options)
-    if problems:
-        raise ModelError(problems, where="adapter.options")
+        problems.add(*bias_problems("lora", adapter.options))
+    problems.raise_any(ModelError)
 
 
 def check_patterns(adapter: Adapter, targets: Sequence[str]) -> None:
     """Raises ModelError for a rank or alpha of layers that carry no adapter, or that is none."""
-    problems = []
+    problems = Problems("adapter.options")
     for option in _PATTERNS:
         for key, value in (adapter.options.get(option) or {}).items():
             if not any(get_pattern_key([key], name) == key for name in targets):
                 ends = {name.rpartition(".")[2] for name in targets}
-                problems.append(
+                problems.add(
                     f"{option}: no adapted layer is named '{key}'.{did_you_mean(key, ends)}"
                 )
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                problems.append(f"{option}: '{key}' must be a positive number, got {value!r}")
-    if problems:
-        raise ModelError(problems, where="adapter.options")
+                problems.add(f"{option}: '{key}' must be a positive number, got {value!r}")
+    problems.raise_any(ModelError)
 
 
 def _inits(adaptation: str, name: str) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.errors import ModelError, did_you_mean
+from kdlora.errors import ModelError, Problems, did_you_mean
 from kdlora.models.families import FAMILIES
 
 ALL_LINEAR = "all-linear"
@@ -84,7 +84,7 @@ def resolve_targets(
     """
     linears = linear_names(model, outside=trained)
     chosen: set[str] = set()
-    problems = []
+    problems = Problems("adapter.targets")
     for target in targets:
         if target == ALL_LINEAR:
             found = linears
@@ -93,10 +93,9 @@ def resolve_targets(
         else:
             found = [name for name in linears if _ends_with(name, target)]
         if not found:
-            problems.append(_no_target(model, target, linears))
+            problems.add(_no_target(model, target, linears))
         chosen.update(found)
-    if problems:
-        raise ModelError(problems, where="adapter.targets")
+    problems.raise_any(ModelError)
     return [name for name in linears if name in chosen]
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.errors import InputError, ModelError, Problems, did_you_mean
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
 
@@ -241,16 +241,15 @@ def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = N
     `only` names the paths to look at (those that are about to be loaded); default all.
     """
     root = Path(folder).resolve()
-    problems = []
+    problems = Problems(str(folder))
     for name in artefact.checksums if only is None else only:
         expected, path = artefact.checksums.get(name), root / name
         if expected is None:
-            problems.append(f"{name} is not among the checksums of {ARTEFACT}")
+            problems.add(f"{name} is not among the checksums of {ARTEFACT}")
         elif not path.is_file():
-            problems.append(f"{name} is missing")
+            problems.add(f"{name} is missing")
         elif not path.resolve().is_relative_to(root):
-            problems.append(f"{name} is a link that leads out of the folder")
+            problems.add(f"{name} is a link that leads out of the folder")
         elif sha256_of(path) != expected:
-            problems.append(f"{name} is not what was exported (SHA-256 differs)")
-    if problems:
-        raise ModelError(problems, where=str(folder))
+            problems.add(f"{name} is not what was exported (SHA-256 differs)")
+    problems.raise_any(ModelError)

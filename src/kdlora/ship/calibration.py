@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.errors import InputError, ModelError, Problems, did_you_mean
 from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_json
 from kdlora.ship.card import (
@@ -109,21 +109,20 @@ def calibrate(
 
     Raises InputError where there is nothing to do, no class, or more than two for a threshold.
     """
-    problems = []
+    problems = Problems("calibration")
     if not temperature and threshold is None:
-        problems.append("nothing to do: give --temperature, --threshold METRIC, or both")
+        problems.add("nothing to do: give --temperature, --threshold METRIC, or both")
     if not label_names:
-        problems.append("a regression has no probabilities to calibrate")
+        problems.add("a regression has no probabilities to calibrate")
     if threshold is not None and threshold not in METRICS:
-        problems.append(
+        problems.add(
             f"unknown threshold metric '{threshold}'.{did_you_mean(threshold, METRICS)}"
         )  # fmt: skip
     if threshold is not None and label_names and len(label_names) != 2:
-        problems.append(f"a threshold needs two classes; this model has {len(label_names)}")
+        problems.add(f"a threshold needs two classes; this model has {len(label_names)}")
     if positive is not None and positive not in label_names:
-        problems.append(f"no class '{positive}'.{did_you_mean(positive, label_names)}")
-    if problems:
-        raise InputError(problems, where="calibration")
+        problems.add(f"no class '{positive}'.{did_you_mean(positive, label_names)}")
+    problems.raise_any()
     t = fit_temperature(selection.outputs, selection.labels) if temperature else 1.0
     cut, index = None, None
     if threshold is not None:
