@@ -43,7 +43,8 @@ FRAME = grid(noisy(0.05), arms=ARMS, tasks=TASKS).assign(train_s=3.0, trainable_
 
 def test_a_whole_study_in_tables(study) -> None:
     text = study(FRAME)
-    for words in ("against teacher/fft", "gain of distillation", "methods on the 21 cells",
+    for words in ("distilled students against teacher/fft", "gain of distillation",
+                  "methods on the 21 cells",
                   "cost in per cent", "inferior", "Points are hundredths"):  # fmt: skip
         assert words in text
 

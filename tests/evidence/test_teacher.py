@@ -159,7 +159,7 @@ def test_the_reports_reference_is_the_arm_that_taught() -> None:
     stats = gather_report(tidy(frame))
     assert stats is not None
     assert stats.reference == "teacher/rslora"
-    assert f"against {stats.reference}" in stats.families
+    assert f"teachers against {stats.reference}" in stats.families
 
 
 def test_an_ensemble_names_all_its_members() -> None:

@@ -13,7 +13,8 @@ import pytest
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.costs import cost_ratios
 from kdlora.evidence.gains import describe as gather
-from kdlora.evidence.study import ON_TEACHER, gather_report
+from kdlora.evidence.questions import ON_TEACHER
+from kdlora.evidence.study import gather_report
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame
 from kdlora.report import build

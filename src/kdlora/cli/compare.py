@@ -283,7 +283,9 @@ def compare(
         contrasts = _contrasts(frame, a or [], b or [], reference)
         if budget:
             runs = _same_budget(runs, contrasts, budget, keys)
-        made = compare_many(runs, contrasts, rng=rng, keys=keys, score=score, rules=rules)
+            made = compare_many(runs, contrasts, rng=rng, keys=keys, score=score, rules=rules)
+        else:
+            made = _asked(runs, contrasts, reference, rng=rng, keys=keys, score=score, rules=rules)
         wishes = [_seeds_needed(c, wish) if wish is not None else None for c in made]
         tested = [_test_examples(study, c, rng) if examples else [] for c in made]
         if as_json:
@@ -355,6 +357,20 @@ def _contrasts(
     if not contrasts:
         raise InputError("--a and --b name the same arm: there is nothing to compare")
     return contrasts
+
+
+def _asked(
+    runs: StudyFrame, contrasts: list[tuple[str, str]], reference: str | None, **options: Any
+) -> tuple[Comparison, ...]:
+    """The comparisons with the verdicts of the whole study, see `questions.ask_for`."""
+    from kdlora.evidence.questions import ask_for, questions
+    from kdlora.evidence.scores import usable_runs
+    from kdlora.evidence.teacher import reference_arm
+
+    usable, _ = usable_runs(runs, options["score"])
+    arms = [arm for arm in sorted(set(runs.table["arm"].dropna())) if arm in set(usable["arm"])]
+    reference = reference or reference_arm(runs.table, arms or None)
+    return ask_for(runs, contrasts, questions(arms, reference), **options)
 
 
 def _same_budget(

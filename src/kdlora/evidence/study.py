@@ -30,6 +30,7 @@ from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.mixed_model import MixedModel, mixed_model
 from kdlora.evidence.outcomes import averaged_tasks, outcome_metric, shared_blocks
 from kdlora.evidence.pareto import Front, pareto_front
+from kdlora.evidence.questions import ON_TEACHER, ask, questions
 from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
@@ -42,8 +43,6 @@ from kdlora.vocabulary.quantity import directions
 COSTS = ("size_mb", "latency_p50_ms", "trainable_params", "peak_memory_mb", "train_s",
          "inference_s")  # fmt: skip
 COMPARED_COSTS = ("trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms")
-ON_TEACHER = "distilled student and its adaptation on the teacher"
-DISTILLATION = "gain of distillation"
 
 Part = Literal[
     "single comparisons",  # their bootstrap intervals and permutation tests
@@ -110,32 +109,6 @@ class Evidence(Result):
         return [(question, c) for question, found in self.families.items() for c in found]
 
 
-def questions(arms: Sequence[str], reference: str) -> dict[str, list[tuple[str, str]]]:
-    """The comparisons a study is made for, as far as its arms allow: question -> (a, b).
-
-    Every arm against the reference; what distillation adds to a student; what the small encoder
-    costs under the same adaptation. The last two are told apart only where the controls exist.
-    """
-    known = set(arms)
-    asked = {f"against {reference}": [(arm, reference) for arm in arms if arm != reference]}
-    students = {arm: read for arm in arms if (read := Arm.read(arm)).is_student}
-    distilled = {arm: read for arm, read in students.items() if read.is_distilled}
-    pairs = {
-        "gain of distillation": [(arm, str(read.undistilled())) for arm, read in distilled.items()],
-        "distilled student and its adaptation on the teacher": [
-            (arm, str(read.as_teacher())) for arm, read in distilled.items()
-        ],
-        "smaller encoder": [
-            (arm, str(read.as_teacher())) for arm, read in students.items() if not read.is_distilled
-        ],
-        "changed settings": [
-            (arm, base) for arm in arms if (base := str(Arm.read(arm).plain)) != arm
-        ],
-    }
-    asked |= {name: [(a, b) for a, b in found if b in known] for name, found in pairs.items()}
-    return {name: found for name, found in asked.items() if found}
-
-
 def gather(
     frame: StudyFrame | pd.DataFrame,
     *,
@@ -160,10 +133,7 @@ def gather(
     reference = reference or reference_arm(study.table, arms or None)
     asked = questions(arms, reference)
     single = rules if "single comparisons" in parts else replace(rules, draws=0, permutations=0)
-    families = {
-        name: compare_many(study, found, rng=rng, keys=keys, score=score, rules=single)
-        for name, found in asked.items()
-    }
+    families = ask(study, asked, rng=rng, keys=keys, score=score, rules=single)
     whole = [arm for arm in arms if arm not in stopped_somewhere(study)]
     shared = _shared(study, whole, keys, score)
     costs = [c for c in costs if study.has(c) and (numbers(study.table[c]) > 0).any()]

@@ -12,7 +12,8 @@ from kdlora.evidence import gains as g
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, outcome_metric
-from kdlora.evidence.study import DISTILLATION, ON_TEACHER, SUMMARY_COSTS, Evidence
+from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
+from kdlora.evidence.study import SUMMARY_COSTS, Evidence
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.cells import (

@@ -9,8 +9,9 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.compare import Comparison
+from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
 from kdlora.evidence.ranks import Ranking
-from kdlora.evidence.study import DISTILLATION, ON_TEACHER, Evidence
+from kdlora.evidence.study import Evidence
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, interval_cell, model_cell, p_cell, points_cell
 from kdlora.report.content.verdicts import VERDICT_NOTE, question_name, verdict_text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdlora.evidence.compare import Comparison
+from kdlora.evidence.questions import AGAINST, OF_COPIES
 from kdlora.report import words as w
 
 
@@ -29,17 +30,19 @@ def verdict_name(c: Comparison) -> str:
 
 
 VERDICT_NOTE = (
-    "A verdict is about the paired difference after correction within its question. Undecided "
+    "A verdict is about the paired difference after correction within its question: over the "
+    "comparisons that the question asks for, so that other models change nothing of it; a "
+    "comparison of two questions is counted in the first. Undecided "
     "means that these runs cannot tell, not that the two are equal; equivalent means that a "
     "difference beyond the margin is ruled out."
 )
 
 
 def question_name(question: str) -> str:
-    against = question.removeprefix("against ")
-    if against != question:
-        return f"Against {w.arm_name(against)}"
-    return w.sentence_case(question)
+    kind, against, reference = question.removesuffix(OF_COPIES).partition(AGAINST)
+    copies = OF_COPIES if question.endswith(OF_COPIES) else ""
+    name = f"{kind}{against}{w.phrase(reference)}" if against else kind
+    return f"{w.sentence_case(name)}{copies}"
 
 
 def told_apart(found: Sequence[Comparison]) -> list[Comparison]:

@@ -1,0 +1,130 @@
+"""The questions that a study answers, and its comparisons made question by question.
+
+P-values are corrected over the comparisons that answer one question together: do adapters on the
+teacher cost something, do distilled students, does distillation help, what does the small encoder
+cost. So an arm that a question does not ask about changes nothing of its answer, and a comparison
+has one verdict wherever it is shown: in the question that first asks for it.
+
+Copies of an arm (another rank, another temperature) are asked about apart from the arms themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.result import Rules
+from kdlora.evidence.scores import KEYS
+from kdlora.records.tidy import StudyFrame
+from kdlora.vocabulary.arm import Arm
+
+Pair = tuple[str, str]  # a, b
+
+AGAINST = " against "  # between who is asked about and the reference
+ON_TEACHER = "distilled student and its adaptation on the teacher"
+DISTILLATION = "gain of distillation"
+SMALLER = "smaller encoder"
+CHANGED = "changed settings"
+OF_COPIES = f", {CHANGED}"  # behind a question that is asked of copies
+
+
+def questions(arms: Sequence[str], reference: str) -> dict[str, list[Pair]]:
+    """The comparisons a study is made for, as far as its arms allow: question -> (a, b).
+
+    Each kind of arm against the reference; what distillation adds to a student; what the small
+    encoder costs under the same adaptation. The last two are told apart only where the controls
+    exist.
+    """
+    known = {arm: Arm.read(arm) for arm in arms}
+    asked: dict[str, list[Pair]] = {
+        f"{kind}{AGAINST}{reference}": [] for kind in dict.fromkeys(_KINDS.values())
+    }
+    for arm in known:
+        if arm != reference:
+            asked[f"{_kind(known[arm])}{AGAINST}{reference}"].append((arm, reference))
+    students = {arm: read for arm, read in known.items() if read.is_student}
+    distilled = {arm: read for arm, read in students.items() if read.is_distilled}
+    asked[DISTILLATION] = [(arm, str(read.undistilled())) for arm, read in distilled.items()]
+    asked[ON_TEACHER] = [(arm, str(read.as_teacher())) for arm, read in distilled.items()]
+    asked[SMALLER] = [
+        (arm, str(read.as_teacher())) for arm, read in students.items() if not read.is_distilled
+    ]
+    copies = {arm for arm, read in known.items() if read.label and str(read.plain) in known}
+    found: dict[str, list[Pair]] = {}
+    for question, pairs in asked.items():
+        for name, of_copies in ((question, False), (question + OF_COPIES, True)):
+            own = [(a, b) for a, b in pairs if b in known and (a in copies) == of_copies]
+            if own:
+                found[name] = own
+    if copies:
+        found[CHANGED] = [(arm, str(known[arm].plain)) for arm in known if arm in copies]
+    return found
+
+
+_KINDS = {
+    ("teacher", False): "teachers",
+    ("student", False): "students",
+    ("student", True): "distilled students",
+    ("baseline", False): "baselines",
+    ("", False): "models",  # of imported results, whose names say no role
+}
+
+
+def _kind(arm: Arm) -> str:
+    return _KINDS.get((arm.role, arm.is_distilled), _KINDS["", False])
+
+
+def ask(
+    study: StudyFrame,
+    asked: Mapping[str, Sequence[Pair]],
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+    rules: Rules | None = None,
+) -> dict[str, tuple[Comparison, ...]]:
+    """Question -> its comparisons, each made once: where two questions ask for the same, both show
+    the result of the first.
+    """
+    made: dict[Pair, Comparison] = {}
+    for pairs in _families(asked).values():
+        found = compare_many(study, pairs, rng=rng, keys=keys, score=score, rules=rules)
+        made |= dict(zip(pairs, found, strict=True))
+    return {question: tuple(made[pair] for pair in pairs) for question, pairs in asked.items()}
+
+
+def ask_for(
+    study: StudyFrame,
+    wanted: Sequence[Pair],
+    asked: Mapping[str, Sequence[Pair]],
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+    rules: Rules | None = None,
+) -> tuple[Comparison, ...]:
+    """The comparisons in `wanted`, with the verdicts that they have wherever the study is shown:
+    each is corrected within the question that asks for it, what no question asks for together.
+    """
+    families = [pairs for pairs in _families(asked).values() if not set(pairs).isdisjoint(wanted)]
+    known = {pair for pairs in families for pair in pairs}
+    families.append([pair for pair in dict.fromkeys(wanted) if pair not in known])
+    made: dict[Pair, Comparison] = {}
+    for pairs in filter(None, families):
+        found = compare_many(study, pairs, rng=rng, keys=keys, score=score, rules=rules)
+        made |= dict(zip(pairs, found, strict=True))
+    return tuple(made[pair] for pair in wanted)
+
+
+def _families(asked: Mapping[str, Sequence[Pair]]) -> dict[str, list[Pair]]:
+    """Question -> the comparisons that it is the first to ask for, which are corrected together."""
+    first: dict[Pair, str] = {}
+    for question, pairs in asked.items():
+        for pair in pairs:
+            first.setdefault(pair, question)
+    families: dict[str, list[Pair]] = {}
+    for pair, question in first.items():
+        families.setdefault(question, []).append(pair)
+    return families
