@@ -40,15 +40,30 @@ def test_exactly_the_allowed_drop_passes(wrong: int, allowed: float, passed: boo
     assert Gate(TASK, LABELS, outputs(20), allowed).judge(outputs(wrong)).passed is passed
 
 
-def test_where_less_is_better_more_is_a_drop() -> None:
+def test_a_drop_of_an_error_is_in_its_own_unit_and_more_is_a_drop() -> None:
     task = Task("stars", REGRESSION, ("text",), (), "rmse")
     truth = np.zeros(4, dtype=np.float32)
-    gate = Gate(task, truth, np.full((4, 1), 0.5), 1.0)
+    gate = Gate(task, truth, np.full((4, 1), 0.5), 0.01)
     verdict = gate.judge(np.full((4, 1), 0.52))
-    assert verdict.drop_points == pytest.approx(2.0)
+    assert verdict.drop_points == pytest.approx(0.02)
     assert not verdict.passed
     assert verdict.agreement is None
     assert gate.judge(np.full((4, 1), 0.2)).passed
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_hundredth_of_an_error_may_be_lost_whatever_its_size(size: float) -> None:
+    task = Task("stars", REGRESSION, ("text",), (), "rmse")
+    gate = Gate(task, np.zeros(4), np.full((4, 1), size))
+    assert gate.allowed == pytest.approx(size / 100)
+    assert gate.judge(np.full((4, 1), 1.009 * size)).passed
+    assert not gate.judge(np.full((4, 1), 1.011 * size)).passed
+
+
+def test_half_a_point_may_be_lost_of_a_metric_in_points() -> None:
+    gate = Gate(TASK, LABELS, outputs(20))
+    assert gate.judge(outputs(21)).passed  # one of 200 rows
+    assert not gate.judge(outputs(22)).passed
 
 
 def test_what_has_no_score_does_not_pass() -> None:

@@ -69,7 +69,6 @@ def measured_forms(artefact: Artefact, folder: Path, encoder: str) -> list[Measu
             size_mb=variant.size_mb,
             gate=variant.gate,
             score=variant.score,
-            drop_points=variant.drop_points,
             timings=tuple(
                 TextLatency(t.length, t.latency_p50_ms, t.latency_p95_ms)
                 for t in variant.timings

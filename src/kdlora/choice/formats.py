@@ -72,7 +72,6 @@ class MeasuredForm:
     size_mb: float
     gate: str = "not applicable"
     score: float | None = None
-    drop_points: float | None = None
     timings: tuple[TextLatency, ...] = field(default=())
 
     def at(self, length: int | None) -> TextLatency | None:

@@ -35,13 +35,14 @@ def export(
         ),
     ] = None,
     max_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="POINTS",
-            help="Hundredths of the primary metric that a quantised form may lose on the report "
-            "split against the fp32 student.",
+            help="What a quantised form may lose on the report split against the fp32 student: "
+            "points (hundredths) of the primary metric, or for one such as the RMSE its own unit. "
+            "Default 0.5, or 1 % of the student's score.",
         ),
-    ] = 0.5,
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Ship a form that loses more, marked as forced.")
     ] = False,
@@ -113,6 +114,8 @@ def _show(artefact: Artefact, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from kdlora.records.artefact import written_drop
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     singles = sorted({t.length for v in artefact.variants for t in v.timings if t.batch == 1})
     for title in ("form", "MB", artefact.variants[0].metric, "drop", "gate"):
@@ -121,7 +124,7 @@ def _show(artefact: Artefact, folder: Path) -> None:
         table.add_column(f"ms at {length}", justify="right")
         table.add_column("faster", justify="right")
     for variant in artefact.variants:
-        drop = "" if variant.drop_points is None else f"{variant.drop_points:.2f}"
+        drop = written_drop(variant.drop_points, artefact.drop_unit)
         score = "" if variant.score is None else f"{variant.score:.4f}"
         cells = [variant.name, f"{variant.size_mb:.1f}", score, drop, variant.gate]
         for length in singles:

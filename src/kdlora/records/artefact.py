@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
+from kdlora.vocabulary.metric import POINTS
 
 ARTEFACT = "export.json"
 SCHEMA = 1
@@ -95,7 +96,7 @@ class Variant(ArtefactPart):
     metric: str
     score: float | None = Field(description="the primary metric on the report split")
     drop_points: float | None = Field(
-        None, description="hundredths of the metric lost against the fp32 student; > 0 is worse"
+        None, description="lost against the fp32 student, in `drop_unit`; > 0 is worse"
     )
     agreement: float | None = Field(None, description="share of rows answered as fp32 does")
     max_abs_difference: float | None = Field(None, description="of the logits, against fp32")
@@ -147,7 +148,8 @@ class Artefact(ArtefactPart):
     max_length: int
     pad_id: int = 0
     report_rows: int | None = None
-    max_drop_points: float = 0.5
+    max_drop_points: float = Field(0.5, description="in `drop_unit`")
+    drop_unit: str = Field(POINTS, description="of drops: points, or a metric that is not in them")
     variants: list[Variant]
     adapter: RelativePath | None = None
     parity: list[Parity] = []
@@ -193,6 +195,11 @@ class Artefact(ArtefactPart):
 def variant_name(runtime: Runtime, quantization: Quantization) -> str:
     """The name of a variant: ``onnx-int8``, or just ``onnx`` where nothing is quantised."""
     return runtime if quantization == "none" else f"{runtime}-{quantization}"
+
+
+def written_drop(drop: float | None, unit: str) -> str:
+    """A drop as a table shows it: two decimals of points, four of another metric."""
+    return "" if drop is None else f"{drop:.{2 if unit == POINTS else 4}f}"
 
 
 def is_artefact(folder: Path) -> bool:

@@ -38,7 +38,6 @@ from kdlora.ship.source import SourceRun, find_source
 
 FORMATS: tuple[Runtime, ...] = ("torch", "onnx")
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "int4")
-MAX_DROP_POINTS = 0.5
 
 
 def export_model(
@@ -47,7 +46,7 @@ def export_model(
     *,
     formats: Sequence[str] = FORMATS,
     quantize: Sequence[str] | None = None,
-    max_drop_points: float = MAX_DROP_POINTS,
+    max_drop_points: float | None = None,
     force: bool = False,
     timing: bool = True,
     threads: int = 1,
@@ -61,7 +60,8 @@ def export_model(
         formats: "torch" (a plain transformers folder), "onnx", or both.
         quantize: forms of the ONNX model: "none" (fp32), "int8", "int4"; default none and int8.
         max_drop_points: what a quantised form may lose on the report split against the fp32
-            student, in hundredths of the primary metric.
+            student, in points of the primary metric; for one that is not shown in points, such
+            as the RMSE, in its own unit. Default half a point, or 1 % of the student's score.
         force: ship a form that lost more too; it is marked as forced.
         timing: time every form in turns with the teacher, with `threads` threads each.
 
@@ -97,7 +97,8 @@ def export_model(
             max_length=found.card.max_length,
             pad_id=int(work.tokenizer.pad_token_id or 0),
             report_rows=len(work.texts),
-            max_drop_points=max_drop_points,
+            max_drop_points=work.gate.allowed,
+            drop_unit=work.gate.metric.unit,
             variants=[v.model_copy(update={"timings": timings.get(v.name, [])}) for v in variants],
             adapter=adapter,
             parity=work.parity,
@@ -110,7 +111,7 @@ def export_model(
 
 
 def _wanted(
-    formats: Sequence[str], quantize: Sequence[str], max_drop_points: float, threads: int
+    formats: Sequence[str], quantize: Sequence[str], max_drop: float | None, threads: int
 ) -> list[tuple[Runtime, Quantization]]:
     """The forms asked for, in the order they are made. Raises InputError with every problem."""
     problems = [f"no format '{f}'.{did_you_mean(f, FORMATS)}" for f in formats if f not in FORMATS]
@@ -128,8 +129,8 @@ def _wanted(
         problems.append(
             f"{' and '.join(smaller)} are forms of the ONNX model: add onnx to the formats"
         )
-    if not max_drop_points >= 0:
-        problems.append(f"the allowed drop is {max_drop_points:g} points; expected 0 or more")
+    if max_drop is not None and not max_drop >= 0:
+        problems.append(f"the allowed drop is {max_drop:g}; expected 0 or more")
     if threads < 1:
         problems.append(f"{threads} threads; expected 1 or more")
     if problems:

@@ -26,6 +26,7 @@ from kdlora.records.artefact import (
     Trial,
     Variant,
     variant_name,
+    written_drop,
 )
 from kdlora.ship import adapter_folder, model_card
 from kdlora.ship import onnx_runtime as runtime
@@ -36,6 +37,7 @@ from kdlora.ship.quantize import INT4, INT8, Settings
 from kdlora.ship.source import SourceRun, check_data
 from kdlora.training.inference import predict
 from kdlora.training.precision import Compute
+from kdlora.vocabulary.metric import Metric
 from kdlora.vocabulary.task import Task
 
 OnNote = Callable[[str], None]
@@ -64,7 +66,7 @@ class Work:
         return self.data.task
 
 
-def begin(source: SourceRun, folder: Path, max_drop_points: float, note: OnNote) -> Work:
+def begin(source: SourceRun, folder: Path, max_drop: float | None, note: OnNote) -> Work:
     """Read the data and the model, merge in fp32 and see that merging changed nothing."""
     run = source.run
     note(f"reading task {run.task.name}")
@@ -85,7 +87,7 @@ def begin(source: SourceRun, folder: Path, max_drop_points: float, note: OnNote)
         )
         del adapted
     note(f"scoring the fp32 student on {len(texts):,} report rows")
-    gate = Gate(data.task, report.labels, predict(model, texts, _fp32()), max_drop_points)
+    gate = Gate(data.task, report.labels, predict(model, texts, _fp32()), max_drop)
     inputs = graph_inputs(model, tokenizer)
     return Work(source, folder, data, model, tokenizer, texts, gate, inputs, note, parity)
 
@@ -165,7 +167,7 @@ def onnx_variants(
         work.note(f"quantising to {kind.upper()}")
 
         def tell(trial: Trial, kind: str = kind) -> None:
-            work.note(f"{kind}, {trial.settings}: {_figures(work.task.primary, trial)}")
+            work.note(f"{kind}, {trial.settings}: {_figures(work.gate.metric, trial)}")
 
         target = work.folder / FILES["onnx", kind]
         chosen = search(
@@ -185,11 +187,11 @@ def _refuse_failed(work: Work, variants: list[Variant]) -> None:
     for variant in variants:
         if variant.gate != "failed":
             continue
-        tried = [f"    {t.settings}: {_figures(work.task.primary, t)}" for t in variant.how]
+        tried = [f"    {t.settings}: {_figures(work.gate.metric, t)}" for t in variant.how]
         head = (
             f"{variant.name} scores {_number(variant.score)} on {len(work.texts):,} report rows, "
             f"the fp32 student {_number(work.gate.score)}: more than the "
-            f"{work.gate.max_drop_points:g} points allowed"
+            f"{work.gate.allowed:.4g} {work.gate.metric.unit} allowed"
         )
         problems.append("\n".join([head, *tried]))
     if problems:
@@ -260,9 +262,11 @@ def encoder_name(source: SourceRun) -> str:
     return model_card.shown_name(source.run.encoder)
 
 
-def _figures(metric: str, trial: Any) -> str:
-    drop = "no score" if trial.drop_points is None else f"drop {trial.drop_points:.2f} points"
-    return f"{metric} {_number(trial.score)}, {drop}, {trial.size_mb:.1f} MB"
+def _figures(metric: Metric, trial: Trial) -> str:
+    drop = "no score"
+    if trial.drop_points is not None:
+        drop = f"drop {written_drop(trial.drop_points, metric.unit)} {metric.unit}"
+    return f"{metric.name} {_number(trial.score)}, {drop}, {trial.size_mb:.1f} MB"
 
 
 def _number(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 from kdlora.measure.quality import Array, checked, score_split
 from kdlora.records.artefact import Trial
 from kdlora.ship.quantize import Settings, quantize
+from kdlora.vocabulary.metric import Metric, metric
 from kdlora.vocabulary.task import Task
 
-_ROUNDING = 1e-9  # points; a drop of exactly what is allowed passes
+# What may be lost unless it is said: points, or a share of a score that is not shown in points.
+MAX_DROP_POINTS, MAX_DROP_SHARE = 0.5, 0.01
+_ROUNDING = 1e-9  # a drop of exactly what is allowed passes
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,28 @@ class Verdict:
 class Gate:
     """Labels [n] and the fp32 student's outputs [n, c] on the report split.
 
-    A drop is in points, hundredths of the task's primary metric, positive where it got worse.
+    A drop is in the unit of the task's primary metric: in points, or for one that is not shown so
+    (such as the RMSE) in the metric's own. It is positive where the score got worse. `max_drop` is
+    what may be lost; None means half a point, or a hundredth of the fp32 student's score.
     """
 
     task: Task
     labels: Array
     reference: Array
-    max_drop_points: float = 0.5
+    max_drop: float | None = None
 
     @property
+    def metric(self) -> Metric:
+        return metric(self.task.primary)
+
+    @property
+    def allowed(self) -> float:
+        """The largest drop that passes."""
+        if self.max_drop is not None:
+            return self.max_drop
+        return MAX_DROP_POINTS if self.metric.in_points else MAX_DROP_SHARE * abs(self.score or 0.0)
+
+    @cached_property
     def score(self) -> float | None:
         """The fp32 student's own score."""
         return self._score(self.reference)
@@ -50,7 +67,7 @@ class Gate:
         score, before = self._score(outputs), self.score
         drop = None
         if score is not None and before is not None:
-            drop = 100 * (before - score) * self.task.direction
+            drop = self.metric.factor * (before - score) * self.metric.direction
         agreement = None
         if self.task.label_names:
             decide = self.task.kind.decide
@@ -60,7 +77,7 @@ class Gate:
             drop_points=drop,
             agreement=agreement,
             max_abs_difference=float(np.abs(outputs - self.reference).max(initial=0.0)),
-            passed=drop is not None and drop <= self.max_drop_points + _ROUNDING,
+            passed=drop is not None and drop <= self.allowed + _ROUNDING,
         )
 
     def _score(self, outputs: Array) -> float | None:

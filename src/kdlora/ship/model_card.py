@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kdlora.records.artefact import Artefact, Variant
+from kdlora.records.artefact import Artefact, Variant, written_drop
 from kdlora.records.record import Record
 from kdlora.ship.card import ModelCard
 from kdlora.spec.run import (
@@ -55,7 +55,9 @@ def readme(
         "limit": f"Texts beyond {artefact.max_length} tokens are cut, and what is cut is not read.",
         "limits": [*notes, *_forced(artefact)],
     }
-    body = _environment().get_template("model_card.md.j2").render(values)
+    environment = _environment()
+    environment.filters["drop"] = lambda drop: written_drop(drop, artefact.drop_unit)
+    body = environment.get_template("model_card.md.j2").render(values)
     return f"---\n{metadata(artefact, card, run, repository=repository)}\n---\n\n{body}"
 
 
@@ -136,7 +138,12 @@ def _what(run: Run, artefact: Artefact) -> str:
 def _forced(artefact: Artefact) -> Any:
     for v in artefact.variants:
         if v.gate == "forced":
-            lost = "its score" if v.drop_points is None else f"{v.drop_points:.2f} points"
+            unit = artefact.drop_unit
+            lost = (
+                "its score"
+                if v.drop_points is None
+                else f"{written_drop(v.drop_points, unit)} {unit}"
+            )
             yield f"`{v.path}` failed the accuracy gate and ships by force: it loses {lost}."
 
 
