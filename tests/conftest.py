@@ -61,6 +61,7 @@ SLOW = (
     "test_old_studies.py",
     "test_pairings_end_to_end.py",
     "test_readme.py",
+    "test_regression_end_to_end.py",
     "test_tables_alike.py",
     "training/",
 )

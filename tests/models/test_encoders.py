@@ -250,7 +250,7 @@ def test_the_last_layer_is_told_from_others_of_its_size(tmp_path: Path, monkeypa
     logits, batch = _plain_logits(reference)
     loaded = load_encoder(reference, task, seed=0, given=True)
     torch.testing.assert_close(loaded.model.eval()(**batch).logits, logits.roll(1, dims=1))
-    monkeypatch.setattr(labels, "_last_layer", lambda model: None)
+    monkeypatch.setattr(labels, "output_layer", lambda model: None)
     with pytest.raises(ModelError, match="cannot be reordered"):
         load_encoder(reference, task, seed=0, given=True)
 

@@ -30,6 +30,7 @@ BROKEN = {
     "steps": ("planned_steps", 117.0, "117", "60"),
     "max_length": ("max_length", 512, "512", "128"),
     "precision": ("precision", "fp32", "fp32", "bf16"),
+    "target": ("target", "in its own unit", "in its own unit", "standardised"),
     "device": ("device", "cuda", "cuda", "cpu"),
     "hardware": ("environment", {**ENVIRONMENT, "gpu": "A100"}, "A100", "Xeon"),
     "versions": (
@@ -61,6 +62,7 @@ def study() -> pd.DataFrame:
             "planned_steps": 60.0,
             "max_length": 128,
             "precision": "bf16",
+            "target": "standardised",
             "device": "cpu",
             "environment": ENVIRONMENT,
             "flags": (),

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import Checkpoint, read_classifier, read_config, read_tokenizer
-from kdlora.models.inspection import dropout_fields, head_modules
+from kdlora.models.inspection import dropout_fields, output_layer
 from kdlora.models.student_layers import keep_layers
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.task import Task
@@ -72,7 +71,7 @@ def permute_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
     Heads differ, so the result is proved by a forward pass. Raises ModelError if it does not
     hold.
     """
-    last = _last_layer(model)
+    last = output_layer(model)
     training = model.training
     model.eval()
     tokens = torch.arange(4)[None] % model.config.vocab_size
@@ -90,16 +89,6 @@ def permute_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
             f"the outputs of a {model.config.model_type} classifier cannot be reordered; save it "
             "with its labels in the task's order"
         )
-
-
-def _last_layer(model: PreTrainedModel) -> nn.Linear | None:
-    layers = [
-        layer
-        for name in head_modules(model)
-        for layer in model.get_submodule(name).modules()
-        if isinstance(layer, nn.Linear) and layer.out_features == model.config.num_labels
-    ]
-    return layers[-1] if layers else None
 
 
 @dataclass

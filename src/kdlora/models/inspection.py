@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from peft import PeftModel
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -52,6 +53,24 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
         for name, module in model.named_children()
         if module is not model.base_model and any(True for _ in module.parameters())
     )
+
+
+def output_layer(model: nn.Module) -> nn.Linear | None:
+    """The last Linear layer of a classifier's head; None where the head has none of its outputs.
+
+    Of a model with an adapter it is the copy that trains and is saved.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    layers = [
+        layer
+        for name in head_modules(base)
+        for part, layer in base.get_submodule(name).named_modules()
+        if isinstance(layer, nn.Linear)
+        and layer.out_features == base.config.num_labels
+        and "original_module" not in part.split(".")  # what peft keeps of it beside the copy
+    ]
+    return layers[-1] if layers else None
 
 
 def trained_modules(model: PreTrainedModel, new_modules: Iterable[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from kdlora.models.counting import resolve_budget
 from kdlora.models.encoders import LoadedEncoder, load_encoder
 from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
+from kdlora.models.target_scale import TargetScale, restore_unit, standardise_head
 from kdlora.recipes.hidden_states import HiddenStateTargets, match_hidden_states
 from kdlora.recipes.teacher import TeacherSignals, prepare_signals, start_from_teacher
 from kdlora.recipes.untrained import (
@@ -148,6 +149,7 @@ class _Built:
     compute: Compute
     signals: TeacherSignals | None
     hidden: HiddenStateTargets | None
+    target: TargetScale | None  # of a regression
 
 
 def _trained(job: _Job) -> RunOutcome:
@@ -182,6 +184,10 @@ def _trained(job: _Job) -> RunOutcome:
         )
         for name, part in {**data.splits(), "train": rows}.items()
     }
+    target = None
+    if data.task.kind.numeric:
+        taught = signals.soft.take(rows.ids) if signals else None
+        target = standardise_head(loaded, rows.labels, taught)
     schedule = make_schedule(len(rows), run.training, run.lr)
     adapter = run.adapter and resolve_budget(
         loaded.model.config,
@@ -215,8 +221,10 @@ def _trained(job: _Job) -> RunOutcome:
             texts=texts["train"],
             device=compute.device,
         )
-    built = _Built(loaded, model, texts, schedule, compute, signals, hidden)
+    built = _Built(loaded, model, texts, schedule, compute, signals, hidden, target)
     progress, costs = _train(job, built)
+    if target is not None:
+        restore_unit(model, target)
     facts = _facts(built, progress).model_copy(
         update={**adapter_size, "teaching": _teaching(signals, hidden)}
     )
@@ -248,25 +256,26 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
     """The training itself, and what it cost as fields of `Efficiency`."""
     run, data, folder, hidden = job.run, job.data, job.folder, built.hidden
     model, compute, schedule, texts = built.model, built.compute, built.schedule, built.texts
-    task, selection = data.task, data.selection
+    task, selection, target = data.task, data.selection, built.target
     flops = flops_per_length(model, backward=True, device=compute.device, folder=job.store.costs)
     forward = make_forward(model, compute)
 
     def evaluate(current: nn.Module) -> dict[str, float | None]:
-        return score_split(
-            task, predict(current, texts["selection"], compute, forward=forward), selection.labels
-        )
+        outputs = predict(current, texts["selection"], compute, forward=forward)
+        outputs = target.restored(outputs) if target else outputs
+        return score_split(task, outputs, selection.labels)
 
     def step_flops(batch: int, length: int) -> float:
         return flops.flops(batch, length) + (hidden.step_flops(batch, length) if hidden else 0.0)
 
     rows = built.signals.train if built.signals else data.train
-    training = TrainingData(
-        texts["train"],
-        torch.from_numpy(rows.labels),
-        torch.from_numpy(built.signals.soft.take(rows.ids)) if built.signals else None,
-        hidden.matching if hidden else None,
-    )
+    labels = torch.from_numpy(rows.labels)
+    taught = torch.from_numpy(built.signals.soft.take(rows.ids)) if built.signals else None
+    if target is not None:
+        labels = target.standardised(labels)
+        taught = target.standardised(taught) if taught is not None else None
+    matching = hidden.matching if hidden else None
+    training = TrainingData(texts["train"], labels, taught, matching)
     setup = TrainingSetup(
         loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None),
         evaluate=evaluate,
@@ -285,6 +294,7 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         ),
         forward=forward,
         step_flops=step_flops,
+        unit=target.unit if target else "",
     )
     job.on_progress({"stage": "training", "total": schedule.total_steps})
     with PeakMemory(compute.device) as memory, EnergyMeter(compute.device) as energy:
@@ -380,5 +390,7 @@ def _facts(built: _Built, progress: Progress) -> TrainingFacts:
         targets=adapters.adapted_layers(model),
         adapter_norm=adapter_norm(model),
         rank_pattern=adapters.rank_pattern(model),
+        target_mean=built.target.mean if built.target else None,
+        target_scale=built.target.scale if built.target else None,
         **compute_facts(built.compute, model),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,10 +38,11 @@ from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, FileTeacherRun
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import load_finished, load_merged, predict
 from kdlora.training.precision import choose_compute
+from kdlora.vocabulary.metric import metric
 from kdlora.vocabulary.task import Task
 
 # A score recomputed from cached logits may differ from the recorded one by rounding on another
-# processor, never by more than this.
+# processor, never by more than this; of errors in a label's own unit it is a share.
 SCORE_TOLERANCE = 0.005
 
 
@@ -230,12 +232,13 @@ def logits_of(
 
 def check_scores(teacher: Record, soft: SoftLabels, data: TaskData, folder: Path) -> None:
     assert teacher.quality is not None
+    primary = data.task.primary
     for split in ("selection", "report"):
         part = data.split(split)
         part = part.take(soft.knows(part.ids))
-        found = score_split(data.task, soft.take(part.ids), part.labels)[data.task.primary]
-        recorded = teacher.quality.splits[split][data.task.primary]
-        if not _same(found, recorded):
+        found = score_split(data.task, soft.take(part.ids), part.labels)[primary]
+        recorded = teacher.quality.splits[split][primary]
+        if not _same(found, recorded, bounded=math.isfinite(metric(primary).high)):
             raise ModelError(
                 f"teacher {teacher.run_id}: its cached logits score {found} on the {split} split, "
                 f"its record says {recorded}. The cache and the data do not belong together; "
@@ -243,10 +246,10 @@ def check_scores(teacher: Record, soft: SoftLabels, data: TaskData, folder: Path
             )
 
 
-def _same(found: float | None, recorded: float | None) -> bool:
+def _same(found: float | None, recorded: float | None, *, bounded: bool) -> bool:
     if found is None or recorded is None:
         return found is recorded
-    return abs(found - recorded) <= SCORE_TOLERANCE
+    return abs(found - recorded) <= SCORE_TOLERANCE * (1.0 if bounded else abs(recorded))
 
 
 def start_from_teacher(run: DistilledRun, store: Store, task: Task, folder: Path) -> EncoderRef:

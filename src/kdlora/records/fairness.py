@@ -24,6 +24,7 @@ FIELDS = {
     "steps": "optimizer steps",
     "max_length": "sequence length",
     "precision": "precision",
+    "target": "regression target",
     "device": "device",
     "hardware": "hardware",
     "versions": "software",

@@ -30,6 +30,7 @@ from kdlora.spec.run import (
 )
 from kdlora.spec.study import Study
 from kdlora.vocabulary.arm import labelled, teaching_arm
+from kdlora.vocabulary.task import KINDS
 
 RESULTS = Path("results")  # where studies lie unless told otherwise
 PLAN_FILE = "plan.json"
@@ -193,6 +194,10 @@ def row(
             "label_names": facts.label_names,
             "positive_class": facts.positive,
         }
+        if KINDS[facts.kind].numeric and isinstance(run, TrainedRun):
+            # records from before a target was standardised do not say so
+            scaled = training.target_scale is not None
+            values["target"] = "standardised" if scaled else "in its own unit"
     values |= {
         "metric": quality.primary,
         "direction": quality.direction,

@@ -176,6 +176,10 @@ class TrainingFacts(RecordPart):
     adapter_params: int | None = Field(None, description="trained in the adapter, head excluded")
     adapter_norm: float | None = Field(None, description="Frobenius norm of the merged update")
     rank_pattern: dict[str, int] | None = None
+    target_mean: float | None = Field(
+        None, description="a regression was trained on (label - target_mean) / target_scale"
+    )
+    target_scale: float | None = None
     teaching: Teaching | None = None
 
 

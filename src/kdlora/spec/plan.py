@@ -35,7 +35,7 @@ from kdlora.spec.run import (
     TextsRef,
     TrainedRun,
 )
-from kdlora.spec.sections import Training, task_name
+from kdlora.spec.sections import Training, stated_kind, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
 from kdlora.vocabulary.arm import BASELINES, Arm, teaching_arm
@@ -299,11 +299,18 @@ class Block:
             return GivenTeacherRun(**common, encoder=teacher)
         lr = row.training.lr.fft if row.adapter is None else row.training.lr.peft
         common |= {"role": arm.role, "label": arm.label, "lr": lr, "adapter": row.adapter}
+        common["target"] = "standardised" if _is_regression(self.task) else None
         common["encoder"] = teacher if arm.is_teacher else self._settings.student(pair)
         if row.kd is None:
             return TrainedRun(**common)
         texts = references.unlabelled[self.task.name] if row.kd.unlabelled else ()
         return DistilledRun(**common, kd=row.kd, unlabelled=texts, teacher_run_id=PENDING)
+
+
+def _is_regression(task: TaskRef) -> bool:
+    """As far as the study file tells."""
+    kind = stated_kind(task.own or task.name)
+    return kind is not None and kind.numeric
 
 
 def _teacher_seeds(study: Study, pair: Pair, kd: Distillation, seed: int) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ _IN_EVERY_ID = ("lr", "adapter", "kd", "teacher_run_id")
 # Fields that came after the first records, by section. At their default they are no part of the
 # id: what was done before they existed stays done.
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
-    "": ("teacher_run_ids", "unlabelled"),
+    "": ("teacher_run_ids", "unlabelled", "target"),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
     "task.own": ("labels",),
@@ -220,6 +220,11 @@ class TrainedRun(EncoderRun):
 
     lr: float
     adapter: Adapter | None = None
+    target: Literal["standardised"] | None = Field(
+        None,
+        description="what labels are trained on where the study file says that they are numbers; "
+        "None is older than that, or classes, or the data say it: then the record tells",
+    )
 
 
 class DistilledRun(TrainedRun):

@@ -38,6 +38,7 @@ class Progress:
     loss_steps: int = 0
     resumed: int = 0
     stopped: str = "completed"
+    unit: str = ""  # of the labels; before there was one, regressions had their own
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,10 +72,12 @@ def save_checkpoint(
         torch.save(state, temporary)
 
 
-def load_checkpoint(folder: Path, compute: Compute) -> dict[str, Any] | None:
-    """The state that `save_checkpoint` wrote, or None; a torn one is set aside, not deleted.
+def load_checkpoint(folder: Path, compute: Compute, *, unit: str = "") -> dict[str, Any] | None:
+    """The state that `save_checkpoint` wrote, or None.
 
-    What processes left that were killed while they wrote is removed: whoever loads holds the run.
+    A torn one is set aside, not deleted; so is one of labels in another `unit`, whose weights
+    answer something else. What processes left that were killed while they wrote is removed:
+    whoever loads holds the run.
     """
     path = folder / CHECKPOINT
     for torn in (*leftovers(path), *leftovers(folder / HISTORY)):
@@ -82,10 +85,14 @@ def load_checkpoint(folder: Path, compute: Compute) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return torch.load(path, map_location=compute.device, weights_only=True)
+        state = torch.load(path, map_location=compute.device, weights_only=True)
+        usable = json.loads(state["progress"]).get("unit", "") == unit
     except Exception:  # torn by a crash: start again, keep the evidence
+        usable = False
+    if not usable:
         set_aside(path)
         return None
+    return state
 
 
 def restore(

@@ -83,6 +83,7 @@ class TrainingSetup:
         evaluate: metrics of the selection split; `primary` times `direction` decides.
         forward: from the inputs of a batch to logits; by default `make_forward` of the model.
         step_flops: FLOPs of one training step for (examples, padded length).
+        unit: of a regression's labels in training. A checkpoint of other ones is not continued.
     """
 
     loss: Loss
@@ -96,6 +97,7 @@ class TrainingSetup:
     hooks: Hooks = field(default_factory=Hooks)
     forward: Forward | None = None
     step_flops: Callable[[int, int], float] = lambda batch, length: 0.0
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,9 @@ def train(
     forward = setup.forward or make_forward(model, compute)
     optimizer = make_optimizer(trained, settings)
     training = _Training(model, forward, trained, optimizer, data, setup)
-    progress = Progress(micro_batch_size=settings.micro_batch_size or settings.batch_size)
+    progress = Progress(
+        micro_batch_size=settings.micro_batch_size or settings.batch_size, unit=setup.unit
+    )
     best: dict[str, torch.Tensor] = {}
     evaluate_after = evaluation_steps(schedule, settings.evals_per_epoch)
     saved_at = time.monotonic()
@@ -146,7 +150,7 @@ def train(
     devices = [compute.device] if compute.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(setup.seeds.dropout)
-        state = load_checkpoint(folder, compute)
+        state = load_checkpoint(folder, compute, unit=setup.unit)
         if state is not None:
             progress, best = restore(state, trained, optimizer)
             hooks.restore(model, state["extra"])
