@@ -51,12 +51,12 @@ def correlations(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> 
 def costs(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> Sound:
     """FFT against all LoRA-only and all KD-LoRA runs, variant by variant and pooled."""
     peft = runs.assign(peft=runs["strategy"].where(runs["strategy"] != "FFT"))
+    # full fine-tuning has no variant: its run stands beside every variant's of its cell
+    fft = peft[peft["strategy"] == "FFT"].assign(arm="FFT", variant=None)
     names, ratios = [], []
     for strategy in ("LoRA-only", "KD-LoRA"):
         part = peft[peft["strategy"] == strategy].assign(arm=strategy)
-        # every variant's run against the one FFT run of its family, task and seed
-        against = _repeat_for_variants(peft[peft["strategy"] == "FFT"], part)
-        both = pd.concat([part, against], ignore_index=True)
+        both = pd.concat([part, fft], ignore_index=True)
         for column, same in (
             ("peak_memory_mb", ()),
             ("trainable_params", ()),
@@ -103,15 +103,6 @@ def costs(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> Sound:
         "geometric mean over runs of the same family, task, seed (and variant)",
         ("comparison", "same", "n_pairs", "ratio", "low", "high", "factor"),
     )
-
-
-def _repeat_for_variants(fft: pd.DataFrame, peft: pd.DataFrame) -> pd.DataFrame:
-    keys = ["pair", "task", "seed"]
-    wanted = peft[[*keys, "variant"]].drop_duplicates()
-    repeated = wanted.merge(fft.drop(columns="variant"), on=keys).assign(arm="FFT")
-    # one row a variant, each under a name of its own: a run counts once under one name
-    repeated["run_id"] = repeated["run_id"].astype(str) + "/" + repeated["variant"].astype(str)
-    return repeated
 
 
 def parameters(snapshots: Mapping[str, pd.DataFrame]) -> Sound:

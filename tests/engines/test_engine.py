@@ -22,8 +22,10 @@ from kdlora.engines.selection import RunSelection
 from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import Interrupted
 from kdlora.records import leases
+from kdlora.records.record import Flag
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
+from tests.harness.records import record_of
 
 
 @pytest.fixture
@@ -314,8 +316,6 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     flags = {i.run_id: [f.name for f in store.read(i.run_id).health] for i in plan.runs}
     path = store.folder(run.run_id) / "record.json"
     record = store.read(run.run_id)
-    from kdlora.records.record import Flag
-
     flagged = record.model_copy(
         update={"health": [Flag(name="collapsed", severity="error", detail="made up")]}
     )
@@ -332,17 +332,17 @@ def test_flagged_runs_are_done_again_and_their_old_records_kept(plan, store):
     assert kept["health"][0]["name"] == "collapsed"
 
 
-def test_a_half_done_student_of_a_flagged_teacher_begins_anew(plan, store, monkeypatch):
-    teacher = plan.runs[0].run_id
-    student = plan.runs[1]
-    taught = property(lambda run: (teacher,) if run.run_id == student.run_id else ())
-    monkeypatch.setattr(type(student), "teachers", taught)
-    run_plan(plan, store, EngineOptions(threads=1, selection=RunSelection(only=(teacher,))))
+def test_a_half_done_student_of_a_flagged_teacher_begins_anew(corner, store):
+    plan = make_plan(corner.study(arms=["teacher/fft", "student/kd-lora"]))
+    [teacher] = [run for run in plan.runs if run.role == "teacher"]
+    [student] = [run for run in plan.runs if teacher.run_id in run.teachers]
+    store.begin(teacher)
+    collapsed = Flag(name="collapsed", severity="error", detail="made up")
+    store.finish(record_of(teacher).model_copy(update={"health": [collapsed]}))
     folder = store.begin(student)
     (folder / "checkpoint.pt").write_bytes(b"what it learned from the old teacher")
-    monkeypatch.setattr(selection, "_is_flagged", lambda store, run_id: run_id == teacher)
     prepared = selection.prepare_schedule(plan, store, RunSelection(retry_flagged=True))
-    assert {run.run_id for run in prepared.retired} == {teacher, student.run_id}
+    assert {run.run_id for run in prepared.retired} == {teacher.run_id, student.run_id}
     assert not (folder / "checkpoint.pt").exists()
     assert (folder / "retired-0" / "checkpoint.pt").exists()
 

@@ -13,7 +13,7 @@ from kdlora.planning import costs
 from kdlora.planning.costs import MEASURED, STATED, cost_model, estimate, ridge
 from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.status import totals
-from kdlora.planning.workload import Rows, rows_of, work_of
+from kdlora.planning.workload import Rows, rows_of, text_rows, work_of
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
@@ -245,3 +245,17 @@ def test_estimates_of_real_records_are_near(shared: Path):
     assert model.off_by is not None
     assert model.off_by < 1.5
     assert all(math.isfinite(e.seconds) and e.seconds > 0 for e in model.estimates.values())
+
+
+def test_an_estimate_follows_files_that_change_while_the_process_runs(tmp_path):
+    """A notebook plans again after the data was mended and the model was replaced."""
+    config = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 16, "vocab_size": 9}
+    encoder = EncoderRef(name="x", source="folder", path=str(tmp_path))
+    seen = []
+    for times in (1, 3):
+        (tmp_path / "texts.csv").write_text("text\n" + "a few words\n" * 40 * times, "utf-8")
+        layers = {"num_hidden_layers": 2 * times}
+        (tmp_path / "config.json").write_text(json.dumps({**config, **layers}), "utf-8")
+        rows, _ = text_rows(str(tmp_path / "texts.csv"), ("text",), None)
+        seen.append((rows, shape_of(encoder)[0].layers))
+    assert seen == [(40, 2), (120, 6)]

@@ -120,20 +120,30 @@ _KNOWN: dict[str, EncoderShape] = {
 
 def shape_of(encoder: EncoderRef) -> tuple[EncoderShape, bool]:
     """An encoder's shape, and whether it is known; where it is not, BERT-base stands in."""
-    found = _shape(encoder.name, encoder.path)
+    found = _shape(encoder)
     shape = found or _BERT
     if encoder.layers is not None:
         shape = replace(shape, layers=len(encoder.layers), stored=min(shape.stored, 1))
     return shape, found is not None
 
 
-@lru_cache(maxsize=512)
-def _shape(name: str, path: str | None) -> EncoderShape | None:
+def _shape(encoder: EncoderRef) -> EncoderShape | None:
+    name, path = encoder.name, encoder.path
     file = Path(path) / "config.json" if path else _cached_config(name)
     if file is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return _from_config(json.loads(file.read_text(encoding="utf-8")))
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            if shape := _read_config(file, stat.st_size, stat.st_mtime_ns):
+                return shape
     return None if path else _KNOWN.get(name.rpartition("/")[2].lower())
+
+
+@lru_cache(maxsize=512)
+def _read_config(file: Path, size: int, mtime_ns: int) -> EncoderShape | None:
+    """The shape that a config tells, if it does; remembered while the file stays the same."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return _from_config(json.loads(file.read_text(encoding="utf-8")))
+    return None
 
 
 def _cached_config(name: str) -> Path | None:

@@ -23,6 +23,7 @@ from kdlora.vocabulary.task import TASKS
 
 _CHARACTERS_A_TOKEN = 4.2  # English text and word pieces
 _PADDING = 1.15  # batches of similar length still hold some padding
+_UNREADABLE = (1000, 32.0)  # rows and tokens of a file; the check of the plan tells why
 _STEPS_OPTIMIZER = 30.0  # bytes that AdamW moves a trained weight and step
 
 # Rows of train and of what is reported, and mean tokens, as the tasks' publishers state them.
@@ -221,18 +222,29 @@ def text_rows(file: str, columns: tuple[str, ...], most: int | None) -> tuple[in
     return min(rows, most or rows), tokens
 
 
-@lru_cache(maxsize=256)
 def _look(file: str, columns: tuple[str, ...] | None) -> tuple[int, float]:
-    """Rows of a file and mean tokens of its texts, from its size and its beginning.
+    """Rows of a file and mean tokens of its texts; remembered while size and time stay the same.
 
     `columns` are the texts; None means all but the last, as in a folder of known tasks.
     """
     try:
+        stat = Path(file).stat()
+    except OSError:
+        return _UNREADABLE
+    return _sampled(file, columns, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _sampled(
+    file: str, columns: tuple[str, ...] | None, size: int, mtime_ns: int
+) -> tuple[int, float]:
+    """Rows and mean tokens, from the file's size and its beginning."""
+    try:
         table = open_table(Path(file), quoting=columns is not None)
         names = columns or table.columns[:-1]
         rows, share = table.sample(names)
-    except DataError:  # which the check of the plan tells
-        return 1000, 32.0
+    except DataError:
+        return _UNREADABLE
     if not rows:
         return 1, 32.0
     # the two texts of a pair are read as one
