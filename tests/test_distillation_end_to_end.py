@@ -273,15 +273,79 @@ def test_a_file_teaches(corner, answers, tmp_path):
     assert student["agreement"] == pytest.approx(np.mean(same))
 
 
-def test_a_file_that_lacks_train_rows_is_refused_before_anything_runs(corner, answers, tmp_path):
-    path, *_ = answers
+def test_rows_of_which_a_file_says_nothing_are_taught_by_their_label(corner, answers, tmp_path):
+    path, data, *_ = answers
+    lines = path.read_text().splitlines()
     short = tmp_path / "short.csv"
-    short.write_text("\n".join(path.read_text().splitlines()[:-100]) + "\n")
+    short.write_text("\n".join([lines[0], *lines[101:]]) + "\n")  # train rows come first
+    extra = write_csv(tmp_path / "extra.csv", review=["the film was nice", "a dull dull book"])
     pair = {"name": "file", "student": corner.student}
     pair |= {"teacher_outputs": {"file": str(short), "kind": "probabilities"}}
-    with pytest.raises(InputError, match=r"lacks \d+ of 5\d\d train rows .* word for word"):
-        kdlora.run(study(corner, pairs=[pair]), out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    notes: list[str] = []
+    result = kdlora.run(
+        study(corner, pairs=[pair], unlabelled={"moods": str(extra)}),
+        out=tmp_path / "out",
+        threads=1,
+        on_note=notes.append,
+    )
+    assert set(result.status.values()) == {"done"}
+    frame = result.frame.set_index("arm")
+    teaching = Store(tmp_path / "out").read(frame.loc["student/kd-lora", "run_id"]).facts.teaching
+    assert teaching.unlabelled == {"used": 0, "without_an_answer": 2}
+    lost = set(data.train.texts[0]) - {line.partition(",")[0] for line in lines[101:]}
+    gone = sum(text in lost for text in data.train.texts[0])
+    assert teaching.taught_by_label == gone > 80
+    assert frame.loc["student/kd-lora", "score"] > 0.75
+    said = f"says nothing of {gone + 2} of {len(data.train) + 2} rows to learn from"
+    assert any(said in note for note in notes)
+
+
+@pytest.mark.parametrize("door", [kdlora.plan, kdlora.run])
+def test_a_file_of_other_texts_is_refused_before_anything_runs(corner, tmp_path, door, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = write_csv(tmp_path / "other.csv", review=["something else"], pos=[1], neg=[0])
+    pair = {"name": "file", "student": corner.student}
+    pair |= {"teacher_outputs": {"file": str(other), "kind": "probabilities"}}
+    with pytest.raises(InputError, match=r"answers none of the 5\d\d rows .* word for word"):
+        door(study(corner, pairs=[pair]))
+    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]
+
+
+def test_names_of_classes_teach_as_sure_as_gold_labels_say(corner, answers, tmp_path):
+    """Half of what it calls good is bad; what it calls bad is bad."""
+    _, data, *_ = answers
+    rng = np.random.default_rng(0)
+
+    def said(part) -> list[str]:
+        doubtful = (part.labels == 0) & (rng.random(len(part)) < 0.4)
+        return [("neg", "pos")[label or int(wrong)] for label, wrong in
+                zip(part.labels.tolist(), doubtful, strict=True)]  # fmt: skip
+
+    parts = [data.train, data.selection, data.reports["report"]]
+    texts = [text for part in parts for text in part.texts[0]]
+    columns = {"review": [*texts, "no idea"], "verdict": [a for p in parts for a in said(p)]}
+    columns["verdict"].append("I cannot tell")
+    path = write_csv(tmp_path / "answers.csv", **columns)
+    outputs = {"file": str(path), "kind": "labels", "label": "verdict"}
+    pair = {"name": "file", "student": corner.student, "teacher_outputs": outputs}
+    result = kdlora.run(study(corner, pairs=[pair]), out=tmp_path / "out", threads=1)
+    assert set(result.status.values()) == {"done"}
+    frame = result.frame.set_index("arm")
+    store = Store(tmp_path / "out")
+    told = store.read(frame.loc["teacher/given", "run_id"]).facts.teacher_file
+    assert told.left_out == {"that name no class": 1}
+    assert told.no_class == {"I cannot tell": 1}
+    found = told.calibration
+    assert (found.method, found.n) == ("answers", len(data.selection))
+    negative, positive = found.given_answer
+    assert negative[0] > 0.9 > positive[1]
+    predicted = read_predictions(store.folder(frame.loc["teacher/given", "run_id"])).by_split()[0]
+    shares = {tuple(np.round(np.exp(row), 4)) for row in predicted["report"].tolist()}
+    assert shares == {tuple(np.round(row, 4)) for row in found.given_answer}
+    # and what the student learnt from is what its teacher's record holds
+    assert frame.loc["student/kd-lora", "teacher_score"] == pytest.approx(
+        frame.loc["teacher/given", "score"]
+    )
 
 
 def test_tokenizers_that_differ_are_refused_before_anything_runs(corner, tmp_path):

@@ -84,8 +84,16 @@ def check(study: Study) -> Plan:
 
 
 def plan(study: Study | str | Path | dict[str, Any]) -> Plan:
-    """The runs that a study means, in order, without doing any."""
-    return check(as_study(study))
+    """The runs that a study means, in order, without doing any.
+
+    Raises InputError for what `run` would refuse, as far as it can be told without models and
+    downloads.
+    """
+    from kdlora.planning.inputs import check_inputs
+
+    planned = check(as_study(study))
+    check_inputs(planned)
+    return planned
 
 
 def run(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from kdlora.data.examples import Examples, ids_of_keys, ids_of_texts
 from kdlora.data.teacher_outputs import read_teacher_outputs
 from kdlora.errors import DataError
+from kdlora.spec.distillation import TeacherOutputs
 from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import OutputsRef
 from kdlora.vocabulary.task import TASKS
@@ -52,7 +54,7 @@ def test_votes_become_shares_that_few_votes_make_less_certain(tmp_path):
         ("votes", (-1, 3), "whole numbers from 0, but not in row 2"),
         ("votes", (0, 0), "nobody voted in row 2: leave such rows out"),
         ("probabilities", (2, 1), "above 1 in row 2.*columns that count votes are of kind votes"),
-        ("scores", (2, 1), "expected probabilities, logits or votes"),
+        ("scores", (2, 1), "expected probabilities, logits, votes or labels"),
     ],
 )
 def test_what_are_no_votes(tmp_path, kind, votes, message):
@@ -81,8 +83,10 @@ def test_a_join_by_id(tmp_path):
     table = read_teacher_outputs(reference(path, text=(), id="key"), SST2)
     part = Examples(ids_of_keys("sst2", ["8", "9"]), (["x", "y"],), np.zeros(2, np.int64))
     assert table.find(part).tolist() == [1, -1]
-    with pytest.raises(DataError, match=r"lacks 1 of 2 train rows \(joined by their ids\).*: y\."):
-        table.require(part, "train")
+    table.require_some(part)
+    other = part.take(np.array([1]))
+    with pytest.raises(DataError, match=r"none of the 1 rows .*\(joined by their ids\).*: y\."):
+        table.require_some(other)
 
 
 def test_a_regressions_scores(tmp_path):
@@ -132,3 +136,94 @@ def test_a_changed_file_is_refused(tmp_path):
     path.write_text(path.read_text() + "b,1,0\n")
     with pytest.raises(DataError, match="changed since the study was planned"):
         read_teacher_outputs(ref, SST2)
+
+
+def test_names_of_classes_as_a_language_model_writes_them(tmp_path):
+    answers = ["positive", "Negative", " POSITIVE. ", "'negative'", "neutral", "I cannot say", "",
+               "neutral"]  # fmt: skip
+    path = write_csv(tmp_path / "t.csv", sentence=list("abcdefgh"), label=answers)
+    table = read_teacher_outputs(reference(path, "labels", label="label"), SST2)
+    rows = table.find(examples(*"abcdefgh"))
+    assert (rows >= 0).tolist() == [True] * 4 + [False] * 4
+    assert table.logits[rows[:4]].argmax(axis=1).tolist() == [1, 0, 1, 0]
+    np.testing.assert_allclose(np.exp(table.logits[rows[:4]]).max(axis=1), 0.9, rtol=1e-6)
+    assert table.read == 8
+    assert table.left_out == {"empty": 1, "that name no class": 3}
+    assert table.no_class == {"neutral": 2, "I cannot say": 1}
+    (remark,) = table.remarks()
+    assert "4 of 8 answers are left out (1 empty, 3 that name no class: 'neutral' (2)," in remark
+
+
+def test_a_confidence_is_the_probability_of_its_class(tmp_path):
+    hate = TASKS["hate"]
+    path = write_csv(
+        tmp_path / "t.csv",
+        sentence=list("abcd"),
+        answer=["hate", "neither", "offensive", "hate"],
+        sure=[0.8, 0.5, "", 0.1],
+    )
+    ref = reference(path, "labels", label="answer", confidence="sure")
+    shares = np.exp(read_teacher_outputs(ref, hate).logits)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(shares[0], [0.8, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(shares[1], [0.25, 0.25, 0.5], rtol=1e-5)
+    assert shares[2, 1] == pytest.approx((0.8 + 0.5 + 0.1) / 3)  # as the others on average
+    assert shares[3].argmax() == 0  # however unsure, what was answered
+
+
+def test_answers_that_differ_by_more_than_a_glance_are_kept_apart(tmp_path):
+    task = replace(SST2, label_names=("Up", "up", "down"))
+    path = write_csv(tmp_path / "t.csv", sentence=list("abc"), label=["up", "UP", "down!"])
+    table = read_teacher_outputs(reference(path, "labels", label="label"), task)
+    rows = table.find(examples(*"abc"))
+    assert table.logits[rows[[0, 2]]].argmax(axis=1).tolist() == [1, 2]
+    assert rows[1] == -1  # Up or up?
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "message"),
+    [
+        (
+            {"label": ["maybe"]},
+            {},
+            "no answer in column 'label' is a class .* 'maybe'; the cl",
+        ),
+        ({"label": [""]}, {}, "It holds empty cells"),
+        ({"labels": ["positive"]}, {}, "no column 'label'. Did you mean 'labels'"),
+        (
+            {"label": ["positive"], "sure": [85]},
+            {"confidence": "sure"},
+            "'sure' is not between 0 and 1 in row 1. Per cents are divided by 100",
+        ),
+        ({"label": ["positive"], "sure": ["?"]}, {"confidence": "sure"}, "'sure' holds no number"),
+        ({"label": ["positive"]}, {"confidence": "label"}, "columns used twice: label"),
+    ],
+)
+def test_what_is_wrong_with_names_of_classes(tmp_path, columns, changes, message):
+    path = write_csv(tmp_path / "t.csv", sentence=["a"], **columns)
+    with pytest.raises(DataError, match=message):
+        read_teacher_outputs(reference(path, "labels", label="label", **changes), SST2)
+
+
+def test_a_text_that_is_answered_twice_has_one_answer(tmp_path):
+    columns = {"sentence": ["a", "a", "a"], "label": ["positive", "positive", "?"]}
+    path = write_csv(tmp_path / "t.csv", **columns)
+    ref = reference(path, "labels", label="label")
+    assert read_teacher_outputs(ref, SST2).find(examples("a")).tolist() == [0]
+    columns["label"][2] = "negative"
+    path = write_csv(tmp_path / "u.csv", **columns)
+    with pytest.raises(DataError, match="row 3 repeat the text of an earlier row with another ans"):
+        read_teacher_outputs(reference(path, "labels", label="label"), SST2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "labels", "columns": {"positive": "p"}}, "kind labels has one: set label"),
+        ({"kind": "votes", "label": "answer"}, "label is a column of kind labels, but kind is"),
+        ({"kind": "logits", "confidence": "c"}, "confidence is a column of kind labels"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TeacherOutputs(file="t.csv", **values)

@@ -13,13 +13,13 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 import kdlora
 from kdlora.errors import InputError, ModelError
+from kdlora.measure.calibration import fit_temperature
 from kdlora.records.predictions import SplitOutputs
 from kdlora.ship.answers import answers
 from kdlora.ship.calibration import (
     calibrate,
     calibrate_folder,
     choose_threshold,
-    fit_temperature,
     measure_fit,
 )
 from kdlora.ship.card import Calibration, make_card, read_calibration, read_card

@@ -10,7 +10,7 @@ import pytest
 from kdlora.spec.check import make_study
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import NEW_FIELDS, DistilledRun, read_run
+from kdlora.spec.run import NEW_FIELDS, DistilledRun, OutputsRef, read_run
 from kdlora.spec.sections import OwnTask
 
 PAIRS = [
@@ -97,10 +97,28 @@ def test_a_dumped_run_is_the_same_run():
 
 def test_new_fields_exist():
     whole = next(run for run in plan().runs if isinstance(run, DistilledRun) and run.adapter)
-    parts = {"task.own": OwnTask}
+    parts = {"task.own": OwnTask, "outputs": OutputsRef}
     for section, names in NEW_FIELDS.items():
         model = parts.get(section) or type(getattr(whole, section) if section else whole)
         assert set(names) <= set(model.model_fields), section
+
+
+def test_a_file_that_taught_before_it_was_calibrated_keeps_its_id(tmp_path):
+    (tmp_path / "rte.csv").write_text("sentence1,sentence2\na,b\n")
+    file = {"file": "rte.csv", "kind": "logits"}
+    study = {"name": "x", "tasks": ["rte"], "base_dir": str(tmp_path)}
+
+    def teacher(**changes):
+        pair = {"name": "f", "student": "small", "teacher_outputs": file | changes}
+        return make_plan(make_study(study | {"pairs": [pair]})).runs[2]
+
+    now, plain = teacher(), teacher(calibrate=False)
+    old = plain.model_dump(mode="json")
+    for name in ("calibrate", "label", "confidence"):
+        del old["outputs"][name]
+    assert read_run(old).run_id == plain.run_id == old["run_id"]
+    assert not {"calibrate", "label", "confidence"} & plain.identity()["outputs"].keys()
+    assert now.run_id != plain.run_id
 
 
 def test_a_located_study_finds_its_files_from_anywhere(tmp_path, monkeypatch):

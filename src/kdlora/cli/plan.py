@@ -50,6 +50,7 @@ def plan(
     """Say which runs a study means, which are done, and what the rest costs; trains nothing."""
     from kdlora.api import check
     from kdlora.cli.study import _read
+    from kdlora.planning.inputs import check_inputs
     from kdlora.planning.status import as_json as status_as_json
     from kdlora.planning.status import change, study_status
     from kdlora.records.store import Store
@@ -57,6 +58,7 @@ def plan(
     gc.disable()  # 100,000 runs hold no cycles; looking for some takes a third of the time
     resolved = _read(study, data_dir)
     planned = check(resolved)
+    check_inputs(planned)
     store = Store(out or Path("results") / resolved.name)
     others = [Store(folder) for folder in learn_from or ()]
     if lost := [str(s.root) for s in others if not (s.root / "runs").is_dir()]:

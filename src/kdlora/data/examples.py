@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import NO_LABEL, Task
 
 ID_LENGTH = 16  # hex digits: 64 bits, so that among 400,000 rows a chance clash is 1 in 10^8
 
@@ -120,6 +120,11 @@ def fingerprint(splits: dict[str, Examples]) -> str:
         for column in part.texts:
             digest.update("\x1e".join(column).encode())
     return digest.hexdigest()[:ID_LENGTH]
+
+
+def is_labelled(labels: np.ndarray) -> np.ndarray:
+    """Which of the rows [n] have a label: boolean [n]."""
+    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != NO_LABEL
 
 
 def overlap(part: Examples, *others: Examples) -> int:

@@ -78,10 +78,15 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
     """
     alike: dict[str, list[str]] = {}
     for name in names:
-        letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-        seen = "".join(c for c in letters if unicodedata.category(c) not in ("Cf", "Cc"))
-        alike.setdefault(" ".join(seen.split()), []).append(name)
+        alike.setdefault(at_a_glance(name), []).append(name)
     return [same for same in alike.values() if len(same) > 1]
+
+
+def at_a_glance(name: str) -> str:
+    """A name without what is not seen at a glance; two that look alike become the same."""
+    letters = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    seen = "".join(c for c in letters if unicodedata.category(c) not in ("Cf", "Cc"))
+    return " ".join(seen.split())
 
 
 def check_unknown(values: Sequence[Any], names: Sequence[str]) -> list[str]:

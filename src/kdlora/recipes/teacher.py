@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import time
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kdlora.data.batches import encode_once
-from kdlora.data.examples import Examples, TaskData
+from kdlora.data.examples import Examples, TaskData, is_labelled
 from kdlora.data.teacher_outputs import read_teacher_outputs
 from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
 from kdlora.distillation.soft_labels import (
@@ -26,12 +26,13 @@ from kdlora.distillation.soft_labels import (
     soft_labels_of_texts,
 )
 from kdlora.errors import ModelError
+from kdlora.measure.calibration import calibrate_teacher, calibrated
 from kdlora.measure.quality import score_split
 from kdlora.models.checkpoints import Checkpoint
 from kdlora.models.saved import save_trained
 from kdlora.models.student_layers import keep_layers
 from kdlora.records.leases import waited_for
-from kdlora.records.record import Record, Teaching
+from kdlora.records.record import Record, TeacherCalibration, Teaching
 from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, FileTeacherRun, OutputsRef
@@ -50,9 +51,6 @@ class Labeller(Protocol):
     """What can be asked for logits: a model that was trained here or given, or a file of them."""
 
     at_hand: bool  # whether its logits need no cache
-
-    def require(self, rows: Examples, split: str) -> None:
-        """Raise DataError if it does not know all of the rows."""
 
     def knows(self, rows: Examples) -> np.ndarray:
         """Which of the rows it can label, boolean [n]."""
@@ -84,16 +82,55 @@ def prepare_signals(run: DistilledRun, store: Store, data: TaskData) -> TeacherS
     start = time.perf_counter()
     found = [logits_of(run_id, store, data, extra) for run_id in run.teachers]
     all_cached = all(cached for _, cached in found)
+    soft = mean_of([labels for labels, _ in found])
+    train, soft, unanswered = answered(
+        joined(data.train, extra.rows if extra else None), soft, data
+    )
+    counts = extra.counts() if extra else None
+    if counts is not None and unanswered.left_out:
+        counts["used"] -= unanswered.left_out
+        counts["without_an_answer"] = unanswered.left_out
     return TeacherSignals(
-        train=joined(data.train, extra.rows if extra else None),
-        soft=mean_of([labels for labels, _ in found]),
+        train=train,
+        soft=soft,
         labelling_s=0.0 if all_cached else time.perf_counter() - start,
         facts=Teaching(
             signals=list(run.kd.signals.names),
             teachers=len(found),
-            unlabelled=extra.counts() if extra else None,
+            unlabelled=counts,
+            taught_by_label=unanswered.taught_by_label,
         ),
     )
+
+
+class Unanswered(NamedTuple):
+    """Rows of which the teacher says nothing."""
+
+    taught_by_label: int  # they have labels, which teach alone
+    left_out: int  # they have none, so there is nothing to learn
+
+
+def answered(
+    rows: Examples, soft: SoftLabels, data: TaskData
+) -> tuple[Examples, SoftLabels, Unanswered]:
+    """The rows of which the teacher or a label says something, with logits for all of them.
+
+    A row that the teacher does not know but that has a label gets the logits of a teacher that is
+    as good as sure of it.
+    """
+    known = soft.knows(rows.ids)
+    if known.all():
+        return rows, soft, Unanswered(0, 0)
+    labelled = is_labelled(rows.labels)
+    alone = rows.take(labelled & ~known)
+    sure = data.task.kind.certain(alone.labels, data.task.num_outputs)
+    soft = replace(
+        soft,
+        ids=np.concatenate([soft.ids, alone.ids]),
+        logits=np.concatenate([soft.logits, sure]),
+    )
+    lost = int((~known & ~labelled).sum())
+    return rows.take(known | labelled), soft, Unanswered(len(alone), lost)
 
 
 def finished_teacher(run_id: str, store: Store) -> Record:
@@ -124,9 +161,6 @@ class ModelTeacher:
         self.max_length = run.training.max_length
         self.compute = choose_compute(run.training.precision, max_length=self.max_length)
 
-    def require(self, rows: Examples, split: str) -> None:
-        """It knows every row."""
-
     def knows(self, rows: Examples) -> np.ndarray:
         return np.ones(len(rows), dtype=bool)
 
@@ -143,42 +177,51 @@ class ModelTeacher:
 
 
 class FileTeacher:
-    """A teacher that is a file of its outputs; it knows the rows that the file holds."""
+    """A teacher that is a file of its outputs; it knows the rows that the file answers."""
 
     at_hand = True
 
-    def __init__(self, outputs: OutputsRef, task: Task) -> None:
+    def __init__(
+        self, outputs: OutputsRef, task: Task, calibration: TeacherCalibration | None = None
+    ) -> None:
         self.table = read_teacher_outputs(outputs, task)
-
-    def require(self, rows: Examples, split: str) -> None:
-        self.table.require(rows, split)
+        self.calibration = calibration
 
     def knows(self, rows: Examples) -> np.ndarray:
         return self.table.find(rows) >= 0
 
     def label(self, rows: Examples) -> np.ndarray:
-        return self.table.logits[self.table.find(rows)]
+        return calibrated(self.table.logits[self.table.find(rows)], self.calibration)
+
+
+def calibrated_file(run: FileTeacherRun, data: TaskData) -> FileTeacher:
+    """The teacher of a file, calibrated on the gold labels of the selection split if asked to be.
+
+    The report split has no part in it.
+    """
+    teacher = FileTeacher(run.outputs, data.task)
+    if run.outputs.calibrate and not data.task.kind.numeric:
+        gold = data.selection.take(teacher.knows(data.selection))
+        alone = run.outputs.kind == "labels" and run.outputs.confidence is None
+        teacher.calibration = calibrate_teacher(
+            teacher.label(gold), gold.labels, answers_alone=alone
+        )
+    return teacher
 
 
 def teacher_of(record: Record, store: Store, task: Task) -> Labeller:
     """The teacher that a record is of."""
     if isinstance(record.run, FileTeacherRun):
-        return FileTeacher(record.run.outputs, task)
+        told = record.facts.teacher_file
+        return FileTeacher(record.run.outputs, task, told.calibration if told else None)
     return ModelTeacher(model_of(record), store, task)
 
 
 def labels_at_hand(
     teacher: Labeller, data: TaskData, run_id: str, extra: Examples | None = None
 ) -> SoftLabels:
-    """The logits of all rows that the teacher knows, of the splits and of `extra`.
-
-    Raises DataError if it lacks rows that are trained on.
-    """
-    teacher.require(data.train, "train")
-    parts = list(data.splits().values())
-    if extra is not None:
-        teacher.require(extra, "unlabelled")
-        parts.append(extra)
+    """The logits of all rows that the teacher knows, of the splits and of `extra`."""
+    parts = [*data.splits().values(), *([extra] if extra is not None else [])]
     known = [part.take(teacher.knows(part)) for part in parts]
     return SoftLabels(
         np.concatenate([part.ids for part in known]),
@@ -196,6 +239,8 @@ def logits_of(
     record, folder = finished_teacher(run_id, store), store.folder(run_id)
     teacher = teacher_of(record, store, data.task)
     if teacher.at_hand:
+        if isinstance(teacher, FileTeacher):
+            teacher.table.require_some(joined(data.train, extra.rows if extra else None))
         soft = labels_at_hand(teacher, data, run_id, extra.rows if extra else None)
         check_scores(record, soft, data, folder)
         return soft, True

@@ -15,12 +15,14 @@ from kdlora.data.examples import Examples, TaskData
 from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
-from kdlora.recipes.teacher import FileTeacher, labels_at_hand
-from kdlora.records.record import Efficiency, TrainingFacts
+from kdlora.recipes.teacher import calibrated_file, labels_at_hand
+from kdlora.records.record import Efficiency, TeacherFileFacts, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import BaselineRun, FileTeacherRun, GivenTeacherRun, seed_for
 from kdlora.training.inference import inference_costs, load_finished, predict_held_out
 from kdlora.training.precision import Compute, choose_compute
+
+_MOST_TOLD = 20  # answers that are no class, in the record
 
 
 @dataclass
@@ -61,11 +63,9 @@ def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> RunOutc
 
 
 def outputs_teacher(run: FileTeacherRun, data: TaskData) -> RunOutcome:
-    """Score a teacher that is a file, on the held-out rows that the file holds.
-
-    Raises DataError if the file lacks rows that are trained on.
-    """
-    soft = labels_at_hand(FileTeacher(run.outputs, data.task), data, run.run_id)
+    """Score a teacher that is a file, calibrated, on the held-out rows that the file answers."""
+    teacher = calibrated_file(run, data)
+    soft = labels_at_hand(teacher, data, run.run_id)
 
     def held(name: str) -> Examples:
         part = data.split(name)
@@ -77,7 +77,14 @@ def outputs_teacher(run: FileTeacherRun, data: TaskData) -> RunOutcome:
     outputs = {
         name: soft.take(part.ids) for name, part in scored.splits().items() if name != "train"
     }
-    facts = TrainingFacts(stopped="not trained")
+    table = teacher.table
+    told = TeacherFileFacts(
+        read=table.read,
+        left_out=table.left_out,
+        no_class=dict(list(table.no_class.items())[:_MOST_TOLD]),
+        calibration=teacher.calibration,
+    )
+    facts = TrainingFacts(stopped="not trained", teacher_file=told)
     return RunOutcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
 
 

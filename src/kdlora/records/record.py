@@ -150,6 +150,36 @@ class Teaching(RecordPart):
     unlabelled: dict[str, int] | None = Field(
         None, description="transfer texts used, and those dropped by reason"
     )
+    taught_by_label: int = Field(
+        0, description="labelled rows of which the teacher's file says nothing"
+    )
+
+
+class TeacherCalibration(RecordPart):
+    """What made a file's answers honest, fitted on the gold labels of the selection split."""
+
+    method: Literal["temperature", "answers"]
+    n: int = Field(description="rows of the selection split that the file answers")
+    accuracy: float = Field(description="of the file on them")
+    cross_entropy_before: float = Field(description="in nats, on the same rows")
+    cross_entropy_after: float
+    temperature: float | None = Field(None, description="the logits are divided by it")
+    given_answer: list[list[float]] | None = Field(
+        None, description="[answer][class]: probability of the class where this was answered"
+    )
+
+
+class TeacherFileFacts(RecordPart):
+    """What was read of a file that teaches."""
+
+    read: int = Field(description="rows of the file")
+    left_out: dict[str, int] = Field({}, description="reason -> rows that teach nothing")
+    no_class: dict[str, int] = Field(
+        {}, description="the commonest answers that are no class -> rows"
+    )
+    calibration: TeacherCalibration | None = Field(
+        None, description="absent where it was not asked for, or with too few gold labels"
+    )
 
 
 class TrainingFacts(RecordPart):
@@ -181,6 +211,7 @@ class TrainingFacts(RecordPart):
     )
     target_scale: float | None = None
     teaching: Teaching | None = None
+    teacher_file: TeacherFileFacts | None = Field(None, description="of a teacher that is a file")
 
 
 SCHEMA = 1

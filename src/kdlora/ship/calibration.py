@@ -8,14 +8,13 @@ chosen on the selection split; the report split only shows what they changed.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
+from kdlora.measure.calibration import cross_entropy, fit_temperature
 from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_json
 from kdlora.ship.card import (
@@ -36,22 +35,6 @@ from kdlora.vocabulary.task import CLASSIFICATION
 
 # Metrics that a threshold may maximise, as they are written on the command line.
 METRICS = tuple(name.replace("_", "-") for name, one in EVERY_METRIC.items() if one.of_confusion)
-LEAST, MOST = 0.05, 20.0  # temperatures that are looked at
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the least cross-entropy on logits [n, c] and labels [n].
-
-    Between 0.05 and 20: logits that separate all rows would drive it to 0.
-    """
-    values = np.asarray(logits, float)
-
-    def loss(log_t: float) -> float:
-        return _nll(values, labels, math.exp(log_t))
-
-    found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded",
-                            options={"xatol": 1e-5})  # fmt: skip
-    return float(math.exp(found.x))
 
 
 def choose_threshold(
@@ -176,16 +159,11 @@ def measure_fit(
         )  # fmt: skip
     return Fit(
         n=len(labels),
-        nll=_nll(logits, labels, 1.0),
+        nll=cross_entropy(logits, labels),
         ece=expected_calibration_error(logits, labels),
         accuracy=float((answers == labels).mean()),
         score=score,
     )
-
-
-def _nll(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    rows = np.arange(len(labels))
-    return float(-log_softmax(logits / temperature, axis=1)[rows, np.asarray(labels, int)].mean())
 
 
 def calibrate_folder(

@@ -226,11 +226,30 @@ class TeacherOutputs(Strict):
     """A teacher that is no model here: what it said of every example, in a file."""
 
     file: str = Field(description="CSV, TSV, JSON lines or Parquet; {task} becomes the task's name")
-    kind: Literal["probabilities", "logits", "votes", "scores"] = Field(
-        description="what the columns hold; votes are counts, scores are a regression's"
+    kind: Literal["probabilities", "logits", "votes", "scores", "labels"] = Field(
+        description="what the columns hold; votes are counts, scores are a regression's, labels "
+        "are names of classes in one column"
     )
     id: str | None = Field(None, description="join by this column and the task's id column")
     text: Strings = Field((), description="join by these columns; default: the task's text columns")
     columns: dict[str, str] = Field(
         {}, description="class: column; default: each class by its name, a regression's `score`"
     )
+    label: str | None = Field(
+        None, description="of kind labels: the column; default: called as the task's label column"
+    )
+    confidence: str | None = Field(
+        None, description="of kind labels: a column that says how sure the answer is, 0 to 1"
+    )
+    calibrate: bool = Field(
+        True, description="make its probabilities honest on the labels of the selection split"
+    )
+
+    @model_validator(mode="after")
+    def _columns_of_its_kind(self) -> Self:
+        if self.kind == "labels" and self.columns:
+            raise ValueError("columns maps classes to columns, but kind labels has one: set label")
+        for name in ("label", "confidence"):
+            if self.kind != "labels" and getattr(self, name) is not None:
+                raise ValueError(f"{name} is a column of kind labels, but kind is {self.kind}")
+        return self

@@ -168,6 +168,10 @@ def outputs_of(study: Study, item: str | OwnTask, pair: Pair) -> OutputsRef | No
         "file": str(path.resolve()),
         "text": () if source.id else source.text or columns,
     }
+    if source.kind == "scores":  # they are no probabilities
+        values["calibrate"] = False
+    if source.kind == "labels" and source.label is None:
+        values["label"] = TASKS[name].label if own is None else own.label
     return OutputsRef(**values, fingerprint=fingerprint)
 
 

@@ -45,6 +45,7 @@ NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "encoder": ("layers",),
     "task.own": ("labels",),
     "adapter": ("budget", "method", "config"),
+    "outputs": ("label", "confidence", "calibrate"),
 }
 
 
@@ -94,6 +95,7 @@ class OutputsRef(TeacherOutputs):
     """A teacher's outputs as planned: `file` is absolute and of this task."""
 
     fingerprint: str
+    calibrate: bool = False  # what a run means that was planned before there was a calibration
 
 
 class BaseRun(Strict):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NO_LABEL = -1  # the class of a row that only the teacher labels; a number is NaN there
+_AS_GOOD_AS_NONE = 1e-6  # the probability of a class that a label rules out
 _INTEGRAL = re.compile(r"[+-]?\d+\.0*")
 
 
@@ -82,6 +83,10 @@ class Kind(ABC):
         """The labels [n] of rows that have none."""
 
     @abstractmethod
+    def certain(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.float32]:
+        """Outputs [n, c] of a model that is as good as sure of these labels [n]."""
+
+    @abstractmethod
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What hard labels [b] say against logits [b, c], per row [b].
 
@@ -117,7 +122,7 @@ class Classification(Kind):
     numeric = False
     default_metric = "macro_f1"
     problem_type = "single_label_classification"
-    teacher_files = ("probabilities", "logits", "votes")
+    teacher_files = ("probabilities", "logits", "votes", "labels")
 
     def names(self, written: Sequence[Any]) -> tuple[str, ...]:
         """In numerical order if all are numbers, else in alphabetical order."""
@@ -148,6 +153,12 @@ class Classification(Kind):
         import numpy as np
 
         return np.full(n, NO_LABEL)
+
+    def certain(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        shares = np.where(np.arange(n_outputs) == labels[:, None], 1.0, _AS_GOOD_AS_NONE)
+        return np.log(shares).astype(np.float32)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy."""
@@ -216,6 +227,11 @@ class Regression(Kind):
         import numpy as np
 
         return np.full(n, np.nan, np.float32)
+
+    def certain(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        return labels.astype(np.float32)[:, None]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The squared error."""

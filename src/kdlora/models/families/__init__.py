@@ -6,6 +6,7 @@ attention back ends are found on the model or its config (`models.inspection`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kdlora.models.families import (
@@ -20,7 +21,7 @@ from kdlora.models.families import (
 )
 from kdlora.models.families.family import Family, Layer, Parts
 
-__all__ = ["FAMILIES", "Family", "Layer", "Parts", "take_apart"]
+__all__ = ["FAMILIES", "Family", "Layer", "Parts", "longest_text", "take_apart"]
 
 # model_type -> family
 FAMILIES: dict[str, Family] = {
@@ -36,3 +37,16 @@ def take_apart(model: Any) -> Parts | None:
     if family is None or family.parts is None or getattr(model.config, "is_decoder", False):
         return None
     return family.parts(model)
+
+
+def longest_text(config: Mapping[str, Any]) -> int | None:
+    """The longest text in tokens, special ones included, by what is in an encoder's config.json.
+
+    None where positions set no limit, or where the config says nothing of them.
+    """
+    length = config.get("max_position_embeddings")
+    if length is None or config.get("position_biased_input", True) is False:
+        return None
+    family = FAMILIES.get(config.get("model_type", ""))
+    first = family.first_position if family else 0
+    return int(length) - ((config.get("pad_token_id") or 0) + 1 if first is None else first)

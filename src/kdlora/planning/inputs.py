@@ -1,0 +1,188 @@
+"""What a plan's runs read: rows, texts without labels, teachers' files and configs, all checked.
+
+`kdlora plan` and `kdlora run` ask the same here, so that the one refuses what the other would. It
+needs neither torch nor transformers. What only models can tell comes after it (`preflight`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kdlora.data.examples import TaskData
+from kdlora.data.packaged import is_fetched
+from kdlora.data.tasks import load_task
+from kdlora.data.teacher_outputs import TeacherTable, read_teacher_outputs
+from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
+from kdlora.errors import Problems
+from kdlora.measure.calibration import LEAST_ROWS
+from kdlora.models.families import longest_text
+from kdlora.spec.distillation import signal_problems
+from kdlora.spec.plan import Plan
+from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, FileTeacherRun, TaskRef
+
+WANTED_GOLD = 100  # labelled rows on which a teacher's file is calibrated, and reported on
+
+OnNote = Callable[[str], None]
+
+
+def silent(note: str) -> None:
+    """Nobody is told."""
+
+
+def check_inputs(plan: Plan) -> None:
+    """Read what a plan's runs read, but for what would have to be downloaded.
+
+    Raises InputError with everything that is wrong with it.
+    """
+    problems = Problems()
+    read_inputs(plan, problems, fetch=False)
+    problems.raise_any()
+
+
+def read_inputs(
+    plan: Plan, problems: Problems, *, fetch: bool = True, on_note: OnNote = silent
+) -> dict[str, TaskData]:
+    """The rows of a plan's tasks by name; what is wrong with all that its runs read is added.
+
+    Without `fetch` nothing is downloaded: tasks that would have to be are left out, and with them
+    what is read of their rows. So are those that cannot be read.
+    """
+    loaded: dict[str, TaskData] = {}
+    for name, run in {run.task.name: run for run in plan.runs}.items():
+        if fetch or _is_here(run.task):
+            on_note(f"reading {name}")
+            with problems.caught():
+                loaded[name] = load_task(run.task, run.data, progress=on_note)
+    problems.add(*_too_long(plan))
+    if not problems:
+        _check_teaching(plan, loaded, on_note, problems)
+    return loaded
+
+
+def _is_here(task: TaskRef) -> bool:
+    """Whether a task's rows can be read without a download."""
+    return task.source in ("files", "folder") or (
+        task.source == "package" and is_fetched(task.name)
+    )
+
+
+def _check_teaching(
+    plan: Plan, loaded: dict[str, TaskData], on_note: OnNote, problems: Problems
+) -> None:
+    """What the students learn from: their teachers' files and texts without labels."""
+    known: dict[str, Any] = {}
+    by_id = {run.run_id: run for run in plan.runs}
+
+    def once(key: str, check: Callable[..., Any], *arguments: Any) -> Any:
+        """What the check of a key returned, now or before; its problems are told once."""
+        if key not in known:
+            known[key] = None
+            with problems.caught():
+                known[key] = check(*arguments)
+        return known[key]
+
+    for run in plan.runs:
+        data = loaded.get(run.task.name)
+        if data is None:
+            continue
+        if isinstance(run, FileTeacherRun):
+            once(run.run_id, _file, run, data, on_note)
+        if not isinstance(run, DistilledRun):
+            continue
+        unfit = signal_problems(run.kd.signals, data.task.kind)
+        problems.add(*(f"{run.title}: {problem}" for problem in unfit))
+        key = f"{run.task.name} {[source.model_dump_json() for source in run.unlabelled]}"
+        extra: Unlabelled | None = once(key, _texts, run, data, on_note)
+        lost = run.unlabelled and extra is None
+        teacher = by_id[run.teachers[0]]
+        if isinstance(teacher, FileTeacherRun) and not lost:
+            table = once(teacher.run_id, _file, teacher, data, on_note)
+            if table is not None:
+                once(f"{teacher.run_id} {key}", _answers, table, data, extra, on_note)
+
+
+def _texts(run: DistilledRun, data: TaskData, on_note: OnNote) -> Unlabelled | None:
+    found = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
+    if found is not None:
+        used, *dropped = (f"{n:,} {why.replace('_', ' ')}" for why, n in found.counts().items())
+        rest = f" (left out: {', '.join(dropped)})" if dropped else ""
+        on_note(f"{data.task.name}: of {found.read:,} unlabelled texts, {used}{rest}")
+    return found
+
+
+def _file(teacher: FileTeacherRun, data: TaskData, on_note: OnNote) -> TeacherTable:
+    """A teacher's file as it is read; says what is left out and on how much gold it is measured."""
+    table = read_teacher_outputs(teacher.outputs, data.task)
+    for remark in table.remarks():
+        on_note(remark)
+    for name, rows in (("selection", data.selection), ("report", data.reports["report"])):
+        n = int((table.find(rows) >= 0).sum())
+        if n < WANTED_GOLD:
+            on_note(
+                f"{table.path} answers {n:,} of {len(rows):,} labelled rows of the {name} split, "
+                f"where {WANTED_GOLD} are wanted"
+                + (": its answers are taken as they are" * (name == "selection" and n < LEAST_ROWS))
+            )
+    return table
+
+
+def _answers(
+    table: TeacherTable, data: TaskData, extra: Unlabelled | None, on_note: OnNote
+) -> None:
+    """Raises DataError where a file says nothing of what is to be learnt from."""
+    rows = joined(data.train, extra.rows if extra else None)
+    table.require_some(rows)
+    lacking = int((table.find(rows) < 0).sum())
+    if lacking:
+        on_note(
+            f"{table.path} says nothing of {lacking:,} of {len(rows):,} rows to learn from: those "
+            "with a label are learnt from it alone, the others are left out"
+        )
+
+
+def _too_long(plan: Plan) -> Iterator[str]:
+    """Lengths at which an encoder has no positions any more, as far as its config.json tells.
+
+    No shorter text would fail, but the first long one would: in the middle of a training.
+    """
+    lengths: dict[tuple[EncoderRef, int], None] = {}
+    for run in plan.runs:
+        if isinstance(run, EncoderRun):
+            lengths[run.encoder, run.training.max_length] = None
+            if (
+                matches_states(run) and run.reference is not None
+            ):  # it reads at its student's length
+                lengths[run.reference, run.training.max_length] = None
+    for encoder, length in lengths:
+        with_config = encoder.path and _config(Path(encoder.path))
+        if with_config and (problem := length_problem(encoder, length, with_config)):
+            yield problem
+
+
+def matches_states(run: EncoderRun) -> bool:
+    """Whether the teacher reads the texts at this run's length, and not at its own."""
+    return isinstance(run, DistilledRun) and run.kd.signals.match_states
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """What a model's folder says of itself; None where it says nothing, as an adapter's."""
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def length_problem(encoder: EncoderRef, length: int, config: dict[str, Any]) -> str | None:
+    """Why an encoder with this config cannot read texts of a length; None if it can."""
+    longest = longest_text(config)
+    if longest is None or length <= longest:
+        return None
+    return (
+        f"{encoder.title}: training.max_length is {length}, but this {config.get('model_type')} "
+        f"encoder has positions for {longest} tokens. Set training.max_length to {longest} or less "
+        "(longer texts are cut), or take an encoder for longer texts"
+    )

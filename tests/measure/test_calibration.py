@@ -1,0 +1,64 @@
+"""Probabilities made honest: against what made the labels, and against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from kdlora.measure.calibration import (
+    LEAST_ROWS,
+    calibrate_teacher,
+    calibrated,
+    cross_entropy,
+    fit_answers,
+)
+
+
+def truths(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Labels drawn by the probabilities of logits."""
+    return (rng.random(len(logits))[:, None] > softmax(logits, axis=1).cumsum(axis=1)).sum(axis=1)
+
+
+def test_logits_that_claim_too_much_are_scaled_back():
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(4000, 3)) * 2
+    labels = truths(honest, rng)
+    found = calibrate_teacher(3 * honest, labels, answers_alone=False)
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    assert found.cross_entropy_before == pytest.approx(cross_entropy(3 * honest, labels))
+    assert found.cross_entropy_after < found.cross_entropy_before
+    assert found.accuracy == (honest.argmax(axis=1) == labels).mean()
+    np.testing.assert_allclose(calibrated(3 * honest, found), honest, rtol=0.1, atol=1e-6)
+    assert (calibrated(3 * honest, found).argmax(1) == honest.argmax(1)).all()
+
+
+def test_answers_without_probabilities_get_what_was_true_of_them():
+    """A teacher that is right in 95 % of its noes and in 70 % of its yeses."""
+    rng = np.random.default_rng(1)
+    answers = rng.integers(0, 2, 20_000)
+    right = rng.random(len(answers)) < np.where(answers == 0, 0.95, 0.7)
+    labels = np.where(right, answers, 1 - answers)
+    logits = np.log(np.where(np.arange(2) == answers[:, None], 0.9, 0.1))
+    found = calibrate_teacher(logits, labels, answers_alone=True)
+    np.testing.assert_allclose(found.given_answer, [[0.95, 0.05], [0.3, 0.7]], atol=0.01)
+    assert found.cross_entropy_after < found.cross_entropy_before
+    shares = np.exp(calibrated(logits, found))
+    np.testing.assert_allclose(shares[answers == 1][:, 1], 0.7, atol=0.01)
+
+
+def test_few_answers_are_drawn_towards_the_accuracy_over_all():
+    answers = np.array([0] * 30 + [1])
+    labels = np.array([0] * 27 + [1] * 3 + [1])
+    right = (28 + 1) / (31 + 2)
+    shares = fit_answers(answers, labels, 3)
+    np.testing.assert_allclose(shares[1, 1], (1 + 10 * right) / 11)
+    np.testing.assert_allclose(shares[2, 2], right)  # never answered
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+
+
+def test_too_little_gold_calibrates_nothing():
+    logits, labels = np.zeros((LEAST_ROWS, 2)), np.arange(LEAST_ROWS) % 2
+    assert calibrate_teacher(logits[1:], labels[1:], answers_alone=True) is None
+    assert calibrate_teacher(logits, labels, answers_alone=True) is not None
+    assert (calibrated(logits, None) == logits).all()
