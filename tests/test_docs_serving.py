@@ -9,8 +9,8 @@ from pathlib import Path
 import typer
 
 from kdlora.cli.app import app
+from kdlora.serve.connections import LARGEST_HEAD
 from kdlora.serve.requests import Limits
-from kdlora.serve.server import _LARGEST_HEAD
 from kdlora.ship.predict import ROWS
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -40,12 +40,18 @@ def test_defaults_are_those_of_the_command_and_of_the_limits() -> None:
     for name, value in limits.items():
         assert serve[f"--{name.replace('_', '-')}"] == value, name
     assert f"{ROWS:,} rows at a time" in TEXT
-    assert _LARGEST_HEAD == 32 * 1024
+    assert LARGEST_HEAD == 32 * 1024
     assert "headers over 32 kB" in TEXT
 
 
 def test_every_status_is_listed() -> None:
-    from kdlora.serve import app as module
+    from kdlora.serve import app, bodies, connections, openapi, requests
 
-    raised = set(re.findall(r"\b(4\d\d|50[34])\b", inspect.getsource(module)))
-    assert raised - {"404", "405"} <= set(re.findall(r"\b(4\d\d|50\d)\b", TEXT))
+    modules = (app, bodies, connections, openapi, requests)
+    raised = {
+        status
+        for module in modules
+        for status in re.findall(r"\b(4\d\d|50[034])\b", inspect.getsource(module))
+    }
+    assert {"413", "421", "431", "504"} < raised
+    assert raised <= set(re.findall(r"\b(4\d\d|50\d)\b", TEXT))

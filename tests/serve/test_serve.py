@@ -11,11 +11,9 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,60 +27,8 @@ from kdlora.serve.batching import Batcher
 from kdlora.serve.requests import Limits, RequestError, parse_request
 from kdlora.serve.server import listen
 from kdlora.ship.answers import Predictor
-from kdlora.ship.predict import load_predictor
-from tests.harness.exported import save_exported
+from tests.harness.serving import ask, call, get, serving
 from tests.harness.threads import apart
-
-_START = (
-    "import sys\n"
-    "for name in ('torch', 'transformers', 'pandas', 'onnx'): sys.modules[name] = None\n"
-    "from kdlora.cli import main\n"
-    "main(sys.argv[1:])\n"
-)
-
-
-@contextmanager
-def serving(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-c", _START, "serve", str(folder), "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r":(\d+)$", line.strip())
-        assert found, line + process.communicate()[1]
-        yield process, int(found[1])
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_exported(tmp_path_factory.mktemp("served") / "moods")
-
-
-@pytest.fixture(scope="module")
-def port(folder: Path) -> Iterator[int]:
-    limits = ("--body-timeout-s", "1", "--max-text-chars", "500", "--max-body-mb", "0.05")
-    with serving(folder, *limits, "--queue", "64") as (_, found):
-        yield found
-
-
-@pytest.fixture(scope="module")
-def predictor(folder: Path) -> Predictor:
-    return load_predictor(folder)
-
-
-def ask(port: int, raw: bytes) -> tuple[int, Any]:
-    status, body = apart(asyncio.run, ask_once(port, raw, wait_s=10))
-    return status, json.loads(body) if body[:1] in (b"{", b"[") else body.decode()
-
-
-def get(port: int, path: str) -> tuple[int, Any]:
-    return ask(port, f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
 
 
 def test_answers_are_the_models(port: int, predictor: Predictor) -> None:
@@ -96,7 +42,7 @@ def test_answers_are_the_models(port: int, predictor: Predictor) -> None:
     ("body", "status", "told"),
     [
         (b"{'text': 1}", 400, "not valid JSON"),
-        (b"", 400, "not valid JSON"),
+        (b"", 400, "the body is empty"),
         (b'{"text": "\\ud800"}', 400, "not valid JSON"),
         (b"[" * 20_000, 400, "not valid JSON"),
         (b'"good"', 422, "a text given instead of an object"),
@@ -125,7 +71,7 @@ def test_all_problems_at_once() -> None:
         parse_request(b'{"texts": [1, "a", ["b", "c"]], "x": 0}', columns=1, limits=Limits())
     assert len(error.value.problems) == 4  # two items, the key, and what was expected
     many = json.dumps({"texts": [1] * 1000}).encode()
-    with pytest.raises(RequestError, match="and 990 more"):
+    with pytest.raises(RequestError, match="and perhaps more"):
         parse_request(many, columns=1, limits=Limits(queue=2000))
 
 
@@ -317,14 +263,15 @@ def test_a_full_queue_and_a_slow_model() -> None:
     assert sizes == [2, 1]  # what had given up was not computed
 
 
-def test_a_failing_model_fails_its_requests_only() -> None:
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_a_failing_model_fails_its_requests_only(max_batch: int) -> None:
     def fussy(columns: list[list[str]]) -> list[dict]:
         if "bomb" in columns[0]:
             raise ZeroDivisionError("boom")
         return [{}] * len(columns[0])
 
     async def work() -> list:
-        made, _ = batcher(fussy, max_batch=1)
+        made, _ = batcher(fussy, max_batch=max_batch)
         made.start()
         tasks = [made.submit([[text]]) for text in ("a", "bomb", "b")]
         found = await asyncio.gather(*tasks, return_exceptions=True)
@@ -342,37 +289,18 @@ def test_internal_errors_and_stopping_as_seen_from_outside(predictor: Predictor)
     def broken(texts: Any) -> Any:
         raise ZeroDivisionError("a secret of the house")
 
-    async def call(app: Any, path: str, body: bytes) -> tuple[int, dict[bytes, bytes], Any]:
-        sent: list[dict] = []
-        headers = [(b"content-type", b"application/json")]
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "path": path,
-            "method": "POST" if body else "GET", "headers": headers, "query_string": b"",
-            "raw_path": path.encode(), "root_path": "", "scheme": "http",
-        }  # fmt: skip
-
-        async def receive() -> dict:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: dict) -> None:
-            sent.append(message)
-
-        await app(scope, receive, send)
-        whole = b"".join(m.get("body", b"") for m in sent)
-        return sent[0]["status"], dict(sent[0]["headers"]), json.loads(whole)
-
     async def work() -> None:
         app = make_app(Predictor(predictor.card, "onnx", broken))
         state = app.state.serve
         state.batcher.start()
-        status, _, answer = await call(app, "/predict", b'{"text": "good"}')
+        status, _, answer = await call(app, "POST", "/predict", b'{"text": "good"}')
         assert status == 500
         assert "secret" not in json.dumps(answer)
         state.draining = True
-        status, headers, answer = await call(app, "/health", b"")
+        status, headers, answer = await call(app, "GET", "/health")
         assert (status, answer["status"], headers[b"connection"]) == (503, "stopping", b"close")
         state.batcher._rows = state.limits.queue
-        status, headers, answer = await call(app, "/predict", b'{"text": "good"}')
+        status, headers, answer = await call(app, "POST", "/predict", b'{"text": "good"}')
         assert (status, answer["error"]["kind"]) == (503, "queue_full")
         assert int(headers[b"retry-after"]) >= 1
 

@@ -21,6 +21,14 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name under which it may be asked, beside localhost; may be given again. "
+            "* is any.",
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of one batch. Default: all processors.", min=1)
     ] = None,
@@ -43,6 +51,7 @@ def serve(
 
     for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
         need(module, "serve", "serve a model")
+    from kdlora.serve.hosts import allowed_hosts
     from kdlora.serve.requests import Limits
     from kdlora.serve.server import listen
     from kdlora.serve.server import serve as run
@@ -64,6 +73,7 @@ def serve(
             f"--{str(e['loc'][0]).replace('_', '-')} {e['input']}: {e['msg']}"
             for e in error.errors()
         ) from None
+    hosts = allowed_hosts(host, allow_host or ())
     bound = listen(host, port)  # before the model is loaded: a taken port is told at once
     predictor = load_predictor(model, variant=variant, threads=threads)
 
@@ -72,5 +82,5 @@ def serve(
         if host not in ("127.0.0.1", "localhost", "::1"):
             print("note: whoever reaches this port may ask; there are no passwords", flush=True)
 
-    accepted, answered = run(predictor, bound, limits, workers=workers, on_ready=ready)
-    print(f"stopped: {accepted} requests accepted, {answered} answered", file=sys.stderr)
+    served = run(predictor, bound, limits, workers=workers, hosts=hosts, on_ready=ready)
+    print(f"stopped: {served}", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,19 +15,15 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from kdlora.errors import did_you_mean
+from kdlora.errors import ModelError, did_you_mean
 from kdlora.serve.batching import Batcher
+from kdlora.serve.bodies import Bodies, read_on
+from kdlora.serve.hosts import AllowedHosts
 from kdlora.serve.metrics import PATHS, Metrics
-from kdlora.serve.requests import (
-    ErrorResponse,
-    Limits,
-    OneText,
-    PredictResponse,
-    RequestError,
-    TextList,
-    parse_request,
-)
+from kdlora.serve.openapi import JSON, Health, of_health, of_metrics, of_predict
+from kdlora.serve.requests import Limits, RequestError, parse_request
 from kdlora.ship.answers import Predictor
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -46,39 +43,51 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-_ERRORS = {
-    400: "the body is not JSON",
-    408: "the body came too slowly",
-    413: "body, text or number of texts beyond the limits",
-    415: "content-type is not application/json",
-    422: "the wrong shape",
-    503: "the queue is full; see Retry-After",
-    504: "no answer in time",
-}
+_SMALL = 16 * 1024  # bytes or labels; what is larger is read and written off the event loop
 _log = logging.getLogger("kdlora.serve")
 
 
 class State:
     """What all requests share."""
 
-    def __init__(self, predictor: Predictor, limits: Limits, workers: int) -> None:
-        self.predictor, self.limits = predictor, limits
+    def __init__(
+        self, predictor: Predictor, limits: Limits, workers: int, hosts: AllowedHosts
+    ) -> None:
+        self.predictor, self.limits, self.hosts = predictor, limits, hosts
         self.metrics = Metrics(predictor)
         self.batcher = Batcher(predictor, limits, self.metrics, workers)
+        self.aside = ThreadPoolExecutor(1, thread_name_prefix="json")
+        self.bodies = Bodies(limits)
         self.draining = False
-        self.accepted = self.answered = 0  # requests
+        self.accepted = self.answered = self.gone = 0  # requests
         self.began = time.monotonic()
 
+    async def off_loop(self, large: bool, work: Callable[[], Any]) -> Any:
+        """The result of `work`, in a thread where it is large: others are served meanwhile."""
+        if not large:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self.aside, work)
 
-def make_app(predictor: Predictor, limits: Limits | None = None, *, workers: int = 1) -> FastAPI:
-    """The application for one model; its `state.serve` is the `State`."""
-    state = State(predictor, limits or Limits(), workers)
+
+def make_app(
+    predictor: Predictor,
+    limits: Limits | None = None,
+    *,
+    workers: int = 1,
+    hosts: AllowedHosts | None = None,
+) -> FastAPI:
+    """The application for one model; its `state.serve` is the `State`.
+
+    `hosts` are the names that it answers to, by default those of loopback.
+    """
+    state = State(predictor, limits or Limits(), workers, hosts or AllowedHosts())
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         state.batcher.start()
         yield
         await state.batcher.stop()
+        state.aside.shutdown(wait=False)
 
     card = predictor.card
     app = FastAPI(
@@ -88,6 +97,7 @@ def make_app(predictor: Predictor, limits: Limits | None = None, *, workers: int
         lifespan=life,
         docs_url=None,  # the usual page loads its program from another host
         redoc_url=None,
+        redirect_slashes=False,  # it would redirect to whatever Host says
     )
     app.state.serve = state
     _add_routes(app, state)
@@ -98,33 +108,44 @@ def make_app(predictor: Predictor, limits: Limits | None = None, *, workers: int
 def _add_routes(app: FastAPI, state: State) -> None:
     metrics = state.metrics
 
-    @app.post("/predict", summary="Predict one text or many", **_predict_schema())
+    @app.post(
+        "/predict", summary="Predict one text or many", **of_predict(state.predictor, state.limits)
+    )
     async def predict(request: Request) -> Response:
         began = time.monotonic()
-        raw = await read_body(request, state.limits)
-        texts = parse_request(raw, columns=state.predictor.columns, limits=state.limits)
-        found = await state.batcher.submit(texts)
+        columns, limits = state.predictor.columns, state.limits
+        async with state.bodies.read(request) as raw:
+            texts = await state.off_loop(
+                len(raw) > _SMALL, lambda: parse_request(raw, columns=columns, limits=limits)
+            )
+        try:
+            found = await state.batcher.submit(texts)
+        except ModelError as error:
+            raise RequestError(500, "model", error.problems) from None
         metrics.latency.observe(time.monotonic() - began)
-        return as_json({"predictions": found})
+        size = len(found) * state.predictor.card.num_outputs
+        return await state.off_loop(size > _SMALL, lambda: as_json({"predictions": found}))
 
-    @app.get("/health", summary="Whether the server takes requests, and which model it serves")
+    @app.get(
+        "/health",
+        summary="Whether the server takes requests, and which model it serves",
+        **of_health(),
+    )
     async def health() -> Response:
         card = state.predictor.card
-        return as_json(
-            {
-                "status": "stopping" if state.draining else "ok",
-                "task": card.task,
-                "run_id": card.run_id,
-                "variant": state.predictor.variant,
-                "labels": card.label_names,
-                "columns": card.text_columns,
-                "kdlora": version("kdlora"),
-                "up_s": round(time.monotonic() - state.began, 1),
-            },
-            503 if state.draining else 200,
+        told = Health(
+            status="stopping" if state.draining else "ok",
+            task=card.task,
+            run_id=card.run_id,
+            variant=state.predictor.variant,
+            labels=card.label_names,
+            columns=card.text_columns,
+            kdlora=version("kdlora"),
+            up_s=round(time.monotonic() - state.began, 1),
         )
+        return as_json(told.model_dump(), 503 if state.draining else 200)
 
-    @app.get("/metrics", summary="Counters for Prometheus")
+    @app.get("/metrics", summary="Counters for Prometheus", **of_metrics())
     async def figures() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -147,19 +168,23 @@ def _add_routes(app: FastAPI, state: State) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        path = request.url.path
+        path, headers = request.url.path, dict(error.headers or {})
         kind = {404: "no_such_path", 405: "wrong_method"}.get(error.status_code, "http")
         if error.status_code == 404:
             told = f"no such path {path[:80]!r}.{did_you_mean(path[:80], PATHS)}"
         else:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            told = f"{request.method} {path[:80]} given, expected {allowed}"
+            expected = headers.pop("Allow", "GET")
+            heads = ["HEAD"] if expected == "GET" else []  # HEAD goes wherever GET does
+            headers["allow"] = ", ".join([expected, *heads, "OPTIONS"])
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+            told = f"{request.method} {path[:80]} given, expected {expected}"
         metrics.errors.labels(kind).inc()
-        return problem(error.status_code, kind, [told], dict(error.headers or {}))
+        return problem(error.status_code, kind, [told], headers)
 
 
 class _Frame:
-    """Around every request: counts it, closes connections at the end, hides tracebacks."""
+    """Around every request: whose it is, HEAD, counts, and no traceback to the outside."""
 
     def __init__(self, app: Any, state: State) -> None:
         self.app, self.state = app, state
@@ -168,91 +193,95 @@ class _Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
-        self.state.accepted += 1
-
-        async def counted(message: Any) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                self.state.metrics.request(scope["path"], message["status"])
-                if self.state.draining:
-                    message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
-            await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                self.state.answered += 1
-
+        state = self.state
+        state.accepted += 1
+        exchange = _Exchange(state, scope, receive, send)
         try:
-            await self.app(scope, receive, counted)
+            app = self._own_answer(scope) or self.app
+            asked = scope | {"method": "GET"} if scope["method"] == "HEAD" else scope
+            await app(asked, exchange.receive, exchange.send)
+        except ClientDisconnect:  # nobody is left to be told, and nothing went wrong here
+            state.gone += 1
+            state.metrics.errors.labels("gone").inc()
         except Exception:
             _log.exception("%s failed", scope["path"])
-            self.state.metrics.errors.labels("internal").inc()
-            if not started:
+            state.metrics.errors.labels("internal").inc()
+            if not exchange.started:
                 told = "the server failed on this request; the reason is in its log"
-                await problem(500, "internal", [told])(scope, receive, counted)
+                await problem(500, "internal", [told])(scope, exchange.receive, exchange.send)
+
+    def _own_answer(self, scope: Any) -> Response | None:
+        """The answer that no route gives: to names that are not allowed, to a slash too many."""
+        hosts, origins = (
+            [value.decode("latin-1").strip() for name, value in scope["headers"] if name == wanted]
+            for wanted in (b"host", b"origin")
+        )
+        if len(hosts) != 1:
+            return self._refuse(400, "no_host", f"{len(hosts)} Host headers given, expected one")
+        why = self.state.hosts.refuse(hosts[0], origins[0] if origins else None)
+        if why is not None:
+            told = (
+                f"{why}, a name that this server does not answer to. Ask it as localhost, or "
+                "start it with --allow-host NAME, once for each name"
+            )
+            foreign = why.startswith("Origin")
+            status, kind = (403, "foreign_origin") if foreign else (421, "foreign_host")
+            return self._refuse(status, kind, told)
+        path = scope["path"]
+        bare = path.rstrip("/")
+        if bare != path and bare in PATHS:  # a relative way, whatever stands before this server
+            up = "../" * (len(path) - len(bare))
+            return Response(status_code=307, headers={"location": up + bare.removeprefix("/")})
+        return None
+
+    def _refuse(self, status: int, kind: str, told: str) -> Response:
+        self.state.metrics.errors.labels(kind).inc()
+        return problem(status, kind, [told])
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body of a request within the limits. Raises RequestError (408, 413, 415).
+class _Exchange:
+    """One request and its answer on their way: what was read, what was said."""
 
-    What is too large is read on and thrown away for a while, because a client that is still
-    sending would not see an answer.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError(
-            415, "wrong_type",
-            f"content-type {kind[:60] or 'missing'!r} given, expected application/json",
-        )  # fmt: skip
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(limits.body_timeout_s):
-            async for part in request.stream():
-                size += len(part)
-                if size <= limits.max_body_bytes:
-                    parts.append(part)
-                elif size > 16 * limits.max_body_bytes:
-                    break
-    except TimeoutError:
-        if size <= limits.max_body_bytes:
-            raise RequestError(
-                408, "slow_body", f"the body was not whole within {limits.body_timeout_s:g} s"
-            ) from None
-    if size > limits.max_body_bytes:
-        raise RequestError(
-            413, "body_too_large",
-            f"the body is larger than {limits.max_body_mb:g} MB; send several requests",
-        )  # fmt: skip
-    return b"".join(parts)
+    def __init__(self, state: State, scope: Any, receive: Any, send: Any) -> None:
+        self.state, self.scope, self._receive, self._send = state, scope, receive, send
+        self.started = self.whole = False
+        self.waits = any(name == b"expect" for name, _ in scope["headers"])  # to be told to go on
+
+    async def receive(self) -> Any:
+        self.waits = False
+        message = await self._receive()
+        self.whole |= message["type"] == "http.request" and not message.get("more_body")
+        return message
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            slow = message["status"] == 408
+            if not (self.whole or self.waits or slow):
+                self.whole = await read_on(self._receive, self.state.limits)
+            self.state.metrics.request(self.scope["path"], message["status"])
+            if self.state.draining or not self.whole:
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+        elif self.scope["method"] == "HEAD":
+            message["body"] = b""
+        await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self.state.answered += 1
 
 
 def as_json(values: Any, status: int = 200) -> Response:
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    return Response(text.encode(), status, media_type="application/json")
+    """Values as JSON. Raises ValueError for NaN and infinity, which JSON has not."""
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(text.encode(), status, media_type=JSON)
 
 
 def problem(
     status: int, kind: str, problems: list[str], headers: dict[str, str] | None = None
 ) -> Response:
-    """An error as the client sees it; the connection ends where a body may still be on its way."""
+    """An error as the client sees it."""
     answer = as_json({"error": {"kind": kind, "problems": problems}}, status)
     answer.headers.update(headers or {})
-    if status in (408, 413, 415):
-        answer.headers["connection"] = "close"
     return answer
-
-
-def _predict_schema() -> dict[str, Any]:
-    body = {"anyOf": [m.model_json_schema() for m in (OneText, TextList)]}
-    errors = {code: {"description": told, "model": ErrorResponse} for code, told in _ERRORS.items()}
-    return {
-        "response_model": None,
-        "responses": {200: {"model": PredictResponse}, **errors},
-        "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}}
-        },
-    }
 
 
 def _description(predictor: Predictor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
@@ -138,24 +139,39 @@ class Batcher:
     async def _compute(self, jobs: list[_Job]) -> None:
         loop = asyncio.get_running_loop()
         began = time.monotonic()
+        try:
+            outcomes = await loop.run_in_executor(self._threads, self._outcomes, jobs)
+        finally:
+            self._company = len(jobs) + len(self._jobs)
+            self._free.release()
+        answered = 0
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                answered += job.rows
+            if job.answer.done():  # given up meanwhile
+                continue
+            if isinstance(outcome, Exception):
+                job.answer.set_exception(outcome)
+            else:
+                job.answer.set_result(outcome)
+        if answered:
+            seconds = time.monotonic() - began
+            self._pace_s += 0.2 * (seconds / answered - self._pace_s)
+            self.watch.batch(answered, seconds)
+
+    def _outcomes(self, jobs: list[_Job]) -> list[list[Answer] | Exception]:
+        """Each job's answers, or why it has none; what one text breaks costs its own request only.
+
+        Where a batch fails, each of its jobs is tried alone.
+        """
         columns = [
             [text for job in jobs for text in job.texts[i]] for i in range(len(jobs[0].texts))
         ]
         try:
-            found = await loop.run_in_executor(self._threads, self.ask, columns)
+            found = self.ask(columns)
         except Exception as error:  # whatever the model does, each caller hears of it
-            for job in jobs:
-                if not job.answer.done():
-                    job.answer.set_exception(error)
-            return
-        finally:
-            self._company = len(jobs) + len(self._jobs)
-            self._free.release()
-        seconds = time.monotonic() - began
-        self._pace_s += 0.2 * (seconds / len(found) - self._pace_s)
-        self.watch.batch(len(found), seconds)
-        start = 0
-        for job in jobs:
-            if not job.answer.done():
-                job.answer.set_result(found[start : start + job.rows])
-            start += job.rows
+            if len(jobs) == 1:
+                return [error]
+            return [outcome for job in jobs for outcome in self._outcomes([job])]
+        ends = list(itertools.accumulate(job.rows for job in jobs))
+        return [found[end - job.rows : end] for job, end in zip(jobs, ends, strict=True)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import json
+from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,115 +46,100 @@ class RequestError(InputError):
         self.status, self.kind, self.retry_after_s = status, kind, retry_after_s
 
 
-class OneText(BaseModel):
-    """One text, or a pair."""
-
-    text: str
-    second: str | None = Field(None, description="the second text, for a model that reads pairs")
-
-
-class TextList(BaseModel):
-    """Many texts, or pairs of texts."""
-
-    texts: list[str | tuple[str, str]]
-
-
-class Prediction(BaseModel):
-    """A label with its probabilities, or a value from a model that predicts one."""
-
-    label: str | None = None
-    probability: float | None = None
-    probabilities: dict[str, float] | None = None
-    value: float | None = None
-
-
-class PredictResponse(BaseModel):
-    predictions: list[Prediction] = Field(description="one for each text, in the same order")
-
-
-class Problem(BaseModel):
-    kind: str
-    problems: list[str]
-
-
-class ErrorResponse(BaseModel):
-    error: Problem
-
-
 def parse_request(raw: bytes, *, columns: int, limits: Limits) -> list[list[str]]:
     """The texts of a request, column by column (two columns for a model of pairs).
 
-    Raises RequestError: 400 for what is no JSON, 422 for a wrong shape, 413 for too much.
+    Numbers and sizes are looked at before contents, and no more than the first problems are looked
+    for: what a request costs does not grow with what is wrong in it. Raises RequestError: 400 for
+    what is no JSON, 422 for a wrong shape, 413 for too much.
     """
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    if not raw.strip():
+        raise RequestError(400, "not_json", f"the body is empty; expected {_example(columns)}")
     try:
         values = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(
             400, "not_json", f"the body is not valid JSON ({error}); expected {_example(columns)}"
         ) from None
-    rows, problems = _rows(values, columns)
-    if problems:
-        if len(problems) > _TOLD:
-            problems = [*problems[:_TOLD], f"and {len(problems) - _TOLD} more"]
-        raise RequestError(422, "wrong_shape", [*problems, f"expected {_example(columns)}"])
-    if len(rows) > limits.queue:
+    given = values.get("texts") if isinstance(values, dict) else None
+    if isinstance(given, list) and len(given) > limits.queue:
         raise RequestError(
             413, "too_many_texts",
-            f"{len(rows)} texts given, at most {limits.queue} in one request; send several",
+            f"{len(given):,} texts given, at most {limits.queue} in one request; send several",
         )  # fmt: skip
-    long = [
+    problems = list(islice(_problems(raw, values, columns), _TOLD + 1))
+    if problems:
+        if len(problems) > _TOLD:
+            problems[_TOLD] = "and perhaps more"
+        raise RequestError(422, "wrong_shape", [*problems, f"expected {_example(columns)}"])
+    rows = [_listed(item) for item in given] if given is not None else [_one(values)]
+    long = (
         f"text {i} has {len(text):,} characters, at most {limits.max_text_chars:,}; shorten it"
         for i, row in enumerate(rows)
         for text in row
         if len(text) > limits.max_text_chars
-    ]
-    if long:
-        raise RequestError(413, "text_too_long", long[:_TOLD])
+    )
+    if told := list(islice(long, _TOLD)):
+        raise RequestError(413, "text_too_long", told)
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _rows(values: Any, columns: int) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The rows of texts, and what is wrong with the request."""
+def _problems(raw: bytes, values: Any, columns: int) -> Iterator[str]:
+    """What is wrong with the shape of a request, one after the other."""
     if not isinstance(values, dict):
-        return [], [f"{_named(values)} given instead of an object"]
-    problems = [
-        f"unknown key '{key[:40]}'.{did_you_mean(key[:40], KEYS)}"
-        for key in values
-        if key not in KEYS
-    ]
+        yield f"{_named(values)} given instead of an object"
+        return
+    for key in values:
+        if key not in KEYS:
+            yield f"unknown key '{key[:40]}'.{did_you_mean(key[:40], KEYS)}"
+    if twice := _named_twice(raw, values):
+        yield f"'{twice}' is given twice"
     if ("text" in values) == ("texts" in values):
         both = "both 'text' and 'texts' given" if "text" in values else "no 'text' and no 'texts'"
-        return [], [*problems, f"{both}; give one of them"]
-    if "texts" not in values:
-        given = [values["text"], values.get("second")]
-        found = _row("text", given if given[1] is not None else given[:1], columns)
-        return ([found], problems) if isinstance(found, tuple) else ([], [*problems, found])
-    if "second" in values:
-        problems.append("'second' belongs to 'text'; in 'texts' a pair is [\"first\", \"second\"]")
-    if not isinstance(values["texts"], list):
-        return [], [*problems, f"'texts' is {_named(values['texts'])}, not a list"]
-    if not values["texts"]:
-        return [], [*problems, "'texts' is an empty list"]
-    rows = []
-    for i, item in enumerate(values["texts"]):
-        found = _row(f"texts[{i}]", item, columns)
-        if isinstance(found, str):
-            problems.append(found)
+        yield f"{both}; give one of them"
+    elif "texts" not in values:
+        yield from _problems_of("text", _one(values), columns)
+    else:
+        if "second" in values:
+            yield "'second' belongs to 'text'; in 'texts' a pair is [\"first\", \"second\"]"
+        if not isinstance(values["texts"], list):
+            yield f"'texts' is {_named(values['texts'])}, not a list"
+        elif not values["texts"]:
+            yield "'texts' is an empty list"
         else:
-            rows.append(found)
-    return rows, problems
+            for i, item in enumerate(values["texts"]):
+                yield from _problems_of(f"texts[{i}]", _listed(item), columns)
 
 
-def _row(name: str, item: Any, columns: int) -> tuple[str, ...] | str:
-    """The texts of one input, or what is wrong with it."""
-    given = item if isinstance(item, list) else [item]
-    for text in given:
-        if not isinstance(text, str):
-            return f"'{name}' is {_named(text)}, not a text"
-    if len(given) != columns:
+def _one(values: dict[str, Any]) -> list[Any]:
+    """The texts of a request for one input; a second one that is null is none."""
+    second = values.get("second")
+    return [values["text"]] if second is None else [values["text"], second]
+
+
+def _listed(item: Any) -> list[Any]:
+    """The texts of one input in a list."""
+    return item if isinstance(item, list) else [item]
+
+
+def _named_twice(raw: bytes, values: dict[str, Any]) -> str | None:
+    """A known key that an object names more than once: parsers take the last one silently."""
+    quoted = sum(raw.count(f'"{key}"'.encode()) for key in KEYS)
+    if quoted <= len(values) and b"\\u" not in raw:  # an escape may hide a name
+        return None
+    names = [name for name, _ in json.loads(raw, object_pairs_hook=list, parse_int=float)]
+    return next((key for key in KEYS if names.count(key) > 1), None)
+
+
+def _problems_of(name: str, texts: list[Any], columns: int) -> Iterator[str]:
+    """What is wrong with the texts of one input."""
+    odd = next((text for text in texts if not isinstance(text, str)), "")
+    if not isinstance(odd, str):
+        yield f"'{name}' is {_named(odd)}, not a text"
+    elif len(texts) != columns:
         reads = "pairs of texts" if columns == 2 else "single texts"
-        return f"'{name}' holds {len(given)} text(s), but this model reads {reads}"
-    return tuple(given)
+        yield f"'{name}' holds {len(texts)} text(s), but this model reads {reads}"
 
 
 def _example(columns: int) -> str:

@@ -1,27 +1,41 @@
-"""Run the application: listen, guard connections against slow clients, and end without loss."""
+"""Run the application: listen, serve, and end without loss."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from fastapi import FastAPI
 
 from kdlora.errors import InputError
 from kdlora.serve.app import make_app
+from kdlora.serve.connections import guarded
+from kdlora.serve.hosts import AllowedHosts
 from kdlora.serve.requests import Limits
 from kdlora.ship.answers import Predictor
 
-_LARGEST_HEAD = 32 * 1024  # bytes of a request line with its headers
 _LAST_ROUND_S = 0.3  # for requests that are on their way when the server is told to end
 _BACKLOG = 512
+
+
+@dataclass(frozen=True)
+class Served:
+    """How many requests came, how many were answered, and how many left before they were whole."""
+
+    accepted: int
+    answered: int
+    gone: int
+
+    def __str__(self) -> str:
+        left = f", {self.gone} gone before they were whole" if self.gone else ""
+        return f"{self.accepted} requests accepted, {self.answered} answered{left}"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -50,34 +64,30 @@ def serve(
     limits: Limits,
     *,
     workers: int = 1,
+    hosts: AllowedHosts | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
-) -> tuple[int, int]:
+) -> Served:
     """Serve until SIGTERM or SIGINT, then finish every request that was accepted.
 
-    Returns how many requests were accepted and how many of them answered.
+    `hosts` are the names that it answers to, by default those of loopback.
     """
-    return asyncio.run(_serve(predictor, bound, limits, workers, on_ready))
+    app = make_app(predictor, limits, workers=workers, hosts=hosts)
+    return asyncio.run(_serve(app, bound, limits, on_ready))
 
 
 async def _serve(
-    predictor: Predictor,
-    bound: socket.socket,
-    limits: Limits,
-    workers: int,
-    on_ready: Callable[[str], None],
-) -> tuple[int, int]:
-    app = make_app(predictor, limits, workers=workers)
+    app: FastAPI, bound: socket.socket, limits: Limits, on_ready: Callable[[str], None]
+) -> Served:
     metrics = app.state.serve.metrics
     config = uvicorn.Config(
         app,
-        http=_guarded(limits, lambda kind: metrics.errors.labels(kind).inc()),
+        http=guarded(limits, lambda kind: metrics.errors.labels(kind).inc()),
         ws="none",
         lifespan="on",
         access_log=False,
         log_config=None,
         server_header=False,
         backlog=_BACKLOG,
-        limit_concurrency=limits.max_connections,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(limits.timeout_s + limits.body_timeout_s) + 5,
     )
@@ -97,7 +107,8 @@ async def _serve(
         waiting.cancel()
         await _end(server, app.state.serve)
     await running
-    return app.state.serve.accepted, app.state.serve.answered
+    state = app.state.serve
+    return Served(state.accepted, state.answered, state.gone)
 
 
 async def _end(server: _Server, state: Any) -> None:
@@ -115,86 +126,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpToolsProtocol]:
-    """uvicorn's protocol, which by itself waits for ever for headers of any length."""
-
-    class Guarded(HttpToolsProtocol):
-        _timer: asyncio.TimerHandle | None = None
-        _unread: asyncio.TimerHandle
-        _head = 0  # bytes since the last request was whole
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._wait_for_head()
-
-        def data_received(self, data: bytes) -> None:
-            before = self.cycle
-            super().data_received(data)
-            if self.transport.is_closing():
-                self._stop_waiting()
-            elif self.cycle is not before or self._at_work():
-                self._head = 0
-                self._stop_waiting()
-            else:
-                self._head += len(data)
-                if self._head > _LARGEST_HEAD:
-                    self._refuse(431, "head_too_large", f"headers over {_LARGEST_HEAD} bytes")
-                elif self._timer is None:
-                    self._wait_for_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_waiting()
-            super().connection_lost(exc)
-
-        def pause_writing(self) -> None:
-            """The client does not read: give it as long as a request may take, no longer."""
-            super().pause_writing()
-            self._unread = self.loop.call_later(limits.timeout_s, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            self._unread.cancel()
-            super().resume_writing()
-
-        def _at_work(self) -> bool:
-            return self.cycle is not None and not self.cycle.response_complete
-
-        def _wait_for_head(self) -> None:
-            self._timer = self.loop.call_later(
-                limits.body_timeout_s,
-                lambda: self._refuse(
-                    408, "slow_head", f"no whole request within {limits.body_timeout_s:g} s"
-                ),
-            )
-
-        def _stop_waiting(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _refuse(self, status: int, kind: str, told: str) -> None:
-            self._stop_waiting()
-            if not self.transport.is_closing():
-                on_refused(kind)
-                self.transport.write(_raw(status, kind, told))
-                self.transport.close()
-
-        def send_400_response(self, msg: str) -> None:
-            told = "this is not HTTP/1.1; expected a request such as POST /predict"
-            self._refuse(400, "not_http", told)
-
-    return Guarded
-
-
-def _raw(status: int, kind: str, told: str) -> bytes:
-    """A whole response, for connections that never became a request."""
-    body = json.dumps({"error": {"kind": kind, "problems": [told]}}).encode()
-    head = (
-        f"HTTP/1.1 {status} {kind}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 def _url(bound: socket.socket) -> str:
