@@ -247,8 +247,10 @@ def _chart(
     runs = ["Model", "Pair", "Task", "Seed", "Run", "Across", "Up"]
     layers = [
         dash.encode(x=at["x"], y=at["y"]),
-        single.encode(**at, fill=tint, shape=form, tooltip=[f"{n}:N" for n in runs]),
-        mean.encode(**at, fill=tint, shape=form, stroke=rim, tooltip=[f"{n}:N" for n in means]),
+        single.encode(**at, fill=tint, shape=form, tooltip=[alt.Tooltip(f"{n}:N") for n in runs]),
+        mean.encode(
+            **at, fill=tint, shape=form, stroke=rim, tooltip=[alt.Tooltip(f"{n}:N") for n in means]
+        ),
     ]
     lx, ly = alt.X("lx:Q", scale=across.scale()), alt.Y("ly:Q", scale=up.scale())
     layers += name_layers(texts, x=lx, y=ly, fontSize=10)

@@ -141,9 +141,9 @@ def _learning_chart(rows: pd.DataFrame, ys: Scores, split: str) -> alt.LayerChar
     dots = chart_of(rows).mark_point(size=30, filled=True, opacity=0.9)
     text = chart_of(last).mark_text(align="left", baseline="middle", dx=12, aria=False)
     layers = [
-        lines.encode(**at, detail="id:N"),
+        lines.encode(**at, detail=alt.Detail("id:N")),
         dots.encode(**at, shape=shape(arms), tooltip=tips(rows)),
-        text.encode(x="x:Q", y="ly:Q", text="label:N"),
+        text.encode(x=alt.X("x:Q"), y=alt.Y("ly:Q"), text=alt.Text("label:N")),
     ]
     if rows["kept"].any():
         ring = chart_of(rows[rows["kept"]]).mark_point(

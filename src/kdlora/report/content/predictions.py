@@ -87,13 +87,13 @@ def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
     layers = [
         diagonal.mark_line(color=light("muted"), strokeDash=[4, 4], aria=False).encode(x=x, y=y),
         chart_of(rows).mark_line(opacity=0.6, strokeWidth=1.3, aria=False)
-        .encode(x=x, y=y, color=colour(arms), detail="arm:N"),
+        .encode(x=x, y=y, color=colour(arms), detail=alt.Detail("arm:N")),
         chart_of(rows).mark_point(filled=True, opacity=0.95, size=42)
         .encode(x=x, y=y, color=colour(arms), shape=shape(arms), tooltip=tips(rows)),
         legend.mark_point(filled=True, size=42, opacity=1, aria=False)
         .encode(x=alt.X("lx:Q"), y=alt.Y("ly:Q"), color=colour(arms), shape=shape(arms)),
         legend.mark_text(align="left", baseline="middle", dx=8, aria=False)
-        .encode(x=alt.X("lx:Q"), y=alt.Y("ly:Q"), text="label:N"),
+        .encode(x=alt.X("lx:Q"), y=alt.Y("ly:Q"), text=alt.Text("label:N")),
     ]  # fmt: skip
     alt_text = (
         f"Reliability diagram on {where}: share of right answers by confidence for "
@@ -233,7 +233,7 @@ def _agreement_panel(task: str, rows: pd.DataFrame) -> Panel:
     bounded = rows[rows["low"].notna()]
     if len(bounded):
         bar = chart_of(bounded).mark_bar(height=9, color=light("student"), opacity=0.3, aria=False)
-        layers.append(bar.encode(x=alt.X("low:Q", scale=scale), x2="high", y=y))
+        layers.append(bar.encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high"), y=y))
     guessed = rows[rows["chance"].notna()]
     if len(guessed):
         tick = chart_of(guessed).mark_tick(color=light("muted"), thickness=2, size=15, aria=False)

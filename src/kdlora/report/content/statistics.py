@@ -128,9 +128,9 @@ def _forest_panel(question: str, rows: pd.DataFrame, margin: float) -> Panel:
     zero = chart_of(pd.DataFrame([{"x": 0.0}])).mark_rule(color=light("muted"), aria=False)
     lines = chart_of(rows).mark_rule(color=light("accent"), strokeWidth=1.8, aria=False)
     layers = [
-        band.encode(x=alt.X("a:Q", scale=scale), x2="b"),
+        band.encode(x=alt.X("a:Q", scale=scale), x2=alt.X2("b")),
         zero.encode(x=x),
-        lines.encode(x=alt.X("low:Q", scale=scale), x2="high", y=y),
+        lines.encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high"), y=y),
     ]
     for decided in (True, False):
         part = rows[rows["decided"] == decided]
@@ -212,17 +212,17 @@ def _cd_panel(ranking: Ranking) -> Panel:
     ink, muted = light("ink"), light("muted")
     layers = [
         chart_of(ruler).mark_rule(color=muted, strokeWidth=2, aria=False)
-        .encode(x=alt.X("a:Q", scale=scale), x2="b", y=y),
+        .encode(x=alt.X("a:Q", scale=scale), x2=alt.X2("b"), y=y),
         chart_of(ruler).mark_text(align="left", dx=5, color=muted, aria=False)
-        .encode(x=alt.X("b:Q", scale=scale), y=y, text="label:N"),
+        .encode(x=alt.X("b:Q", scale=scale), y=y, text=alt.Text("label:N")),
         chart_of(rows.assign(up=top + 0.6)).mark_rule(color=light("line"), aria=False)
-        .encode(x=x, y=y, y2="up"),
+        .encode(x=x, y=y, y2=alt.Y2("up")),
         chart_of(rows).mark_point(size=60, filled=True, color=light("accent"), opacity=1)
         .encode(x=x, y=y, tooltip=tips(rows)),
     ]  # fmt: skip
     if len(bars):
         thick = chart_of(bars).mark_rule(color=ink, strokeWidth=4, opacity=0.7, aria=False)
-        layers.insert(2, thick.encode(x=alt.X("a:Q", scale=scale), x2="b", y=y))
+        layers.insert(2, thick.encode(x=alt.X("a:Q", scale=scale), x2=alt.X2("b"), y=y))
     middle = sum(ends) / 2
     sides: tuple[tuple[pd.Series, Literal["left", "right"], int], ...] = (
         (rows["x"] <= middle, "left", 9),
@@ -232,7 +232,7 @@ def _cd_panel(ranking: Ranking) -> Panel:
         if part.any():
             text = chart_of(rows[part]).mark_text(align=align, baseline="middle", dx=dx,
                                                   color=ink, aria=False)  # fmt: skip
-            layers.append(text.encode(x=x, y=y, text="label:N"))
+            layers.append(text.encode(x=x, y=y, text=alt.Text("label:N")))
     alt_text = (
         "Critical-difference diagram of average ranks, best first: "
         f"{w.join([w.short_arm_name(a) for a in order])}."

@@ -181,10 +181,10 @@ def _layers(
         .encode(y=at["y"]),
         chart_of(named[named["leader"]])
         .mark_rule(color=light("muted"), strokeWidth=0.7, opacity=0.6, aria=False)
-        .encode(**at, x2="lx", y2="ly"),
+        .encode(**at, x2=alt.X2("lx"), y2=alt.Y2("ly")),
         chart_of(means)
         .mark_rule(opacity=0.75, strokeWidth=1.4, aria=False)
-        .encode(x=at["x"], y="low:Q", y2="high", color=colour(arms)),
+        .encode(x=at["x"], y=alt.Y("low:Q"), y2=alt.Y2("high"), color=colour(arms)),
         chart_of(single[single["arm"].duplicated(keep=False)])
         .mark_point(shape="stroke", size=225, opacity=0.75, strokeWidth=1.4)
         .encode(**at, color=colour(arms), tooltip=tips(single)),

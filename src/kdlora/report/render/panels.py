@@ -35,9 +35,9 @@ ROW = 21  # px of a row of dots
 FAINT, FULL = 0.04, 0.5
 
 
-def tips(rows: pd.DataFrame) -> list[str]:
+def tips(rows: pd.DataFrame) -> list[alt.Tooltip]:
     """The columns that are written to be read are the capitalised ones."""
-    return [f"{name}:N" for name in rows if str(name)[0].isupper()]
+    return [alt.Tooltip(f"{name}:N") for name in rows if str(name)[0].isupper()]
 
 
 def shade(share: float) -> float:
@@ -78,7 +78,7 @@ def heat_map(
     text = chart_of(rows).mark_text(color=light("ink"), fontSize=10, aria=False)
     layers = [
         cells.encode(**at, opacity=opacity, tooltip=tips(rows)),
-        text.encode(**at, text="label:N"),
+        text.encode(**at, text=alt.Text("label:N")),
     ]
     widest = max(len(str(label)) for label in rows["label"])
     size = {
@@ -121,7 +121,7 @@ def dots(
     if "low" in rows and rows["low"].notna().any():
         known = rows[rows["low"].notna() & rows["high"].notna()]
         line = chart_of(known).mark_rule(strokeWidth=1.6, opacity=0.8, aria=False)
-        layers.append(line.encode(x=alt.X("low:Q", scale=scale), x2="high", y=down,
+        layers.append(line.encode(x=alt.X("low:Q", scale=scale), x2=alt.X2("high"), y=down,
                                   color=colour(arms)))  # fmt: skip
     point = chart_of(rows).mark_point(size=75, opacity=1, filled=True, strokeWidth=1.4)
     layers.append(
@@ -158,6 +158,6 @@ def trends(key: str, title: str, alt_text: str, rows: pd.DataFrame, *, x: alt.X,
     layers = [
         lines.encode(**at, color=colour(arms)),
         points.encode(**at, color=colour(arms), shape=shape(arms), tooltip=tips(rows)),
-        text.encode(x=x, y=alt.Y("ly:Q"), text="label:N"),
+        text.encode(x=x, y=alt.Y("ly:Q"), text=alt.Text("label:N")),
     ]
     return Panel(key, title, alt_text, panel_spec(alt.layer(*layers), title))

@@ -187,7 +187,8 @@ class Logs:
 def chart_of(rows: pd.DataFrame) -> alt.Chart:
     """A chart of plain rows: Altair's own reading of frames costs more than drawing them.
 
-    What is not known is null, as JSON has no other word for it.
+    What is not known is null, as JSON has no other word for it. Encode with `alt.Text("name:N")`
+    rather than with "name:N": Altair searches all its classes for the one that a string means.
     """
     if rows.isna().any(axis=None):
         rows = rows.astype(object).where(rows.notna(), None)
@@ -213,7 +214,7 @@ def name_layers(rows: pd.DataFrame, *, x: alt.X, y: alt.Y, **mark: Any) -> list[
     return [
         chart_of(rows[rows["align"] == align])
         .mark_text(align=align, baseline="middle", aria=False, **mark, **style)
-        .encode(x=x, y=y, text="label:N")
+        .encode(x=x, y=y, text=alt.Text("label:N"))
         for align in ("left", "right")
         for style in (_HALO, {"color": light("ink")})
     ]
