@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdlora
 from kdlora.spec.distil_study import DistilArguments, distil_study
-from tests.harness.commands import command
+from tests.harness.commands import command, in_process
 from tests.harness.moods import sentences, write_csv
 
 MEASURED = (
@@ -41,11 +39,13 @@ QUICK = ("--epochs", "4", "--max-length", "32", "--batch-size", "16")
 
 def distil(corner, out: Path) -> str:
     """`kdlora distil` on the corner's data; what it prints."""
-    return command(
+    done = in_process(
         "distil", "--train", corner.train, "--eval", corner.eval, "--text", "review",
         "--label", "mood", "--teacher", corner.teacher, "--student", corner.student,
         "--out", out, *QUICK, cwd=out.parent,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,8 @@ def test_yaml_and_python_mean_the_same_runs(day, corner, tmp_path):
     study = distil_study(arguments)
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
-    planned = json.loads(command("plan", path, "--json", "--out", out, cwd=tmp_path))["runs"]
+    shown = in_process("plan", path, "--json", "--out", out, cwd=tmp_path).stdout
+    planned = json.loads(shown)["runs"]
     assert planned
     assert all(run["done"] for run in planned)
     result = kdlora.run(study, out=out)
@@ -109,24 +110,15 @@ def test_yaml_and_python_mean_the_same_runs(day, corner, tmp_path):
 
 def test_the_student_predicts_texts_and_files(day, tmp_path):
     out, _ = day
-    answers = json.loads(
-        command(
-            "predict",
-            out / "student",
-            "--text",
-            "the film was good and great and happy",
-            "--text",
-            "a terrible awful boring story",
-            "--json",
-            cwd=tmp_path,
-        )
-    )
+    texts = ("the film was good and great and happy", "a terrible awful boring story")
+    asked = [word for text in texts for word in ("--text", text)]
+    answers = json.loads(command("predict", out / "student", *asked, "--json", cwd=tmp_path))
     assert [a["label"] for a in answers] == ["pos", "neg"]
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
 
     texts, moods = sentences(300, 9)
     write_csv(tmp_path / "new.csv", key=list(range(300)), review=texts)
-    command("predict", out / "student", "new.csv", "--out", "answers.csv", cwd=tmp_path)
+    in_process("predict", out / "student", "new.csv", "--out", "answers.csv", cwd=tmp_path)
     with (tmp_path / "answers.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [row["key"] for row in rows] == [str(i) for i in range(300)]
@@ -156,19 +148,16 @@ def test_the_student_loads_with_transformers_alone(day):
 
 def test_status_shows_the_same_numbers(day):
     out, _ = day
-    rows = json.loads(command("status", out, "--json", cwd=out))
+    rows = json.loads(in_process("status", out, "--json", cwd=out).stdout)
     frame = kdlora.load_frame(out)
     assert [row["score"] for row in rows] == pytest.approx(list(frame["score"]))
-    table = command("status", out, cwd=out)
+    table = in_process("status", out, cwd=out).stdout
     assert f"{100 * frame[frame['arm'] == 'teacher/fft']['score'].iloc[0]:.1f}" in table
 
 
 def test_a_wrong_text_column_is_named(day, tmp_path):
     write_csv(tmp_path / "new.csv", texto=["x"])
-    done = subprocess.run(
-        [sys.executable, "-m", "kdlora", "predict", str(day[0] / "student"), "new.csv"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = in_process("predict", day[0] / "student", "new.csv", cwd=tmp_path)
     assert done.returncode == 2
     assert "has no column 'review'" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["new.csv"]

@@ -9,31 +9,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.harness.commands import in_process
 from tests.harness.moods import sentences, write_csv
-
-
-def kdlora(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "kdlora", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
 
 
 def texts_and(labels: list, n: int = 60) -> dict[str, list]:
     return {"review": sentences(n, 0)[0], "mood": (labels * n)[:n]}
 
 
-def distil(folder: Path, corner, *extra: object, **files: dict[str, list]):
-    """Run `kdlora distil` on files made of columns; `train` and `eval` default to good ones."""
+def distil(folder: Path, corner, changed: dict[str, object] | None = None, **files):
+    """Run `kdlora distil` on files made of columns; `train` and `eval` default to good ones.
+
+    `changed` are options by name, beside the usual ones or in their place.
+    """
     for name in ("train", "eval"):
         if not (folder / f"{name}.csv").exists():
             write_csv(folder / f"{name}.csv", **files.get(name, texts_and(["pos", "neg"])))
     before = {p.name for p in folder.iterdir()}
-    done = kdlora(
-        "distil", "--train", "train.csv", "--eval", "eval.csv", "--text", "review",
-        "--label", "mood", "--teacher", corner.teacher, "--student", corner.student,
-        "--out", "out", *extra, cwd=folder,
-    )  # fmt: skip
+    options = {
+        "train": "train.csv", "eval": "eval.csv", "text": "review", "label": "mood",
+        "teacher": corner.teacher, "student": corner.student, "out": "out", **(changed or {}),
+    }  # fmt: skip
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    done = in_process("distil", *words, cwd=folder)
     assert "Traceback" not in done.stderr, done.stderr
     assert {p.name for p in folder.iterdir()} == before, "something was written"
     assert done.returncode == 2, done.stdout + done.stderr
@@ -62,14 +60,14 @@ def test_unusable_data(corner, tmp_path, files, expected):
 
 
 def test_several_problems_come_in_one_message(corner, tmp_path):
-    message = distil(tmp_path, corner, "--rank", 0, "--adaptation", "lorra", "--epochs", -1)
+    message = distil(tmp_path, corner, {"rank": 0, "adaptation": "lorra", "epochs": -1})
     assert "Did you mean 'lora'" in message
     assert "adapter.rank" in message
     assert "training.epochs" in message
 
 
 def test_a_missing_file_and_an_unknown_model(corner, tmp_path):
-    message = distil(tmp_path, corner, "--train", "nope.csv", "--student", "./no-such-model")
+    message = distil(tmp_path, corner, {"train": "nope.csv", "student": "./no-such-model"})
     assert "no train file at" in message
     assert "no model folder at" in message
 
@@ -88,20 +86,20 @@ def test_another_encoding(corner, tmp_path):
 def test_duplicate_ids(corner, tmp_path):
     train = {"key": ["k1"] * 2 + [f"k{i}" for i in range(2, 60)], **texts_and(["pos", "neg"])}
     evaluation = {"key": [f"e{i}" for i in range(60)], **texts_and(["pos", "neg"])}
-    message = distil(tmp_path, corner, "--id", "key", train=train, eval=evaluation)
+    message = distil(tmp_path, corner, {"id": "key"}, train=train, eval=evaluation)
     assert "k1" in message
 
 
 def test_the_same_id_in_both_files(corner, tmp_path):
     train = {"key": [f"k{i}" for i in range(60)], **texts_and(["pos", "neg"])}
     evaluation = {"key": [f"k{i + 59}" for i in range(60)], **texts_and(["neg", "pos"])}
-    message = distil(tmp_path, corner, "--id", "key", train=train, eval=evaluation)
+    message = distil(tmp_path, corner, {"id": "key"}, train=train, eval=evaluation)
     assert "k59" in message
 
 
 def test_an_output_folder_that_cannot_be(corner, tmp_path):
     (tmp_path / "taken").write_text("a file")
-    message = distil(tmp_path, corner, "--out", "taken/below")
+    message = distil(tmp_path, corner, {"out": "taken/below"})
     assert "taken" in message
 
 
@@ -124,7 +122,7 @@ def test_a_misspelt_key(tmp_path, verb):
             }
         ),
     )
-    done = kdlora(verb, path, cwd=tmp_path)
+    done = in_process(verb, path, cwd=tmp_path)
     assert done.returncode == 2
     assert "Did you mean 'training'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -137,8 +135,18 @@ def test_a_misspelt_key(tmp_path, verb):
      "--text", "x"], ["predict", "nowhere"], ["frobnicate"], ["run", "demo", "--workers", "0"]],
 )  # fmt: skip
 def test_wrong_calls(tmp_path, arguments):
-    done = kdlora(*arguments, cwd=tmp_path)
+    done = in_process(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.strip()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_shell_sees_one_message_and_code_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "kdlora", "run", "nope.yaml"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
