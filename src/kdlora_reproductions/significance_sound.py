@@ -173,11 +173,9 @@ def _retention(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> So
             "mean",
             "task_mean",
             "iqm",
-            "iqm_low",
-            "iqm_high",
             "retention",
-            "retention_low",
-            "retention_high",
+            "retention_low_tasks",
+            "retention_high_tasks",
         ),
     )
 

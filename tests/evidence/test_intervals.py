@@ -10,8 +10,13 @@ from kdlora.evidence.intervals import (
     bootstrap_mean,
     bootstrap_strata,
     interval,
+    jackknife,
+    of_clusters,
+    of_mean,
     resample,
+    student,
 )
+from kdlora.evidence.result import Rules
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -84,6 +89,50 @@ def test_nothing_to_resample_gives_no_interval() -> None:
     low, high = interval(np.zeros((100, 2)), sizes=[1, 1, 1])
     assert np.isnan(low).all()
     assert np.isnan(high).all()
+
+
+def test_a_stratum_of_one_unit_is_unknown_and_not_noiseless() -> None:
+    drawn = bootstrap_mean(rng(1).normal(size=30), 2_000, rng())
+    assert np.isnan(interval(drawn, sizes=[9, 9, 1])[0])
+    assert np.isfinite(interval(drawn, sizes=[9, 9, 2])[0])
+    assert np.isnan(interval(drawn, sizes=[5])[0])
+    assert np.isfinite(interval(drawn, sizes=[6])[0])
+
+
+def test_students_interval_is_scipys() -> None:
+    values = rng(5).normal(3, 2, (4, 2))
+    low, high = student(values, alpha=0.1)
+    for i in range(2):
+        known = stats.t.interval(0.9, 3, values[:, i].mean(), stats.sem(values[:, i]))
+        assert (low[i], high[i]) == pytest.approx(known)
+    assert np.isnan(student(values[:2])[0]).all()
+    assert np.isnan(student(np.full(5, 0.3))[0])
+
+
+def test_the_jackknife_of_a_mean_is_students_interval() -> None:
+    values = rng(6).gamma(2, 1, 7)
+    without = np.array([np.delete(values, i).mean() for i in range(7)])
+    assert jackknife(np.asarray(values.mean()), without) == pytest.approx(student(values))
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 8, 20])
+def test_intervals_of_few_units_cover_what_they_say(n: int) -> None:
+    draw, studies = rng(n), 1_500
+    inside = 0
+    for _ in range(studies):
+        low, high = of_mean(draw.normal(1, 2, n), Rules(draws=400), draw)
+        inside += low <= 1 <= high
+    assert inside / studies == pytest.approx(0.95, abs=0.02)
+
+
+def test_clusters_are_the_units_however_few() -> None:
+    draw = rng(7)
+    clusters = np.repeat([0, 1, 2, 3], [1, 5, 2, 8])
+    values = draw.normal(0, 3, 4)[clusters] + draw.normal(0, 0.01, 16)
+    low, high = of_clusters(values, clusters, Rules(), draw)
+    alone = of_mean(values, Rules(), draw)
+    assert high - low > 2 * (alone[1] - alone[0])
+    assert of_clusters(values[:6], clusters[:6], Rules(), draw) == (None, None)
 
 
 def test_memory_and_time_are_bounded() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from kdlora.evidence.score_draws import draw_scores, resampled, two_sided_p
+from kdlora.evidence.score_draws import draw_scores, quantiles, resampled, two_sided_p
 from kdlora.records.predictions import SplitOutputs, shared_examples
 from kdlora.vocabulary.metric import metric
 from tests.harness.choice_studies import outputs_of
@@ -22,17 +23,32 @@ def test_spread_of_draws_is_the_binomial_error_and_pairing_shrinks_differences()
     assert (drawn[:, 0] - drawn[:, 1]).std() == pytest.approx(error * np.sqrt(2), rel=0.08)
 
 
-def test_seeds_add_their_own_spread() -> None:
-    """Two seeds 4 points apart: the mean's standard error is sd / sqrt(2) = 2 points."""
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_the_interval_of_few_seeds_is_students(k: int) -> None:
+    """And that of a difference is the paired one, however large what the seeds share is."""
+    rng = np.random.default_rng(k)
+    common, names = rng.normal(0, 0.02, k), range(k)
+    recorded = {f"{m}{s}": 0.8 + common[s] + rng.normal(0, 0.002) for m in "ab" for s in names}
+    runs = [tuple(f"{m}{s}" for s in names) for m in "ab"]
+    drawn = draw_scores(runs, [tuple(names)] * 2, recorded, {}, "accuracy", draws=40_000,
+                        rng=np.random.default_rng(0)).draws  # fmt: skip
+    assert drawn is not None
+    a, b = (np.array([recorded[r] for r in own]) for own in runs)
+    for values, own in ((a, drawn[:, 0]), (b, drawn[:, 1]), (a - b, drawn[:, 0] - drawn[:, 1])):
+        half = stats.t.ppf(0.975, k - 1) * values.std(ddof=1) / np.sqrt(k)
+        low, high = quantiles(own)
+        assert high == pytest.approx(values.mean() + half, abs=0.08 * half)
+        assert low == pytest.approx(values.mean() - half, abs=0.08 * half)
+
+
+def test_examples_and_seeds_are_told_apart() -> None:
     made = outputs_of({"s1": 0.82, "s2": 0.78}, n=100_000)
     drawn = draw_scores(
         [("s1", "s2")], [(1, 2)], {"s1": 0.82, "s2": 0.78}, made, "accuracy",
         rng=np.random.default_rng(0), draws=1500,
     )  # fmt: skip
-    assert drawn.draws is not None
-    assert drawn.by_examples is not None
     assert drawn.scores[0] == pytest.approx(0.80)
-    assert drawn.draws.std() == pytest.approx(0.02, rel=0.08)
+    assert drawn.by_examples is not None
     assert drawn.by_examples.std() < 0.002
 
 

@@ -24,7 +24,7 @@ from kdlora.choice.recommendation import (
     LimitEffect,
     Recommendation,
 )
-from kdlora.evidence.score_draws import ScoreDraws, quantiles
+from kdlora.evidence.score_draws import ScoreDraws, quantiles, score_ends
 from kdlora.evidence.students import bands
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
@@ -118,7 +118,7 @@ def recommend(
         picked = pick(values, keeps, levels, ties)
         meets = keeps.mean(0)
         p_best = np.bincount(picked[picked >= 0], minlength=k) / len(values)
-    drawn_scores = _Drawn(scale, u, top, values, tops, meets, p_best)
+    drawn_scores = _Drawn(pool.metric, scale, u, top, values, tops, meets, p_best)
     judged = [
         _judged(i, candidate, broken[i], best, drawn_scores)
         for i, candidate in enumerate(candidates)
@@ -218,6 +218,7 @@ class _Drawn:
     and p_best [k]: the share of draws in which a candidate keeps all limits, and is the choice.
     """
 
+    metric: str
     scale: float
     u: np.ndarray
     top: float
@@ -232,7 +233,7 @@ def _judged(
 ) -> JudgedForm:
     """The candidate at place `i` against the one at place `best`, -1 where nothing fits."""
     values, tops = drawn.values, drawn.tops
-    ends = quantiles(None if values is None else values[:, i] / drawn.scale)
+    ends = score_ends(None if values is None else values[:, i] / drawn.scale, drawn.metric)
     drops = quantiles(None if values is None or tops is None else tops - values[:, i])
     difference = None if best < 0 else float(drawn.u[i] - drawn.u[best])
     differences = quantiles(None if values is None or best < 0 else values[:, i] - values[:, best])

@@ -116,6 +116,7 @@ def method_table(e: Evidence) -> Table:
     front = {p.arm: p for p in e.front.points} if e.front else {}
     ranks = e.ranks["tasks"].average_rank
     better = {i.a: i for i in e.improvements}
+    first = e.aggregates[0]
     table = _plain(f"methods on the {e.shared.n_cells} cells that all of them have")
     table.add_column("arm", overflow="fold")
     for name in ("mean", "IQM", "kept %", "rank", "beats", "front"):
@@ -127,7 +128,7 @@ def method_table(e: Evidence) -> Table:
             x.arm,
             _over(f"{x.mean:.1f}", _span(x.mean_low, x.mean_high, 1)),
             _over(f"{x.iqm:.1f}", _span(x.iqm_low, x.iqm_high, 1)),
-            _over(f"{x.retention:.1f}", _span(x.retention_low, x.retention_high, 0))
+            _over(f"{x.retention:.1f}", _span(x.retention_low_tasks, x.retention_high_tasks, 0))
             if x.retention else "-",
             f"{ranks[x.arm]:.1f}" if x.arm in ranks else "-",
             f"{100 * improvement.probability:.0f} %"
@@ -137,10 +138,14 @@ def method_table(e: Evidence) -> Table:
         )  # fmt: skip
     ranking = e.ranks["tasks"]
     notes = [
-        f"kept: of the score of {e.reference}; rank: average over tasks;",
+        f"kept: of the score of {e.reference}, interval over tasks; rank: average over tasks;",
         f"beats: chance that a run beats one of {e.reference} in the same block;",
         "front: share of bootstrap draws on the Pareto set",
+        f"intervals of means: Student's over {first.over_seeds} seeds"
+        if first.over_seeds
+        else first.cannot,
     ]
+    notes = [note for note in notes if note]
     if ranking.critical_difference:
         notes.append(
             f"ranks within {ranking.critical_difference:.2f} are not told apart (Nemenyi, "

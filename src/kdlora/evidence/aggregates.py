@@ -3,7 +3,9 @@
 A mean over all runs of an arm compares task mixes, not arms, when cells are missing.
 
 After Agarwal et al. (2021), "Deep RL at the edge of the statistical precipice", with cells kept
-paired across methods and intervals that are honest for few cells (see `intervals`).
+paired across methods. Two things differ: intervals are honest for few units (see `intervals`), and
+the unit of an average over a grid is the seed. A seed has an effect in common to all tasks, so the
+cells of a grid are no independent values; their means by seed are.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from kdlora.evidence import intervals
+from kdlora.evidence.estimator import MIN_TASKS
 from kdlora.evidence.pairing import one_side
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
@@ -49,7 +52,23 @@ class SharedCells(Result):
     @property
     def task_codes(self) -> np.ndarray:
         """[cells]"""
-        return pd.factorize(self.table.index.get_level_values("task").astype(str))[0]
+        return self._codes(["task"])
+
+    @property
+    def seed_codes(self) -> np.ndarray:
+        """[cells]; of cells that are told apart by no seed, one for all."""
+        return self._codes([k for k in self.keys if k == "seed"])
+
+    @property
+    def block_codes(self) -> np.ndarray:
+        """[cells] of one block differ in the seed alone."""
+        return self._codes([k for k in self.keys if k != "seed"])
+
+    def _codes(self, keys: list[str]) -> np.ndarray:
+        if not keys:
+            return np.zeros(len(self.table), int)
+        index = self.table.index.to_frame(index=False)
+        return pd.factorize(pd.Series(labels(index, keys)))[0]
 
     def means_by(self, level: str) -> SharedCells:
         """The same table with one row per block (keys without seed) or per task.
@@ -187,9 +206,12 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Aggregate(Result):
-    """One method over shared cells. Intervals resample cells within tasks: they speak of these
-    tasks. `task_mean` weighs tasks alike. `retention` is the mean in per cent of the reference's;
-    its interval resamples cells, `*_tasks` whole tasks."""
+    """One method over shared cells, with intervals over the seeds in `over_seeds`.
+
+    They say what other seeds would give on these tasks and pairs, with the same texts. `task_mean`
+    weighs tasks alike. `retention` is the mean in per cent of the reference's; its `*_tasks`
+    interval takes the tasks as the sample. `cannot`: why an interval or a share is not there.
+    """
 
     arm: str
     n_cells: int
@@ -197,6 +219,7 @@ class Aggregate(Result):
     mean: float
     task_mean: float
     iqm: float
+    over_seeds: int = 0
     mean_low: float | None = None
     mean_high: float | None = None
     iqm_low: float | None = None
@@ -221,45 +244,46 @@ def aggregate(
     reference: str | None = None,
     rules: Rules | None = None,
 ) -> tuple[Aggregate, ...]:
-    """Mean and IQM of every method with stratified bootstrap intervals, best first.
+    """Mean and IQM of every method with their intervals, best first; empty without a table.
 
-    `reference` (an arm of the table) adds retention. Empty when there is no table.
+    `reference` (an arm of the table) adds retention. Rules that ask for plain percentiles get the
+    bootstrap of cells within tasks that is customary, and too narrow.
     """
     rules = rules or Rules()
     if shared.reason:
         return ()
-    values, strata = shared.values, shared.task_codes
-    sizes = np.bincount(strata)
-    expanded = rules.bootstrap == "expanded"
-    bounds = np.full((4, len(shared.arms)), np.nan)
-    cannot = ""
-    if sizes.max() < 2:
-        cannot = "one cell per task: nothing to resample within tasks"
-    elif rules.draws:
-        drawn = intervals.bootstrap_strata(
-            values,
-            strata,
-            lambda rows: np.stack([rows.mean(1), iqm(rows, axis=1)], axis=1),
-            rules.draws,
-            rng,
-        )
-        low, high = intervals.interval(drawn, alpha=rules.alpha, sizes=sizes if expanded else None)
-        bounds = np.concatenate([low, high])  # mean low, IQM low, mean high, IQM high
-    columns = {
-        "mean": values.mean(0),
-        "task_mean": shared.means_by("tasks").values.mean(0),
-        "iqm": iqm(values),
-        **dict(zip(("mean_low", "iqm_low", "mean_high", "iqm_high"), bounds, strict=True)),
-    }
-    kept = _retention(shared, reference, rules, rng) if reference else None
-    if kept is not None:
-        columns |= dict(zip(_RETENTION, kept, strict=True))
-    why = cannot or _why_no_retention(kept, reference, shared)
+    values = shared.values
+    means, middles = values.mean(0), iqm(values)
+    kept: np.ndarray | None = _retention(values, shared, reference)
+    if kept is not None and np.isnan(kept).all():
+        kept = None
+    columns: dict[str, np.ndarray] = {
+        "mean": means, "task_mean": shared.means_by("tasks").values.mean(0), "iqm": middles,
+        **({} if kept is None else {"retention": 100 * kept}),
+    }  # fmt: skip
+    left, cannot = _without_each_seed(shared)
+    if rules.bootstrap == "percentile":
+        cannot = ""
+        columns |= _percentiles(shared, reference if kept is not None else None, rules, rng)
+    elif len(left):
+        most = 100.0 if shared.unit == POINTS else np.inf
+        columns |= _ends("mean", means, left.mean(1), rules, most)
+        columns |= _ends("iqm", middles, iqm(left, axis=1), rules, most)
+        if kept is not None:
+            ratios = np.stack([_retention(one, shared, reference) for one in left])
+            columns |= _shares(kept, ratios, rules)
+    if kept is not None and len(shared.by_task) >= MIN_TASKS:
+        tasks = shared.task_codes
+        parts = [values[tasks != task] for task in np.unique(tasks)]
+        ratios = np.stack([_retention(part, shared, reference) for part in parts])
+        columns |= _shares(kept, ratios, rules, "_tasks")
+    why = "; ".join(filter(None, (cannot, _why_no_retention(kept, reference, shared))))
     rows = [
         Aggregate(
             arm=arm,
             n_cells=len(values),
-            n_tasks=len(sizes),
+            n_tasks=len(shared.by_task),
+            over_seeds=len(left),
             cannot=why,
             **{name: finite(column[i]) for name, column in columns.items()},  # type: ignore[arg-type]
         )
@@ -268,41 +292,86 @@ def aggregate(
     return tuple(sorted(rows, key=lambda r: -r.mean))
 
 
-_RETENTION = (
-    "retention",
-    "retention_low",
-    "retention_high",
-    "retention_low_tasks",
-    "retention_high_tasks",
-)
+def _without_each_seed(shared: SharedCells) -> tuple[np.ndarray, str]:
+    """Scores [seeds, cells, arms] with the cells of one seed replaced by what the other seeds of
+    their blocks give on average; none, and the reason, where seeds tell no interval.
+
+    So every block keeps its weight whatever seeds it has, and in a complete grid the mean of a
+    seed's cells is the unit.
+    """
+    values, seeds, blocks = shared.values, shared.seed_codes, shared.block_codes
+    n, none = int(seeds.max()) + 1, np.empty((0, *values.shape))
+    if n < intervals.LEAST:
+        what = f"{n} seed{'s' * (n != 1)}" if "seed" in shared.keys else "seeds are averaged"
+        return none, f"{what}: an interval over seeds needs at least {intervals.LEAST}"
+    sizes = np.bincount(blocks)
+    single = int((sizes < 2).sum())
+    if single:
+        return none, (
+            f"{single} of {len(sizes)} blocks have one seed, so how much they vary over seeds is "
+            "unknown"
+        )
+    sums = np.stack([np.bincount(blocks, weights=column) for column in values.T], axis=1)
+    others = (sums[blocks] - values) / (sizes[blocks] - 1)[:, None]
+    return np.stack([np.where((seeds == s)[:, None], others, values) for s in range(n)]), ""
 
 
-def _retention(
-    shared: SharedCells, reference: str, rules: Rules, rng: np.random.Generator
-) -> np.ndarray | None:
-    """[5, arms]: ratio of means in per cent, its interval over cells, and over tasks."""
+def _ends(
+    name: str, whole: np.ndarray, without: np.ndarray, rules: Rules, most: float
+) -> dict[str, np.ndarray]:
+    low, high = intervals.jackknife(whole, without, alpha=rules.alpha)
+    return {f"{name}_low": low, f"{name}_high": np.minimum(high, most)}
+
+
+def _shares(
+    kept: np.ndarray, without: np.ndarray, rules: Rules, suffix: str = ""
+) -> dict[str, np.ndarray]:
+    """The interval of shares, in per cent, from the log scale."""
+    with np.errstate(all="ignore"):
+        low, high = intervals.jackknife(np.log(kept), np.log(without), alpha=rules.alpha)
+    bounds = {"retention_low": 100 * np.exp(low), "retention_high": 100 * np.exp(high)}
+    return {f"{name}{suffix}": bound for name, bound in bounds.items()}
+
+
+def _retention(values: np.ndarray, shared: SharedCells, reference: str | None) -> np.ndarray:
+    """Ratio of means [arms] of `values` [cells, arms]; NaN where it has no meaning."""
+    nothing = np.full(values.shape[1], np.nan)
     if reference not in shared.arms:
-        return None
-    values, codes = shared.values, shared.task_codes
+        return nothing
     base = values[:, shared.arms.index(reference)]
-    if (base < 0).any() or base.mean() <= 0:
-        return None
-    result = np.full((5, values.shape[1]), np.nan)
-    result[0] = values.mean(0) / base.mean()
-    if rules.draws and len(values) > 1:
-        expanded = rules.bootstrap == "expanded"
-        for row, code in ((1, np.arange(len(values))), (3, codes)):
-            units = code.max() + 1
-            if units < 2:
-                continue
-            for i in range(values.shape[1]):
-                drawn = intervals.bootstrap_clusters(
-                    values[:, i], code, rules.draws, rng, denominator=base
-                )
-                result[row : row + 2, i] = intervals.interval(
-                    drawn, alpha=rules.alpha, sizes=[units] if expanded else None
-                )
-    return 100 * result
+    return nothing if (base < 0).any() or base.mean() <= 0 else values.mean(0) / base.mean()
+
+
+def _percentiles(
+    shared: SharedCells, reference: str | None, rules: Rules, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The customary intervals: cells resampled within tasks, of shares all cells."""
+    values = shared.values
+    if len(values) < 2 or not rules.draws:
+        return {}
+    drawn = intervals.bootstrap_strata(
+        values,
+        shared.task_codes,
+        lambda rows: np.stack([rows.mean(1), iqm(rows, axis=1)], axis=1),
+        rules.draws,
+        rng,
+    )
+    low, high = intervals.interval(drawn, alpha=rules.alpha)
+    found = dict(zip(("mean_low", "iqm_low"), low, strict=True))
+    found |= dict(zip(("mean_high", "iqm_high"), high, strict=True))
+    if reference is not None:
+        base = values[:, shared.arms.index(reference)]
+        cells = np.arange(len(values))
+        ends = [
+            intervals.interval(
+                intervals.bootstrap_clusters(column, cells, rules.draws, rng, denominator=base),
+                alpha=rules.alpha,
+            )
+            for column in values.T
+        ]
+        found["retention_low"] = 100 * np.array([low for low, _ in ends])
+        found["retention_high"] = 100 * np.array([high for _, high in ends])
+    return found
 
 
 def _why_no_retention(kept: np.ndarray | None, reference: str | None, shared: SharedCells) -> str:
@@ -338,7 +407,7 @@ def probability_of_improvement(
 ) -> Improvement:
     """Mann-Whitney U over n*m in every block of task and pair, averaged over blocks, then tasks.
 
-    Uses all runs of shared blocks, paired or not. The interval resamples tasks.
+    Uses all runs of shared blocks, paired or not. The units of the interval are tasks.
     """
     rules = rules or Rules()
     usable, _ = usable_runs(frame, score)
@@ -354,14 +423,13 @@ def probability_of_improvement(
     by_task = pd.Series(wins).groupby([key[0] for key in shared]).mean().to_numpy()
     n_tasks = len(by_task)
     result = Improvement(str(a), str(b), len(shared), n_tasks, float(by_task.mean()))
-    if n_tasks < 2:
-        return replace(result, cannot="one task: no interval over tasks")
-    if not rules.draws:
+    if n_tasks < intervals.LEAST:
+        why = f"an interval over tasks needs at least {intervals.LEAST}"
+        return replace(result, cannot=f"{n_tasks} task{'s' * (n_tasks != 1)}: {why}")
+    low, high = intervals.of_mean(by_task, rules, rng)
+    if low is None or high is None:
         return result
-    drawn = intervals.bootstrap_mean(by_task, rules.draws, rng)
-    sizes = [n_tasks] if rules.bootstrap == "expanded" else None
-    low, high = np.clip(intervals.interval(drawn, alpha=rules.alpha, sizes=sizes), 0, 1)
-    return replace(result, low=finite(low), high=finite(high))
+    return replace(result, low=max(low, 0.0), high=min(high, 1.0))
 
 
 def _win_share(x: np.ndarray, y: np.ndarray) -> float:

@@ -69,8 +69,8 @@ def unequal_between(table: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
 class Level(Result):
     """Differences of one level (a minus b), each taken as an independent value.
 
-    `low`, `high`: bootstrap interval of the mean over these values; `low_tasks`, `high_tasks`:
-    the same when whole tasks are resampled (runs and blocks only).
+    `low`, `high`: interval of the mean over these values (the bootstrap, or Student's for few);
+    `low_tasks`, `high_tasks`: the same with whole tasks as units (runs and blocks only).
     """
 
     level: str
@@ -140,15 +140,11 @@ def _level(
         "permutations": drawn,
     }
     if rules.draws:
-        expanded = rules.bootstrap == "expanded"
-        draws = intervals.bootstrap_mean(values, rules.draws, rng)
-        low, high = intervals.interval(draws, alpha=rules.alpha, sizes=[n] if expanded else None)
-        known |= {"low": finite(low), "high": finite(high)}
+        low, high = intervals.of_mean(values, rules, rng)
+        known |= {"low": low, "high": high}
         if clusters is not None and clusters[-1] > 0:
-            draws = intervals.bootstrap_clusters(values, clusters, rules.draws, rng)
-            sizes = [int(clusters[-1]) + 1] if expanded else None
-            low, high = intervals.interval(draws, alpha=rules.alpha, sizes=sizes)
-            known |= {"low_tasks": finite(low), "high_tasks": finite(high)}
+            low, high = intervals.of_clusters(values, clusters, rules, rng)
+            known |= {"low_tasks": low, "high_tasks": high}
     smallest = 2.0 ** (1 - n)
     cannot = f"{n} values: no exact test can get below p = {smallest:.2g}" if n < 6 else ""
     return Level(name, n, **known, cannot=cannot)

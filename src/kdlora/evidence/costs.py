@@ -25,13 +25,13 @@ SETTINGS = (
     "device", "devices", "n_gpus", "n_gpus_inferred", "batch_size", "effective_batch",
     "max_length", "tokens", "seq_len_inferred", "precision",
 )  # fmt: skip
-MIN_CLUSTERS = 6  # tasks; with fewer, matched runs are resampled instead
 
 
 @dataclass(frozen=True)
 class Ratio(Result):
     """Geometric mean of `column` of a over b, over matched runs. `factor` = 1/ratio (b over a),
-    `reduction_percent` = 100 (1 - ratio). The interval resamples tasks (or runs, with few tasks).
+    `reduction_percent` = 100 (1 - ratio). The interval is over tasks (or over matched runs, with
+    few tasks), on the log scale; where all matched runs have the same ratio it is that ratio.
     `unlike` counts matched runs whose settings differ, by setting."""
 
     a: str
@@ -159,14 +159,14 @@ def _ratio(
 def _log_interval(
     logs: np.ndarray, tasks: np.ndarray, rules: Rules, rng: np.random.Generator
 ) -> tuple[float | None, float | None, str]:
-    n_tasks = int(tasks.max()) + 1
-    if len(logs) < 2 or not rules.draws:
-        return None, None, ""
-    by_task = n_tasks >= MIN_CLUSTERS
+    by_task = int(tasks.max()) + 1 >= intervals.FEW
     clusters = tasks if by_task else np.arange(len(logs))
-    drawn = intervals.bootstrap_clusters(logs, clusters, rules.draws, rng)
-    sizes = [int(clusters.max()) + 1] if rules.bootstrap == "expanded" else None
-    low, high = intervals.interval(drawn, alpha=rules.alpha, sizes=sizes)
+    if len(logs) > 1 and np.ptp(logs) < 1e-12:  # counted, not measured: parameters, bytes
+        same = finite(np.exp(logs.mean()))
+        return same, same, "tasks" if by_task else "runs"
+    low, high = intervals.of_clusters(logs, clusters, rules, rng)
+    if low is None or high is None:
+        return None, None, ""
     return finite(np.exp(low)), finite(np.exp(high)), "tasks" if by_task else "runs"
 
 

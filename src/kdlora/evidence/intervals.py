@@ -1,8 +1,11 @@
-"""Bootstrap intervals (Efron 1979): of runs, of whole clusters, within strata. In bounded memory.
+"""Intervals: Student's over few units, the bootstrap (Efron 1979) over many. In bounded memory.
 
-Percentile intervals of few units are too narrow: of 9 tasks a nominal 95 % covers about 90 %.
-`interval` can expand the percentiles for that (Hesterberg 2015, "What teachers should know about
-the bootstrap", section 5.3): exact for the mean of normal data, close to it elsewhere.
+A unit is what was sampled: a run, a seed, a whole task. Percentile intervals of few units are too
+narrow: of 9 tasks a nominal 95 % covers about 90 %. `interval` can expand the percentiles for that
+(Hesterberg 2015, "What teachers should know about the bootstrap", section 5.3): exact for the mean
+of normal data, close to it elsewhere. No expansion helps below `FEW` units, whose resamples are a
+handful of values (95 % of 3 units cover 78 %): there it is Student's t, and nothing below `LEAST`.
+A stratum of one unit has an unknown spread, not none: it leaves no interval.
 """
 
 from __future__ import annotations
@@ -13,6 +16,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import stats
 
+from kdlora.evidence.result import Rules, finite
+
+FEW = 6  # units from which the bootstrap is used
+LEAST = 3  # units; two give one degree of freedom, and an interval that says nothing
 _CHUNK = 4_000_000  # numbers held at once
 _BUDGET = 400_000_000  # numbers drawn at most in one call
 
@@ -92,18 +99,81 @@ def interval(
     """Percentile interval over the first axis of `draws`.
 
     `sizes` (units in each resampled stratum; one number without strata) expands it: the bootstrap
-    divides by n where the variance needs n - 1, and uses the normal where t is due. NaN when no
-    stratum has two units, for then nothing varies.
+    divides by n where the variance needs n - 1, and uses the normal where t is due. NaN where a
+    stratum has a single unit, or all of them fewer than `FEW` units to spare.
     """
     tail = alpha / 2
     if sizes is not None:
-        several = np.asarray(sizes, dtype=float)
-        several = several[several > 1]
-        if not len(several):
+        units = np.asarray(sizes, dtype=float)
+        df = (units - 1).sum()
+        if units.min() < 2 or df < FEW - 1:
             nan = np.full(draws.shape[1:], np.nan)
             return nan, nan
-        shrunk = np.mean(several / (several - 1))
-        factor = math.sqrt(shrunk) * stats.t.ppf(1 - tail, (several - 1).sum())
+        factor = math.sqrt(np.mean(units / (units - 1))) * stats.t.ppf(1 - tail, df)
         tail = float(stats.norm.sf(factor))
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return low, high
+
+
+def student(values: np.ndarray, *, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    """Student's interval of the mean of `values` [n, ...] over the first axis.
+
+    NaN for fewer than `LEAST` values and where they do not vary, which is no proof that they
+    cannot.
+    """
+    values = np.asarray(values, dtype=float)
+    n, mean = len(values), values.mean(0)
+    if n < LEAST:
+        return np.full(mean.shape, np.nan), np.full(mean.shape, np.nan)
+    error = values.std(0, ddof=1) / math.sqrt(n)
+    half = np.where(
+        error > np.maximum(1e-12 * np.abs(mean), 1e-13),
+        stats.t.ppf(1 - alpha / 2, n - 1) * error,
+        np.nan,
+    )
+    return mean - half, mean + half
+
+
+def jackknife(
+    whole: np.ndarray, without: np.ndarray, *, alpha: float = 0.05
+) -> tuple[np.ndarray, np.ndarray]:
+    """Student's interval of a statistic from its values without each unit (Tukey 1958).
+
+    `whole` [...] is the statistic, `without` [n, ...] what it is when a unit is left out. Exact for
+    a mean: the pseudo-values are then the units themselves. The interval is centred on `whole`.
+    """
+    n = len(without)
+    pseudo = n * whole[None] - (n - 1) * without
+    low, high = student(pseudo, alpha=alpha)
+    shift = whole - pseudo.mean(0)
+    return low + shift, high + shift
+
+
+def of_mean(
+    values: np.ndarray, rules: Rules, rng: np.random.Generator
+) -> tuple[float | None, float | None]:
+    """The interval of the mean of independent `values` [n]; None where there is none to give."""
+    return of_clusters(values, np.arange(len(values)), rules, rng)
+
+
+def of_clusters(
+    values: np.ndarray, clusters: np.ndarray, rules: Rules, rng: np.random.Generator
+) -> tuple[float | None, float | None]:
+    """The interval of the mean of `values` [n] whose units are whole clusters (codes [n])."""
+    values = np.asarray(values, dtype=float)
+    units = len(np.unique(clusters))
+    if rules.bootstrap == "expanded" and units < FEW:
+        top = np.bincount(clusters, weights=values)
+        bottom = np.bincount(clusters)
+        top, bottom = top[bottom > 0], bottom[bottom > 0]
+        if units < LEAST:
+            return None, None
+        without = (top.sum() - top) / (bottom.sum() - bottom)
+        low, high = jackknife(np.asarray(values.mean()), without, alpha=rules.alpha)
+        return finite(low), finite(high)
+    if units < 2 or not rules.draws or np.ptp(values) == 0:
+        return None, None
+    drawn = bootstrap_clusters(values, clusters, rules.draws, rng)
+    sizes = [units] if rules.bootstrap == "expanded" else None
+    low, high = interval(drawn, alpha=rules.alpha, sizes=sizes)
+    return finite(low), finite(high)

@@ -3,7 +3,7 @@
     score of (teacher, student) = mean + teacher effect + student effect + interaction
 
 Effects are deviations from the mean of the matrix and sum to zero. Intervals and p-values come from
-one bootstrap in which the examples are drawn together for all models, and then the seeds, so what
+draws in which the examples are resampled together for all models, and the seeds vary, so what
 the cells share cancels out of their differences. With one seed they speak of the trained models
 that stand in the matrix, not of what another training would give.
 """
@@ -22,7 +22,7 @@ import pandas as pd
 from kdlora.evidence.paired_tests import adjust
 from kdlora.evidence.prediction_tests import mcnemar
 from kdlora.evidence.result import Result, finite
-from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, two_sided_p
+from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, score_ends, two_sided_p
 from kdlora.evidence.scores import numbers
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
@@ -362,7 +362,8 @@ def _model(
     alpha: float,
 ) -> MatrixModel:
     """One model of the matrix as means over its seeds."""
-    low, high = quantiles(None if drawn.draws is None else drawn.draws[:, at[name]], alpha)
+    draws = None if drawn.draws is None else drawn.draws[:, at[name]]
+    low, high = score_ends(draws, str(rows["metric"].iloc[0]), alpha)
     kind = name[0] if name[0] in ("teacher", *ALONE) else "distilled"
     size = _mean(rows, "size_mb")
 

@@ -25,8 +25,8 @@ AXES = {"score": 1, **directions(("trainable_params", "size_mb", "latency_p50_ms
 class Point(Result):
     """One method: its value on every axis, whether nothing beats it, and how often that holds.
 
-    `on_front_share`: share of bootstrap draws (of tasks, or of cells with few tasks) in which no
-    other method is at least as good on every axis and better on one.
+    `on_front_share`: share of bootstrap draws (of tasks, or of the cells of a single task) in which
+    no other method is at least as good on every axis and better on one.
     """
 
     arm: str
@@ -133,7 +133,7 @@ def _share_on_front(
     by_task = n_tasks >= 2
     units = tasks if by_task else np.arange(len(cube))
     count = int(units.max()) + 1
-    if count < 2 or not rules.draws:
+    if count < intervals.FEW or not rules.draws:
         return None, ""
     sums = np.zeros((count, *cube.shape[1:]))
     np.add.at(sums, units, cube)

@@ -7,8 +7,10 @@ many there are.
 
 A draw answers "what would the scores have been, had the held-out examples and the seeds been
 others?". The examples are the same for all models in a draw, so what they have in common cancels
-out of every difference. The spread of a mean over k seeds is widened by sqrt(k / (k - 1)), for the
-bootstrap divides by k where the variance needs k - 1.
+out of every difference. A mean over k seeds is drawn from Student's t around it, with k - 1
+degrees of freedom and one draw for all models of the same seeds: resampling two or three seeds
+gives a handful of values that cover far less than they say. With one seed nothing is known of how
+another would do, and the draws speak of the models that were trained.
 """
 
 from __future__ import annotations
@@ -58,6 +60,15 @@ def _weights(n: int, draws: int, rng: np.random.Generator) -> Iterator[np.ndarra
         drawn = rng.integers(0, n, (size, n), dtype=np.int64)
         drawn += n * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(float)
+
+
+def _seed_weights(k: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Weights [draws, k] that sum to 0: of scores [k] they make Student's error of their mean, and
+    of two models' scores with the same seeds that of the mean difference."""
+    normal = rng.standard_normal((draws, k))
+    normal -= normal.mean(1, keepdims=True)
+    spread = np.sqrt(rng.chisquare(k - 1, (draws, 1)) / (k - 1))
+    return normal / spread / math.sqrt(k * (k - 1))
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ def draw_scores(
     several = any(len(own) > 1 for own in runs)
     if n < 2 and not several:
         return ScoreDraws(means, None, None, 0, tuple(len(own) for own in runs))
-    picks: dict[tuple[int, ...], np.ndarray] = {}
+    weights: dict[tuple[int, ...], np.ndarray] = {}
     kept, varied = [], []
     for own, own_seeds in zip(runs, seeds, strict=True):
         values = by_run[:, [column[r] for r in own]]
@@ -122,10 +133,9 @@ def draw_scores(
             varied.append(centre)
             continue
         key = tuple(own_seeds)  # candidates of the same seeds are paired by seed
-        if key not in picks:
-            picks[key] = rng.integers(0, k, (len(by_run), k))
-        mean = np.take_along_axis(values, picks[key], axis=1).mean(1)
-        varied.append(centre + math.sqrt(k / (k - 1)) * (mean - centre))
+        if key not in weights:
+            weights[key] = _seed_weights(k, len(by_run), rng)
+        varied.append(centre + weights[key] @ recorded[[column[r] for r in own]])
     by_examples = np.stack(kept, 1) if n >= 2 else None
     return ScoreDraws(
         means, np.stack(varied, 1), by_examples, n, tuple(len(own) for own in runs)
@@ -138,6 +148,18 @@ def quantiles(values: np.ndarray | None, alpha: float = 0.05) -> tuple[float | N
         return None, None
     low, high = np.quantile(values, [alpha / 2, 1 - alpha / 2])
     return finite(low), finite(high)
+
+
+def score_ends(
+    values: np.ndarray | None, metric: str, alpha: float = 0.05
+) -> tuple[float | None, float | None]:
+    """`quantiles` of a model's score, which cannot lie beyond what its metric can be."""
+    low, high = quantiles(values, alpha)
+    known = metric_of(metric)
+    return (
+        None if low is None else max(low, known.low),
+        None if high is None else min(high, known.high),
+    )
 
 
 def two_sided_p(values: np.ndarray) -> float:

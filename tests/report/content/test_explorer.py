@@ -55,6 +55,13 @@ def test_every_run_and_every_known_quantity_is_there():
     true = trained[trained["run_id"] == own["run"]].iloc[0]
     assert own["score"] == pytest.approx(100 * true["score"], abs=1e-5)
     assert own["size_mb"] == true["size_mb"]
+    assert not any(m["shares"] for m in made.means)  # two tasks are too few to resample
+
+
+def test_how_often_a_model_is_on_the_front_goes_with_its_mean():
+    tasks = ("rte", "cola", "mrpc", "stsb", "movie-reviews", "sst2")
+    facts = gather(make_frame(tasks, arms=("teacher/fft", "student/lora"), seeds=(1,)))
+    made = explorer(facts, gather_report(facts.frame))
     shares = next(m["shares"] for m in made.means if m["arm"] == "teacher/fft")
     assert 0 <= shares["size_mb"] <= 1
 

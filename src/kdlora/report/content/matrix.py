@@ -92,8 +92,8 @@ KINDS = {
 INTRO = (
     "Every teacher taught every student. An effect is a deviation from the mean of all cells; "
     "interaction is what a cell has beyond its teacher's and its student's effect. Intervals and "
-    "p-values come from one bootstrap of examples, paired over all models, and of seeds; Holm "
-    "corrects within each kind of question. All on the report split."
+    "p-values come from draws of examples, paired over all models, and of seeds by Student's t; "
+    "Holm corrects within each kind of question. All on the report split."
 )
 
 
@@ -269,8 +269,8 @@ def effects(found: Sequence[Matrix]) -> Table:
     )
     return Table(
         "matrix_effects", "Whose doing it is", columns, tuple(rows),
-        "Deviations from the mean of all cells; 95 % bootstrap intervals. The share is that of "
-        "the kind in the sum of squares between cells, noise among it.",
+        "Deviations from the mean of all cells; 95 % intervals. The share is that of the "
+        "kind in the sum of squares between cells, noise among it.",
         heads=len(_lead_columns(found)) + 2,
     )  # fmt: skip
 
@@ -305,7 +305,7 @@ def contrasts(found: Sequence[Matrix]) -> Table:
     )
     return Table(
         "matrix_tests", "Differences in the matrix", columns, tuple(rows),
-        "Paired bootstrap over examples and seeds with 95 % intervals; McNemar's exact test "
+        "Paired over examples and seeds, with 95 % intervals; McNemar's exact test "
         "compares the accuracies of single runs.",
         heads=len(_lead_columns(found)) + 3, folded=True,
     )  # fmt: skip

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from kdlora.evidence.aggregates import Aggregate
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks, outcomes
 from kdlora.evidence.study import Evidence
@@ -55,8 +58,8 @@ def averages_figure(stats: Evidence) -> Figure | None:
     counts = w.join([str(n) for n in cells], "or")
     caption = (
         f"Means over the cells that all models of a pair share (n = {counts} cells a model)"
-        + ("; lines are 95 % bootstrap intervals over cells within tasks."
-           if some.mean_low is not None else "; too few cells for intervals.")
+        + (f"; lines are 95 % intervals over {some.over_seeds} seeds."
+           if some.over_seeds else f"; no intervals: {some.cannot}.")
     )  # fmt: skip
     return Figure("averages", "Average score of each pair and model", caption, tuple(panels),
                   ("averages",))  # fmt: skip
@@ -123,32 +126,55 @@ def averages_table(stats: Evidence) -> Table | None:
     parts = [*stats.by_pair.items()]
     if len(parts) > 1 and stats.aggregates:
         parts.append(("all pairs", stats.aggregates))
+    shown = [x for _, found in parts for x in found]
+    if not shown:
+        return None
+    over_seeds = any(x.mean_low is not None for x in shown)
+    shares = _shares_over(shown)
     rows = tuple(
-        (Cell(pair), model_cell(x.arm), points_cell(x.mean), interval_cell(x.mean_low, x.mean_high),
+        (Cell(pair), model_cell(x.arm), points_cell(x.mean),
+         *([interval_cell(x.mean_low, x.mean_high)] if over_seeds else []),
          points_cell(x.iqm), points_cell(x.retention),
-         interval_cell(x.retention_low, x.retention_high), w.count(x.n_cells), w.count(x.n_tasks))
+         *([interval_cell(*_share_interval(x, shares))] if shares else []),
+         w.count(x.n_cells), w.count(x.n_tasks))
         for pair, found in parts for x in found
     )  # fmt: skip
-    if not rows:
-        return None
     columns = (
-        PAIR, MODEL, Column("mean", "Mean", "points"), Column("interval", "95 % interval"),
-        Column("iqm", "Interquartile mean", "points"),
-        Column("retention", "Of the reference", "%"), Column("retention_interval", "95 % interval"),
+        PAIR, MODEL, Column("mean", "Mean", "points"),
+        *([Column("interval", "95 % interval, over seeds")] if over_seeds else []),
+        Column("iqm", "Interquartile mean", "points"), Column("retention", "Of the reference", "%"),
+        *([Column("retention_interval", f"95 % interval, over {shares}")] if shares else []),
         Column("cells", "Shared cells"), Column("tasks", "Tasks"),
     )  # fmt: skip
+    why = [f"{w.sentence_case(group)}: {found[0].cannot}." for group, found in parts
+           if found[0].cannot]  # fmt: skip
+    missing = [f"No average over all pairs: {stats.shared.reason}."] * bool(stats.shared.reason)
     return Table(
         "averages",
         "Average scores with intervals",
         columns,
         rows,
         f"Over the cells (pair, task, seed) that all models of the row's group share; best first. "
-        f"Intervals resample cells within tasks, so they speak of these tasks. The reference is "
-        f"{w.arm_name(stats.reference)}.",
-        (f"No average over all pairs: {stats.shared.reason}.",) if stats.shared.reason else (),
+        f"The reference is {w.arm_name(stats.reference)}. Intervals are Student's: over seeds, "
+        "what other seeds would give on these tasks and pairs with the same texts; over tasks, "
+        "what tasks like these would give.",
+        (*missing, *why),
         heads=2,
         folded=True,
     )
+
+
+def _shares_over(found: Sequence[Aggregate]) -> str:
+    """What the intervals of shares are over: the tasks where there are enough, else the seeds."""
+    if any(x.retention_low_tasks is not None for x in found):
+        return "tasks"
+    return "seeds" if any(x.retention_low is not None for x in found) else ""
+
+
+def _share_interval(x: Aggregate, over: str) -> tuple[float | None, float | None]:
+    if over == "tasks":
+        return x.retention_low_tasks, x.retention_high_tasks
+    return x.retention_low, x.retention_high
 
 
 LISTED_SEEDS = 6

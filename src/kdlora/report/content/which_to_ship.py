@@ -23,9 +23,9 @@ DRAWS, SEED = 2_000, 0
 
 INTRO = (
     "Chosen on the selection split; the report split's score is shown and chooses nothing. The "
-    "probability is the share of bootstrap draws, of examples paired over all models and of seeds, "
-    "in which the choice keeps every limit and is the best of those that do. A size or latency "
-    "that was not measured on an exported artefact or by the run itself is an estimate and says "
+    "probability is the share of draws, of examples paired over all models and of seeds, in which "
+    "the choice keeps every limit and is the best of those that do. A size or latency that was "
+    "not measured on an exported artefact or by the run itself is an estimate and says "
     "so. The command kdlora recommend takes limits of your own."
 )
 
