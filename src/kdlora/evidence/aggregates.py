@@ -231,6 +231,17 @@ class Aggregate(Result):
     retention_high_tasks: float | None = None
     cannot: str = ""
 
+    @property
+    def share_interval(self) -> tuple[str, float | None, float | None]:
+        """The widest claim that can be made of the share: what its interval is over, and its ends.
+
+        Over tasks where there are enough of them, else over seeds, else over nothing.
+        """
+        if self.retention_low_tasks is not None:
+            return "tasks", self.retention_low_tasks, self.retention_high_tasks
+        over = "seeds" if self.retention_low is not None else ""
+        return over, self.retention_low, self.retention_high
+
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Interquartile mean: the mean without the lowest and highest quarter, rounded down."""

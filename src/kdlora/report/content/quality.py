@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pandas as pd
 
-from kdlora.evidence.aggregates import Aggregate
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks, outcomes
 from kdlora.evidence.study import Evidence
@@ -130,12 +127,12 @@ def averages_table(stats: Evidence) -> Table | None:
     if not shown:
         return None
     over_seeds = any(x.mean_low is not None for x in shown)
-    shares = _shares_over(shown)
+    shares = w.join(sorted({over for x in shown if (over := x.share_interval[0])}), "or")
     rows = tuple(
         (Cell(pair), model_cell(x.arm), points_cell(x.mean),
          *([interval_cell(x.mean_low, x.mean_high)] if over_seeds else []),
          points_cell(x.iqm), points_cell(x.retention),
-         *([interval_cell(*_share_interval(x, shares))] if shares else []),
+         *([interval_cell(*x.share_interval[1:])] if shares else []),
          w.count(x.n_cells), w.count(x.n_tasks))
         for pair, found in parts for x in found
     )  # fmt: skip
@@ -162,19 +159,6 @@ def averages_table(stats: Evidence) -> Table | None:
         heads=2,
         folded=True,
     )
-
-
-def _shares_over(found: Sequence[Aggregate]) -> str:
-    """What the intervals of shares are over: the tasks where there are enough, else the seeds."""
-    if any(x.retention_low_tasks is not None for x in found):
-        return "tasks"
-    return "seeds" if any(x.retention_low is not None for x in found) else ""
-
-
-def _share_interval(x: Aggregate, over: str) -> tuple[float | None, float | None]:
-    if over == "tasks":
-        return x.retention_low_tasks, x.retention_high_tasks
-    return x.retention_low, x.retention_high
 
 
 LISTED_SEEDS = 6
