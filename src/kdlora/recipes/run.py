@@ -42,6 +42,7 @@ from kdlora.recipes.untrained import (
     folder_mb,
     given_teacher,
     outputs_teacher,
+    zero_shot_teacher,
 )
 from kdlora.records.environment import describe_environment
 from kdlora.records.halving import rung_of, write_rung
@@ -62,6 +63,7 @@ from kdlora.spec.run import (
     GivenTeacherRun,
     Run,
     TrainedRun,
+    ZeroShotTeacherRun,
     seed_for,
 )
 from kdlora.training.checkpoint import Paused, Progress
@@ -94,6 +96,9 @@ def run_one(
         outcome = baseline(run, folder, data)
     elif isinstance(run, FileTeacherRun):
         outcome = outputs_teacher(run, data)
+    elif isinstance(run, ZeroShotTeacherRun):
+        on_progress({"stage": "asking the zero-shot teacher"})
+        outcome = zero_shot_teacher(run, data)
     elif isinstance(run, GivenTeacherRun):
         on_progress({"stage": "scoring the given teacher"})
         outcome = given_teacher(run, store, data)

@@ -31,11 +31,19 @@ from kdlora.measure.quality import score_split
 from kdlora.models.checkpoints import Checkpoint
 from kdlora.models.saved import save_trained
 from kdlora.models.student_layers import keep_layers
+from kdlora.recipes.zero_shot import ZeroShotLabeller
 from kdlora.records.leases import waited_for
 from kdlora.records.record import Record, TeacherCalibration, Teaching
 from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_model_folder
-from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, FileTeacherRun, OutputsRef
+from kdlora.spec.run import (
+    DistilledRun,
+    EncoderRef,
+    EncoderRun,
+    FileTeacherRun,
+    OutputsRef,
+    ZeroShotTeacherRun,
+)
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import load_finished, load_merged, predict
 from kdlora.training.precision import choose_compute
@@ -195,25 +203,31 @@ class FileTeacher:
 
 
 def calibrated_file(run: FileTeacherRun, data: TaskData) -> FileTeacher:
-    """The teacher of a file, calibrated on the gold labels of the selection split if asked to be.
-
-    The report split has no part in it.
-    """
+    """The teacher of a file, calibrated if it asks to be."""
     teacher = FileTeacher(run.outputs, data.task)
     if run.outputs.calibrate and not data.task.kind.numeric:
-        gold = data.selection.take(teacher.knows(data.selection))
         alone = run.outputs.kind == "labels" and run.outputs.confidence is None
-        teacher.calibration = calibrate_teacher(
-            teacher.label(gold), gold.labels, answers_alone=alone
-        )
+        teacher.calibration = calibration_on_gold(teacher, data, answers_alone=alone)
     return teacher
+
+
+def calibration_on_gold(
+    teacher: Labeller, data: TaskData, *, answers_alone: bool
+) -> TeacherCalibration | None:
+    """How a teacher's logits become honest on the labels of the selection split, and of no other.
+
+    `answers_alone`: it says classes without any probability.
+    """
+    gold = data.selection.take(teacher.knows(data.selection))
+    return calibrate_teacher(teacher.label(gold), gold.labels, answers_alone=answers_alone)
 
 
 def teacher_of(record: Record, store: Store, task: Task) -> Labeller:
     """The teacher that a record is of."""
     if isinstance(record.run, FileTeacherRun):
-        told = record.facts.teacher_file
-        return FileTeacher(record.run.outputs, task, told.calibration if told else None)
+        return FileTeacher(record.run.outputs, task, record.facts.calibration)
+    if isinstance(record.run, ZeroShotTeacherRun):
+        return ZeroShotLabeller(record.run, task, record.facts.calibration)
     return ModelTeacher(model_of(record), store, task)
 
 

@@ -13,12 +13,20 @@ from torch import nn
 from kdlora.data.batches import encode_once
 from kdlora.data.examples import Examples, TaskData
 from kdlora.distillation.soft_labels import SoftLabels
+from kdlora.measure.calibration import calibrate_teacher, calibrated
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
 from kdlora.recipes.teacher import calibrated_file, labels_at_hand
+from kdlora.recipes.zero_shot import ZeroShotLabeller
 from kdlora.records.record import Efficiency, TeacherFileFacts, TrainingFacts
 from kdlora.records.store import Store
-from kdlora.spec.run import BaselineRun, FileTeacherRun, GivenTeacherRun, seed_for
+from kdlora.spec.run import (
+    BaselineRun,
+    FileTeacherRun,
+    GivenTeacherRun,
+    ZeroShotTeacherRun,
+    seed_for,
+)
 from kdlora.training.inference import inference_costs, load_finished, predict_held_out
 from kdlora.training.precision import Compute, choose_compute
 
@@ -82,10 +90,28 @@ def outputs_teacher(run: FileTeacherRun, data: TaskData) -> RunOutcome:
         read=table.read,
         left_out=table.left_out,
         no_class=dict(list(table.no_class.items())[:_MOST_TOLD]),
-        calibration=teacher.calibration,
     )
-    facts = TrainingFacts(stopped="not trained", teacher_file=told)
+    facts = TrainingFacts(stopped="not trained", teacher_file=told, calibration=teacher.calibration)
     return RunOutcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
+
+
+def zero_shot_teacher(run: ZeroShotTeacherRun, data: TaskData) -> RunOutcome:
+    """Score a teacher that answers by entailment, calibrated on the selection split's labels."""
+    teacher = ZeroShotLabeller(run, data.task)
+    raw = {name: teacher.label(part) for name, part in data.splits().items() if name != "train"}
+    teacher.calibration = calibrate_teacher(
+        raw["selection"], data.selection.labels, answers_alone=False
+    )
+    outputs = {name: calibrated(logits, teacher.calibration) for name, logits in raw.items()}
+    facts = TrainingFacts(
+        stopped="not trained",
+        calibration=teacher.calibration,
+        precision=teacher.compute.name,
+        precision_reason=teacher.compute.reason,
+        device=str(teacher.compute.device),
+    )
+    efficiency = Efficiency(trainable_params=0, total_params=teacher.total_params, train_s=0.0)
+    return RunOutcome(data, outputs, facts, efficiency)
 
 
 def baseline(run: BaselineRun, folder: Path, data: TaskData) -> RunOutcome:

@@ -156,11 +156,11 @@ class Teaching(RecordPart):
 
 
 class TeacherCalibration(RecordPart):
-    """What made a file's answers honest, fitted on the gold labels of the selection split."""
+    """What made a teacher's answers honest, fitted on the gold labels of the selection split."""
 
     method: Literal["temperature", "answers"]
-    n: int = Field(description="rows of the selection split that the file answers")
-    accuracy: float = Field(description="of the file on them")
+    n: int = Field(description="rows of the selection split that the teacher answers")
+    accuracy: float = Field(description="of the teacher on them")
     cross_entropy_before: float = Field(description="in nats, on the same rows")
     cross_entropy_after: float
     temperature: float | None = Field(None, description="the logits are divided by it")
@@ -176,9 +176,6 @@ class TeacherFileFacts(RecordPart):
     left_out: dict[str, int] = Field({}, description="reason -> rows that teach nothing")
     no_class: dict[str, int] = Field(
         {}, description="the commonest answers that are no class -> rows"
-    )
-    calibration: TeacherCalibration | None = Field(
-        None, description="absent where it was not asked for, or with too few gold labels"
     )
 
 
@@ -212,6 +209,11 @@ class TrainingFacts(RecordPart):
     target_scale: float | None = None
     teaching: Teaching | None = None
     teacher_file: TeacherFileFacts | None = Field(None, description="of a teacher that is a file")
+    calibration: TeacherCalibration | None = Field(
+        None,
+        description="of a teacher that is a file or answers by entailment; absent where it was not "
+        "asked for, or with too few gold labels",
+    )
 
 
 SCHEMA = 1

@@ -26,6 +26,7 @@ from kdlora.spec.study import Study, merged
 from kdlora.spec.variations import SECTIONS, PlannedArm, Variation
 from kdlora.spec.yaml_file import load_yaml
 from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, Arm, matching, teaching_arm
+from kdlora.vocabulary.task import TASKS
 
 _OF_PEFT = ("method", "config", "targets")  # the settings that an arm named peft has
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -275,6 +276,10 @@ def _halving_problems(study: Study) -> Iterator[str]:
 
 def teaching_problems(study: Study) -> Iterator[str]:
     """What cannot be taught, as far as the study file tells; what is excluded need not be."""
+    for pair in study.pairs:
+        if pair.zero_shot is not None:
+            for item in study.tasks:
+                yield from _zero_shot_problems(pair, item)
     for arm in study.planned_arms():
         if not arm.arm.is_distilled:
             continue
@@ -304,12 +309,29 @@ def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
             f"which '{pair.student_title}' of pair '{pair.name}' is not: give "
             "student: {from: teacher, layers: [0, 2, 4]}"
         )
-    if pair.teacher_outputs is not None and kd.signals.match_states:
+    if pair.teacher_has_no_head and kd.signals.match_states:
         names = [n for n in ("hidden", "relations") if n in kd.signals.names]
+        what = "is a file of outputs" if pair.teacher_outputs else "reads each text in pairs"
         yield (
             f"{arm}: {' and '.join(names)} need the teacher's inner states, but the teacher of "
-            f"pair '{pair.name}' is a file of outputs: use kl, logit-mse, dkd or dist"
+            f"pair '{pair.name}' {what}: use kl, logit-mse, dkd or dist"
         )
+    if pair.zero_shot is not None and kd.start == "teacher":
+        yield (
+            f"{arm}: distillation.start: teacher needs a teacher with a head for the task, but the "
+            f"one of pair '{pair.name}' answers by entailment"
+        )
+
+
+def _zero_shot_problems(pair: Pair, item: str | OwnTask) -> Iterator[str]:
+    """Tasks that a classifier of entailment cannot answer, as far as the study file tells."""
+    kind, name = stated_kind(item), task_name(item)
+    place = f"pair '{pair.name}' on task '{name}': a zero-shot teacher"
+    texts = TASKS[item].texts if isinstance(item, str) else item.text
+    if kind is not None and kind.numeric:
+        yield f"{place} tells classes, but the task is a {kind}"
+    if len(texts) > 1:
+        yield f"{place} pairs a text with a class, but the task's texts are pairs already"
 
 
 def is_planned(

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, NonNegativeInt, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    field_validator,
+    model_validator,
+)
 
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import TeacherOutputs
@@ -42,11 +49,56 @@ def encoder_title(name: str, layers: Sequence[int] | None) -> str:
     return name if layers is None else f"{name}[{','.join(map(str, layers))}]"
 
 
+class ZeroShot(Strict):
+    """How a classifier of entailment answers a task that it never saw (Yin et al. 2019).
+
+    Each class makes a sentence; the one that the text entails most is the answer.
+    """
+
+    hypothesis: str = Field(
+        "This text is about {}.", description="a sentence in which {} stands for the class"
+    )
+    labels: dict[str, str] = Field(
+        {}, description="class: the words for it in the sentence; default: its name"
+    )
+
+    @field_validator("hypothesis")
+    @classmethod
+    def _of_a_class(cls, value: str) -> str:
+        if value.count("{}") != 1:
+            raise ValueError(
+                f"'{value}': {{}} must stand in it once, such as: This text is about {{}}."
+            )
+        return value
+
+    def sentences(self, classes: Sequence[str]) -> list[str]:
+        """The hypothesis of each class."""
+        words = [self.labels.get(name, name.replace("_", " ")) for name in classes]
+        return [self.hypothesis.replace("{}", word) for word in words]
+
+
+class ZeroShotTeacher(ZeroShot):
+    """A teacher that answers by entailment, as a pair names it."""
+
+    zero_shot: str = Field(description="a classifier of entailment: a folder or a model of the hub")
+
+
+def _model_of(value: Any) -> Any:
+    """The name of a teacher; `Pair` keeps what else a zero-shot teacher says."""
+    return value.zero_shot if isinstance(value, ZeroShotTeacher) else value
+
+
 class Pair(Strict):
     """A teacher encoder and the student encoder that learns from it."""
 
     name: str = Field("", description="default: teacher--student")
-    teacher: str = Field(description="a packaged encoder, a folder, or a model of the hub")
+    teacher: Annotated[
+        str,
+        BeforeValidator(_model_of, json_schema_input_type=str | ZeroShotTeacher),
+    ] = Field(
+        description="a packaged encoder, a folder, or a model of the hub; or {zero_shot: MODEL, "
+        "hypothesis: ..., labels: ...} for one that answers by entailment"
+    )
     student: str | Layers = Field(description="the same, or layers of another encoder")
     teacher_is_trained: bool = Field(
         False, description="the teacher is already fine-tuned on this task: score it, don't train"
@@ -55,15 +107,34 @@ class Pair(Strict):
         None, description="the teacher is no model here: its outputs are read from a file"
     )
 
+    zero_shot: ZeroShot | None = Field(
+        None,
+        description="how the teacher answers by entailment; set by `teacher: {zero_shot: ...}`",
+    )
+
     @property
     def arrives_trained(self) -> bool:
         """Whether the teacher is scored and never trained."""
-        return self.teacher_is_trained or self.teacher_outputs is not None
+        return self.teacher_is_trained or self.teacher_has_no_head
+
+    @property
+    def teacher_has_no_head(self) -> bool:
+        """Whether the teacher is no model of the task: a file, or one that answers by entailment.
+
+        It has no inner states of the student's texts, and no student is timed against it.
+        """
+        return self.teacher_outputs is not None or self.zero_shot is not None
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Pair:
-        if self.teacher_outputs is not None and self.teacher_is_trained:
-            raise ValueError("give teacher_outputs or teacher_is_trained, not both")
+        ways = {
+            "teacher_outputs": self.teacher_outputs is not None,
+            "teacher_is_trained": self.teacher_is_trained,
+            "zero_shot": self.zero_shot is not None,
+        }
+        if sum(ways.values()) > 1:
+            named = " or ".join(name for name, chosen in ways.items() if chosen)
+            raise ValueError(f"give {named}, not both")
         made = isinstance(self.student, Layers) and self.student.source == "teacher"
         if self.teacher_outputs is not None and made:
             raise ValueError(
@@ -75,6 +146,10 @@ class Pair(Strict):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
+        told = value.get("teacher") if isinstance(value, dict) else None
+        if isinstance(told, dict) and "zero_shot" in told:
+            rest = {key: words for key, words in told.items() if key != "zero_shot"}
+            value = {**value, "teacher": told["zero_shot"], "zero_shot": rest}
         outputs = value.get("teacher_outputs") if isinstance(value, dict) else None
         if isinstance(outputs, dict) and not value.get("teacher"):
             value = {**value, "teacher": Path(str(outputs.get("file", ""))).name}

@@ -34,6 +34,7 @@ from kdlora.spec.run import (
     TaskRef,
     TextsRef,
     TrainedRun,
+    ZeroShotTeacherRun,
 )
 from kdlora.spec.sections import Training, stated_kind, task_name
 from kdlora.spec.study import Study
@@ -275,7 +276,7 @@ class Block:
         """The row's runs of all seeds; pairs with the same encoder there share what is dumped."""
         pair, known = self.pair, self._settings.parts
         encoder = pair.teacher if row.arm.is_teacher else pair.student_encoder
-        source = pair.name if pair.teacher_outputs else ""
+        source = pair.name if pair.teacher_has_no_head else ""
         key = (self.task.name, row.title, encoder, pair.student_layers, source)
         made = Siblings(partial(self._template, row), known.get(key))
         if len(self._settings.study.pairs) > 1:  # nobody else could share them
@@ -293,7 +294,14 @@ class Block:
         outputs = references.outputs.get((self.task.name, pair.name))
         if arm.is_teacher and outputs is not None:
             return FileTeacherRun(**common, outputs=outputs)
-        teacher = None if pair.teacher_outputs else references.encoders[pair.teacher]
+        if arm.is_teacher and pair.zero_shot is not None:
+            return ZeroShotTeacherRun(
+                **common,
+                entailment=references.encoders[pair.teacher],
+                zero_shot=pair.zero_shot,
+                training=row.training,
+            )
+        teacher = None if pair.teacher_has_no_head else references.encoders[pair.teacher]
         common |= {"training": row.training, "reference": teacher}
         if arm.is_given:
             return GivenTeacherRun(**common, encoder=teacher)

@@ -1,8 +1,9 @@
 """One run, fully resolved: what a worker needs to know and what its record states.
 
-There are five kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
-`GivenTeacherRun`, `FileTeacherRun` and `BaselineRun`. Code asks ``isinstance``, or matches on the
-class; `EncoderRun` stands for the three that are models.
+There are six kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
+`GivenTeacherRun`, `ZeroShotTeacherRun`, `FileTeacherRun` and `BaselineRun`. Code asks
+``isinstance``, or matches on the class; `EncoderRun` stands for the three that are models of the
+task.
 
 `run_id` hashes only the fields that affect the run. A teacher's id does not know its students, a
 full fine-tuning does not know the adapter's rank, and a setting of the report changes no id.
@@ -20,7 +21,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, computed_field, mod
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
-from kdlora.spec.encoders import encoder_title
+from kdlora.spec.encoders import ZeroShot, encoder_title
 from kdlora.spec.fingerprint import canonical_json, hash_json, hash_text
 from kdlora.spec.sections import Data, OwnTask, Training
 from kdlora.vocabulary.arm import Arm
@@ -191,6 +192,27 @@ class FileTeacherRun(BaseRun):
         return values
 
 
+class ZeroShotTeacherRun(BaseRun):
+    """A teacher that answers by entailment: scored, never trained. It has no head for the task."""
+
+    role: Literal["teacher"] = "teacher"
+    adaptation: Literal["given"] = "given"
+    distillation: Literal["none"] = "none"
+    entailment: EncoderRef
+    zero_shot: ZeroShot
+    training: Training  # how texts are cut and computed
+
+    def _hashed(self) -> dict[str, Any]:
+        exclude = {"path", "name"} if self.entailment.source == "folder" else {"path"}
+        values = super()._hashed()
+        values["entailment"] = self.entailment.model_dump(mode="json", exclude=exclude)
+        values["training"] = {
+            "max_length": self.training.max_length,
+            "precision": self.training.precision,
+        }
+        return values
+
+
 class EncoderRun(BaseRun):
     """What all runs of an encoder have. `training` says at least how texts are cut and computed."""
 
@@ -273,6 +295,8 @@ def _kind_of(values: Any) -> str:
         kind: type[BaseRun] = BaselineRun
     elif found.get("outputs"):
         kind = FileTeacherRun
+    elif found.get("zero_shot"):
+        kind = ZeroShotTeacherRun
     elif found.get("adaptation") == "given":
         kind = GivenTeacherRun
     else:
@@ -280,10 +304,11 @@ def _kind_of(values: Any) -> str:
     return kind.__name__
 
 
-# One training, or one scoring of what is not trained: one of five kinds.
+# One training, or one scoring of what is not trained: one of six kinds.
 Run = Annotated[
     Annotated[BaselineRun, Tag("BaselineRun")]
     | Annotated[FileTeacherRun, Tag("FileTeacherRun")]
+    | Annotated[ZeroShotTeacherRun, Tag("ZeroShotTeacherRun")]
     | Annotated[GivenTeacherRun, Tag("GivenTeacherRun")]
     | Annotated[TrainedRun, Tag("TrainedRun")]
     | Annotated[DistilledRun, Tag("DistilledRun")],
