@@ -402,3 +402,31 @@ def test_what_the_study_file_tells_is_refused_when_planning():
     for part in ("hidden need the teacher's inner states", "stsb.csv", "kind 'logits' of a regr",
                  "needs a task with an id column"):  # fmt: skip
         assert part in text
+
+
+def test_few_labels_the_rest_without_theirs_and_a_control_of_as_many_steps(corner, tmp_path):
+    rates = {"fft": 3e-3, "peft": 1e-2, "head": 2e-2}
+    plan = make_plan(
+        study(
+            corner,
+            arms=["teacher/fft", "student/fft", "student/lora", "student/kd-lora"],
+            training={"epochs": 2, "min_steps": 20, "batch_size": 16, "dropout": 0.0,
+                      "max_length": 32, "precision": "fp32", "lr": rates},
+            data={"max_train": 64, "selection_min": 40},
+            unlabelled={"moods": "rest"},
+            variations={"steps": {"arm": "student/lora", "training": {"count_texts": True}}},
+        )
+    )  # fmt: skip
+    records = {record.run.title: record for record in done(plan, Store(tmp_path)).values()}
+    taught = records["student/kd-lora"]
+    used = taught.facts.teaching.unlabelled["used"]
+    data = load_task(plan.runs[0].task, plan.runs[0].data)
+    assert 300 < used <= len(data.rest)
+    assert not set(data.rest.ids) & {*data.train.ids, *data.selection.ids}
+    alone = records["student/lora"].facts
+    assert (alone.steps, alone.planned_epochs) == (20, 5.0)  # 4 steps an epoch, at least 20
+    control = records["student/lora[steps]"].facts
+    assert control.steps == taught.facts.steps == 2 * -(-(64 + used) // 16)
+    assert records["student/lora[steps]"].quality.n["train"] == 64
+    assert "classifier" in " ".join(records["student/fft"].facts.new_modules)
+    assert records["student/fft"].run.head_lr == 2e-2

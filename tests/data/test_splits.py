@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdlora.data.splits import apportion, carve, groups_of, selection_size, strata_of, subset
+from kdlora.spec.sections import Data
 
 counts = st.lists(st.integers(0, 400), min_size=1, max_size=12).filter(lambda c: sum(c) > 0)
 rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=1, max_size=200)
@@ -22,7 +23,8 @@ seeds = st.integers(0, 2**32)
     ],
 )
 def test_selection_size(n, fraction, minimum, size):
-    assert selection_size(n, fraction=fraction, minimum=minimum) == size
+    data = Data(selection_fraction=fraction, selection_min=minimum)
+    assert selection_size(n, data) == size
 
 
 def test_apportion_by_hand():

@@ -91,12 +91,27 @@ def test_max_train_cuts_train_and_nothing_else(tmp_path):
     whole = load_task(ref, Data(selection_min=30))
     cut = load_task(ref, Data(selection_min=30, max_train=60))
     assert len(cut.train) == 60
+    assert whole.rest is None
+    assert sorted([*cut.train.ids, *cut.rest.ids]) == sorted(whole.train.ids)
     assert set(cut.train.ids) < set(whole.train.ids)
     assert cut.train.labels.mean() == pytest.approx(whole.train.labels.mean(), abs=1 / 60)
     assert cut.selection.ids.tolist() == whole.selection.ids.tolist()
     assert cut.reports["report"].ids.tolist() == whole.reports["report"].ids.tolist()
     assert any(note.startswith("max_train: 60 of") for note in cut.notes)
     assert load_task(ref, Data(selection_min=30, max_train=9999)).fingerprint == whole.fingerprint
+
+
+def test_few_labels_are_selected_on_few_rows_as_planned_now(tmp_path):
+    ref = ref_of(moods(tmp_path / "a.csv", 3000, 1))
+    for most, rows in ((None, 500), (100, 100), (600, 150), (2000, 480)):
+        data = Data(max_train=most).planned()
+        found = load_task(ref, data)
+        assert len(found.selection) <= rows
+        assert len(found.selection) >= rows - 20  # texts that repeat stay together
+        assert any("data.max_selection" in note for note in found.notes) == (most in (100, 600))
+    before = load_task(ref, Data(max_train=600))  # as records of before were planned
+    assert len(before.selection) >= 460
+    assert Data(max_train=600, max_selection=300).planned().max_selection == 300
 
 
 def test_overlap_is_counted_and_told(tmp_path):

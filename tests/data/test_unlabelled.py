@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,4 +96,23 @@ def test_problems_of_all_files_come_together(tmp_path):
 def test_nothing_left_is_an_error(tmp_path):
     ref = source(tmp_path / "1.csv", "selected", "train one")
     with pytest.raises(DataError, match=r"none of 2 unlabelled texts .* 1 held out, 1 in train"):
+        load_unlabelled([ref], task_data(), split_seed=0)
+
+
+def test_the_rest_are_train_rows_that_are_left_out_under_their_own_ids():
+    data = task_data()
+    rest = examples("left one", "selected", "train one", "left two", "left one")
+    data = replace(data, rest=rest)
+    ref = TextsRef(file="rest", text=("sentence",), fingerprint="rest")
+    found = load_unlabelled([ref], data, split_seed=0)
+    assert found.rows.texts == (["left one", "left two"],)
+    assert found.counts() == {"used": 2, "held_out": 1, "in_train": 1, "repeated": 1}
+    assert (found.rows.labels == -1).all()
+    assert found.rows.ids[1] == rest.ids[3]
+    assert found.rows.ids[0] in rest.ids[[0, 4]]
+
+
+def test_no_rest_without_rows_that_are_left_out():
+    ref = TextsRef(file="rest", text=("sentence",), fingerprint="rest")
+    with pytest.raises(DataError, match="max_train leaves no train row out"):
         load_unlabelled([ref], task_data(), split_seed=0)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from kdlora.errors import InputError
+from kdlora.spec import sections
 from kdlora.spec.check import make_study
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import NEW_FIELDS, DistilledRun, OutputsRef, read_run
-from kdlora.spec.sections import OwnTask
+from kdlora.spec.sections import OwnTask, Training
+from kdlora.spec.study import merged
 
 PAIRS = [
     {"teacher": "big", "student": "small"},
@@ -162,3 +165,76 @@ def test_saved_plans_keep_their_ids():
     for path in kept:
         for run_id, values in json.loads(path.read_text(encoding="utf-8"))["runs"].items():
             assert read_run(values).run_id == run_id, path
+
+
+def test_settings_that_came_later_change_no_id_where_they_change_no_training():
+    """Each written down as runs were before it, and records without it."""
+    before = [run.run_id for run in plan(training={"epochs": 3}).runs]
+    same = {"epochs": 3, "min_steps": 0, "count_texts": False, "lr": {"head": None}}
+    runs = plan(training=same).runs
+    assert [run.run_id for run in runs] == before
+    for run in runs:
+        values = run.model_dump(mode="json")
+        for name in ("min_steps", "count_texts"):
+            values.get("training", {}).pop(name, None)
+        for name in ("head_lr", "counted"):
+            values.pop(name, None)
+        values["data"].pop("max_selection")
+        assert read_run(values).run_id == run.run_id
+
+
+def test_who_names_epochs_means_them(monkeypatch):
+    monkeypatch.setattr(sections, "MIN_STEPS", 300)
+    assert Training().min_steps == 300
+    assert Training(epochs=3).min_steps == 0
+    assert Training(epochs=3, min_steps=7).min_steps == 7
+    changed = merged(Training(min_steps=200), {"epochs": 9})
+    assert (changed.epochs, changed.min_steps) == (9, 0)
+    assert merged(Training(), {"weight_decay": 0.1}).min_steps == 300
+    written = Training.model_validate(Training().model_dump())
+    assert written == Training()
+
+
+def test_a_rate_of_the_head_is_part_of_the_runs_that_it_changes():
+    arms = {"arms": ["teacher/fft", "student/lora"], "seeds": [1], "overrides": {}}
+    rates = {"fft": 1e-4, "peft": 1e-3}
+    before = {run.title: run for run in plan(**arms, training={"lr": rates}).runs}
+    after = {run.title: run for run in plan(**arms, training={"lr": rates | {"head": 1e-3}}).runs}
+    assert after["teacher/fft"].head_lr == 1e-3
+    assert after["teacher/fft"].run_id != before["teacher/fft"].run_id
+    assert after["student/lora"].run_id == before["student/lora"].run_id  # its own rate already
+    assert Training(lr=3e-4).lr.head is None  # one number is the rate of everything
+
+
+def test_few_labels_plan_a_small_selection_split_and_records_of_before_keep_theirs():
+    run = plan(data={"max_train": 1000}).runs[0]
+    assert run.data.max_selection == 250
+    assert plan(data={"max_train": 300}).runs[0].data.max_selection == 100
+    assert plan().runs[0].data.max_selection is None
+    old = run.model_dump(mode="json")
+    old["data"].pop("max_selection")
+    assert read_run(old).run_id != run.run_id
+
+
+def test_a_control_counts_the_texts_that_it_does_not_learn_from():
+    changes = {
+        "tasks": ["rte"], "seeds": [1], "pairs": PAIRS[:1], "overrides": {},
+        "arms": ["teacher/fft", "student/lora", "student/kd-lora"],
+        "data": {"max_train": 100}, "unlabelled": {"rte": "rest"},
+        "variations": {
+            "steps": {"arm": "student/lora", "training": {"count_texts": True}},
+            "taught": {"arm": "student/kd-lora", "training": {"count_texts": True}},
+        },
+    }  # fmt: skip
+    runs = {run.title: run for run in plan(**changes).runs}
+    control = runs["student/lora[steps]"]
+    assert control.counted == runs["student/kd-lora"].unlabelled
+    assert control.counted[0].is_rest
+    assert control.run_id != runs["student/lora"].run_id
+    assert runs["student/lora"].counted == ()
+    # an arm that learns from them is no other for counting them
+    assert "student/kd-lora[taught]" not in runs
+    with pytest.raises(InputError, match="no unlabelled texts"):
+        plan(**changes | {"unlabelled": {}})
+    with pytest.raises(InputError, match="there is no max_train"):
+        plan(**changes | {"data": {}})

@@ -14,7 +14,8 @@ from kdlora.distillation.losses import make_loss
 from kdlora.spec.sections import Training
 from kdlora.training import loop
 from kdlora.training.inference import predict
-from kdlora.training.loop import Hooks, Seeds, clipped_step, gradient_norm, make_optimizer
+from kdlora.training.loop import Hooks, NewRates, Seeds, clipped_step, gradient_norm, make_optimizer
+from kdlora.training.schedule import make_schedule
 from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_tokenizer
 from tests.harness.training import CONFIG, CPU, DATA, TASK, accuracy, fit, make_model, same
@@ -310,3 +311,63 @@ def test_a_clipped_step_is_torchs_own(size):
         states.append((weight.detach(), optimizer.state[weight]["exp_avg"]))
     for one, other in zip(*states, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-8)
+
+
+def test_new_parameters_move_by_their_own_rate(tmp_path):
+    """AdamW's first step moves every weight by its rate, whatever the gradient's size."""
+    names = frozenset({"classifier.weight", "classifier.bias"})
+    settings = Training(epochs=1, batch_size=96, warmup=0.0, weight_decay=0.0, max_length=32)
+    model = make_model(dropout=0.0)
+    before = copy.deepcopy(model.state_dict())
+    schedule = make_schedule(len(DATA.labels), settings, 1e-4)
+    fit(model, tmp_path, settings=settings, schedule=schedule, new=NewRates(names, 50.0))
+    moved = {n: (p - before[n]).abs().max().item() for n, p in model.named_parameters()}
+    assert [moved[n] for n in names] == pytest.approx([5e-3, 5e-3], rel=0.05)
+    assert max(v for n, v in moved.items() if n not in names) == pytest.approx(1e-4, rel=0.05)
+
+
+def test_a_rate_of_their_own_that_is_the_others_changes_nothing(tmp_path):
+    models = []
+    for number, new in enumerate((None, NewRates(frozenset(), 1.0))):
+        models.append(make_model())
+        (tmp_path / str(number)).mkdir()
+        fit(models[-1], tmp_path / str(number), new=new)
+    assert same(*models)
+
+
+def test_an_interrupted_training_with_a_rate_of_its_own_goes_on_as_if_undisturbed(tmp_path):
+    new = NewRates(frozenset({"classifier.weight", "classifier.bias"}), 10.0)
+    models = []
+    for stop in (None, 7):
+        (folder := tmp_path / str(stop)).mkdir()
+
+        def at(event, stop=stop):
+            if event.get("step") == stop:
+                raise KeyboardInterrupt
+
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                fit(make_model(), folder, new=new, on_progress=at)
+        models.append(make_model())
+        fit(models[-1], folder, new=new)
+    assert same(*models)
+
+
+def test_the_last_epoch_need_not_be_whole(tmp_path):
+    settings = Training(epochs=1, batch_size=16, max_length=32)
+    schedule = make_schedule(len(DATA.labels), settings, 1e-3, counted=50)
+    progress = fit(make_model(), tmp_path, settings=settings, schedule=schedule)
+    assert progress.step == schedule.total_steps == 10
+    assert [row["step"] for row in progress.history] == [6, 10]
+
+
+def test_a_checkpoint_of_labels_in_another_unit_is_not_continued(tmp_path):
+    def stop(event):
+        if event.get("step") == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(make_model(), tmp_path, on_progress=stop)
+    progress = fit(make_model(), tmp_path, unit="(2.5, 1.5)")
+    assert progress.resumed == 0
+    assert list(tmp_path.glob("checkpoint*damaged*"))

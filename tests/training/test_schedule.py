@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch import nn, optim
 from transformers import get_linear_schedule_with_warmup
 
-from kdlora.spec.sections import Training
-from kdlora.training.schedule import evaluation_steps, make_schedule
+from kdlora.spec.sections import MOST_EPOCHS, Training
+from kdlora.training.schedule import evaluation_steps, make_schedule, steps_of
 
 
 @given(
@@ -48,3 +48,28 @@ def test_evaluations_are_spread_over_each_epoch():
     schedule = make_schedule(1000, Training(batch_size=10, epochs=2), 1e-3)
     assert evaluation_steps(schedule, 1) == {100, 200}
     assert evaluation_steps(schedule, 4) == {25, 50, 75, 100, 125, 150, 175, 200}
+
+
+@given(
+    st.integers(1, 3000), st.integers(1, 64), st.integers(1, 9), st.integers(0, 2000),
+    st.integers(0, 3000),
+)  # fmt: skip
+def test_a_floor_of_steps_adds_whole_epochs_and_no_more_than_needed(n, batch, epochs, floor, more):
+    training = Training(batch_size=batch, epochs=epochs, min_steps=floor)
+    per_epoch, total = steps_of(n, training, counted=more)
+    assert per_epoch == -(-n // batch)
+    lasting = -(-(n + more) // batch)
+    passes, left = divmod(total, lasting)
+    assert left == 0
+    assert epochs <= passes <= max(epochs, MOST_EPOCHS)
+    assert passes == epochs or total - lasting < floor
+    assert total >= floor or passes >= MOST_EPOCHS
+
+
+def test_texts_that_only_count_give_as_many_steps_as_learning_from_them():
+    training = Training(batch_size=32, epochs=3)
+    alone = make_schedule(1000, training, 1e-3, counted=5000)
+    assert alone.total_steps == make_schedule(6000, training, 1e-3).total_steps == 3 * 188
+    assert alone.steps_per_epoch == 32
+    assert alone.epochs == pytest.approx(17.625)
+    assert max(evaluation_steps(alone, 1)) == alone.total_steps

@@ -65,6 +65,7 @@ class TaskData:
     reports: keyed as `Task.reports`; the first is "report".
     overlap: report rows whose exact text also stands in train or selection.
     fingerprint: hash over all ids, texts and labels of all splits: what was really used.
+    rest: train rows that `max_train` leaves out; they belong to no split.
     notes: what a user should be told.
     """
 
@@ -75,6 +76,7 @@ class TaskData:
     overlap: int
     fingerprint: str
     notes: tuple[str, ...] = ()
+    rest: Examples | None = None
 
     def splits(self) -> dict[str, Examples]:
         """All splits by name, train first."""

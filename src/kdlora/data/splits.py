@@ -10,13 +10,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kdlora.spec.sections import Data
+
 LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
 _BIN_ROWS, _MOST_BINS = 20, 10
 
 
-def selection_size(n: int, *, fraction: float, minimum: int) -> int:
-    """Rows to select on: a fraction of n, at least `minimum`, at most a fifth of n."""
-    return min(max(round(fraction * n), minimum), int(LARGEST_SHARE * n))
+def selection_size(n: int, data: Data) -> int:
+    """Rows of n to select on: a fraction, at least a minimum, at most a fifth or as set."""
+    wanted = max(round(data.selection_fraction * n), data.selection_min)
+    return min(wanted, int(LARGEST_SHARE * n), data.max_selection or n)
 
 
 def strata_of(labels: np.ndarray) -> np.ndarray:

@@ -177,12 +177,20 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
             f"selection_fraction {data.selection_fraction:g} was cut to {LARGEST_SHARE:g}: more "
             "would starve the training"
         )
-    size = selection_size(len(train), fraction=data.selection_fraction, minimum=data.selection_min)
+    size = selection_size(len(train), data)
+    if data.max_selection == size and data.max_train is not None:
+        notes.append(
+            f"checkpoints are selected on {size:,} rows: more labels are not at hand where "
+            f"{data.max_train:,} rows are trained on (data.max_selection)"
+        )
     train, selection = _carve(train, size, seed_for(data.split_seed, "selection"))
+    rest = None
     if data.max_train is not None and data.max_train < len(train):
         notes.append(f"max_train: {data.max_train:,} of {len(train):,} train rows are used")
         rng = np.random.default_rng(seed_for(data.split_seed, "max_train"))
-        train = train.take(subset(strata_of(train.labels), size=data.max_train, rng=rng))
+        used = np.zeros(len(train), dtype=bool)
+        used[subset(strata_of(train.labels), size=data.max_train, rng=rng)] = True
+        train, rest = train.take(used), train.take(~used)
 
     splits = {"train": train, "selection": selection, **reports}
     notes += _class_notes(task, splits)
@@ -201,6 +209,7 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
         overlap=sum(found.values()),
         fingerprint=fingerprint(splits),
         notes=tuple(notes),
+        rest=rest,
     )
 
 

@@ -6,7 +6,7 @@ transfer set can never leak what the student is chosen or reported on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
 from kdlora.errors import DataError
 from kdlora.spec.run import TextsRef, seed_for
 from kdlora.tables.reader import read_table, require_as_planned, text_columns
-from kdlora.vocabulary.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,8 @@ def load_unlabelled(
     """The texts of all sources that a student may learn from; None without sources.
 
     Texts of the selection and report splits are dropped, then those of the train rows in use and
-    repetitions. Of what is left a source's `max_rows` are drawn by `split_seed` alone. Raises
+    repetitions. Of what is left a source's `max_rows` are drawn by `split_seed` alone. Train rows
+    that `max_train` leaves out keep their ids, by which a teacher's file may know them. Raises
     DataError with all that is wrong with the files, or if nothing is left.
     """
     if not sources:
@@ -60,7 +60,7 @@ def load_unlabelled(
     tables = []
     for source in sources:
         try:
-            tables.append(_texts(source))
+            tables.append(_texts(source, data))
         except DataError as error:
             problems += error.problems
     if problems:
@@ -91,7 +91,7 @@ def load_unlabelled(
             + ", ".join(f"{v:,} {k.replace('_', ' ')}" for k, v in counts.items() if v),
             where=f"task '{data.task.name}', unlabelled",
         )
-    rows = _examples(data.task, kept)
+    rows = _examples(data, kept)
     return Unlabelled(rows, read=sum(map(len, tables)), **counts)
 
 
@@ -106,8 +106,12 @@ def joined(train: Examples, extra: Examples | None) -> Examples:
     )
 
 
-def _texts(source: TextsRef) -> list[tuple[str, ...]]:
-    """The rows of a file; nulls are empty texts."""
+def _texts(source: TextsRef, data: TaskData) -> list[tuple[str, ...]]:
+    """The rows of a file, where nulls are empty texts, or the train rows that are left out."""
+    if source.is_rest:
+        if data.rest is None:
+            raise DataError("rest: max_train leaves no train row out")
+        return list(zip(*data.rest.texts, strict=True))
     path = Path(source.file)
     require_as_planned(path, source.fingerprint)
     return list(zip(*text_columns(read_table(path, source.text), source.text), strict=True))
@@ -129,8 +133,11 @@ def _rows_of(*parts: Examples) -> set[tuple[str, ...]]:
     return {row for part in parts for row in zip(*part.texts, strict=True)}
 
 
-def _examples(task: Task, rows: Iterable[tuple[str, ...]]) -> Examples:
-    texts = tuple(list(column) for column in zip(*rows, strict=True))
+def _examples(data: TaskData, rows: Sequence[tuple[str, ...]]) -> Examples:
+    texts, task = tuple(list(column) for column in zip(*rows, strict=True)), data.task
     # ids of their own: the same text may be a labelled row that is not in use
     ids = ids_of_texts(f"{task.name} unlabelled", texts)
+    if data.rest is not None:
+        own = dict(zip(zip(*data.rest.texts, strict=True), data.rest.ids.tolist(), strict=True))
+        ids = np.array([own.get(row, new) for row, new in zip(rows, ids.tolist(), strict=True)])
     return Examples(ids, texts, task.kind.unlabelled(len(texts[0])))

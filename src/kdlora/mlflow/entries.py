@@ -24,7 +24,8 @@ COMPLETE = "kdlora.complete"  # set last: without it a mirrored run is a torn on
 MAX_PARAM = 6000
 MAX_TAG = 5000
 
-_SILENT = {"run_id", "version", "training.lr", "training.lr.fft", "training.lr.peft"}
+_RATES = {"training.lr", "training.lr.fft", "training.lr.peft", "training.lr.head"}
+_SILENT = {"run_id", "version", *_RATES}
 
 
 @dataclass(frozen=True)

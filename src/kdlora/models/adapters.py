@@ -221,6 +221,7 @@ __all__ = [
     "extra_loss",
     "load_allocator_state",
     "merge",
+    "new_parameters",
     "rank_pattern",
     "saved_modules",
     "trainable_parameters",
@@ -392,6 +393,17 @@ def saved_modules(model: nn.Module) -> list[str]:
         return []
     modules = model.get_base_model().named_modules()
     return [name for name, module in modules if isinstance(module, ModulesToSaveWrapper)]
+
+
+def new_parameters(model: nn.Module, new_modules: Sequence[str]) -> frozenset[str]:
+    """Names of the trained parameters that belong to newly initialised modules of the encoder."""
+    wrapped = f".modules_to_save.{ADAPTER_NAME}."
+    plain = {
+        name: name.removeprefix("base_model.model.").replace(wrapped, ".")
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    return frozenset(n for n, own in plain.items() if own.rpartition(".")[0] in new_modules)
 
 
 def after_step(model: nn.Module, step: int) -> None:

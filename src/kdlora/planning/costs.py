@@ -31,6 +31,7 @@ from kdlora.spec.run import (
     DistilledRun,
     EncoderRun,
     Run,
+    TrainedRun,
     adapter_of,
     encoder_of,
     read_run,
@@ -287,14 +288,16 @@ def _equal_costs(run: Run, *, closely: bool) -> tuple[Any, ...]:
     if not isinstance(run, EncoderRun):
         return (run.role, run.adaptation, id(run.task), id(run.data))
     kd, texts = (run.kd, run.unlabelled) if isinstance(run, DistilledRun) else (None, ())
+    counted = run.counted if isinstance(run, TrainedRun) else ()
     parts = (run.task, run.data, run.encoder, adapter_of(run), kd, run.reference)
-    key = (run.role, run.adaptation, len(run.teachers), texts, *map(id, parts))
+    key = (run.role, run.adaptation, len(run.teachers), texts, counted, *map(id, parts))
     training = run.training
     if closely:
         return (*key, id(training))
     return (
         *key,
         training.epochs,
+        training.min_steps,
         training.batch_size,
         training.micro_batch_size,
         training.max_length,

@@ -7,7 +7,7 @@ needs neither torch nor transformers. What only models can tell comes after it (
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from kdlora.spec.run import (
     EncoderRun,
     FileTeacherRun,
     TaskRef,
+    TextsRef,
+    TrainedRun,
     ZeroShotTeacherRun,
 )
 
@@ -100,12 +102,14 @@ def _check_teaching(
             once(run.run_id, _file, run, data, on_note)
         if isinstance(run, ZeroShotTeacherRun):
             problems.add(*_unfit_zero_shot(run, data))
+        if isinstance(run, TrainedRun) and run.counted:
+            once(_key_of(run, run.counted), _texts, run.counted, run, data, on_note)
         if not isinstance(run, DistilledRun):
             continue
         unfit = signal_problems(run.kd.signals, data.task.kind)
         problems.add(*(f"{run.title}: {problem}" for problem in unfit))
-        key = f"{run.task.name} {[source.model_dump_json() for source in run.unlabelled]}"
-        extra: Unlabelled | None = once(key, _texts, run, data, on_note)
+        key = _key_of(run, run.unlabelled)
+        extra: Unlabelled | None = once(key, _texts, run.unlabelled, run, data, on_note)
         lost = run.unlabelled and extra is None
         teacher = by_id[run.teachers[0]]
         if isinstance(teacher, FileTeacherRun) and not lost:
@@ -114,8 +118,14 @@ def _check_teaching(
                 once(f"{teacher.run_id} {key}", _answers, table, data, extra, on_note)
 
 
-def _texts(run: DistilledRun, data: TaskData, on_note: OnNote) -> Unlabelled | None:
-    found = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
+def _key_of(run: TrainedRun, texts: Sequence[TextsRef]) -> str:
+    return f"{run.task.name} {[source.model_dump_json() for source in texts]}"
+
+
+def _texts(
+    texts: Sequence[TextsRef], run: TrainedRun, data: TaskData, on_note: OnNote
+) -> Unlabelled | None:
+    found = load_unlabelled(texts, data, split_seed=run.data.split_seed)
     if found is not None:
         used, *dropped = (f"{n:,} {why.replace('_', ' ')}" for why, n in found.counts().items())
         rest = f" (left out: {', '.join(dropped)})" if dropped else ""

@@ -6,8 +6,7 @@ without torch. `planning.costs` sets it right by what runs really took.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,9 +15,10 @@ from kdlora.data.splits import selection_size
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.run import DistilledRun, EncoderRun, Run, TaskRef, TrainedRun
+from kdlora.spec.run import DistilledRun, EncoderRun, Run, TaskRef, TextsRef, TrainedRun
 from kdlora.spec.sections import Data
 from kdlora.tables.reader import open_table, text_of
+from kdlora.training.schedule import steps_of
 from kdlora.vocabulary.task import TASKS
 
 _CHARACTERS_A_TOKEN = 4.2  # English text and word pieces
@@ -109,8 +109,7 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
     shape, _ = shape_of(run.encoder)
     outputs = _outputs(run)
     training = run.training
-    texts = run.unlabelled if isinstance(run, DistilledRun) else ()
-    added = [text_rows(t.file, t.text, t.max_rows) for t in texts]
+    added = _texts(run, run.unlabelled if isinstance(run, DistilledRun) else ())
     n = rows.train + sum(more for more, _ in added)
     mean = (rows.train * rows.tokens + sum(more * each for more, each in added)) / max(n, 1)
     tokens = min(mean * _PADDING, training.max_length)
@@ -130,7 +129,10 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
     if matches:
         step += teacher
     batch = min(training.batch_size, training.micro_batch_size or training.batch_size)
-    scored = rows.selection * training.epochs * training.evals_per_epoch + held_out
+    counted = sum(more for more, _ in _texts(run, run.counted))
+    per_epoch, steps = steps_of(n, training, counted=counted)
+    epochs = steps / per_epoch
+    scored = rows.selection * epochs * training.evals_per_epoch + held_out
     labelled = (n + held_out) * len(run.teachers) if labels else 0
     states_mb = 0.0
     if kd is not None and matches and run.reference is not None:
@@ -140,9 +142,9 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
     activation = batch * tokens * shape.layers * (16 * shape.width + 3 * shape.inner) * 4
     activation += 4 * batch * shape.heads * tokens**2 * shape.layers
     return Workload(
-        flops=step * n * training.epochs,
+        flops=step * n * epochs,
         other_flops=scored * forward + labelled * teacher,
-        steps=training.epochs * math.ceil(n / training.batch_size),
+        steps=steps,
         trained_params=trained,
         params=shape.params,
         activation_mb=activation / 1e6,
@@ -192,7 +194,7 @@ def rows_of(task: TaskRef, data: Data, known: Mapping[str, Rows]) -> Rows:
     if report == 0:  # own data without a held-out file: a fifth of it
         report = train // 5
         train -= report
-    chosen = selection_size(train, fraction=data.selection_fraction, minimum=data.selection_min)
+    chosen = selection_size(train, data)
     left = train - chosen
     return Rows(min(left, data.max_train or left), chosen, report, tokens)
 
@@ -214,6 +216,20 @@ def _raw_rows(task: TaskRef) -> tuple[int, int, float]:
         found = [_look(str(Path(task.folder) / f"{split}.tsv"), None)[0] for split in splits]
         return train, sum(found), tokens
     return _PUBLISHED[task.name]
+
+
+def _texts(run: EncoderRun, sources: Sequence[TextsRef]) -> list[tuple[int, float]]:
+    """Rows of unlabelled texts and their mean tokens, source by source."""
+    found = []
+    for source in sources:
+        if source.is_rest:
+            free = run.data.model_copy(update={"max_train": None})
+            whole = rows_of(run.task, free, {})
+            rest = max(0, whole.train - (run.data.max_train or whole.train))
+            found.append((min(rest, source.max_rows or rest), whole.tokens))
+        else:
+            found.append(text_rows(source.file, source.text, source.max_rows))
+    return found
 
 
 def text_rows(file: str, columns: tuple[str, ...], most: int | None) -> tuple[int, float]:

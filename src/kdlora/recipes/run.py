@@ -19,6 +19,7 @@ from torch import nn
 from kdlora.data.batches import Encoded, encode_once
 from kdlora.data.examples import TaskData
 from kdlora.data.tasks import load_task
+from kdlora.data.unlabelled import load_unlabelled
 from kdlora.distillation.hidden_states import drop_cache
 from kdlora.distillation.losses import make_loss
 from kdlora.measure.agreement import agreement
@@ -69,7 +70,7 @@ from kdlora.spec.run import (
 from kdlora.training.checkpoint import Paused, Progress
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import inference_costs, load_finished, predict, predict_held_out
-from kdlora.training.loop import Hooks, Seeds, TrainingData, TrainingSetup, train
+from kdlora.training.loop import Hooks, NewRates, Seeds, TrainingData, TrainingSetup, train
 from kdlora.training.precision import Compute, choose_compute, place
 from kdlora.training.schedule import LearningRateSchedule, make_schedule
 
@@ -193,7 +194,10 @@ def _trained(job: _Job) -> RunOutcome:
     if data.task.kind.numeric:
         taught = signals.soft.take(rows.ids) if signals else None
         target = standardise_head(loaded, rows.labels, taught)
-    schedule = make_schedule(len(rows), run.training, run.lr)
+    counted = load_unlabelled(run.counted, data, split_seed=run.data.split_seed)
+    schedule = make_schedule(
+        len(rows), run.training, run.lr, counted=len(counted.rows) if counted else 0
+    )
     adapter = run.adapter and resolve_budget(
         loaded.model.config,
         run.adaptation,
@@ -281,6 +285,10 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         taught = target.standardised(taught) if taught is not None else None
     matching = hidden.matching if hidden else None
     training = TrainingData(texts["train"], labels, taught, matching)
+    new = None
+    if run.head_lr is not None:
+        names = adapters.new_parameters(model, built.loaded.new_modules)
+        new = NewRates(names, run.head_lr / run.lr)
     setup = TrainingSetup(
         loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None),
         evaluate=evaluate,
@@ -299,6 +307,7 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         ),
         forward=forward,
         step_flops=step_flops,
+        new=new,
         unit=target.unit if target else "",
     )
     job.on_progress({"stage": "training", "total": schedule.total_steps})
@@ -382,6 +391,7 @@ def _facts(built: _Built, progress: Progress) -> TrainingFacts:
     return TrainingFacts(
         steps=progress.step,
         planned_steps=schedule.total_steps,
+        planned_epochs=schedule.epochs,
         epochs=progress.step / schedule.steps_per_epoch,
         best_step=progress.best_step,
         warmup_steps=schedule.warmup_steps,

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kdlora.records.record import NOT_DONE
-from kdlora.spec.run import DistilledRun, EncoderRun, Run
+from kdlora.spec.run import DistilledRun, EncoderRun, Run, TrainedRun
 
 # field -> how it is called in a sentence
 FIELDS = {
@@ -62,11 +62,13 @@ def asked_of(run: Run) -> dict[str, Hashable]:
         return {}
     training = run.training
     unlabelled = run.unlabelled if isinstance(run, DistilledRun) else ()
-    texts = tuple(sorted(source.fingerprint for source in unlabelled))
+    counted = run.counted if isinstance(run, TrainedRun) else ()
+    texts = tuple(sorted(source.fingerprint for source in (*unlabelled, *counted)))
+    passes = (training.epochs, training.min_steps, tuple(sorted(s.fingerprint for s in counted)))
     return {
         "batch_size": training.batch_size,
-        "epochs": training.epochs,
-        "steps": (training.batch_size, training.epochs, texts),
+        "epochs": passes,
+        "steps": (training.batch_size, training.epochs, training.min_steps, texts),
         "max_length": training.max_length,
         "precision": training.precision,
     }

@@ -174,6 +174,10 @@ def row(
     if isinstance(run, EncoderRun):
         for name in ("batch_size", "epochs", "max_length"):
             values[name] = getattr(run.training, name)
+        if record is not None and record.facts.planned_epochs is not None:
+            values["epochs"] = round(record.facts.planned_epochs, 1)
+    if isinstance(run, TrainedRun) and run.head_lr is not None:
+        values["head_lr"] = run.head_lr
     if isinstance(run, DistilledRun):
         values |= {"temperature": run.kd.temperature, "kd_weight": run.kd.kd_weight}
         values |= {"signals": "+".join(run.kd.signals.names), "n_teachers": len(run.teachers)}

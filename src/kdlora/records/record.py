@@ -185,6 +185,7 @@ class TrainingFacts(RecordPart):
     steps: int = 0
     planned_steps: int = 0
     epochs: float = 0.0
+    planned_epochs: float | None = Field(None, description="as asked for, or as min_steps raised")
     best_step: int = 0
     warmup_steps: int = 0
     stopped: Literal["completed", "patience", "nonfinite", "not trained"] = "completed"

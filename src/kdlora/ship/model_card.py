@@ -172,8 +172,9 @@ def _made(record: Record, artefact: Artefact) -> Any:
     run = record.run
     assert isinstance(run, TrainedRun)  # nothing else is exported
     yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {shown_name(run.encoder)}"
+    epochs = record.facts.planned_epochs or run.training.epochs
     yield (
-        f"{run.training.epochs} epochs, batch {run.training.batch_size}, "
+        f"{epochs:.4g} epochs, batch {run.training.batch_size}, "
         f"learning rate {run.lr:g}, texts of up to {run.training.max_length} tokens"
     )
     if run.adapter is not None:

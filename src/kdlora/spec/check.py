@@ -60,6 +60,7 @@ def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
     problems.add(*_own_problems(study))
     if not problems:  # what these ask needs arms, names and settings that hold
         problems.add(*_exclusion_problems(study), *_halving_problems(study))
+        problems.add(*_texts_problems(study))
     problems.raise_any()
     return study
 
@@ -94,6 +95,24 @@ def _unlabelled_problems(study: Study) -> Iterator[str]:
             yield f"unlabelled: no task '{name}' in this study.{did_you_mean(name, names)}"
         elif name in own and own[name].unlabelled:
             yield f"unlabelled: task '{name}' names its own unlabelled texts already"
+
+
+def _texts_problems(study: Study) -> Iterator[str]:
+    """Texts that are named where there are none."""
+    own = [task for task in study.tasks if isinstance(task, OwnTask)]
+    sources = {name: list(found) for name, found in study.unlabelled.items()}
+    for task in own:
+        sources.setdefault(task.name, []).extend(task.unlabelled)
+    rest = [name for name, found in sources.items() if any(source.is_rest for source in found)]
+    if rest and study.data.max_train is None:
+        yield (
+            f"unlabelled of {', '.join(rest)}: rest are the train rows that data.max_train leaves "
+            "out, but there is no max_train (a file of that name is ./rest)"
+        )
+    arms = study.planned_arms()
+    counting = [str(arm) for arm in arms if study.section(arm, "training").count_texts]
+    if counting and not any(sources.values()):
+        yield f"training.count_texts of {', '.join(counting)}: no unlabelled texts are named"
 
 
 def _override_problems(study: Study) -> Iterator[str]:

@@ -200,14 +200,25 @@ def signal_problems(signals: Signals, kind: Kind) -> Iterator[str]:
                 )
 
 
-class Texts(Strict):
-    """A file of texts without labels, which only the teacher labels."""
+REST = "rest"
 
-    file: str = Field(description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's")
+
+class Texts(Strict):
+    """Texts without labels, which only the teacher labels."""
+
+    file: str = Field(
+        description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's. The word rest "
+        "stands for the train rows that data.max_train leaves out, without their labels"
+    )
     text: Strings = Field((), description="default: the task's text columns")
     max_rows: PositiveInt | None = Field(
         None, description="no more than so many, drawn by data.split_seed"
     )
+
+    @property
+    def is_rest(self) -> bool:
+        """Whether these are train rows, and no file's."""
+        return self.file == REST
 
 
 def as_texts(value: Any) -> Any:

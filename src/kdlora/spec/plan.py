@@ -36,7 +36,7 @@ from kdlora.spec.run import (
     TrainedRun,
     ZeroShotTeacherRun,
 )
-from kdlora.spec.sections import Training, stated_kind, task_name
+from kdlora.spec.sections import Data, Training, stated_kind, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
 from kdlora.vocabulary.arm import BASELINES, Arm, teaching_arm
@@ -148,6 +148,7 @@ class StudySettings:
     arms: list[ArmSettings]  # in the order in which a block does them
     references: References
     exclusions: Exclusions
+    data: Data
     parts: dict[tuple[Any, ...], Parts] = field(default_factory=dict)
     students: dict[tuple[str, tuple[int, ...] | None], EncoderRef] = field(default_factory=dict)
     teachers: dict[str, ArmSettings] = field(default_factory=dict)
@@ -175,7 +176,8 @@ def _settings(study: Study, references: References) -> StudySettings:
         return (not row.arm.is_teacher, row.kd is not None)
 
     arms = sorted((_arm_settings(study, planned) for planned in study.planned_arms()), key=stage)
-    return StudySettings(study, arms, references, Exclusions(study.exclude))
+    exclusions = Exclusions(study.exclude)
+    return StudySettings(study, arms, references, exclusions, study.data.planned())
 
 
 def _arm_settings(study: Study, planned: PlannedArm) -> ArmSettings:
@@ -286,7 +288,7 @@ class Block:
     def _template(self, row: ArmSettings) -> Run:
         """The arm's run, but for its seed and its teachers."""
         arm, pair, references = row.arm, self.pair, self._settings.references
-        common = {"task": self.task, "seed": 0, "data": self._settings.study.data}
+        common = {"task": self.task, "seed": 0, "data": self._settings.data}
         common["adaptation"] = arm.adaptation
         if arm.is_baseline:
             return BaselineRun(**common)
@@ -305,14 +307,21 @@ class Block:
         common |= {"training": row.training, "reference": teacher}
         if arm.is_given:
             return GivenTeacherRun(**common, encoder=teacher)
-        lr = row.training.lr.fft if row.adapter is None else row.training.lr.peft
+        rates, texts = row.training.lr, references.unlabelled[self.task.name]
+        lr = rates.of(adapted=row.adapter is not None)
         common |= {"role": arm.role, "label": arm.label, "lr": lr, "adapter": row.adapter}
+        common["head_lr"] = rates.head if rates.head != lr else None
+        if row.training.count_texts:
+            learnt = row.kd is not None and row.kd.unlabelled
+            common["counted"] = () if learnt else texts
+            if not common["counted"]:  # nothing is counted that is not trained on anyway
+                common["training"] = row.training.model_copy(update={"count_texts": False})
         common["target"] = "standardised" if _is_regression(self.task) else None
         common["encoder"] = teacher if arm.is_teacher else self._settings.student(pair)
         if row.kd is None:
             return TrainedRun(**common)
-        texts = references.unlabelled[self.task.name] if row.kd.unlabelled else ()
-        return DistilledRun(**common, kd=row.kd, unlabelled=texts, teacher_run_id=PENDING)
+        learnt_from = texts if row.kd.unlabelled else ()
+        return DistilledRun(**common, kd=row.kd, unlabelled=learnt_from, teacher_run_id=PENDING)
 
 
 def _is_regression(task: TaskRef) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kdlora.errors import InputError, Problems, alternatives, did_you_mean
 from kdlora.spec.check import is_planned
+from kdlora.spec.distillation import REST
 from kdlora.spec.encoders import PACKAGED_ENCODERS, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
@@ -121,6 +122,9 @@ def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
                 f"{place}: {len(source.text)} text columns ({', '.join(source.text)}) where the "
                 f"task has {len(columns)} ({', '.join(columns)})"
             )
+        elif source.is_rest:
+            values = source.model_dump() | {"text": columns, "fingerprint": REST}
+            references.append(TextsRef(**values))
         elif study.lacks_data_dir(source.file):
             problems.add(f"{place}: {source.file} needs data_dir: set it, or give a whole path")
         else:

@@ -41,7 +41,9 @@ _IN_EVERY_ID = ("lr", "adapter", "kd", "teacher_run_id")
 # Fields that came after the first records, by section. At their default they are no part of the
 # id: what was done before they existed stays done.
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
-    "": ("teacher_run_ids", "unlabelled", "target"),
+    "": ("teacher_run_ids", "unlabelled", "target", "head_lr", "counted"),
+    "training": ("min_steps", "count_texts"),
+    "data": ("max_selection",),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
     "task.own": ("labels",),
@@ -243,12 +245,22 @@ class TrainedRun(EncoderRun):
     """A training on labels. `adapter` is None where all weights are fine-tuned."""
 
     lr: float
+    head_lr: float | None = Field(None, description="of new modules; None: as the rest")
     adapter: Adapter | None = None
+    counted: tuple[TextsRef, ...] = Field(
+        (), description="texts that are not learnt from, and yet count for the number of steps"
+    )
     target: Literal["standardised"] | None = Field(
         None,
         description="what labels are trained on where the study file says that they are numbers; "
         "None is older than that, or classes, or the data say it: then the record tells",
     )
+
+    def _hashed(self) -> dict[str, Any]:
+        values = super()._hashed()
+        for source in values["counted"]:
+            del source["file"]
+        return values
 
 
 class DistilledRun(TrainedRun):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     field_validator,
@@ -20,22 +22,48 @@ from kdlora.spec.distillation import Sources
 from kdlora.vocabulary.metric import METRICS
 from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
+MIN_STEPS = 0  # of trainings that name neither epochs nor min_steps
+LEAST_SELECTION = 100  # rows below which one checkpoint cannot be told from another
+MOST_EPOCHS = 50  # to which min_steps raises
+
 
 class LearningRates(Strict):
-    """Peak learning rates: full fine-tuning wants a lower one than adapters."""
+    """Peak learning rates: full fine-tuning wants a lower one than adapters and new modules."""
 
     fft: PositiveFloat = Field(1e-4, description="of arms that train all weights")
     peft: PositiveFloat = Field(1e-3, description="of arms with an adapter")
+    head: PositiveFloat | None = Field(
+        None,
+        description="of modules that the encoder's files do not hold, the head above all, in every "
+        "arm; default: as the rest",
+    )
+
+    def of(self, *, adapted: bool) -> float:
+        """The rate of all but new modules."""
+        return self.peft if adapted else self.fft
 
 
 def _as_rates(value: Any) -> Any:
-    return {"fft": value, "peft": value} if isinstance(value, int | float | str) else value
+    """One number is the rate of everything."""
+    if isinstance(value, int | float | str):
+        return {"fft": value, "peft": value, "head": None}
+    return value
 
 
 class Training(Strict):
     """How every arm is trained: the same for all of them, so that they can be compared."""
 
     epochs: PositiveInt = Field(3, description="passes over the training rows")
+    min_steps: NonNegativeInt = Field(
+        0,
+        description="optimizer steps at least: where the rows are too few for them there are more "
+        f"epochs, up to {MOST_EPOCHS}. Default: {MIN_STEPS}, and 0 where `epochs` is named",
+    )
+    count_texts: bool = Field(
+        False,
+        description="as many steps as if the unlabelled texts were trained on too: a control for "
+        "arms that learn from them",
+    )
     batch_size: PositiveInt = Field(32, description="examples per optimizer step")
     micro_batch_size: PositiveInt | None = Field(
         None, description="examples per forward pass; default batch_size. Less saves memory"
@@ -61,6 +89,18 @@ class Training(Strict):
         None, ge=0, lt=1, description="the encoder's own dropout; default as its config says"
     )
 
+    @model_validator(mode="after")
+    def _enough_steps(self) -> Training:
+        """Who names epochs means them; records from before there was a floor do so too."""
+        if not {"epochs", "min_steps"} & self.model_fields_set:
+            object.__setattr__(self, "min_steps", MIN_STEPS)
+        return self
+
+    def replaced(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """This section's values with some replaced; epochs by themselves are exactly so many."""
+        exactly = {"min_steps": 0} if "epochs" in values else {}
+        return {**self.model_dump(), **exactly, **values}
+
 
 class Data(Strict):
     """Which rows are trained on, selected on and reported on."""
@@ -72,7 +112,19 @@ class Data(Strict):
     selection_min: PositiveInt = Field(
         500, description="rows of that split at least, where the task allows"
     )
+    max_selection: PositiveInt | None = Field(
+        None,
+        description="rows of that split at most; default: with max_train a quarter of it, but at "
+        f"least {LEAST_SELECTION}, since who has few labels selects on few; else no limit",
+    )
     split_seed: int = Field(0, description="draws the selection split; the same for all arms")
+
+    def planned(self) -> Data:
+        """As new runs have it. Those planned before there was a limit had none."""
+        if self.max_selection is not None or self.max_train is None:
+            return self
+        most = max(LEAST_SELECTION, self.max_train // 4)
+        return self.model_copy(update={"max_selection": most})
 
 
 def _as_names(value: Any) -> Any:

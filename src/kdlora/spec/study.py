@@ -64,7 +64,9 @@ class Study(Strict):
     adapter: Adapter = Adapter()
     distillation: Distillation = Distillation()
     unlabelled: dict[str, Sources] = Field(
-        {}, description="task: files of texts that only the teacher labels"
+        {},
+        description="task: texts that only the teacher labels, as files, or as the word rest: the "
+        "train rows that data.max_train leaves out",
     )
     overrides: dict[str, dict[str, Any]] = Field(
         {}, description="per arm: sections that differ, such as {student/fft: {training: {...}}}"
@@ -160,7 +162,9 @@ class Study(Strict):
             return student.model_copy(update={"source": folder(student.source)})
 
         def texts(sources: tuple[Texts, ...]) -> tuple[Texts, ...]:
-            return tuple(s.model_copy(update={"file": absolute(s.file)}) for s in sources)
+            return tuple(
+                s if s.is_rest else s.model_copy(update={"file": absolute(s.file)}) for s in sources
+            )
 
         tasks = [
             task
@@ -210,6 +214,6 @@ def merged(section: Strict, values: dict[str, Any]) -> Any:
     if not isinstance(values, dict):
         raise InputError(f"{type(section).__name__.lower()}: expected a mapping, got {values!r}")
     values = spread(values, section.model_dump())
-    if isinstance(section, Adapter):
-        return Adapter.model_validate(section.replaced(values))
+    if isinstance(section, Adapter | Training):
+        return type(section).model_validate(section.replaced(values))
     return type(section).model_validate({**section.model_dump(), **values})

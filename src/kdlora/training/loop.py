@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class Seeds:
 
 
 @dataclass(frozen=True)
+class NewRates:
+    """Parameters that begin at random, by name, and by which factor their rate is the others'."""
+
+    names: frozenset[str]
+    factor: float
+
+
+@dataclass(frozen=True)
 class TrainingData:
     """Encoded training texts with labels [n] and, for distillation, teacher logits [n, c].
 
@@ -83,6 +92,7 @@ class TrainingSetup:
         evaluate: metrics of the selection split; `primary` times `direction` decides.
         forward: from the inputs of a batch to logits; by default `make_forward` of the model.
         step_flops: FLOPs of one training step for (examples, padded length).
+        new: parameters that learn at another rate; None: all learn alike.
         unit: of a regression's labels in training. A checkpoint of other ones is not continued.
     """
 
@@ -98,6 +108,7 @@ class TrainingSetup:
     forward: Forward | None = None
     step_flops: Callable[[int, int], float] = lambda batch, length: 0.0
     unit: str = ""
+    new: NewRates | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def train(
     if data.matching is not None:  # projectors learn beside the student and are saved nowhere
         trained |= {f"matching.{n}": p for n, p in data.matching.named_parameters()}
     forward = setup.forward or make_forward(model, compute)
-    optimizer = make_optimizer(trained, settings)
+    optimizer = make_optimizer(trained, settings, setup.new)
     training = _Training(model, forward, trained, optimizer, data, setup)
     progress = Progress(
         micro_batch_size=settings.micro_batch_size or settings.batch_size, unit=setup.unit
@@ -163,7 +174,8 @@ def train(
 
         if pause_after is not None and progress.step >= pause_after:
             raise Paused(progress)
-        batches = _batches_from(progress.step, data.texts, setup)
+        left = schedule.total_steps - progress.step  # the last epoch need not be whole
+        batches = islice(_batches_from(progress.step, data.texts, setup), left)
         with polite_interrupt() as interrupted:
             for batch in batches if progress.stopped == "completed" else ():
                 _step(training, batch, progress)
@@ -205,25 +217,32 @@ def train(
     return progress
 
 
-def make_optimizer(trained: dict[str, nn.Parameter], settings: Training) -> torch.optim.AdamW:
+def make_optimizer(
+    trained: dict[str, nn.Parameter], settings: Training, rates: NewRates | None = None
+) -> torch.optim.AdamW:
     """Fused AdamW with decoupled weight decay on matrices only (no biases, no norms).
 
-    Source: Loshchilov and Hutter (2019), "Decoupled weight decay regularization".
+    A group's `rate` is the factor by which it differs from the schedule's, if it does. Source:
+    Loshchilov and Hutter (2019), "Decoupled weight decay regularization".
     """
-    matrices = [p for n, p in trained.items() if p.ndim >= 2 and "norm" not in n.lower()]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in trained.values() if id(p) not in chosen]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    new = rates.names if rates else frozenset()
+    groups = []
+    for factor, names in ((1.0, trained.keys() - new), (rates.factor if rates else 1.0, new)):
+        for decay, matrices in ((settings.weight_decay, True), (0.0, False)):
+            params = [p for n, p in trained.items() if n in names and _decays(n, p) == matrices]
+            group: dict[str, Any] = {"params": params, "weight_decay": decay}
+            groups.append(group if factor == 1.0 else group | {"rate": factor})
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=True)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim >= 2 and "norm" not in name.lower()
 
 
 def _batches_from(step: int, texts: Encoded, setup: TrainingSetup) -> Iterator[np.ndarray]:
     """Batches from optimizer step `step` on: the order of an epoch depends on its number alone."""
     first = step // setup.schedule.steps_per_epoch
-    for epoch in range(first, setup.settings.epochs):
+    for epoch in range(first, math.ceil(setup.schedule.epochs)):
         rng = np.random.default_rng([setup.seeds.order, epoch])
         batches = train_batches(texts.lengths, setup.settings.batch_size, rng)
         skip = step - first * setup.schedule.steps_per_epoch if epoch == first else 0
@@ -235,7 +254,7 @@ def _step(training: _Training, batch: np.ndarray, progress: Progress) -> None:
     start = time.perf_counter()
     optimizer, setup = training.optimizer, training.setup
     for group in optimizer.param_groups:
-        group["lr"] = setup.schedule.lr(progress.step)
+        group["lr"] = setup.schedule.lr(progress.step) * group.get("rate", 1.0)
     training.model.train()
     while True:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kdlora.spec.sections import Training
+from kdlora.spec.sections import MOST_EPOCHS, Training
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,11 @@ class LearningRateSchedule:
     steps_per_epoch: int
     peak_lr: float
 
+    @property
+    def epochs(self) -> float:
+        """Passes over the rows."""
+        return self.total_steps / self.steps_per_epoch
+
     def lr(self, step: int) -> float:
         """Learning rate of optimizer step `step`, counted from 0."""
         if step < self.warmup_steps:
@@ -25,10 +30,22 @@ class LearningRateSchedule:
         return self.peak_lr * max(left, 0) / max(self.total_steps - self.warmup_steps, 1)
 
 
-def make_schedule(n_train: int, training: Training, peak_lr: float) -> LearningRateSchedule:
-    """The steps really planned for `n_train` examples; nothing else decides the schedule."""
+def steps_of(n_train: int, training: Training, *, counted: int = 0) -> tuple[int, int]:
+    """Steps of an epoch over `n_train` rows, and of the whole training.
+
+    `counted` further rows are not trained on, but make it as long as if they were.
+    """
     per_epoch = math.ceil(n_train / training.batch_size)
-    total = per_epoch * training.epochs
+    lasting = math.ceil((n_train + counted) / training.batch_size)  # an epoch of all that counts
+    raised = min(math.ceil(training.min_steps / max(lasting, 1)), MOST_EPOCHS)
+    return per_epoch, lasting * max(training.epochs, raised)
+
+
+def make_schedule(
+    n_train: int, training: Training, peak_lr: float, *, counted: int = 0
+) -> LearningRateSchedule:
+    """The steps really planned for `n_train` examples; nothing else decides the schedule."""
+    per_epoch, total = steps_of(n_train, training, counted=counted)
     return LearningRateSchedule(
         total_steps=total,
         warmup_steps=min(math.ceil(training.warmup * total), max(total - 1, 0)),
