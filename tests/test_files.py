@@ -186,3 +186,24 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("KDLORA_CACHE", "")
     monkeypatch.setenv("HOME", "/home/ada")
     assert cache_dir() == Path("/home/ada/.cache/kdlora")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_are_readable_as_the_umask_says(tmp_path: Path, umask: int) -> None:
+    """Some libraries make files that nobody else can read."""
+
+    def private(path: Path) -> None:
+        path.write_text("x", encoding="utf-8")
+        path.chmod(0o600)
+
+    before = os.umask(umask)
+    try:
+        with whole_file(tmp_path / "file") as temporary:
+            private(temporary)
+        with whole_folder(tmp_path / "folder") as temporary:
+            (temporary / "in").mkdir()
+            private(temporary / "in" / "file")
+    finally:
+        os.umask(before)
+    for name in ("file", "folder/in/file"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = beside(path)
     try:
+        temporary.touch(exist_ok=False)
+        usual = _mode(temporary)
         yield temporary
+        _give_mode(temporary, usual)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
@@ -44,14 +48,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        usual = _mode(temporary) & 0o666
         for inner in (*temporary.rglob("*"), temporary):
             if not inner.is_symlink():
+                if inner.is_file():
+                    _give_mode(inner, usual)
                 sync(inner)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mode(path: Path) -> int:
+    """Who may read and write a path, as the process's umask left it when it was made."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _give_mode(path: Path, mode: int) -> None:
+    """Some libraries (safetensors) make files that only their owner may read."""
+    if _mode(path) != mode:
+        with contextlib.suppress(PermissionError):  # file systems without modes
+            path.chmod(mode)
 
 
 def write_new(path: Path, text: str) -> bool:

@@ -163,11 +163,11 @@ def _read(load: Callable[..., T], source: str, *, what: str, **arguments: Any) -
         if not Path(source).is_dir():
             try:
                 return load(source, local_files_only=True, **options)
-            except (OSError, ValueError):
+            except Exception:
                 pass  # not (wholly) in the cache
         try:
             return load(source, **options)
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # strangers' files provoke any kind in the libraries
             raise ModelError(_explain(error, source, what)) from None
 
 
@@ -177,6 +177,8 @@ def _explain(error: Exception, source: str, what: str) -> str:
         f"Give a local folder, or one of the packaged encoders: {', '.join(PACKAGED_ENCODERS)}"
     )
     detail = " ".join(str(error).split())
+    if not isinstance(error, OSError | ValueError | RuntimeError | SafetensorError | ImportError):
+        detail = f"{type(error).__name__} {detail}"  # the text alone says little: "'added_tokens'"
     if Path(source).is_dir():
         if isinstance(error, ImportError):
             return f"{source}: its {what} needs a package that is not installed: {detail}"

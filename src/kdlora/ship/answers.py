@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdlora.errors import ModelError, did_you_mean
+from kdlora.ship.stated_facts import name_problems
 
 if TYPE_CHECKING:
     from kdlora.ship.card import ModelCard
@@ -36,6 +37,8 @@ class Predictor:
         return answers(self.outputs(texts), self.card)
 
     def __post_init__(self) -> None:
+        if problems := list(name_problems(self.card.label_names)):
+            raise ModelError(problems, where=f"the model of task '{self.card.task}'")
         calibration = self.card.calibration
         positive = calibration.positive if calibration else None
         if positive is not None and positive not in self.card.label_names:
@@ -51,7 +54,16 @@ class Predictor:
 
 
 def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
-    """Answers for outputs [n, c], by the card's temperature and threshold where it has them."""
+    """Answers for outputs [n, c], by the card's temperature and threshold where it has them.
+
+    Raises ModelError where an output is no number: such an answer would be none.
+    """
+    odd = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    if len(odd):
+        raise ModelError(
+            f"the model answers text {odd[0] + 1} of {len(outputs)} with NaN or infinity: its "
+            "weights are damaged, or its numbers overflow"
+        )
     names, calibration, kind = card.label_names, card.calibration, card.answers
     places: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     temperature = (calibration.temperature if calibration else None) or 1.0

@@ -64,7 +64,7 @@ class ModelCard(BaseModel):
     text_columns: list[str]
     label_names: list[str] = Field(description="in the order of the outputs; none for numbers")
     positive: str | None = Field(None, description="the class that the task asks about")
-    max_length: int
+    max_length: int = Field(ge=1)
     metric: str
     selection_score: float | None
     report_score: float | None
@@ -130,16 +130,20 @@ def renewed(card: ModelCard, store: Store) -> ModelCard:
 
 def read_calibration(folder: Path) -> Calibration | None:
     """What `kdlora calibrate` kept in a run's folder, or None."""
+    path = folder / CALIBRATION
     try:
-        return Calibration.model_validate_json((folder / CALIBRATION).read_bytes())
+        return Calibration.model_validate_json(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError):
         return None
 
 
 def read_card(folder: Path) -> ModelCard | None:
     """The card of a saved model, or None where there is none that can be read."""
+    path = folder / CARD
+    if not path.is_file():  # a pipe of that name would be waited for
+        return None
     try:
-        values: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return ModelCard.model_validate(values)
     except (OSError, ValueError, RecursionError):
         return None

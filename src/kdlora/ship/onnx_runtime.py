@@ -133,7 +133,11 @@ def run(
     rows: np.ndarray | None = None
     for index in eval_batches(encoded.lengths, tokens=1 if alone else TOKENS):
         batch = _bare(encoded, int(index[0])) if alone else pad(encoded, index)
-        (values,) = session.run([output], {name: batch[name] for name in inputs})
+        try:
+            (values,) = session.run([output], {name: batch[name] for name in inputs})
+        except Exception as error:  # onnxruntime's own classes derive from nothing narrower
+            detail = " ".join(str(error).split())[:300]
+            raise ModelError(f"onnxruntime fails on these texts: {detail}") from error
         if rows is None:
             rows = np.zeros((len(encoded), values.shape[1]), dtype=np.float32)
         rows[index] = values

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import json
 import mmap
+import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kdlora.errors import ModelError
+from kdlora.ship.stated_facts import CONFIG, adapter_problems, config_problems
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 SAFE_WEIGHTS = ("*.safetensors", "onnx/*.onnx", "*.onnx")
 _LARGEST_JSON = 64 * 1024 * 1024  # bytes; a vocabulary of a million words has about forty
+_BEGINNING = 256  # bytes
+_MODEL_FILES = ("config.json", "adapter_config.json", "export.json")
+_OBJECTS = frozenset(
+    {
+        *_MODEL_FILES, "kdlora.json", "tokenizer_config.json", "special_tokens_map.json",
+        "added_tokens.json", "generation_config.json", "vocab.json", "calibration.json",
+        "model.safetensors.index.json",
+    }
+)  # fmt: skip
 # Keys whose value transformers, peft or kdlora takes for the name of a file in the folder.
 _FILE_KEYS = frozenset(
     {"path", "adapter", "location", "vocab_file", "merges_file", "tokenizer_file", "spm_file"}
@@ -39,30 +50,81 @@ _DEEPEST = 64  # graphs within graphs; real models have a handful
 
 
 def check_folder(folder: Path) -> None:
-    """See that a model folder holds nothing that could harm; raises ModelError with all problems.
+    """See that a folder is a model's and holds nothing that could harm.
 
-    Pickle files beside safe weights are passed over (they are never read); a folder whose only
-    weights are pickled is refused.
+    Every way to a foreign model (predict, serve, export, the gate) leads through here, before any
+    library opens the folder. Pickle files beside safe weights are passed over (they are never
+    read); a folder whose only weights are pickled is refused, and so is a config that its weights
+    do not bear out. Raises ModelError with all problems.
     """
+    if not any((folder / name).exists() for name in _MODEL_FILES):
+        raise ModelError(
+            f"{folder} holds no model: none of {', '.join(_MODEL_FILES)} is there. Give a saved "
+            "student, an exported folder, a run's folder, or a classifier saved by transformers"
+        )
     root = _root(folder)
     problems = []
     pickled = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not path.resolve().is_relative_to(root):
-            problems.append(f"{name} is a link that leads out of the folder: refused")
+        if odd := _odd_file(path, root):
+            problems.append(f"{name} is {odd}: refused")
         elif path.suffix.lower() in PICKLES and path.is_file():
             pickled.append(name)
         elif path.suffix == ".json" and path.parent == folder:
-            problems += [f"{name}: {problem}" for problem in _paths_out(path)]
+            problems += [f"{name}: {problem}" for problem in _json_problems(path)]
     if pickled and not any(next(folder.glob(pattern), None) for pattern in SAFE_WEIGHTS):
         problems.append(
             f"the weights are pickled ({', '.join(pickled[:3])}), and reading a pickle runs "
             "whatever code is in it: refused. Expected model.safetensors or an ONNX file; have "
             "the author save the model with safe_serialization, or convert it where you trust it"
         )
+    if not problems:  # what they say may be looked at
+        problems += _promises(folder)
     if problems:
         raise ModelError(problems, where=str(folder))
+
+
+def _odd_file(path: Path, root: Path) -> str | None:
+    """What a path is where it is no file or folder below `root`."""
+    try:
+        if not path.resolve().is_relative_to(root):
+            return "a link that leads out of the folder"
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing"
+    except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError for a loop
+        return "a link to itself"
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return "a pipe, a socket or a device"
+    return None
+
+
+def _json_problems(path: Path) -> Iterator[str]:
+    """What is wrong with a JSON file at the top of a folder, whatever it means."""
+    if not path.is_file():
+        yield "a folder of this name is no file"
+        return
+    if path.name == "tokenizer.json":  # large, and names no files: its beginning tells its kind
+        with path.open("rb") as handle:
+            if handle.read(_BEGINNING).lstrip()[:1] != b"{":
+                yield "expected a JSON object"
+        return
+    values = read_json(path)
+    if path.name in _OBJECTS and not isinstance(values, dict):
+        yield "expected a JSON object"
+    elif path.name not in ("adapter_config.json", "kdlora.json"):
+        yield from _paths_out(values)  # an adapter's base model lies elsewhere by nature
+
+
+def _promises(folder: Path) -> list[str]:
+    """What the configs say that the weights do not bear out."""
+    found = []
+    for name, problems in ((CONFIG, config_problems), ("adapter_config.json", adapter_problems)):
+        if (folder / name).is_file() and any(folder.glob("*.safetensors")):
+            config = read_json(folder / name)
+            found += [f"{name}: {problem}" for problem in problems(folder, config)]
+    return found
 
 
 def is_inside(name: str) -> bool:
@@ -103,6 +165,8 @@ def check_onnx(path: Path) -> list[str]:
 def read_json(path: Path) -> Any:
     """Parse a JSON file of a stranger. Raises ModelError."""
     try:
+        if not path.is_file():
+            raise ModelError(f"{path} is no file: refused")
         if path.stat().st_size > _LARGEST_JSON:
             raise ModelError(f"{path} is larger than any such file can be: refused")
         return json.loads(path.read_bytes())
@@ -118,11 +182,9 @@ def _root(folder: Path) -> Path:
     return model if cached else resolved
 
 
-def _paths_out(path: Path) -> Iterator[str]:
-    """Values of file keys, at any depth of a JSON file, that lead out of the folder."""
-    if path.name in ("tokenizer.json", "adapter_config.json", "kdlora.json"):
-        return  # a vocabulary names no files; an adapter's base model lies elsewhere by nature
-    todo = [read_json(path)]
+def _paths_out(values: Any) -> Iterator[str]:
+    """Values of file keys, at any depth of what a JSON file holds, that lead out of the folder."""
+    todo = [values]
     while todo:
         value = todo.pop()
         if isinstance(value, list):

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.data.batches import encode
 from kdlora.errors import ModelError
+from kdlora.models.checkpoints import read_config
 from kdlora.models.encoders import output_names
 from kdlora.models.inspection import max_tokens
-from kdlora.models.saved import load_trained
+from kdlora.models.saved import ADAPTER_CONFIG, load_trained
 from kdlora.records.store import Store
 from kdlora.ship.answers import Predictor, Texts
-from kdlora.ship.card import ModelCard, make_card, read_calibration, read_card
+from kdlora.ship.card import CARD, ModelCard, make_card, read_calibration, read_card
 from kdlora.ship.safety import check_folder
 from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
@@ -27,8 +31,6 @@ LONGEST = 512  # tokens of a text for a model that does not say what it was trai
 def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = None) -> Predictor:
     """Load a folder with torch weights, an adapter among them. Raises ModelError."""
     if threads:
-        import torch
-
         torch.set_num_threads(threads)
     encoder = None
     if (folder / "record.json").is_file():
@@ -43,9 +45,14 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
         check_folder(folder)
     else:
         check_folder(folder)
-        card = read_card(folder) or _card_of_config(folder)
+        card = _card_of(folder)
     compute = choose_compute(precision, max_length=card.max_length)
     loaded, tokenizer = load_trained(folder, encoder=encoder, attention=compute.attention)
+    _require_numbers(loaded, folder)
+    _require_tokens(loaded, tokenizer, folder)
+    limit = max_tokens(loaded.config)
+    if limit is not None and limit < card.max_length:
+        card = card.model_copy(update={"max_length": limit})
     if loaded.config.num_labels != card.num_outputs:
         # Cards once named only the classes of the report split; the model itself names all.
         card = card.model_copy(update={"label_names": list(output_names(loaded.config))})
@@ -54,19 +61,53 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
 
     def outputs(texts: Texts) -> np.ndarray:
         encoded = encode(tokenizer, tuple(texts), max_length=card.max_length)
-        return predict(placed, encoded, compute, forward=forward)
+        try:
+            return predict(placed, encoded, compute, forward=forward)
+        except (RuntimeError, IndexError) as error:  # what torch says of shapes, tokens and memory
+            detail = " ".join(str(error).split())[:300]
+            raise ModelError(f"{folder}: the model fails on these texts: {detail}") from error
 
     return Predictor(card, "torch", outputs)
 
 
+def _require_numbers(model: PreTrainedModel, folder: Path) -> None:
+    """Raises ModelError where a weight is NaN or infinite: whatever it answered would be none."""
+    bad = [name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())]
+    if bad:
+        raise ModelError(
+            f"{folder}: weights are NaN or infinite ({', '.join(bad[:3])}"
+            f"{', ...' if len(bad) > 3 else ''}): the training diverged, or the file is damaged"
+        )
+
+
+def _require_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Raises ModelError for a tokenizer that makes tokens which the encoder does not know."""
+    rows = getattr(model.config, "vocab_size", None)
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        raise ModelError(
+            f"{folder}: its tokenizer knows {len(tokenizer)} tokens but the encoder has embeddings "
+            f"for {rows}: they do not belong together"
+        )
+
+
+def _card_of(folder: Path) -> ModelCard:
+    """The card of a folder, by its config where it has none; an adapter's note is no card."""
+    card = read_card(folder)
+    if card is not None:
+        return card
+    if (folder / CARD).is_file() and not (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"{folder / CARD} is no card that can be read, and what it says of calibration and "
+            "lengths would be lost. Save the model again, or remove it to go by config.json alone"
+        )
+    return _card_of_config(folder)
+
+
 def _card_of_config(folder: Path) -> ModelCard:
     """What a model without a card says of itself."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no model that can be read: {error}") from None
+    config = read_config(str(folder))
     stated = config.problem_type
     kind = REGRESSION if config.num_labels == 1 else CLASSIFICATION
     if stated not in (None, kind.problem_type):
