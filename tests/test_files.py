@@ -207,3 +207,10 @@ def test_files_are_readable_as_the_umask_says(tmp_path: Path, umask: int) -> Non
         os.umask(before)
     for name in ("file", "folder/in/file"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no file"), whole_file(tmp_path / "pipe"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

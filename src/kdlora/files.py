@@ -28,6 +28,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Until then, and after an error, `path` is what it was. A process that is killed meanwhile leaves
     a file of the pattern `leftovers`.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EPERM, "no file, and not to be replaced by one", str(path))
     temporary = beside(path)
     try:
         temporary.touch(exist_ok=False)

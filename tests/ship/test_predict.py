@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -145,7 +146,7 @@ def test_whatever_a_cell_holds_is_written_as_it_is_or_refused(
     assert (second["text"], second["tags"], second["n"]) == ("", "", "1.5")
     source.write_text('{"text": ["good"]}\n', encoding="utf-8")
     with pytest.raises(DataError, match="column 'text' holds no text in row 1"):
-        predict_file(predictor, source, target)
+        predict_file(predictor, source, tmp_path / "other.csv")
 
 
 def test_a_torch_folder_agrees_with_transformers(tmp_path: Path) -> None:
@@ -269,3 +270,75 @@ def test_a_foreign_classifier_is_read_by_its_outputs(
     save_tiny_encoder(tmp_path / "m", head=True, num_labels=outputs, **changes)
     (answer,) = load_predictor(tmp_path / "m")([["a film"]])
     assert key in answer
+
+
+def test_predictions_replace_nothing_but_earlier_predictions_of_the_same_columns(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    source = write_csv(tmp_path / "in.csv", text=["good", "bad"])
+    before = source.read_bytes()
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    (tmp_path / "hard.csv").hardlink_to(source)
+    (tmp_path / "to-nothing.csv").symlink_to("nothing")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    taken = {
+        "in.csv": "the file that is predicted",
+        "link.csv": "the file that is predicted",
+        "hard.csv": "the file that is predicted",
+        "to-nothing.csv": "is no file",
+        "folder": "is a folder",
+        "pipe": "is no file",
+        "none/out.csv": "there is no folder",
+    }
+    for name, told in taken.items():
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match=told):
+                predict_file(predictor, source, tmp_path / name, overwrite=overwrite)
+    with pytest.raises(InputError, match="is no file"):
+        predict_file(predictor, source, Path("/dev/null"), overwrite=True)
+    notes = tmp_path / "notes.csv"
+    for content in (b"", b"my notes\n", b"\xff\xfe\x00", b"text,prediction\n", b'"'):
+        notes.write_bytes(content)
+        with pytest.raises(InputError, match="--overwrite"):
+            predict_file(predictor, source, notes)
+        assert notes.read_bytes() == content
+    predict_file(predictor, source, notes, overwrite=True)
+    first = notes.read_bytes()
+    write_csv(source, text=["dull"])
+    predict_file(predictor, source, notes)  # its own, of the same columns
+    assert first != notes.read_bytes()
+    assert read(notes)[0]["text"] == "dull"
+    write_csv(source, text=["dull"], other=["x"])
+    with pytest.raises(InputError, match="other columns"):
+        predict_file(predictor, source, notes)
+    assert before != source.read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "in.csv", "link.csv", "hard.csv", "to-nothing.csv", "folder", "pipe", "notes.csv",
+    }  # fmt: skip
+
+
+def test_a_link_to_an_earlier_output_stays_a_link(predictor: Predictor, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", text=["good"])
+    predict_file(predictor, source, tmp_path / "real.csv")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    write_csv(source, text=["bad"])
+    predict_file(predictor, source, tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert read(tmp_path / "real.csv")[0]["text"] == "bad"
+
+
+def test_options_that_mean_nothing_are_told(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = str(write_csv(tmp_path / "in.csv", text=["good"]))
+    for given, told in (
+        ([source, "--json"], "--json mean"),
+        (["--text", "good", "--out", "x.csv", "--text-column", "a"], "--text-column and --out"),
+        ([f"{source}{'n' * 300}"], "File name too long"),
+        ([source, "--out", str(tmp_path / ("n" * 300))], "File name too long"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["predict", str(exported), *given])
+        assert end.value.code == 2
+        assert told in capsys.readouterr().err

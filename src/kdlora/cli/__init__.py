@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
+
+# What a disk, its rights and its names are to blame for, and no program.
+_OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,6 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        sys.exit(2)
 
 
 __all__ = ["main"]

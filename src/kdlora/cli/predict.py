@@ -31,6 +31,9 @@ def predict(
         list[str] | None, typer.Option(help="Text column of the file; twice for a pair.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: FILE-predictions.csv here.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out, whatever it holds.")
+    ] = False,
     variant: Annotated[
         str | None,
         typer.Option(
@@ -44,6 +47,12 @@ def predict(
     """Label texts with a saved model."""
     if (file is None) == (not text):
         raise InputError('give either texts (--text "...") or a file to predict')
+    of_texts, of_files = {"--second": second, "--json": as_json}, {
+        "--text-column": text_column, "--out": out, "--overwrite": overwrite,
+    }  # fmt: skip
+    if idle := [name for name, v in (of_files if file is None else of_texts).items() if v]:
+        given = "a file" if file else "--text"
+        raise InputError(f"{' and '.join(idle)} mean nothing with {given}; leave them out")
     if second and len(second) != len(text or []):
         raise InputError(f"{len(text or [])} --text and {len(second)} --second; give as many")
     for given in [*(text or []), *(second or [])]:
@@ -87,7 +96,9 @@ def predict(
             f"({', '.join(predictor.card.text_columns)})"
         )
     rows, seconds = _follow(
-        lambda on_rows: predict_file(predictor, file, target, columns=columns, on_rows=on_rows)
+        lambda on_rows: predict_file(
+            predictor, file, target, columns=columns, overwrite=overwrite, on_rows=on_rows
+        )
     )
     print(f"{rows:,} rows with predictions: {target}")
     print(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kdlora.errors import InputError, ModelError
+from kdlora.errors import DataError, InputError, ModelError
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
@@ -102,19 +103,25 @@ def predict_file(
     target: Path,
     *,
     columns: tuple[str, ...] | None = None,
+    overwrite: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Write `source` with its predictions added as a CSV; returns the number of rows.
 
     Works through the file in chunks, so its length does not matter. Columns added: `prediction`
     and, for classes, `probability` and one `p_<label>` each; the file's own columns stay as they
-    are. The target appears only when whole. Raises InputError for a file that has no such text
-    column, or columns that are called as the added ones are, and DataError for a damaged one.
+    are. The target appears only when whole, and nothing is replaced that this did not make, unless
+    with `overwrite`: no other file than predictions with these columns, and never the source.
+
+    Raises InputError for a file that has no such text column, or columns that are called as the
+    added ones are, and for a target that may not be replaced; DataError for a damaged file.
     """
     wanted = columns or tuple(predictor.card.text_columns)
     table = open_table(source)
     added = answer_columns(predictor.card)
     _require_columns(table, wanted, added)
+    header = [*table.columns, *added]
+    target = _free_target(source, target, header, overwrite)
     places = [table.columns.index(name) for name in wanted]
     total = 0
     with (
@@ -122,7 +129,7 @@ def predict_file(
         temporary.open("w", encoding="utf-8", newline="") as handle,
     ):
         writer = csv.writer(handle)
-        writer.writerow([*table.columns, *added])
+        writer.writerow(header)
         for rows in _chunks(table, places):
             found = predictor(_texts(table, rows, places))
             writer.writerows(
@@ -132,6 +139,34 @@ def predict_file(
             total += len(rows)
             on_rows(total)
     return total
+
+
+def _free_target(source: Path, target: Path, header: list[str], overwrite: bool) -> Path:
+    """Where to write: the target, through links to a file. Raises InputError if it is taken."""
+    problem = None
+    found = target.resolve() if target.is_file() else target
+    if not found.parent.is_dir():
+        problem = f"there is no folder {found.parent}"
+    elif os.path.lexists(found) and not found.is_file():
+        problem = f"{target} is {'a folder' if found.is_dir() else 'no file'}; name a file"
+    elif found.is_file() and found.samefile(source):
+        problem = f"{target} is the file that is predicted; give another --out"
+    elif found.is_file() and not overwrite and _header(found) != header:
+        problem = (
+            f"{target} is there and holds other columns than the predictions of {source.name}: it "
+            "stays as it is. Give another --out, or --overwrite to replace it"
+        )
+    if problem:
+        raise InputError(problem)
+    return found
+
+
+def _header(path: Path) -> list[str] | None:
+    """The columns of a CSV, None where it is none."""
+    try:
+        return open_table(path, format="csv").columns
+    except DataError:
+        return None
 
 
 def _require_columns(table: TableFile, wanted: Sequence[str], added: Sequence[str]) -> None:
