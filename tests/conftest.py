@@ -31,6 +31,7 @@ SLOW = (
     "cli/test_recommend_command.py",
     "cli/test_run.py",
     "cli/test_track.py",
+    "data/checks/test_real_sets.py",
     "data/test_packaged.py",
     "engines/test_engine.py",
     "engines/test_execution.py",

@@ -34,7 +34,7 @@ def ending(monkeypatch) -> Callable[[Callable[[Run], str]], None]:
             return states
 
         monkeypatch.setattr(Execution, "run_plan", run_plan)
-        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: None)
+        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: [])
 
     return play
 

@@ -13,6 +13,7 @@ _PUBLIC = {
     "distil": "kdlora.api",
     "export_model": "kdlora.ship.export",
     "load_frame": "kdlora.records.frame",
+    "look": "kdlora.api",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
     "run": "kdlora.api",
@@ -25,6 +26,7 @@ __all__ = [
     "distil",
     "export_model",
     "load_frame",
+    "look",
     "plan",
     "predict",
     "read_study",
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from kdlora.api import distil, plan, predict, run, write_report
+    from kdlora.api import distil, look, plan, predict, run, write_report
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
     from kdlora.spec.check import read_study

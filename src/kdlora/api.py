@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kdlora.engines.supervisor import OnEvent
+    from kdlora.records.data_look import DataLook
     from kdlora.records.store import Store
     from kdlora.report.build import ReportFiles
     from kdlora.ship.card import ModelCard
@@ -96,6 +97,16 @@ def plan(study: Study | str | Path | dict[str, Any]) -> Plan:
     return planned
 
 
+def look(study: Study | str | Path | dict[str, Any]) -> list[DataLook]:
+    """Look at the data of a study's tasks, without training anything: one `DataLook` a task.
+
+    `kdlora look` also looks at a single file. Raises InputError with all that cannot be read.
+    """
+    from kdlora.planning.data_looks import read_and_look
+
+    return read_and_look(check(as_study(study)))
+
+
 def run(
     study: Study | str | Path | dict[str, Any],
     *,
@@ -110,6 +121,7 @@ def run(
     address: str | None = None,
     mlflow: bool = False,
     mlflow_uri: str | None = None,
+    strict: bool = False,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> StudyResult:
@@ -126,6 +138,7 @@ def run(
             `engines.selection.RunSelection`.
         engine, address, mlflow, mlflow_uri: where, and mirrored to what; see
             `engines.execution.Execution`.
+        strict: what a look at the data warns of is an error, before anything is trained.
         on_event: told of every run's progress (see `engines.local.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
@@ -136,6 +149,7 @@ def run(
     from kdlora.engines.execution import Execution
     from kdlora.engines.selection import RunSelection, chosen_runs
     from kdlora.engines.supervisor import EngineOptions
+    from kdlora.records.data_look import write_looks
     from kdlora.records.frame import RESULTS, load_frame, save_plan
     from kdlora.records.store import Store
     from kdlora.ship.student import save_students
@@ -149,12 +163,16 @@ def run(
     selection = RunSelection(tuple(only), max_hours, retry_failed, retry_flagged)
     if selection.only:
         chosen_runs(planned, selection.only)  # a wrong pattern is told before anything is read
+    looks: list[DataLook] = []
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
         from kdlora.planning.preflight import preflight  # needs torch; a finished study does not
 
-        preflight(planned, on_note)
+        looks = preflight(planned, on_note)
+        _tell(looks, on_note, strict=strict)
     store.prepare()
     save_plan(store, study, planned)
+    if looks:
+        write_looks(looks, store.root)
     status = execution.run_plan(
         planned,
         store,
@@ -176,6 +194,20 @@ def run(
         )
     _require_some(planned, result)
     return result
+
+
+def _tell(
+    looks: Sequence[DataLook], on_note: Callable[[str], None], *, strict: bool = False
+) -> None:
+    """What was found in the data: warnings with what to do, the rest in short."""
+    from kdlora.planning.data_looks import require_sound
+
+    if strict:
+        require_sound(looks)
+    for look in looks:
+        for found in look.findings:
+            level = "" if found.severity == "info" else f"{found.severity}: "
+            on_note(f"{look.task}: {level}{found.told}")
 
 
 def _errors(plan: Plan, status: dict[str, str], store: Store) -> dict[str, str]:
@@ -234,6 +266,7 @@ def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportF
 
 def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) -> ReportFiles:
     from kdlora.choice.exports import read_exports
+    from kdlora.records.data_look import read_looks
     from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
     from kdlora.report import build
     from kdlora.report.content.parts import ReportInputs
@@ -247,6 +280,7 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
         spec,
         rerun=rerun if planned else f"kdlora report {root}",
         histories=lambda: load_histories(root),
+        looks=lambda: read_looks(root),
         bins=lambda: read_bins(frame, root),
         examples=(lambda: read_stored_outputs(frame, root, read_exports(root, frame).forms))
         if planned
@@ -315,6 +349,7 @@ def distil(
     out: str | Path | None = None,
     workers: int = 1,
     threads: int | None = None,
+    strict: bool = False,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> StudyResult:
@@ -351,7 +386,7 @@ def distil(
         name: of the study; by default distil- and the training file's name.
         sections: further settings by section, as ``{"training": {"warmup": 0.1}}``.
         out: folder for everything that is made; by default ``results/<name>``.
-        workers, threads, on_event, on_note: see `run`.
+        workers, threads, strict, on_event, on_note: see `run`.
 
     Raises InputError, with everything that is wrong, before anything is written.
     """
@@ -387,6 +422,7 @@ def distil(
         workers=workers,
         threads=threads,
         retry_failed=True,  # a handful of runs, and no other command to ask for it
+        strict=strict,
         on_event=on_event,
         on_note=on_note,
     )

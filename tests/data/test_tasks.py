@@ -114,7 +114,7 @@ def test_few_labels_are_selected_on_few_rows_as_planned_now(tmp_path):
     assert Data(max_train=600, max_selection=300).planned().max_selection == 300
 
 
-def test_overlap_is_counted_and_told(tmp_path):
+def test_overlap_is_counted(tmp_path):
     train = moods(tmp_path / "a.csv", 100, 1)
     texts, labels = sentences(100, 1)
     held_out = write_csv(
@@ -122,7 +122,15 @@ def test_overlap_is_counted_and_told(tmp_path):
     )
     data = load_task(ref_of(train, held_out), Data(selection_min=10))
     assert data.overlap == 4
-    assert any("4 of 5 rows of the report split stand word for word" in n for n in data.notes)
+
+
+def test_rows_know_their_numbers_in_the_file_through_every_split(tmp_path):
+    path = moods(tmp_path / "a.csv", 100, 1)
+    data = load_task(ref_of(path), Data(selection_min=10, max_train=40))
+    lines = path.read_text().splitlines()
+    for part in data.splits().values():
+        for number, text in zip(part.numbers, part.texts[0], strict=True):
+            assert lines[number].startswith(text)
 
 
 def test_small_classes_stay_in_train_and_are_told(tmp_path):

@@ -22,7 +22,7 @@ def distil_study(**arguments):
     return study_of(DistilArguments(**arguments))
 
 
-RUNNING = {"out", "workers", "threads", "on_event", "on_note"}  # not of the study
+RUNNING = {"strict", "out", "workers", "threads", "on_event", "on_note"}  # not of the study
 
 
 @pytest.fixture

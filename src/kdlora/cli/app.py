@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kdlora import __version__
-from kdlora.cli import calibrate, export, init, plan, predict, recommend, serve, study, track
+from kdlora.cli import calibrate, export, init, look, plan, predict, recommend, serve, study, track
 from kdlora.cli import compare as evidence_compare
 from kdlora.cli import imported as evidence_reports
 from kdlora.cli.options import SingleValued
@@ -40,6 +40,7 @@ def _options(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "init": init.init,
+    "look": look.look,
     "demo": study.demo,
     "distil": study.distil,
     "run": study.run,

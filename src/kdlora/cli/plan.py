@@ -49,7 +49,9 @@ def plan(
 ) -> None:
     """Say which runs a study means, which are done, and what the rest costs; trains nothing."""
     from kdlora.api import check
+    from kdlora.cli.look import say_findings
     from kdlora.cli.study import _read
+    from kdlora.planning.data_looks import look_at_plan
     from kdlora.planning.inputs import check_inputs
     from kdlora.planning.status import as_json as status_as_json
     from kdlora.planning.status import change, study_status
@@ -58,7 +60,7 @@ def plan(
     gc.disable()  # 100,000 runs hold no cycles; looking for some takes a third of the time
     resolved = _read(study, data_dir)
     planned = check(resolved)
-    check_inputs(planned)
+    looks = look_at_plan(planned, check_inputs(planned))
     store = Store(out or Path("results") / resolved.name)
     others = [Store(folder) for folder in learn_from or ()]
     if lost := [str(s.root) for s in others if not (s.root / "runs").is_dir()]:
@@ -71,11 +73,16 @@ def plan(
         for name, larger in _larger(resolved, add_seed or [], add_arm or [])
     ]
     if as_json:
-        print(json.dumps({"study": resolved.name, **status_as_json(seen, changes)}, indent=1))
+        status = status_as_json(seen, changes)
+        data = [one.as_dict() for one in looks]
+        print(json.dumps({"study": resolved.name, **status, "data": data}, indent=1))
         return
     from rich.console import Console
 
-    _show(seen, changes, resolved, store, Console())
+    console = Console()
+    _show(seen, changes, resolved, store, console)
+    for one in looks:
+        say_findings(one.of("error", "warning"), console, prefix=f"{one.task}: ")
 
 
 def _larger(study: Study, seeds: list[int], arms: list[str]) -> Iterator[tuple[str, Study]]:

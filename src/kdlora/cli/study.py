@@ -87,6 +87,13 @@ MlflowUri = Annotated[
         help="Mirror to this server (http://...) or database (sqlite:///..., or a file's path).",
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="What a look at the data warns of is an error (exit code 2); default: no.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 StudyFile = Annotated[
     str,
@@ -122,6 +129,7 @@ def run(
     address: Address = None,
     mlflow: Mlflow = False,
     mlflow_uri: MlflowUri = None,
+    strict: Strict = False,
 ) -> None:
     """Do what is missing of a study, then write its report.
 
@@ -141,6 +149,7 @@ def run(
         address=address,
         mlflow=mlflow,
         mlflow_uri=mlflow_uri,
+        strict=strict,
     )
 
 
@@ -185,6 +194,7 @@ def distil(
     out: Out = None,
     workers: Workers = 1,
     threads: Threads = None,
+    strict: Strict = False,
 ) -> None:
     """Distil a teacher into a small student on your own labelled file."""
     from kdlora.spec.distil_study import DistilArguments, distil_study
@@ -214,7 +224,14 @@ def distil(
         kd_weight=kd_weight,
         name=name,
     )
-    _run(distil_study(arguments), out, workers=workers, threads=threads, retry_failed=True)
+    _run(
+        distil_study(arguments),
+        out,
+        workers=workers,
+        threads=threads,
+        retry_failed=True,
+        strict=strict,
+    )
 
 
 def report(

@@ -24,11 +24,13 @@ class Examples:
     ids: [n] unicode, unique within the file that the rows come from.
     texts: one or two columns of n strings.
     labels: [n] int64 indices into `Task.label_names`, or float32 for regression.
+    numbers: [n] the rows' numbers in the file that they come from, where they are known.
     """
 
     ids: np.ndarray
     texts: tuple[list[str], ...]
     labels: np.ndarray
+    numbers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.labels), *(len(column) for column in self.texts)}
@@ -44,7 +46,8 @@ class Examples:
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
         rows = index.tolist()
         texts = tuple([column[i] for i in rows] for column in self.texts)
-        return Examples(self.ids[index], texts, self.labels[index])
+        numbers = None if self.numbers is None else self.numbers[index]
+        return Examples(self.ids[index], texts, self.labels[index], numbers)
 
 
 @dataclass(frozen=True, eq=False)

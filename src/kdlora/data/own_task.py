@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 50
 _SHOWN = 10
+HELD_OUT = "held out of train"  # instead of a file, as the source of a report split
 _LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
 
 
@@ -229,7 +230,7 @@ def load_own(own: OwnTask) -> Loaded:
         label_names=names,
         primary=own.metric or kind.default_metric,
         positive=positive,
-        reports={"report": "eval" if held_out else "held out of train"},
+        reports={"report": "eval" if held_out else HELD_OUT},
         label=own.label,
     )
     examples = {part: _examples(task, rows) for part, rows in files.items()}
@@ -390,10 +391,13 @@ def _check_metric(
 
 
 def _examples(task: Task, rows: _Rows) -> Examples:
+    import numpy as np
+
     from kdlora.data.examples import Examples, ids_of_keys, ids_of_texts
 
     if rows.keys is None:
         ids = ids_of_texts(task.name, rows.texts)
     else:
         ids = ids_of_keys(task.name, rows.keys)
-    return Examples(ids, rows.texts, task.kind.decode(rows.labels, task.label_names))
+    labels = task.kind.decode(rows.labels, task.label_names)
+    return Examples(ids, rows.texts, labels, np.array(rows.numbers, dtype=np.int64))

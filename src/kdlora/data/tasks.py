@@ -48,26 +48,36 @@ def _read_split(task: Task, path: Path) -> Examples:
             f"{path} has the columns {', '.join(header)}; expected {len(task.texts)} text "
             "column(s), then 'label'"
         )
-    columns = read_table(path, header, quoting=False).columns
-    labels = columns.pop("label")
-    return examples_of(task, tuple(columns.values()), labels, where=str(path))
+    table = read_table(path, header, quoting=False)
+    labels = table.columns.pop("label")
+    texts = tuple(table.columns.values())
+    return examples_of(task, texts, labels, where=str(path), rows=table.numbers)
 
 
 def examples_of(
-    task: Task, texts: tuple[list[str], ...], labels: Sequence[int | float | str], *, where: str
+    task: Task,
+    texts: tuple[list[str], ...],
+    labels: Sequence[int | float | str],
+    *,
+    where: str,
+    rows: Sequence[int] | None = None,
 ) -> Examples:
-    """Rows of a known task. Raises DataError naming the rows whose label the task does not have."""
+    """Rows of a known task; `rows` are their numbers, by default counted from 1.
+
+    Raises DataError naming the rows whose label the task does not have.
+    """
+    found = np.arange(1, len(labels) + 1) if rows is None else np.array(rows, dtype=np.int64)
     numbers = np.array([np.nan if (x := as_number(v)) is None else x for v in labels])
     bad = np.flatnonzero(~task.kind.valid(numbers, task.num_outputs))
     if len(bad):
         named = [f"{i} {name}" for i, name in enumerate(task.label_names)]
         expected = f"one of {', '.join(named)}" if named else "a finite number"
         raise DataError(
-            f"{where}: label '{labels[bad[0]]}' in {name_rows((bad + 1).tolist())}; "
+            f"{where}: label '{labels[bad[0]]}' in {name_rows(found[bad].tolist())}; "
             f"expected {expected}"
         )
     values = numbers.astype(task.kind.unlabelled(0).dtype)
-    return Examples(ids_of_texts(task.name, texts), texts, values)
+    return Examples(ids_of_texts(task.name, texts), texts, values, found)
 
 
 REPOSITORY = "nyu-mll/glue"
@@ -194,19 +204,12 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
 
     splits = {"train": train, "selection": selection, **reports}
     notes += _class_notes(task, splits)
-    found = {name: overlap(part, train, selection) for name, part in reports.items()}
-    notes += [
-        f"{count:,} of {len(reports[name]):,} rows of the {name} split stand word for word in "
-        "train or selection: their scores may flatter"
-        for name, count in found.items()
-        if count
-    ]
     return TaskData(
         task=task,
         train=train,
         selection=selection,
         reports=reports,
-        overlap=sum(found.values()),
+        overlap=sum(overlap(part, train, selection) for part in reports.values()),
         fingerprint=fingerprint(splits),
         notes=tuple(notes),
         rest=rest,

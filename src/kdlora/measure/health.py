@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kdlora.data.splits import SHORT_SELECTION
 from kdlora.measure.agreement import impossible
 from kdlora.measure.quality import better
 from kdlora.records.record import Agreement, Flag, Quality, TrainingFacts
 from kdlora.spec.run import Run, adapter_of
 from kdlora.vocabulary.task import Task
 
-MIN_SELECTION_ROWS = 100
 MIN_LOSS_FALL = 0.01  # share of the first loss
 
 History = Sequence[Mapping[str, Any]]
@@ -47,12 +47,12 @@ def find_flags(
         *_about_teacher(task, agreement, floor),
     ]
     rows = quality.n.get("selection", 0) if quality is not None else 0
-    if quality is not None and facts.steps and rows < MIN_SELECTION_ROWS:
+    if quality is not None and facts.steps and rows < SHORT_SELECTION:
         flags.append(
             _flag(
                 "short_selection",
                 "info",
-                f"the checkpoint was chosen on {rows} rows, fewer than {MIN_SELECTION_ROWS}: "
+                f"the checkpoint was chosen on {rows} rows, fewer than {SHORT_SELECTION}: "
                 "the choice is noisy",
             )
         )

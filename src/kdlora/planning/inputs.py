@@ -42,14 +42,15 @@ def silent(note: str) -> None:
     """Nobody is told."""
 
 
-def check_inputs(plan: Plan) -> None:
-    """Read what a plan's runs read, but for what would have to be downloaded.
+def check_inputs(plan: Plan) -> dict[str, TaskData]:
+    """Read what a plan's runs read, but for what would have to be downloaded; returns the rows.
 
     Raises InputError with everything that is wrong with it.
     """
     problems = Problems()
-    read_inputs(plan, problems, fetch=False)
+    loaded = read_inputs(plan, problems, fetch=False)
     problems.raise_any()
+    return loaded
 
 
 def read_inputs(

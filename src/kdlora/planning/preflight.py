@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from kdlora.data.batches import encode
+from kdlora.data.checks.tokens import tokenizer_rules
 from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
 from kdlora.distillation.hidden_states import StateShape, require_same_tokens, shape_of
@@ -24,7 +26,9 @@ from kdlora.models.entailment import entailment_output
 from kdlora.models.inspection import resolve_targets, trained_modules
 from kdlora.models.saved import ADAPTER_CONFIG
 from kdlora.models.student_layers import with_layers
+from kdlora.planning.data_looks import look_at_plan
 from kdlora.planning.inputs import length_problem, matches_states, read_inputs
+from kdlora.records.data_look import DataLook
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
@@ -86,8 +90,8 @@ def _shape(encoder: EncoderRef) -> StateShape | None:
     return shape_of(with_layers(read_config(source), encoder.layers, where=encoder.name))
 
 
-def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
-    """Read every task's rows and what every encoder says of itself.
+def preflight(plan: Plan, on_note: Callable[[str], None]) -> list[DataLook]:
+    """Read every task's rows and what every encoder says of itself; returns a look at each task.
 
     Raises InputError with all problems together; nothing has been written then, but for downloads
     in the cache.
@@ -103,9 +107,19 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> None:
     if not problems:
         _check_states(plan, loaded, problems)
     problems.raise_any()
-    for data in loaded.values():
-        for note in data.notes:
-            on_note(f"{data.task.name}: {note}")
+    on_note("looking at the data")
+    return look_at_plan(plan, loaded, rules=_rules)
+
+
+def _rules(encoder: EncoderRef) -> str | None:
+    """An encoder's tokenizer as JSON, made from its vocabulary where no tokenizer.json is there."""
+    found = tokenizer_rules(encoder)
+    if found is not None:
+        return found
+    with suppress(ModelError):  # of an adapter's folder, whose tokenizer is told when it is read
+        backend = getattr(read_tokenizer(resolve_encoder(encoder)), "backend_tokenizer", None)
+        return None if backend is None else str(backend.to_str())
+    return None
 
 
 def _one_a_model(plan: Plan) -> list[EncoderRun]:

@@ -65,7 +65,7 @@ class DistilArguments:
 
 def distil_study(given: DistilArguments) -> Study:
     """The study that these arguments mean. Raises InputError with all that is wrong with them."""
-    stem = _plain(Path(given.train).name.split(".")[0])
+    stem = task_name_of(given.train)
     task = {
         "name": stem,
         "train": str(given.train),
@@ -111,7 +111,8 @@ def _names(files: FileName | Sequence[FileName]) -> tuple[str, ...]:
     return (str(files),) if isinstance(files, str | Path) else tuple(map(str, files))
 
 
-def _plain(text: str) -> str:
-    """A name that is safe in paths and ids."""
-    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in text).strip("-_")
+def task_name_of(file: FileName) -> str:
+    """A task's name after its file, safe in paths and ids."""
+    stem = Path(file).name.split(".")[0]
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-_")
     return kept or "task"

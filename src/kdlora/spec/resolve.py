@@ -7,6 +7,7 @@ is downloaded; local files are hashed. `spec.plan` collects the problems of a wh
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from kdlora.errors import InputError, Problems, alternatives, did_you_mean
@@ -89,7 +90,12 @@ def _own_task_ref(study: Study, own: OwnTask) -> TaskRef:
     named = {key: text for key in ("train", "eval") if (text := getattr(own, key))}
     if any(study.lacks_data_dir(text) for text in named.values()):
         raise InputError(f"{place}: its files need data_dir: set it, or give whole paths")
-    paths = {key: study.path(text) for key, text in named.items()}
+    return own_task_ref(own, {key: study.path(text) for key, text in named.items()})
+
+
+def own_task_ref(own: OwnTask, paths: Mapping[str, Path]) -> TaskRef:
+    """A task of own data whose files, "train" and perhaps "eval", lie at these paths."""
+    place = f"task '{own.name}'"
     problems = Problems()
     for key, path in paths.items():
         if not path.is_file():

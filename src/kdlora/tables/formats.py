@@ -39,6 +39,15 @@ _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 _NOT_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 
 
+def is_table_name(path: Path) -> bool:
+    """Whether a file's name is that of a table."""
+    try:
+        file_format(path)
+    except DataError:
+        return False
+    return True
+
+
 def file_format(path: Path) -> Format:
     """The format that a file's name tells. Raises DataError for an unknown one."""
     name = path.name.lower()

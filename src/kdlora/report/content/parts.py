@@ -15,6 +15,7 @@ from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.matrix import Matrix, crossed
 from kdlora.evidence.study import Evidence, gather_report
+from kdlora.records.data_look import DataLook
 from kdlora.records.tidy import StudyFrame, names, tidy
 from kdlora.report import words as w
 from kdlora.report.content import matrix, which_to_ship
@@ -35,6 +36,7 @@ class ReportInputs:
         notes: further sentences for the methods.
         rerun: the command that does the study again.
         histories: run id -> rows of its history, for the learning curves.
+        looks: what was found in the data of the tasks before anything was trained.
         bins: run id -> its report rows by confidence, for the reliability diagrams.
         examples: stored outputs and measured exports, for the recommendation and the matrix.
     """
@@ -44,6 +46,7 @@ class ReportInputs:
     notes: Sequence[str] = ()
     rerun: str = "kdlora run study.yaml"
     histories: Callable[[], Histories] = dict
+    looks: Callable[[], list[DataLook]] = list
     bins: Callable[[], dict[str, ConfidenceBins]] = dict
     examples: Callable[[], StoredOutputs] | None = None
 
@@ -95,6 +98,11 @@ class ReportData:
     @property
     def histories(self) -> Histories:
         return self.once("histories", self._inputs.histories)
+
+    @property
+    def looks(self) -> list[DataLook]:
+        """One for each task whose data was looked at."""
+        return self.once("looks", self._inputs.looks)
 
     @property
     def bins(self) -> dict[str, ConfidenceBins]:

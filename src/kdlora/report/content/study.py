@@ -16,6 +16,7 @@ from kdlora.report import words as w
 from kdlora.report.content import (
     answer,
     cost,
+    data_checks,
     explorer,
     gains,
     learning,
@@ -127,9 +128,12 @@ PLANS = (
              _either(_nothing, lambda d: gains.effects(d.facts)), ("effects",)),
     )),
     SectionPlan("trust", "Can it be trusted?", (
+        Part("Doubts about the data", lambda d: data_checks.doubts_about_data(d.looks)),
         Part("What to know first", lambda d: trust.trust(d.facts)),
         Part("What a reader must know before believing it", _tested(trust.doubts),
              ("doubts",)),
+        Part("What is in the data", lambda d: data_checks.data_findings(d.looks),
+             ("data_findings",)),
         Part("Health flags by name", lambda d: trust.flag_counts(d.frame), ("flag_counts",)),
         Part("Health flags", lambda d: trust.flags(d.frame), ("flags",)),
         Part("Runs without a result", lambda d: trust.unfinished(d.frame), ("unfinished",)),

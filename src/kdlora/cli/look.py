@@ -1,0 +1,175 @@
+"""`kdlora look`: what is in a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdlora.cli.study import AsJson, DataDir, Strict
+from kdlora.errors import InputError
+from kdlora.records.data_look import percent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from kdlora.records.data_look import DataFinding, DataLook, TokenCount
+    from kdlora.spec.sections import OwnTask
+
+_MOST_CLASSES = 12  # that have a column of their own
+_COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+
+
+def look(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|STUDY",
+            help="Labelled rows in a CSV, TSV, JSONL or Parquet file; or a study file, a preset "
+            "or a study's folder.",
+        ),
+    ],
+    eval: Annotated[str | None, typer.Option(help="Held-out data of FILE.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Text column of FILE, default text; twice for a pair.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Label column of FILE, default label.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="auto (default), classification or regression, of FILE.")
+    ] = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An encoder that is to read FILE; may be given many times. Without one no tokens "
+            "are counted."
+        ),
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens after which texts are cut; default 128.")
+    ] = None,
+    data_dir: DataDir = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in the data and what is doubtful about it; trains nothing."""
+    from kdlora.planning.data_looks import look_at_file, read_and_look, require_sound
+    from kdlora.spec.sections import Training
+    from kdlora.tables.formats import is_table_name
+
+    console = _console(as_json)
+    of_file = {"--eval": eval, "--text": text, "--label": label, "--kind": kind,
+               "--encoder": encoder, "--max-length": max_length}  # fmt: skip
+    if is_table_name(Path(source)):
+        if data_dir is not None:
+            raise InputError("--data-dir is of a study, and a file is given")
+        looks = [
+            look_at_file(
+                _task(source, eval=eval, text=text, label=label, kind=kind),
+                encoders=encoder or (),
+                max_length=max_length or Training().max_length,
+                on_note=lambda note: console.print(note, style="dim"),
+            )
+        ]
+    else:
+        from kdlora.api import check
+        from kdlora.cli.study import _read
+
+        if given := [name for name, value in of_file.items() if value]:
+            raise InputError(
+                f"{', '.join(given)}: of a file, and {source} is a study, which says it itself"
+            )
+        looks = read_and_look(check(_read(_study_file(source), data_dir)))
+    if as_json:
+        print(json.dumps({"tasks": [one.as_dict() for one in looks]}, indent=1, ensure_ascii=False))
+    else:
+        for one in looks:
+            show_look(one, console)
+    if strict:
+        require_sound(looks)
+
+
+def _task(file: str, **options: object) -> OwnTask:
+    """A file as a task of its own; options that are not given have the defaults of a study."""
+    from pydantic import ValidationError
+
+    from kdlora.spec.base import explain
+    from kdlora.spec.distil_study import task_name_of
+    from kdlora.spec.sections import OwnTask
+
+    given = {name: value for name, value in options.items() if value}
+    try:
+        return OwnTask.model_validate({"name": task_name_of(file), "train": file, **given})
+    except ValidationError as error:
+        raise InputError(explain(error, OwnTask)) from None
+
+
+def _console(as_json: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=as_json)
+
+
+def _study_file(source: str) -> str:
+    """The study file of a study's folder; what is no such folder stays as it is."""
+    for folder in (Path(source), Path("results") / source):
+        if (folder / "study.yaml").is_file():
+            return str(folder / "study.yaml")
+    return source
+
+
+def show_look(one: DataLook, console: Console) -> None:
+    """Rows, tokens and findings of one task."""
+    console.print(_splits(one))
+    for count in one.tokens:
+        console.print(_tokens(count), soft_wrap=True, markup=False, highlight=False)
+    say_findings(one.findings, console)
+
+
+def say_findings(found: Sequence[DataFinding], console: Console, *, prefix: str = "") -> None:
+    """One line a finding, the worst first."""
+    from rich.text import Text
+
+    for finding in found:
+        level = Text(f"{prefix}{finding.severity}: ", style=_COLOURS[finding.severity])
+        console.print(level + Text(finding.told), soft_wrap=True, highlight=False)
+    if not found:
+        console.print(f"{prefix}nothing to doubt in the data", style="dim")
+
+
+def _splits(one: DataLook) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for count in one.splits for name in count.classes))
+    shown = names if len(names) <= _MOST_CLASSES else []
+    table = Table("split", "from", title=f"{escape(one.task)}: {one.kind}", title_justify="left")
+    table.add_column("rows", justify="right")
+    for name in shown:
+        table.add_column(escape(name), justify="right")
+    if names and not shown:
+        table.add_column("classes", justify="right")
+        table.add_column("smallest", justify="right")
+        table.add_column("largest", justify="right")
+    for count in one.splits:
+        cells = [f"{count.classes.get(name, 0):,}" if count.classes else "-" for name in shown]
+        if names and not shown:
+            sizes = [n for n in count.classes.values() if n] or [0]
+            cells = [f"{len(sizes):,}", f"{min(sizes):,}", f"{max(sizes):,}"]
+        table.add_row(escape(count.split), escape(count.source), f"{count.rows:,}", *cells)
+    return table
+
+
+def _tokens(count: TokenCount) -> str:
+    """A tokenizer's figures in a line that any terminal can wrap."""
+    part = f" (of {count.measured:,} texts, evenly spaced)" if count.measured < count.texts else ""
+    return (
+        f"{', '.join(count.encoders)}: {count.median:,} tokens in the median{part}, 99 % have at "
+        f"most {count.percentile_99:,}, the longest {count.longest:,}; cut after "
+        f"{count.max_length:,}: {percent(count.cut_texts)} of the texts, "
+        f"{percent(count.cut_tokens)} of the tokens; {percent(count.unknown_tokens)} unknown; "
+        f"{count.tokens_per_word:.2f} tokens a word"
+    )

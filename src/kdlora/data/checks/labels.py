@@ -1,0 +1,160 @@
+"""What labels look like: classes of few rows, several labels in one cell, one text under several.
+
+Limits are stated here once, with what they mean; the four tasks at hand that people know to be
+sound (SST-2, tweets, movie reviews, QQP) stay below all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from kdlora.data.checks.duplicates import rows_by_group
+from kdlora.data.splits import SHORT_SELECTION
+from kdlora.records.data_look import DataFinding, SplitCount, percent
+from kdlora.vocabulary.task import Task
+
+RARE_CLASS_ROWS = 10  # of train; fewer teach a class nothing that its score could show
+SHORT_REPORT = 100  # rows; below it one answer moves a score by more than a point
+THIN_ROWS = 30  # rows of a held-out split; below it no score means anything
+CONFLICTING_SHARE = 0.01  # of labelled rows; a few occur in every large file
+_SHOWN = 3
+_SEPARATORS = "|;,/+&"
+
+
+def class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
+    """Rare classes of train."""
+    train = counts[0]
+    rare = {name: n for name, n in train.classes.items() if n < RARE_CLASS_ROWS}
+    if rare:
+        listed = ", ".join(f"'{name}' ({n})" for name, n in list(rare.items())[: 2 * _SHOWN])
+        more = f" and {len(rare) - 2 * _SHOWN} more" if len(rare) > 2 * _SHOWN else ""
+        yield DataFinding(
+            "rare_classes",
+            "warning",
+            f"{len(rare)} of {len(train.classes)} classes have fewer than {RARE_CLASS_ROWS} "
+            f"training rows: {listed}{more}",
+            "Give them more rows, or join them with another class (`labels` in the study file)",
+        )
+
+
+def size_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
+    """Splits of so few rows that what is scored on them says little."""
+    for count in counts[1:]:
+        enough = SHORT_SELECTION if count.split == "selection" else SHORT_REPORT
+        if not 0 < count.rows < enough:
+            continue
+        thin = count.rows < THIN_ROWS
+        use = "chosen" if count.split == "selection" else "scored"
+        spread = 100 * 1.96 * math.sqrt(0.25 / count.rows)  # of a share, where it varies most
+        yield DataFinding(
+            f"short_{count.split}",
+            "warning" if thin else "info",
+            f"models are {use} on {count.rows} rows ({count.split}, of {counts[0].rows:,} for "
+            f"training): one answer is {100 / count.rows:.2g} points, and chance alone moves an "
+            f"accuracy by up to ±{spread:.0f} points",
+            "Label more rows, or give a larger held-out file" if thin else "",
+        )
+
+
+def several_labels(names: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The separator and the tags, if classes look like sets of tags: ``price|service``.
+
+    They do if two names or more join what are, for the greater part, names of classes as well, or
+    what stands first in one name and later in another.
+    """
+    for separator in _SEPARATORS:
+        split = {name: _tags(name, separator) for name in names}
+        joined = [tags for tags in split.values() if len(tags) > 1]
+        if len(joined) < 2 or not all(all(tags) for tags in joined):
+            continue
+        alone = {tags[0] for tags in split.values() if len(tags) == 1}
+        first, later = {tags[0] for tags in joined}, {tag for tags in joined for tag in tags[1:]}
+        parts = first | later
+        if len(parts & alone) >= len(parts) / 2 or len(first & later) >= len(parts) / 2:
+            return separator, sorted(parts | alone)
+    return None
+
+
+def _tags(name: str, separator: str) -> list[str]:
+    bare = name.strip()
+    if bare[:1] in "[({" and bare[-1:] in "])}":  # a list that was written as text
+        bare = bare[1:-1]
+    return [part.strip(" '\"") for part in bare.split(separator)]
+
+
+def several_label_findings(names: Sequence[str], column: str) -> Iterator[DataFinding]:
+    if found := several_labels(names):
+        separator, tags = found
+        joined = sum(separator in name for name in names)
+        yield DataFinding(
+            "several_labels",
+            "warning",
+            f"column '{column}' looks like several labels in one: {joined} of its {len(names)} "
+            f"classes join {len(tags)} tags by '{separator}' ({', '.join(tags[: 2 * _SHOWN])})",
+            "Each combination would be a class of its own. Train one model a tag (a yes/no column "
+            "each), or keep the rows with a single tag",
+        )
+
+
+def conflict_findings(
+    task: Task, groups: np.ndarray, labels: np.ndarray, where: Sequence[str], texts: Sequence[str]
+) -> Iterator[DataFinding]:
+    """The same text under several labels; of numbers, more than a standard deviation apart.
+
+    Args:
+        groups, labels: [n]; rows of the same text share a group.
+        where: [n] the row as a user finds it, such as ``row 12 of train.csv``.
+        texts: [n] to be quoted.
+    """
+    apart = float(np.std(labels)) if task.kind.numeric and len(labels) else 0.0
+    conflicts = []
+    for rows in rows_by_group(groups).values():
+        found = labels[rows]
+        if np.ptp(found) > apart:
+            conflicts.append(rows)
+    if not conflicts:
+        return
+    concerned = sum(map(len, conflicts))
+    share = concerned / len(labels)
+    quoted = [
+        f"{quote(texts[rows[0]])} is {_told(task, labels, rows, where)}"
+        for rows in conflicts[:_SHOWN]
+    ]
+    yield DataFinding(
+        "conflicting_labels",
+        "warning" if share >= CONFLICTING_SHARE else "info",
+        f"{_count(len(conflicts), 'text')} ({concerned:,} rows, {percent(share)}) "
+        f"{'stands' if len(conflicts) == 1 else 'stand'} under several labels: {'; '.join(quoted)}",
+        "Decide which label is right: no model can answer both",
+    )
+
+
+def _told(task: Task, labels: np.ndarray, rows: Sequence[int], where: Sequence[str]) -> str:
+    """``positive in row 3 of train.csv, negative in row 9 of train.csv``."""
+    said: dict[str, str] = {}
+    for row in rows:
+        value = labels[row]
+        name = f"{value:g}" if task.kind.numeric else task.label_names[int(value)]
+        said.setdefault(name, where[row])
+    return ", ".join(f"{name} in {place}" for name, place in list(said.items())[:_SHOWN])
+
+
+def quote(text: str, most: int = 60) -> str:
+    """A text as it is quoted in a sentence: on one line, and not long."""
+    line = " ".join(text.split())
+    return f'"{line if len(line) <= most else line[: most - 3] + "..."}"'
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def class_counts(task: Task, labels: np.ndarray) -> Mapping[str, int]:
+    """Rows of each class; nothing for numbers."""
+    if task.kind.numeric:
+        return {}
+    counts = np.bincount(labels, minlength=len(task.label_names))
+    return {name: int(n) for name, n in zip(task.label_names, counts, strict=True)}
