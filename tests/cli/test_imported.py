@@ -41,7 +41,7 @@ SCORES = "Task,X/Y FFT,X/Y LoRA,X/Y KD-LoRA\nCoLA,57.7,56.9,56.3\nRTE,71.6,70.1,
 def test_import_then_doctor(call, tmp_path):
     (tmp_path / "scores.csv").write_text(SCORES)
     text = call("import", "scores.csv", "--as", "paper")
-    assert "6 rows from scores.csv (format glue-scores)" in text
+    assert "6 runs from scores.csv (format glue-scores)" in text
     assert "! score: accuracy lies in [0, 1]" in text
     assert Path("results/paper/imported.parquet").is_file()
     text = call("doctor", "paper")

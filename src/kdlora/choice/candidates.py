@@ -99,6 +99,7 @@ class Candidates(Result):
     notes: tuple[str, ...] = ()
     baseline: Baseline | None = None
     student: RankedStudent | None = None
+    can_export: bool = True
 
     @property
     def default(self) -> int | None:
@@ -131,6 +132,7 @@ def gather_candidates(
     forms: Iterable[str] = tuple(FORMS),
     length: int | None = None,
     measured_only: bool = False,
+    can_export: bool = True,
 ) -> Candidates:
     """Every model of a task in every form.
 
@@ -140,6 +142,7 @@ def gather_candidates(
         length: tokens at which latencies are compared; default that of the exports nearest to the
             records' protocol, or the records' own.
         measured_only: leave out forms whose size or latency would be an estimate.
+        can_export: the models were trained here; else every run is a candidate as it is.
 
     Runs that a health check calls unusable are left out and named in a note, and so are teachers
     that are no trained model here (they still serve as the reference). Raises InputError where
@@ -174,7 +177,7 @@ def gather_candidates(
     ratios = speed_ratios(exports)
     found: list[ModelForm] = []
     for models in _by_model(rows):
-        if models["encoder"].isna().all() or not _is_here(models):
+        if models["encoder"].isna().all() or (can_export and not _is_here(models)):
             continue
         base = _candidate(models, rows, direction)
         for form in forms:
@@ -188,7 +191,7 @@ def gather_candidates(
         raise InputError(f"nothing to choose from on '{task}': {why}")
     return Candidates(
         task, metric, direction, tuple(found), reference, length, tuple(notes),
-        _baseline(planned, direction), ranking.first,
+        _baseline(planned, direction), ranking.first, can_export,
     )  # fmt: skip
 
 
@@ -245,7 +248,7 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Mode
         run_ids=tuple(models["run_id"]),
         seeds=tuple(int(s) for s in models["seed"]),
         ship=str(ship["run_id"]),
-        ship_folder=str(Path(str(ship["source"])).parent) if "source" in models else "",
+        ship_folder=_place(ship["source"]) if "source" in models else "",
         score=float(score.mean()),
         report_score=float(reported.mean()) if np.isfinite(reported).all() else None,
         size_mb=nothing,
@@ -253,6 +256,12 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Mode
         latency_p95_ms=nothing,
         flags=tuple(dict.fromkeys(flag for found in models["flags"] for flag in tuple(found))),
     )
+
+
+def _place(source: object) -> str:
+    """The folder of a run's record; of an imported run where it stands in its source."""
+    path = Path(str(source))
+    return str(path.parent) if path.name == "record.json" else str(source)
 
 
 def _with_costs(
@@ -283,7 +292,7 @@ def _with_costs(
     place = models.loc[models["run_id"] == first.run_id, "source"] if "source" in models else ()
     return replace(
         same, gate=first.gate, artefact_score=first.score, folder=first.folder, ship=first.run_id,
-        ship_folder=str(Path(str(next(iter(place)))).parent) if len(place) else "",
+        ship_folder=_place(next(iter(place))) if len(place) else "",
     )  # fmt: skip
 
 

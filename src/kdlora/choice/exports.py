@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,13 @@ import pandas as pd
 from kdlora.choice.candidates import draw_field, gather_candidates, run_scores, task_names
 from kdlora.choice.constraints import Constraints
 from kdlora.choice.formats import FORMS, MeasuredForm, TextLatency
+from kdlora.choice.imports import imported_candidates
 from kdlora.choice.recommend import recommend
 from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
 from kdlora.records.frame import find_study, load_frame
+from kdlora.records.imported import is_imported
 from kdlora.records.predictions import read_outputs
 
 
@@ -104,13 +106,17 @@ def recommend_study(
         draws, seed: of the bootstrap.
     """
     root = find_study(study)
-    frame = load_frame(root)
+    frame, imported = load_frame(root), is_imported(root)
+    notes: tuple[str, ...] = ()
+    if imported:
+        frame, notes = imported_candidates(frame)
     known = task_names(frame)
     if not known:
-        raise InputError(
-            f"{root} holds no finished model with a score on a selection split, so there is "
-            "nothing to choose from. Finish the study with `kdlora run`"
-        )
+        lacks = "no run with a score" if imported else (
+            "no finished model with a score on a selection split"
+        )  # fmt: skip
+        then = "" if imported else ". Finish the study with `kdlora run`"
+        raise InputError(f"{root} holds {lacks}, so there is nothing to choose from{then}")
     unknown = [t for t in tasks if t not in known]
     if unknown:
         raise InputError([f"no task '{t}' here.{did_you_mean(t, known)}" for t in unknown])
@@ -120,8 +126,10 @@ def recommend_study(
     for task in dict.fromkeys(tasks or known):
         try:
             field = gather_candidates(
-                frame, task, exports=shipped.forms, length=length, measured_only=measured_only
-            )
+                frame, task, exports=shipped.forms, forms=("torch",) if imported else FORMS,
+                length=length, measured_only=measured_only, can_export=not imported,
+            )  # fmt: skip
+            field = replace(field, notes=(*notes, *field.notes))
         except InputError as error:
             lacking[task] = str(error)
             continue

@@ -20,10 +20,14 @@ CLOSE = 1.25  # an estimate within this factor of a limit may fall on either sid
 
 
 def what_next(
-    result: Recommendation, run_scores: Mapping[str, float], scale: float
+    result: Recommendation,
+    run_scores: Mapping[str, float],
+    scale: float,
+    *,
+    can_export: bool = True,
 ) -> tuple[Step, ...]:
     """Steps in order of how much they would change; none where the choice is clear and measured."""
-    steps = [*_measure(result)]
+    steps = _measure(result) if can_export else []
     if result.choice is None:
         return tuple(steps)
     if result.probability is not None and result.probability >= SURE:

@@ -155,7 +155,7 @@ def recommend(
             f"{pool.task}, no less than the model named here: none is worth shipping yet"
         )
         result = replace(result, notes=(told, *result.notes))
-    steps = what_next(result, run_scores, scale)
+    steps = what_next(result, run_scores, scale, can_export=pool.can_export)
     return replace(result, next_steps=steps)
 
 

@@ -23,7 +23,12 @@ STYLES = {"error": "bold red", "warning": "yellow", "info": "dim"}
 
 def import_results(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A table, or a folder of metrics.json files.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A table (CSV, TSV, JSON, Parquet, LaTeX, Markdown), an MLflow database, or a "
+            "folder of JSON files as the Trainer or lm-evaluation-harness write them.",
+        ),
     ],
     study: Annotated[str, typer.Option("--as", help="Name of the study to make.")],
     mapping: Annotated[
@@ -207,13 +212,13 @@ def _show_import(folder: Path, imported: Imported) -> None:
 
     console = Console()
     frame = imported.frame
-    table = _table("arm", "rows", "tasks", "pairs", "seeds")
+    table = _table("arm", "runs", "tasks", "pairs", "seeds")
     for arm, part in frame.groupby("arm", dropna=False):
         sizes = (part[k].nunique() if k in part else 0 for k in ("task", "pair", "seed"))
         _add(table, arm, len(part), *sizes)
     console.print(table)
     console.print(
-        f"{len(frame)} rows from {imported.source} (format {imported.mapping.name}); "
+        f"{_runs(len(frame))} from {imported.source} (format {imported.mapping.name}); "
         f"{len(imported.kept)} unknown columns kept, {len(imported.aggregates)} rows that sum "
         "others up set apart.",
         markup=False,
@@ -221,6 +226,10 @@ def _show_import(folder: Path, imported: Imported) -> None:
     for problem in imported.problems:
         console.print(f"! {problem}", style="yellow", markup=False)
     console.print(f"Imported into {folder}", markup=False)
+
+
+def _runs(n: int) -> str:
+    return f"{n:,} run{'s' * (n != 1)}"
 
 
 def _show_diagnosis(

@@ -1,6 +1,12 @@
-"""Reading foreign results as they are: a CSV, TSV or Excel-free table, or a folder of JSON files.
+"""Reading foreign results as they are: a table in a file.
 
-Only text formats and Parquet are read; nothing that could run code when it is opened.
+    .csv .tsv .txt     separated by commas, semicolons, tabs or bars, as the file shows
+    .jsonl .json       a list of objects, or the results of lm-evaluation-harness
+    .parquet
+    .tex .md           the one table in it
+    .db .sqlite        a database of MLflow, such as kdlora's own mirror
+
+Nothing is read that could run code when it is opened.
 """
 
 from __future__ import annotations
@@ -9,19 +15,32 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pandas.io.parsers import TextParser  # type: ignore[attr-defined]  # the stubs lack it
 
-from kdlora.errors import InputError
-from kdlora.importing.mapping import Mapping
+from kdlora.errors import DataError, InputError
+from kdlora.importing.mapping import ROW
+from kdlora.importing.numbers import in_doubt, table_decimal
+from kdlora.importing.paper_tables import read_paper_table
+from kdlora.importing.trackers import (
+    is_lm_eval,
+    lm_eval_rows,
+    read_mlflow_database,
+    with_mirrored_flags,
+    without_dictionaries,
+)
+from kdlora.tables.formats import csv_records, even_rows
 from kdlora.tables.reader import open_table
 
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
-ROW = "__row"  # where in the source a row stands; becomes part of its provenance
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".tex", ".md", ".db",
+          ".sqlite")  # fmt: skip
+_SEPARATORS = (",", ";", "\t", "|")
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # as pandas writes row names into Parquet
+_DEEPEST = 100  # lists and objects within each other
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -35,35 +54,110 @@ def read_table(path: Path) -> pd.DataFrame:
             f"{path.name}: cannot import '{path.suffix or 'a file without ending'}'; "
             f"expected a folder of JSON metrics or one of {', '.join(TABLES)}"
         )
-    return _read_json(path) if ending == ".json" else _read_rows(path, ending)
+    if ending == ".json":
+        table = _read_json(path)
+    elif ending in (".db", ".sqlite"):
+        table = read_mlflow_database(path)
+    elif ending in (".tex", ".md"):
+        names, rows = read_paper_table(path)
+        table = _typed(names, rows, path)
+        table[ROW] = [f"row {number}" for number in range(1, len(rows) + 1)]
+    else:
+        table = _read_rows(path, ending)
+    return with_mirrored_flags(without_dictionaries(table))
 
 
 def _read_rows(path: Path, ending: str) -> pd.DataFrame:
     file = open_table(path, format="csv" if ending == ".txt" else None)
-    numbers, rows = [], []
-    for number, values in file.rows():
-        numbers.append(f"row {number}")
-        rows.append(values)
-    names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(file.columns)]
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise InputError(f"{path.name}: columns named twice: {', '.join(twice)}")
-    if file.format in ("csv", "tsv"):
-        # pandas tells numbers and what stands for nothing ("NA", "null", ...) from other strings
-        table = TextParser([names, *rows], skip_blank_lines=False).read()
+    if file.format == "csv" and (separator := _separator(path)) != ",":
+        lines = even_rows(csv_records(path, separator), path)
+        columns = next(lines)[1]
+        found: list[tuple[int, Sequence[Any]]] = list(lines)
+        if not found:
+            raise DataError(f"{path} holds a header but no rows")
     else:
+        found = list(file.rows())
+        columns = file.columns
+    numbers = [f"row {number}" for number, _ in found]
+    rows = [list(values) for _, values in found]
+    names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(columns)]
+    if file.format in ("csv", "tsv"):
+        table = _typed(names, rows, path)
+    else:
+        _require_once(names, path)
         table = pd.DataFrame(rows, columns=names)
         table = table[[name for name in names if not _PANDAS_INDEX.fullmatch(name)]]
     return table.assign(**{ROW: numbers})
 
 
-def _read_json(path: Path) -> pd.DataFrame:
+def _separator(path: Path) -> str:
+    """What separates the fields of a CSV: a comma, unless only another makes even rows of it.
+
+    Spreadsheets of countries with decimal commas write semicolons.
+    """
+    widths: dict[str, int] = {}
+    for separator in _SEPARATORS:
+        try:
+            lengths = [len(fields) for _, fields in even_rows(csv_records(path, separator), path)]
+        except DataError:
+            continue
+        if lengths and lengths[0] > 1:
+            widths[separator] = lengths[0]
+    return max(widths, key=lambda s: (widths[s], s == ","), default=",")
+
+
+def _require_once(names: list[str], path: Path) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"{path.name}: columns named twice: {', '.join(twice)}")
+
+
+def _typed(names: list[str], rows: list[list[str]], path: Path) -> pd.DataFrame:
+    """Columns of text as what pandas takes them for, but for numbers that may be read in two ways.
+
+    pandas tells numbers and what stands for nothing ("NA", "null", ...) from other strings, and
+    always takes a point for a decimal one.
+    """
+    _require_once(names, path)
+    cells = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    commas = table_decimal(cells.values()) == "comma"
+    texts = {name: str for name, own in cells.items() if in_doubt(own, commas=commas)}
+    parser = TextParser([names, *rows], skip_blank_lines=False, dtype=texts)
+    return pd.DataFrame(parser.read())
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds. Raises InputError, without the path, for what cannot be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise InputError(f"no file at {path}") from None
+        raise InputError(f"{path.name}: there is no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} is no readable table: {_first_line(error)}") from None
+        raise InputError(f"{path.name}: {_first_line(error)}") from None
+    inner, depth = [values], 0
+    while inner := [
+        child
+        for item in inner
+        if isinstance(item, dict | list)
+        for child in (item.values() if isinstance(item, dict) else item)
+    ]:
+        depth += 1
+        if depth > _DEEPEST:
+            raise InputError(
+                f"{path.name}: more than {_DEEPEST} lists or objects within each other"
+            )
+    return values
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"no file at {path}")
+    try:
+        values = load_json(path)
+    except InputError as error:
+        raise InputError(f"{path.name} is no readable table: {error}") from None
+    if is_lm_eval(values):
+        return pd.DataFrame(lm_eval_rows(values, path.name))
     rows = values if isinstance(values, list) else [values]
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path.name} is no readable table: expected a list of objects")
@@ -71,46 +165,6 @@ def _read_json(path: Path) -> pd.DataFrame:
     if table.empty:
         raise InputError(f"{path.name} holds no rows")
     return table.assign(**{ROW: [f"row {number}" for number in range(1, len(rows) + 1)]})
-
-
-def read_folder(folder: Path, mapping: Mapping) -> pd.DataFrame:
-    """One row a JSON file named in `mapping.files`, with what `mapping.path` reads from its place.
-
-    Raises InputError when there is none, or when some cannot be read (all of them named).
-    """
-    paths = sorted(
-        (p for name in mapping.files for p in folder.rglob(name) if p.is_file()),
-        key=lambda p: (p.parent, mapping.files.index(p.name)),
-    )
-    if not paths:
-        raise InputError(
-            f"no {' or '.join(mapping.files)} below {folder}; `files` in a mapping names others"
-        )
-    pattern = re.compile(mapping.path) if mapping.path else None
-    rows: list[dict[str, Any]] = []
-    problems: list[str] = []
-    seen: set[Path] = set()
-    for path in paths:
-        if path.parent in seen:  # all_results.json repeats metrics.json of the same run
-            continue
-        relative = path.relative_to(folder).as_posix()
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            problems.append(f"{relative}: {_first_line(error)}")
-            continue
-        if not isinstance(values, dict):
-            problems.append(f"{relative}: expected an object with metrics")
-            continue
-        # the folder's own name may be part of the pattern when a single run is imported
-        match = pattern.search(f"{folder.name}/{relative}") if pattern else None
-        named = {k: v for k, v in match.groupdict().items() if v is not None} if match else {}
-        seen.add(path.parent)
-        rows.append({**flatten(values), **named, ROW: relative})
-    if problems:
-        raise InputError(problems, where=f"{folder}")
-    table = pd.DataFrame(rows)
-    return table.infer_objects()
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

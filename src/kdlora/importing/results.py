@@ -10,13 +10,16 @@ calls an aggregate is set apart), and every row says where it stood in the sourc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kdlora.errors import InputError
-from kdlora.importing import read as foreign
 from kdlora.importing.convert import Imported, tidy
-from kdlora.importing.mapping import Mapping, built_in, find_mapping
+from kdlora.importing.folders import lm_eval_files, read_folder, read_lm_eval
+from kdlora.importing.mapping import Mapping, built_in, find_mapping, known_by_columns
+from kdlora.importing.read import read_table
+from kdlora.importing.recognise import recognise
 from kdlora.records.imported import TABLE, write_imported
 
 
@@ -28,13 +31,28 @@ def read_results(source: str | Path, mapping: str | Path | Mapping | None = None
     single impossible values are named in `problems` and flagged in their rows instead.
     """
     path = Path(source)
+    chosen = None if mapping is None else find_mapping(mapping)
+    assumed: list[str] = []
     if path.is_dir():
-        chosen = built_in("hf-trainer") if mapping is None else find_mapping(mapping, ())
-        table = foreign.read_folder(path, chosen)
+        files = lm_eval_files(path) if chosen is None else []
+        if files:
+            table = read_lm_eval(path, files)
+        else:
+            chosen = chosen or built_in("hf-trainer")
+            table, assumed = read_folder(path, chosen)
     else:
-        table = foreign.read_table(path)
-        chosen = find_mapping(mapping, table.columns)
-    return tidy(table, chosen, path)
+        table = read_table(path)
+    if chosen is None:
+        chosen = known_by_columns(table.columns)
+    if chosen is None:
+        chosen, assumed = recognise(table, path.name)
+    if chosen.name == "lm-eval":
+        assumed = [
+            "arm: a model is taken as given (teacher/given) unless its arguments or its name say "
+            "more; a mapping says otherwise"
+        ]
+    found = tidy(table, chosen, path)
+    return replace(found, problems=(*assumed, *found.problems))
 
 
 def import_results(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdlora.errors import DataError
 from kdlora.records.record import Efficiency
-from kdlora.records.tidy import numeric
+from kdlora.records.tidy import IMPOSSIBLE, as_given
 from kdlora.vocabulary.metric import metric, metric_of_column
 
 _MEASURED = tuple(
@@ -61,14 +61,34 @@ def impossible_values(frame: pd.DataFrame) -> list[ImpossibleValue]:
     scores at all (a table of costs has none); other missing values are only missing.
     """
     problems = [*_scores(frame), *_costs(frame), *_settings(frame)]
-    return [problem for problem in problems if problem.rows]
+    found = [problem for problem in problems if problem.rows]
+    return [*found, *_flagged_at_import(frame, found)]
+
+
+def _flagged_at_import(frame: pd.DataFrame, found: list[ImpossibleValue]) -> list[ImpossibleValue]:
+    """What only the import could see: a 0.87 among per cents is a possible score."""
+    if "flags" not in frame:
+        return []
+    seen = {(problem.column, row) for problem in found for row in problem.rows}
+    rows: dict[str, list[int]] = {}
+    for row, flags in enumerate(frame["flags"]):
+        for flag in flags if isinstance(flags, tuple | list) else ():
+            column = str(flag).removeprefix(IMPOSSIBLE)
+            copied = column.startswith("report.") and f"{IMPOSSIBLE}score" in flags
+            if str(flag).startswith(IMPOSSIBLE) and (column, row) not in seen and not copied:
+                rows.setdefault(column, []).append(row)
+    sentence = "was flagged when it was imported, see its notes in imported.json"
+    return [ImpossibleValue(column, tuple(own), sentence) for column, own in rows.items()]
 
 
 def flag_impossible(frame: pd.DataFrame, problems: list[ImpossibleValue]) -> pd.Series:
-    """The `flags` column with "impossible:<column>" added to the rows concerned."""
+    """The `flags` column with "impossible:<column>" added to the rows concerned.
+
+    `records.tidy.normalise` leaves these cells out, so no mean includes them.
+    """
     flags = [tuple(f) for f in frame["flags"]] if "flags" in frame else [()] * len(frame)
     for problem in problems:
-        name = f"impossible:{problem.column}"
+        name = f"{IMPOSSIBLE}{problem.column}"
         for row in problem.rows:
             if name not in flags[row]:
                 flags[row] = (*flags[row], name)
@@ -81,7 +101,8 @@ def as_fractions(frame: pd.DataFrame, units: Mapping[str, str]) -> tuple[pd.Data
     `units` are those that a mapping states for its columns, "" where it states none. A stated unit
     holds. Else the metric's range tells, metric by metric and column by column: accuracy lies in
     [0, 1], so a column of which most are above 1 and none above 100 is per cent. A single 1.2
-    among fractions stays as it is and is impossible.
+    among fractions stays as it is and is impossible; a single 0.87 among per cents may be 87 or
+    0.87 of them: its row is flagged, as impossible values are.
     """
     frame, notes = frame.copy(), []
     for column in map(str, frame.columns):
@@ -89,13 +110,33 @@ def as_fractions(frame: pd.DataFrame, units: Mapping[str, str]) -> tuple[pd.Data
             largest = _largest_per_cent(frame.loc[rows, column], name)
             if largest is None:
                 continue
+            doubtful = rows & _up_to(frame[column], metric(name).high)
             frame.loc[rows, column] = frame.loc[rows, column].map(_hundredth)
-            notes.append(
-                f"{column}: {name} lies in {_reach(name)}, and most of {int(rows.sum())} values "
-                f"are above, up to {largest:g}: read as per cent and divided by 100; state "
-                "`unit: percent` or `unit: fraction` in the mapping to be sure"
-            )
+            # of the same numbers one note is enough
+            same = column == f"report.{name}" and column not in units and "score" in units
+            known = int(frame.loc[rows, column].notna().sum())
+            if not same:
+                notes.append(
+                    f"{column}: {name} lies in {_reach(name)}, and most of {known} values are "
+                    f"above, up to {largest:g}: read as per cent and divided by 100; state "
+                    "`unit: percent` or `unit: fraction` in the mapping to be sure"
+                )
+            if doubtful.any():
+                found = [ImpossibleValue(column, tuple(map(int, np.flatnonzero(doubtful))), "")]
+                frame["flags"] = flag_impossible(frame, found)
+                if not same:
+                    notes.append(
+                        f"{column}: {int(doubtful.sum())} of these values are not above "
+                        f"{metric(name).high:g}, perhaps fractions among per cents: flagged, in "
+                        "no mean"
+                    )
     return frame, notes
+
+
+def _up_to(cells: pd.Series, high: float) -> np.ndarray:
+    """Which cells hold a number, not 0, that is a score as it is."""
+    values = pd.to_numeric(cells, errors="coerce").astype(float).abs()
+    return ((values > 0) & (values <= high + TINY)).to_numpy(bool)
 
 
 # Columns whose metric is the one that the row names.
@@ -147,7 +188,7 @@ def _reach(name: str) -> str:
 def _scores(frame: pd.DataFrame) -> list[ImpossibleValue]:
     found = []
     if "score" in frame and "metric" in frame and frame["score"].notna().any():
-        score = numeric(frame, "score")
+        score = as_given(frame, "score")
         done = frame["status"].eq("done") if "status" in frame else pd.Series(True, frame.index)
         unscored = done & score.isna() & ~_constant(frame)
         found.append(_problem("score", unscored, "has no score although it is done"))
@@ -160,8 +201,8 @@ def _scores(frame: pd.DataFrame) -> list[ImpossibleValue]:
         if one is not None and str(column).startswith("report"):
             # where it is the primary metric, the score itself has been looked at
             primary = frame["metric"].eq(one.name) if "metric" in frame else False
-            other = pd.Series(True, frame.index) & ~(primary & numeric(frame, "score").notna())
-            found += _out_of_range(str(column), numeric(frame, column), one.name, other)
+            other = pd.Series(True, frame.index) & ~(primary & as_given(frame, "score").notna())
+            found += _out_of_range(str(column), as_given(frame, column), one.name, other)
     return found
 
 
@@ -193,10 +234,10 @@ def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
     for column in NON_NEGATIVE:
         if column not in frame:
             continue
-        values = numeric(frame, column)
+        values = as_given(frame, column)
         found.append(_problem(column, values < 0, "cannot be negative"))
         found.append(_problem(column, pd.Series(np.isinf(values), frame.index), "is infinite"))
-    trainable, total = numeric(frame, "trainable_params"), numeric(frame, "total_params")
+    trainable, total = as_given(frame, "trainable_params"), as_given(frame, "total_params")
     found.append(
         _problem(
             "trainable_params",
@@ -207,7 +248,7 @@ def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
     )
     found.append(_problem("trainable_params", trainable > total, "is more than total_params"))
     for column in ("peak_memory_mb", "size_mb", "saved_mb", "reserved_memory_mb"):
-        too_much = numeric(frame, column) > 1e6
+        too_much = as_given(frame, column) > 1e6
         found.append(
             _problem(column, too_much, "is more than a terabyte; are these bytes? state the `unit`")
         )
@@ -217,9 +258,9 @@ def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
 def _settings(frame: pd.DataFrame) -> list[ImpossibleValue]:
     found = []
     for column in POSITIVE:
-        values = numeric(frame, column)
+        values = as_given(frame, column)
         found.append(_problem(column, (values <= 0) | np.isinf(values), "must be more than 0"))
-    lr = numeric(frame, "lr")
+    lr = as_given(frame, "lr")
     found.append(_problem("lr", lr > 1, "is no learning rate (more than 1)"))
     return found
 

@@ -36,6 +36,8 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "temperature", "kd_weight", "inference_s")  # fmt: skip
 TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids", "label_names")
 DICTS = ("protocol", "environment", "per_class_f1")
+IMPOSSIBLE = "impossible:"  # flags a cell: "impossible:score"
+AS_GIVEN = "as_given."  # what stood in such a cell: "as_given.score"
 COLUMNS = (*NAMES, "seed", *TEXTS, *NUMBERS, *TUPLES, *DICTS)
 
 T = TypeVar("T")
@@ -111,6 +113,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     "done" for a status, "all" for a pair or a task and 0 for a seed. `any_pair` and `any_seed` tell
     of rows that lack the value while others have one, or have no use for a seed: they stand beside
     every pair, or every seed. `flagged`: the run carries a flag that is more than information.
+    Cells that a flag calls impossible are empty, and stand in columns such as `as_given.score`.
     """
     if "pair" not in frame and "family" in frame:
         frame = frame.rename(columns={"family": "pair"})
@@ -120,7 +123,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     columns |= {name: _holding(frame, name, (tuple, list)) for name in TUPLES}
     columns |= {name: _holding(frame, name, (dict,)) for name in DICTS}
     columns |= _keys(frame, columns)
-    data = pd.DataFrame(columns)
+    data = _without_impossible(pd.DataFrame(columns))
     data["flagged"] = [
         any(level != "info" for level in severities({"flags": own, "flag_severities": levels}))
         for own, levels in zip(data["flags"], data["flag_severities"], strict=True)
@@ -155,6 +158,29 @@ def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Se
             seeds = whole.astype(int)
     found["seed"] = seeds
     return found
+
+
+def _without_impossible(data: pd.DataFrame) -> pd.DataFrame:
+    """The cells that a flag calls impossible moved to columns of their own."""
+    places: dict[str, list[int]] = {}
+    for row, flags in enumerate(data["flags"]):
+        for flag in flags:
+            if str(flag).startswith(IMPOSSIBLE):
+                places.setdefault(str(flag).removeprefix(IMPOSSIBLE), []).append(row)
+    for column, rows in places.items():
+        if column not in data:
+            continue
+        mask = np.zeros(len(data), dtype=bool)
+        mask[rows] = True
+        data[f"{AS_GIVEN}{column}"] = as_given(data, column).where(mask)
+        data[column] = data[column].mask(mask, np.nan)
+    return data
+
+
+def as_given(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column as floats, with the cells that `normalise` took for impossible."""
+    found = numeric(frame, column)
+    return found.where(found.notna(), numeric(frame, f"{AS_GIVEN}{column}"))
 
 
 def numeric(frame: pd.DataFrame, column: str) -> pd.Series:

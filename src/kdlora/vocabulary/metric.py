@@ -18,6 +18,7 @@ numpy and scipy are imported where something is computed, so that a plan is made
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -371,6 +372,39 @@ def _named(name: str) -> Metric:
                 in_points=first.in_points,
             )
     return Metric(name, name or "score", is_known=False)
+
+
+# Short for a metric in the heads of tables and in the logs of trackers, letters only.
+_SHORT = {
+    "acc": "accuracy",
+    "matchedaccuracy": "accuracy",
+    "f1macro": "macro_f1",
+    "mcc": "matthews",
+    "matthewscorr": "matthews",
+    "pearsonr": "pearson",
+    "pear": "pearson",
+    "pcc": "pearson",
+    "spearmanr": "spearman",
+    "spear": "spearman",
+}
+
+
+# Logged beside the scores, and none themselves where somebody looks for a score.
+_LOSSES = ("loss", "perplexity", "cross_entropy", "ece")
+
+
+@lru_cache(maxsize=4096)
+def metric_called(text: str) -> str | None:
+    """The score that people mean by a name such as "MCC" or "Macro-F1"; None for any other."""
+    letters = _letters(text)
+    names = {_letters(one.hub_name): one.name for one in METRICS.values() if one.hub_name}
+    names |= {_letters(name): name for name in METRICS}  # "f1" is F1, whatever the hub calls it
+    found = _SHORT.get(letters) or names.get(letters)
+    return None if found in _LOSSES else found
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def metric_of_column(column: str) -> Metric | None:

@@ -76,11 +76,11 @@ def covered(facts: Facts) -> Finding | None:
     frame = facts.frame
     done = int((frame["status"] == "done").sum())
     grid = full_grid(frame)
-    if done == len(frame) and grid > done and not _is_own(frame):
-        text = (
-            f"{done:,} runs are there; every model on every pair, task and seed would make "
-            f"{grid:,}. What was planned is not known."
-        )
+    own = _is_own(frame)
+    if done == len(frame) and not own:
+        text = f"{w.plural(done, 'run')}; what was planned is not known."
+        if grid > done:
+            text += f" Every model on every pair, task and seed would make {grid:,}."
     elif done == len(frame):
         text = f"All planned runs are done ({done} of {len(frame)})."
     else:
@@ -89,7 +89,7 @@ def covered(facts: Facts) -> Finding | None:
         missing = len(frame) - done - failed - stopped
         counted = ((failed, "failed"), (missing, "missing"), (stopped, "stopped early"))
         rest = [f"{n} {what}" for n, what in counted if n]
-        text = f"{done} of {len(frame)} planned runs are done; {w.join(rest)}."
+        text = f"{done} of {len(frame)} {'planned ' * own}runs are done; {w.join(rest)}."
     encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
     unscored = encoders.loc[encoders["score"].isna(), "run_id"].tolist()
     if unscored:

@@ -1,0 +1,91 @@
+"""What people call tasks, metrics, methods and encoders, read as the names that are used here."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from kdlora.importing.numbers import plain_text
+from kdlora.vocabulary.arm import ADAPTATIONS, BASELINES, MAJORITY, ROLES, TFIDF, Arm
+from kdlora.vocabulary.metric import metric_called
+from kdlora.vocabulary.task import GLUE
+
+_TASKS = {name: name for name in GLUE} | {
+    "sst": "sst2",
+    "sts": "stsb",
+    "stsbenchmark": "stsb",
+    "mnlim": "mnli",
+    "mnlimatched": "mnli",
+    "mnlimm": "mnli-mismatched",
+    "mnlimismatched": "mnli-mismatched",
+}
+_FULL = {"fft", "ft", "full", "finetune", "finetuned", "finetuning", "tuned", "tuning", "tune"}
+_DISTILLED = {"kd", "distil", "distill", "distilled", "distillation", "distilling"}
+# PEFT methods that are not trained here, but stand in tables of others.
+_OTHER_METHODS = {
+    "bitfit", "adapter", "adapters", "houlsby", "pfeiffer", "ia3", "prefix", "prompt", "qlora",
+    "vera", "pissa", "loftq", "loha", "lokr", "boft", "oft",
+}  # fmt: skip
+_METHODS = {*ADAPTATIONS, *_OTHER_METHODS} - {"fft", "peft"}
+_FAMILIES = ("modernbert", "deberta", "roberta", "electra", "albert", "mpnet", "minilm", "bert")
+_BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def tokens_of(text: str) -> list[str]:
+    """The words of a name, in lower case: "KD-LoRA (r=8)" is kd, lora, r, 8."""
+    return [t for t in re.split(r"[^a-z0-9]+", plain_text(text).lower()) if t]
+
+
+@lru_cache(maxsize=4096)
+def task_named(text: str) -> str | None:
+    """The GLUE task that a name means: "SST-2", "MNLI-mm" or "glue/rte"; None for others."""
+    plain = _BRACKETS.sub("", plain_text(text)).strip()
+    letters = _letters(plain.lower().removeprefix("glue"))
+    return _TASKS.get(letters)
+
+
+@lru_cache(maxsize=4096)
+def metric_named(text: str) -> str | None:
+    """The metric that a name means, such as "MCC" or "F1"; None for others."""
+    return metric_called(plain_text(text))
+
+
+def bracketed(text: str) -> list[str]:
+    """What stands in brackets behind a name: the metric of "CoLA (MCC)", the unit of "Time [s]"."""
+    return [(a or b).strip() for a, b in _BRACKETS.findall(plain_text(text))]
+
+
+@lru_cache(maxsize=4096)
+def arm_named(text: str) -> str | None:
+    """The arm that a method's name means; None where the name does not tell.
+
+    "student/kd-lora" is itself, "KD-LoRA" student/kd-lora, "FFT" and "Full fine-tuning"
+    teacher/fft, "DoRA" teacher/dora. A method without a role is taken for the teacher's encoder
+    unless it distils.
+    """
+    arm = Arm.read(text.strip())
+    if arm.role in (*ROLES, "baseline") and arm.adaptation:
+        return str(arm)
+    words = tokens_of(text)
+    known = set(words)
+    if known & set(BASELINES) or {"tf", "idf"} <= known:
+        return str(MAJORITY if MAJORITY.adaptation in known else TFIDF)
+    methods = list(dict.fromkeys(w for w in words if w in _METHODS))
+    special = [m for m in methods if m != "lora"] or methods
+    distilled = bool(known & _DISTILLED)
+    if len(special) > 1 or not (special or distilled or known & _FULL):
+        return None
+    adaptation = special[0] if special else "fft"
+    student = distilled or "student" in known
+    role = "student" if student else "teacher"
+    return str(Arm(role, adaptation, "kd" if distilled else "none"))
+
+
+def family_of(encoder: str) -> str:
+    """The family of an encoder: "bert" of bert-base-uncased and of DistilBERT; else its name."""
+    letters = _letters(encoder)
+    return next((name for name in _FAMILIES if name in letters), encoder)
