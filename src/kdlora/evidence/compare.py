@@ -1,16 +1,16 @@
-"""Compare two arms, or many pairs of arms at once: evidence at three levels, one verdict.
+"""Compare two arms, or many pairs of arms at once: claims by scope, one verdict.
 
-There are three levels, never mixed: runs, blocks (means over the seeds of an encoder pair on a
-task) and tasks (means over blocks). Tests of runs or of blocks take those as independent, which
-they are not: they describe, and carry no verdict (`claims` does).
+The verdict is that of the widest claim that the design allows: on tasks like these, on these tasks,
+or of these trained models on texts like these (`evidence.verdicts`); all stand side by side.
 
-The verdict is that of the claim *beyond* these tasks where six tasks or more were measured, and of
-the claim *here* otherwise; both always stand side by side.
+The descriptions beside them are of three levels, never mixed: runs, blocks (means over the seeds of
+an encoder pair on a task) and tasks (means over blocks). Their tests take runs or blocks as
+independent, which they are not: they carry no verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,25 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence import intervals, paired_tests
-from kdlora.evidence.estimator import MIN_TASKS, Nesting
+from kdlora.evidence.estimator import Nesting
 from kdlora.evidence.pairing import Matched, match_usable
 from kdlora.evidence.power import Components, variance_components
-from kdlora.evidence.result import Result, Rules, finite, plain
+from kdlora.evidence.result import (
+    TASKS_LIKE_THESE,
+    THESE_TASKS,
+    TRAINED_MODELS,
+    Result,
+    Rules,
+    Scope,
+    finite,
+    plain,
+)
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
-from kdlora.evidence.verdicts import Claim, Verdict, estimate_claim, judge
+from kdlora.evidence.texts import PairedRuns, StoredTexts, TextDifferences, text_differences
+from kdlora.evidence.verdicts import Claim, Verdict, allowance_text, judge_all, leading
 from kdlora.records.fairness import FIELDS, conditions
+from kdlora.records.frame import positive_place
+from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.metric import POINTS
 
@@ -155,7 +167,7 @@ class Comparison(Result):
     """Arm a against arm b over the cells they share. Positive differences: a is better.
 
     `only_a`, `only_b`: cells that the other side lacks, which are not used. `unequal`: what else
-    than the arm differs between paired runs.
+    than the arm differs between paired runs. `claims` are those of every scope, the widest first.
     """
 
     a: str
@@ -171,8 +183,7 @@ class Comparison(Result):
     mean_a: float | None
     mean_b: float | None
     levels: dict[str, Level]
-    here: Claim
-    beyond: Claim
+    claims: dict[Scope, Claim]
     components: Components | None
     by_task: dict[str, float]
     family_size: int
@@ -183,8 +194,20 @@ class Comparison(Result):
 
     @property
     def claim(self) -> Claim:
-        """The claim that carries the verdict: beyond these tasks where there are enough tasks."""
-        return self.beyond if self.n_tasks >= MIN_TASKS else self.here
+        """The widest claim that the design allows: it carries the verdict."""
+        return leading(self.claims)
+
+    @property
+    def tasks_like_these(self) -> Claim:
+        return self.claims[TASKS_LIKE_THESE]
+
+    @property
+    def these_tasks(self) -> Claim:
+        return self.claims[THESE_TASKS]
+
+    @property
+    def trained_models(self) -> Claim:
+        return self.claims[TRAINED_MODELS]
 
     @property
     def verdict(self) -> Verdict:
@@ -211,15 +234,18 @@ def compare(
     block: Sequence[str] | None = None,
     score: str = "score",
     rules: Rules | None = None,
+    outputs: Mapping[str, SplitOutputs] | StoredTexts | None = None,
 ) -> Comparison:
     """Compare two arms on the cells they share.
 
-    `score` may name any column of scores, such as `report.macro_f1`. What cannot be said is said
-    in `notes` and in the claims' `cannot`; a missing arm is no error. Raises InputError for
-    columns and keys that the frame lacks.
+    `score` may name any column of scores, such as `report.macro_f1`. `outputs` are the stored
+    predictions on the report split by run id (`records.predictions.StoredOutputs` reads those of a
+    study): with them texts are a sample, too. What cannot be said is said in `notes` and in the
+    claims' `cannot`; a missing arm is no error. Raises InputError for columns and keys that the
+    frame lacks.
     """
     (made,) = compare_many(
-        frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules
+        frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules, outputs=outputs
     )
     return made
 
@@ -233,6 +259,7 @@ def compare_many(
     block: Sequence[str] | None = None,
     score: str = "score",
     rules: Rules | None = None,
+    outputs: Mapping[str, SplitOutputs] | StoredTexts | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare many pairs of arms; p-values are corrected over all of them, scope by scope."""
     rules = rules or Rules()
@@ -243,26 +270,42 @@ def compare_many(
         match_usable(usable, notes, a, b, keys=keys, block=block, score=score, sides=sides)
         for a, b in contrasts
     ]
-    claims = {
-        scope: judge(
-            [estimate_claim(m, scope) for m in matched], scope, [m.unit for m in matched], rules
-        )
-        for scope in ("here", "beyond")
-    }
+    known = StoredTexts.of(outputs)
+    claims = judge_all(matched, [_texts(study, m, known) for m in matched], rules)
     generators = rng.spawn(len(matched)) if matched else []
     table = study.once("conditions", lambda: conditions_by_run(study))
     return tuple(
-        _comparison(m, here, beyond, len(matched), rules, generator, table)
-        for m, here, beyond, generator in zip(
-            matched, claims["here"], claims["beyond"], generators, strict=True
-        )
+        _comparison(m, own, len(matched), rules, generator, table)
+        for m, own, generator in zip(matched, claims, generators, strict=True)
     )
+
+
+def _texts(study: StudyFrame, matched: Matched, known: StoredTexts) -> TextDifferences | str:
+    """The texts behind a comparison of scores on the report split."""
+    column = matched.score
+    if matched.reason or (column != "score" and not column.startswith("report.")):
+        return f"the predictions behind {column} are not stored"
+    positives = study.once(
+        "positive classes",
+        lambda: {
+            str(task): positive_place(rows)
+            for task, rows in study.table.groupby("task", sort=False)
+        }
+        if "positive_class" in study.table
+        else {},
+    )
+    cells = matched.cells
+    columns = (cells[name] for name in ("task", "run_a", "run_b", "score_a", "score_b", "metric"))
+    runs = [
+        PairedRuns(str(task), str(a), str(b), float(x), float(y), str(name), positives.get(task))
+        for task, a, b, x, y, name in zip(*columns, strict=True)
+    ]
+    return text_differences(runs, known)
 
 
 def _comparison(
     matched: Matched,
-    here: Claim,
-    beyond: Claim,
+    claims: dict[Scope, Claim],
     family: int,
     rules: Rules,
     rng: np.random.Generator,
@@ -281,39 +324,95 @@ def _comparison(
     notes = [*matched.notes, *([matched.reason] if matched.reason else [])]
     unequal = tuple(unequal_between(table, matched.cells))
     notes += [f"unequal conditions: {text}" for text in unequal]
-    if here.replicates == "runs" and here.verdict != "cannot be said":
-        notes.append("the claim here holds for these encoder pairs: seeds are its replicates")
+    notes += claim_notes(leading(claims))
     return Comparison(
         matched.a, matched.b, matched.score, matched.unit, matched.keys, len(d), n_blocks, n_tasks,
         matched.only_a, matched.only_b,
         finite(matched.cells["score_a"].mean()) if len(d) else None,
         finite(matched.cells["score_b"].mean()) if len(d) else None,
-        levels, here, beyond, components, by_task, family, rules, tuple(notes), matched,
+        levels, claims, components, by_task, family, rules, tuple(notes), matched,
         unequal,
     )  # fmt: skip
 
 
+def claim_notes(claim: Claim) -> list[str]:
+    """What a reader of a claim must know of its sample."""
+    notes = []
+    if not claim.made:
+        return notes
+    if claim.basis.left_out:
+        left_out = ", ".join(claim.basis.left_out)
+        why = (
+            "no stored predictions" if claim.scope == TRAINED_MODELS
+            else "one seed tells nothing of other seeds"
+        )  # fmt: skip
+        notes.append(f"left out of the claim {scope_text(claim)}: {left_out} ({why})")
+    if not claim.basis.seeds_measured:
+        notes.append(allowance_text())
+    return notes
+
+
+def scope_text(claim: Claim) -> str:
+    """What the claim is about, as it stands in a sentence."""
+    if claim.scope == TASKS_LIKE_THESE:
+        return "on tasks like these"
+    if claim.scope == TRAINED_MODELS:
+        return "as trained here, on texts like these"
+    tasks = claim.basis.tasks
+    return f"on {tasks[0]}" if len(tasks) == 1 else "on these tasks"
+
+
+def sample_text(claim: Claim) -> str:
+    """What was taken as a sample, with its numbers."""
+    basis = claim.basis
+    counts = {"tasks": len(basis.tasks), "seeds": basis.n_seeds, "texts": basis.n_texts}
+    parts = [
+        f"{counts[name]:,} {name if counts[name] != 1 else name[:-1]}" for name in basis.sampled
+    ]
+    return " and ".join(parts)
+
+
 def sentence(c: Comparison) -> str:
-    """The verdict as a sentence, with its numbers, its scope and what stands behind it."""
+    """The verdict as a sentence, with its numbers, its scope and what was taken as a sample."""
     claim = c.claim
     if claim.verdict == "cannot be said":
         return f"{c.a} against {c.b}: cannot be said. {claim.cannot[:1].upper()}{claim.cannot[1:]}."
-    unit = "pp" if c.unit == POINTS else c.unit
-    scope = "on tasks like these" if claim.scope == "beyond" else "on these tasks"
+    unit, scope = "pp" if c.unit == POINTS else c.unit, scope_text(claim)
     numbers = (
         f"{claim.difference:+.2f} {unit} [{claim.low:.2f}, {claim.high:.2f}], "
-        f"{claim.n_units} {claim.replicates}, p {claim.p_corrected:.2g}"
+        f"{sample_text(claim)}, p {claim.p_corrected:.2g}"
     )
     if claim.verdict == "undecided":
         seen = f"{100 * c.rules.power:.0f} % power from {claim.detectable:.1f} {unit} on"
         text = f"{c.a} and {c.b}: undecided {scope} ({numbers}; {seen})"
     elif claim.verdict == "equivalent":
-        text = f"{c.a} is equivalent to {c.b} within ±{c.rules.margin:g} {unit} {scope} ({numbers})"
+        text = f"{c.a} is equivalent to {c.b} within ±{c.rules.margin:g} {unit} {scope} ({numbers}"
+        if leaves_margin(c):
+            text += f"; 90 % interval [{claim.low_equivalence:.2f}, {claim.high_equivalence:.2f}]"
+        text += ")"
     else:
         text = f"{c.a} is {claim.verdict} to {c.b} {scope} ({numbers})"
-    if claim.verdict == "undecided" and c.here.verdict not in ("undecided", "cannot be said"):
-        text += f"; on these tasks themselves: {c.here.verdict}"
+    if claim.verdict == "undecided":
+        text += "".join(
+            f"; {scope_text(other)}: {other.verdict}" for other in narrower(c) if other.verdict
+            not in ("undecided", "cannot be said")
+        )  # fmt: skip
     return text + "."
+
+
+def narrower(c: Comparison) -> list[Claim]:
+    """The claims that were made besides the leading one."""
+    return [claim for claim in c.claims.values() if claim.made and claim is not c.claim]
+
+
+def leaves_margin(c: Comparison) -> bool:
+    """Whether the interval of an equivalence leaves the margin, which its own one does not.
+
+    Two one-sided tests at alpha are the interval of confidence 1 - 2 alpha (Schuirmann 1987).
+    """
+    claim = c.claim
+    assert claim.low is not None and claim.high is not None
+    return claim.verdict == "equivalent" and max(-claim.low, claim.high) > c.rules.margin
 
 
 def cells_used(matched: Matched) -> dict[str, list]:

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError
-from kdlora.evidence.estimator import Nesting
+from kdlora.evidence.estimator import Design, Nesting
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
 from kdlora.records.tidy import StudyFrame
+from kdlora.vocabulary.arm import SEEDLESS
 from kdlora.vocabulary.metric import POINTS
 
 SETTINGS = ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
-_MEASURED = ("score_a", "score_b", "difference", "run_a", "run_b")
+_MEASURED = (
+    "score_a", "score_b", "difference", "metric", "run_a", "run_b", "seedless_a", "seedless_b",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Matched(Result):
     """Cells that both sides have, sorted by task and block.
 
     `cells` has the key columns, `score_a`, `score_b`, `difference` in `unit` (direction turned, so
-    a higher score is better) and the runs they are from (the first, where several are averaged).
-    `reason` says why there is nothing to compare, when there is not.
+    a higher score is better), the metric and the runs they are from (the first, where several are
+    averaged); `seedless_a` and `seedless_b` tell of runs in which nothing is random. `reason` says why there is nothing to compare, when there is not.
     """
 
     a: str
@@ -51,6 +55,33 @@ class Matched(Result):
     def nesting(self) -> Nesting:
         blocks = np.asarray(labels(self.cells, self.block), dtype=object)
         return Nesting.of(self.cells["task"].astype(str).to_numpy(object), blocks)
+
+    @cached_property
+    def design(self) -> Design:
+        """Which of the matched runs are independent: runs of one seed are not, nor are those that
+        share a trained run. Without a seed among the keys all are of one.
+        """
+        cells = self.cells
+        task = cells["task"].astype(str)
+        seed = cells["seed"].astype(str) if "seed" in cells else pd.Series("", index=cells.index)
+        trained = [
+            [f"{side}/{t}/{run}" for t, run in zip(task, cells[f"run_{side}"], strict=True)]
+            for side in "ab"
+        ]
+        random = [~cells[f"seedless_{side}"].to_numpy(bool) for side in "ab"]
+        codes = np.unique(seed, return_inverse=True)[1]
+        blocks = self.nesting.block_of_run()
+        shared = False
+        for runs, own in zip(trained, random, strict=True):
+            _, at, counts = np.unique(runs, return_inverse=True, return_counts=True)
+            for run in np.flatnonzero(counts > 1):
+                rows = own & (at == run)
+                if not rows.any():
+                    continue
+                shared = shared or len(np.unique(blocks[rows])) > 1
+                joined = np.unique(codes[rows])
+                codes = np.where(np.isin(codes, joined), joined[0], codes)
+        return Design(self.nesting, codes, shared)
 
 
 def match(
@@ -135,7 +166,7 @@ def match_usable(
     cells = _once_each(cells, notes)
     # Equal scores must tie: 100 * 0.83 and a mean of it may differ in the last bit.
     cells["difference"] = (cells["score_a"] - cells["score_b"]).round(10)
-    cells = cells[[*keys, *_MEASURED]]
+    cells = cells.rename(columns={"metric_a": "metric"})[[*keys, *_MEASURED]]
     order = [*dict.fromkeys(("task", *block, *keys))]
     cells = cells.sort_values(order, key=lambda c: c.astype(str)).reset_index(drop=True)
     return result(cells, unit, only, reason)
@@ -148,8 +179,9 @@ def one_side(
     rows = selection.rows(usable)
     if rows.empty:
         return rows
-    used = dict.fromkeys((*keys, "arm", "value", "metric", "unit", "run_id", *SETTINGS))
+    used = dict.fromkeys((*keys, "arm", "adaptation", "value", "metric", "unit", "run_id", *SETTINGS))
     rows = rows[[c for c in used if c in rows]].rename(columns={"run_id": "run"})
+    rows = rows.assign(seedless=rows["adaptation"].isin(SEEDLESS))
     place = list(dict.fromkeys((*keys, "arm")))
     cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
     if cells.duplicated(place).any():
@@ -164,13 +196,13 @@ def one_side(
         by_cell = cells[full].groupby(list(keys), dropna=False, sort=False, observed=True)
         cells = by_cell.agg(
             value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
-            unit=("unit", "first"), run=("run", "-".join),
+            unit=("unit", "first"), run=("run", "-".join), seedless=("seedless", "all"),
         ).reset_index()  # fmt: skip
     mixed = cells["metrics"] > 1
     if mixed.any():
         notes.append(f"{selection}: {int(mixed.sum())} cells mix metrics: left out")
         cells = cells[~mixed]
-    kept = cells[[*keys, "value", "metric", "unit", "run"]]
+    kept = cells[[*keys, "value", "metric", "unit", "run", "seedless"]]
     return kept.rename(columns={"value": "score"})
 
 
@@ -181,7 +213,8 @@ def _averaged(
     cells = (
         rows.groupby(place, dropna=False, sort=False, observed=True)
         .agg(value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
-             unit=("unit", "first"), run=("run", "first"), runs=("run", "size"))
+             unit=("unit", "first"), run=("run", "first"), runs=("run", "size"),
+             seedless=("seedless", "all"))
         .reset_index()
     )  # fmt: skip
     differ = [c for c in SETTINGS if c in rows and c not in place and rows[c].nunique() > 1]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
-from kdlora.evidence.estimator import MIN_TASKS, Nesting, Scope
+from kdlora.evidence.estimator import MIN_TASKS, SEED_CORRELATION, Nesting
 from kdlora.evidence.paired_tests import no_spread
-from kdlora.evidence.result import Result
+from kdlora.evidence.result import TASKS_LIKE_THESE, Result, Scope
 
 MOST_SEEDS = 1_000
 
@@ -65,13 +65,19 @@ class Components(Result):
     blocks_per_task: float
     runs_per_block: float
 
-    def se(self, seeds: float, *, tasks: int | None = None, scope: Scope = "beyond") -> float:
-        """Standard error that a balanced design with these numbers would have."""
+    def se(
+        self, seeds: float, *, tasks: int | None = None, scope: Scope = TASKS_LIKE_THESE
+    ) -> float:
+        """Standard error that a balanced design with these numbers would have.
+
+        Seeds are the same on all tasks, with an effect in common as `SEED_CORRELATION` has it.
+        """
         tasks = tasks or self.n_tasks
         blocks = tasks * self.blocks_per_task
-        variance = (self.block or 0.0) / blocks + (self.run or 0.0) / (blocks * seeds)
-        if scope == "beyond":
-            variance += (self.task or 0.0) / tasks
+        run = self.run or 0.0
+        variance = (SEED_CORRELATION + (1 - SEED_CORRELATION) / blocks) * run / seeds
+        if scope == TASKS_LIKE_THESE:
+            variance += (self.block or 0.0) / blocks + (self.task or 0.0) / tasks
         return math.sqrt(variance)
 
 
@@ -114,8 +120,8 @@ def seeds_needed(
 ) -> SeedsNeeded:
     """Seeds that each block needs so that a true difference of `wished` is found.
 
-    More seeds shrink only the run part of the error. Where the spread between tasks (or pairs)
-    alone hides the difference, `seeds` is None and `tasks` says how many tasks like these, with
+    More seeds shrink only the run part of the error. Where the spread between tasks and pairs alone
+    hides the difference, `seeds` is None and `tasks` says how many tasks like these, with
     the present seeds, would do.
     """
     if not (math.isfinite(wished) and wished > 0):
@@ -129,7 +135,7 @@ def seeds_needed(
         return SeedsNeeded(wished, None, None, "the differences do not vary at all")
 
     def reached(seeds: float, tasks: int) -> bool:
-        df = _df(components, seeds, tasks, scope)
+        df = _df(seeds, tasks, scope)
         se = components.se(seeds, tasks=tasks, scope=scope)
         return df >= 1 and (se == 0 or detection_power(wished, se, df, alpha) >= power)
 
@@ -138,18 +144,16 @@ def seeds_needed(
         return SeedsNeeded(wished, enough, None, "")
     now = components.runs_per_block
     tasks = _first(lambda t: t >= MIN_TASKS and reached(now, t), MOST_SEEDS)
-    what = "between tasks and pairs" if scope == "beyond" else "between encoder pairs"
-    reason = f"no number of seeds would do: the spread {what} hides {wished:g}"
-    if tasks is not None and scope == "beyond":
-        reason += f"; {tasks} tasks like these would show it"
-    return SeedsNeeded(wished, None, tasks if scope == "beyond" else None, reason)
+    wide = scope == TASKS_LIKE_THESE
+    reason = f"{MOST_SEEDS} seeds would not show {wished:g}"
+    if wide:
+        reason = f"no number of seeds would do: the spread between tasks and pairs hides {wished:g}"
+        reason += f"; {tasks} tasks like these would show it" * (tasks is not None)
+    return SeedsNeeded(wished, None, tasks if wide else None, reason)
 
 
-def _df(components: Components, seeds: float, tasks: int, scope: Scope) -> float:
-    if scope == "beyond":
-        return tasks - 1
-    by_blocks = tasks * (components.blocks_per_task - 1)
-    return by_blocks if by_blocks >= 1 else tasks * components.blocks_per_task * (seeds - 1)
+def _df(seeds: float, tasks: int, scope: Scope) -> float:
+    return tasks - 1 if scope == TASKS_LIKE_THESE else seeds - 1
 
 
 def _first(holds: Callable[[int], bool], most: int) -> int | None:

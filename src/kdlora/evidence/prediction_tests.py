@@ -58,8 +58,13 @@ def mcnemar(a_right: np.ndarray, b_right: np.ndarray, *, alpha: float = 0.05) ->
     if only_a + only_b == 0:
         why = "both are right and wrong on the same examples: nothing tells them apart"
         return McNemar(n, 0, 0, 0.0, low, high, cannot=why)
-    p = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue
-    return McNemar(n, only_a, only_b, difference, low, high, float(p))
+    return McNemar(n, only_a, only_b, difference, low, high, discordant_p(only_a, only_b))
+
+
+def discordant_p(only_a: int, only_b: int) -> float:
+    """McNemar's exact p from the numbers of examples that only one model has right."""
+    n = only_a + only_b
+    return float(stats.binomtest(only_a, n, 0.5).pvalue) if n else 1.0
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError
+
+# What a claim is about, the widest first.
+Scope = Literal["tasks like these", "these tasks", "trained models"]
+TASKS_LIKE_THESE: Final = "tasks like these"
+THESE_TASKS: Final = "these tasks"
+TRAINED_MODELS: Final = "trained models"
+SCOPES: tuple[Scope, ...] = (TASKS_LIKE_THESE, THESE_TASKS, TRAINED_MODELS)
 
 
 class Result:

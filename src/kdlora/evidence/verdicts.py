@@ -2,31 +2,54 @@
 
 "Not significant" is not "equal": equality within a margin is a claim that needs its own test
 (Schuirmann 1987). A verdict is one of four words; "undecided" is what the data say when they say
-neither, and "cannot be said" is for data that allow no test at all.
+neither, and "cannot be said" is for designs that allow no such claim.
 
-Claims share one estimate and differ in their error (see `nested`): *here*, on these tasks, and
-*beyond*, on tasks like these. `benchmarks/evidence_simulation.py` prints their error rates.
+Claims differ in what was taken as a sample, so that the verdict would hold for another one:
 
-The narrower claim is usually the surer one. It need not be: it has to learn the noise of every task
-from its own few blocks, and where one task is far noisier than the others it may stay undecided
-while the means over tasks agree well enough for the claim beyond.
+- *tasks like these*: tasks, and seeds with what they have in common on all tasks;
+- *these tasks* (or this one): seeds, and texts where the predictions are stored;
+- *trained models*: texts only, for the very models that were trained; one run each suffices.
+
+What a claim is not about stays as it is: the encoder pairs always. Which claims are made hangs on
+the design alone. `python -m benchmarks evidence` prints their error rates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 from kdlora.evidence import paired_tests, power
-from kdlora.evidence.estimator import MIN_DF, MIN_TASKS, Estimate, Scope, estimate
+from kdlora.evidence.estimator import (
+    MIN_DF,
+    MIN_TASKS,
+    SEED_CORRELATION,
+    Estimate,
+    clustered,
+    design_df,
+    on_tasks_like_these,
+    on_these_tasks,
+)
 from kdlora.evidence.pairing import Matched
-from kdlora.evidence.result import Result, Rules, finite
+from kdlora.evidence.prediction_tests import discordant_p
+from kdlora.evidence.result import (
+    SCOPES,
+    TASKS_LIKE_THESE,
+    THESE_TASKS,
+    TRAINED_MODELS,
+    Result,
+    Rules,
+    Scope,
+    finite,
+)
+from kdlora.evidence.texts import TextDifferences, on_trained_models, text_variance
 
 Verdict = Literal["superior", "inferior", "equivalent", "undecided", "cannot be said"]
+Sample = Literal["tasks", "seeds", "texts"]
 
 
 def difference_p(mean: np.ndarray, se: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -60,23 +83,47 @@ def decide(
 
 
 @dataclass(frozen=True)
-class Claim(Result):
-    """What is said of the mean difference for these tasks (here) or tasks like these (beyond).
+class Basis(Result):
+    """What a claim rests on.
 
-    `low`, `high`: Student's interval of confidence 1 - alpha, not corrected. `p_corrected` is over
-    the family of comparisons and carries the verdict. `detectable`: the smallest true difference
-    that a single comparison of this design finds with the rules' power. `cannot`: why there is no
-    claim, when there is none; then there are no numbers either.
+    sampled: what was taken as a sample; everything else stays as it is, the encoder pairs always.
+    tasks: those that take part; left_out: those that have no error of their own.
+    n_seeds: independent ones, those that share a trained run counted once. n_texts: 0 where texts
+    are no sample. seeds_measured: False where a common effect of seeds is allowed for and not
+    measured.
+    """
+
+    sampled: tuple[Sample, ...] = ()
+    tasks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    n_pairs: int = 0
+    n_runs: int = 0
+    n_seeds: int = 0
+    n_texts: int = 0
+    seeds_measured: bool = True
+
+
+@dataclass(frozen=True)
+class Claim(Result):
+    """What is said of the mean difference in one scope.
+
+    `low`, `high`: interval of confidence 1 - alpha, not corrected; `low_equivalence`,
+    `high_equivalence`: that of 1 - 2 alpha, which lies within the margin where the two are
+    equivalent. `p_corrected` is over the family of comparisons and carries the verdict.
+    `detectable`: the smallest true difference that a single comparison of this design finds with
+    the rules' power. `cannot`: why there is no claim, when there is none; then there are no numbers
+    either.
     """
 
     scope: Scope
-    replicates: str
-    n_units: int
+    basis: Basis = field(default_factory=Basis)
     difference: float | None = None
     se: float | None = None
     df: float | None = None
     low: float | None = None
     high: float | None = None
+    low_equivalence: float | None = None
+    high_equivalence: float | None = None
     p: float | None = None
     p_corrected: float | None = None
     p_equivalence: float | None = None
@@ -85,59 +132,190 @@ class Claim(Result):
     verdict: Verdict = "cannot be said"
     cannot: str = ""
 
+    @property
+    def made(self) -> bool:
+        return not self.cannot
 
-def estimate_claim(matched: Matched, scope: Scope) -> Estimate | str:
-    """The estimate, or the reason why this claim cannot be made."""
+
+@dataclass(frozen=True)
+class Estimated:
+    """An estimate and what it rests on, before the correction of its family."""
+
+    estimate: Estimate
+    basis: Basis
+
+
+def estimate_claim(
+    matched: Matched, scope: Scope, texts: TextDifferences | str
+) -> Estimated | str:
+    """The estimate, or the one sentence that says what this claim would need."""
     if matched.reason:
         return matched.reason
-    d, nesting = matched.differences, matched.nesting
-    if scope == "beyond" and nesting.n_tasks < MIN_TASKS:
-        return (
-            f"{nesting.n_tasks} task{'s' * (nesting.n_tasks != 1)}: a claim beyond the tasks "
-            f"measured needs at least {MIN_TASKS}"
-        )
-    result = estimate(d, nesting, scope)
-    units = {"tasks": "task", "blocks": "block", "runs": "matched run"}[result.replicates]
-    if np.isnan(result.se):
-        if result.n_units < 2:
-            return f"one {units} only: nothing tells its difference from chance"
-        what = "identical scores" if np.allclose(d, 0, atol=1e-10) else "equal differences"
-        return f"{what} throughout: no spread from which to tell the uncertainty"
-    if result.df < MIN_DF - 1e-9:
-        return f"{result.n_units} {units}s: too few to tell the uncertainty"
-    return result
+    make = {
+        TASKS_LIKE_THESE: _of_tasks_like_these,
+        THESE_TASKS: _of_these_tasks,
+        TRAINED_MODELS: _of_trained_models,
+    }[scope]
+    made = make(matched, texts)
+    if isinstance(made, str) or not np.isnan(made.estimate.se):
+        return made
+    if scope == TRAINED_MODELS:
+        return "both answer alike on every text: no spread from which to tell the uncertainty"
+    what = "identical scores" if np.allclose(matched.differences, 0, atol=1e-10) else (
+        "equal differences"
+    )  # fmt: skip
+    return f"{what} throughout: no spread from which to tell the uncertainty"
+
+
+def _of_tasks_like_these(matched: Matched, texts: TextDifferences | str) -> Estimated | str:
+    design, n = matched.design, matched.nesting.n_tasks
+    if n < MIN_TASKS:
+        return f"{_tasks(n)}: a claim on tasks like these needs at least {MIN_TASKS}"
+    repeated = design.replicated
+    rows = np.ones(len(repeated), bool)
+    measured = bool(repeated.any()) and design.at(repeated).nesting.n_tasks > 1
+    basis = _basis(matched, rows, ("tasks", "seeds"), seeds_measured=measured)
+    return Estimated(on_tasks_like_these(matched.differences, design), basis)
+
+
+def _of_these_tasks(matched: Matched, texts: TextDifferences | str) -> Estimated | str:
+    design = matched.design
+    if design_df(design) < MIN_DF - 1e-9:
+        return _needs_seeds(matched)
+    rows = design.replicated
+    kept = design.at(rows)
+    drawn, sampled = None, ("seeds",)
+    n_texts = 0
+    if isinstance(texts, TextDifferences) and texts.rows[rows].all():
+        by_task = _rows_of(texts, rows, matched.nesting.task_of_run())
+        drawn, sampled = text_variance(kept, by_task), ("seeds", "texts")
+        n_texts = sum(values.shape[1] for values in by_task)
+    made = on_these_tasks(matched.differences[rows], kept, drawn)
+    measured = kept.nesting.n_tasks == 1 or clustered(kept.joined).df >= MIN_DF - 1e-9
+    basis = _basis(matched, rows, sampled, n_texts=n_texts, seeds_measured=measured)
+    return Estimated(made, basis)
+
+
+def _of_trained_models(matched: Matched, texts: TextDifferences | str) -> Estimated | str:
+    if isinstance(texts, str):
+        return texts
+    rows, differences = texts.rows, matched.differences[texts.rows]
+    made = on_trained_models(differences, matched.design.at(rows), texts)
+    if len(differences) == 1 and texts.unit and not np.isnan(made.se):
+        won = np.sign(texts.by_task[0][0].round(6))
+        made = Estimate(
+            made.mean, made.se, made.df, made.centre,
+            exact_p=discordant_p(int((won > 0).sum()), int((won < 0).sum())),
+        )  # fmt: skip
+    return Estimated(made, _basis(matched, rows, ("texts",), n_texts=texts.n_texts))
+
+
+def _rows_of(
+    texts: TextDifferences, rows: np.ndarray, task: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """The texts of some of the matched runs, task by task; tasks without any are dropped."""
+    tasks = [t for t in np.unique(task) if texts.rows[task == t].any()]
+    found = []
+    for t, values in zip(tasks, texts.by_task, strict=True):
+        own = (task == t) & texts.rows
+        if rows[own].any():
+            found.append(values[rows[own]])
+    return tuple(found)
+
+
+def _basis(
+    matched: Matched,
+    rows: np.ndarray,
+    sampled: tuple[Sample, ...],
+    *,
+    n_texts: int = 0,
+    seeds_measured: bool = True,
+) -> Basis:
+    cells = matched.cells
+    every = tuple(dict.fromkeys(cells["task"].astype(str)))
+    tasks = tuple(dict.fromkeys(cells.loc[rows, "task"].astype(str)))
+    pairs = cells.loc[rows, "pair"].nunique() if "pair" in matched.block else 1
+    return Basis(
+        sampled=sampled,
+        tasks=tasks,
+        left_out=tuple(t for t in every if t not in tasks),
+        n_pairs=int(pairs),
+        n_runs=int(rows.sum()),
+        n_seeds=len(np.unique(matched.design.clusters[rows])),
+        n_texts=n_texts,
+        seeds_measured=seeds_measured,
+    )
+
+
+def _needs_seeds(matched: Matched) -> str:
+    """Why nothing is said of other seeds, and what it would take."""
+    design, cells = matched.design, matched.cells
+    if all(cells[f"seedless_{side}"].all() for side in "ab"):
+        return "neither side has anything random but the texts: other seeds would change nothing"
+    n = len(np.unique(design.clusters))
+    seeds = cells["seed"].astype(str).nunique() if "seed" in cells else 1
+    shared = " that share no trained run" if seeds > n else ""
+    several = len(np.unique(matched.nesting.task_of_run())) > 1
+    need = "two seeds on each of two tasks, or three on one," if several else "three seeds"
+    return (
+        f"{n} seed{'s' * (n != 1)}{shared}: what other seeds would give cannot be told; it needs "
+        f"{need}{shared}"
+    )
+
+
+def _tasks(n: int) -> str:
+    return f"{n} task{'s' * (n != 1)}"
 
 
 def judge(
-    estimates: Sequence[Estimate | str], scope: Scope, units: Sequence[str], rules: Rules
+    estimates: Sequence[Estimated | str],
+    scope: Scope,
+    units: Sequence[str],
+    rules: Rules,
+    *,
+    family: int | None = None,
 ) -> list[Claim]:
-    """Claims of one family: tests, intervals and verdicts, corrected over those that can be made.
+    """Claims of one family: tests, intervals and verdicts, corrected over `family` comparisons.
 
-    Equivalence is tested only where the margin is in the unit of the difference.
+    `family` counts those that allow a claim in any scope (default: those of this scope), so that a
+    family that is answered in several scopes is corrected once, as a whole. Equivalence is tested
+    only where the margin is in the unit of the difference.
     """
-    made = [e for e in estimates if isinstance(e, Estimate)]
-    mean, se, df = (np.array([float(getattr(e, k)) for e in made]) for k in ("mean", "se", "df"))
+    made = [e for e in estimates if isinstance(e, Estimated)]
+    of = [e.estimate for e in made]
+    mean, se, df = (np.array([float(getattr(e, k)) for e in of]) for k in ("mean", "se", "df"))
+    centre = np.array([float(e.mean if e.centre is None else e.centre) for e in of])
+    exact = np.array([np.nan if e.exact_p is None else e.exact_p for e in of])
     has_margin = np.array(
         [u == rules.margin_unit for e, u in zip(estimates, units, strict=True)
-         if isinstance(e, Estimate)]
+         if isinstance(e, Estimated)]
     )  # fmt: skip
-    p, q, p_corrected, q_corrected, verdicts = verdicts_of(mean, se, df, rules, has_margin)
-    half = stats.t.ppf(1 - rules.alpha / 2, df) * se if len(made) else se
+    p = np.where(np.isfinite(exact), exact, difference_p(centre, se, df))
+    q = np.where(has_margin, equivalence_p(centre, se, df, rules.margin), np.nan)
+    others = np.ones(max(0, (family or 0) - len(made)))  # tested in another scope
+    p_corrected, q_corrected = (
+        paired_tests.adjust(np.r_[x, others], rules.correction)[: len(made)] for x in (p, q)
+    )
+    verdicts = decide(mean, p_corrected, q_corrected, rules.alpha)
+    if len(made):
+        half = stats.t.ppf(1 - rules.alpha / 2, df) * se
+        half_equivalence = stats.t.ppf(1 - rules.alpha, df) * se
     claims, i = [], 0
     for item in estimates:
         if isinstance(item, str):
-            claims.append(Claim(scope, "", 0, cannot=item))
+            claims.append(Claim(scope, cannot=item))
             continue
         claims.append(
             Claim(
                 scope,
-                item.replicates,
-                item.n_units,
+                item.basis,
                 difference=float(mean[i]),
                 se=float(se[i]),
                 df=float(df[i]),
-                low=float(mean[i] - half[i]),
-                high=float(mean[i] + half[i]),
+                low=float(centre[i] - half[i]),
+                high=float(centre[i] + half[i]),
+                low_equivalence=float(centre[i] - half_equivalence[i]),
+                high_equivalence=float(centre[i] + half_equivalence[i]),
                 p=float(p[i]),
                 p_corrected=float(p_corrected[i]),
                 p_equivalence=finite(q[i]),
@@ -152,17 +330,35 @@ def judge(
     return claims
 
 
-def verdicts_of(
-    mean: np.ndarray,
-    se: np.ndarray,
-    df: np.ndarray,
-    rules: Rules,
-    has_margin: np.ndarray | bool = True,
-) -> tuple[np.ndarray, ...]:
-    """p, p of equivalence, both corrected over the last axis, and verdicts. All [..., family]."""
-    p = difference_p(mean, se, df)
-    q = np.where(has_margin, equivalence_p(mean, se, df, rules.margin), np.nan)
-    p_corrected = paired_tests.adjust(p, rules.correction)
-    q_corrected = paired_tests.adjust(q, rules.correction)
-    verdicts = decide(mean, p_corrected, q_corrected, rules.alpha)
-    return p, q, p_corrected, q_corrected, verdicts
+def judge_all(
+    matched: Sequence[Matched], texts: Sequence[TextDifferences | str], rules: Rules
+) -> list[dict[Scope, Claim]]:
+    """The claims of a family of comparisons, in every scope, the widest first."""
+    estimates = {
+        scope: [estimate_claim(m, scope, t) for m, t in zip(matched, texts, strict=True)]
+        for scope in SCOPES
+    }
+    family = sum(
+        any(isinstance(estimates[scope][i], Estimated) for scope in SCOPES)
+        for i in range(len(matched))
+    )
+    units = [m.unit for m in matched]
+    judged = {
+        scope: judge(found, scope, units, rules, family=family)
+        for scope, found in estimates.items()
+    }
+    return [{scope: judged[scope][i] for scope in SCOPES} for i in range(len(matched))]
+
+
+def leading(claims: dict[Scope, Claim]) -> Claim:
+    """The widest claim that the design allows; where it allows none, the one that lacks least."""
+    made = [claim for claim in claims.values() if claim.made]
+    return made[0] if made else claims[THESE_TASKS]
+
+
+def allowance_text() -> str:
+    """What stands for the common effect of seeds where it could not be measured."""
+    return (
+        "an effect of the seed common to all tasks is allowed for, with a correlation of "
+        f"{SEED_CORRELATION:g}, and not measured: that needs three seeds"
+    )
