@@ -268,6 +268,7 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
     from kdlora.choice.exports import read_exports
     from kdlora.records.data_look import read_looks
     from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
+    from kdlora.records.predictions import RunOutputs
     from kdlora.report import build
     from kdlora.report.content.parts import ReportInputs
     from kdlora.report.stored_outputs import read_bins, read_stored_outputs
@@ -285,6 +286,7 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
         examples=(lambda: read_stored_outputs(frame, root, read_exports(root, frame).forms))
         if planned
         else None,
+        texts=RunOutputs(root, "report"),
     )
     return build.write_report(frame, root, inputs, refresh_s=refresh_s)
 

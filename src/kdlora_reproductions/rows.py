@@ -7,15 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from kdlora.evidence.compare import Comparison, sentence
+from kdlora.evidence.compare import Comparison
 from kdlora.evidence.costs import Ratio
 from kdlora.evidence.paired_tests import adjust
+from kdlora.evidence.sentences import sentence
 
 LEVELS = ("runs", "blocks", "tasks")
 SHOWN = (
     "comparison", "n_runs", "difference", "low", "high", "low_tasks", "high_tasks",
     "holm_p_t_runs", "holm_p_wilcoxon_runs", "holm_p_t_blocks", "holm_p_t_tasks",
-    "verdict_here", "verdict_beyond",
+    "verdict_these_tasks", "verdict_tasks_like_these",
 )  # fmt: skip
 
 
@@ -40,7 +41,8 @@ def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) ->
             found = c.levels.get(level)
             row[f"p_t_{level}"] = found.p_t if found else None
             row[f"p_wilcoxon_{level}"] = found.p_wilcoxon if found else None
-        row |= {"verdict_here": c.here.verdict, "verdict_beyond": c.beyond.verdict,
+        row |= {"verdict_these_tasks": c.these_tasks.verdict,
+                "verdict_tasks_like_these": c.tasks_like_these.verdict,
                 "sentence": sentence(c)}  # fmt: skip
         rows.append(row)
     table = pd.DataFrame(rows)

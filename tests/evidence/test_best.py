@@ -68,7 +68,7 @@ def test_no_mark_contradicts_a_comparison_of_the_same_study(frame: pd.DataFrame)
         for arm in tied:
             tested = [c for _, c in evidence.comparisons if {c.a, c.b} == {arm, *best}]
             assert tested
-            for claim in (claim for c in tested for claim in (c.here, c.beyond)):
+            for claim in (claim for c in tested for claim in c.claims.values()):
                 assert claim.verdict not in ("superior", "inferior")
                 assert claim.p_corrected is None or claim.p_corrected > QUICK.alpha
             for other, mean in means.items():  # nobody stands unmarked between it and the best

@@ -18,6 +18,7 @@ from kdlora.evidence.aggregates import aggregate, shared_cells
 from kdlora.evidence.compare import Comparison, compare_many
 from kdlora.evidence.correlation import correlate
 from kdlora.evidence.costs import Ratio, cost_ratios
+from kdlora.evidence.paired_tests import adjust
 from kdlora.evidence.ranks import rank_methods
 from kdlora.evidence.result import Rules
 from kdlora.evidence.scores import Selection
@@ -117,7 +118,9 @@ def test_paired_comparisons(
     )
     for c, row in zip(made, rows, strict=True):
         check(c, row)
-        same(c.beyond.p_corrected, row["holm_p_t_task"])
+    corrected = adjust(np.array([c.levels["tasks"].p_t for c in made]), "holm")
+    for p, row in zip(corrected, rows, strict=True):
+        same(float(p), row["holm_p_t_task"])
 
 
 def test_averages_over_variants(runs: pd.DataFrame, better: dict[str, Any]) -> None:
@@ -134,11 +137,14 @@ def test_averages_over_variants(runs: pd.DataFrame, better: dict[str, Any]) -> N
 
 
 def test_verdicts_contradict_report_001(runs: pd.DataFrame) -> None:
-    """ "No significant difference" is false for five of six variants, on tasks like these."""
+    """ "No significant difference" is false for four of six variants, on tasks like these.
+
+    AdaLoRA's own runs scatter most; a collapsed run of rsLoRA makes its seeds unsure.
+    """
     contrasts = [(f"teacher/{v}", f"student/kd-{v}") for v in VARIANTS]
     made = compare_many(runs, contrasts, rng=rng(), rules=Rules(draws=0, permutations=0))
     verdicts = {c.a.removeprefix("teacher/"): c.verdict for c in made}
-    assert verdicts.pop("adalora") == "undecided"
+    assert verdicts.pop("adalora") == verdicts.pop("rslora") == "undecided"
     assert set(verdicts.values()) == {"superior"}
     # FFT against LoRA is not established beyond these tasks.
     contrasts = [(f"teacher/{v}", "teacher/fft") for v in VARIANTS]

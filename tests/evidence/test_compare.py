@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from kdlora.errors import InputError
-from kdlora.evidence.compare import Comparison, compare, compare_many, sentence
+from kdlora.evidence.compare import Comparison, compare, compare_many
 from kdlora.evidence.result import Rules
+from kdlora.evidence.sentences import sentence
 from tests.harness.evidence_frames import grid, noisy
 
 A, B = "teacher/fft", "student/kd-lora"
@@ -28,15 +29,41 @@ def study() -> pd.DataFrame:
     return grid(noisy(0.05), tasks=NINE, pairs=["p", "q", "r"])
 
 
-def test_the_verdict_beyond_is_the_paired_t_test_of_task_means(study: pd.DataFrame) -> None:
-    c = run(study)
+def test_without_common_seeds_tasks_are_compared_by_the_paired_t_test(
+    study: pd.DataFrame,
+) -> None:
+    own_seeds = study.assign(seed=study["seed"] + 10 * study["task"].str[1:].astype(int))
+    c = run(own_seeds)
     wide = study.pivot_table(index=["task"], columns="arm", values="score") * 100
     known = stats.ttest_rel(wide[A], wide[B])
-    assert c.beyond.p == pytest.approx(known.pvalue, rel=1e-9)
+    claim = c.tasks_like_these
+    assert claim.p == pytest.approx(known.pvalue, rel=1e-9)
     bounds = known.confidence_interval(0.95)
-    assert (c.beyond.low, c.beyond.high) == pytest.approx((bounds.low, bounds.high), rel=1e-9)
+    assert (claim.low, claim.high) == pytest.approx((bounds.low, bounds.high), rel=1e-9)
+    assert claim.basis.sampled == ("tasks", "seeds")
+    assert c.claim is claim
     assert c.verdict == "superior"
-    assert run(study, B, A).verdict == "inferior"
+    assert run(own_seeds, B, A).verdict == "inferior"
+
+
+def test_a_common_effect_of_seeds_widens_what_is_said_of_tasks(study: pd.DataFrame) -> None:
+    """The same scores under the same seeds on all tasks: what seeds share is no spread of tasks."""
+    wide = study.pivot_table(index=["task"], columns="arm", values="score") * 100
+    bounds = stats.ttest_rel(wide[A], wide[B]).confidence_interval(0.95)
+    claim = run(study).tasks_like_these
+    assert claim.low < bounds.low < bounds.high < claim.high
+    assert claim.difference == pytest.approx((bounds.low + bounds.high) / 2, rel=1e-9)
+
+
+def test_on_these_tasks_the_seeds_are_the_sample(study: pd.DataFrame) -> None:
+    """Student's t of one mean a seed, whatever the tasks' noise and whatever seeds share."""
+    wide = study.pivot_table(index=["seed"], columns="arm", values="score") * 100
+    known = stats.ttest_rel(wide[A], wide[B])
+    claim = run(study).these_tasks
+    assert claim.p == pytest.approx(known.pvalue, rel=1e-9)
+    assert claim.df == pytest.approx(2, rel=1e-9)
+    assert claim.basis.sampled == ("seeds",)
+    assert claim.basis.n_seeds == 3
 
 
 def test_levels_equal_scipy_at_each_level(study: pd.DataFrame) -> None:
@@ -62,18 +89,18 @@ def test_equal_arms_are_equivalent_only_with_enough_evidence() -> None:
     assert calm.verdict == "equivalent"
     loud = run(grid(noisy(0.0, spread=0.05), tasks=NINE))
     assert loud.verdict == "undecided"
-    assert f"80 % power from {loud.beyond.detectable:.1f} pp on" in sentence(loud)
+    assert f"80 % power from {loud.tasks_like_these.detectable:.1f} pp on" in sentence(loud)
 
 
 def test_a_real_difference_within_the_margin_is_equivalent() -> None:
     c = run(grid(noisy(0.003, spread=0.0005), tasks=NINE))
-    assert c.beyond.p_corrected < 0.05
+    assert c.tasks_like_these.p_corrected < 0.05
     assert c.verdict == "equivalent"
     assert run(grid(noisy(0.003, spread=0.0005), tasks=NINE), rules=Rules(
         margin=0.1, draws=0)).verdict == "superior"  # fmt: skip
 
 
-def test_surely_better_here_is_not_better_everywhere() -> None:
+def test_surely_better_on_these_tasks_is_not_better_on_others() -> None:
     """Each task has its own difference, known exactly; a third of the tasks turn it round."""
     noise = noisy(0.0, spread=0.001)
 
@@ -82,18 +109,18 @@ def test_surely_better_here_is_not_better_everywhere() -> None:
         return noise(arm, pair, task, seed) + gain * (arm == A)
 
     c = run(grid(score, tasks=NINE, pairs=["p", "q", "r"]))
-    assert c.here.verdict == "superior"
-    assert c.beyond.verdict == c.verdict == "undecided"
-    assert "on these tasks themselves: superior" in sentence(c)
+    assert c.these_tasks.verdict == "superior"
+    assert c.tasks_like_these.verdict == c.verdict == "undecided"
+    assert "; on these tasks: superior" in sentence(c)
 
 
-def test_few_tasks_allow_a_claim_here_but_none_beyond() -> None:
+def test_few_tasks_allow_a_claim_on_them_but_none_on_others() -> None:
     c = run(grid(noisy(0.05), tasks=["t"], seeds=range(6)))
-    assert c.beyond.verdict == "cannot be said"
-    assert "at least 6" in c.beyond.cannot
-    assert c.verdict == c.here.verdict == "superior"
-    assert "on these tasks" in sentence(c)
-    assert any("holds for these encoder pairs" in n for n in c.notes)
+    assert c.tasks_like_these.verdict == "cannot be said"
+    assert "at least 6" in c.tasks_like_these.cannot
+    assert c.verdict == c.these_tasks.verdict == "superior"
+    assert "superior to student/kd-lora on t (" in sentence(c)
+    assert "6 seeds" in sentence(c)
 
 
 def test_p_values_are_corrected_over_the_family(study: pd.DataFrame) -> None:
@@ -101,19 +128,19 @@ def test_p_values_are_corrected_over_the_family(study: pd.DataFrame) -> None:
     frame = grid(noisy(0.01), arms=[A, *arms], tasks=NINE)
     rng = np.random.default_rng(0)
     made = compare_many(frame, [(A, b) for b in arms], rng=rng, rules=QUICK)
-    p = [c.beyond.p for c in made]
+    p = [c.tasks_like_these.p for c in made]
     first = int(np.argmin(p))
-    assert made[first].beyond.p_corrected == pytest.approx(min(1, 3 * p[first]))
+    assert made[first].tasks_like_these.p_corrected == pytest.approx(min(1, 3 * p[first]))
     assert made[0].family_size == 3
     alone = run(frame, A, arms[first])
-    assert alone.beyond.p_corrected == alone.beyond.p
+    assert alone.tasks_like_these.p_corrected == alone.tasks_like_these.p
 
 
 def test_comparisons_that_cannot_be_made_do_not_cost_the_others(study: pd.DataFrame) -> None:
     made = compare_many(
         study, [(A, B), (A, "student/none")], rng=np.random.default_rng(0), rules=QUICK
     )
-    assert made[0].beyond.p_corrected == made[0].beyond.p
+    assert made[0].tasks_like_these.p_corrected == made[0].tasks_like_these.p
     assert made[1].verdict == "cannot be said"
 
 
@@ -147,7 +174,7 @@ def no_answer(c: Comparison, *words: str) -> None:
     """No verdict, no p-value, and words that say why; and it all goes into JSON."""
     assert c.verdict == "cannot be said"
     assert c.claim.p is None
-    text = " ".join([c.here.cannot, c.beyond.cannot, *c.notes])
+    text = " ".join([c.these_tasks.cannot, c.tasks_like_these.cannot, *c.notes])
     for word in words:
         assert word in text, text
     assert "cannot be said" in sentence(c)
@@ -179,11 +206,11 @@ def test_only_nan_and_infinite_scores() -> None:
 
 
 def test_one_run_only() -> None:
-    no_answer(run(grid(noisy(0.1), tasks=["t"], seeds=[1])), "one matched run only")
+    no_answer(run(grid(noisy(0.1), tasks=["t"], seeds=[1])), "it needs three seeds")
 
 
 def test_two_seeds_only() -> None:
-    no_answer(run(grid(noisy(0.1), tasks=["t"], seeds=[1, 2])), "too few")
+    no_answer(run(grid(noisy(0.1), tasks=["t"], seeds=[1, 2])), "it needs three seeds")
 
 
 def test_one_seed_on_many_tasks_still_speaks_of_tasks() -> None:
@@ -236,7 +263,7 @@ def test_no_margin_in_another_unit() -> None:
     frame = grid(noisy(0.0, spread=0.001), tasks=NINE, metric="rmse").assign(direction=-1)
     c = run(frame)
     assert c.unit == "rmse"
-    assert c.beyond.p_equivalence is None
+    assert c.tasks_like_these.p_equivalence is None
     assert c.verdict == "undecided"
     named = run(frame, rules=Rules(margin=0.01, margin_unit="rmse", draws=0))
     assert named.verdict == "equivalent"
@@ -252,7 +279,7 @@ def test_less_is_better_keeps_positive_for_a() -> None:
     frame = grid(error, tasks=NINE, metric="rmse").assign(direction=-1)
     c = run(frame)
     assert c.verdict == "superior"
-    assert c.beyond.difference == pytest.approx(0.2, abs=0.02)
+    assert c.tasks_like_these.difference == pytest.approx(0.2, abs=0.02)
     assert c.mean_a > c.mean_b
 
 

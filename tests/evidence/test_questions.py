@@ -72,7 +72,7 @@ def test_arms_that_a_question_does_not_ask_about_change_nothing_of_its_answer(ki
     assert len(told) == 3
     for pair in told:
         assert joined[pair].claim == alone[pair].claim
-        assert joined[pair].here == alone[pair].here
+        assert joined[pair].claims == alone[pair].claims
 
 
 def test_a_comparison_has_one_verdict_whoever_asks_for_it() -> None:

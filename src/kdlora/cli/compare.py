@@ -26,8 +26,20 @@ if TYPE_CHECKING:
     from kdlora.records.tidy import StudyFrame
 
 
+_HEADS = {
+    "tasks like these": "tasks like\nthese",
+    "these tasks": "these\ntasks",
+    "trained models": "as trained,\nother texts",
+}
+
+
 def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """A row a comparison; what they share (b, the counts) stands below, to save width."""
+    """A row a comparison; what they share (b, the counts) stands below, to save width.
+
+    Estimates are those of the widest claim that is made; a scope in which none is has no column.
+    """
+    from kdlora.evidence.sentences import made_scopes
+
     against = {c.b for c in comparisons}
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
                   padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
@@ -36,8 +48,9 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
         table.add_column("b", overflow="fold")
     for name in ("a - b", "interval", "p corr.", "needs"):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("tasks like\nthese", "these\ntasks"):
-        table.add_column(name, no_wrap=True)
+    scopes = made_scopes(comparisons)
+    for scope in scopes:
+        table.add_column(_HEADS[scope], no_wrap=True)
     for c in comparisons:
         claim = c.claim
         said = claim.difference is not None
@@ -48,8 +61,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
             _span(claim.low, claim.high, 1) if said else "-",
             _p(claim.p_corrected),
             f"{claim.detectable:.1f}" if claim.detectable else "-",
-            _word(c.beyond.verdict),
-            _word(c.here.verdict),
+            *(_word(c.claims[scope].verdict) for scope in scopes),
         )
     counts = [
         f"{_range(values)} {name}"
@@ -270,7 +282,8 @@ def compare(
 
     from kdlora.evidence.compare import compare_many
     from kdlora.evidence.result import Rules
-    from kdlora.records.frame import load_frame
+    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.predictions import RunOutputs
     from kdlora.records.tidy import StudyFrame
 
     rules = Rules(
@@ -282,7 +295,7 @@ def compare(
     )
     keys = tuple(k.strip() for k in pair.split(",") if k.strip())
     frame = _filtered(load_frame(study), where or [], without or [])
-    runs = StudyFrame.of(frame)
+    runs = StudyFrame.of(frame, RunOutputs(find_study(study), "report"))
     rng = np.random.default_rng(seed)
     if a or b or budget:
         contrasts = _contrasts(frame, a or [], b or [], reference)
@@ -407,7 +420,7 @@ def _show_comparisons(
     wishes: Sequence[SeedsNeeded | None],
     tested: Sequence[list[dict[str, Any]]],
 ) -> None:
-    from kdlora.evidence.compare import sentence
+    from kdlora.evidence.sentences import sentence
 
     console = _console()
     console.print(verdict_table(made, "Comparisons"))

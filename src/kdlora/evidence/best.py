@@ -72,7 +72,7 @@ def _not_told_apart(
 ) -> bool:
     """Whether the two were compared on these cells, and no test of theirs finds a difference."""
     found = [c for c in between if arm in (c.a, c.b)]
-    tests = [(t.p_corrected, c.rules.alpha) for c in found for t in (c.here, c.beyond)]
+    tests = [(t.p_corrected, c.rules.alpha) for c in found for t in c.claims.values()]
     known = [(p, alpha) for p, alpha in tests if p is not None]
     same = all(cells_of(c) == cells[best] for c in found)
     return bool(known) and same and all(p > alpha for p, alpha in known)

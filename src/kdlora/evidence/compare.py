@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence import intervals, paired_tests
+from kdlora.evidence.claim import Claim, Verdict, leading
 from kdlora.evidence.estimator import Nesting
 from kdlora.evidence.pairing import Matched, match_usable
 from kdlora.evidence.power import Components, variance_components
@@ -32,43 +33,35 @@ from kdlora.evidence.result import (
     plain,
 )
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
+from kdlora.evidence.sentences import claim_notes, sentence
 from kdlora.evidence.texts import PairedRuns, StoredTexts, TextDifferences, text_differences
-from kdlora.evidence.verdicts import Claim, Verdict, allowance_text, judge_all, leading
+from kdlora.evidence.verdicts import judge_all
 from kdlora.records.fairness import FIELDS, conditions
 from kdlora.records.frame import positive_place
-from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame
-from kdlora.vocabulary.metric import POINTS
 
 _LONG = ("versions",)  # whose values are too long to be read in a sentence
 
 
-def conditions_by_run(study: StudyFrame) -> pd.DataFrame:
-    """`conditions` of every finished run, by run id."""
+def conditions_by_run(study: StudyFrame) -> dict[str, dict[str, Any]]:
+    """`conditions` of every finished run: field -> run id -> value."""
     runs = study.table[study.table["status"].eq("done")].drop_duplicates("run_id")
-    return conditions(runs).set_axis(runs["run_id"].astype(str))
+    table = conditions(runs).set_axis(runs["run_id"].astype(str).tolist())
+    return {column: {str(k): v for k, v in table[column].items()} for column in FIELDS}
 
 
-def unequal_between(table: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+def unequal_between(known: Mapping[str, Mapping[str, Any]], cells: pd.DataFrame) -> list[str]:
     """Sentences on the conditions in which paired runs differ, field by field.
 
-    `table` is that of `conditions_by_run`; `cells` has the columns run_a and run_b (see
+    `known` is that of `conditions_by_run`; `cells` has the columns run_a and run_b (see
     `pairing.Matched`). Of a side that averages several runs the first one speaks for them.
     """
-    known = set(table.index)
-    pairs = [
-        (str(a), str(b))
-        for a, b in zip(cells["run_a"], cells["run_b"], strict=True)
-        if str(a) in known and str(b) in known
-    ]
+    runs = list(zip(cells["run_a"].astype(str), cells["run_b"].astype(str), strict=True))
     sentences = []
     for column, name in FIELDS.items():
-        values = table[column].to_dict()
-        differing = [
-            (values[a], values[b])
-            for a, b in pairs
-            if values[a] is not None and values[b] is not None and values[a] != values[b]
-        ]
+        values = known[column]
+        pairs = [(values[a], values[b]) for a, b in runs if a in values and b in values]
+        differing = [(x, y) for x, y in pairs if x is not None and y is not None and x != y]
         if not differing:
             continue
         a, b = differing[0]
@@ -234,18 +227,16 @@ def compare(
     block: Sequence[str] | None = None,
     score: str = "score",
     rules: Rules | None = None,
-    outputs: Mapping[str, SplitOutputs] | StoredTexts | None = None,
 ) -> Comparison:
     """Compare two arms on the cells they share.
 
-    `score` may name any column of scores, such as `report.macro_f1`. `outputs` are the stored
-    predictions on the report split by run id (`records.predictions.StoredOutputs` reads those of a
-    study): with them texts are a sample, too. What cannot be said is said in `notes` and in the
-    claims' `cannot`; a missing arm is no error. Raises InputError for columns and keys that the
-    frame lacks.
+    `score` may name any column of scores, such as `report.macro_f1`. Where the study has stored
+    predictions (`StudyFrame.of(frame, outputs)`), texts are a sample, too. What cannot be said is
+    said in `notes` and in the claims' `cannot`; a missing arm is no error. Raises InputError for
+    columns and keys that the frame lacks.
     """
     (made,) = compare_many(
-        frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules, outputs=outputs
+        frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules
     )
     return made
 
@@ -259,7 +250,6 @@ def compare_many(
     block: Sequence[str] | None = None,
     score: str = "score",
     rules: Rules | None = None,
-    outputs: Mapping[str, SplitOutputs] | StoredTexts | None = None,
 ) -> tuple[Comparison, ...]:
     """Compare many pairs of arms; p-values are corrected over all of them, scope by scope."""
     rules = rules or Rules()
@@ -270,12 +260,12 @@ def compare_many(
         match_usable(usable, notes, a, b, keys=keys, block=block, score=score, sides=sides)
         for a, b in contrasts
     ]
-    known = StoredTexts.of(outputs)
+    known = study.once("texts", lambda: StoredTexts(study.outputs))
     claims = judge_all(matched, [_texts(study, m, known) for m in matched], rules)
     generators = rng.spawn(len(matched)) if matched else []
-    table = study.once("conditions", lambda: conditions_by_run(study))
+    conditions_of = study.once("conditions", lambda: conditions_by_run(study))
     return tuple(
-        _comparison(m, own, len(matched), rules, generator, table)
+        _comparison(m, own, len(matched), rules, generator, conditions_of)
         for m, own, generator in zip(matched, claims, generators, strict=True)
     )
 
@@ -287,12 +277,14 @@ def _texts(study: StudyFrame, matched: Matched, known: StoredTexts) -> TextDiffe
         return f"the predictions behind {column} are not stored"
     positives = study.once(
         "positive classes",
-        lambda: {
-            str(task): positive_place(rows)
-            for task, rows in study.table.groupby("task", sort=False)
-        }
-        if "positive_class" in study.table
-        else {},
+        lambda: (
+            {
+                str(task): positive_place(rows)
+                for task, rows in study.table.groupby("task", sort=False)
+            }
+            if "positive_class" in study.table
+            else {}
+        ),
     )
     cells = matched.cells
     columns = (cells[name] for name in ("task", "run_a", "run_b", "score_a", "score_b", "metric"))
@@ -309,7 +301,7 @@ def _comparison(
     family: int,
     rules: Rules,
     rng: np.random.Generator,
-    table: pd.DataFrame,
+    known: Mapping[str, Mapping[str, Any]],
 ) -> Comparison:
     d = matched.differences
     levels, components, by_task = {}, None, {}
@@ -322,7 +314,7 @@ def _comparison(
         names = matched.cells["task"].astype(str).unique()
         by_task = dict(zip(names, nesting.task_means(d).tolist(), strict=True))
     notes = [*matched.notes, *([matched.reason] if matched.reason else [])]
-    unequal = tuple(unequal_between(table, matched.cells))
+    unequal = tuple(unequal_between(known, matched.cells))
     notes += [f"unequal conditions: {text}" for text in unequal]
     notes += claim_notes(leading(claims))
     return Comparison(
@@ -333,86 +325,6 @@ def _comparison(
         levels, claims, components, by_task, family, rules, tuple(notes), matched,
         unequal,
     )  # fmt: skip
-
-
-def claim_notes(claim: Claim) -> list[str]:
-    """What a reader of a claim must know of its sample."""
-    notes = []
-    if not claim.made:
-        return notes
-    if claim.basis.left_out:
-        left_out = ", ".join(claim.basis.left_out)
-        why = (
-            "no stored predictions" if claim.scope == TRAINED_MODELS
-            else "one seed tells nothing of other seeds"
-        )  # fmt: skip
-        notes.append(f"left out of the claim {scope_text(claim)}: {left_out} ({why})")
-    if not claim.basis.seeds_measured:
-        notes.append(allowance_text())
-    return notes
-
-
-def scope_text(claim: Claim) -> str:
-    """What the claim is about, as it stands in a sentence."""
-    if claim.scope == TASKS_LIKE_THESE:
-        return "on tasks like these"
-    if claim.scope == TRAINED_MODELS:
-        return "as trained here, on texts like these"
-    tasks = claim.basis.tasks
-    return f"on {tasks[0]}" if len(tasks) == 1 else "on these tasks"
-
-
-def sample_text(claim: Claim) -> str:
-    """What was taken as a sample, with its numbers."""
-    basis = claim.basis
-    counts = {"tasks": len(basis.tasks), "seeds": basis.n_seeds, "texts": basis.n_texts}
-    parts = [
-        f"{counts[name]:,} {name if counts[name] != 1 else name[:-1]}" for name in basis.sampled
-    ]
-    return " and ".join(parts)
-
-
-def sentence(c: Comparison) -> str:
-    """The verdict as a sentence, with its numbers, its scope and what was taken as a sample."""
-    claim = c.claim
-    if claim.verdict == "cannot be said":
-        return f"{c.a} against {c.b}: cannot be said. {claim.cannot[:1].upper()}{claim.cannot[1:]}."
-    unit, scope = "pp" if c.unit == POINTS else c.unit, scope_text(claim)
-    numbers = (
-        f"{claim.difference:+.2f} {unit} [{claim.low:.2f}, {claim.high:.2f}], "
-        f"{sample_text(claim)}, p {claim.p_corrected:.2g}"
-    )
-    if claim.verdict == "undecided":
-        seen = f"{100 * c.rules.power:.0f} % power from {claim.detectable:.1f} {unit} on"
-        text = f"{c.a} and {c.b}: undecided {scope} ({numbers}; {seen})"
-    elif claim.verdict == "equivalent":
-        text = f"{c.a} is equivalent to {c.b} within ±{c.rules.margin:g} {unit} {scope} ({numbers}"
-        if leaves_margin(c):
-            text += f"; 90 % interval [{claim.low_equivalence:.2f}, {claim.high_equivalence:.2f}]"
-        text += ")"
-    else:
-        text = f"{c.a} is {claim.verdict} to {c.b} {scope} ({numbers})"
-    if claim.verdict == "undecided":
-        text += "".join(
-            f"; {scope_text(other)}: {other.verdict}" for other in narrower(c) if other.verdict
-            not in ("undecided", "cannot be said")
-        )  # fmt: skip
-    return text + "."
-
-
-def narrower(c: Comparison) -> list[Claim]:
-    """The claims that were made besides the leading one."""
-    return [claim for claim in c.claims.values() if claim.made and claim is not c.claim]
-
-
-def leaves_margin(c: Comparison) -> bool:
-    """Whether the interval of an equivalence leaves the margin, which its own one does not.
-
-    Two one-sided tests at alpha are the interval of confidence 1 - 2 alpha (Schuirmann 1987).
-    """
-    claim = c.claim
-    assert claim.low is not None and claim.high is not None
-    return claim.verdict == "equivalent" and max(-claim.low, claim.high) > c.rules.margin
 
 
 def cells_used(matched: Matched) -> dict[str, list]:

@@ -8,8 +8,8 @@ independent values: a seed can shift all tasks alike (the 742 runs of report 001
 of about 0.15), and one teacher serves many students. So the seed is the *cluster*, and seeds that
 share a trained run are one cluster. The error is cluster-robust (CR2, Bell & McCaffrey 2002) with
 the degrees of freedom of Pustejovsky & Tipton 2018, which hang on the design alone; every block has
-its own mean. Where all tasks have S seeds this is Student's t of the S means over tasks, exact however
-unlike the tasks' noise is and however much their seeds have in common.
+its own mean. Where all tasks have S seeds this is Student's t of the S means over tasks, exact
+however unlike the tasks' noise is and however much their seeds have in common.
 
 Two seeds give one degree of freedom, which says nothing. The noise of single tasks can still be
 learnt from several tasks together; what it cannot tell is the common effect of a seed. That is then
@@ -303,14 +303,19 @@ def on_tasks_like_these(values: np.ndarray, design: Design) -> Estimate:
     nesting, shares = design.nesting, design.shares
     means, n = nesting.task_means(values), nesting.n_tasks
     spread = means.var(-1, ddof=1)
-    together = shares @ shares.T
-    overlap = (together.sum() - np.trace(together)) / (n * (n - 1))
+    overlap = _between_tasks(shares) / (n * (n - 1))
     common, common_df = _common_variance(values, design, spread)
     parts = np.stack([spread / n, overlap * common], -1)
     df = satterthwaite(parts, np.stack([np.full_like(spread, n - 1.0), common_df], -1))
     return _estimate(
         means.mean(-1), parts.sum(-1), np.minimum(df, n - 1.0), spread > _nothing(values)
     )
+
+
+def _between_tasks(shares: np.ndarray) -> float:
+    """The products of the shares that two tasks have in one cluster, summed over ordered pairs."""
+    together = shares @ shares.T
+    return float(together.sum() - np.trace(together))
 
 
 def _common_variance(
@@ -336,11 +341,12 @@ def _common_variance(
         return _COMMON * noise, np.full(spread.shape, most)
     kept, own = design.at(rows), values[..., rows]
     floor = _COMMON * _noise_of_two_tasks(own, kept)
-    if kept.nesting.n_tasks < 2:
+    shared = _between_tasks(kept.shares)
+    if shared <= 0:
         return floor, np.full(spread.shape, most)
     robust, (single, _) = clustered(kept), _task_errors(own, kept)
     common = np.maximum(0.0, robust.variance(own) - single.sum(-1))
-    measured = common / (kept.shares.mean(0) ** 2).sum()
+    measured = common / (shared / kept.nesting.n_tasks**2)
     df = np.where(measured > floor, robust.df, most)
     return np.maximum(measured, floor), df
 

@@ -32,7 +32,8 @@ class Matched(Result):
 
     `cells` has the key columns, `score_a`, `score_b`, `difference` in `unit` (direction turned, so
     a higher score is better), the metric and the runs they are from (the first, where several are
-    averaged); `seedless_a` and `seedless_b` tell of runs in which nothing is random. `reason` says why there is nothing to compare, when there is not.
+    averaged); `seedless_a` and `seedless_b` tell of runs in which nothing is random. `reason` says
+    why there is nothing to compare, when there is not.
     """
 
     a: str
@@ -179,8 +180,10 @@ def one_side(
     rows = selection.rows(usable)
     if rows.empty:
         return rows
-    used = dict.fromkeys((*keys, "arm", "adaptation", "value", "metric", "unit", "run_id", *SETTINGS))
-    rows = rows[[c for c in used if c in rows]].rename(columns={"run_id": "run"})
+    used = dict.fromkeys(
+        (*keys, "arm", "adaptation", "value", "metric", "unit", "run_id", *SETTINGS)
+    )
+    rows = rows[[c for c in dict.fromkeys(used) if c in rows]].rename(columns={"run_id": "run"})
     rows = rows.assign(seedless=rows["adaptation"].isin(SEEDLESS))
     place = list(dict.fromkeys((*keys, "arm")))
     cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -25,13 +26,19 @@ def detection_power(difference: float, se: float, df: float, alpha: float = 0.05
     The noncentral t as the normal averaged over the estimated spread (scipy's own has holes of
     NaN at large differences); agrees with scipy to 1e-9.
     """
-    critical = stats.t.ppf(1 - alpha / 2, df)
+    critical, spread, weights = _spreads(df, alpha)
     shift = abs(difference) / se
+    found = special.ndtr(shift - critical * spread) + special.ndtr(-shift - critical * spread)
+    return float(min(1.0, weights @ found))
+
+
+@lru_cache(maxsize=64)
+def _spreads(df: float, alpha: float) -> tuple[float, np.ndarray, np.ndarray]:
+    """The critical t, and how likely each ratio of estimated to true spread is (a chi)."""
     low, high = np.sqrt(stats.chi2.ppf([1e-15, 1 - 1e-15], df) / df)
     spread = low + (high - low) * (_NODES + 1) / 2
     weights = _WEIGHTS * (high - low) / 2 * 2 * df * spread * stats.chi2.pdf(df * spread**2, df)
-    found = special.ndtr(shift - critical * spread) + special.ndtr(-shift - critical * spread)
-    return float(min(1.0, weights @ found))
+    return float(stats.t.ppf(1 - alpha / 2, df)), spread, weights
 
 
 def detectable_difference(
@@ -40,13 +47,19 @@ def detectable_difference(
     """Smallest true difference found with this power; in the unit of `se`. None if unknowable."""
     if not (math.isfinite(se) and math.isfinite(df) and se > 0 and df >= 1):
         return None
+    return float(_detectable_se(float(df), alpha, power) * se)
+
+
+@lru_cache(maxsize=4096)
+def _detectable_se(df: float, alpha: float, power: float) -> float:
+    """The same in standard errors."""
     # Start from the central t, a close upper neighbour of the answer.
     guess = stats.t.ppf(1 - alpha / 2, df) + stats.t.ppf(power, df)
     high = 2 * guess
     while detection_power(high, 1.0, df, alpha) < power:
         high *= 2
     root = optimize.brentq(lambda d: detection_power(d, 1.0, df, alpha) - power, 1e-9, high)
-    return float(root * se)
+    return float(root)
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,9 @@ def gather_report(frame: StudyFrame | pd.DataFrame) -> Evidence:
 
     Raises InputError as `tidy` does.
     """
-    described = StudyFrame(tidy(frame))  # a table of costs alone has a report too, without scores
+    study = StudyFrame.of(frame)
+    # a table of costs alone has a report too, without scores: nothing of it counts as assumed
+    described = StudyFrame(tidy(study), outputs=study.outputs)
     return gather(
         described, rng=np.random.default_rng(SEED), costs=COSTS, rules=REPORT_RULES, parts=OF_REPORT
     )

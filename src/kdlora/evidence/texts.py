@@ -74,10 +74,6 @@ class StoredTexts:
     outputs: Mapping[str, SplitOutputs]
     _known: dict[tuple[str, str, int | None], TextScores | None] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, outputs: Mapping[str, SplitOutputs] | StoredTexts | None) -> StoredTexts:
-        return outputs if isinstance(outputs, StoredTexts) else cls(outputs or {})
-
     def scores(self, run: str, metric: str, positive: int | None) -> TextScores | None:
         """None where the run stored none, or where they do not allow this metric."""
         key = (run, metric, positive)
@@ -142,7 +138,8 @@ class PairedRuns:
 
 def text_differences(runs: list[PairedRuns], texts: StoredTexts) -> TextDifferences | str:
     """The texts of matched runs [n], sorted by task; or why there are none."""
-    rows, found, units = np.zeros(len(runs), bool), {}, set()
+    rows, units = np.zeros(len(runs), bool), set()
+    found: dict[str, list[tuple[PairedRuns, TextScores, TextScores]]] = {}
     for i, run in enumerate(runs):
         sides = _sides(run, texts)
         if sides is None:
@@ -194,9 +191,7 @@ def _aligned(runs: list[tuple[PairedRuns, TextScores, TextScores]]) -> np.ndarra
     return metric.direction * metric.factor * np.stack(values)
 
 
-def on_trained_models(
-    differences: np.ndarray, design: Design, texts: TextDifferences
-) -> Estimate:
+def on_trained_models(differences: np.ndarray, design: Design, texts: TextDifferences) -> Estimate:
     """The mean over tasks of the mean over these runs [n], for texts as a sample of texts.
 
     Two texts are added, one on which the models differ, as likely in favour of either, and one on

@@ -1,33 +1,23 @@
-"""The claims that a verdict can rest on, tested for difference and equivalence.
+"""Which claims a design allows, tested for difference and equivalence.
 
 "Not significant" is not "equal": equality within a margin is a claim that needs its own test
-(Schuirmann 1987). A verdict is one of four words; "undecided" is what the data say when they say
-neither, and "cannot be said" is for designs that allow no such claim.
-
-Claims differ in what was taken as a sample, so that the verdict would hold for another one:
-
-- *tasks like these*: tasks, and seeds with what they have in common on all tasks;
-- *these tasks* (or this one): seeds, and texts where the predictions are stored;
-- *trained models*: texts only, for the very models that were trained; one run each suffices.
-
-What a claim is not about stays as it is: the encoder pairs always. Which claims are made hangs on
-the design alone. `python -m benchmarks evidence` prints their error rates.
+(Schuirmann 1987). Which claims are made (`evidence.claim`) hangs on the design alone.
+`python -m benchmarks evidence` prints their error rates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from kdlora.evidence import paired_tests, power
+from kdlora.evidence.claim import Basis, Claim, Sample
 from kdlora.evidence.estimator import (
     MIN_DF,
     MIN_TASKS,
-    SEED_CORRELATION,
     Estimate,
     clustered,
     design_df,
@@ -41,15 +31,11 @@ from kdlora.evidence.result import (
     TASKS_LIKE_THESE,
     THESE_TASKS,
     TRAINED_MODELS,
-    Result,
     Rules,
     Scope,
     finite,
 )
 from kdlora.evidence.texts import TextDifferences, on_trained_models, text_variance
-
-Verdict = Literal["superior", "inferior", "equivalent", "undecided", "cannot be said"]
-Sample = Literal["tasks", "seeds", "texts"]
 
 
 def difference_p(mean: np.ndarray, se: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -83,61 +69,6 @@ def decide(
 
 
 @dataclass(frozen=True)
-class Basis(Result):
-    """What a claim rests on.
-
-    sampled: what was taken as a sample; everything else stays as it is, the encoder pairs always.
-    tasks: those that take part; left_out: those that have no error of their own.
-    n_seeds: independent ones, those that share a trained run counted once. n_texts: 0 where texts
-    are no sample. seeds_measured: False where a common effect of seeds is allowed for and not
-    measured.
-    """
-
-    sampled: tuple[Sample, ...] = ()
-    tasks: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
-    n_pairs: int = 0
-    n_runs: int = 0
-    n_seeds: int = 0
-    n_texts: int = 0
-    seeds_measured: bool = True
-
-
-@dataclass(frozen=True)
-class Claim(Result):
-    """What is said of the mean difference in one scope.
-
-    `low`, `high`: interval of confidence 1 - alpha, not corrected; `low_equivalence`,
-    `high_equivalence`: that of 1 - 2 alpha, which lies within the margin where the two are
-    equivalent. `p_corrected` is over the family of comparisons and carries the verdict.
-    `detectable`: the smallest true difference that a single comparison of this design finds with
-    the rules' power. `cannot`: why there is no claim, when there is none; then there are no numbers
-    either.
-    """
-
-    scope: Scope
-    basis: Basis = field(default_factory=Basis)
-    difference: float | None = None
-    se: float | None = None
-    df: float | None = None
-    low: float | None = None
-    high: float | None = None
-    low_equivalence: float | None = None
-    high_equivalence: float | None = None
-    p: float | None = None
-    p_corrected: float | None = None
-    p_equivalence: float | None = None
-    p_equivalence_corrected: float | None = None
-    detectable: float | None = None
-    verdict: Verdict = "cannot be said"
-    cannot: str = ""
-
-    @property
-    def made(self) -> bool:
-        return not self.cannot
-
-
-@dataclass(frozen=True)
 class Estimated:
     """An estimate and what it rests on, before the correction of its family."""
 
@@ -145,9 +76,7 @@ class Estimated:
     basis: Basis
 
 
-def estimate_claim(
-    matched: Matched, scope: Scope, texts: TextDifferences | str
-) -> Estimated | str:
+def estimate_claim(matched: Matched, scope: Scope, texts: TextDifferences | str) -> Estimated | str:
     """The estimate, or the one sentence that says what this claim would need."""
     if matched.reason:
         return matched.reason
@@ -184,7 +113,8 @@ def _of_these_tasks(matched: Matched, texts: TextDifferences | str) -> Estimated
         return _needs_seeds(matched)
     rows = design.replicated
     kept = design.at(rows)
-    drawn, sampled = None, ("seeds",)
+    drawn: float | None = None
+    sampled: tuple[Sample, ...] = ("seeds",)
     n_texts = 0
     if isinstance(texts, TextDifferences) and texts.rows[rows].all():
         by_task = _rows_of(texts, rows, matched.nesting.task_of_run())
@@ -210,9 +140,7 @@ def _of_trained_models(matched: Matched, texts: TextDifferences | str) -> Estima
     return Estimated(made, _basis(matched, rows, ("texts",), n_texts=texts.n_texts))
 
 
-def _rows_of(
-    texts: TextDifferences, rows: np.ndarray, task: np.ndarray
-) -> tuple[np.ndarray, ...]:
+def _rows_of(texts: TextDifferences, rows: np.ndarray, task: np.ndarray) -> tuple[np.ndarray, ...]:
     """The texts of some of the matched runs, task by task; tasks without any are dropped."""
     tasks = [t for t in np.unique(task) if texts.rows[task == t].any()]
     found = []
@@ -256,7 +184,7 @@ def _needs_seeds(matched: Matched) -> str:
     seeds = cells["seed"].astype(str).nunique() if "seed" in cells else 1
     shared = " that share no trained run" if seeds > n else ""
     several = len(np.unique(matched.nesting.task_of_run())) > 1
-    need = "two seeds on each of two tasks, or three on one," if several else "three seeds"
+    need = "two seeds on several tasks" if several else "three seeds"
     return (
         f"{n} seed{'s' * (n != 1)}{shared}: what other seeds would give cannot be told; it needs "
         f"{need}{shared}"
@@ -348,17 +276,3 @@ def judge_all(
         for scope, found in estimates.items()
     }
     return [{scope: judged[scope][i] for scope in SCOPES} for i in range(len(matched))]
-
-
-def leading(claims: dict[Scope, Claim]) -> Claim:
-    """The widest claim that the design allows; where it allows none, the one that lacks least."""
-    made = [claim for claim in claims.values() if claim.made]
-    return made[0] if made else claims[THESE_TASKS]
-
-
-def allowance_text() -> str:
-    """What stands for the common effect of seeds where it could not be measured."""
-    return (
-        "an effect of the seed common to all tasks is allowed for, with a correlation of "
-        f"{SEED_CORRELATION:g}, and not measured: that needs three seeds"
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,28 @@ def read_outputs(root: str | Path, run_ids: Iterable[str], split: str) -> dict[s
                 np.stack(list(rows["logits"])).astype(np.float64),
             )
     return found
+
+
+class RunOutputs(Mapping[str, SplitOutputs]):
+    """Outputs of a study's runs on one split by run id, read when they are asked for.
+
+    A run whose predictions cannot be read is as one that stored none.
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        self.root, self.split = Path(root), split
+
+    def __getitem__(self, run_id: str) -> SplitOutputs:
+        try:
+            return read_outputs(self.root, [run_id], self.split)[run_id]
+        except (OSError, ValueError):
+            raise KeyError(run_id) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.parent.name for path in sorted(self.root.glob(f"runs/*/{FILE}")))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def shared_examples(outputs: dict[str, SplitOutputs]) -> dict[str, SplitOutputs]:

@@ -10,14 +10,15 @@ A *cell* is a pair, a task, an arm and a seed. A run that several cells share st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.records.predictions import SplitOutputs
 from kdlora.records.record import NOT_DONE
 from kdlora.vocabulary.arm import SEEDLESS, Arm
 
@@ -48,22 +49,28 @@ class StudyFrame:
     """A frame that `normalise` made, and what was computed from it.
 
     `assumed` names the columns that the given frame lacked; see `normalise` for what then stands
-    in them.
+    in them. `outputs` are the stored predictions on the report split by run id, as far as there
+    are any (`records.predictions.RunOutputs` reads those of a folder).
     """
 
     table: pd.DataFrame
     assumed: tuple[str, ...] = ()
+    outputs: Mapping[str, SplitOutputs] = field(default_factory=dict, repr=False)
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, frame: pd.DataFrame | StudyFrame) -> StudyFrame:
+    def of(
+        cls,
+        frame: pd.DataFrame | StudyFrame,
+        outputs: Mapping[str, SplitOutputs] | None = None,
+    ) -> StudyFrame:
         """The study of a frame, normalised unless it is one already."""
         if isinstance(frame, StudyFrame):
-            return frame
+            return frame if outputs is None else replace(frame, outputs=outputs, _known={})
         given = frame.rename(columns={"family": "pair"}) if "pair" not in frame else frame
         empty = [k for k in ("pair", "seed") if k in given and len(given) and given[k].isna().all()]
         assumed = [name for name in COLUMNS if name not in given]
-        return cls(normalise(given), (*assumed, *empty))
+        return cls(normalise(given), (*assumed, *empty), outputs or {})
 
     def require(self, *columns: str) -> None:
         """Raise InputError, all at once, for columns that the given frame lacked."""
@@ -76,7 +83,7 @@ class StudyFrame:
 
     def where(self, rows: pd.Series | np.ndarray) -> StudyFrame:
         """The same with only the rows of a boolean mask."""
-        return StudyFrame(self.table[np.asarray(rows, dtype=bool)], self.assumed)
+        return StudyFrame(self.table[np.asarray(rows, dtype=bool)], self.assumed, self.outputs)
 
     def has(self, column: str) -> bool:
         """Whether the column is there and holds something."""
@@ -102,7 +109,7 @@ class StudyFrame:
             str(Arm.read(arm).with_label(f"rank {rank:g}")) if own else arm
             for arm, rank, own in zip(table["arm"], table["rank"], ranked, strict=True)
         ]
-        return StudyFrame(in_reading_order(table.assign(arm=arms)), self.assumed)
+        return StudyFrame(in_reading_order(table.assign(arm=arms)), self.assumed, self.outputs)
 
 
 def normalise(frame: pd.DataFrame) -> pd.DataFrame:

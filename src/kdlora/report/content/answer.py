@@ -13,7 +13,9 @@ from kdlora.evidence.compare import Comparison
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, outcome_metric
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
+from kdlora.evidence.sentences import scope_text
 from kdlora.evidence.study import SUMMARY_COSTS, Evidence
+from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.cells import (
@@ -32,6 +34,7 @@ from kdlora.report.content.verdicts import (
     told_apart,
     verdict_name,
     verdict_text,
+    wider_text,
 )
 from kdlora.report.document import Cell, Column, Finding, Table, Tile
 from kdlora.vocabulary.arm import Arm, uncontrolled
@@ -90,7 +93,7 @@ def distilled(stats: Evidence) -> Finding | None:
         else f" ({w.arm_name(lost[0].a)})"
     )
     worst = max(c.claim.p_corrected or 0 for c in lost)
-    scope = "on tasks like these" if lost[0].claim.scope == "beyond" else "on these tasks"
+    scope = scope_text(lost[0].claim)
     text = (
         f"{what} {size} below the same adapter on the teacher{variants}: inferior {scope}, "
         f"corrected p {w.p_text(worst)} at most."
@@ -159,6 +162,20 @@ def _cause(evidence: dict) -> str:
     )
 
 
+def against_teacher(facts: Facts, stats: Evidence) -> Finding | None:
+    """Whether the first student of the only pair is worse than its teacher, and by how much."""
+    pair = names(facts.frame, "pair")[0]
+    teacher, (students, _) = teacher_arm(facts.frame, pair), facts.students.get(pair, ([], ""))
+    if not students or teacher is None:
+        return None
+    asked = (students[0].arm, teacher)
+    found = next((c for _, c in stats.comparisons if (c.a, c.b) == asked), None)
+    if found is None or not found.claim.made:
+        return None
+    text = f"{verdict_text(found)}{wider_text([found])}"
+    return Finding("Is the student worse than its teacher?", text, ("comparisons",))
+
+
 def gain(stats: Evidence) -> Finding | None:
     """What distillation adds to the same student."""
     found = [c for c in stats.families.get(DISTILLATION, ()) if c.claim.difference is not None]
@@ -169,9 +186,8 @@ def gain(stats: Evidence) -> Finding | None:
         f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)}"
         for c in found
     ]
-    scope = {c.claim.scope for c in found}
-    where = "on tasks like these" if scope == {"beyond"} else "on these tasks"
-    text = f"Distillation changes {'; '.join(parts)}, {where}."
+    where = w.join(list(dict.fromkeys(scope_text(c.claim) for c in found)))
+    text = f"Distillation changes {'; '.join(parts)}, {where}.{wider_text(found)}"
     return Finding("Does distillation help?", text, ("comparisons",))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.matrix import Matrix, crossed
 from kdlora.evidence.study import Evidence, gather_report
 from kdlora.records.data_look import DataLook
+from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame, names, tidy
 from kdlora.report import words as w
 from kdlora.report.content import matrix, which_to_ship
@@ -39,6 +40,7 @@ class ReportInputs:
         looks: what was found in the data of the tasks before anything was trained.
         bins: run id -> its report rows by confidence, for the reliability diagrams.
         examples: stored outputs and measured exports, for the recommendation and the matrix.
+        texts: stored outputs on the report split by run id, for the comparisons.
     """
 
     title: str
@@ -49,6 +51,7 @@ class ReportInputs:
     looks: Callable[[], list[DataLook]] = list
     bins: Callable[[], dict[str, ConfidenceBins]] = dict
     examples: Callable[[], StoredOutputs] | None = None
+    texts: Mapping[str, SplitOutputs] = field(default_factory=dict)
 
 
 class ReportData:
@@ -57,7 +60,7 @@ class ReportData:
     """
 
     def __init__(self, frame: pd.DataFrame, inputs: ReportInputs) -> None:
-        self.study = StudyFrame.of(frame)
+        self.study = StudyFrame.of(frame, inputs.texts)
         self.frame = tidy(self.study)
         self.spec, self.notes, self.rerun = inputs.spec, inputs.notes, inputs.rerun
         self._inputs = inputs

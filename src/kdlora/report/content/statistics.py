@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 import altair as alt
 import pandas as pd
 
+from kdlora.evidence.claim import Claim
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
 from kdlora.evidence.ranks import Ranking
+from kdlora.evidence.result import Scope
+from kdlora.evidence.sentences import claim_notes, made_scopes, sample_text
 from kdlora.evidence.study import Evidence
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, interval_cell, model_cell, p_cell, points_cell
@@ -34,7 +38,8 @@ def comparisons(stats: Evidence) -> Table | None:
     found = stats.comparisons
     if not found:
         return None
-    rows = tuple(_comparison(question, c) for question, c in found)
+    scopes = made_scopes(c for _, c in found)
+    rows = tuple(_comparison(question, c, scopes) for question, c in found)
     columns = (
         Column("question", "Question", numeric=False),
         Column("a", "Model", numeric=False),
@@ -42,11 +47,9 @@ def comparisons(stats: Evidence) -> Table | None:
         Column("difference", "Difference", "points"),
         Column("interval", "95 % interval", "points"),
         Column("p", "p, corrected"),
-        Column("tasks", "Tasks"),
-        Column("blocks", "Blocks"),
+        Column("sample", "Over", numeric=False),
         Column("runs", "Matched runs"),
-        Column("beyond", "On tasks like these", numeric=False),
-        Column("here", "On these tasks", numeric=False),
+        *(Column(scope.replace(" ", "_"), SCOPE_NAMES[scope], numeric=False) for scope in scopes),
         Column("detectable", "Detectable", "points"),
     )
     rules = stats.rules
@@ -59,21 +62,55 @@ def comparisons(stats: Evidence) -> Table | None:
         f"better. Equivalence margin {rules.margin:g} {rules.margin_unit}, error rate "
         f"{100 * rules.alpha:g} %, {rules.correction.capitalize()} correction; detectable: the "
         f"smallest true difference found with {100 * rules.power:.0f} % power.",
-        (VERDICT_NOTE,),
+        (VERDICT_NOTE, *_unmade(found), *_sample_notes(found)),
         heads=3,
     )
 
 
-def _comparison(question: str, c: Comparison) -> tuple[Cell, ...]:
+SCOPE_NAMES: dict[Scope, str] = {
+    "tasks like these": "On tasks like these",
+    "these tasks": "On these tasks",
+    "trained models": "As trained, on texts like these",
+}
+
+
+def _unmade(found: Sequence[tuple[str, Comparison]]) -> tuple[str, ...]:
+    """What a wider claim would need, once for each reason."""
+    reasons = [
+        f"{SCOPE_NAMES[claim.scope]}: {claim.cannot}."
+        for _, c in found
+        for claim in c.claims.values()
+        if not claim.made and not c.matched.reason
+    ]
+    return tuple(dict.fromkeys(reasons))
+
+
+def _sample_notes(found: Sequence[tuple[str, Comparison]]) -> tuple[str, ...]:
+    """What a reader must know of the samples of the leading claims."""
+    notes = [f"{w.sentence_case(note)}." for _, c in found for note in claim_notes(c.claim)]
+    return tuple(dict.fromkeys(notes))
+
+
+def _comparison(question: str, c: Comparison, scopes: Sequence[Scope]) -> tuple[Cell, ...]:
     claim = c.claim
     return (
         Cell(question_name(question)), model_cell(c.a), model_cell(c.b),
         points_cell(claim.difference, signed=True), interval_cell(claim.low, claim.high),
-        p_cell(claim.p_corrected), w.count(c.n_tasks), w.count(c.n_blocks),
+        p_cell(claim.p_corrected), Cell(sample_text(claim) or w.NONE),
         replace(w.count(c.n_runs), sub="; ".join(c.unequal)),
-        Cell(c.beyond.verdict, sub=c.beyond.cannot), Cell(c.here.verdict, sub=c.here.cannot),
+        *(_verdict_cell(c, c.claims[scope]) for scope in scopes),
         points_cell(claim.detectable),
     )  # fmt: skip
+
+
+def _verdict_cell(c: Comparison, claim: Claim) -> Cell:
+    """The verdict of a claim, below it the interval that an equivalence rests on."""
+    if not claim.made:
+        return Cell(w.NONE)
+    if claim.verdict != "equivalent":
+        return Cell(claim.verdict)
+    low, high = w.fixed(claim.low_equivalence, 1), w.fixed(claim.high_equivalence, 1)
+    return Cell(claim.verdict, sub=f"90 % interval {low} to {high}")
 
 
 def forest(stats: Evidence) -> Figure | None:
@@ -86,14 +123,16 @@ def forest(stats: Evidence) -> Figure | None:
             panels.append(_forest_panel(question, pd.DataFrame(drawn), stats.rules.margin))
     if not panels:
         return None
-    units = sorted({c.claim.replicates for _, c in stats.comparisons if c.claim.replicates})
+    sampled = {name for _, c in stats.comparisons for name in c.claim.basis.sampled}
+    units = [name for name in ("tasks", "seeds", "texts") if name in sampled]
     n = sorted({c.n_runs for _, c in stats.comparisons if c.n_runs})
     counts = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
     caption = (
         f"Paired differences with 95 % intervals (n = {counts} matched runs; the interval is over "
         f"{w.join(units)}). The band is the equivalence margin, ±{stats.rules.margin:g} "
         f"{stats.rules.margin_unit}. Filled: a verdict after correction; open: undecided, which "
-        "does not mean equal. Intervals are not corrected."
+        "does not mean equal. Intervals are not corrected; an equivalence rests on the narrower "
+        "interval of 90 %."
     )
     return Figure("forest", "Paired differences", caption, tuple(panels), ("comparisons",))
 

@@ -119,6 +119,9 @@ PLANS = (
                      lambda d: pair_answer.sentences(d.facts))),
         Part("Whether the teacher is the better choice",
              lambda d: which_to_ship.teacher_instead(d.choices)),
+        Part("Whether the student is worse than its teacher",
+             _either(_nothing, lambda d: answer.against_teacher(d.facts, d.stats)
+                     if d.stats else None)),
         Part("What was tested of distillation",
              _either(_nothing, _tested(answer.gain))),
         Part("What the choice of the checkpoint did",

@@ -1,32 +1,66 @@
-"""How a comparison is worded: its estimate, interval, p and verdict, as the analysis gave them."""
+"""How a comparison is worded: its estimate, interval, p, verdict and what it was tested on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdlora.evidence.claim import Claim
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.questions import AGAINST, OF_COPIES
+from kdlora.evidence.result import TRAINED_MODELS
+from kdlora.evidence.sentences import narrower, sample_text, scope_text
 from kdlora.report import words as w
 
 
 def verdict_text(c: Comparison) -> str:
-    """A comparison as a sentence, with its estimate, interval, p and verdict."""
-    claim = c.claim
+    """A comparison as a sentence: its estimate, interval, p, verdict and scope.
+
+    Where the widest claim is undecided and a narrower one is not, that one is added.
+    """
     a, b = w.phrase(c.a), w.phrase(c.b)
-    if claim.difference is None:
-        return f"{w.sentence_case(a)} against {b}: cannot be said ({claim.cannot})."
-    scope = "on tasks like these" if claim.scope == "beyond" else "on these tasks"
-    numbers = f"{w.signed_points(claim.difference)}{w.span_text(claim.low, claim.high)}"
+    if not c.claim.made:
+        return f"{w.sentence_case(a)} against {b}: cannot be said ({c.claim.cannot})."
+    text = f"{w.sentence_case(a)} against {b}: {claim_text(c, c.claim)}"
+    if c.verdict == "undecided":
+        text += "".join(
+            f"; {claim_text(c, claim)}" for claim in narrower(c) if claim.verdict != "undecided"
+        )
+    return f"{text}."
+
+
+def claim_text(c: Comparison, claim: Claim) -> str:
+    """A claim with its numbers, what was taken as a sample, and its verdict and scope."""
+    assert claim.difference is not None
     return (
-        f"{w.sentence_case(a)} against {b}: {numbers} over {w.plural(c.n_runs, 'matched run')}, "
-        f"corrected p {w.p_text(claim.p_corrected)}; {verdict_name(c)} {scope}."
+        f"{difference_text(c, claim)} over {sample_text(claim)}, "
+        f"corrected p {w.p_text(claim.p_corrected)}; {verdict_name(c, claim)} {scope_text(claim)}"
     )
 
 
-def verdict_name(c: Comparison) -> str:
-    if c.verdict == "equivalent":
+def difference_text(c: Comparison, claim: Claim) -> str:
+    """The difference with the interval that its verdict rests on.
+
+    An equivalence rests on the interval of two one-sided tests, which is the narrower one.
+    """
+    assert claim.difference is not None
+    text = f"{w.signed_points(claim.difference)}{w.span_text(claim.low, claim.high)}"
+    if claim.verdict == "equivalent":
+        low, high = w.fixed(claim.low_equivalence, 1), w.fixed(claim.high_equivalence, 1)
+        text += f" (90 % interval {low} to {high})"
+    return text
+
+
+def verdict_name(c: Comparison, claim: Claim | None = None) -> str:
+    verdict = (claim or c.claim).verdict
+    if verdict == "equivalent":
         return f"equivalent within {c.rules.margin:g} {c.rules.margin_unit}"
-    return c.verdict
+    return verdict
+
+
+def wider_text(found: Sequence[Comparison]) -> str:
+    """What stays open where only the trained models can be spoken of; "" elsewhere."""
+    alone = [c.these_tasks.cannot for c in found if c.claim.scope == TRAINED_MODELS]
+    return f" Of the recipe nothing is said: {alone[0]}." if alone else ""
 
 
 VERDICT_NOTE = (
