@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import cell, matmul, plan, serve, speed, step, studies
+from benchmarks import cell, evidence, matmul, plan, serve, speed, step, studies
 from benchmarks.results import OtherMachine, expect_same_machine
 from benchmarks.turns import machine
 
@@ -42,10 +42,21 @@ def main() -> None:
     load.add_argument("--out", type=Path, default=studies.OUT)
     large = commands.add_parser("plan", help="time and memory of a large plan")
     large.add_argument("--runs", type=int, default=100_000)
+    truth = commands.add_parser("evidence", help="error rates of the verdicts, by simulation")
+    truth.add_argument("--studies", type=int, default=evidence.STUDIES, help="of each design")
+    truth.add_argument("--lines", type=Path, default=evidence.LINES, help="keeps what is done")
+    truth.add_argument("--out", type=Path, default=studies.OUT)
     studies.add_commands(commands)
     arguments = parser.parse_args()
     if arguments.command in studies.COMMANDS:
         studies.run_command(arguments)
+        return
+    if arguments.command == "evidence":
+        lines = evidence.simulate(arguments.lines, arguments.studies)
+        evidence.write(lines, arguments.out)
+        print((arguments.out / "evidence.md").read_text(encoding="utf-8"))
+        if any(map(evidence.broken, lines)):
+            sys.exit(1)
         return
     if arguments.command == "plan":
         plan.print_table(plan.measure(arguments.runs))

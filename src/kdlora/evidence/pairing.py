@@ -177,14 +177,14 @@ def one_side(
     selection: Selection, usable: pd.DataFrame, keys: tuple[str, ...], notes: list[str]
 ) -> pd.DataFrame:
     """One row a cell: mean score, the metric, its unit and the run id (if one run alone)."""
-    rows = selection.rows(usable)
-    if rows.empty:
-        return rows
     used = dict.fromkeys(
         (*keys, "arm", "adaptation", "value", "metric", "unit", "run_id", *SETTINGS)
     )
-    rows = rows[[c for c in dict.fromkeys(used) if c in rows]].rename(columns={"run_id": "run"})
-    rows = rows.assign(seedless=rows["adaptation"].isin(SEEDLESS))
+    rows = usable.loc[selection.mask(usable), [c for c in used if c in usable]]
+    if rows.empty:
+        return rows
+    rows = rows.rename(columns={"run_id": "run"})
+    rows["seedless"] = rows["adaptation"].isin(SEEDLESS)
     place = list(dict.fromkeys((*keys, "arm")))
     cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
     if cells.duplicated(place).any():
@@ -258,6 +258,8 @@ def _once_each(cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _unmatched(side: pd.DataFrame, cells: pd.DataFrame, on: list[str]) -> int:
     if not on:
         return 0
+    if len(cells) == len(side) and not cells.duplicated(on).any():
+        return 0  # every cell of this side was used, once
     used = pd.MultiIndex.from_frame(cells[on])
     return int((~pd.MultiIndex.from_frame(side[on]).isin(used)).sum())
 

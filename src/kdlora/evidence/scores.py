@@ -55,6 +55,10 @@ class Selection:
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The rows meant. Raises InputError for a column that the frame lacks."""
+        return frame[self.mask(frame)]
+
+    def mask(self, frame: pd.DataFrame) -> pd.Series:
+        """Which rows are meant. Raises InputError for a column that the frame lacks."""
         chosen = frame["arm"].isin(self.arms(frame["arm"].unique()))
         for column, value in self.where:
             if column not in frame:
@@ -62,7 +66,7 @@ class Selection:
                     f"'{self}': no column '{column}'.{did_you_mean(column, frame.columns)}"
                 )
             chosen &= equals(frame[column], value)
-        return frame[chosen]
+        return chosen
 
 
 def finished_runs(

@@ -36,12 +36,15 @@ class TextScores:
     score: float
 
 
-def pseudo_values(terms: Terms) -> np.ndarray:
-    """Jackknife pseudo-values [n] of what is summed over n texts; NaN where it is undefined."""
+def pseudo_values(terms: Terms, *, of_confusion: bool = False) -> np.ndarray:
+    """Jackknife pseudo-values [n] of what is summed over n texts; NaN where it is undefined.
+
+    `of_confusion`: each text is one cell of a confusion matrix, so that those in one are alike.
+    """
     rows, place = terms.values, np.arange(len(terms.values))
-    if rows.shape[1] > 1 and np.isin(rows, (0, 1)).all() and (rows.sum(1) == 1).all():
+    if of_confusion:
         _, first, place = np.unique(rows.argmax(1), return_index=True, return_inverse=True)
-        rows = rows[first]  # texts in one cell of a confusion matrix are alike
+        rows = rows[first]
     total, n = terms.values.sum(0), len(terms.values)
     step = max(1, _CHUNK // rows.shape[1])
     without = [terms.finish(total - rows[i : i + step]) for i in range(0, len(rows), step)]
@@ -99,7 +102,7 @@ def text_scores(split: SplitOutputs, metric: Metric, positive: int | None) -> Te
         values = (
             _spearman_values(np.ravel(split.outputs), split.labels)
             if metric.name == "spearman"
-            else pseudo_values(terms)
+            else pseudo_values(terms, of_confusion=metric.of_confusion is not None)
         )
     if not np.isfinite(values).all():
         return None
