@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
@@ -11,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share th
 import pytest
 from hypothesis import settings
 
+from kdlora.report.render import raster
 from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 
@@ -78,6 +81,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path == path or path in item.path.parents for path in slow):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """The PNG and PDF files of a report take half of its time: made only where `pictures` asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raster, "beside", lambda scales: nullcontext())
+        yield
+
+
+_beside = raster.beside
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[[], AbstractContextManager[None]]:
+    """`with pictures():` makes the PNG and PDF files of a report too."""
+
+    @contextmanager
+    def made() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(raster, "beside", _beside)
+            yield
+
+    return made
 
 
 @pytest.fixture(scope="session")
