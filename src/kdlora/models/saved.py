@@ -76,6 +76,17 @@ def save_trained(
         tokenizer.save_pretrained(partial)
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
+    """Save a tokenizer that cuts where training did, whoever loads it: encoders allow more."""
+    allowed = tokenizer.model_max_length
+    tokenizer.model_max_length = max_length
+    try:
+        with quiet():
+            tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = allowed
+
+
 def _save_adapter(model: PeftModel, folder: Path, encoder: EncoderRef | None) -> None:
     config = model.peft_config["default"]
     adaptive = isinstance(config, AdaLoraConfig)
