@@ -72,7 +72,10 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow ones, whole files and folders at a time."""
+    """Mark the slow ones, whole files and folders at a time, and begin with them.
+
+    The quick files come last, so that no worker is left alone with a long one in the end.
+    """
     tests = ROOT / "tests"
     slow = [tests / place for place in SLOW]
     missing = [str(path) for path in slow if not path.exists()]
@@ -81,6 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path == path or path in item.path.parents for path in slow):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
