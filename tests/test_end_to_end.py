@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdlora
-from kdlora.spec.distil_study import DistilArguments, distil_study
+from kdlora.planning.distil_study import DistilArguments, distil_study
 from tests.harness.commands import command, in_process
 from tests.harness.moods import sentences, write_csv
 

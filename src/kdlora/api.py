@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
+from kdlora.planning.distil_study import DistilArguments, distil_study
 from kdlora.spec.check import make_study, read_study
-from kdlora.spec.distil_study import DistilArguments, distil_study
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.presets import preset_names, preset_path
 from kdlora.spec.study import Study
@@ -324,7 +324,7 @@ def distil(
     *,
     train: str | Path,
     student: str,
-    teacher: str,
+    teacher: str | None = None,
     eval: str | Path | None = None,
     unlabelled: str | Path | Sequence[str | Path] = (),
     text: str | Sequence[str] = "text",
@@ -334,6 +334,11 @@ def distil(
     metric: str | None = None,
     positive: str | None = None,
     teacher_is_trained: bool | None = None,
+    teacher_outputs: str | Path | None = None,
+    outputs_kind: str = "auto",
+    outputs_label: str | None = None,
+    confidence: str | None = None,
+    hypothesis: str | None = None,
     adaptation: str = "lora",
     seeds: Sequence[int] = (42,),
     epochs: int | None = None,
@@ -358,6 +363,11 @@ def distil(
     The teacher, a fully fine-tuned student, and the student with and without the teacher are
     trained; the one that scores best on the selection split is saved.
 
+    The teacher may be a large encoder (`teacher`), a classifier of entailment that never saw the
+    task (`teacher` with `hypothesis`), or a file of what another model or people said
+    (`teacher_outputs`). Both of the last need no labels: training rows without one are learnt from
+    the teacher alone, and labels are wanted to select and to report on, at least 100 for each.
+
     >>> result = kdlora.distil(train="train.csv", eval="dev.csv", text="review", label="stars",
     ...                        unlabelled="many-texts.csv",
     ...                        teacher="roberta-base", student="distilroberta-base")
@@ -368,6 +378,13 @@ def distil(
         student: the small encoder: a folder, a packaged encoder such as minilm-l3, or a name of
             the model hub.
         teacher: the large encoder, named in the same ways.
+        teacher_outputs: a file of a teacher's answers, joined by `id` where it has that column,
+            else by the texts, word for word.
+        outputs_kind: what it holds: labels (names of classes), probabilities, logits, votes or
+            scores; by default as its columns tell.
+        outputs_label, confidence: of labels, the column of the names (by default called as
+            `label`), and one that says how sure each is, from 0 to 1.
+        hypothesis: ``"This text is about {}."``: the teacher answers by entailment.
         eval: held-out rows to report on; without it a fifth of the training file is held out.
         unlabelled: files of texts without labels, which the student learns from the teacher's
             answers. Texts that stand in a labelled row in use are left out.
@@ -403,6 +420,11 @@ def distil(
         metric=metric,
         positive=positive,
         teacher_is_trained=teacher_is_trained,
+        teacher_outputs=teacher_outputs,
+        outputs_kind=outputs_kind,
+        outputs_label=outputs_label,
+        confidence=confidence,
+        hypothesis=hypothesis,
         adaptation=adaptation,
         seeds=seeds,
         epochs=epochs,

@@ -109,7 +109,7 @@ StudyFolder = Annotated[
 
 
 def demo(out: Out = None, workers: Workers = 1, threads: Threads = None) -> None:
-    """Run the main job on real text: a teacher, its LoRA arm, and students with and without KD."""
+    """Show on real text what a teacher and texts without labels give a small model."""
     from kdlora.api import as_study
 
     _run(as_study("demo"), out, workers=workers, threads=threads, retry_failed=True)
@@ -155,8 +155,38 @@ def run(
 
 def distil(
     train: Annotated[str, typer.Option(help="Training data: CSV, TSV, JSONL or Parquet.")],
-    teacher: Annotated[str, typer.Option(help="Large encoder: hub name, folder or minilm-l6 ...")],
     student: Annotated[str, typer.Option(help="Small encoder: hub name, folder or minilm-l3 ...")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Large encoder: hub name, folder or minilm-l6 ...")
+    ] = None,
+    teacher_outputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of a teacher: what another model or people said of the texts. Training "
+            "rows then need no label.",
+        ),
+    ] = None,
+    outputs_kind: Annotated[
+        str,
+        typer.Option(
+            help="What it holds: labels, probabilities, logits, votes or scores; auto tells it "
+            "from its columns."
+        ),
+    ] = "auto",
+    outputs_label: Annotated[
+        str | None, typer.Option(help="Its column of class names; default as --label.")
+    ] = None,
+    confidence: Annotated[
+        str | None, typer.Option(help="Its column of how sure each is, 0 to 1.")
+    ] = None,
+    hypothesis: Annotated[
+        str | None,
+        typer.Option(
+            help='"This text is about {}.": the teacher answers by entailment, without training '
+            "and without labels."
+        ),
+    ] = None,
     eval: Annotated[str | None, typer.Option(help="Held-out data; default 20 % of train.")] = None,
     unlabelled: Annotated[
         list[str] | None,
@@ -196,13 +226,18 @@ def distil(
     threads: Threads = None,
     strict: Strict = False,
 ) -> None:
-    """Distil a teacher into a small student on your own labelled file."""
-    from kdlora.spec.distil_study import DistilArguments, distil_study
+    """Distil a teacher into a small student on your own file."""
+    from kdlora.planning.distil_study import DistilArguments, distil_study
 
     arguments = DistilArguments(
         train=train,
         student=student,
         teacher=teacher,
+        teacher_outputs=teacher_outputs,
+        outputs_kind=outputs_kind,
+        outputs_label=outputs_label,
+        confidence=confidence,
+        hypothesis=hypothesis,
         eval=eval,
         unlabelled=unlabelled or (),
         text=text or "text",

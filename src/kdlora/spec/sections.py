@@ -162,6 +162,11 @@ class OwnTask(Strict):
     )
     positive: str | None = Field(None, description="the class whose F1 is reported as f1")
     unlabelled: Sources = Field((), description="files of texts that only the teacher labels")
+    missing_labels: Literal["error", "rest"] = Field(
+        "error",
+        description="what rows of the training file without a label are: an error, or texts that "
+        "only the teacher labels. Then the labels there are serve to select and to report on first",
+    )
 
     @field_validator("text")
     @classmethod
