@@ -27,6 +27,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.files import whole_folder
+from kdlora.json_files import read_json_object
 from kdlora.models import adalora
 from kdlora.models.checkpoints import (
     expected_warnings,
@@ -236,7 +237,7 @@ def _read_about(folder: Path) -> tuple[dict[str, Any], EncoderRef | None]:
     path = folder / ABOUT
     if not path.is_file():  # an adapter of another tool
         return {}, None
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = read_json_object(path)
     try:
         encoder = EncoderRef.model_validate(about["encoder"]) if about.get("encoder") else None
     except ValidationError as error:

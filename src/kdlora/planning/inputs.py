@@ -6,7 +6,6 @@ needs neither torch nor transformers. What only models can tell comes after it (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from kdlora.data.tasks import load_task
 from kdlora.data.teacher_outputs import TeacherTable, read_teacher_outputs
 from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.errors import ModelError, Problems, did_you_mean
+from kdlora.json_files import read_json_object
 from kdlora.measure.calibration import LEAST_ROWS
 from kdlora.models.entailment import entailment_output, names_in
 from kdlora.models.families import longest_text
@@ -226,10 +226,9 @@ def matches_states(run: EncoderRun) -> bool:
 def _config(folder: Path) -> dict[str, Any] | None:
     """What a model's folder says of itself; None where it says nothing, as an adapter's."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_json_object(folder / "config.json")
     except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) else None
 
 
 def length_problem(encoder: EncoderRef, length: int, config: dict[str, Any]) -> str | None:

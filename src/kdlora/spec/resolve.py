@@ -6,11 +6,11 @@ is downloaded; local files are hashed. `spec.plan` collects the problems of a wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from kdlora.errors import InputError, Problems, alternatives, did_you_mean
+from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
 from kdlora.spec.encoders import PACKAGED_ENCODERS, Pair
@@ -52,10 +52,10 @@ def is_sequence_classifier(reference: EncoderRef) -> bool:
     if reference.path is None:
         return False
     try:
-        config = json.loads((Path(reference.path) / "config.json").read_text(encoding="utf-8"))
+        kinds = read_json_object(Path(reference.path) / "config.json").get("architectures")
     except (OSError, ValueError):
         return False
-    return any("ForSequenceClassification" in a for a in config.get("architectures") or [])
+    return isinstance(kinds, list) and any("ForSequenceClassification" in str(a) for a in kinds)
 
 
 def task_ref(study: Study, item: str | OwnTask) -> TaskRef:
