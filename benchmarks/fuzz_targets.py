@@ -48,7 +48,7 @@ def make_targets(folder: Path) -> list[Target]:
     folder.mkdir(parents=True, exist_ok=True)
     jsonl = "\n".join(map(json.dumps, _ROWS)).encode()
     csv = _csv(_ROWS, ",")
-    parquet = _parquet(_ROWS)
+    parquet = tuple(_parquet(_ROWS, checked) for checked in (True, False, False))
     scores = _csv(_SCORES, ",")
     model = _model(folder / "model")
     own = {"name": "t", "train": "t.csv", "text": "text", "label": "label"}
@@ -59,7 +59,7 @@ def make_targets(folder: Path) -> list[Target]:
         Target("tables, CSV", _table("t.csv"), (csv,)),
         Target("tables, TSV", _table("t.tsv"), (_csv(_ROWS, "\t"), _csv(_ROWS, "\t", '"'))),
         Target("tables, JSON lines", _table("t.jsonl"), (jsonl,)),
-        Target("tables, Parquet", _table("t.parquet"), (parquet,)),
+        Target("tables, Parquet", _table("t.parquet"), parquet),
         Target("own tasks", _own_task, (csv, jsonl), share=0.3),
         Target("study files", _study, tuple(studies), share=0.3),
         Target("records", _record, (_stored(),), share=0.5),
@@ -69,7 +69,10 @@ def make_targets(folder: Path) -> list[Target]:
         Target("cards", _card, (_card_text(),)),
         Target("results, CSV", _import("r.csv"), (scores,), share=0.3),
         Target("results, JSON", _import("r.json"), (json.dumps(_SCORES).encode(),), share=0.3),
-        Target("results, folders", _import("kd-lora/task_cola_bert_42/x/all_results.json"), (_METRICS,), share=0.3),
+        Target(
+            "results, folders", _import("kd-lora/task_cola_bert_42/x/all_results.json"),
+            (_METRICS,), share=0.3,
+        ),
         Target("results, Parquet", _import("r.parquet"), (_parquet(_SCORES),), share=0.3),
         Target("mappings", _in_file("m.yaml", read_mapping), tuple(mappings), share=0.3),
         Target("requests", _request, _REQUESTS),
@@ -232,13 +235,13 @@ def _csv(rows: Sequence[dict[str, Any]], separator: str, quote: str = "") -> byt
     ).encode()
 
 
-def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+def _parquet(rows: Sequence[dict[str, Any]], checked: bool = False) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
     more = [row | {"list": ["a", None], "at": {"x": 1}} for row in rows]
-    pq.write_table(pa.Table.from_pylist(more), buffer, write_page_checksum=True)
+    pq.write_table(pa.Table.from_pylist(more), buffer, write_page_checksum=checked)
     return buffer.getvalue()
 
 
