@@ -57,6 +57,8 @@ def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
         study = Study.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, Study), where=where) from None
+    except UnicodeEncodeError:
+        raise InputError("a text holds half a character (a lone surrogate)", where=where) from None
     problems.add(*_own_problems(study))
     if not problems:  # what these ask needs arms, names and settings that hold
         problems.add(*_exclusion_problems(study), *_halving_problems(study))
