@@ -157,6 +157,21 @@ def method_table(e: Evidence) -> Table:
     return table
 
 
+def apart_table(e: Evidence) -> Table:
+    """A row a method that has too few cells to stand among the others."""
+    table = _plain(f"methods apart, each on the cells that it shares with {e.reference}")
+    table.add_column("arm", overflow="fold")
+    for name in ("mean", "reference", "kept %", "cells", "tasks"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for x in e.apart:
+        table.add_row(
+            x.arm, f"{x.mean:.1f}",
+            f"{x.reference_mean:.1f}" if x.reference_mean is not None else "-",
+            f"{x.retention:.1f}" if x.retention else "-", str(x.n_cells), str(x.n_tasks),
+        )  # fmt: skip
+    return table
+
+
 def ratio_table(e: Evidence) -> Table:
     """A row a method, two lines each: costs in per cent of the reference above their intervals."""
     table = _plain(f"cost in per cent of {e.reference} (geometric mean of matched runs)")
@@ -285,7 +300,9 @@ def compare(
     runs = StudyFrame.of(frame)
     rng = np.random.default_rng(seed)
     if a or b or budget:
-        contrasts = _contrasts(frame, a or [], b or [], reference)
+        by_rank = budget or any("rank=" in text for text in (*(a or ()), *(b or ())))
+        runs = runs if by_rank else runs.ranks_apart()
+        contrasts = _contrasts(runs.table, a or [], b or [], reference)
         if budget:
             runs = _same_budget(runs, contrasts, budget, keys)
             made = compare_many(runs, contrasts, rng=rng, keys=keys, score=score, rules=rules)
@@ -466,6 +483,8 @@ def _show_evidence(e: Evidence) -> None:
         console.print(method_table(e))
     else:
         console.print(f"No table of methods: {e.shared.reason}.", soft_wrap=True)
+    if e.apart:
+        console.print(apart_table(e))
     if e.ratios:
         console.print(ratio_table(e))
     if e.front and e.front.cannot:

@@ -249,7 +249,7 @@ def compare_many(
         )
         for scope in ("here", "beyond")
     }
-    generators = rng.spawn(len(matched)) if matched else []
+    generators = [intervals.stream(rng, m.a, m.b) for m in matched]
     table = study.once("conditions", lambda: conditions_by_run(study))
     return tuple(
         _comparison(m, here, beyond, len(matched), rules, generator, table)
