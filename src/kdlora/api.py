@@ -17,7 +17,13 @@ from kdlora.spec.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kdlora.choice.recommendation import Choices
     from kdlora.engines.supervisor import OnEvent
+    from kdlora.evidence.compare import Comparison
+    from kdlora.evidence.coverage import Coverage
+    from kdlora.evidence.diagnosis import DiagnosisFinding
+    from kdlora.evidence.result import Rules
+    from kdlora.evidence.study import Evidence
     from kdlora.records.data_look import DataLook
     from kdlora.records.store import Store
     from kdlora.report.build import ReportFiles
@@ -187,7 +193,7 @@ def run(
             folder=store.root,
             status=status,
             frame=frame,
-            report=_report(store.root, frame),
+            report=_report(store.root, frame, store.root),
             students=students,
             failed=_errors(planned, status, store),
             skipped=_skipped(planned, status),
@@ -249,22 +255,36 @@ def _require_some(plan: Plan, result: StudyResult) -> None:
     )
 
 
-def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportFiles:
+def write_report(
+    folder: str | Path,
+    *,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    out: str | Path | None = None,
+    refresh_s: int | None = None,
+) -> ReportFiles:
     """Write the report of a study's folder from its records.
 
     Args:
+        where, without: the part of the study that is shown, see `records.subset.subset`.
+        out: default the study's folder, or the folder ``part`` in it for a part of the study.
         refresh_s: the page loads itself again after so many seconds; for a study that still runs.
 
     A part that cannot be made says why in its place on the page, and stands in `failures` of what
     is returned.
     """
     from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.subset import subset
 
     root = find_study(folder)
-    return _report(root, load_frame(root), refresh_s=refresh_s)
+    frame, part = subset(load_frame(root), where, without)
+    place = Path(out) if out is not None else root / "part" if part else root
+    return _report(root, frame, place, part=part, refresh_s=refresh_s)
 
 
-def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) -> ReportFiles:
+def _report(
+    root: Path, frame: pd.DataFrame, out: Path, *, part: str = "", refresh_s: int | None = None
+) -> ReportFiles:
     from kdlora.choice.exports import read_exports
     from kdlora.records.data_look import read_looks
     from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
@@ -285,20 +305,24 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
         examples=(lambda: read_stored_outputs(frame, root, read_exports(root, frame).forms))
         if planned
         else None,
+        part=part,
     )
-    return build.write_report(frame, root, inputs, refresh_s=refresh_s)
+    return build.write_report(frame, out, inputs, refresh_s=refresh_s)
 
 
 def watch_report(
     folder: str | Path,
     *,
     every_s: int = 10,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    out: str | Path | None = None,
     on_written: Callable[[ReportFiles, int, int], None] = lambda files, done, planned: None,
 ) -> ReportFiles:
     """Write the report again whenever a run ends, until no run is missing any more.
 
     The page loads itself again every `every_s` seconds meanwhile. `on_written` is told the files
-    and how many of the planned runs are done.
+    and how many of the planned runs are done. For the other arguments see `write_report`.
     """
     import time
 
@@ -312,7 +336,9 @@ def watch_report(
         running = ended < len(frame)
         now = (ended, running)
         if now != before:
-            files = write_report(root, refresh_s=every_s if running else None)
+            files = write_report(
+                root, where=where, without=without, out=out, refresh_s=every_s if running else None
+            )
             on_written(files, int(status.get("done", 0)), len(frame))
             before = now
         if not running:
@@ -456,3 +482,159 @@ def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list
 
     columns = list(zip(*((t,) if isinstance(t, str) else tuple(t) for t in texts), strict=True))
     return load_predictor(model)(tuple(list(column) for column in columns))
+
+
+def compare(
+    study: str | Path | pd.DataFrame,
+    *,
+    reference: str | None = None,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    keys: Sequence[str] = ("pair", "task", "seed"),
+    score: str = "score",
+    rules: Rules | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """All that a study's records say of its arms: comparisons by question, averages, ranks, costs.
+
+    Args:
+        study: a study's folder or name, or a frame of runs (see `load_frame`).
+        reference: the arm that the others are held against; default the teacher.
+        where, without: the part of the study that is compared, see `records.subset.subset`.
+        keys: what paired runs share; several runs of an arm in one cell are averaged.
+        score: the column to compare, such as ``report.macro_f1``; default the task's own metric.
+        rules: error rate, margin of equivalence, correction and draws.
+        seed: of all random draws.
+    """
+    import numpy as np
+
+    from kdlora.evidence.questions import check_arms
+    from kdlora.evidence.study import gather
+    from kdlora.records.tidy import StudyFrame
+
+    runs = StudyFrame.of(_runs(study, where, without)).ranks_apart()
+    if reference is not None:
+        check_arms(sorted(map(str, runs.table["arm"].dropna().unique())), [reference])
+    return gather(
+        runs, rng=np.random.default_rng(seed), reference=reference, keys=keys, score=score,
+        rules=rules,
+    )  # fmt: skip
+
+
+def compare_arms(
+    study: str | Path | pd.DataFrame,
+    a: str | Sequence[str] = (),
+    b: str | Sequence[str] = (),
+    *,
+    reference: str | None = None,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    keys: Sequence[str] = ("pair", "task", "seed"),
+    score: str = "score",
+    rules: Rules | None = None,
+    budget: str | None = None,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Every arm of `a` (default all others) against every arm of `b` (default the reference).
+
+    Arms may be patterns (``student/kd-*``) or name a column too (``student/lora,rank=8``). A
+    comparison that is one of the study's own questions has the verdict that it has everywhere:
+    p-values are corrected within that question. `budget` names a cost, such as
+    ``trainable_params``: only runs of two arms that cost alike (within 10 %) are compared. For the
+    other arguments see `compare`.
+
+    >>> (found,) = kdlora.compare_arms("results/demo", "student/kd-lora", "student/lora")
+    >>> found.verdict, found.claim.difference
+    """
+    import numpy as np
+
+    from kdlora.evidence.questions import compare_named
+
+    return compare_named(
+        _runs(study, where, without), [a] if isinstance(a, str) else a,
+        [b] if isinstance(b, str) else b, rng=np.random.default_rng(seed), reference=reference,
+        keys=keys, score=score, rules=rules, budget=budget,
+    )  # fmt: skip
+
+
+def recommend(
+    study: str | Path,
+    profile: str | None = None,
+    *,
+    tasks: Sequence[str] = (),
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    exports: Sequence[str | Path] = (),
+    length: int | None = None,
+    measured_only: bool = False,
+    draws: int = 4_000,
+    seed: int = 0,
+    **limits: Any,
+) -> Choices:
+    """Which model to ship, task by task: for a profile (default each of them), or under `limits`
+    such as ``max_size_mb=50``, which replace a profile's own (see `choice.constraints`).
+    """
+    from kdlora.choice.constraints import asked_for
+    from kdlora.choice.exports import recommend_study
+
+    return recommend_study(
+        study, asked_for(profile, **limits), tasks=tasks, where=where, without=without,
+        exports=[Path(folder) for folder in exports], length=length, measured_only=measured_only,
+        draws=draws, seed=seed,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a reader must know before believing a study.
+
+    Attributes:
+        coverage: which cells of the grid are there; None where no tasks are known.
+        findings: every doubt, errors first.
+    """
+
+    coverage: Coverage | None
+    findings: tuple[DiagnosisFinding, ...]
+
+    @property
+    def errors(self) -> tuple[DiagnosisFinding, ...]:
+        return tuple(one for one in self.findings if one.severity == "error")
+
+
+def doctor(
+    study: str | Path | pd.DataFrame,
+    *,
+    results: str | Path = "results",
+    mapping: str | Path | None = None,
+) -> Diagnosis:
+    """Coverage and every doubt about a study, a table of results that is read now, or a frame.
+
+    `mapping` says what the columns of a table mean: a file, or a known format's name.
+
+    >>> for finding in kdlora.doctor("results/demo").errors:
+    ...     print(finding.name, finding.sentence)
+    """
+    from kdlora.evidence.coverage import coverage
+    from kdlora.evidence.diagnosis import diagnose
+    from kdlora.importing.results import read_results
+    from kdlora.records.frame import find_study, load_frame
+
+    if not isinstance(study, str | Path):
+        frame = study
+    elif Path(study).is_file():
+        frame = read_results(study, mapping).frame
+    else:
+        frame = load_frame(find_study(study, Path(results)))
+    known = "task" in frame and bool(frame["task"].notna().any())
+    return Diagnosis(coverage(frame) if known else None, diagnose(frame))
+
+
+def _runs(
+    study: str | Path | pd.DataFrame, where: Sequence[str], without: Sequence[str]
+) -> pd.DataFrame:
+    """The rows of a study, or a part of them."""
+    from kdlora.records.frame import load_frame
+    from kdlora.records.subset import subset
+
+    frame = load_frame(study) if isinstance(study, str | Path) else study
+    return subset(frame, where, without)[0]

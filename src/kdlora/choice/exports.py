@@ -20,6 +20,7 @@ from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
 from kdlora.records.frame import find_study, load_frame
 from kdlora.records.imported import is_imported
 from kdlora.records.predictions import read_outputs
+from kdlora.records.subset import subset
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def recommend_study(
     asked: Sequence[tuple[str | None, Constraints]],
     *,
     tasks: Sequence[str] = (),
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
     exports: Iterable[Path] = (),
     length: int | None = None,
     measured_only: bool = False,
@@ -100,13 +103,15 @@ def recommend_study(
 
     Args:
         tasks: default all that have a finished model.
+        where, without: the part of the study to choose from, see `records.subset.subset`.
         exports: folders of artefacts beside those in `<study>/exports`.
         length: tokens at which latencies are compared.
         measured_only: consider only forms that were measured, no estimates.
         draws, seed: of the bootstrap.
     """
     root = find_study(study)
-    frame, imported = load_frame(root), is_imported(root)
+    frame, part = subset(load_frame(root), where, without)
+    imported = is_imported(root)
     notes: tuple[str, ...] = ()
     if imported:
         frame, notes = imported_candidates(frame)
@@ -144,4 +149,4 @@ def recommend_study(
         ]
     if not found:
         raise InputError(lacking.values())
-    return Choices(tuple(found), lacking)
+    return Choices(tuple(found), lacking, part)

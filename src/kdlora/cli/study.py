@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
 
 if TYPE_CHECKING:
@@ -271,6 +272,14 @@ def distil(
 
 def report(
     folder: StudyFolder,
+    where: Where = None,
+    without: Without = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to; default the study's, with --where or --without its part/."
+        ),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it again whenever a run ends, until all have.")
@@ -280,8 +289,9 @@ def report(
     """Write the report of a study again from its records."""
     from kdlora.api import watch_report, write_report
 
+    part: dict[str, Any] = {"where": where or (), "without": without or (), "out": out}
     if not watch:
-        files = write_report(folder)
+        files = write_report(folder, **part)
         print(files.html)
         if open_it:
             typer.launch(str(files.html))
@@ -297,7 +307,7 @@ def report(
             opened = True
 
     try:
-        watch_report(folder, every_s=every, on_written=tell).check()
+        watch_report(folder, every_s=every, on_written=tell, **part).check()
     except KeyboardInterrupt:
         print("stopped watching; the report stays as it was last written")
 

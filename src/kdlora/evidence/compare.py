@@ -155,7 +155,8 @@ class Comparison(Result):
     """Arm a against arm b over the cells they share. Positive differences: a is better.
 
     `only_a`, `only_b`: cells that the other side lacks, which are not used. `unequal`: what else
-    than the arm differs between paired runs.
+    than the arm differs between paired runs. `question`: what it answers together with those of its
+    family, where it is one of a study's own (see `questions`).
     """
 
     a: str
@@ -180,6 +181,7 @@ class Comparison(Result):
     notes: tuple[str, ...]
     matched: Matched = field(repr=False, compare=False)
     unequal: tuple[str, ...] = ()
+    question: str = ""
 
     @property
     def claim(self) -> Claim:
