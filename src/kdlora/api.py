@@ -548,13 +548,18 @@ def compare_arms(
     """
     import numpy as np
 
-    from kdlora.evidence.questions import compare_named
+    from kdlora.evidence.questions import compare_at_budget, compare_named
 
+    runs, rng = _runs(study, where, without), np.random.default_rng(seed)
+    a, b = ([arm] if isinstance(arm, str) else arm for arm in (a, b))
+    if budget is not None:
+        b = b or ([reference] if reference else [])
+        return compare_at_budget(
+            runs, a, b, budget, rng=rng, keys=keys, score=score, rules=rules
+        )  # fmt: skip
     return compare_named(
-        _runs(study, where, without), [a] if isinstance(a, str) else a,
-        [b] if isinstance(b, str) else b, rng=np.random.default_rng(seed), reference=reference,
-        keys=keys, score=score, rules=rules, budget=budget,
-    )  # fmt: skip
+        runs, a, b, rng=rng, reference=reference, keys=keys, score=score, rules=rules
+    )
 
 
 def recommend(
@@ -576,9 +581,10 @@ def recommend(
     """
     from kdlora.choice.constraints import asked_for
     from kdlora.choice.exports import recommend_study
+    from kdlora.records.subset import Part
 
     return recommend_study(
-        study, asked_for(profile, **limits), tasks=tasks, where=where, without=without,
+        study, asked_for(profile, **limits), part=Part(tasks, where, without),
         exports=[Path(folder) for folder in exports], length=length, measured_only=measured_only,
         draws=draws, seed=seed,
     )  # fmt: skip

@@ -137,36 +137,64 @@ def compare_named(
     keys: Sequence[str] = KEYS,
     score: str = "score",
     rules: Rules | None = None,
-    budget: str | None = None,
 ) -> tuple[Comparison, ...]:
     """All of `a` (default every other arm) against all of `b` (default the reference).
 
-    With a `budget`, a cost, only runs of two arms that cost alike. Raises InputError, all at once,
-    for arms that the study does not know.
+    Raises InputError, all at once, for arms that the study does not know.
     """
     study = StudyFrame.of(frame)
-    if budget is None and not any("rank=" in text for text in (*a, *b)):
+    if not any("rank=" in text for text in (*a, *b)):
         study = study.ranks_apart()
-    usable, _ = usable_runs(study, score)
-    arms = sorted(map(str, study.table["arm"].dropna().unique()))
-    known = set(usable["arm"])
-    finished = [arm for arm in arms if arm in known]
-    against = reference or reference_arm(study.table, finished or None)
-    b = list(b) or [against]
-    a = list(a) or [arm for arm in arms if arm not in b]
-    check_arms(arms, [*a, *b])
-    wanted = [(x, y) for x in a for y in b if x != y]
-    if not wanted:
-        raise InputError("a and b name the same arm: there is nothing to compare")
-    if budget is None:
-        asked = questions(finished, against)
-        return ask_for(study, wanted, asked, rng=rng, keys=keys, score=score, rules=rules)
+    wanted, reference = _named(study, a, b, reference, score)
+    finished = set(usable_runs(study, score)[0]["arm"])
+    asked = questions([arm for arm in _arms(study) if arm in finished], reference)
+    return ask_for(study, wanted, asked, rng=rng, keys=keys, score=score, rules=rules)
+
+
+def compare_at_budget(
+    frame: StudyFrame | pd.DataFrame,
+    a: Sequence[str],
+    b: Sequence[str],
+    budget: str,
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+    rules: Rules | None = None,
+) -> tuple[Comparison, ...]:
+    """One arm against one other over their runs that cost alike, `budget` being the cost.
+
+    Raises InputError where there are none, and for more arms.
+    """
+    study = StudyFrame.of(frame)
+    wanted, _ = _named(study, a, b, None, score)
     if len(wanted) > 1:
         raise InputError("a budget picks runs for one comparison: give one a and one b")
     study, found = budget_matched(study, *wanted[0], column=budget, keys=keys)
     if found.cannot:
         raise InputError(f"no comparison at the same budget: {found.cannot}")
     return compare_many(study, wanted, rng=rng, keys=keys, score=score, rules=rules)
+
+
+def _named(
+    study: StudyFrame, a: Sequence[str], b: Sequence[str], reference: str | None, score: str
+) -> tuple[list[Pair], str]:
+    """The comparisons that are named, and the study's reference."""
+    arms = _arms(study)
+    finished = set(usable_runs(study, score)[0]["arm"])
+    known = [arm for arm in arms if arm in finished]
+    reference = reference or reference_arm(study.table, known or None)
+    b = list(b) or [reference]
+    a = list(a) or [arm for arm in arms if arm not in b]
+    check_arms(arms, [*a, *b])
+    wanted = [(x, y) for x in a for y in b if x != y]
+    if not wanted:
+        raise InputError("a and b name the same arm: there is nothing to compare")
+    return wanted, reference
+
+
+def _arms(study: StudyFrame) -> list[str]:
+    return sorted(map(str, study.table["arm"].dropna().unique()))
 
 
 def check_arms(arms: Sequence[str], named: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import fnmatch
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,15 @@ from kdlora.vocabulary.arm import Arm, matching
 
 OF_ADAPTERS = ("rank", "alpha", "targets")  # what a fully fine-tuned model has none of
 _TOLD = 40  # values that a message lists at most
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a study that is asked for: these tasks (default all), and see `subset`."""
+
+    tasks: Sequence[str] = ()
+    where: Sequence[str] = ()
+    without: Sequence[str] = ()
 
 
 def subset(
