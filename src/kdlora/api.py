@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
 from kdlora.planning.distil_study import DistilArguments, distil_study
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from kdlora.records.store import Store
     from kdlora.report.build import ReportFiles
     from kdlora.ship.card import ModelCard
+    from kdlora.spec.plan import ChosenLength
+    from kdlora.spec.run import EncoderRef, TaskRef
+    from kdlora.spec.sections import Data
 
 _LOST = ("failed", "skipped")  # states of runs that came to nothing
 
@@ -80,7 +83,7 @@ def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
     from kdlora.data.own_task import check_own_task, check_teaching_files
 
-    problems, plan = Problems(f"study '{study.name}'"), make_plan(study)
+    problems, plan = Problems(f"study '{study.name}'"), make_plan(study, _choose_length)
     for task in {run.task.name: run.task for run in plan.runs}.values():
         if task.own is not None:
             problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(task.own)))
@@ -88,6 +91,15 @@ def check(study: Study) -> Plan:
         problems.add(*(f"task '{run.task.name}': {p}" for p in check_teaching_files(run)))
     problems.raise_any()
     return plan
+
+
+def _choose_length(
+    task: TaskRef, data: Data, batch: int, encoders: Sequence[EncoderRef]
+) -> ChosenLength:
+    """What `max_length: auto` is; imported only where a study says it."""
+    from kdlora.planning.text_length import choose_length
+
+    return choose_length(task, data, batch, encoders)
 
 
 def plan(study: Study | str | Path | dict[str, Any]) -> Plan:
@@ -370,7 +382,7 @@ def distil(
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    max_length: int | None = None,
+    max_length: int | Literal["auto"] | None = None,
     max_train: int | None = None,
     rank: int | None = None,
     temperature: float | None = None,

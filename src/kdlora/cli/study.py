@@ -216,7 +216,14 @@ def distil(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples per optimizer step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate, of all arms alike.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens per text; more are cut.")] = None,
+    max_length: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS|auto",
+            help="Tokens per text; more are cut. auto: the 99th percentile of the texts, up to "
+            "what encoders and memory allow.",
+        ),
+    ] = None,
     max_train: Annotated[int | None, typer.Option(help="Train on a subset of this size.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens the teacher's logits.")] = None,
     kd_weight: Annotated[float | None, typer.Option(help="Teacher's share in the loss.")] = None,

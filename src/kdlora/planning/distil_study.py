@@ -61,7 +61,7 @@ class DistilArguments:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    max_length: int | None = None
+    max_length: int | str | None = None
     max_train: int | None = None
     rank: int | None = None
     temperature: float | None = None
