@@ -101,8 +101,8 @@ def test_plan_run_and_look_say_it(corner, tmp_path) -> None:
 
 
 def test_it_is_refused_where_the_data_or_the_tokenizer_is_not_here(corner, tmp_path) -> None:
-    hub = make_study({"name": "s", "tasks": ["rte"], "training": AUTO,
-                      "pairs": [{"teacher": corner.teacher, "student": corner.student}]})  # fmt: skip
+    pair = {"name": "p", "teacher": corner.teacher, "student": corner.student}
+    hub = make_study({"name": "s", "tasks": ["rte"], "training": AUTO, "pairs": [pair]})
     with pytest.raises(InputError, match="auto is for data on this machine; give a number"):
         check(hub)
     with pytest.raises(InputError, match="needs a look at the data"):
