@@ -1,6 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up .venv on first use.
 PYTHON ?= python3
 BIN := .venv/bin
+TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder  # a file a worker, in conftest's order
 
 .PHONY: demo test quick lint results bench clean
 
@@ -8,13 +9,13 @@ demo: .venv/.installed
 	$(BIN)/kdlora demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest $(TWO_WORKERS)
 
 # Before each commit: style, and the tests that train nothing.
 quick: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest $(TWO_WORKERS) -m "not slow"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

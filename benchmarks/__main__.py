@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import cell, evidence, matmul, plan, serve, speed, step, studies
+from benchmarks import cell, evidence, fuzz, matmul, plan, serve, speed, step, studies
 from benchmarks.results import OtherMachine, expect_same_machine
 from benchmarks.turns import machine
 
@@ -46,6 +46,12 @@ def main() -> None:
     truth.add_argument("--studies", type=int, default=evidence.STUDIES, help="of each design")
     truth.add_argument("--lines", type=Path, default=evidence.LINES, help="keeps what is done")
     truth.add_argument("--out", type=Path, default=studies.OUT)
+    broken = commands.add_parser("fuzz", help="damaged and hostile inputs for every reader")
+    broken.add_argument("--inputs", type=int, default=20_000, help="over all readers together")
+    broken.add_argument("--seed", type=int, default=0)
+    broken.add_argument("--only", nargs="*", default=[], help="readers, by their names")
+    broken.add_argument("--keep", type=Path, default=Path("results/fuzz"), help="what breaks one")
+    broken.add_argument("--out", type=Path, default=studies.OUT)
     studies.add_commands(commands)
     arguments = parser.parse_args()
     if arguments.command in studies.COMMANDS:
@@ -58,6 +64,15 @@ def main() -> None:
         if any(map(evidence.broken, lines)):
             sys.exit(1)
         return
+    if arguments.command == "fuzz":
+        found = fuzz.run(
+            arguments.inputs,
+            seed=arguments.seed,
+            only=tuple(arguments.only),
+            keep=arguments.keep,
+            out=arguments.out,
+        )
+        sys.exit("; ".join(found) or 0)
     if arguments.command == "plan":
         plan.print_table(plan.measure(arguments.runs))
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
@@ -11,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share th
 import pytest
 from hypothesis import settings
 
+import kdlora
+from kdlora.report.render import raster
 from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 
@@ -69,7 +74,10 @@ SLOW = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow ones, whole files and folders at a time."""
+    """Mark the slow ones, whole files and folders at a time, and begin with them.
+
+    The quick files come last, so that no worker is left alone with a long one in the end.
+    """
     tests = ROOT / "tests"
     slow = [tests / place for place in SLOW]
     missing = [str(path) for path in slow if not path.exists()]
@@ -78,6 +86,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path == path or path in item.path.parents for path in slow):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """The PNG and PDF files of a report take half of its time: made only where `pictures` asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raster, "beside", lambda scales: nullcontext())
+        yield
+
+
+_beside = raster.beside
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Callable[[], AbstractContextManager[None]]:
+    """`with pictures():` makes the PNG and PDF files of a report too."""
+
+    @contextmanager
+    def made() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(raster, "beside", _beside)
+            yield
+
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -90,13 +123,28 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def corner(tmp_path_factory: pytest.TempPathFactory) -> Corner:
-    folder = tmp_path_factory.mktemp("corner")
-    save_tiny_encoder(folder / "teacher", "bert", layers=2, seed=1)
-    save_tiny_encoder(folder / "student", "distilbert", layers=1, seed=2)
-    for name, n, seed in (("train", 640, 3), ("dev", 120, 4)):
-        texts, moods = sentences(n, seed)
-        write_csv(folder / f"{name}.csv", review=texts, mood=moods)
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once(name, make)`: a folder that `make` fills, once for all workers of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        place, made = base / f"once-{name}", base / f"once-{name}.made"
+        with (base / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                make(place)
+                made.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corner(once) -> Corner:
+    """Two tiny encoders and a small learnable task in files, to be read and not changed."""
+    folder = once("corner", _fill_corner)
     return Corner(
         folder,
         str(folder / "teacher"),
@@ -104,3 +152,23 @@ def corner(tmp_path_factory: pytest.TempPathFactory) -> Corner:
         str(folder / "train.csv"),
         str(folder / "dev.csv"),
     )
+
+
+def _fill_corner(folder: Path) -> None:
+    folder.mkdir()
+    save_tiny_encoder(folder / "teacher", "bert", layers=2, seed=1)
+    save_tiny_encoder(folder / "student", "distilbert", layers=1, seed=2)
+    for name, n, seed in (("train", 640, 3), ("dev", 120, 4)):
+        texts, moods = sentences(n, seed)
+        write_csv(folder / f"{name}.csv", review=texts, mood=moods)
+
+
+@pytest.fixture(scope="session")
+def tiny_study(once, corner: Corner) -> Path:
+    """The finished study of `corner.study()`, with its report and student; copy it to change it."""
+
+    def train(folder: Path) -> None:
+        result = kdlora.run(corner.study(), out=folder, workers=2, threads=1)
+        assert set(result.status.values()) == {"done"}, result.failed
+
+    return once("study", train)

@@ -332,10 +332,10 @@ def test_names_of_classes_teach_as_sure_as_gold_labels_say(corner, answers, tmp_
     assert set(result.status.values()) == {"done"}
     frame = result.frame.set_index("arm")
     store = Store(tmp_path / "out")
-    told = store.read(frame.loc["teacher/given", "run_id"]).facts.teacher_file
+    facts = store.read(frame.loc["teacher/given", "run_id"]).facts
+    told, found = facts.teacher_file, facts.calibration
     assert told.left_out == {"that name no class": 1}
     assert told.no_class == {"I cannot tell": 1}
-    found = told.calibration
     assert (found.method, found.n) == ("answers", len(data.selection))
     negative, positive = found.given_answer
     assert negative[0] > 0.9 > positive[1]
@@ -346,6 +346,31 @@ def test_names_of_classes_teach_as_sure_as_gold_labels_say(corner, answers, tmp_
     assert frame.loc["student/kd-lora", "teacher_score"] == pytest.approx(
         frame.loc["teacher/given", "score"]
     )
+
+
+def test_answers_alone_make_a_student_of_texts_without_labels(corner, tmp_path):
+    """The most common case: a language model's answers, and some labels to hold them against."""
+    texts, moods = sentences(900, 31)
+    rng = np.random.default_rng(2)
+    said = [mood if rng.random() < 0.9 else "cannot tell" for mood in moods]
+    write_csv(tmp_path / "texts.csv", review=texts[:600])
+    write_csv(tmp_path / "gold.csv", review=texts[600:], mood=moods[600:])
+    write_csv(tmp_path / "answers.csv", review=texts, mood=said)
+    result = kdlora.distil(
+        train=tmp_path / "texts.csv", eval=tmp_path / "gold.csv", text="review", label="mood",
+        teacher_outputs=tmp_path / "answers.csv", student=corner.student, out=tmp_path / "out",
+        epochs=4, batch_size=16, lr=5e-3, max_length=32, threads=1,
+    )  # fmt: skip
+    assert set(result.status.values()) == {"done"}
+    frame = result.frame.set_index("arm")
+    student = frame.loc["student/kd-lora"]
+    assert student["score"] > 0.8
+    assert student["n_train"] == 0
+    record = Store(tmp_path / "out").read(student["run_id"])
+    lost = said[:600].count("cannot tell")
+    assert record.facts.teaching.unlabelled["without_an_answer"] >= lost - 5  # some texts repeat
+    assert record.facts.teaching.unlabelled["used"] <= 600 - lost
+    assert kdlora.predict(result.student, ["a good great film"])[0]["label"] == "pos"
 
 
 def test_tokenizers_that_differ_are_refused_before_anything_runs(corner, tmp_path):

@@ -26,7 +26,8 @@ BASE = {
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: "-".join(block))
 def test_an_example_plans(block, tmp_path):
-    for name in ("reviews.csv", "train.csv", "more.csv", "answers.csv", "sst2-votes.csv"):
+    for name in ("reviews.csv", "train.csv", "more.csv", "answers.csv", "sst2-votes.csv",
+                 "texts.csv", "gold.csv"):  # fmt: skip
         write_csv(tmp_path / name, any=["x"])
     study = make_study({**BASE, **block, "base_dir": str(tmp_path)})
     runs = make_plan(study).runs

@@ -11,7 +11,9 @@ import typer
 from kdlora.cli.app import app
 from kdlora.data.checks import duplicates, labels, look, tokens
 from kdlora.data.splits import SHORT_SELECTION
+from kdlora.planning import text_length
 from kdlora.records.data_look import DataFinding
+from kdlora.spec.sections import Training
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "looking.md").read_text(encoding="utf-8")
 LIMITS = dict(re.findall(r"^\| `(\w+)`.*?\| (.+) \|$", TEXT, flags=re.MULTILINE))
@@ -43,8 +45,14 @@ def test_limits_are_those_of_the_checks() -> None:
     assert f"of {duplicates.LEAST_WORDS} words or more" in TEXT.replace("\n", " ")
 
 
+def test_auto_is_as_it_says() -> None:
+    assert (text_length.SHARE, text_length.STEP, text_length.MEMORY_SHARE) == (0.99, 8, 0.5)
+    assert f"by default {Training().max_length}." in TEXT
+    assert Training(max_length="auto").model_dump()["max_length"] == "auto"
+
+
 def test_options_exist_and_objects_have_what_the_example_uses() -> None:
-    command = typer.main.get_command(app).commands["look"]  # type: ignore[attr-defined]
-    known = {name for p in command.params for name in p.opts}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = {n for name in ("look", "distil") for p in commands[name].params for n in p.opts}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) <= known
     assert DataFinding("x", "info", "y").told == "y."

@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdlora
-from kdlora.spec.distil_study import DistilArguments, distil_study
+from kdlora.planning.distil_study import DistilArguments, distil_study
 from tests.harness.commands import command, in_process
 from tests.harness.moods import sentences, write_csv
 
@@ -141,6 +141,8 @@ def test_the_student_loads_with_transformers_alone(day):
     out, _ = day
     model = AutoModelForSequenceClassification.from_pretrained(out / "student")
     tokenizer = AutoTokenizer.from_pretrained(out / "student")
+    card = json.loads((out / "student" / "kdlora.json").read_text())
+    assert tokenizer.model_max_length == card["max_length"]
     assert model.config.id2label == {0: "neg", 1: "pos"}
     logits = model(**tokenizer("a good great happy film", return_tensors="pt")).logits
     assert model.config.id2label[int(logits.argmax())] == "pos"

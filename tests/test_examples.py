@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -13,10 +14,9 @@ from kdlora.spec.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "src" / "kdlora" / "spec" / "presets"
-# The preset own-data waits for its user's file; tests/cli/test_init.py gives it one.
-FILES = sorted(
-    {*ROOT.glob("examples/*.yaml"), *PRESETS.glob("*.yaml")} - {PRESETS / "own-data.yaml"}
-)
+# These presets wait for a file of their user; tests/cli/test_init.py gives them one.
+WAITING = {PRESETS / "own-data.yaml", PRESETS / "llm-labels.yaml"}
+FILES = sorted({*ROOT.glob("examples/*.yaml"), *PRESETS.glob("*.yaml")} - WAITING)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -29,6 +29,21 @@ def test_a_study_file_plans(path, tmp_path):
     plan = make_plan(read_study(path, **changes))
     assert {"teacher", "student", "baseline"} == {run.role for run in plan.runs}
     assert any(run.distillation == "kd" for run in plan.runs)
+
+
+def test_the_answers_that_stand_in_for_a_language_models():
+    """As often right and refused as they say, the same for the same seed."""
+    spec = importlib.util.spec_from_file_location("llm_labels", ROOT / "examples" / "llm_labels.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    labels = ["positive", "negative"] * 5000
+    given = script.answers(labels, accuracy=0.9, refusals=0.02, seed=0)
+    refused = [answer == script.REFUSAL for answer in given]
+    right = [a.lower() == label for a, label in zip(given, labels, strict=True)]
+    assert sum(refused) == pytest.approx(200, abs=50)
+    assert sum(right) / (len(labels) - sum(refused)) == pytest.approx(0.9, abs=0.01)
+    assert given == script.answers(labels, accuracy=0.9, refusals=0.02, seed=0)
+    assert given != script.answers(labels, accuracy=0.9, refusals=0.02, seed=1)
 
 
 def test_the_example_with_its_own_data_runs(corner, tmp_path):

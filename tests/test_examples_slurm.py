@@ -44,7 +44,8 @@ def test_two_tasks_share_one_folder(corner, tmp_path):
     (tools / "srun").chmod(0o755)
     (tools / "kdlora").write_text(f'#!/bin/bash\nexec {sys.executable} -m kdlora "$@"\n')
     (tools / "kdlora").chmod(0o755)
-    study = corner.study(arms=["teacher/fft", "student/lora", "student/kd-lora"])
+    training = corner.study().training.model_dump() | {"epochs": 1}
+    study = corner.study(arms=["teacher/fft", "student/kd-lora"], training=training)
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
     environment = {

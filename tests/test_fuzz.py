@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks import fuzz, fuzz_targets
 from kdlora.errors import InputError, KdloraError, ModelError
 from kdlora.importing.results import read_results
 from kdlora.records.artefact import read_artefact
@@ -230,3 +232,38 @@ def test_numbers_beyond_json() -> None:
     for raw in (b'{"text": NaN}', b'{"text": 1e999}', json.dumps({"text": math.inf}).encode()):
         with pytest.raises(RequestError):
             parse_request(raw, columns=1, limits=Limits())
+
+
+def test_a_small_fuzz_of_every_reader(tmp_path: Path) -> None:
+    """`python -m benchmarks fuzz` in small: the kept inputs, and some of the usual ones."""
+    tallies = fuzz.measure(tmp_path, inputs=500, keep=tmp_path / "found")
+    assert len(tallies) > 20
+    assert fuzz.faults(tallies) == [], sorted((tmp_path / "found").rglob("*.txt"))
+    assert all(t.inputs == t.taken + t.refused > 0 for t in tallies)
+    assert sum(t.taken for t in tallies) > 50
+    assert sum(t.refused for t in tallies) > 150
+
+
+def test_the_fuzz_sees_tracebacks_hangs_and_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(content: bytes, folder: Path) -> None:
+        if content == b"slow":
+            time.sleep(5)
+        if content == b"kept":
+            raise ZeroDivisionError
+        assert content == b"sound"
+
+    target = fuzz.Target("bad", bad, (b"sound",))
+    monkeypatch.setattr(fuzz_targets, "make_targets", lambda folder: [target])
+    monkeypatch.setattr(fuzz, "CORPUS", tmp_path / "corpus")
+    monkeypatch.setattr(fuzz, "LIMIT_S", 0.1)
+    (tmp_path / "corpus" / "bad").mkdir(parents=True)
+    for name in ("kept", "slow"):
+        (tmp_path / "corpus" / "bad" / name).write_bytes(name.encode())
+    (tally,) = fuzz.measure(tmp_path, inputs=2, keep=tmp_path / "found")
+    assert (tally.inputs, tally.tracebacks, tally.hangs) == (2, 1, 1)
+    assert fuzz.faults([tally]) == ["bad: 1 tracebacks, 1 hangs"]
+    assert {p.read_bytes() for p in (tmp_path / "found" / "bad").glob("?")} == {b"kept", b"slow"}
+    about = {"seed": 0, "machine": "m", "date": "d", "minutes": 1, "asked": 2}
+    assert "| bad | 2 | 0 | 0 | 1 | 1 |" in fuzz.page([tally], about)

@@ -23,7 +23,7 @@ from kdlora.errors import InputError
 from kdlora.importing.read import ROW
 from kdlora.importing.read import read_table as read_foreign
 from kdlora.planning.workload import text_rows
-from kdlora.ship.answers import Predictor
+from kdlora.ship.answers import Outputs, Predictor
 from kdlora.ship.card import ModelCard
 from kdlora.ship.predict import predict_file
 from kdlora.spec.sections import OwnTask
@@ -45,7 +45,7 @@ CARD = ModelCard(
 )
 COLUMNS = ["text", "label", 'extra, "odd"']
 PLAIN = [[f"some words {i}", "ab"[i % 2], "x"] for i in range(24)]
-NOTHING = ("NA", "nan", "None", "null", "N/A")  # to pandas; texts to everybody else
+NOTHING = ("NA", "nan", "NaN", "None", "null", "N/A")  # to pandas; texts to everybody else
 
 Rows = list[list[str]]
 
@@ -59,15 +59,16 @@ def predicting(path: Path) -> tuple[list[str], list[list[str]]]:
     """The texts that the model is given, and the file's own cells in what is written."""
     given: list[str] = []
 
-    def outputs(texts: Any) -> np.ndarray:
+    def outputs(texts: Any) -> Outputs:
         given.extend(texts[0])
-        return np.zeros((len(texts[0]), 2))
+        return Outputs(np.zeros((len(texts[0]), 2)), np.ones(len(texts[0]), dtype=np.int64))
 
     target = path.with_name("out.csv")
     predict_file(Predictor(CARD, "stub", outputs), path, target)
     with target.open(encoding="utf-8", newline="") as handle:
         header, *rows = csv.reader(handle)
-    assert header[len(header) - 4 :] == ["prediction", "probability", "p_a", "p_b"]
+    added = ["prediction", "probability", "p_a", "p_b", "tokens", "truncated"]
+    assert header[len(header) - 6 :] == added
     places = [header.index(name) for name in COLUMNS if name in header]
     return given, [[row[i] for i in places] for row in rows]
 

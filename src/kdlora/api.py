@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
+from kdlora.planning.distil_study import DistilArguments, distil_study
 from kdlora.spec.check import make_study, read_study
-from kdlora.spec.distil_study import DistilArguments, distil_study
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.presets import preset_names, preset_path
 from kdlora.spec.study import Study
@@ -17,11 +17,21 @@ from kdlora.spec.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kdlora.choice.recommendation import Choices
     from kdlora.engines.supervisor import OnEvent
+    from kdlora.evidence.compare import Comparison
+    from kdlora.evidence.coverage import Coverage
+    from kdlora.evidence.diagnosis import DiagnosisFinding
+    from kdlora.evidence.result import Rules
+    from kdlora.evidence.study import Evidence
     from kdlora.records.data_look import DataLook
     from kdlora.records.store import Store
+    from kdlora.records.tidy import StudyFrame
     from kdlora.report.build import ReportFiles
     from kdlora.ship.card import ModelCard
+    from kdlora.spec.plan import ChosenLength
+    from kdlora.spec.run import EncoderRef, TaskRef
+    from kdlora.spec.sections import Data
 
 _LOST = ("failed", "skipped")  # states of runs that came to nothing
 
@@ -74,7 +84,7 @@ def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
     from kdlora.data.own_task import check_own_task, check_teaching_files
 
-    problems, plan = Problems(f"study '{study.name}'"), make_plan(study)
+    problems, plan = Problems(f"study '{study.name}'"), make_plan(study, _choose_length)
     for task in {run.task.name: run.task for run in plan.runs}.values():
         if task.own is not None:
             problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(task.own)))
@@ -82,6 +92,15 @@ def check(study: Study) -> Plan:
         problems.add(*(f"task '{run.task.name}': {p}" for p in check_teaching_files(run)))
     problems.raise_any()
     return plan
+
+
+def _choose_length(
+    task: TaskRef, data: Data, batch: int, encoders: Sequence[EncoderRef]
+) -> ChosenLength:
+    """What `max_length: auto` is; imported only where a study says it."""
+    from kdlora.planning.text_length import choose_length
+
+    return choose_length(task, data, batch, encoders)
 
 
 def plan(study: Study | str | Path | dict[str, Any]) -> Plan:
@@ -187,7 +206,7 @@ def run(
             folder=store.root,
             status=status,
             frame=frame,
-            report=_report(store.root, frame),
+            report=_report(store.root, frame, store.root),
             students=students,
             failed=_errors(planned, status, store),
             skipped=_skipped(planned, status),
@@ -249,22 +268,36 @@ def _require_some(plan: Plan, result: StudyResult) -> None:
     )
 
 
-def write_report(folder: str | Path, *, refresh_s: int | None = None) -> ReportFiles:
+def write_report(
+    folder: str | Path,
+    *,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    out: str | Path | None = None,
+    refresh_s: int | None = None,
+) -> ReportFiles:
     """Write the report of a study's folder from its records.
 
     Args:
+        where, without: the part of the study that is shown, see `records.subset.subset`.
+        out: default the study's folder, or the folder ``part`` in it for a part of the study.
         refresh_s: the page loads itself again after so many seconds; for a study that still runs.
 
     A part that cannot be made says why in its place on the page, and stands in `failures` of what
     is returned.
     """
     from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.subset import subset
 
     root = find_study(folder)
-    return _report(root, load_frame(root), refresh_s=refresh_s)
+    frame, part = subset(load_frame(root), where, without)
+    place = Path(out) if out is not None else root / "part" if part else root
+    return _report(root, frame, place, part=part, refresh_s=refresh_s)
 
 
-def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) -> ReportFiles:
+def _report(
+    root: Path, frame: pd.DataFrame, out: Path, *, part: str = "", refresh_s: int | None = None
+) -> ReportFiles:
     from kdlora.choice.exports import read_exports
     from kdlora.records.data_look import read_looks
     from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
@@ -287,20 +320,24 @@ def _report(root: Path, frame: pd.DataFrame, *, refresh_s: int | None = None) ->
         if planned
         else None,
         texts=RunOutputs(root, "report"),
+        part=part,
     )
-    return build.write_report(frame, root, inputs, refresh_s=refresh_s)
+    return build.write_report(frame, out, inputs, refresh_s=refresh_s)
 
 
 def watch_report(
     folder: str | Path,
     *,
     every_s: int = 10,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    out: str | Path | None = None,
     on_written: Callable[[ReportFiles, int, int], None] = lambda files, done, planned: None,
 ) -> ReportFiles:
     """Write the report again whenever a run ends, until no run is missing any more.
 
     The page loads itself again every `every_s` seconds meanwhile. `on_written` is told the files
-    and how many of the planned runs are done.
+    and how many of the planned runs are done. For the other arguments see `write_report`.
     """
     import time
 
@@ -314,7 +351,9 @@ def watch_report(
         running = ended < len(frame)
         now = (ended, running)
         if now != before:
-            files = write_report(root, refresh_s=every_s if running else None)
+            files = write_report(
+                root, where=where, without=without, out=out, refresh_s=every_s if running else None
+            )
             on_written(files, int(status.get("done", 0)), len(frame))
             before = now
         if not running:
@@ -326,7 +365,7 @@ def distil(
     *,
     train: str | Path,
     student: str,
-    teacher: str,
+    teacher: str | None = None,
     eval: str | Path | None = None,
     unlabelled: str | Path | Sequence[str | Path] = (),
     text: str | Sequence[str] = "text",
@@ -336,12 +375,17 @@ def distil(
     metric: str | None = None,
     positive: str | None = None,
     teacher_is_trained: bool | None = None,
+    teacher_outputs: str | Path | None = None,
+    outputs_kind: str = "auto",
+    outputs_label: str | None = None,
+    confidence: str | None = None,
+    hypothesis: str | None = None,
     adaptation: str = "lora",
     seeds: Sequence[int] = (42,),
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    max_length: int | None = None,
+    max_length: int | Literal["auto"] | None = None,
     max_train: int | None = None,
     rank: int | None = None,
     temperature: float | None = None,
@@ -360,6 +404,11 @@ def distil(
     The teacher, a fully fine-tuned student, and the student with and without the teacher are
     trained; the one that scores best on the selection split is saved.
 
+    The teacher may be a large encoder (`teacher`), a classifier of entailment that never saw the
+    task (`teacher` with `hypothesis`), or a file of what another model or people said
+    (`teacher_outputs`). Both of the last need no labels: training rows without one are learnt from
+    the teacher alone, and labels are wanted to select and to report on, at least 100 for each.
+
     >>> result = kdlora.distil(train="train.csv", eval="dev.csv", text="review", label="stars",
     ...                        unlabelled="many-texts.csv",
     ...                        teacher="roberta-base", student="distilroberta-base")
@@ -370,6 +419,13 @@ def distil(
         student: the small encoder: a folder, a packaged encoder such as minilm-l3, or a name of
             the model hub.
         teacher: the large encoder, named in the same ways.
+        teacher_outputs: a file of a teacher's answers, joined by `id` where it has that column,
+            else by the texts, word for word.
+        outputs_kind: what it holds: labels (names of classes), probabilities, logits, votes or
+            scores; by default as its columns tell.
+        outputs_label, confidence: of labels, the column of the names (by default called as
+            `label`), and one that says how sure each is, from 0 to 1.
+        hypothesis: ``"This text is about {}."``: the teacher answers by entailment.
         eval: held-out rows to report on; without it a fifth of the training file is held out.
         unlabelled: files of texts without labels, which the student learns from the teacher's
             answers. Texts that stand in a labelled row in use are left out.
@@ -405,6 +461,11 @@ def distil(
         metric=metric,
         positive=positive,
         teacher_is_trained=teacher_is_trained,
+        teacher_outputs=teacher_outputs,
+        outputs_kind=outputs_kind,
+        outputs_label=outputs_label,
+        confidence=confidence,
+        hypothesis=hypothesis,
         adaptation=adaptation,
         seeds=seeds,
         epochs=epochs,
@@ -436,3 +497,174 @@ def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list
 
     columns = list(zip(*((t,) if isinstance(t, str) else tuple(t) for t in texts), strict=True))
     return load_predictor(model)(tuple(list(column) for column in columns))
+
+
+def compare(
+    study: str | Path | pd.DataFrame | StudyFrame,
+    *,
+    reference: str | None = None,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    keys: Sequence[str] = ("pair", "task", "seed"),
+    score: str = "score",
+    rules: Rules | None = None,
+    seed: int = 0,
+) -> Evidence:
+    """All that a study's records say of its arms: comparisons by question, averages, ranks, costs.
+
+    Args:
+        study: a study's folder or name, or a frame of runs (see `load_frame`). Of a folder the
+            stored predictions are read, too, so that texts are a sample; a frame takes them as
+            `StudyFrame.of(frame, outputs)`.
+        reference: the arm that the others are held against; default the teacher.
+        where, without: the part of the study that is compared, see `records.subset.subset`.
+        keys: what paired runs share; several runs of an arm in one cell are averaged.
+        score: the column to compare, such as ``report.macro_f1``; default the task's own metric.
+        rules: error rate, margin of equivalence, correction and draws.
+        seed: of all random draws.
+    """
+    import numpy as np
+
+    from kdlora.evidence.questions import check_arms
+    from kdlora.evidence.study import gather
+
+    runs = _runs(study, where, without).ranks_apart()
+    if reference is not None:
+        check_arms(sorted(map(str, runs.table["arm"].dropna().unique())), [reference])
+    return gather(
+        runs, rng=np.random.default_rng(seed), reference=reference, keys=keys, score=score,
+        rules=rules,
+    )  # fmt: skip
+
+
+def compare_arms(
+    study: str | Path | pd.DataFrame | StudyFrame,
+    a: str | Sequence[str] = (),
+    b: str | Sequence[str] = (),
+    *,
+    reference: str | None = None,
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    keys: Sequence[str] = ("pair", "task", "seed"),
+    score: str = "score",
+    rules: Rules | None = None,
+    budget: str | None = None,
+    seed: int = 0,
+) -> tuple[Comparison, ...]:
+    """Every arm of `a` (default all others) against every arm of `b` (default the reference).
+
+    Arms may be patterns (``student/kd-*``) or name a column too (``student/lora,rank=8``). A
+    comparison that is one of the study's own questions has the verdict that it has everywhere:
+    p-values are corrected within that question. `budget` names a cost, such as
+    ``trainable_params``: only runs of two arms that cost alike (within 10 %) are compared. For the
+    other arguments see `compare`.
+
+    >>> (found,) = kdlora.compare_arms("results/demo", "student/kd-lora", "student/lora")
+    >>> found.verdict, found.claim.difference
+    """
+    import numpy as np
+
+    from kdlora.evidence.questions import compare_at_budget, compare_named
+
+    runs, rng = _runs(study, where, without), np.random.default_rng(seed)
+    a, b = ([arm] if isinstance(arm, str) else arm for arm in (a, b))
+    if budget is not None:
+        b = b or ([reference] if reference else [])
+        return compare_at_budget(
+            runs, a, b, budget, rng=rng, keys=keys, score=score, rules=rules
+        )  # fmt: skip
+    return compare_named(
+        runs, a, b, rng=rng, reference=reference, keys=keys, score=score, rules=rules
+    )
+
+
+def recommend(
+    study: str | Path,
+    profile: str | None = None,
+    *,
+    tasks: Sequence[str] = (),
+    where: Sequence[str] = (),
+    without: Sequence[str] = (),
+    exports: Sequence[str | Path] = (),
+    length: int | None = None,
+    measured_only: bool = False,
+    draws: int = 4_000,
+    seed: int = 0,
+    **limits: Any,
+) -> Choices:
+    """Which model to ship, task by task: for a profile (default each of them), or under `limits`
+    such as ``max_size_mb=50``, which replace a profile's own (see `choice.constraints`).
+    """
+    from kdlora.choice.constraints import asked_for
+    from kdlora.choice.exports import recommend_study
+    from kdlora.records.subset import Part
+
+    return recommend_study(
+        study, asked_for(profile, **limits), part=Part(tasks, where, without),
+        exports=[Path(folder) for folder in exports], length=length, measured_only=measured_only,
+        draws=draws, seed=seed,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a reader must know before believing a study.
+
+    Attributes:
+        coverage: which cells of the grid are there; None where no tasks are known.
+        findings: every doubt, errors first.
+    """
+
+    coverage: Coverage | None
+    findings: tuple[DiagnosisFinding, ...]
+
+    @property
+    def errors(self) -> tuple[DiagnosisFinding, ...]:
+        return tuple(one for one in self.findings if one.severity == "error")
+
+
+def doctor(
+    study: str | Path | pd.DataFrame,
+    *,
+    results: str | Path = "results",
+    mapping: str | Path | None = None,
+) -> Diagnosis:
+    """Coverage and every doubt about a study, a table of results that is read now, or a frame.
+
+    `mapping` says what the columns of a table mean: a file, or a known format's name.
+
+    >>> for finding in kdlora.doctor("results/demo").errors:
+    ...     print(finding.name, finding.sentence)
+    """
+    from kdlora.evidence.coverage import coverage
+    from kdlora.evidence.diagnosis import diagnose
+    from kdlora.importing.results import read_results
+    from kdlora.records.frame import find_study, load_frame
+
+    if not isinstance(study, str | Path):
+        frame = study
+    elif Path(study).is_file():
+        frame = read_results(study, mapping).frame
+    else:
+        frame = load_frame(find_study(study, Path(results)))
+    known = "task" in frame and bool(frame["task"].notna().any())
+    return Diagnosis(coverage(frame) if known else None, diagnose(frame))
+
+
+def _runs(
+    study: str | Path | pd.DataFrame | StudyFrame, where: Sequence[str], without: Sequence[str]
+) -> StudyFrame:
+    """The runs of a study, or a part of them; of a folder also what they predicted."""
+    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.predictions import RunOutputs
+    from kdlora.records.subset import subset
+    from kdlora.records.tidy import StudyFrame
+
+    if isinstance(study, StudyFrame):
+        if not where and not without:
+            return study
+        return StudyFrame.of(subset(study.table, where, without)[0], study.outputs)
+    if not isinstance(study, str | Path):
+        return StudyFrame.of(subset(study, where, without)[0])
+    outputs = RunOutputs(find_study(study), "report")
+    return StudyFrame.of(subset(load_frame(study), where, without)[0], outputs)

@@ -50,6 +50,18 @@ def available_cores() -> int:
     return cores
 
 
+@lru_cache(maxsize=1)
+def memory_mb() -> float:
+    """The memory that this process may use: the machine's, or what its control group grants."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as lines:
+            found = min(found, int(lines.read()) / 1e6)
+    except (OSError, ValueError):  # no control group, or "max"
+        pass
+    return found
+
+
 def visible_gpus() -> tuple[str, ...]:
     """The GPUs that workers are given one by one, as CUDA_VISIBLE_DEVICES names them."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -22,7 +22,7 @@ def test_a_disturbed_study_ends_like_an_undisturbed_one(reference):
     folder, plan, store = reference
     disturber = faults.Disturber(folder, plan, seed=1, engines=1)
     now = faults.time.monotonic()
-    disturber.disturb(3, now + 240)
+    disturber.disturb(2, now + 240)
     disturber.finish(now + 600)
     assert disturber.outcome.kills["worker"]
     assert not disturber.outcome.problems
@@ -38,11 +38,11 @@ def test_every_damage_is_mended_and_kept(reference, tmp_path, how, monkeypatch):
     run = plan.runs[-1]  # nobody learns from it
     if how == "foreign lease":
         (disturber.store.folder(run.run_id) / "record.json").unlink()
+    monkeypatch.setattr(faults, "EXPIRY_S", 2.0)  # of the lease that is left, too
     disturber.damage(run, how)
     assert disturber.outcome.damages[how] == 1
     assert len(disturber.harmed) == (how != "foreign lease")
     monkeypatch.setattr(faults, "tiny_plan", lambda inputs, runs: plan)
-    monkeypatch.setattr(faults, "EXPIRY_S", 2.0)
     faults.work(str(tmp_path), len(plan.runs))
     assert not faults.check(plan, store, disturber.store, disturber.harmed)
 

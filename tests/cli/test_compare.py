@@ -77,7 +77,12 @@ def test_methods_and_costs_fit_into_eighty_columns() -> None:
 
 def test_a_whole_study_in_json(study) -> None:
     out = json.loads(study(FRAME, "--json"))
-    assert {"families", "aggregates", "ranks", "front", "mixed", "rules"} <= set(out)
+    assert {"comparisons", "aggregates", "ranks", "front", "mixed", "rules"} <= set(out)
+    named = json.loads(study(FRAME, "--json", "--a", "student/kd-lora"))
+    assert set(named) == {"part", "reference", "rules", "comparisons"} <= set(out)
+    (one,) = named["comparisons"]
+    same = next(c for c in out["comparisons"] if (c["a"], c["b"]) == (one["a"], one["b"]))
+    assert one == same  # and so is the verdict
 
 
 def test_named_arms_with_wish_and_filters(study) -> None:
@@ -92,7 +97,7 @@ def test_named_arms_with_wish_and_filters(study) -> None:
 def test_named_arms_in_json(study) -> None:
     (row,) = json.loads(
         study(FRAME, "--a", "student/kd-lora", "--json", "--pair", "family,task", "--wish", "1")
-    )
+    )["comparisons"]
     assert row["b"] == "teacher/fft"
     assert row["n_runs"] == 7
     assert row["verdict"] == "inferior"
@@ -115,7 +120,9 @@ def test_no_answer_is_text_and_no_traceback(study) -> None:
         (["--correction", "sidak"], "holm, bh or none"),
         (["--without", "tusk=t0"], "Did you mean 'task'"),
         (["--where", "task"], "column=value"),
-        (["--where", "task=none"], "no run is left"),
+        (["--where", "task=t9"], "no row has it. Did you mean 't"),
+        (["--without", "student/kd-loro"], "Did you mean 'student/kd-lora'"),
+        (["--without", "student/*", "--without", "teacher/*"], "no run is left"),
         (["--pair", "task,fold", "--a", "teacher/lora"], "no column 'fold'"),
         (["--score", "report.f1", "--a", "teacher/lora"], "no column 'report.f1'"),
         (["--budget", "params", "--a", "teacher/lora"], "no column 'params'"),
@@ -159,7 +166,7 @@ def test_stored_predictions_are_tested_example_by_example(
             }
         ).to_parquet(folder / "predictions.parquet")
     (row,) = json.loads(study(frame, "--a", "teacher/fft", "--b", "teacher/lora", "--examples",
-                              "--json"))  # fmt: skip
+                              "--json"))["comparisons"]  # fmt: skip
     assert [e["cell"] for e in row["examples"]] == ["bert/t0/1", "bert/t0/2", "bert/t0/3"]
     assert all(e["p_corrected"] < 1e-6 and e["difference"] > 10 for e in row["examples"])
     text = study(frame, "--a", "teacher/fft", "--b", "teacher/lora", "--examples")

@@ -32,7 +32,7 @@ def refused(*arguments: str) -> str:
 
 def test_every_preset_is_listed_with_a_line():
     lines = kdlora().splitlines()
-    for name in ("ablation", "demo", "glue", "glue-small", "matrix", "own-data"):
+    for name in ("ablation", "demo", "glue", "glue-small", "llm-labels", "matrix", "own-data"):
         (line,) = [text for text in lines if text.split()[:1] == [name]]
         assert len(line) > len(name) + 20
         assert len(line) <= 110
@@ -87,6 +87,18 @@ def test_own_data_is_written_filled_in_and_planned(tmp_path):
     plan = make_plan(as_study(path))
     assert {run.task.name for run in plan.runs} == {"my-task"}
     assert yaml.safe_load(path.read_text())["name"] == "own-data"
+
+
+def test_a_language_models_answers_are_read_where_the_preset_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "answers.csv", text=["a film"], label=["Positive"])
+    runs = make_plan(as_study("llm-labels")).runs
+    taught = [run for run in runs if run.distillation == "kd"]
+    assert {run.arm for run in taught} == {"student/kd-fft", "student/kd-lora"}
+    assert all(source.is_rest for run in taught for source in run.unlabelled)
+    assert {(run.data.max_train, run.data.max_selection) for run in runs} == {(200, 100)}
+    (teacher,) = [run for run in runs if run.role == "teacher"]
+    assert teacher.outputs.file == str(tmp_path / "answers.csv")
 
 
 def test_a_file_is_not_replaced_unasked(tmp_path):

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-import kdlora
 from kdlora.choice.constraints import PROFILES
 from kdlora.cli import main
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from tests.harness.moods import Corner
 from tests.harness.stored_studies import ERROR, store_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,12 +22,9 @@ DOCS = (ROOT / "docs" / "recommend.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def demo(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study of a tiny teacher and two students."""
-    out = tmp_path_factory.mktemp("recommended") / "study"
-    arms = ["teacher/fft", "student/fft", "student/kd-lora"]
-    kdlora.run(corner.study(arms=arms, baselines=False), out=out, threads=1)
-    return out
+def demo(tiny_study: Path) -> Path:
+    """A finished study of a tiny teacher and its students."""
+    return tiny_study
 
 
 def run(*arguments: str) -> int:

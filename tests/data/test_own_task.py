@@ -19,11 +19,12 @@ from kdlora.data.own_task import (
     load_own,
     look_alikes,
 )
+from kdlora.data.tasks import load_task
 from kdlora.errors import DataError, InputError
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import DistilledRun
-from kdlora.spec.sections import OwnTask
+from kdlora.spec.run import DistilledRun, TaskRef
+from kdlora.spec.sections import Data, OwnTask
 from kdlora.vocabulary.task import CLASSIFICATION, KINDS, REGRESSION
 from tests.harness.moods import write_csv
 
@@ -442,3 +443,59 @@ def test_rows_without_any_cell_as_spreadsheets_write_them_are_no_rows(tmp_path, 
     path.write_text((content + "\nno label,,").replace(",", separator))
     with pytest.raises(DataError, match="no label in row 46 of 41"):
         load_own(own(path))
+
+
+REST = {"missing_labels": "rest"}
+
+
+def test_rows_without_a_label_are_kept_apart_where_a_teacher_labels_them(tmp_path):
+    labels = [*(["good", "bad", ""] * 13), "good"]
+    loaded = load(tmp_path, rows(label=labels), **REST)
+    assert loaded.task.label_names == ("bad", "good")
+    assert loaded.train.labels.tolist() == [1, 0] * 13 + [1]
+    assert loaded.rest.texts == ([w for w, label in zip(WORDS, labels, strict=True) if not label],)
+    assert (loaded.rest.labels == -1).all()
+    whole = ids_of_texts("mood", [WORDS]).tolist()
+    assert sorted([*loaded.train.ids, *loaded.rest.ids]) == sorted(whole)
+    assert any("13 of 40 rows have no label" in note for note in loaded.notes)
+    assert "no label in row" in str(problems_of(tmp_path, rows(label=labels)))
+
+
+def test_a_file_of_texts_alone_takes_its_classes_from_the_held_out_file(tmp_path):
+    held = {"text": [f"gold {i}" for i in range(30)], "label": ["up", "down", "flat"] * 10}
+    loaded = load(tmp_path, {"text": WORDS}, held, **REST)
+    assert loaded.task.label_names == ("down", "flat", "up")
+    assert (len(loaded.train), len(loaded.rest), len(loaded.reports["report"])) == (0, 40, 30)
+    assert check_own_task(own(tmp_path / "train.csv", **REST)) == []
+    assert "no column 'label'" in str(check_own_task(own(tmp_path / "train.csv")))
+    partly = {"text": WORDS, "label": ["up"] * 20 + [""] * 20}
+    assert load(tmp_path, partly, held, **REST).task.label_names == ("down", "flat", "up")
+
+
+def test_labels_serve_to_select_and_to_report_on_first(tmp_path):
+    texts = [f"text {i}" for i in range(900)]
+    label = ["good", "bad"] * 150 + [""] * 600
+    whole = load_split(tmp_path, {"text": texts, "label": label})
+    sizes = {name: len(part) for name, part in whole.splits().items()}
+    assert sizes == {"train": 100, "selection": 100, "report": 100}
+    assert len(whole.rest) == 600
+    held = {"text": [f"gold {i}" for i in range(300)], "label": ["good", "bad"] * 150}
+    alone = load_split(tmp_path, {"text": texts}, held)
+    sizes = {name: len(part) for name, part in alone.splits().items()}
+    assert sizes == {"train": 0, "selection": 150, "report": 150}
+    assert len(alone.rest) == 900
+    assert not set(alone.selection.ids) & set(alone.reports["report"].ids)
+
+
+def load_split(folder, train, held_out=None):
+    write_csv(folder / "train.csv", **train)
+    if held_out:
+        write_csv(folder / "eval.csv", **held_out)
+    task = own(folder / "train.csv", **REST)
+    ref = TaskRef(name="mood", version=1, source="files", own=task)
+    return load_task(ref, Data())
+
+
+def test_without_any_label_there_is_nothing_to_select_on(tmp_path):
+    (problem,) = problems_of(tmp_path, {"text": WORDS}, **REST)
+    assert "there are 0 rows with a label; at least 20 are needed" in problem

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kdlora.data.examples import Examples, TaskData, ids_of_texts
-from kdlora.data.unlabelled import joined, load_unlabelled
+from kdlora.data.examples import Examples, TaskData, ids_of_texts, joined
+from kdlora.data.unlabelled import load_unlabelled
 from kdlora.errors import DataError
 from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import TextsRef

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from kdlora.engines.supervisor import EngineOptions
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
+from tests.harness.commands import in_process
 
 
 def outputs(store: Store, run_id: str) -> dict[str, np.ndarray]:
@@ -26,13 +29,9 @@ def outputs(store: Store, run_id: str) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def done(corner, tmp_path_factory):
+def done(corner, tiny_study):
     """The tiny study, undisturbed."""
-    plan, store = make_plan(corner.study()), Store(tmp_path_factory.mktemp("done"))
-    store.prepare()
-    status = run_plan(plan, store, EngineOptions(workers=2, threads=1))
-    assert set(status.values()) == {"done"}
-    return plan, store
+    return make_plan(corner.study()), Store(tiny_study)
 
 
 def test_every_run_is_recorded_and_kd_students_agree_with_their_teacher(done):
@@ -105,64 +104,72 @@ def test_a_cache_that_does_not_fit_the_record_stops_the_student(done, tmp_path):
     assert "do not belong together" in copy.read_failure(student.run_id).error
 
 
-def command(corner, tmp_path) -> tuple[list[str], Store]:
-    study = corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False)
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
-    out = tmp_path / "out"
-    run = [sys.executable, "-m", "kdlora", "run", str(path), "--out", str(out), "--threads", "1"]
-    return run, Store(out)
+class Started:
+    """`kdlora run` of a teacher and its student as a group of processes of their own."""
+
+    def __init__(self, corner, folder: Path) -> None:
+        study = corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False)
+        (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
+        self.runs, self.store = make_plan(study).runs, Store(folder / "out")
+        self.words = ["run", str(folder / "study.yaml"), "--out", str(self.store.root)]
+
+    def until(self, happened: Callable[[], bool], then: signal.Signals) -> tuple[int, str]:
+        """Start it, and send a signal to all its processes when `happened`; its code and errors."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kdlora", *self.words, "--threads", "1"],
+            start_new_session=True, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120  # a busy machine takes half a minute to begin
+        while process.poll() is None and not happened() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, then)
+        _, errors = process.communicate(timeout=120)
+        return process.returncode, errors
+
+    def evaluations(self, run) -> int:
+        """How often a run was evaluated by now."""
+        history = self.store.folder(run.run_id) / "history.jsonl"
+        return len(history.read_text().splitlines()) if history.exists() else 0
+
+    def check_records(self) -> int:
+        """How many records there are; everything that they speak of is there."""
+        done = [run for run in self.runs if self.store.read(run.run_id) is not None]
+        for run in done:
+            assert (self.store.folder(run.run_id) / "model").is_dir()
+            assert outputs(self.store, run.run_id)
+        return len(done)
+
+
+@pytest.fixture(scope="module")
+def interrupted(corner, tmp_path_factory):
+    """A study that was interrupted when its teacher had been evaluated once."""
+    started = Started(corner, tmp_path_factory.mktemp("stopped"))
+    teacher = started.runs[0]
+    return started, started.until(lambda: started.evaluations(teacher) > 0, signal.SIGINT)
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(interrupted):
+    started, (code, errors) = interrupted
+    assert code == 130, errors
+    assert "go on where they stopped" in errors
+    assert "Traceback" not in errors
+    assert (started.store.folder(started.runs[0].run_id) / "checkpoint.pt").is_file()
 
 
 def test_a_killed_study_leaves_only_whole_records_and_ends_like_an_undisturbed_one(
-    corner, done, tmp_path
+    interrupted, done
 ):
-    """SIGKILL to the whole process group at random moments, then once to the end."""
-    arguments, store = command(corner, tmp_path)
-    plan = make_plan(corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False))
-    rng = random.Random(0)
-
-    def attempt(seconds: float | None) -> int:
-        process = subprocess.Popen(
-            arguments,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        for run in plan.runs:
-            record = store.read(run.run_id)
-            if record is not None:  # then everything it speaks of is there
-                assert (store.folder(run.run_id) / "model").is_dir()
-                assert outputs(store, run.run_id)
-        return process.returncode
-
-    # from the first imports to the measuring at the end of a run
-    for longest in (4, 7, 10, 13):
-        attempt(longest * (0.6 + 0.4 * rng.random()))
-    assert attempt(None) == 0
-    assert not store.damaged()
-    for run in plan.runs:
-        again, undisturbed = outputs(store, run.run_id), outputs(done[1], run.run_id)
+    """SIGKILL to all processes while the teacher trains and while its student does."""
+    started, _ = interrupted
+    for run in started.runs:
+        before = started.evaluations(run)
+        started.until(lambda run=run, n=before: started.evaluations(run) > n, signal.SIGKILL)
+        started.check_records()
+    finished = in_process(*started.words, "--threads", "1", cwd=started.store.root)
+    assert finished.returncode == 0, finished.stderr
+    assert started.check_records() == len(started.runs) == 2
+    assert not started.store.damaged()
+    for run in started.runs:
+        again, undisturbed = outputs(started.store, run.run_id), outputs(done[1], run.run_id)
         np.testing.assert_array_equal(again["report"], undisturbed["report"])
-
-
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(corner, tmp_path):
-    arguments, store = command(corner, tmp_path)
-    process = subprocess.Popen(arguments, start_new_session=True, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    for _ in range(2400):  # a busy machine takes half a minute to begin
-        if list(store.root.glob("runs/*/history.jsonl")) or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "go on where they stopped" in errors
-    assert "Traceback" not in errors
-    again = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr

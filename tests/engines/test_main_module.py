@@ -25,12 +25,10 @@ store.prepare()
 print(*run_plan(plan, store, EngineOptions(workers=1, threads=1)).values(), flush=True)
 """
 
+# Python would run a main module again by its path, by its name, or not at all.
 FORMS = {
     "a script": ["program.py"],
-    "a module": ["-m", "program"],
     "a package": ["-m", "package"],
-    "a command": ["-c", PROGRAM],
-    "stdin": ["-"],
     "a prompt": ["-i", "-"],
     "a notebook's cell": ["-c", "exec(compile(open('program.py').read(), '<cell 1>', 'exec'))"],
 }

@@ -9,21 +9,36 @@ import pytest
 import torch
 from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from kdlora.errors import ModelError
 from kdlora.models import adapters
 from kdlora.models.encoders import load_encoder
-from kdlora.models.saved import load_trained, save_trained
+from kdlora.models.saved import load_trained, save_tokenizer, save_trained
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.arm import PEFT_VARIANTS
 from kdlora.vocabulary.task import TASKS
-from tests.harness.tiny_models import save_tiny_encoder, tiny_batch, train_tiny
+from tests.harness.tiny_models import (
+    save_tiny_encoder,
+    tiny_batch,
+    tiny_config,
+    tiny_tokenizer,
+    train_tiny,
+)
 
 GetEncoder = Callable[[str], EncoderRef]
 MNLI = TASKS["mnli"]
+
+
+def test_a_saved_tokenizer_cuts_where_training_did_and_stays_as_it_was(tmp_path):
+    tokenizer = tiny_tokenizer(tiny_config("bert"))
+    allowed = tokenizer.model_max_length
+    save_tokenizer(tokenizer, tmp_path, max_length=10)
+    assert tokenizer.model_max_length == allowed != 10
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert len(again("film " * 50, truncation=True)["input_ids"]) == 10
 
 
 def _trained(reference: EncoderRef, variant: str, folder: Path, **options):

@@ -92,7 +92,7 @@ def test_paths_stay_in_the_folder(path: str) -> None:
     [
         (b"{", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
-        (b"[]", "content"),
+        (b"[]", "no JSON object"),
         (b'{"schema": 9}', "newer kdlora"),
         (b'{"run_id": 1}', "problems"),
         (b"[" * 100_000, "cannot be read"),

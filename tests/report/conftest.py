@@ -1,11 +1,16 @@
-"""Two studies that many tests of the report look at."""
+"""Two studies that many tests of the report look at, and the reports of them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from kdlora.report.document import Report
+from tests.harness.reports import report_of
 from tests.harness.studies import blank, make_frame, put
 
 
@@ -31,3 +36,10 @@ def troubled() -> pd.DataFrame:
     frame = blank(frame, {"task": "sst2", "arm": "student/kd-lora", "seed": 43}, "failed",
                   "OutOfMemoryError: tried to allocate 512 MB\nwhile in step 17")  # fmt: skip
     return blank(frame, {"task": "stsb", "arm": "student/fft", "seed": 43}, "missing")
+
+
+@pytest.fixture(scope="session")
+def made(one_task, troubled) -> Callable[[str], Report]:
+    """The report of a study by its fixture's name, made once."""
+    frames = {"one_task": one_task, "troubled": troubled}
+    return cache(lambda name: report_of(frames[name]))

@@ -103,11 +103,13 @@ def test_latex_has_the_numbers_of_the_table(written):
 
 
 @pytest.fixture(scope="module", params=["one_task", "troubled"])
-def written(request, tmp_path_factory):
+def written(request, tmp_path_factory, pictures, made):
     """A report on disk, and the parts it was rendered from."""
     frame = request.getfixturevalue(request.param)
-    report = report_of(frame)
-    return build.save_report(report, tmp_path_factory.mktemp(request.param)), report, frame
+    report = made(request.param)
+    with pictures():
+        files = build.save_report(report, tmp_path_factory.mktemp(request.param))
+    return files, report, frame
 
 
 def test_every_number_shown_is_in_a_table(written):
@@ -160,14 +162,14 @@ def test_every_headline_number_is_in_the_summary_or_effects(written):
     assert {n for tile in tiles for n in numbers(tile.text + " " + tile.label)} <= known
 
 
-def test_a_headline_is_not_made_of_a_broken_run(troubled, one_task):
-    tile = report_of(troubled).sections[0].tiles[-1]
+def test_a_headline_is_not_made_of_a_broken_run(troubled, one_task, made):
+    tile = made("troubled").sections[0].tiles[-1]
     gain = gather(troubled).overall("minilm-l6--minilm-l3", "distillation")[0]
     assert tile.text == f"+{100 * gain.unflagged:.1f}"
     assert "flagged pairs left out" in tile.label
     broken = put(one_task, {"arm": "student/lora"}, flags=("nan",))
     assert report_of(broken).sections[0].tiles[-1].text.endswith(DAGGER)
-    assert "flagged" not in report_of(one_task).sections[0].tiles[-1].label
+    assert "flagged" not in made("one_task").sections[0].tiles[-1].label
 
 
 def test_tables_on_disk_are_the_tables_shown(written):
@@ -252,8 +254,8 @@ def test_the_page_is_light_and_dark(written):
     assert "@media print" in html
 
 
-def test_reading_order(one_task):
-    titles = [section.title for section in report_of(one_task).sections]
+def test_reading_order(made):
+    titles = [section.title for section in made("one_task").sections]
     assert titles == ["The answer", "Can it be trusted?", "Quality", "Efficiency", "Trade-off",
                       "Statistics", "Task by task", "Methods", "Provenance and rerun"]  # fmt: skip
 
@@ -277,18 +279,17 @@ def test_the_same_records_make_the_same_report(one_task, tmp_path):
     assert done.stdout.decode() == here
 
 
-def test_a_later_report_replaces_the_earlier_one(one_task, tmp_path):
-    troubled = put(one_task, {"arm": "student/fft", "seed": 43}, flags=("nan",))
-    troubled = blank(troubled, {"arm": "student/lora", "seed": 43}, "failed", "x")
+def test_a_later_report_replaces_the_earlier_one(made, tmp_path, pictures):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "mine.csv").write_text("a\n1\n")
-    before = build.write_report(troubled, tmp_path, ReportInputs("Before"))
-    after = build.write_report(one_task, tmp_path, ReportInputs("After"))
+    with pictures():
+        before = build.save_report(made("troubled"), tmp_path)
+        after = build.save_report(made("one_task"), tmp_path)
     assert {p.stem for p in before.tables} >= {"flags", "unfinished"}
     left = {path.name for path in (tmp_path / "tables").iterdir()}
     assert left == {path.name for path in after.tables} | {"mine.csv"}
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in after.figures}
-    assert "# After" in after.markdown.read_text(encoding="utf-8")
+    assert after.markdown.read_text(encoding="utf-8") == render_markdown(made("one_task"))
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -313,17 +314,22 @@ def test_names_cannot_break_the_page_or_the_tables():
             assert bars in {len(table.columns) + 1 for table in report.tables()}
 
 
-def test_the_study_is_shown_without_the_folder_it_lay_in(one_task):
-    report = report_of(one_task, rerun="kdlora run mine.yaml")
-    text = render_markdown(report)
+@pytest.fixture(scope="module")
+def told(one_task):
+    """A report that was told more than records tell."""
+    note = "Rows 1 to 5 were repaired by hand."
+    return report_of(one_task, rerun="kdlora run mine.yaml", notes=(note,))
+
+
+def test_the_study_is_shown_without_the_folder_it_lay_in(told):
+    text = render_markdown(told)
     assert "name: synthetic" in text
-    assert "/home/someone" not in text + render_html(report)
+    assert "/home/someone" not in text + render_html(told)
     assert "kdlora run mine.yaml" in text
 
 
-def test_notes_join_the_methods(one_task):
-    report = report_of(one_task, notes=("Rows 1 to 5 were repaired by hand.",))
-    methods = next(s for s in report.sections if s.key == "methods")
+def test_notes_join_the_methods(told, one_task):
+    methods = next(s for s in told.sections if s.key == "methods")
     assert set(methods.intro) == {*METHODS, *OWN_METHODS, "Rows 1 to 5 were repaired by hand."}
     assert methods.intro[-1] == "Rows 1 to 5 were repaired by hand."
     bare = report_of(one_task, spec={})  # imported results came about elsewhere
@@ -348,17 +354,17 @@ def test_only_baselines(tmp_path):
     assert "Baseline, TF-IDF" in files.markdown.read_text(encoding="utf-8")
 
 
-def test_bad_input_is_one_message_and_nothing_is_written(one_task, tmp_path):
+def test_bad_input_is_one_message_and_nothing_is_written(one_task, made, tmp_path):
     with pytest.raises(InputError, match="the frame has no column 'arm'"):
         build.write_report(one_task[["task"]], tmp_path / "out", ReportInputs("x"))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="cannot write the report to"):
-        build.write_report(one_task, tmp_path / "file", ReportInputs("x"))
+        build.save_report(made("one_task"), tmp_path / "file")
 
 
-def test_a_full_disk_leaves_the_earlier_page(one_task, tmp_path, monkeypatch):
-    build.write_report(one_task, tmp_path, ReportInputs("Before"))
+def test_a_full_disk_leaves_the_earlier_page(made, tmp_path, monkeypatch):
+    build.save_report(made("troubled"), tmp_path)
     before = (tmp_path / "report.html").read_bytes()
 
     def full(*args):
@@ -366,5 +372,5 @@ def test_a_full_disk_leaves_the_earlier_page(one_task, tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(StoreError):
-        build.write_report(one_task, tmp_path, ReportInputs("After"))
+        build.save_report(made("one_task"), tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before

@@ -154,23 +154,23 @@ def test_the_published_tables_have_their_figures(shared, tmp_path):
         assert {path.stem for path in files.figures} >= figures, name
 
 
-def test_twelve_thousand_runs(tmp_path):
+def test_thousands_of_runs(tmp_path):
     arms = ("teacher/fft", "teacher/lora", "teacher/dora", "student/fft", "student/lora",
             "student/dora", "student/kd-lora", "student/kd-dora", "student/kd-fft")  # fmt: skip
     frames = [
         with_prefix(
             make_frame(
-                ("rte", "cola", "stsb", "mrpc", "sst2"), seeds=range(55), arms=arms, pair=pair
+                ("rte", "cola", "stsb", "mrpc", "sst2"), seeds=range(20), arms=arms, pair=pair
             ),
             f"{pair}-",
         )
         for pair in "abcd"
     ]
     frame = pd.concat(frames, ignore_index=True)
-    assert len(frame) > 10_000
+    assert len(frame) > 4_000
     start = time.process_time()
     files = build.write_report(frame, tmp_path, ReportInputs("Many"))
-    assert time.process_time() - start < 60
+    assert time.process_time() - start < 30  # 8 s alone on a core
     assert files.html.stat().st_size < 8_000_000
     assert "The first 1,000 of" in files.html.read_text(encoding="utf-8")
     runs = next(path for path in files.tables if path.name == "runs.csv")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kdlora.serve.app import make_app
 from kdlora.serve.requests import Limits
-from kdlora.ship.answers import Predictor
+from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.predict import load_predictor
 from tests.harness.exported import card_of, save_exported
 from tests.harness.serving import call
@@ -35,7 +35,12 @@ def apps(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> dict
     folder = tmp_path_factory.mktemp("schema")
     pairs = load_predictor(save_exported(folder / "pairs", pairs=True))
     number = card_of(kind="regression", label_names=[])
-    numbers = Predictor(number, "onnx", lambda texts: pairs.outputs([texts[0], texts[0]])[:, :1])
+
+    def one_number(texts: Texts) -> Outputs:
+        found = pairs.run([texts[0], texts[0]])
+        return Outputs(found.logits[:, :1], found.tokens)
+
+    numbers = Predictor(number, "onnx", one_number)
     return {
         kind: make_app(one, LIMITS)
         for kind, one in zip(KINDS, (predictor, pairs, numbers), strict=True)

@@ -115,12 +115,13 @@ def test_health_and_metrics(port: int) -> None:
         }
 
     before = figures()
-    ask(port, predict_bytes({"texts": ["good", "bad", "dull"]}))
+    ask(port, predict_bytes({"texts": ["good", "bad " * 50, "dull"]}))
     ask(port, predict_bytes(b"{"))
     get(port, "/made/up/1"), get(port, "/made/up/2")
     after = figures()
     grown = {name: n - before.get(name, 0) for name, n in after.items()}
     assert grown["kdlora_texts_total"] == 3
+    assert grown["kdlora_truncated_texts_total"] == 1
     assert grown["kdlora_batch_texts_sum"] == 3
     assert grown["kdlora_batch_texts_count"] == grown["kdlora_predict_seconds_count"] == 1
     assert grown['kdlora_errors_total{kind="not_json"}'] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ from typer.testing import CliRunner
 from kdlora.cli.app import app
 from kdlora.data.tasks import load_task
 from kdlora.errors import DataError, InputError, KdloraError, ModelError
-from kdlora.recipes.run import run_one
 from kdlora.records.artefact import Artefact, read_artefact, verify
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
@@ -52,7 +52,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def store(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(corner: Corner, tiny_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A finished study of a teacher and a student distilled from it."""
     study = corner.study(arms=["teacher/fft", "student/kd-lora"])
     plan = make_plan(study)
@@ -61,7 +61,7 @@ def store(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Store:
     save_plan(store, study, plan)
     for run in plan.runs:
         if run.role != "baseline":
-            run_one(run, store)
+            shutil.copytree(tiny_study / "runs" / run.run_id, store.folder(run.run_id))
     return store
 
 

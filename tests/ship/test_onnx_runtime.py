@@ -60,6 +60,20 @@ def test_long_texts_are_cut(predictor: Predictor) -> None:
     )
 
 
+def test_answers_say_how_long_a_text_is_and_whether_it_was_cut(predictor: Predictor) -> None:
+    texts = ["good", " ".join(["good"] * 14), " ".join(["good"] * 15), "good " * 100, ""]
+    found = predictor([texts])
+    assert [a["tokens"] for a in found] == [3, 16, 17, 102, 2]
+    assert [a["truncated"] for a in found] == [False, False, True, True, False]
+
+
+def test_of_a_pair_both_texts_are_counted(tmp_path: Path) -> None:
+    pairs = load_predictor(save_exported(tmp_path / "long-pairs", pairs=True))
+    (short, long) = pairs([["good", "good " * 10], ["film", "film " * 10]])
+    assert (short["tokens"], short["truncated"]) == (5, False)
+    assert (long["tokens"], long["truncated"]) == (23, True)
+
+
 def test_pairs(tmp_path: Path) -> None:
     predictor = load_predictor(save_exported(tmp_path / "pairs", pairs=True))
     assert predictor.columns == 2

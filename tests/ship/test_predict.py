@@ -44,7 +44,7 @@ def test_a_file_keeps_its_rows_and_gains_columns(predictor: Predictor, tmp_path:
     source = write_csv(tmp_path / "in.csv", id=[7, 8, 9, 10], text=texts)
     seen: list[int] = []
     target = tmp_path / "out.csv"
-    assert predict_file(predictor, source, target, on_rows=seen.append) == 4 == seen[-1]
+    assert predict_file(predictor, source, target, on_rows=seen.append).rows == 4 == seen[-1]
     rows = read(target)
     assert [row["text"] for row in rows] == texts
     assert [row["id"] for row in rows] == ["7", "8", "9", "10"]
@@ -53,6 +53,15 @@ def test_a_file_keeps_its_rows_and_gains_columns(predictor: Predictor, tmp_path:
         shares = np.exp(logits) / np.exp(logits).sum()
         assert float(row["p_positive"]) == pytest.approx(shares[1], abs=1e-6)
         assert row["prediction"] == ("positive" if shares[1] > 0.5 else "negative")
+
+
+def test_a_file_says_which_texts_were_cut(predictor: Predictor, tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", text=["good", "good " * 50, "bad " * 15])
+    done = predict_file(predictor, source, tmp_path / "out.csv")
+    assert (done.rows, done.truncated, done.path) == (3, 2, tmp_path / "out.csv")
+    rows = read(done.path)
+    assert [row["tokens"] for row in rows] == ["3", "52", "17"]
+    assert [row["truncated"] for row in rows] == ["false", "true", "true"]
 
 
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 1000])
@@ -65,7 +74,7 @@ def test_every_row_once_whatever_the_chunks(
     with gzip.open(source, "wt", encoding="utf-8") as handle:
         handle.writelines(json.dumps({"text": str(word)}) + "\n" for word in words)
     target = tmp_path / "out.csv"
-    assert predict_file(predictor, source, target) == rows
+    assert predict_file(predictor, source, target).rows == rows
     for row, word in zip(read(target), words, strict=True):
         assert row["text"] == word
         assert row["prediction"] == ("positive" if logits_of(word).argmax() else "negative")
@@ -240,8 +249,10 @@ def test_long_texts_are_cut_to_the_positions_that_a_foreign_classifier_has(
     save_tiny_encoder(tmp_path / family, family, head=True, max_position_embeddings=20)
     predictor = load_predictor(tmp_path / family)
     assert predictor.card.max_length == {"roberta": 19, "xlm-roberta": 19}.get(family, 20)
-    (answer,) = predictor([["good film " * 100]])
+    (answer, short) = predictor([["good film " * 100, "good"]])
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    assert (answer["tokens"], answer["truncated"]) == (202, True)
+    assert (short["tokens"], short["truncated"]) == (3, False)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def plain(model):
     return lambda inputs: model(**inputs).logits
 
 
-def fit(model, compute, folder, *, forward=None, **changes):
+def fit(model, compute, folder, *, forward=None, settings=SETTINGS, **changes):
     """Train on labels and a teacher's logits; accuracy and logits by the same forward pass."""
     forward = forward or make_forward(model, compute)
     folder.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def fit(model, compute, folder, *, forward=None, **changes):
         return {"accuracy": float((outputs.argmax(1) == TEACHER.labels.numpy()).mean())}
 
     return training.fit(
-        model, folder, data=TEACHER, settings=SETTINGS,
+        model, folder, data=TEACHER, settings=settings,
         loss=make_loss(TASK, Distillation(temperature=2.0, kd_weight=0.5)),
         evaluate=evaluate, compute=compute, forward=forward, **changes,
     )  # fmt: skip
@@ -110,16 +110,17 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, threads, monkeypat
     made, init = [], Team.__init__
     monkeypatch.setattr(Team, "__init__", lambda self, n: made.append(n) or init(self, n))
     whole, halves = (student(FP32, adapted=True, dropout=0.2) for _ in range(2))
-    wanted = fit(whole, FP32, tmp_path / "whole")
+    few = SETTINGS.model_copy(update={"epochs": 3})  # 18 steps
+    wanted = fit(whole, FP32, tmp_path / "whole", settings=few)
 
     def stop(event):
         if event.get("step") == stop_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(halves, FP32, tmp_path / "halves", on_progress=stop)
+        fit(halves, FP32, tmp_path / "halves", settings=few, on_progress=stop)
     again = student(FP32, adapted=True, dropout=0.2)
-    found = fit(again, FP32, tmp_path / "halves")
+    found = fit(again, FP32, tmp_path / "halves", settings=few)
     assert same(whole, again)
     assert [r["train_loss"] for r in found.history] == [r["train_loss"] for r in wanted.history]
     assert made == [2] * (3 if threads == 2 else 0)

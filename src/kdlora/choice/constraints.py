@@ -113,6 +113,22 @@ PROFILES = {
 }  # fmt: skip
 
 
+def asked_for(name: str | None, **limits: Any) -> list[tuple[str | None, Constraints]]:
+    """The profile of this name with `limits` of its own, else the limits alone, else all profiles.
+
+    Raises InputError for a name or a limit that is not known.
+    """
+    known = [f.name for f in fields(Constraints)]
+    unknown = [limit for limit in limits if limit not in known]
+    if unknown:
+        raise InputError([f"unknown limit '{x}'.{did_you_mean(x, known)}" for x in unknown])
+    if name is not None:
+        return [(name, profile(name).constraints.changed(**limits))]
+    if any(value is not None for value in limits.values()):
+        return [(None, Constraints().changed(**limits))]
+    return [(name, one.constraints) for name, one in PROFILES.items()]
+
+
 def profile(name: str) -> Profile:
     """Raises InputError for a name that is not known."""
     if name not in PROFILES:

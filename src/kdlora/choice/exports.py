@@ -20,6 +20,7 @@ from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
 from kdlora.records.frame import find_study, load_frame
 from kdlora.records.imported import is_imported
 from kdlora.records.predictions import read_outputs
+from kdlora.records.subset import Part, subset
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def recommend_study(
     study: str | Path,
     asked: Sequence[tuple[str | None, Constraints]],
     *,
-    tasks: Sequence[str] = (),
+    part: Part | None = None,
     exports: Iterable[Path] = (),
     length: int | None = None,
     measured_only: bool = False,
@@ -99,14 +100,16 @@ def recommend_study(
     InputError where there is none at all, with the reason of every task.
 
     Args:
-        tasks: default all that have a finished model.
+        part: what to choose from; default every task that has a finished model.
         exports: folders of artefacts beside those in `<study>/exports`.
         length: tokens at which latencies are compared.
         measured_only: consider only forms that were measured, no estimates.
         draws, seed: of the bootstrap.
     """
     root = find_study(study)
-    frame, imported = load_frame(root), is_imported(root)
+    part = part or Part()
+    frame, told = subset(load_frame(root), part.where, part.without)
+    imported = is_imported(root)
     notes: tuple[str, ...] = ()
     if imported:
         frame, notes = imported_candidates(frame)
@@ -117,13 +120,13 @@ def recommend_study(
         )  # fmt: skip
         then = "" if imported else ". Finish the study with `kdlora run`"
         raise InputError(f"{root} holds {lacks}, so there is nothing to choose from{then}")
-    unknown = [t for t in tasks if t not in known]
+    unknown = [t for t in part.tasks if t not in known]
     if unknown:
         raise InputError([f"no task '{t}' here.{did_you_mean(t, known)}" for t in unknown])
     shipped = read_exports(root, frame, exports)
     found: list[Recommendation] = []
     lacking: dict[str, str] = {}
-    for task in dict.fromkeys(tasks or known):
+    for task in dict.fromkeys(part.tasks or known):
         try:
             field = gather_candidates(
                 frame, task, exports=shipped.forms, forms=("torch",) if imported else FORMS,
@@ -144,4 +147,4 @@ def recommend_study(
         ]
     if not found:
         raise InputError(lacking.values())
-    return Choices(tuple(found), lacking)
+    return Choices(tuple(found), lacking, told)

@@ -116,7 +116,8 @@ class Recommendation(Result):
 @dataclass(frozen=True)
 class Choices(Result):
     """Recommendations task by task; `lacking` says in one sentence, task by task, why a task that
-    was asked for has none."""
+    was asked for has none, `part` which part of the study was chosen from where not all of it."""
 
     found: tuple[Recommendation, ...]
     lacking: dict[str, str]
+    part: str = ""

@@ -11,19 +11,17 @@ import typer
 from rich import box
 from rich.table import Table
 
-from kdlora.errors import InputError, Problems, did_you_mean
+from kdlora.cli.part import Where, Without
 from kdlora.vocabulary.quantity import quantity
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from kdlora.evidence.compare import Comparison
     from kdlora.evidence.costs import Ratio
     from kdlora.evidence.power import SeedsNeeded
     from kdlora.evidence.result import Rules
     from kdlora.evidence.study import Evidence
-    from kdlora.records.tidy import StudyFrame
 
 
 _HEADS = {
@@ -169,6 +167,21 @@ def method_table(e: Evidence) -> Table:
     return table
 
 
+def apart_table(e: Evidence) -> Table:
+    """A row a method that has too few cells to stand among the others."""
+    table = _plain(f"methods apart, each on the cells that it shares with {e.reference}")
+    table.add_column("arm", overflow="fold")
+    for name in ("mean", "reference", "kept %", "cells", "tasks"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for x in e.apart:
+        table.add_row(
+            x.arm, f"{x.mean:.1f}",
+            f"{x.reference_mean:.1f}" if x.reference_mean is not None else "-",
+            f"{x.retention:.1f}" if x.retention else "-", str(x.n_cells), str(x.n_tasks),
+        )  # fmt: skip
+    return table
+
+
 def ratio_table(e: Evidence) -> Table:
     """A row a method, two lines each: costs in per cent of the reference above their intervals."""
     table = _plain(f"cost in per cent of {e.reference} (geometric mean of matched runs)")
@@ -242,12 +255,8 @@ def compare(
     score: Annotated[
         str, typer.Option(help="Column to compare, e.g. report.macro_f1; default the primary one.")
     ] = "score",
-    where: Annotated[
-        list[str] | None, typer.Option(help="Keep only rows with column=value; many times.")
-    ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Drop rows with column=value; many times.")
-    ] = None,
+    where: Where = None,
+    without: Without = None,
     margin: Annotated[float, typer.Option(help="Differences within it are equivalent.")] = 1.0,
     margin_unit: Annotated[
         str, typer.Option(help="Unit of the margin: points, or a metric such as rmse.")
@@ -280,10 +289,12 @@ def compare(
     """
     import numpy as np
 
-    from kdlora.evidence.compare import compare_many
+    from kdlora import api
     from kdlora.evidence.result import Rules
+    from kdlora.evidence.teacher import has_taught
     from kdlora.records.frame import find_study, load_frame
     from kdlora.records.predictions import RunOutputs
+    from kdlora.records.subset import subset
     from kdlora.records.tidy import StudyFrame
 
     rules = Rules(
@@ -293,116 +304,47 @@ def compare(
         correction=correction,  # type: ignore[arg-type]
         draws=draws,
     )
-    keys = tuple(k.strip() for k in pair.split(",") if k.strip())
-    frame = _filtered(load_frame(study), where or [], without or [])
+    options: dict[str, Any] = {
+        "keys": tuple(k.strip() for k in pair.split(",") if k.strip()),
+        "score": score, "rules": rules, "seed": seed, "reference": reference,
+    }  # fmt: skip
+    frame, part = subset(load_frame(study), where or (), without or ())
     runs = StudyFrame.of(frame, RunOutputs(find_study(study), "report"))
+    made: Sequence[Comparison]
+    if named := bool(a or b or budget):
+        made = api.compare_arms(runs, a or (), b or (), budget=budget, **options)
+        rest: dict[str, Any] = {}
+        told = reference or made[0].b
+    else:
+        evidence = api.compare(runs, **options)
+        made = list({(c.a, c.b): c for _, c in evidence.comparisons}.values())
+        rest = evidence.to_dict()
+        told = evidence.reference
     rng = np.random.default_rng(seed)
-    if a or b or budget:
-        contrasts = _contrasts(frame, a or [], b or [], reference)
-        if budget:
-            runs = _same_budget(runs, contrasts, budget, keys)
-            made = compare_many(runs, contrasts, rng=rng, keys=keys, score=score, rules=rules)
-        else:
-            made = _asked(runs, contrasts, reference, rng=rng, keys=keys, score=score, rules=rules)
-        wishes = [_seeds_needed(c, wish) if wish is not None else None for c in made]
-        tested = [_test_examples(study, c, rng) if examples else [] for c in made]
-        if as_json:
-            rows = [
-                {**c.to_dict(), "seeds_needed": w.to_dict() if w else None, "examples": e}
-                for c, w, e in zip(made, wishes, tested, strict=True)
-            ]
-            print(json.dumps(rows, indent=1))
-        else:
-            _show_comparisons(made, wishes, tested)
-        return
-    from kdlora.evidence.study import gather
-    from kdlora.evidence.teacher import has_taught
-
-    _check_arms(runs.ranks_apart().table, [reference] if reference else [])
-    evidence = gather(runs, rng=rng, reference=reference, keys=keys, score=score, rules=rules)
+    wishes = [_seeds_needed(c, wish) if wish is not None else None for c in made]
+    tested = [_test_examples(study, c, rng) if examples else [] for c in made]
     if as_json:
-        print(json.dumps(evidence.to_dict(), indent=1))
+        rows = [
+            {**c.to_dict(), "seeds_needed": w.to_dict() if w else None, "examples": e}
+            for c, w, e in zip(made, wishes, tested, strict=True)
+        ]
+        rest.pop("families", None)  # the same comparisons, question by question
+        shown = {
+            "part": part,
+            "reference": told,
+            "rules": made[0].rules.to_dict() if made else None,
+        }
+        print(json.dumps({**shown, "comparisons": rows, **rest}, indent=1))
+        return
+    if part:
+        _console().print(part, soft_wrap=True)
+    if named:
+        _show_comparisons(made, wishes, tested)
         return
     _show_evidence(evidence)
     if reference is None and not has_taught(frame):
-        told = f"note: no student was taught; compared with {evidence.reference}"
-        _console().print(told, soft_wrap=True)
-
-
-def _filtered(frame: pd.DataFrame, where: list[str], without: list[str]) -> pd.DataFrame:
-    """Rows with all of `where` and none of `without`. Raises InputError for what it cannot read."""
-    from kdlora.evidence.scores import equals
-
-    problems = Problems()
-    if "family" in frame and "pair" not in frame:
-        frame = frame.rename(columns={"family": "pair"})
-    for text, keep in [*((w, True) for w in where), *((w, False) for w in without)]:
-        column, sign, value = text.partition("=")
-        column = "pair" if column == "family" else column
-        if not sign:
-            problems.add(f"cannot read '{text}': write column=value, such as task=wnli")
-        elif column not in frame:
-            problems.add(f"no column '{column}'.{did_you_mean(column, frame.columns)}")
-        else:
-            frame = frame[equals(frame[column], value) == keep]
-    problems.raise_any()
-    if frame.empty:
-        raise InputError("no run is left after --where and --without")
-    return frame
-
-
-def _check_arms(frame: pd.DataFrame, names: list[str]) -> None:
-    """Raise InputError, all at once, for arms that the study does not know at all."""
-    from kdlora.evidence.scores import Selection
-
-    arms = sorted(map(str, frame["arm"].unique()))
-    unknown = [n for n in names if not Selection.parse(n).arms(arms)]
-    if unknown:
-        raise InputError([f"no arm '{n}' in this study.{did_you_mean(n, arms)}" for n in unknown])
-
-
-def _contrasts(
-    frame: pd.DataFrame, a: list[str], b: list[str], reference: str | None
-) -> list[tuple[str, str]]:
-    """All of `a` against all of `b`; without b the reference, without a every other arm."""
-    from kdlora.evidence.teacher import reference_arm
-
-    arms = sorted(map(str, frame["arm"].unique()))
-    b = b or [reference or reference_arm(frame)]
-    a = a or [arm for arm in arms if arm not in b]
-    _check_arms(frame, [*a, *b])
-    contrasts = [(x, y) for x in a for y in b if x != y]
-    if not contrasts:
-        raise InputError("--a and --b name the same arm: there is nothing to compare")
-    return contrasts
-
-
-def _asked(
-    runs: StudyFrame, contrasts: list[tuple[str, str]], reference: str | None, **options: Any
-) -> tuple[Comparison, ...]:
-    """The comparisons with the verdicts of the whole study, see `questions.ask_for`."""
-    from kdlora.evidence.questions import ask_for, questions
-    from kdlora.evidence.scores import usable_runs
-    from kdlora.evidence.teacher import reference_arm
-
-    usable, _ = usable_runs(runs, options["score"])
-    arms = [arm for arm in sorted(set(runs.table["arm"].dropna())) if arm in set(usable["arm"])]
-    reference = reference or reference_arm(runs.table, arms or None)
-    return ask_for(runs, contrasts, questions(arms, reference), **options)
-
-
-def _same_budget(
-    runs: StudyFrame, contrasts: list[tuple[str, str]], column: str, keys: tuple[str, ...]
-) -> StudyFrame:
-    """The runs of like cost. Raises InputError where there are none, or for many comparisons."""
-    from kdlora.evidence.costs import budget_matched
-
-    if len(contrasts) > 1:
-        raise InputError("--budget picks runs for one comparison: give one --a and one --b")
-    kept, budget = budget_matched(runs, *contrasts[0], column=column, keys=keys)
-    if budget.cannot:
-        raise InputError(f"no comparison at the same budget: {budget.cannot}")
-    return kept
+        note = f"note: no student was taught; compared with {evidence.reference}"
+        _console().print(note, soft_wrap=True)
 
 
 def _seeds_needed(c: Comparison, wish: float) -> SeedsNeeded | None:
@@ -479,6 +421,8 @@ def _show_evidence(e: Evidence) -> None:
         console.print(method_table(e))
     else:
         console.print(f"No table of methods: {e.shared.reason}.", soft_wrap=True)
+    if e.apart:
+        console.print(apart_table(e))
     if e.ratios:
         console.print(ratio_table(e))
     if e.front and e.front.cannot:

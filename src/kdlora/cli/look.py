@@ -96,8 +96,8 @@ def _task(file: str, **options: object) -> OwnTask:
     """A file as a task of its own; options that are not given have the defaults of a study."""
     from pydantic import ValidationError
 
+    from kdlora.planning.distil_study import task_name_of
     from kdlora.spec.base import explain
-    from kdlora.spec.distil_study import task_name_of
     from kdlora.spec.sections import OwnTask
 
     given = {name: value for name, value in options.items() if value}

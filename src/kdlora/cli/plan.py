@@ -81,6 +81,8 @@ def plan(
 
     console = Console()
     _show(seen, changes, resolved, store, console)
+    for name, chosen in planned.lengths.items():
+        console.print(f"max_length: {name}: {chosen.because}", soft_wrap=True, highlight=False)
     for one in looks:
         say_findings(one.of("error", "warning"), console, prefix=f"{one.task}: ")
 

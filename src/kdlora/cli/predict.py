@@ -7,11 +7,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kdlora.errors import InputError
+
+if TYPE_CHECKING:
+    from kdlora.ship.answers import Predictor
+    from kdlora.ship.predict import PredictedFile
 
 
 def predict(
@@ -85,6 +89,7 @@ def predict(
                 print(f"{answer['value']:.3f}\t{sentence}")
             else:
                 print(f"{answer['label']}\t{answer['probability']:.3f}\t{sentence}")
+        _say_truncated(sum(answer["truncated"] for answer in answers), len(answers), predictor)
         return
 
     assert file is not None
@@ -95,19 +100,31 @@ def predict(
             f"{len(columns)} --text-column given, but this model reads {expected} "
             f"({', '.join(predictor.card.text_columns)})"
         )
-    rows, seconds = _follow(
+    done, seconds = _follow(
         lambda on_rows: predict_file(
             predictor, file, target, columns=columns, overwrite=overwrite, on_rows=on_rows
         )
     )
-    print(f"{rows:,} rows with predictions: {target}")
-    print(
-        f"by {predictor.variant}, {rows / max(seconds, 1e-9):,.0f} rows a second", file=sys.stderr
-    )
+    print(f"{done.rows:,} rows with predictions: {target}")
+    _say_truncated(done.truncated, done.rows, predictor)
+    pace = done.rows / max(seconds, 1e-9)
+    print(f"by {predictor.variant}, {pace:,.0f} rows a second", file=sys.stderr)
 
 
-def _follow(work: Callable[[Callable[[int], None]], int]) -> tuple[int, float]:
-    """Do the work under a line that counts its rows; returns rows and seconds."""
+def _say_truncated(truncated: int, rows: int, predictor: Predictor) -> None:
+    """Tell of texts whose end was not read, beside the answers and not among them."""
+    if truncated:
+        print(
+            f"warning: {truncated:,} of {rows:,} inputs are longer than the "
+            f"{predictor.card.max_length} tokens that the model reads; the rest of them had no say",
+            file=sys.stderr,
+        )
+
+
+def _follow(
+    work: Callable[[Callable[[int], None]], PredictedFile],
+) -> tuple[PredictedFile, float]:
+    """Do the work under a line that counts its rows; returns what came of it, and seconds."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -119,5 +136,5 @@ def _follow(work: Callable[[Callable[[int], None]], int]) -> tuple[int, float]:
         console=Console(stderr=True),
     ) as bar:
         job = bar.add_task("predict", total=None, rows=0, pace=0.0)
-        rows = work(lambda n: bar.update(job, rows=n, pace=n / max(time.monotonic() - began, 1e-9)))
-    return rows, time.monotonic() - began
+        done = work(lambda n: bar.update(job, rows=n, pace=n / max(time.monotonic() - began, 1e-9)))
+    return done, time.monotonic() - began

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError
 
 if TYPE_CHECKING:
-    from kdlora.choice.constraints import Constraints
     from kdlora.choice.recommendation import JudgedForm, Recommendation
 
 
@@ -59,6 +59,8 @@ def recommend(
     task: Annotated[
         list[str] | None, typer.Option(help="Only this task; many times. Default all.")
     ] = None,
+    where: Where = None,
+    without: Without = None,
     export: Annotated[
         list[Path] | None,
         typer.Option(help="An exported folder that is not in STUDY/exports; many times."),
@@ -77,9 +79,9 @@ def recommend(
     exit code is 1 where a task has no model to choose from (the others are shown), and 2 where
     none has.
     """
-    from kdlora.choice.constraints import PROFILES, Constraints
-    from kdlora.choice.constraints import profile as named
+    from kdlora.choice.constraints import asked_for
     from kdlora.choice.exports import recommend_study
+    from kdlora.records.subset import Part
 
     given: dict[str, Any] = {
         "max_size_mb": max_size_mb, "max_latency_ms": max_latency_ms, "min_score": min_score,
@@ -93,22 +95,18 @@ def recommend(
     ]
     if problems:
         raise InputError(problems)
-    asked: list[tuple[str | None, Constraints]]
-    if profile is not None:
-        asked = [(profile, named(profile).constraints.changed(**given))]
-    elif any(value is not None for value in given.values()):
-        asked = [(None, Constraints().changed(**given))]
-    else:
-        asked = [(name, p.constraints) for name, p in PROFILES.items()]
+    asked = asked_for(profile, **given)
     made = recommend_study(
-        study, asked, tasks=task or (), exports=export or (), length=length,
-        measured_only=measured_only, draws=draws, seed=seed,
+        study, asked, part=Part(task or (), where or (), without or ()),
+        exports=export or (), length=length, measured_only=measured_only, draws=draws, seed=seed,
     )  # fmt: skip
     if as_json:
         rows = [one.to_dict() for one in made.found]
         told = {"study": str(study), "seed": seed, "recommendations": rows}
-        print(json.dumps(told | {"lacking": made.lacking}, indent=1))
+        print(json.dumps(told | {"part": made.part, "lacking": made.lacking}, indent=1))
     else:
+        if made.part:
+            print(f"{made.part}\n")
         several = len({one.task for one in made.found}) + len(made.lacking) > 1
         for i, one in enumerate(made.found):
             if i:

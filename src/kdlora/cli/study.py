@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ StudyFolder = Annotated[
 
 
 def demo(out: Out = None, workers: Workers = 1, threads: Threads = None) -> None:
-    """Run the main job on real text: a teacher, its LoRA arm, and students with and without KD."""
+    """Show on real text what a teacher and texts without labels give a small model."""
     from kdlora.api import as_study
 
     _run(as_study("demo"), out, workers=workers, threads=threads, retry_failed=True)
@@ -155,8 +156,38 @@ def run(
 
 def distil(
     train: Annotated[str, typer.Option(help="Training data: CSV, TSV, JSONL or Parquet.")],
-    teacher: Annotated[str, typer.Option(help="Large encoder: hub name, folder or minilm-l6 ...")],
     student: Annotated[str, typer.Option(help="Small encoder: hub name, folder or minilm-l3 ...")],
+    teacher: Annotated[
+        str | None, typer.Option(help="Large encoder: hub name, folder or minilm-l6 ...")
+    ] = None,
+    teacher_outputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of a teacher: what another model or people said of the texts. Training "
+            "rows then need no label.",
+        ),
+    ] = None,
+    outputs_kind: Annotated[
+        str,
+        typer.Option(
+            help="What it holds: labels, probabilities, logits, votes or scores; auto tells it "
+            "from its columns."
+        ),
+    ] = "auto",
+    outputs_label: Annotated[
+        str | None, typer.Option(help="Its column of class names; default as --label.")
+    ] = None,
+    confidence: Annotated[
+        str | None, typer.Option(help="Its column of how sure each is, 0 to 1.")
+    ] = None,
+    hypothesis: Annotated[
+        str | None,
+        typer.Option(
+            help='"This text is about {}.": the teacher answers by entailment, without training '
+            "and without labels."
+        ),
+    ] = None,
     eval: Annotated[str | None, typer.Option(help="Held-out data; default 20 % of train.")] = None,
     unlabelled: Annotated[
         list[str] | None,
@@ -185,7 +216,14 @@ def distil(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples per optimizer step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate, of all arms alike.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens per text; more are cut.")] = None,
+    max_length: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKENS|auto",
+            help="Tokens per text; more are cut. auto: the 99th percentile of the texts, up to "
+            "what encoders and memory allow.",
+        ),
+    ] = None,
     max_train: Annotated[int | None, typer.Option(help="Train on a subset of this size.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens the teacher's logits.")] = None,
     kd_weight: Annotated[float | None, typer.Option(help="Teacher's share in the loss.")] = None,
@@ -196,13 +234,18 @@ def distil(
     threads: Threads = None,
     strict: Strict = False,
 ) -> None:
-    """Distil a teacher into a small student on your own labelled file."""
-    from kdlora.spec.distil_study import DistilArguments, distil_study
+    """Distil a teacher into a small student on your own file."""
+    from kdlora.planning.distil_study import DistilArguments, distil_study
 
     arguments = DistilArguments(
         train=train,
         student=student,
         teacher=teacher,
+        teacher_outputs=teacher_outputs,
+        outputs_kind=outputs_kind,
+        outputs_label=outputs_label,
+        confidence=confidence,
+        hypothesis=hypothesis,
         eval=eval,
         unlabelled=unlabelled or (),
         text=text or "text",
@@ -236,6 +279,14 @@ def distil(
 
 def report(
     folder: StudyFolder,
+    where: Where = None,
+    without: Without = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to; default the study's, with --where or --without its part/."
+        ),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Write it again whenever a run ends, until all have.")
@@ -245,8 +296,9 @@ def report(
     """Write the report of a study again from its records."""
     from kdlora.api import watch_report, write_report
 
+    part: dict[str, Any] = {"where": where or (), "without": without or (), "out": out}
     if not watch:
-        files = write_report(folder)
+        files = write_report(folder, **part)
         print(files.html)
         if open_it:
             typer.launch(str(files.html))
@@ -262,7 +314,7 @@ def report(
             opened = True
 
     try:
-        watch_report(folder, every_s=every, on_written=tell).check()
+        watch_report(folder, every_s=every, on_written=tell, **part).check()
     except KeyboardInterrupt:
         print("stopped watching; the report stays as it was last written")
 

@@ -6,7 +6,7 @@ in each run costs minutes on a large task. The files are only a cache: any of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,24 @@ def encode(
         pad_id=int(tokenizer.pad_token_id or 0),
         pad_left=tokenizer.padding_side == "left",
     )
+
+
+def whole_lengths(
+    encoded: Encoded,
+    max_length: int,
+    texts: Sequence[list[str]],
+    count: Callable[[list[list[str]]], Sequence[int] | np.ndarray],
+) -> np.ndarray:
+    """Tokens [n] of every input before it was cut at `max_length`.
+
+    Only inputs that are as long as that can have been cut: they alone are counted again, by
+    `count`, which is given their texts column by column.
+    """
+    lengths = encoded.lengths.copy()
+    cut = np.flatnonzero(lengths >= max_length)
+    if len(cut):
+        lengths[cut] = count([[column[i] for i in cut] for column in texts])
+    return lengths
 
 
 def train_batches(

@@ -52,12 +52,16 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """What a source gives, before any split is carved. `reports` is empty if it has none."""
+    """What a source gives, before any split is carved. `reports` is empty if it has none.
+
+    `rest` are train rows without a label, where the source may lack some; None where it may not.
+    """
 
     task: Task
     train: Examples
     reports: dict[str, Examples]
     notes: tuple[str, ...] = ()
+    rest: Examples | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,8 @@ class TaskData:
     reports: keyed as `Task.reports`; the first is "report".
     overlap: report rows whose exact text also stands in train or selection.
     fingerprint: hash over all ids, texts and labels of all splits: what was really used.
-    rest: train rows that `max_train` leaves out; they belong to no split.
+    rest: train rows that `max_train` leaves out, and those without a label; they belong to no
+        split. None where there cannot be any.
     notes: what a user should be told.
     """
 
@@ -125,6 +130,17 @@ def fingerprint(splits: dict[str, Examples]) -> str:
         for column in part.texts:
             digest.update("\x1e".join(column).encode())
     return digest.hexdigest()[:ID_LENGTH]
+
+
+def joined(train: Examples, extra: Examples | None) -> Examples:
+    """Train rows and, behind them, rows that only a teacher labels."""
+    if extra is None:
+        return train
+    return Examples(
+        np.concatenate([train.ids, extra.ids]),
+        tuple([*a, *b] for a, b in zip(train.texts, extra.texts, strict=True)),
+        np.concatenate([train.labels, extra.labels.astype(train.labels.dtype)]),
+    )
 
 
 def is_labelled(labels: np.ndarray) -> np.ndarray:

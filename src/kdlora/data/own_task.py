@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,8 +154,13 @@ def check_own_task(own: OwnTask) -> list[str]:
         wanted = wanted_columns(own)
     except DataError as error:
         return error.problems
-    files = [Path(name) for name in (own.train, own.eval) if name is not None]
-    return [problem for path in files for problem in column_problems(path, wanted)]
+    problems = column_problems(Path(own.train), _required(own, wanted))
+    return problems + (column_problems(Path(own.eval), wanted) if own.eval is not None else [])
+
+
+def _required(own: OwnTask, wanted: Sequence[str]) -> list[str]:
+    """The columns that the training file must have: without labels its rows are mere texts."""
+    return [name for name in wanted if name != own.label or own.missing_labels == "error"]
 
 
 _LEAST_ROWS = 20
@@ -170,6 +175,11 @@ class _Rows:
     labels: list[Any]
     keys: list[str] | None
     numbers: list[int]
+
+    @property
+    def labelled(self) -> list[int]:
+        """The places of the rows that have a label."""
+        return [i for i, label in enumerate(self.labels) if not is_missing(label)]
 
     def at(self, index: Sequence[int]) -> _Rows:
         return _Rows(
@@ -191,23 +201,28 @@ def load_own(own: OwnTask) -> Loaded:
     for part, name in (("train", own.train), ("eval", own.eval)):
         if name is not None:
             with problems.caught():
-                table = read_table(Path(name), wanted)
-                files[part] = _checked_rows(own, table, problems, notes)
+                may_lack = part == "train" and own.missing_labels == "rest"
+                table = _read(own, Path(name), wanted, may_lack=may_lack)
+                files[part] = _checked_rows(own, table, problems, notes, may_lack=may_lack)
     problems.add(*_shared_keys(files))
     if "train" not in files:
         problems.raise_any(DataError)
 
     train, held_out = files["train"], files.get("eval")
-    if len(train.labels) < _LEAST_ROWS:
+    gold = _gold(own, train, held_out)
+    if len(gold.labels) < _LEAST_ROWS:
         problems.add(
-            f"{train.path} holds {len(train.labels)} usable rows; at least {_LEAST_ROWS} are needed"
+            f"{train.path} holds {len(gold.labels)} usable rows; at least {_LEAST_ROWS} are needed"
+            if own.missing_labels == "error"
+            else f"there are {len(gold.labels)} rows with a label; at least {_LEAST_ROWS} are "
+            "needed, to select and to report on"
         )
-    if not train.labels:
+    if not gold.labels:
         problems.raise_any(DataError)
     stated = CLASSIFICATION if own.labels else KINDS.get(own.kind)
-    kind = stated or infer_kind(train.labels)
-    names = kind.names(train.labels)
-    problems.add(*_PROBLEMS[kind](own, names, train, held_out))
+    kind = stated or infer_kind(gold.labels)
+    names = kind.names(gold.labels)
+    problems.add(*_PROBLEMS[kind](own, names, gold, held_out))
     positive = _check_metric(own, kind, names, problems)
     problems.raise_any(DataError)
 
@@ -233,13 +248,48 @@ def load_own(own: OwnTask) -> Loaded:
         reports={"report": "eval" if held_out else HELD_OUT},
         label=own.label,
     )
-    examples = {part: _examples(task, rows) for part, rows in files.items()}
-    reports = {"report": examples["eval"]} if held_out else {}
-    return Loaded(task, examples["train"], reports, tuple(notes))
+    reports = {"report": _examples(task, held_out)} if held_out else {}
+    rest = None
+    if own.missing_labels == "rest":
+        without = sorted({*range(len(train.labels))} - {*train.labelled})
+        rest = _examples(task, train, without)
+        notes.append(
+            f"{train.path}: {len(without):,} of {len(train.labels):,} rows have no label and are "
+            "learnt from the teacher alone"
+        )
+    return Loaded(task, _examples(task, train, train.labelled), reports, tuple(notes), rest)
 
 
-def _checked_rows(own: OwnTask, table: FileTable, problems: Problems, notes: list[str]) -> _Rows:
-    """The rows with a text and a label; what is wrong with the others goes to the problems."""
+def _read(own: OwnTask, path: Path, wanted: Sequence[str], *, may_lack: bool) -> FileTable:
+    """The wanted columns of a file; of one that may lack labels the column may be missing."""
+    if not may_lack or own.label in open_table(path).columns:
+        return read_table(path, wanted)
+    table = read_table(path, _required(own, wanted))
+    return replace(table, columns={**table.columns, own.label: [None] * len(table)})
+
+
+def _gold(own: OwnTask, train: _Rows, held_out: _Rows | None) -> _Rows:
+    """The rows by whose labels the task is known: of the training file, where all have one.
+
+    Where some may lack theirs, a class may stand in the held-out file alone.
+    """
+    rows = train.at(train.labelled)
+    if own.missing_labels == "error" or held_out is None:
+        return rows
+    return replace(
+        rows,
+        labels=[*rows.labels, *held_out.labels],
+        numbers=[*rows.numbers, *held_out.numbers],
+    )
+
+
+def _checked_rows(
+    own: OwnTask, table: FileTable, problems: Problems, notes: list[str], *, may_lack: bool
+) -> _Rows:
+    """The rows with a text and a label; what is wrong with the others goes to the problems.
+
+    Where rows `may_lack` a label they stay without one.
+    """
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
     values = _named(own, table, problems)
@@ -249,7 +299,7 @@ def _checked_rows(own: OwnTask, table: FileTable, problems: Problems, notes: lis
         problems.add(
             f"{table.path}: column '{own.label}' holds no single label in {name_rows(structured)}"
         )
-    missing = table.where(own.label, is_missing)
+    missing = [] if may_lack else table.where(own.label, is_missing)
     if missing:
         problems.add(
             f"{table.path}: no label in {name_rows(missing)} of {len(table):,} "
@@ -390,7 +440,11 @@ def _check_metric(
     return positive
 
 
-def _examples(task: Task, rows: _Rows) -> Examples:
+def _examples(task: Task, rows: _Rows, chosen: Sequence[int] | None = None) -> Examples:
+    """The rows, or the chosen ones: all of them with a label, or all without.
+
+    Ids are those of the whole file, so that no two rows of it share one.
+    """
     import numpy as np
 
     from kdlora.data.examples import Examples, ids_of_keys, ids_of_texts
@@ -399,5 +453,11 @@ def _examples(task: Task, rows: _Rows) -> Examples:
         ids = ids_of_texts(task.name, rows.texts)
     else:
         ids = ids_of_keys(task.name, rows.keys)
-    labels = task.kind.decode(rows.labels, task.label_names)
-    return Examples(ids, rows.texts, labels, np.array(rows.numbers, dtype=np.int64))
+    chosen = range(len(ids)) if chosen is None else chosen
+    part = rows.at(chosen)
+    if len(part.labelled) == len(part.labels):
+        labels = task.kind.decode(part.labels, task.label_names)
+    else:
+        labels = task.kind.unlabelled(len(part.labels))
+    numbers = np.array(part.numbers, dtype=np.int64)
+    return Examples(ids[list(chosen)], part.texts, labels, numbers)

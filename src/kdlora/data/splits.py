@@ -14,13 +14,15 @@ from kdlora.spec.sections import Data
 
 LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
 SHORT_SELECTION = 100  # rows; a choice made on fewer is noisy
+# The same where a teacher labels the training rows: labels serve to select and to report first.
+LARGEST_OF_GOLD = 1 / 3
 _BIN_ROWS, _MOST_BINS = 20, 10
 
 
-def selection_size(n: int, data: Data) -> int:
-    """Rows of n to select on: a fraction, at least a minimum, at most a fifth or as set."""
+def selection_size(n: int, data: Data, *, largest: float = LARGEST_SHARE) -> int:
+    """Rows of n to select on: a fraction, at least a minimum, at most a share or as set."""
     wanted = max(round(data.selection_fraction * n), data.selection_min)
-    return min(wanted, int(LARGEST_SHARE * n), data.max_selection or n)
+    return min(wanted, int(largest * n), data.max_selection or n)
 
 
 def strata_of(labels: np.ndarray) -> np.ndarray:

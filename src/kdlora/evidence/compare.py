@@ -161,6 +161,8 @@ class Comparison(Result):
 
     `only_a`, `only_b`: cells that the other side lacks, which are not used. `unequal`: what else
     than the arm differs between paired runs. `claims` are those of every scope, the widest first.
+    `question`: what it answers together with those of its family, where it is one of a study's own
+    (see `questions`).
     """
 
     a: str
@@ -184,6 +186,7 @@ class Comparison(Result):
     notes: tuple[str, ...]
     matched: Matched = field(repr=False, compare=False)
     unequal: tuple[str, ...] = ()
+    question: str = ""
 
     @property
     def claim(self) -> Claim:
@@ -262,7 +265,7 @@ def compare_many(
     ]
     known = study.once("texts", lambda: StoredTexts(study.outputs))
     claims = judge_all(matched, [_texts(study, m, known) for m in matched], rules)
-    generators = rng.spawn(len(matched)) if matched else []
+    generators = [intervals.stream(rng, m.a, m.b) for m in matched]
     conditions_of = study.once("conditions", lambda: conditions_by_run(study))
     return tuple(
         _comparison(m, own, len(matched), rules, generator, conditions_of)

@@ -118,7 +118,11 @@ def cost_ratios(
             if not matched.reason:
                 sides = [codes.loc[Selection.parse(s).rows(usable).index] for s in (a, b)]
                 unlike = _unlike(sides, matched.cells, keys, settings)
-            ratios.append(_ratio(matched, unlike, column, tuple(same), rules, rng))
+            ratios.append(
+                _ratio(
+                    matched, unlike, column, tuple(same), rules, intervals.stream(rng, a, b, column)
+                )
+            )
     return tuple(ratios)
 
 

@@ -15,10 +15,13 @@ import pandas as pd
 from kdlora.evidence.best import Mark
 from kdlora.evidence.outcomes import (
     Outcome,
+    OutcomeApart,
     Spread,
     all_outcomes,
     averaged_tasks,
+    blocks_by_pair,
     in_blocks,
+    outcomes_apart,
     spreads,
 )
 from kdlora.evidence.students import StudentRanking, rank_students
@@ -199,15 +202,18 @@ class Facts:
     """Everything that tables, sentences and charts are made from, computed once.
 
     `frame` is tidy, `cells` are those of `in_blocks`, `outcomes` and `students` are per pair over
-    its shared blocks, `spreads` per (pair, task, arm) over all runs. `marks` of the tables' columns
-    are there where the study was tested too: (table, pair, column) -> arm -> mark. `rankings` say
-    which student of a task is the one to ship; `students` follow them.
+    its shared `blocks`, but arms with few cells are `apart`; `spreads` per (pair, task, arm) over
+    all runs. `marks` of the tables' columns are there where the study was tested too: (table, pair,
+    column) -> arm -> mark. `rankings` say which student of a task is the one to ship; `students`
+    follow them.
     """
 
     frame: pd.DataFrame
     cells: pd.DataFrame
     spreads: dict[tuple[str, str, str], Spread]
+    blocks: dict[str, list[tuple[str, int]]]
     outcomes: dict[str, list[Outcome]]
+    apart: dict[str, list[OutcomeApart]]
     rankings: dict[str, StudentRanking]
     students: dict[str, tuple[list[Outcome], str]]
     gains: list[Gain]
@@ -249,4 +255,6 @@ def describe(frame: StudyFrame | pd.DataFrame) -> Facts:
             wanted.append(PairedArms(RUNNER_UP, *first))
         scores = PairScores.of(data, cells, pair)
         gains += [gain for c in wanted for gain in differences(scores, c)]
-    return Facts(data, cells, spreads(data), outcomes, rankings, students, gains)
+    blocks, apart = blocks_by_pair(data, cells), outcomes_apart(data, cells, outcomes)
+    found = spreads(data)
+    return Facts(data, cells, found, blocks, outcomes, apart, rankings, students, gains)

@@ -11,6 +11,7 @@ A stratum of one unit has an unknown spread, not none: it leaves no interval.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -27,6 +28,16 @@ _BUDGET = 400_000_000  # numbers drawn at most in one call
 def affordable(draws: int, size: int) -> int:
     """Fewer draws (never under 1,000) where a sample is so large that 10,000 would take minutes."""
     return min(draws, max(1_000, _BUDGET // max(size, 1)))
+
+
+def stream(rng: np.random.Generator, *names: object) -> np.random.Generator:
+    """A generator of its own for what is named: its draws hang on the seed of `rng` and the names
+    alone, so that what else is drawn, before it or beside it, changes nothing."""
+    seeds = rng.bit_generator.seed_seq
+    key = [zlib.crc32(str(name).encode()) for name in names]
+    known = getattr(seeds, "spawn_key", ())
+    entropy = getattr(seeds, "entropy", None)
+    return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(*known, *key)))
 
 
 def resample(n: int, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -1,19 +1,21 @@
 """From the tidy frame to what a report states: means over seeds, shared blocks, paired gains.
 
 A *cell* is one row of the frame (pair, task, arm, seed). A *block* is a task and a seed of a pair;
-it is *shared* when every trained arm has a score in it. Averages over tasks use shared blocks only,
-so that no arm gains by missing a hard one. Flagged cells take part like any other and are marked.
+it is *shared* when every trained arm has a score in it, but for those with few cells (`sparse`),
+which stand apart. Averages over tasks use shared blocks only, so that no arm gains by missing a
+hard one. Flagged cells take part like any other and are marked.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from kdlora.evidence.sparse import sparse_arms
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.vocabulary.arm import MAJORITY
@@ -48,12 +50,16 @@ def _raced(frame: pd.DataFrame, cells: pd.DataFrame) -> np.ndarray:
     return pd.MultiIndex.from_frame(cells[place]).isin(stopped)
 
 
-def shared_blocks(cells: pd.DataFrame, pair: str, tasks: Sequence[str]) -> list[tuple[str, int]]:
+def shared_blocks(
+    cells: pd.DataFrame, pair: str, tasks: Sequence[str], teacher: str | None = None
+) -> list[tuple[str, int]]:
     """The (task, seed) blocks in which every trained arm that has any score has one.
 
-    Arms that were stopped early somewhere are not asked for. `cells` are those of `in_blocks`.
+    Arms that were stopped early somewhere are not asked for, nor those with few cells (the teacher
+    always is). `cells` are those of `in_blocks`.
     """
     own = cells[(cells["pair"] == pair) & (cells["role"] != "baseline") & ~cells["raced"]]
+    own = own[~own["arm"].isin(sparse_arms(own[own["task"].isin(tasks)], never=(teacher,)))]
     arms = set(own["arm"])
     present = own[own["task"].isin(tasks)].groupby(["task", "seed"], sort=False)["arm"].agg(set)
     return [block for block, found in present.items() if found == arms]  # type: ignore[misc]
@@ -87,7 +93,7 @@ def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An arm of a pair over some tasks: what it scores and what it costs, in stored units.
+    """An arm of a pair over `tasks`: what it scores and what it costs, in stored units.
 
     `retained` and `above_floor` are shares of the teacher's score and of the teacher's gain over
     the majority baseline, in the same blocks; None where such a share has no meaning.
@@ -100,6 +106,7 @@ class Outcome:
     retained: float | None
     above_floor: float | None
     costs: dict[str, float]
+    tasks: tuple[str, ...] = ()
 
 
 def outcomes(
@@ -136,7 +143,9 @@ def outcomes(
         spread = _over_seeds(known, len(runs[arm]), doubtful.get(arm, ()))
         costs = {name: float(means[name][arm]) for name in COSTS}
         selection = float(means["selection_score"][arm])
-        found.append(Outcome(arm, len(known), spread, selection, retained, above, costs))
+        found.append(
+            Outcome(arm, len(known), spread, selection, retained, above, costs, tuple(tasks))
+        )
     return found
 
 
@@ -181,16 +190,55 @@ def outcome_metric(frame: pd.DataFrame) -> tuple[str, int]:
     return metric_of(frame, tasks[0]) if tasks else ("", 1)
 
 
+def blocks_by_pair(frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
+    """Pair -> the blocks of the averaged tasks that its trained arms share."""
+    tasks = averaged_tasks(frame)
+    return {
+        pair: shared_blocks(cells, pair, tasks, teacher_arm(frame, pair))
+        for pair in names(frame, "pair")
+    }
+
+
 def all_outcomes(frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[Outcome]]:
     """Per pair, the arms that have all its shared blocks of the averaged tasks, over those.
 
     A pair without a shared block is absent; so is a baseline whose metric is undefined somewhere.
     """
-    blocks = {
-        pair: shared_blocks(cells, pair, averaged_tasks(frame)) for pair in names(frame, "pair")
-    }
     return {
         pair: [o for o in outcomes(frame, cells, pair, found) if o.blocks == len(found)]
-        for pair, found in blocks.items()
+        for pair, found in blocks_by_pair(frame, cells).items()
         if found
     }
+
+
+@dataclass(frozen=True)
+class OutcomeApart:
+    """An arm that has no place among the others, and the teacher over the blocks of both."""
+
+    own: Outcome
+    teacher: Outcome
+
+
+def outcomes_apart(
+    frame: pd.DataFrame, cells: pd.DataFrame, among: Mapping[str, Sequence[Outcome]]
+) -> dict[str, list[OutcomeApart]]:
+    """Pair -> the trained arms that are not `among` its outcomes, where they share a block with
+    the teacher. Arms that were stopped early somewhere are none of them."""
+    found: dict[str, list[OutcomeApart]] = {}
+    averaged = cells["task"].isin(averaged_tasks(frame))
+    for pair in names(frame, "pair"):
+        teacher = teacher_arm(frame, pair)
+        known = {o.arm for o in among.get(pair, ())}
+        own = cells[averaged & (cells["pair"] == pair) & (cells["role"] != "baseline")]
+        blocks = {
+            arm: set(zip(rows["task"], rows["seed"], strict=True))
+            for arm, rows in groups(own, "arm")
+        }
+        raced = set(own.loc[own["raced"], "arm"])
+        for arm in names(own, "arm"):
+            both = sorted(blocks[arm] & blocks.get(teacher, set()))
+            if arm == teacher or arm in known or arm in raced or not both:
+                continue
+            by_arm = {o.arm: o for o in outcomes(frame, cells, pair, both)}
+            found.setdefault(pair, []).append(OutcomeApart(by_arm[arm], by_arm[str(teacher)]))
+    return found

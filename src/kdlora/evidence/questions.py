@@ -11,12 +11,17 @@ Copies of an arm (another rank, another temperature) are asked about apart from 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
+from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.costs import budget_matched
 from kdlora.evidence.result import Rules
-from kdlora.evidence.scores import KEYS
+from kdlora.evidence.scores import KEYS, Selection, usable_runs
+from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.arm import Arm
 
@@ -89,9 +94,9 @@ def ask(
     the result of the first.
     """
     made: dict[Pair, Comparison] = {}
-    for pairs in _families(asked).values():
+    for question, pairs in _families(asked).items():
         found = compare_many(study, pairs, rng=rng, keys=keys, score=score, rules=rules)
-        made |= dict(zip(pairs, found, strict=True))
+        made |= {p: replace(c, question=question) for p, c in zip(pairs, found, strict=True)}
     return {question: tuple(made[pair] for pair in pairs) for question, pairs in asked.items()}
 
 
@@ -108,14 +113,97 @@ def ask_for(
     """The comparisons in `wanted`, with the verdicts that they have wherever the study is shown:
     each is corrected within the question that asks for it, what no question asks for together.
     """
-    families = [pairs for pairs in _families(asked).values() if not set(pairs).isdisjoint(wanted)]
-    known = {pair for pairs in families for pair in pairs}
-    families.append([pair for pair in dict.fromkeys(wanted) if pair not in known])
+    families = {
+        question: pairs for question, pairs in _families(asked).items()
+        if not set(pairs).isdisjoint(wanted)
+    }  # fmt: skip
+    known = {pair for pairs in families.values() for pair in pairs}
+    if rest := [pair for pair in dict.fromkeys(wanted) if pair not in known]:
+        families[""] = rest
     made: dict[Pair, Comparison] = {}
-    for pairs in filter(None, families):
+    for question, pairs in families.items():
         found = compare_many(study, pairs, rng=rng, keys=keys, score=score, rules=rules)
-        made |= dict(zip(pairs, found, strict=True))
+        made |= {p: replace(c, question=question) for p, c in zip(pairs, found, strict=True)}
     return tuple(made[pair] for pair in wanted)
+
+
+def compare_named(
+    frame: StudyFrame | pd.DataFrame,
+    a: Sequence[str],
+    b: Sequence[str],
+    *,
+    rng: np.random.Generator,
+    reference: str | None = None,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+    rules: Rules | None = None,
+) -> tuple[Comparison, ...]:
+    """All of `a` (default every other arm) against all of `b` (default the reference).
+
+    Raises InputError, all at once, for arms that the study does not know.
+    """
+    study = StudyFrame.of(frame)
+    if not any("rank=" in text for text in (*a, *b)):
+        study = study.ranks_apart()
+    wanted, reference = _named(study, a, b, reference, score)
+    finished = set(usable_runs(study, score)[0]["arm"])
+    asked = questions([arm for arm in _arms(study) if arm in finished], reference)
+    return ask_for(study, wanted, asked, rng=rng, keys=keys, score=score, rules=rules)
+
+
+def compare_at_budget(
+    frame: StudyFrame | pd.DataFrame,
+    a: Sequence[str],
+    b: Sequence[str],
+    budget: str,
+    *,
+    rng: np.random.Generator,
+    keys: Sequence[str] = KEYS,
+    score: str = "score",
+    rules: Rules | None = None,
+) -> tuple[Comparison, ...]:
+    """One arm against one other over their runs that cost alike, `budget` being the cost.
+
+    Raises InputError where there are none, and for more arms.
+    """
+    study = StudyFrame.of(frame)
+    wanted, _ = _named(study, a, b, None, score)
+    if len(wanted) > 1:
+        raise InputError("a budget picks runs for one comparison: give one a and one b")
+    study, found = budget_matched(study, *wanted[0], column=budget, keys=keys)
+    if found.cannot:
+        raise InputError(f"no comparison at the same budget: {found.cannot}")
+    return compare_many(study, wanted, rng=rng, keys=keys, score=score, rules=rules)
+
+
+def _named(
+    study: StudyFrame, a: Sequence[str], b: Sequence[str], reference: str | None, score: str
+) -> tuple[list[Pair], str]:
+    """The comparisons that are named, and the study's reference."""
+    arms = _arms(study)
+    finished = set(usable_runs(study, score)[0]["arm"])
+    known = [arm for arm in arms if arm in finished]
+    reference = reference or reference_arm(study.table, known or None)
+    b = list(b) or [reference]
+    a = list(a) or [arm for arm in arms if arm not in b]
+    check_arms(arms, [*a, *b])
+    wanted = [(x, y) for x in a for y in b if x != y]
+    if not wanted:
+        raise InputError("a and b name the same arm: there is nothing to compare")
+    return wanted, reference
+
+
+def _arms(study: StudyFrame) -> list[str]:
+    return sorted(map(str, study.table["arm"].dropna().unique()))
+
+
+def check_arms(arms: Sequence[str], named: Sequence[str]) -> None:
+    """Raise InputError, all at once, for names that mean none of `arms`."""
+    problems = Problems()
+    for name in named:
+        if not Selection.parse(name).arms(arms):
+            problems.add(f"no arm '{name}' in this study.{did_you_mean(name, arms)}")
+    problems.raise_any()
 
 
 def _families(asked: Mapping[str, Sequence[Pair]]) -> dict[str, list[Pair]]:

@@ -17,18 +17,18 @@ from kdlora.evidence.aggregates import (
     Aggregate,
     Improvement,
     SharedCells,
-    aggregate,
     probability_of_improvement,
-    shared_cells,
 )
+from kdlora.evidence.averages import Averages, averages
 from kdlora.evidence.best import Mark, best_of, marks
 from kdlora.evidence.compare import Comparison, compare_many
 from kdlora.evidence.correlation import Correlation, correlate
 from kdlora.evidence.costs import PerResource, Ratio, cost_ratios, positive_runs, score_per_cost
 from kdlora.evidence.diagnosis import DiagnosisFinding, diagnose, epochs_table
 from kdlora.evidence.gains import Facts, describe
+from kdlora.evidence.intervals import stream
 from kdlora.evidence.mixed_model import MixedModel, mixed_model
-from kdlora.evidence.outcomes import averaged_tasks, outcome_metric, shared_blocks
+from kdlora.evidence.outcomes import outcome_metric
 from kdlora.evidence.pareto import Front, pareto_front
 from kdlora.evidence.questions import ON_TEACHER, ask, questions
 from kdlora.evidence.ranks import Ranking, rank_methods
@@ -78,7 +78,8 @@ class Evidence(Result):
     """A whole study. `families` are the comparisons by question, each corrected within itself.
 
     `arms` are those with a finished run; of the `unfinished` ones nothing is said. `aggregates` are
-    over the cells that all arms share, `by_pair` over those of each pair's arms; `front` is over
+    over the cells that all arms share but those `apart`, which have too few cells and stand against
+    the reference on the cells they share with it; `by_pair` are both of each pair. `front` is over
     the score and all costs, `fronts` over the score and each cost. Parts that were not asked for
     are empty.
     """
@@ -87,6 +88,7 @@ class Evidence(Result):
     families: dict[str, tuple[Comparison, ...]]
     shared: SharedCells
     aggregates: tuple[Aggregate, ...]
+    apart: tuple[Aggregate, ...]
     ranks: dict[str, Ranking]
     improvements: tuple[Improvement, ...]
     ratios: tuple[Ratio, ...]
@@ -95,7 +97,7 @@ class Evidence(Result):
     correlations: tuple[Correlation, ...]
     mixed: MixedModel | None
     rules: Rules
-    by_pair: dict[str, tuple[Aggregate, ...]] = field(default_factory=dict, repr=False)
+    by_pair: dict[str, Averages] = field(default_factory=dict, repr=False)
     fronts: dict[str, Front] = field(default_factory=dict, repr=False)
     checkpoints: CheckpointChoice | None = field(default=None, repr=False)
     doubts: tuple[DiagnosisFinding, ...] = field(default=(), repr=False)
@@ -134,8 +136,9 @@ def gather(
     asked = questions(arms, reference)
     single = rules if "single comparisons" in parts else replace(rules, draws=0, permutations=0)
     families = ask(study, asked, rng=rng, keys=keys, score=score, rules=single)
-    whole = [arm for arm in arms if arm not in stopped_somewhere(study)]
-    shared = _shared(study, whole, keys, score)
+    means = averages(study, reference, rng=rng, keys=keys, score=score, rules=rules)
+    shared, few = means.shared, means.few
+    even = study.where(~study.table["arm"].isin(few)) if few else study
     costs = [c for c in costs if study.has(c) and (numbers(study.table[c]) > 0).any()]
     against = [(arm, reference) for arm in arms if arm != reference]
     encoders = _encoders(shared.arms)
@@ -143,14 +146,15 @@ def gather(
         reference=reference,
         families=families,
         shared=shared,
-        aggregates=aggregate(shared, rng=rng, reference=reference, rules=rules),
+        aggregates=means.common,
+        apart=means.apart,
         by_pair=_by_pair(study, reference, rules, rng) if "averages by pair" in parts else {},
         ranks={
             unit: rank_methods(shared, level=unit, alpha=rules.alpha)
             for unit in ("tasks", "blocks")
         },
         improvements=tuple(
-            probability_of_improvement(study, a, b, rng=rng, score=score, rules=rules)
+            probability_of_improvement(study, a, b, rng=stream(rng, a, b), score=score, rules=rules)
             for a, b in (against if "improvements" in parts else ())
         ),
         ratios=cost_ratios(study, against, costs, rng=rng, keys=keys, rules=rules)
@@ -160,11 +164,11 @@ def gather(
         front=_common_front(study, shared.arms, costs, keys, score, rules, rng)
         if costs and "common front" in parts
         else None,
-        fronts={c: _front(study, c, rules, rng) for c in costs} if "fronts" in parts else {},
-        correlations=correlate(study, costs, rng=rng, score=score, rules=rules)
+        fronts={c: _front(even, c, rules, rng) for c in costs} if "fronts" in parts else {},
+        correlations=correlate(even, costs, rng=rng, score=score, rules=rules)
         if "correlations" in parts
         else (),
-        mixed=mixed_model(study, reference=reference, score=score, rules=rules)
+        mixed=mixed_model(even, reference=reference, score=score, rules=rules)
         if "mixed model" in parts
         else None,
         checkpoints=_checkpoints(study, asked, single, rng) if "checkpoints" in parts else None,
@@ -193,32 +197,25 @@ def gather_report(frame: StudyFrame | pd.DataFrame) -> Evidence:
     )
 
 
-def _shared(study: StudyFrame, arms: Sequence[str], keys: Sequence[str], score: str) -> SharedCells:
-    """The cells of all models, without a baseline that would cost the encoders some of theirs: one
-    that answers the same everywhere has no correlation, and a whole task would be left out for it.
-    """
-    shared = shared_cells(study, arms, keys=keys, score=score)
-    dear = {arm for arm, lost in shared.cost.items() if lost} - set(_encoders(arms))
-    if not dear:
-        return shared
-    return shared_cells(study, [a for a in arms if a not in dear], keys=keys, score=score)
-
-
 def _encoders(arms: Sequence[str]) -> list[str]:
     return [arm for arm in arms if not Arm.read(arm).is_baseline]
 
 
 def _by_pair(
     study: StudyFrame, reference: str, rules: Rules, rng: np.random.Generator
-) -> dict[str, tuple[Aggregate, ...]]:
+) -> dict[str, Averages]:
     found = {}
     for pair in names(study.table, "pair"):
-        own = study.where(study.table["pair"] == pair)
-        arms = sorted(set(usable_runs(own)[0]["arm"]) - stopped_somewhere(own))
-        table = shared_cells(own, _encoders(arms)) if len(arms) > 1 else None
-        if table is not None and not table.reason:
-            found[pair] = aggregate(table, rng=rng, reference=reference, rules=rules)
+        own = study.where((study.table["pair"] == pair) & ~_of_baselines(study.table))
+        made = averages(own, reference, rng=rng, rules=rules)
+        if made.common or made.apart:
+            found[pair] = made
     return found
+
+
+def _of_baselines(table: pd.DataFrame) -> pd.Series:
+    known = {arm: Arm.read(arm).is_baseline for arm in table["arm"].dropna().unique()}
+    return table["arm"].map(known).fillna(False).astype(bool)
 
 
 def _front(study: StudyFrame, cost: str, rules: Rules, rng: np.random.Generator) -> Front:
@@ -287,8 +284,7 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
     found: dict[tuple[str, str, str], dict[str, Mark]] = {}
     cells = facts.cells.assign(where=_places(facts.cells))
     for pair, outcomes in facts.outcomes.items():
-        blocks = shared_blocks(facts.cells, pair, averaged_tasks(facts.frame))
-        over = frozenset((pair, str(task), str(seed)) for task, seed in blocks)
+        over = frozenset((pair, str(task), str(seed)) for task, seed in facts.blocks[pair])
         means = {o.arm: o.score.mean for o in outcomes}
         direction = outcome_metric(facts.frame)[1]
         found["summary", pair, "score"] = marks(
@@ -298,9 +294,13 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
         for cost, better in SUMMARY_COSTS.items():
             found["summary", pair, cost] = best_of({o.arm: o.costs[cost] for o in trained}, better)
     for key, own in cells.groupby(["pair", "task"], sort=False):
-        means = {arm: s.mean for (*of, arm), s in facts.spreads.items() if tuple(of) == key}
-        blocks_of = {str(arm): frozenset(rows["where"]) for arm, rows in own.groupby("arm")}
         pair, task = map(str, key)
+        few = {one.own.arm for one in facts.apart.get(pair, ())}
+        means = {
+            arm: s.mean for (*of, arm), s in facts.spreads.items()
+            if tuple(of) == key and arm not in few
+        }  # fmt: skip
+        blocks_of = {str(arm): frozenset(rows["where"]) for arm, rows in own.groupby("arm")}
         direction = metric_of(facts.frame, task)[1]
         found["quality", pair, task] = marks(means, direction, blocks_of, tested)
     return replace(facts, marks=found)

@@ -12,7 +12,6 @@ Nothing is read that could run code when it is opened.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from kdlora.importing.trackers import (
     with_mirrored_flags,
     without_dictionaries,
 )
+from kdlora.json_files import read_json
 from kdlora.tables.formats import csv_records, even_rows
 from kdlora.tables.reader import open_table
 
@@ -40,7 +40,6 @@ TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".te
           ".sqlite")  # fmt: skip
 _SEPARATORS = (",", ";", "\t", "|")
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # as pandas writes row names into Parquet
-_DEEPEST = 100  # lists and objects within each other
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -129,24 +128,11 @@ def _typed(names: list[str], rows: list[list[str]], path: Path) -> pd.DataFrame:
 def load_json(path: Path) -> Any:
     """What a JSON file holds. Raises InputError, without the path, for what cannot be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        return read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path.name}: there is no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path.name}: {_first_line(error)}") from None
-    inner, depth = [values], 0
-    while inner := [
-        child
-        for item in inner
-        if isinstance(item, dict | list)
-        for child in (item.values() if isinstance(item, dict) else item)
-    ]:
-        depth += 1
-        if depth > _DEEPEST:
-            raise InputError(
-                f"{path.name}: more than {_DEEPEST} lists or objects within each other"
-            )
-    return values
 
 
 def _read_json(path: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kdlora.json_files import read_json_lines
 from kdlora.records.record import Record
 from kdlora.spec.run import encoder_of
 
@@ -67,8 +68,7 @@ def entry(record: Record, history: list[dict[str, Any]], *, root: Path, study: s
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The learning curve of a run's folder; empty where there is none or it was torn."""
     try:
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return read_json_lines(folder / "history.jsonl")
     except (OSError, ValueError):
         return []
 

@@ -24,6 +24,7 @@ from sklearn.metrics import f1_score, r2_score
 from sklearn.model_selection import train_test_split
 
 from kdlora.errors import DataError, ModelError
+from kdlora.json_files import read_json_object
 from kdlora.vocabulary.task import CLASSIFICATION, KINDS, REGRESSION, Kind, Task
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class LinearBaseline:
         """Read a saved baseline. Raises ModelError if the folder holds none."""
         folder = Path(folder)
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = read_json_object(folder / _MANIFEST)
             with np.load(folder / _WEIGHTS, allow_pickle=False) as weights:
                 return cls(
                     kind=KINDS[manifest["kind"]],

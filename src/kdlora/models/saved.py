@@ -27,6 +27,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.files import whole_folder
+from kdlora.json_files import read_json_object
 from kdlora.models import adalora
 from kdlora.models.checkpoints import (
     expected_warnings,
@@ -74,6 +75,17 @@ def save_trained(
             assert isinstance(model, PreTrainedModel)
             model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_length: int) -> None:
+    """Save a tokenizer that cuts where training did, whoever loads it: encoders allow more."""
+    allowed = tokenizer.model_max_length
+    tokenizer.model_max_length = max_length
+    try:
+        with quiet():
+            tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.model_max_length = allowed
 
 
 def _save_adapter(model: PeftModel, folder: Path, encoder: EncoderRef | None) -> None:
@@ -225,7 +237,7 @@ def _read_about(folder: Path) -> tuple[dict[str, Any], EncoderRef | None]:
     path = folder / ABOUT
     if not path.is_file():  # an adapter of another tool
         return {}, None
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = read_json_object(path)
     try:
         encoder = EncoderRef.model_validate(about["encoder"]) if about.get("encoder") else None
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdlora.data.checks.look import look_at
@@ -13,7 +14,7 @@ from kdlora.data.tasks import load_task
 from kdlora.data.unlabelled import load_unlabelled
 from kdlora.errors import DataError, Problems
 from kdlora.planning.inputs import read_inputs
-from kdlora.records.data_look import DataLook
+from kdlora.records.data_look import DataFinding, DataLook
 from kdlora.spec.plan import Plan
 from kdlora.spec.resolve import encoder_ref, own_task_ref
 from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, Run, ZeroShotTeacherRun
@@ -38,7 +39,14 @@ def look_at_plan(
     for run in plan.runs:
         if run.task.name in runs:
             runs[run.task.name].append(run)
-    return [_look(runs[name], data, rules) for name, data in loaded.items()]
+    looks = []
+    for name, data in loaded.items():
+        look = _look(runs[name], data, rules)
+        if chosen := plan.lengths.get(name):
+            told = DataFinding("max_length", "info", f"max_length: auto is {chosen.because}")
+            look = replace(look, findings=(*look.findings, told))
+        looks.append(look)
+    return looks
 
 
 def look_at_file(

@@ -7,13 +7,13 @@ and 4 s^2 d a layer for attention (Kaplan et al. 2020, "Scaling laws for neural 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from kdlora.json_files import read_json_object
 from kdlora.models.families import FAMILIES, Family
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
@@ -91,6 +91,7 @@ class EncoderShape:
 
 
 _UNKNOWN = Family((), ())  # of which nothing is known but its config
+_LARGEST_SIZE = 1 << 24  # layers, widths or words that no encoder has
 _BERT = EncoderShape(layers=12, width=768, inner=3072, heads=12, vocabulary=30522)
 _SMALL = replace(_BERT, layers=6, types=0, pooler=False)
 
@@ -142,8 +143,17 @@ def _shape(encoder: EncoderRef) -> EncoderShape | None:
 def _read_config(file: Path, size: int, mtime_ns: int) -> EncoderShape | None:
     """The shape that a config tells, if it does; remembered while the file stays the same."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _from_config(json.loads(file.read_text(encoding="utf-8")))
+        return _usable(_from_config(read_json_object(file)))
     return None
+
+
+def _usable(shape: EncoderShape) -> EncoderShape:
+    """The shape itself. Raises ValueError where a stranger's config says what no encoder can be."""
+    for name, value in vars(shape).items():
+        least = 1 if name in ("layers", "width", "inner", "heads", "vocabulary") else 0
+        if not isinstance(value, int) or not least <= value <= _LARGEST_SIZE:
+            raise ValueError(f"{name} is {value!r}")
+    return shape
 
 
 def _cached_config(name: str) -> Path | None:

@@ -6,34 +6,35 @@ needs neither torch nor transformers. What only models can tell comes after it (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdlora.data.examples import TaskData
+from kdlora.data.examples import TaskData, joined
 from kdlora.data.packaged import is_fetched
+from kdlora.data.splits import SHORT_SELECTION
 from kdlora.data.tasks import load_task
 from kdlora.data.teacher_outputs import TeacherTable, read_teacher_outputs
-from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
+from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.errors import ModelError, Problems, did_you_mean
+from kdlora.json_files import read_json_object
 from kdlora.measure.calibration import LEAST_ROWS
 from kdlora.models.entailment import entailment_output, names_in
 from kdlora.models.families import longest_text
 from kdlora.spec.distillation import signal_problems
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
+    BaselineRun,
     DistilledRun,
     EncoderRef,
     EncoderRun,
     FileTeacherRun,
+    Run,
     TaskRef,
     TextsRef,
     TrainedRun,
     ZeroShotTeacherRun,
 )
-
-WANTED_GOLD = 100  # labelled rows on which a teacher's file is calibrated, and reported on
 
 OnNote = Callable[[str], None]
 
@@ -99,6 +100,8 @@ def _check_teaching(
         data = loaded.get(run.task.name)
         if data is None:
             continue
+        if not len(data.train):
+            problems.add(*_without_labels(run, data))
         if isinstance(run, FileTeacherRun):
             once(run.run_id, _file, run, data, on_note)
         if isinstance(run, ZeroShotTeacherRun):
@@ -111,12 +114,24 @@ def _check_teaching(
         problems.add(*(f"{run.title}: {problem}" for problem in unfit))
         key = _key_of(run, run.unlabelled)
         extra: Unlabelled | None = once(key, _texts, run.unlabelled, run, data, on_note)
-        lost = run.unlabelled and extra is None
+        lost = extra is None and not all(source.is_rest for source in run.unlabelled)
         teacher = by_id[run.teachers[0]]
         if isinstance(teacher, FileTeacherRun) and not lost:
             table = once(teacher.run_id, _file, teacher, data, on_note)
             if table is not None:
                 once(f"{teacher.run_id} {key}", _answers, table, data, extra, on_note)
+
+
+def _without_labels(run: Run, data: TaskData) -> Iterator[str]:
+    """Runs that learn from labels alone, of which the training file has none."""
+    learns = isinstance(run, TrainedRun) and not isinstance(run, DistilledRun)
+    if isinstance(run, BaselineRun):
+        yield f"task '{data.task.name}': no train row has a label: set baselines: false"
+    elif learns:
+        yield (
+            f"{run.title} learns from labels, but no train row of task '{data.task.name}' has one: "
+            "leave it out of arms"
+        )
 
 
 def _key_of(run: TrainedRun, texts: Sequence[TextsRef]) -> str:
@@ -141,10 +156,10 @@ def _file(teacher: FileTeacherRun, data: TaskData, on_note: OnNote) -> TeacherTa
         on_note(remark)
     for name, rows in (("selection", data.selection), ("report", data.reports["report"])):
         n = int((table.find(rows) >= 0).sum())
-        if n < WANTED_GOLD:
+        if n < SHORT_SELECTION:
             on_note(
                 f"{table.path} answers {n:,} of {len(rows):,} labelled rows of the {name} split, "
-                f"where {WANTED_GOLD} are wanted"
+                f"where {SHORT_SELECTION} are wanted"
                 + (": its answers are taken as they are" * (name == "selection" and n < LEAST_ROWS))
             )
     return table
@@ -211,10 +226,9 @@ def matches_states(run: EncoderRun) -> bool:
 def _config(folder: Path) -> dict[str, Any] | None:
     """What a model's folder says of itself; None where it says nothing, as an adapter's."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_json_object(folder / "config.json")
     except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) else None
 
 
 def length_problem(encoder: EncoderRef, length: int, config: dict[str, Any]) -> str | None:

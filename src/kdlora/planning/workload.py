@@ -139,19 +139,23 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
         states_mb = _states_mb(kd, shape, shape_of(run.reference)[0], n * tokens / _PADDING)
     if kd is not None and kd.start == "teacher":  # a copy of what it starts from
         states_mb += 4 * shape.params / 1e6
-    activation = batch * tokens * shape.layers * (16 * shape.width + 3 * shape.inner) * 4
-    activation += 4 * batch * shape.heads * tokens**2 * shape.layers
     return Workload(
         flops=step * n * epochs,
         other_flops=scored * forward + labelled * teacher,
         steps=steps,
         trained_params=trained,
         params=shape.params,
-        activation_mb=activation / 1e6,
+        activation_mb=activation_mb(shape, batch, tokens),
         vocabulary=shape.vocabulary,
         labels=labelled * (outputs + 2),  # an id is as long as two numbers
         states_mb=states_mb,
     )
+
+
+def activation_mb(shape: EncoderShape, batch: int, tokens: float) -> float:
+    """What a training step keeps of a batch for its backward pass, in fp32."""
+    values = tokens * (16 * shape.width + 3 * shape.inner) + shape.heads * tokens**2
+    return 4e-6 * batch * shape.layers * values
 
 
 def _states_mb(

@@ -364,6 +364,7 @@ def _record(run: Run, folder: Path, outcome: RunOutcome) -> Record:
             report.labels[known],
             teacher_run_id=run.teacher_run_id,
         )
+    with_labels = data.train if len(data.train) else data.selection
     flags = find_flags(
         task=task,
         run=run,
@@ -371,7 +372,7 @@ def _record(run: Run, folder: Path, outcome: RunOutcome) -> Record:
         quality=measured,
         agreement=shared,
         history=outcome.history,
-        floor=floor_score(task, data.train.labels, report.labels),
+        floor=floor_score(task, with_labels.labels, report.labels),
         prediction_counts=count_predictions(task, outputs["report"]),
     )
     return Record(

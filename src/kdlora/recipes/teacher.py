@@ -15,9 +15,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kdlora.data.batches import encode_once
-from kdlora.data.examples import Examples, TaskData, is_labelled
+from kdlora.data.examples import Examples, TaskData, is_labelled, joined
 from kdlora.data.teacher_outputs import read_teacher_outputs
-from kdlora.data.unlabelled import Unlabelled, joined, load_unlabelled
+from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.distillation.soft_labels import (
     FILE,
     SoftLabels,

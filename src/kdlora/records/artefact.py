@@ -12,13 +12,13 @@ Nothing here needs torch: a program that serves the folder reads it with this mo
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
+from kdlora.json_files import read_json_object
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
 from kdlora.vocabulary.metric import POINTS
@@ -211,12 +211,12 @@ def read_artefact(folder: Path) -> Artefact:
     """Read `export.json`. Raises ModelError where there is none that can be used."""
     path = Path(folder) / ARTEFACT
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
+        values = read_json_object(path)
     except FileNotFoundError:
         raise ModelError(f"no {ARTEFACT} in {folder}; make one with `kdlora export`") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    schema = values.get("schema") if isinstance(values, dict) else None
+    schema = values.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise ModelError(
             f"{path} was written by a newer kdlora (schema {schema}, this one knows {SCHEMA}); "

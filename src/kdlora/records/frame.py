@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from kdlora.errors import StoreError
+from kdlora.json_files import read_json_lines, read_json_object
 from kdlora.records.fairness import ASKED, asked_of, flag_unequal
 from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
@@ -68,7 +70,7 @@ def read_plan(root: Path) -> dict[str, Any]:
     """The saved plan of a study's folder. Raises StoreError when it is no such folder."""
     path = root / PLAN_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except FileNotFoundError:
         raise StoreError(
             f"{root} holds no study: expected {PLAN_FILE} there. Run `kdlora run study.yaml` or "
@@ -91,6 +93,10 @@ def find_study(study: str | Path, results: Path = RESULTS) -> Path:
     raise StoreError(f"no study '{study}': expected a study's folder or name.{names}")
 
 
+# What a plan that lacks something, or holds another kind of thing, makes its reading end with.
+_OF_A_PLAN = (KeyError, TypeError, AttributeError, IndexError, ValidationError)
+
+
 def load_frame(root: str | Path) -> pd.DataFrame:
     """One row per planned cell, done, failed, stopped or missing; columns as `row` gives them.
 
@@ -103,6 +109,17 @@ def load_frame(root: str | Path) -> pd.DataFrame:
     if (root / TABLE).is_file():
         return load_imported(root)
     plan = read_plan(root)
+    try:
+        return _planned_frame(root, plan)
+    except _OF_A_PLAN as error:  # damaged, or written by hand
+        problem = (str(error).splitlines() or ["?"])[0]
+        raise StoreError(
+            f"{root / PLAN_FILE} is no plan that can be used ({type(error).__name__}: {problem}). "
+            "Records are untouched; `kdlora run` with the study file writes the plan anew"
+        ) from error
+
+
+def _planned_frame(root: Path, plan: dict[str, Any]) -> pd.DataFrame:
     store = Store(root)
     pairs = {pair["name"]: Pair.model_validate(pair) for pair in plan["study"]["pairs"]}
     teachers = {  # who teaches by the plan; `evidence.teacher` knows who did
@@ -271,6 +288,6 @@ def load_histories(root: str | Path) -> dict[str, list[dict[str, Any]]]:
     """Learning curves by run id: one row an evaluation of the selection split."""
     histories = {}
     for path in sorted((Path(root) / "runs").glob("*/history.jsonl")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        histories[path.parent.name] = [json.loads(line) for line in lines]
+        with suppress(OSError, ValueError):  # damaged: that run has no curve
+            histories[path.parent.name] = read_json_lines(path)
     return histories

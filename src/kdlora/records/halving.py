@@ -8,7 +8,6 @@ every engine, and a study that crashed between a rung and its decision, comes to
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from kdlora.files import set_aside
+from kdlora.json_files import read_json_lines
 from kdlora.records.record import RecordPart
 from kdlora.records.store import Store, write_json, write_new_json
 from kdlora.spec.halving import Race
@@ -250,8 +250,7 @@ def _decision_path(root: Path, race: Race, epoch: int) -> Path:
 
 def _history(store: Store, run_id: str) -> list[dict[str, Any]]:
     try:
-        text = (store.folder(run_id) / "history.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return read_json_lines(store.folder(run_id) / "history.jsonl")
     except (OSError, ValueError):
         return []
 

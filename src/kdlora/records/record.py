@@ -7,7 +7,6 @@ A folder with a `record.json` is a finished run; without one it is not, whatever
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from kdlora.errors import did_you_mean
+from kdlora.json_files import read_json_object
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import Run
 from kdlora.vocabulary.metric import metric
@@ -328,7 +328,6 @@ def _model_names(folder: Path) -> tuple[str, ...]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(path)
+    except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) else None

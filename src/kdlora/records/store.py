@@ -11,6 +11,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 from contextlib import AbstractContextManager
@@ -24,6 +25,8 @@ from kdlora.records import leases
 from kdlora.records.record import Record, checksum
 from kdlora.spec.run import Run
 
+_PLAIN_NAME = re.compile("[^/\\\\\0\ud800-\udfff]{1,255}")
+
 
 @dataclass(frozen=True)
 class Store:
@@ -32,6 +35,9 @@ class Store:
     root: Path
 
     def folder(self, run_id: str) -> Path:
+        """Where a run lies. Raises StoreError for what no run can be called."""
+        if not _PLAIN_NAME.fullmatch(run_id) or run_id in (".", ".."):
+            raise StoreError(f"{run_id[:80]!a} is no run id: the name of a folder is expected")
         return self.root / "runs" / run_id
 
     @property

@@ -96,20 +96,35 @@ class StudyFrame:
         return self._known[key]
 
     def ranks_apart(self) -> StudyFrame:
-        """Runs of a cell that differ in the adapter's rank as arms of their own, by a label."""
+        """Runs of a block that differ in the adapter's rank as arms of their own, by a label.
+
+        Where nearly all of an arm's cells have one rank, the arm of that rank keeps its name: a few
+        runs of another rank rename nothing.
+        """
         return self.once("ranks apart", self._ranks_apart)
 
     def _ranks_apart(self) -> StudyFrame:
         table = self.table
-        several = table.groupby(list(KEYS))["rank"].transform("nunique") > 1
+        several = table.groupby(["pair", "task", "arm"])["rank"].transform("nunique") > 1
         if not several.any():
             return self
         ranked = table["arm"].isin(set(table.loc[several, "arm"])) & table["rank"].notna()
+        usual = _usual_ranks(table[ranked])
         arms = [
-            str(Arm.read(arm).with_label(f"rank {rank:g}")) if own else arm
+            str(Arm.read(arm).with_label(f"rank {rank:g}")) if own and rank != usual[arm] else arm
             for arm, rank, own in zip(table["arm"], table["rank"], ranked, strict=True)
         ]
         return StudyFrame(in_reading_order(table.assign(arm=arms)), self.assumed, self.outputs)
+
+
+def _usual_ranks(table: pd.DataFrame) -> dict[str, float | None]:
+    """Arm -> the rank of which it has more than twice the cells of any other, or None."""
+    cells = table[[*KEYS, "rank"]].drop_duplicates().groupby(["arm", "rank"]).size()
+    found: dict[str, float | None] = {}
+    for arm, counts in cells.groupby(level="arm"):
+        first, *rest = counts.droplevel("arm").sort_values(ascending=False).items()
+        found[str(arm)] = float(first[0]) if all(first[1] > 2 * n for _, n in rest) else None  # type: ignore[arg-type]
+    return found
 
 
 def normalise(frame: pd.DataFrame) -> pd.DataFrame:

@@ -123,6 +123,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
         except ModelError as error:
             raise RequestError(500, "model", error.problems) from None
         metrics.latency.observe(time.monotonic() - began)
+        metrics.truncated.inc(sum(answer["truncated"] for answer in found))
         size = len(found) * state.predictor.card.num_outputs
         return await state.off_loop(size > _SMALL, lambda: as_json({"predictions": found}))
 

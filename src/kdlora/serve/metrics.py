@@ -34,6 +34,11 @@ class Metrics:
             "kdlora_errors", "Requests refused or failed, by kind.", ["kind"], registry=registry
         )
         self.texts = Counter("kdlora_texts", "Texts predicted.", registry=registry)
+        self.truncated = Counter(
+            "kdlora_truncated_texts",
+            "Texts longer than what the model reads, whose end had no say.",
+            registry=registry,
+        )
         self.queue = Gauge("kdlora_queue_texts", "Texts that wait.", registry=registry)
         self.batches = Histogram(
             "kdlora_batch_texts", "Texts computed together.", buckets=_TEXTS, registry=registry

@@ -110,8 +110,14 @@ def answer_schema(predictor: Predictor) -> dict[str, Any]:
     """What `/predict` answers with: a label with all probabilities, or a value."""
     labels = predictor.card.label_names
     share = {"type": "number", "minimum": 0, "maximum": 1}
+    limit = predictor.card.max_length
+    length = {
+        "tokens": {"type": "integer", "minimum": 0, "description": "of the whole input"},
+        "truncated": {"type": "boolean", "description": f"whether that is more than {limit}, all "
+                      "that the model reads"},
+    }  # fmt: skip
     if predictor.card.answers.numeric:
-        one = _object({"value": {"type": "number"}})
+        one = _object({"value": {"type": "number"}, **length})
     else:
         shares = {
             "type": "object",
@@ -120,7 +126,7 @@ def answer_schema(predictor: Predictor) -> dict[str, Any]:
             "minProperties": len(labels),
         }
         label = _STRING | {"enum": labels}
-        one = _object({"label": label, "probability": share, "probabilities": shares})
+        one = _object({"label": label, "probability": share, "probabilities": shares, **length})
     listed = {"type": "array", "items": one, "description": "one for each text, in the same order"}
     return _object({"predictions": listed})
 

@@ -21,20 +21,45 @@ Texts = Sequence[list[str]]  # one list of texts, or two for pairs
 Answer = dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What a model makes of n texts or pairs: logits [n, c], and how long they are.
+
+    `tokens` [n] are those of each input before it is cut, special tokens included.
+    """
+
+    logits: np.ndarray
+    tokens: np.ndarray
+
+
 @dataclass(frozen=True)
 class Predictor:
-    """A model in memory, ready to be asked; `outputs` gives logits [n, c] for n texts or pairs.
+    """A model in memory, ready to be asked; `run` makes outputs of n texts or pairs.
 
     `variant` says what it runs on: ``onnx-int8``, ``onnx``, ``torch`` and so on.
     """
 
     card: ModelCard
     variant: str
-    outputs: Callable[[Texts], np.ndarray]
+    run: Callable[[Texts], Outputs]
 
     def __call__(self, texts: Texts) -> list[Answer]:
-        """One answer a text: {"label", "probability", "probabilities"} or {"value"}."""
-        return answers(self.outputs(texts), self.card)
+        """One answer a text: {"label", "probability", "probabilities"} or {"value"}.
+
+        Each also has "tokens", how long the input is, and "truncated", whether that was more than
+        the model reads.
+        """
+        found, limit = self.run(texts), self.card.max_length
+        return [
+            {**answer, "tokens": tokens, "truncated": tokens > limit}
+            for answer, tokens in zip(
+                answers(found.logits, self.card), found.tokens.tolist(), strict=True
+            )
+        ]
+
+    def outputs(self, texts: Texts) -> np.ndarray:
+        """Logits [n, c] of n texts or pairs."""
+        return self.run(texts).logits
 
     def __post_init__(self) -> None:
         if problems := list(name_problems(self.card.label_names)):
@@ -87,14 +112,14 @@ def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
 
 def answer_columns(card: ModelCard) -> list[str]:
     """The columns of a table that a model's answers fill."""
-    if card.answers.numeric:
-        return ["prediction"]
-    return ["prediction", "probability", *(f"p_{name}" for name in card.label_names)]
+    shares = [] if card.answers.numeric else ["probability", *(f"p_{n}" for n in card.label_names)]
+    return ["prediction", *shares, "tokens", "truncated"]
 
 
 def flat(answer: Answer) -> list[Any]:
     """An answer as the cells of `answer_columns`."""
+    length = [answer["tokens"], str(answer["truncated"]).lower()]
     if "value" in answer:
-        return [answer["value"]]
+        return [answer["value"], *length]
     shares = [round(share, 6) for share in answer["probabilities"].values()]
-    return [answer["label"], round(answer["probability"], 6), *shares]
+    return [answer["label"], round(answer["probability"], 6), *shares, *length]

@@ -5,14 +5,14 @@ Light on purpose: a program that serves an ONNX model reads the card with neithe
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdlora.errors import ModelError
+from kdlora.json_files import read_json_object
 from kdlora.records.record import KindName, Record, task_facts
 from kdlora.records.store import Store
 from kdlora.spec.run import EncoderRun
@@ -132,18 +132,14 @@ def read_calibration(folder: Path) -> Calibration | None:
     """What `kdlora calibrate` kept in a run's folder, or None."""
     path = folder / CALIBRATION
     try:
-        return Calibration.model_validate_json(path.read_bytes()) if path.is_file() else None
+        return Calibration.model_validate(read_json_object(path))
     except (OSError, ValueError):
         return None
 
 
 def read_card(folder: Path) -> ModelCard | None:
     """The card of a saved model, or None where there is none that can be read."""
-    path = folder / CARD
-    if not path.is_file():  # a pipe of that name would be waited for
-        return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return ModelCard.model_validate(values)
-    except (OSError, ValueError, RecursionError):
+        return ModelCard.model_validate(read_json_object(folder / CARD))
+    except (OSError, ValueError):
         return None

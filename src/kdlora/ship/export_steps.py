@@ -17,7 +17,7 @@ from kdlora.data.examples import TaskData
 from kdlora.data.tasks import load_task
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import quiet
-from kdlora.models.saved import ADAPTER_CONFIG, load_adapted, load_trained
+from kdlora.models.saved import ADAPTER_CONFIG, load_adapted, load_trained, save_tokenizer
 from kdlora.records.artefact import (
     FILES,
     Parity,
@@ -96,7 +96,7 @@ def save_torch(work: Work) -> None:
     """The plain transformers folder, reloaded and compared, and the tokenizer."""
     with quiet():
         work.model.save_pretrained(work.folder)
-        work.tokenizer.save_pretrained(work.folder)
+    save_tokenizer(work.tokenizer, work.folder, max_length=work.source.card.max_length)
     _make_self_contained(work)
     again, _ = load_trained(work.folder)
     work.parity.append(
@@ -208,8 +208,7 @@ def save_adapter(work: Work) -> str | None:
         if (work.source.model_folder / ADAPTER_CONFIG).is_file():
             work.limits.append(f"No `adapter/`: {why_not}.")
         return None
-    with quiet():
-        work.tokenizer.save_pretrained(target)
+    save_tokenizer(work.tokenizer, target, max_length=work.source.card.max_length)
     adapted = load_adapted(target, encoder=run.encoder).eval()
     work.parity.append(
         compare(

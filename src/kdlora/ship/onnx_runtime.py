@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdlora.data.batches import Encoded, eval_batches, pad
+from kdlora.data.batches import Encoded, eval_batches, pad, whole_lengths
 from kdlora.errors import InputError, ModelError
 from kdlora.records.artefact import Artefact, Variant, verify
-from kdlora.ship.answers import Predictor, Texts
+from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, read_card
 from kdlora.ship.safety import check_onnx
 
@@ -44,14 +44,20 @@ def load_onnx(
         raise ModelError(f"{model} wants inputs that a text has not: {', '.join(strange)}")
     wanted = artefact.output if artefact.output in outputs else outputs[0]
 
-    def logits(texts: Texts) -> np.ndarray:
-        encoded = encode(reader, texts, pad_id=artefact.pad_id)
-        return run(session, encoded, inputs=inputs, output=wanted)
+    whole = open_tokenizer(folder / TOKENIZER, max_length=None)
 
-    width = logits([["a"] for _ in card.text_columns or ["text"]]).shape[1]
+    def answer(texts: Texts) -> Outputs:
+        encoded = encode(reader, texts, pad_id=artefact.pad_id)
+        tokens = whole_lengths(
+            encoded, card.max_length, texts,
+            lambda cut: encode(whole, cut, pad_id=artefact.pad_id).lengths,
+        )  # fmt: skip
+        return Outputs(run(session, encoded, inputs=inputs, output=wanted), tokens)
+
+    width = answer([["a"] for _ in card.text_columns or ["text"]]).logits.shape[1]
     if width != card.num_outputs:
         raise ModelError(f"{model} has {width} outputs, its card names {card.num_outputs}")
-    return Predictor(card, variant.name, logits)
+    return Predictor(card, variant.name, answer)
 
 
 def open_session(model: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
@@ -86,8 +92,8 @@ def scales_by_batch(model: Path) -> bool:
     return b"DynamicQuantize" in content
 
 
-def open_tokenizer(path: Path, *, max_length: int) -> tokenizers.Tokenizer:
-    """The tokenizer of a folder, cutting at `max_length`. Raises ModelError."""
+def open_tokenizer(path: Path, *, max_length: int | None) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder, cutting at `max_length`; None cuts nothing. Raises ModelError."""
     need("tokenizers", "serve", "read texts")
     import tokenizers
 
@@ -96,6 +102,9 @@ def open_tokenizer(path: Path, *, max_length: int) -> tokenizers.Tokenizer:
     except Exception as error:  # a bare Exception is what the library raises
         raise ModelError(f"{path} is no tokenizer that can be read: {error}") from None
     reader.no_padding()
+    if max_length is None:
+        reader.no_truncation()
+        return reader
     strategy = (reader.truncation or {}).get("strategy", "longest_first")
     reader.enable_truncation(max_length, strategy=strategy)
     return reader

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def _no_folder(folder: Path) -> str:
     )
 
 
+@dataclass(frozen=True)
+class PredictedFile:
+    """What came of predicting a file: rows, those whose end was not read, and where they are."""
+
+    rows: int
+    truncated: int
+    path: Path
+
+
 def predict_file(
     predictor: Predictor,
     source: Path,
@@ -105,13 +115,14 @@ def predict_file(
     columns: tuple[str, ...] | None = None,
     overwrite: bool = False,
     on_rows: Callable[[int], None] = lambda rows: None,
-) -> int:
-    """Write `source` with its predictions added as a CSV; returns the number of rows.
+) -> PredictedFile:
+    """Write `source` with its predictions added as a CSV.
 
-    Works through the file in chunks, so its length does not matter. Columns added: `prediction`
-    and, for classes, `probability` and one `p_<label>` each; the file's own columns stay as they
-    are. The target appears only when whole, and nothing is replaced that this did not make, unless
-    with `overwrite`: no other file than predictions with these columns, and never the source.
+    Works through the file in chunks, so its length does not matter. Columns added: `prediction`;
+    for classes, `probability` and one `p_<label>` each; and `tokens` and `truncated`, how long the
+    input is and whether its end was not read. The file's own columns stay as they are. The target
+    appears only when whole, and nothing is replaced that this did not make, unless with
+    `overwrite`: no other file than predictions with these columns, and never the source.
 
     Raises InputError for a file that has no such text column, or columns that are called as the
     added ones are, and for a target that may not be replaced; DataError for a damaged file.
@@ -123,7 +134,7 @@ def predict_file(
     header = [*table.columns, *added]
     target = _free_target(source, target, header, overwrite)
     places = [table.columns.index(name) for name in wanted]
-    total = 0
+    total = truncated = 0
     with (
         whole_file(target) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as handle,
@@ -137,8 +148,9 @@ def predict_file(
                 for (_, values), answer in zip(rows, found, strict=True)
             )
             total += len(rows)
+            truncated += sum(answer["truncated"] for answer in found)
             on_rows(total)
-    return total
+    return PredictedFile(total, truncated, target)
 
 
 def _free_target(source: Path, target: Path, header: list[str], overwrite: bool) -> Path:

@@ -7,19 +7,18 @@ out of the folder are refused.
 
 from __future__ import annotations
 
-import json
 import mmap
 import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from kdlora import json_files
 from kdlora.errors import ModelError
 from kdlora.ship.stated_facts import CONFIG, adapter_problems, config_problems
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 SAFE_WEIGHTS = ("*.safetensors", "onnx/*.onnx", "*.onnx")
-_LARGEST_JSON = 64 * 1024 * 1024  # bytes; a vocabulary of a million words has about forty
 _BEGINNING = 256  # bytes
 _MODEL_FILES = ("config.json", "adapter_config.json", "export.json")
 _OBJECTS = frozenset(
@@ -165,12 +164,8 @@ def check_onnx(path: Path) -> list[str]:
 def read_json(path: Path) -> Any:
     """Parse a JSON file of a stranger. Raises ModelError."""
     try:
-        if not path.is_file():
-            raise ModelError(f"{path} is no file: refused")
-        if path.stat().st_size > _LARGEST_JSON:
-            raise ModelError(f"{path} is larger than any such file can be: refused")
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return json_files.read_json(path)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
 
 

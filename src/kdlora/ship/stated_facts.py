@@ -6,12 +6,13 @@ one name. Only headers are read here; neither torch nor transformers is needed.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from kdlora.json_files import parse_json
 
 CONFIG = "config.json"
 _LARGEST_HEADER = 100_000_000  # bytes; the safetensors format's own limit
@@ -104,7 +105,7 @@ def tensor_shapes(folder: Path) -> tuple[Shapes, list[str]]:
         try:
             header = _header(path)
             shapes |= {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
-        except (OSError, ValueError, RecursionError, struct.error, KeyError, TypeError) as error:
+        except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
             problems.append(f"{path.name} is no safetensors file: {error}")
     odd = [
         name
@@ -123,7 +124,7 @@ def _header(path: Path) -> dict[str, Any]:
         (size,) = struct.unpack("<Q", handle.read(8))
         if size > min(_LARGEST_HEADER, path.stat().st_size):
             raise ValueError("its header is longer than the file")
-        header = json.loads(handle.read(size))
+        header = parse_json(handle.read(size))
     if not isinstance(header, dict):
         raise ValueError("its header is no object")
     return header

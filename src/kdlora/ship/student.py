@@ -75,11 +75,11 @@ def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -
 def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
     """Merge onto fresh fp32 weights and write the whole folder, then put it in place."""
     from kdlora.models.checkpoints import quiet
-    from kdlora.models.saved import load_trained
+    from kdlora.models.saved import load_trained, save_tokenizer
 
     model, tokenizer = load_trained(source, encoder=encoder_of(record.run))
     with whole_folder(folder) as temporary:
         with quiet():
             model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+        save_tokenizer(tokenizer, temporary, max_length=card.max_length)
         write_json(temporary / CARD, card.model_dump())

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.data.batches import encode
+from kdlora.data.batches import encode, whole_lengths
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import read_config
 from kdlora.models.encoders import output_names
 from kdlora.models.inspection import max_tokens
 from kdlora.models.saved import ADAPTER_CONFIG, load_trained
 from kdlora.records.store import Store
-from kdlora.ship.answers import Predictor, Texts
+from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, ModelCard, make_card, read_calibration, read_card
 from kdlora.ship.safety import check_folder
 from kdlora.spec.run import TrainedRun
@@ -59,15 +59,21 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
     placed = place_for_inference(loaded, compute)
     forward = make_forward(placed, compute)
 
-    def outputs(texts: Texts) -> np.ndarray:
+    def run(texts: Texts) -> Outputs:
         encoded = encode(tokenizer, tuple(texts), max_length=card.max_length)
+        tokens = whole_lengths(encoded, card.max_length, texts, partial(_count, tokenizer))
         try:
-            return predict(placed, encoded, compute, forward=forward)
+            return Outputs(predict(placed, encoded, compute, forward=forward), tokens)
         except (RuntimeError, IndexError) as error:  # what torch says of shapes, tokens and memory
             detail = " ".join(str(error).split())[:300]
             raise ModelError(f"{folder}: the model fails on these texts: {detail}") from error
 
-    return Predictor(card, "torch", outputs)
+    return Predictor(card, "torch", run)
+
+
+def _count(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> list[int]:
+    """Tokens of every input, of which nothing is cut."""
+    return [len(ids) for ids in tokenizer(*texts, truncation=False, verbose=False)["input_ids"]]
 
 
 def _require_numbers(model: PreTrainedModel, folder: Path) -> None:

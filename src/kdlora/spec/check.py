@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.spec.base import Strict, explain
-from kdlora.spec.distillation import Distillation, signal_problems
+from kdlora.spec.distillation import REST, Distillation, signal_problems
 from kdlora.spec.encoders import Layers, Pair
 from kdlora.spec.grid import Exclusions
 from kdlora.spec.sections import OwnTask, stated_kind, task_name
@@ -57,6 +57,8 @@ def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
         study = Study.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, Study), where=where) from None
+    except UnicodeEncodeError:
+        raise InputError("a text holds half a character (a lone surrogate)", where=where) from None
     problems.add(*_own_problems(study))
     if not problems:  # what these ask needs arms, names and settings that hold
         problems.add(*_exclusion_problems(study), *_halving_problems(study))
@@ -103,7 +105,12 @@ def _texts_problems(study: Study) -> Iterator[str]:
     sources = {name: list(found) for name, found in study.unlabelled.items()}
     for task in own:
         sources.setdefault(task.name, []).extend(task.unlabelled)
-    rest = [name for name, found in sources.items() if any(source.is_rest for source in found)]
+    free = {task.name for task in own if task.missing_labels == REST}  # have rows to leave out
+    rest = [
+        name
+        for name, found in sources.items()
+        if name not in free and any(source.is_rest for source in found)
+    ]
     if rest and study.data.max_train is None:
         yield (
             f"unlabelled of {', '.join(rest)}: rest are the train rows that data.max_train leaves "
@@ -111,7 +118,7 @@ def _texts_problems(study: Study) -> Iterator[str]:
         )
     arms = study.planned_arms()
     counting = [str(arm) for arm in arms if study.section(arm, "training").count_texts]
-    if counting and not any(sources.values()):
+    if counting and not free and not any(sources.values()):
         yield f"training.count_texts of {', '.join(counting)}: no unlabelled texts are named"
 
 

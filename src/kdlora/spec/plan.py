@@ -7,12 +7,12 @@ does not depend on which teacher it stands beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from kdlora.errors import Problems
+from kdlora.errors import InputError, Problems
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.check import teaching_problems
 from kdlora.spec.distillation import Distillation
@@ -36,7 +36,7 @@ from kdlora.spec.run import (
     TrainedRun,
     ZeroShotTeacherRun,
 )
-from kdlora.spec.sections import Data, Training, stated_kind, task_name
+from kdlora.spec.sections import AUTO, Data, Training, stated_kind, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
 from kdlora.vocabulary.arm import BASELINES, Arm, teaching_arm
@@ -64,6 +64,7 @@ class Plan:
     runs: list[Run] = field(default_factory=list)
     cells: list[PlannedCell] = field(default_factory=list)
     halving: tuple[Halving, ...] = ()
+    lengths: dict[str, ChosenLength] = field(default_factory=dict)  # by task, where auto
     _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, run_id: str) -> Run:
@@ -73,11 +74,28 @@ class Plan:
         return self.runs[self._places[run_id]]
 
 
-def make_plan(study: Study) -> Plan:
-    """Resolve a study. Raises InputError naming every missing file and unknown model at once."""
+class ChosenLength(NamedTuple):
+    """How many tokens `max_length: auto` means, and why."""
+
+    tokens: int
+    because: str
+
+
+# What `max_length: auto` is for a task, by its rows, a batch's size and all encoders that read it.
+ChooseLength = Callable[[TaskRef, Data, int, Sequence[EncoderRef]], ChosenLength]
+
+
+def make_plan(study: Study, choose_length: ChooseLength | None = None) -> Plan:
+    """Resolve a study. Raises InputError naming every missing file and unknown model at once.
+
+    Args:
+        choose_length: asked where a study says `max_length: auto`, which needs a look at the data.
+    """
     tasks, references = _resolved(study)
     plan = Plan(halving=study.halving)
     settings = _settings(study, references)
+    plan.lengths = _choose_lengths(settings, tasks, choose_length)
+    settings.lengths.update({name: chosen.tokens for name, chosen in plan.lengths.items()})
     blocks = [Block(settings, task, pair) for task in tasks for pair in study.pairs]
     seen: set[str] = set()
     # Seeds outermost, then tasks, then pairs: wherever the work stops, whole blocks are behind it.
@@ -152,6 +170,13 @@ class StudySettings:
     parts: dict[tuple[Any, ...], Parts] = field(default_factory=dict)
     students: dict[tuple[str, tuple[int, ...] | None], EncoderRef] = field(default_factory=dict)
     teachers: dict[str, ArmSettings] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)  # what auto is, by task
+
+    def training(self, row: ArmSettings, task: str) -> Training:
+        """How an arm is trained on a task."""
+        if row.training.max_length != AUTO:
+            return row.training
+        return row.training.model_copy(update={"max_length": self.lengths[task]})
 
     def student(self, pair: Pair) -> EncoderRef:
         key = (pair.student_encoder, pair.student_layers)
@@ -180,11 +205,33 @@ def _settings(study: Study, references: References) -> StudySettings:
     return StudySettings(study, arms, references, exclusions, study.data.planned())
 
 
+def _choose_lengths(
+    settings: StudySettings, tasks: Sequence[TaskRef], choose: ChooseLength | None
+) -> dict[str, ChosenLength]:
+    """What auto is for every task; nothing where no arm says it."""
+    study, references = settings.study, settings.references
+    rows = [*settings.arms, *(settings.teacher(pair) for pair in study.pairs)]
+    auto = [row.training for row in rows if row.training.max_length == AUTO]
+    if not auto:
+        return {}
+    if choose is None:
+        raise InputError("training.max_length: auto needs a look at the data; give a number")
+    batch = max(min(t.batch_size, t.micro_batch_size or t.batch_size) for t in auto)
+    encoders = [*references.encoders.values()]
+    found, problems = {}, Problems(f"study '{study.name}'")
+    for task in tasks:
+        with problems.caught():
+            found[task.name] = choose(task, settings.data, batch, encoders)
+    problems.raise_any()
+    return found
+
+
 def _arm_settings(study: Study, planned: PlannedArm) -> ArmSettings:
     arm = planned.arm
     training = study.section(planned, "training")
     if arm.is_given:  # only how texts are cut and computed matters
-        training = Training(max_length=training.max_length, precision=training.precision)
+        read = {"max_length": training.max_length, "precision": training.precision}
+        training = Training().model_copy(update=read)
     return ArmSettings(
         arm,
         str(arm),
@@ -293,6 +340,7 @@ class Block:
         if arm.is_baseline:
             return BaselineRun(**common)
         common["pair"] = pair.name
+        training = self._settings.training(row, self.task.name)
         outputs = references.outputs.get((self.task.name, pair.name))
         if arm.is_teacher and outputs is not None:
             return FileTeacherRun(**common, outputs=outputs)
@@ -301,21 +349,21 @@ class Block:
                 **common,
                 entailment=references.encoders[pair.teacher],
                 zero_shot=pair.zero_shot,
-                training=row.training,
+                training=training,
             )
         teacher = None if pair.teacher_has_no_head else references.encoders[pair.teacher]
-        common |= {"training": row.training, "reference": teacher}
+        common |= {"training": training, "reference": teacher}
         if arm.is_given:
             return GivenTeacherRun(**common, encoder=teacher)
-        rates, texts = row.training.lr, references.unlabelled[self.task.name]
+        rates, texts = training.lr, references.unlabelled[self.task.name]
         lr = rates.of(adapted=row.adapter is not None)
         common |= {"role": arm.role, "label": arm.label, "lr": lr, "adapter": row.adapter}
         common["head_lr"] = rates.head if rates.head != lr else None
-        if row.training.count_texts:
+        if training.count_texts:
             learnt = row.kd is not None and row.kd.unlabelled
             common["counted"] = () if learnt else texts
             if not common["counted"]:  # nothing is counted that is not trained on anyway
-                common["training"] = row.training.model_copy(update={"count_texts": False})
+                common["training"] = training.model_copy(update={"count_texts": False})
         common["target"] = "standardised" if _is_regression(self.task) else None
         common["encoder"] = teacher if arm.is_teacher else self._settings.student(pair)
         if row.kd is None:

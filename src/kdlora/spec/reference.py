@@ -100,6 +100,8 @@ def _type(value: dict[str, Any]) -> str:
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2].removesuffix(_CHANGES)
         return f"[{name}](#{name.lower()})"
+    if "const" in value:
+        return f"`{value['const']}`"
     if "enum" in value:
         known = [f"`{one}`" for one in value["enum"]]
         return ", ".join(known) if len(known) < 12 else f"a name such as {', '.join(known[:3])}"

@@ -6,13 +6,13 @@ is downloaded; local files are hashed. `spec.plan` collects the problems of a wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from kdlora.errors import InputError, Problems, alternatives, did_you_mean
+from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
-from kdlora.spec.distillation import REST
+from kdlora.spec.distillation import REST, Texts
 from kdlora.spec.encoders import PACKAGED_ENCODERS, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
@@ -52,10 +52,10 @@ def is_sequence_classifier(reference: EncoderRef) -> bool:
     if reference.path is None:
         return False
     try:
-        config = json.loads((Path(reference.path) / "config.json").read_text(encoding="utf-8"))
+        kinds = read_json_object(Path(reference.path) / "config.json").get("architectures")
     except (OSError, ValueError):
         return False
-    return any("ForSequenceClassification" in a for a in config.get("architectures") or [])
+    return isinstance(kinds, list) and any("ForSequenceClassification" in str(a) for a in kinds)
 
 
 def task_ref(study: Study, item: str | OwnTask) -> TaskRef:
@@ -118,10 +118,14 @@ def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
     """The unlabelled texts of a task."""
     name = task_name(item)
     columns = TASKS[item].texts if isinstance(item, str) else item.text
-    own = () if isinstance(item, str) else item.unlabelled
+    sources = list(study.unlabelled.get(name, ()))
+    if not isinstance(item, str):
+        sources = [*item.unlabelled, *sources]
+        if item.missing_labels == REST and not any(source.is_rest for source in sources):
+            sources.insert(0, Texts(file=REST))
     problems = Problems()
     references = []
-    for source in (*own, *study.unlabelled.get(name, ())):
+    for source in sources:
         place = f"task '{name}', unlabelled"
         if source.text and len(source.text) != len(columns):
             problems.add(

@@ -10,8 +10,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -50,6 +53,29 @@ def _as_rates(value: Any) -> Any:
     return value
 
 
+AUTO = 0  # stands for `max_length: auto`; no run has it
+
+
+def _as_length(value: Any, handler: ValidatorFunctionWrapHandler) -> int:
+    return AUTO if value == "auto" else int(handler(value))
+
+
+def _length_told(value: int) -> int | str:
+    return "auto" if value == AUTO else value
+
+
+# A number of tokens, or the word auto, which a plan replaces by a number.
+TextLength = Annotated[
+    int,
+    Field(ge=8),
+    WrapValidator(
+        _as_length,
+        json_schema_input_type=Annotated[int, Field(ge=8)] | Literal["auto"],
+    ),
+    PlainSerializer(_length_told),
+]
+
+
 class Training(Strict):
     """How every arm is trained: the same for all of them, so that they can be compared."""
 
@@ -75,7 +101,11 @@ class Training(Strict):
     weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
     warmup: float = Field(0.06, ge=0, lt=1, description="share of all steps")
     clip_norm: PositiveFloat = Field(1.0, description="largest norm of a step's gradient")
-    max_length: int = Field(128, ge=8, description="tokens; longer texts are cut")
+    max_length: TextLength = Field(
+        128,
+        description="tokens; longer texts are cut. auto: the 99th percentile of a task's texts, up "
+        "to what encoder and memory allow; one number for all arms",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto is bf16 where the device computes it fast, else fp32"
     )
@@ -162,6 +192,11 @@ class OwnTask(Strict):
     )
     positive: str | None = Field(None, description="the class whose F1 is reported as f1")
     unlabelled: Sources = Field((), description="files of texts that only the teacher labels")
+    missing_labels: Literal["error", "rest"] = Field(
+        "error",
+        description="what rows of the training file without a label are: an error, or texts that "
+        "only the teacher labels. Then the labels there are serve to select and to report on first",
+    )
 
     @field_validator("text")
     @classmethod

@@ -11,7 +11,6 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, cast
 
 from kdlora.errors import DataError
+from kdlora.json_files import UnusableJson, parse_json
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -32,9 +32,13 @@ _ENDINGS: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", 
 _BLOCK = 1 << 18  # bytes
 _BATCH = 1024  # records that are read at a time
 _LONGEST_FIELD = 1 << 24  # characters; csv's own limit is 131,072
-_DEEPEST = 100  # lists and objects within each other in a line of JSON
 _PACKING = 3  # times that gzip shortens text, as a rule
 _SHOWN = 5
+# What pyarrow raises beside its own errors where a Parquet file is damaged.
+_OF_DAMAGE = (
+    OSError, ValueError, OverflowError, KeyError, IndexError, TypeError, AttributeError,
+    NotImplementedError, MemoryError,
+)  # fmt: skip
 _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 _NOT_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 
@@ -203,10 +207,6 @@ def even_rows(
         raise DataError(damage)
 
 
-class _Unusable(ValueError):
-    """A line that is JSON, but cannot be used."""
-
-
 def json_objects(path: Path, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The object on each line that is not blank, with the line's number.
 
@@ -222,13 +222,11 @@ def json_objects(path: Path, limit: int | None = None) -> Iterator[tuple[int, di
                 continue
             empty = False
             try:
-                row = _parse(line.rstrip("\n"))
-            except _Unusable as error:
+                row = parse_json(line.rstrip("\n"))
+            except UnusableJson as error:
                 broken.append(f"{path}, line {number}: {error}")
             except ValueError as error:
                 broken.append(f"{path}, line {number}: not valid JSON ({error})")
-            except RecursionError:
-                broken.append(f"{path}, line {number}: {_TOO_DEEP}")
             else:
                 if not isinstance(row, dict):
                     others.append(number)
@@ -245,41 +243,6 @@ def json_objects(path: Path, limit: int | None = None) -> Iterator[tuple[int, di
         raise DataError(problems)
 
 
-_TOO_DEEP = f"more than {_DEEPEST} lists or objects within each other"
-
-
-def _parse(line: str) -> Any:
-    value = json.loads(line)
-    if isinstance(value, dict) and line.count(":") > len(value):  # colons in texts, or keys twice
-        value = json.loads(line, object_pairs_hook=_object)
-    if line.count("[") + line.count("{") > _DEEPEST:
-        inner, depth = [value], 0
-        while inner := [
-            child
-            for item in inner
-            if isinstance(item, list | dict)
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]:
-            depth += 1
-            if depth > _DEEPEST:
-                raise _Unusable(_TOO_DEEP)
-    if "\\u" in line and "\\ud" in line.lower():  # an escape of half a pair, or of both halves
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise _Unusable("holds half a character (a lone surrogate)") from None
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Unusable(f"names '{twice}' twice")
-    return values
-
-
 @contextmanager
 def open_parquet(path: Path) -> Iterator[ParquetFile]:
     """A Parquet file; whatever pyarrow says of damage while it is open becomes a DataError."""
@@ -289,7 +252,7 @@ def open_parquet(path: Path) -> Iterator[ParquetFile]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:
+    except (pa.ArrowException, *_OF_DAMAGE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a readable Parquet file: {reason}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -77,8 +76,7 @@ def few_draws(monkeypatch):
 
 @pytest.mark.parametrize("kind", STUDIES)
 @pytest.mark.usefixtures("few_draws")
-def test_every_section_of_a_poor_study_stands_or_says_why(kind, monkeypatch, tmp_path):
-    monkeypatch.setattr(build.raster, "beside", _no_pictures)
+def test_every_section_of_a_poor_study_stands_or_says_why(kind, tmp_path):
     frame = STUDIES[kind]()
     inputs = ReportInputs(
         kind, {"name": "s"}, histories=lambda: make_histories(frame), examples=StoredOutputs
@@ -100,10 +98,6 @@ def test_every_section_of_a_poor_study_stands_or_says_why(kind, monkeypatch, tmp
         assert why.count("every trained model carries an error flag") == 2
         assert "'movie-reviews'" in why
         assert "'rte'" in why
-
-
-def _no_pictures(scales):
-    return nullcontext()
 
 
 @pytest.fixture(scope="module")

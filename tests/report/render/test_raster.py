@@ -11,6 +11,12 @@ SVG = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _made(pictures):
+    with pictures():
+        yield
+
+
 def test_every_drawing_gets_a_png_of_its_scale_and_a_pdf(tmp_path):
     scales = {}
     for i in range(3):

@@ -71,28 +71,31 @@ _SIGNS = "!-/:-@[-`{-~\u00a1-\u00bf\u2010-\u205e\u3001-\u303f\u0964\u0965\u060c\
 _PIECE = re.compile(f"[^\\s{_SIGNS}]+|[{_SIGNS}]")
 
 
-def find_tokenizer(encoder: EncoderRef) -> Path | None:
-    """The tokenizer.json of an encoder, if it is on this machine; None where it is not."""
+def encoder_file(encoder: EncoderRef, name: str) -> Path | None:
+    """A file of an encoder, if it is on this machine; None where it is not.
+
+    Of an adapter's folder it is that of its base where the folder has none.
+    """
     if encoder.source == "package":
         folder = packaged_folder(encoder.name)
     elif encoder.path is not None:
         folder = Path(encoder.path)
         adapter = folder / "adapter_config.json"
-        if not (folder / "tokenizer.json").is_file() and adapter.is_file():
+        if not (folder / name).is_file() and adapter.is_file():
             base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
             folder = Path(str(base))
     else:
-        return _cached(encoder.name)
-    path = folder / "tokenizer.json"
+        return _cached(encoder.name, name)
+    path = folder / name
     return path if path.is_file() else None
 
 
-def _cached(name: str) -> Path | None:
+def _cached(model: str, name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, "tokenizer.json")
+        found = try_to_load_from_cache(model, name)
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None
@@ -100,7 +103,7 @@ def _cached(name: str) -> Path | None:
 
 def tokenizer_rules(encoder: EncoderRef) -> str | None:
     """The content of an encoder's tokenizer.json, if it is on this machine; None where not."""
-    path = find_tokenizer(encoder)
+    path = encoder_file(encoder, "tokenizer.json")
     return path.read_text(encoding="utf-8") if path is not None else None
 
 

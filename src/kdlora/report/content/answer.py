@@ -7,11 +7,12 @@ Every number stands in a table that the sentence names; "undecided" is never tur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kdlora.evidence import gains as g
 from kdlora.evidence.compare import Comparison
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import Outcome, outcome_metric
+from kdlora.evidence.outcomes import Outcome, OutcomeApart, outcome_metric
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
 from kdlora.evidence.sentences import scope_text
 from kdlora.evidence.study import SUMMARY_COSTS, Evidence
@@ -193,10 +194,12 @@ def gain(stats: Evidence) -> Finding | None:
 
 def student(facts: Facts, stats: Evidence) -> Finding | None:
     """What the students that rank first score on the report split, which chooses none of them."""
-    ranked = [found for found in facts.rankings.values() if found.first is not None]
     averages = {one.arm: one for one in stats.aggregates}
-    arms = dict.fromkeys(found.first.arm for found in ranked if found.first is not None)
-    known = [averages[arm] for arm in arms if arm in averages]
+    ranked = [
+        (found, next((one.arm for one in found.students if one.arm in averages), None))
+        for found in facts.rankings.values()
+    ]
+    known = [averages[arm] for arm in dict.fromkeys(arm for _, arm in ranked if arm)]
     if not known:
         return None
     parts = []
@@ -205,7 +208,7 @@ def student(facts: Facts, stats: Evidence) -> Finding | None:
         if one.retention is not None:
             mean += f" ({w.fixed(one.retention, 1)} % of {w.phrase(stats.reference)})"
         parts.append(f"{w.phrase(one.arm)} {mean}")
-    split = w.join(sorted({found.split for found in ranked}))
+    split = w.join(sorted({found.split for found, arm in ranked if arm}))
     which = "The student that ranks" if len(known) == 1 else "The students that rank"
     text = f"{which} first on the {split} split, with the mean on the report split: "
     return Finding("For a small model", f"{text}{'; '.join(parts)}.", ("averages",))
@@ -408,6 +411,10 @@ def summary(facts: Facts) -> Table | None:
             ]
             chosen = Cell(scale.write(outcome.selection), outcome.selection)
             rows.append((*lead.cells(pair, "", outcome.arm), score, chosen, *rest))
+        rows += [
+            _apart(one, metric, lead.cells(pair, "", one.own.arm))
+            for one in facts.apart.get(pair, ())
+        ]
     what = (
         "Average over tasks, only over the blocks that all trained models share (listed below)"
         if several
@@ -421,9 +428,27 @@ def summary(facts: Facts) -> Table | None:
         f"{what}; below the score its range over seeds. Size is that of the merged model on disk, "
         "latency that of one text; the speed-up is against the teacher's encoder, timed side by "
         "side. Shares of the teacher's score are of the same blocks.",
-        (*mark_notes(rows), *dagger_notes(rows)),
+        (*mark_notes(rows), *dagger_notes(rows), *([APART_NOTE] if facts.apart else [])),
         heads=len(lead.columns),
     )
+
+
+APART_NOTE = (
+    "Models with few runs stand apart: their numbers, and their share of the teacher's score, are "
+    "over the tasks and seeds that they share with the teacher, as said below their names."
+)
+
+
+def _apart(one: OutcomeApart, metric: str, lead: tuple[Cell, ...]) -> tuple[Cell, ...]:
+    """A model that has too few runs to be among the others."""
+    own, scale = one.own, w.scale_of(metric)
+    where = f"{w.plural(own.blocks, 'block')} of {w.join(own.tasks)}"
+    score, *rest = outcome_cells(own, metric)
+    chosen = Cell(scale.write(own.selection), own.selection)
+    named = replace(
+        lead[-1], sub=f"{where}; the teacher there: {scale.write(one.teacher.score.mean)}"
+    )
+    return (*lead[:-1], named, score, chosen, *rest)
 
 
 MARKED = ("score", *SUMMARY_COSTS)

@@ -5,12 +5,12 @@ None claims a significant difference, or an equality: nothing is tested here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import Outcome, averaged_tasks, outcome_metric
+from kdlora.evidence.outcomes import Outcome, outcome_metric
 from kdlora.evidence.teacher import teacher_arm, teacher_of
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
@@ -38,9 +38,9 @@ def sentences(facts: Facts) -> list[Finding]:
     return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
 
 
-def _averaged_over(frame: pd.DataFrame) -> str:
-    tasks = averaged_tasks(frame)
-    if len(names(frame, "task")) == 1:
+def _averaged_over(frame: pd.DataFrame, tasks: Sequence[str]) -> str:
+    """What a mean over these tasks is a mean of."""
+    if len(tasks) == 1:
         metric, direction = metric_of(frame, tasks[0])
         lower = "" if direction > 0 else ", lower is better"
         return f"{w.metric_name(metric)} on {tasks[0]}{lower}"
@@ -91,12 +91,16 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     frame = facts.frame
     teacher = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(teacher_arm(frame, pair) or "")
     students, split = facts.students.get(pair, ([], ""))
-    if not students or teacher is None or not _is_first(facts, pair, students[0].arm):
+    first = students[0] if students and _is_first(facts, pair, students[0].arm) else None
+    for one in facts.apart.get(pair, ()):  # few runs, and yet the one to ship
+        if first is None and len(facts.rankings) == 1 and _is_first(facts, pair, one.own.arm):
+            first, teacher = one.own, one.teacher
+    if first is None or teacher is None:
         return None
-    first, (metric, _) = students[0], outcome_metric(frame)
+    metric, _ = outcome_metric(frame)
     scale = w.scale_of(metric)
     scores = f"{scale.write(first.score.mean)} against {scale.sentence(teacher.score.mean)}"
-    where = f"{_averaged_over(frame)}; {w.plural(first.score.n, 'run')}"
+    where = f"{_averaged_over(frame, first.tasks)}; {w.plural(first.score.n, 'run')}"
     name = w.sentence_case(w.phrase(first.arm))
     if first.retained is None:
         text = f"{name} scores {scores} of the teacher ({where})."

@@ -36,6 +36,7 @@ class ReportInputs:
         spec: the study, shown as YAML.
         notes: further sentences for the methods.
         rerun: the command that does the study again.
+        part: what is shown where it is not the whole study, as a sentence.
         histories: run id -> rows of its history, for the learning curves.
         looks: what was found in the data of the tasks before anything was trained.
         bins: run id -> its report rows by confidence, for the reliability diagrams.
@@ -47,6 +48,7 @@ class ReportInputs:
     spec: dict[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     rerun: str = "kdlora run study.yaml"
+    part: str = ""
     histories: Callable[[], Histories] = dict
     looks: Callable[[], list[DataLook]] = list
     bins: Callable[[], dict[str, ConfidenceBins]] = dict

@@ -32,9 +32,8 @@ from kdlora.report.render.panels import dots, heat_map, shades
 def averages_figure(stats: Evidence) -> Figure | None:
     """Average score of every pair and model, with intervals."""
     panels = []
-    for pair, found in stats.by_pair.items():
-        if len(found) < 2:
-            continue
+    drawn = {pair: found.common for pair, found in stats.by_pair.items() if len(found.common) > 1}
+    for pair, found in drawn.items():
         rows = pd.DataFrame(
             [
                 {
@@ -50,8 +49,8 @@ def averages_figure(stats: Evidence) -> Figure | None:
         panels.append(dots(f"averages_{pair}", pair, alt_text, rows, x="Mean score, points"))
     if not panels:
         return None
-    some = next(iter(stats.by_pair.values()))[0]
-    cells = sorted({found[0].n_cells for found in stats.by_pair.values()})
+    some = next(iter(drawn.values()))[0]
+    cells = sorted({found[0].n_cells for found in drawn.values()})
     counts = w.join([str(n) for n in cells], "or")
     caption = (
         f"Means over the cells that all models of a pair share (n = {counts} cells a model)"
@@ -120,9 +119,10 @@ def _metrics(facts: Facts) -> str:
 
 def averages_table(stats: Evidence) -> Table | None:
     """Mean score of every model with its interval, pair by pair and over all."""
-    parts = [*stats.by_pair.items()]
-    if len(parts) > 1 and stats.aggregates:
-        parts.append(("all pairs", stats.aggregates))
+    parts = [(pair, (*found.common, *found.apart)) for pair, found in stats.by_pair.items()]
+    if len(parts) > 1 and (stats.aggregates or stats.apart):
+        parts.append(("all pairs", (*stats.aggregates, *stats.apart)))
+    apart = bool(stats.apart) or any(found.apart for found in stats.by_pair.values())
     shown = [x for _, found in parts for x in found]
     if not shown:
         return None
@@ -131,7 +131,8 @@ def averages_table(stats: Evidence) -> Table | None:
     rows = tuple(
         (Cell(pair), model_cell(x.arm), points_cell(x.mean),
          *([interval_cell(x.mean_low, x.mean_high)] if over_seeds else []),
-         points_cell(x.iqm), points_cell(x.retention),
+         points_cell(x.iqm), *([points_cell(x.reference_mean)] if apart else []),
+         points_cell(x.retention),
          *([interval_cell(*x.share_interval[1:])] if shares else []),
          w.count(x.n_cells), w.count(x.n_tasks))
         for pair, found in parts for x in found
@@ -139,13 +140,20 @@ def averages_table(stats: Evidence) -> Table | None:
     columns = (
         PAIR, MODEL, Column("mean", "Mean", "points"),
         *([Column("interval", "95 % interval, over seeds")] if over_seeds else []),
-        Column("iqm", "Interquartile mean", "points"), Column("retention", "Of the reference", "%"),
+        Column("iqm", "Interquartile mean", "points"),
+        *([Column("reference", "The reference on these cells", "points")] if apart else []),
+        Column("retention", "Of the reference", "%"),
         *([Column("retention_interval", f"95 % interval, over {shares}")] if shares else []),
         Column("cells", "Shared cells"), Column("tasks", "Tasks"),
     )  # fmt: skip
     why = [f"{w.sentence_case(group)}: {found[0].cannot}." for group, found in parts
            if found[0].cannot]  # fmt: skip
     missing = [f"No average over all pairs: {stats.shared.reason}."] * bool(stats.shared.reason)
+    if apart:
+        missing.append(
+            "Models with too few cells to be among the others stand below them: each over the "
+            "cells that it shares with the reference, so their means are no order."
+        )
     return Table(
         "averages",
         "Average scores with intervals",

@@ -45,7 +45,8 @@ def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
         return Report(inputs.title, "", (Section("answer", "The answer", (nothing,)),))
     data = ReportData(frame, inputs)
     sections = [section for plan in PLANS if (section := plan.make(data))]
-    return Report(inputs.title, _subtitle(data.frame), tuple(sections))
+    subtitle = " · ".join(filter(None, (_subtitle(data.frame), inputs.part.rstrip("."))))
+    return Report(inputs.title, subtitle, tuple(sections))
 
 
 def _subtitle(frame: pd.DataFrame) -> str:

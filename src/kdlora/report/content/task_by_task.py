@@ -34,7 +34,8 @@ def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
     panels, lines = [], []
     for pair in names(frame, "pair"):
         found: dict[str, dict[str, list[float]]] = {}
-        for arm in arms:
+        few = {one.own.arm for one in facts.apart.get(pair, ())}  # they have some of the tasks only
+        for arm in (a for a in arms if a not in few):
             for task in tasks:
                 if s := facts.spreads.get((pair, task, arm)):
                     name = strategy(arm) if merged else arm

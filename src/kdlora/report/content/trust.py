@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import averaged_tasks, shared_blocks
+from kdlora.evidence.outcomes import averaged_tasks
 from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import groups, metric_of, names, rows_of, severities
 from kdlora.report import words as w
@@ -417,7 +417,7 @@ def shared(facts: Facts) -> Table | None:
     tasks, averaged = names(frame, "task"), averaged_tasks(frame)
     lead, rows, whole = Lead(frame, task=False, model=False), [], len(tasks) == 1
     for pair in names(frame, "pair"):
-        blocks = shared_blocks(facts.cells, pair, averaged)
+        blocks = facts.blocks[pair]
         for task in tasks:
             here = frame[(frame["pair"] == pair) & (frame["task"] == task)]
             seeds = sorted({int(s) for s in here.loc[~here["any_seed"], "seed"]})

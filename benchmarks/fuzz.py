@@ -1,0 +1,288 @@
+"""Damaged and hostile inputs for everything that reads what a stranger wrote.
+
+Tables, study files, records, exports, foreign results, requests and model folders are changed at
+random, byte by byte or value by value. Only kdlora's own errors may come out, within a bounded
+time and memory. Inputs that once broke a reader are kept in `corpus/`, a folder a reader, and come
+first.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from benchmarks.results import write_results
+from kdlora.errors import KdloraError
+
+CORPUS = Path(__file__).resolve().parent / "corpus"
+LIMIT_S = 5.0  # for one input; beyond it the reader hangs
+MEMORY_MB = 500  # that the whole process may grow by
+_DEEP = 3000
+
+Read = Callable[[bytes, Path], Any]  # an input, and a folder to lay it in
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads strangers' bytes, and sound inputs to begin from."""
+
+    name: str
+    read: Read
+    sound: tuple[bytes, ...]
+    share: float = 1.0  # of the inputs that a quick target gets
+
+
+@dataclass
+class Tally:
+    """What became of the inputs of one target."""
+
+    name: str
+    inputs: int = 0
+    taken: int = 0
+    refused: int = 0
+    tracebacks: int = 0
+    hangs: int = 0
+    slowest_ms: float = 0.0
+    grown_mb: float = 0.0  # the process's largest memory, while this target was tried
+
+
+class Hang(BaseException):
+    """An input took longer than `LIMIT_S`; no reader's `except Exception` may catch it."""
+
+
+def measure(
+    folder: Path,
+    *,
+    inputs: int,
+    seed: int = 0,
+    only: tuple[str, ...] = (),
+    keep: Path | None = None,
+) -> list[Tally]:
+    """Try `inputs` inputs over all targets, the kept ones first.
+
+    What breaks a reader is written below `keep`, with its traceback beside it.
+    """
+    from benchmarks.fuzz_targets import make_targets
+
+    targets = [t for t in make_targets(folder / "sound") if not only or t.name in only]
+    whole = sum(t.share for t in targets)
+    found = []
+    for target in targets:
+        for sound in target.sound:  # or nothing would be tried but the first refusal
+            target.read(sound, _emptied(folder / "work"))
+        tally = Tally(target.name)
+        before = _largest_mb()
+        kept = sorted((CORPUS / target.name).glob("*")) if CORPUS.is_dir() else []
+        contents = [path.read_bytes() for path in kept]
+        number = max(1, round(inputs * target.share / whole))
+        for i in range(number):
+            rng = random.Random(f"{seed} {target.name} {i}")
+            content = contents[i] if i < len(contents) else damaged(rng.choice(target.sound), rng)
+            _try(target, content, folder / "work", tally, keep)
+        tally.grown_mb = round(_largest_mb() - before, 1)
+        found.append(tally)
+    return found
+
+
+def _try(target: Target, content: bytes, work: Path, tally: Tally, keep: Path | None) -> None:
+    _emptied(work)
+    tally.inputs += 1
+    began = time.perf_counter()
+    fault = ""
+    try:
+        with _limited():
+            target.read(content, work)
+        tally.taken += 1
+    except KdloraError:
+        tally.refused += 1
+    except Hang:
+        tally.hangs += 1
+        fault = "it hung"
+    except Exception:
+        tally.tracebacks += 1
+        fault = traceback.format_exc()
+    tally.slowest_ms = max(tally.slowest_ms, round(1e3 * (time.perf_counter() - began), 1))
+    if fault and keep is not None:
+        place = keep / target.name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{tally.inputs}").write_bytes(content)
+        (place / f"{tally.inputs}.txt").write_text(fault, encoding="utf-8")
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise Hang in this block after `LIMIT_S`."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _largest_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def damaged(sound: bytes, rng: random.Random) -> bytes:
+    """The input with one to four things changed in it: values where it is JSON, else bytes."""
+    if rng.random() < 0.6 and (changed := _values_changed(sound, rng)) is not None:
+        return changed
+    content = bytearray(sound)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(content) + 1)
+        match rng.randrange(6):
+            case 0 if at < len(content):
+                content[at] ^= 1 << rng.randrange(8)
+            case 1:
+                content[at:at] = rng.choice(_NASTY)
+            case 2:
+                del content[at : at + rng.choice((1, 2, 8, 100))]
+            case 3:
+                content[at : at + 4] = rng.randbytes(rng.randint(0, 6))
+            case 4:
+                del content[at:]
+            case _:
+                end = at + rng.choice((1, 10, 200))
+                content[at:at] = content[at:end] * rng.choice((1, 3, 50))
+    return bytes(content)
+
+
+def _values_changed(sound: bytes, rng: random.Random) -> bytes | None:
+    """JSON with values replaced, removed or added at any depth; None where it is no JSON."""
+    lines = sound.strip().split(b"\n")
+    at = rng.randrange(len(lines))
+    whole = sound.lstrip()[:1] in b"{[" and lines[0].strip() in (b"{", b"[")
+    try:
+        values = json.loads(sound if whole or len(lines) == 1 else lines[at])
+    except ValueError:
+        return None
+    for _ in range(rng.randint(1, 4)):
+        inside = rng.choice(_containers(values) or [values])
+        key = None
+        if isinstance(inside, dict):
+            key = rng.choice([*inside, rng.choice(_NAMES)])
+        elif isinstance(inside, list):
+            key = rng.randrange(len(inside)) if inside else None
+        if key is None:
+            values = copy.deepcopy(rng.choice(_JUNK))
+        elif rng.random() < 0.2 and (isinstance(inside, list) or key in inside):
+            del inside[key]
+        else:
+            inside[key] = copy.deepcopy(rng.choice(_JUNK))
+    changed = json.dumps(values, ensure_ascii=rng.random() < 0.5)
+    text = changed.encode("utf-8", "surrogatepass")
+    if whole or len(lines) == 1:
+        return text
+    return b"\n".join([*lines[:at], text, *lines[at + 1 :]])
+
+
+def _containers(values: Any) -> list[Any]:
+    found, todo = [], [values]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict | list) and len(found) < 500:
+            found.append(value)
+            todo += value.values() if isinstance(value, dict) else value
+    return found
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+_JUNK: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 2, 10**6, 2**31, 2**63, 10**30, -(10**30), 0.5, -0.0, 1e308,
+    float("nan"), float("inf"), "", " ", "0", "1,5", "nan", "a" * 300, "x" * 70_000, "\ud800",
+    "\0", "../x", "/etc/passwd", "none", "kd", "lora", "student/kd-lora", "é\u200b", "=1+1", [],
+    {}, [[]], [None], [1, 2], ["a", "a"], {"": 0}, {"a": {"a": 1}}, _nested(90), _nested(200),
+)  # fmt: skip
+_NAMES = ("", "x", "name", "id2label", "task", "run", "seed", "a" * 300, "\ud800", "checksum")
+_NASTY = (
+    b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xef\xbb\xbf", b'"', b'""', b"\t", b"\r", b"\r\n", b"\n",
+    b",", b"[" * _DEEP, b'{"a":' * _DEEP, b"false\n", b"null", b"1e999", b"9" * 5000, b"&a [*a]",
+    b"!!python/object/apply:os.system ['true']", b"- " * 500, b": ", b"a" * 300, b"\\ud800",
+)  # fmt: skip
+
+
+def page(tallies: list[Tally], about: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "# Damaged and hostile inputs",
+        "",
+        f"{sum(t.inputs for t in tallies):,} inputs, seed {about['seed']}, {about['machine']}, "
+        f"{about['date']}, {about['minutes']:g} minutes. Made by "
+        f"`python -m benchmarks fuzz --inputs {about['asked']}`.",
+        "",
+        "An input is taken, or refused with one of kdlora's own errors; a traceback or more than "
+        f"{LIMIT_S:g} s is a fault. Memory is what the process's largest grew by while the reader "
+        "was tried.",
+        "",
+        "| what reads | inputs | taken | refused | tracebacks | hangs | slowest, ms | memory, MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for t in tallies:
+        lines.append(
+            f"| {t.name} | {t.inputs:,} | {t.taken:,} | {t.refused:,} | {t.tracebacks} | {t.hangs} "
+            f"| {t.slowest_ms:,.0f} | {t.grown_mb:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def faults(tallies: list[Tally]) -> list[str]:
+    """What must not be, in sentences."""
+    found = [
+        f"{t.name}: {t.tracebacks} tracebacks, {t.hangs} hangs"
+        for t in tallies
+        if t.tracebacks or t.hangs
+    ]
+    grown = sum(t.grown_mb for t in tallies)
+    return [*found, *([f"memory grew by {grown:.0f} MB"] if grown > MEMORY_MB else [])]
+
+
+def run(inputs: int, *, seed: int, only: tuple[str, ...], keep: Path, out: Path) -> list[str]:
+    """Measure, print and write the table; returns the faults."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        tallies = measure(Path(folder), inputs=inputs, seed=seed, only=only, keep=keep)
+    about = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} processors, {platform.machine()}",
+        "seed": seed,
+        "asked": inputs,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+    text = page(tallies, about)
+    write_results(out, "fuzz", about | {"targets": [asdict(t) for t in tallies]}, text)
+    print(text)
+    return faults(tallies)

@@ -1,0 +1,343 @@
+"""What is fuzzed: each reader of strangers' bytes, with sound inputs that the readers take."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fuzz import Read, Target
+from kdlora.data.own_task import load_own
+from kdlora.importing.mapping import read_mapping
+from kdlora.importing.results import read_results
+from kdlora.planning.encoder_shapes import shape_of
+from kdlora.planning.workload import text_rows
+from kdlora.records.artefact import read_artefact
+from kdlora.records.frame import load_frame, load_histories, read_plan
+from kdlora.records.record import Record
+from kdlora.records.store import Store
+from kdlora.serve.requests import Limits, parse_request
+from kdlora.ship.card import read_calibration, read_card
+from kdlora.ship.safety import check_folder, check_onnx
+from kdlora.spec.check import make_study, read_study
+from kdlora.spec.plan import make_plan
+from kdlora.spec.run import EncoderRef
+from kdlora.spec.sections import OwnTask
+from kdlora.tables.reader import column_problems, open_table
+
+ROOT = Path(__file__).resolve().parent.parent
+_ROWS = [
+    {"text": f"good film, number {i}", "label": "ab"[i % 2], "score": i / 7, "note": None}
+    for i in range(40)
+]
+_STUDY = {
+    "name": "s",
+    "tasks": ["cola"],
+    "pairs": [{"teacher": "minilm-l6", "student": "minilm-l3"}],
+    "arms": ["teacher/fft", "student/lora", "student/kd-lora"],
+    "seeds": [1, 2],
+    "training": {"epochs": 2, "max_length": 16},
+}
+
+
+def make_targets(folder: Path) -> list[Target]:
+    """All of them; `folder` is for the sound files that libraries have to write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    jsonl = "\n".join(map(json.dumps, _ROWS)).encode()
+    csv = _csv(_ROWS, ",")
+    parquet = tuple(_parquet(_ROWS, checked) for checked in (True, False, False))
+    scores = _csv(_SCORES, ",")
+    model = _model(folder / "model")
+    own = {"name": "t", "train": "t.csv", "text": "text", "label": "label"}
+    studies = [json.dumps(_STUDY | {"tasks": tasks}).encode() for tasks in (["cola"], [own])]
+    studies += [text for text in _files("examples/*.yaml") if b"data" not in text]
+    mappings = _files("src/kdlora/importing/mappings/*.yaml")
+    return [
+        Target("tables, CSV", _table("t.csv"), (csv,)),
+        Target("tables, TSV", _table("t.tsv"), (_csv(_ROWS, "\t"), _csv(_ROWS, "\t", '"'))),
+        Target("tables, JSON lines", _table("t.jsonl"), (jsonl,)),
+        Target("tables, Parquet", _table("t.parquet"), parquet),
+        Target("own tasks", _own_task, (csv, jsonl), share=0.3),
+        Target("study files", _study, tuple(studies), share=0.3),
+        Target("records", _record, (_stored(),), share=0.5),
+        Target("plans of studies", _plan, (json.dumps(_saved_plan(folder)).encode(),), share=0.2),
+        Target("histories", _history, (b'{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n',)),
+        Target("exports", _in_folder("export.json", read_artefact), (_export(),)),
+        Target("cards", _card, (_card_text(),)),
+        Target("results, CSV", _import("r.csv"), (scores,), share=0.3),
+        Target("results, JSON", _import("r.json"), (json.dumps(_SCORES).encode(),), share=0.3),
+        Target(
+            "results, folders", _import("kd-lora/task_cola_bert_42/x/all_results.json"),
+            (_METRICS,), share=0.3,
+        ),
+        Target("results, Parquet", _import("r.parquet"), (_parquet(_SCORES),), share=0.3),
+        Target("mappings", _in_file("m.yaml", read_mapping), tuple(mappings), share=0.3),
+        Target("requests", _request, _REQUESTS),
+        Target("configs of encoders", _shape, (_file(model, "config.json"),)),
+        Target(
+            "model folders, config", _model_file(model, "config.json"),
+            (_file(model, "config.json"),),
+        ),
+        Target(
+            "model folders, weights", _model_file(model, "model.safetensors"),
+            (_file(model, "model.safetensors"),), share=0.3,
+        ),
+        Target(
+            "model folders, tokenizer", _model_file(model, "tokenizer_config.json"),
+            (_file(model, "tokenizer_config.json"),),
+        ),
+        Target("ONNX files", _in_file("m.onnx", check_onnx), (_onnx(),)),
+        Target(
+            "models loaded, config", _loaded(model, "config.json"),
+            (_file(model, "config.json"),), share=0.02,
+        ),
+        Target(
+            "models loaded, weights", _loaded(model, "model.safetensors"),
+            (_file(model, "model.safetensors"),), share=0.02,
+        ),
+        Target(
+            "models loaded, tokenizer", _loaded(model, "tokenizer.json"),
+            (_file(model, "tokenizer.json"),), share=0.02,
+        ),
+    ]  # fmt: skip
+
+
+def _in_file(name: str, read: Callable[[Path], Any]) -> Read:
+    def work(content: bytes, folder: Path) -> None:
+        (folder / name).write_bytes(content)
+        read(folder / name)
+
+    return work
+
+
+def _in_folder(name: str, read: Callable[[Path], Any]) -> Read:
+    def work(content: bytes, folder: Path) -> None:
+        (folder / name).write_bytes(content)
+        read(folder)
+
+    return work
+
+
+def _table(name: str) -> Read:
+    def read(path: Path) -> None:
+        text_rows(str(path), ("text",), None)  # an estimate never raises
+        column_problems(path, ["text", "label"])
+        for _ in open_table(path).rows():
+            pass
+
+    return _in_file(name, read)
+
+
+def _own_task(content: bytes, folder: Path) -> None:
+    name = "t.jsonl" if content[:1] == b"{" else "t.csv"
+    (folder / name).write_bytes(content)
+    given = {"name": "t", "train": str(folder / name), "text": ["text"], "label": "label"}
+    load_own(OwnTask.model_validate(given))
+
+
+def _study(content: bytes, folder: Path) -> None:
+    (folder / "s.yaml").write_bytes(content)
+    (folder / "t.csv").write_bytes(_csv(_ROWS, ","))
+    make_plan(read_study(folder / "s.yaml"))
+
+
+def _record(content: bytes, folder: Path) -> None:
+    record = Path(folder) / "runs" / "a" / "record.json"
+    record.parent.mkdir(parents=True)
+    for name in ("record.json", "failed.json", "spec.json"):
+        (record.parent / name).write_bytes(content)
+    store = Store(folder)
+    store.read("a")
+    store.read_failure("a")
+
+
+def _plan(content: bytes, folder: Path) -> None:
+    (folder / "plan.json").write_bytes(content)
+    read_plan(folder)
+    load_frame(folder)
+
+
+def _history(content: bytes, folder: Path) -> None:
+    run = folder / "runs" / "a"
+    run.mkdir(parents=True)
+    (run / "history.jsonl").write_bytes(content)
+    load_histories(folder)
+
+
+def _card(content: bytes, folder: Path) -> None:
+    for name in ("kdlora.json", "calibration.json"):
+        (folder / name).write_bytes(content)
+    read_card(folder)
+    read_calibration(folder)
+
+
+def _import(name: str) -> Read:
+    def work(content: bytes, folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        read_results(folder if path.parent != folder else path)
+
+    return work
+
+
+def _request(content: bytes, folder: Path) -> None:
+    columns = 2 if b"[[" in content or b"second" in content else 1
+    parse_request(content, columns=columns, limits=Limits(max_text_chars=200, queue=20))
+
+
+def _shape(content: bytes, folder: Path) -> None:
+    (folder / "config.json").write_bytes(content)
+    shape, _ = shape_of(EncoderRef(name="m", source="folder", path=str(folder)))
+    assert shape.params > 0
+
+
+def _model_file(model: Path, name: str) -> Read:
+    def work(content: bytes, folder: Path) -> None:
+        place = shutil.copytree(model, folder / "model")
+        (place / name).write_bytes(content)
+        check_folder(place)
+
+    return work
+
+
+def _loaded(model: Path, name: str) -> Read:
+    def work(content: bytes, folder: Path) -> None:
+        from kdlora.ship.predict import load_predictor
+
+        place = shutil.copytree(model, folder / "model")
+        (place / name).write_bytes(content)
+        answers = load_predictor(place, threads=1)([["good film " * 100, ""]])
+        json.dumps(answers, allow_nan=False, ensure_ascii=False).encode()
+
+    return work
+
+
+def _files(pattern: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(ROOT.glob(pattern))]
+
+
+def _file(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
+
+
+def _csv(rows: Sequence[dict[str, Any]], separator: str, quote: str = "") -> bytes:
+    lines = [
+        list(rows[0]),
+        *([("" if v is None else str(v)) for v in row.values()] for row in rows),
+    ]
+    escaped = '"' if separator == "," else quote
+    return "\n".join(
+        separator.join(f"{escaped}{cell}{escaped}" for cell in line) for line in lines
+    ).encode()
+
+
+def _parquet(rows: Sequence[dict[str, Any]], checked: bool = False) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    more = [row | {"list": ["a", None], "at": {"x": 1}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(more), buffer, write_page_checksum=checked)
+    return buffer.getvalue()
+
+
+def _stored() -> bytes:
+    run = make_plan(make_study(_STUDY)).runs[-1]
+    made = Record(run_id=run.run_id, run=run, environment={"python": "3"}).sealed()
+    return made.model_dump_json(by_alias=True).encode()
+
+
+def _saved_plan(folder: Path) -> dict[str, Any]:
+    plan = make_plan(study := make_study(_STUDY))
+    return {
+        "study": study.model_dump(mode="json") | {"base_dir": str(folder)},
+        "cells": [vars(cell) for cell in plan.cells],
+        "runs": {run.run_id: run.model_dump(mode="json") for run in plan.runs},
+    }
+
+
+def _model(folder: Path) -> Path:
+    """A small classifier as transformers saves it."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    words = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "good", "bad", "film"))}
+    config = BertConfig(
+        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=20, id2label={0: "no", 1: "yes"},
+        label2id={"no": 0, "yes": 1},
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    return folder
+
+
+def _onnx() -> bytes:
+    from onnx import TensorProto, helper
+
+    table = helper.make_tensor("table", TensorProto.FLOAT, [2, 2], [1.0, 2.0, 3.0, 4.0])
+    nodes = [helper.make_node("MatMul", ["x", "table"], ["logits"])]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2])
+        for name in ("x", "logits")
+    )
+    graph = helper.make_graph(nodes, "g", [x], [y], [table])
+    return helper.make_model(graph).SerializeToString()
+
+
+def _export() -> bytes:
+    variant = {
+        "name": "onnx", "runtime": "onnx", "quantization": "none", "path": "onnx/model.onnx",
+        "size_mb": 1.0, "metric": "accuracy", "score": 0.9, "gate": "passed",
+    }  # fmt: skip
+    values = {"schema": 1, "run_id": "r", "task": "t", "max_length": 16, "variants": [variant]}
+    return json.dumps(values | {"checksums": {"onnx/model.onnx": "0" * 64}}).encode()
+
+
+def _card_text() -> bytes:
+    values = {
+        "run_id": "r", "task": "t", "arm": "student/lora", "seed": 1, "kind": "classification",
+        "text_columns": ["text"], "label_names": ["no", "yes"], "max_length": 16,
+        "metric": "accuracy", "selection_score": 0.9, "report_score": 0.9, "chosen_because": "",
+        "calibration": {"temperature": 1.5, "threshold": 0.4, "positive": "yes", "n": 100},
+        "n": 100, "temperature": 1.0,
+    }  # fmt: skip
+    return json.dumps(values).encode()
+
+
+_SCORES = [
+    {"Task": "CoLA", "BERT FFT": 60.1, "BERT LoRA": 59.4, "BERT KD-LoRA": 57.0},
+    {"Task": "RTE", "BERT FFT": 70.3, "BERT LoRA": 71.2, "BERT KD-LoRA": 66.0},
+]
+_METRICS = json.dumps(
+    {
+        "eval_accuracy": 0.9, "eval_loss": 0.3, "epoch": 3.0, "train_runtime": 12.0,
+        "log_history": [{"eval_loss": 0.4, "epoch": 1}, {"eval_loss": 0.3, "epoch": 2}],
+    }
+).encode()  # fmt: skip
+_REQUESTS = tuple(
+    json.dumps(v).encode()
+    for v in (
+        {"text": "good film"},
+        {"text": "good", "second": "bad"},
+        {"texts": ["good", "bad"]},
+        {"texts": [["good", "bad"], ["a", "b"]]},
+    )
+)

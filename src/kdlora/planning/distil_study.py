@@ -1,0 +1,197 @@
+"""The study behind `kdlora distil`: one own task, one pair, the student with and without a teacher.
+
+The command line and the Python API say the same things by the same names; what they mean as a
+study stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdlora.errors import DataError, InputError
+from kdlora.spec.check import make_study
+from kdlora.spec.resolve import encoder_ref, is_sequence_classifier
+from kdlora.spec.run import SCORE
+from kdlora.spec.study import Study
+from kdlora.tables.reader import open_table
+from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
+
+# Arguments that are settings of a section of the study file.
+_SETTINGS = {
+    "epochs": "training",
+    "batch_size": "training",
+    "lr": "training",
+    "max_length": "training",
+    "max_train": "data",
+    "rank": "adapter",
+    "temperature": "distillation",
+    "kd_weight": "distillation",
+}
+
+FileName = str | Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilArguments:
+    """What a user says to `kdlora.distil`, which describes each argument, or to the command."""
+
+    train: FileName
+    student: str
+    teacher: str | None = None
+    eval: FileName | None = None
+    unlabelled: FileName | Sequence[FileName] = ()
+    text: str | Sequence[str] = "text"
+    label: str = "label"
+    id: str | None = None
+    kind: str = "auto"
+    metric: str | None = None
+    positive: str | None = None
+    teacher_is_trained: bool | None = None
+    teacher_outputs: FileName | None = None
+    outputs_kind: str = "auto"
+    outputs_label: str | None = None
+    confidence: str | None = None
+    hypothesis: str | None = None
+    adaptation: str = "lora"
+    seeds: Sequence[int] = (42,)
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    max_length: int | str | None = None
+    max_train: int | None = None
+    rank: int | None = None
+    temperature: float | None = None
+    kd_weight: float | None = None
+    name: str | None = None
+    sections: Mapping[str, Mapping[str, Any]] | None = None
+
+    @property
+    def teaches_without_training(self) -> bool:
+        """Whether the teacher needs no label: a file, or a model that answers by entailment."""
+        return self.teacher_outputs is not None or self.hypothesis is not None
+
+
+def distil_study(given: DistilArguments) -> Study:
+    """The study that these arguments mean. Raises InputError with all that is wrong with them."""
+    if problems := list(_contradictions(given)):
+        raise InputError(problems)
+    stem = task_name_of(given.train)
+    task = {
+        "name": stem,
+        "train": str(given.train),
+        "eval": None if given.eval is None else str(given.eval),
+        "text": given.text if isinstance(given.text, str) else tuple(given.text),
+        "unlabelled": _names(given.unlabelled),
+    }
+    task |= {key: getattr(given, key) for key in ("label", "id", "kind", "metric", "positive")}
+    pair = _pair(given)
+    arrives = bool(pair.get("teacher_is_trained")) or given.teaches_without_training
+    student = Arm("student", given.adaptation)
+    controls = [str(student.as_full()), str(student)]
+    changes: dict[str, Any] = {}
+    if given.teaches_without_training:  # what it says replaces labels
+        task["missing_labels"] = "rest"
+        if not _has_column(given.train, given.label):
+            controls, changes = [], {"baselines": False}  # none of them learns without labels
+    return make_study(
+        {
+            "name": given.name or f"distil-{stem}",
+            "tasks": [task],
+            "pairs": [pair],
+            "arms": [
+                str(GIVEN_TEACHER if arrives else TEACHER),
+                *controls,
+                str(replace(student, distillation="kd")),
+            ],
+            "seeds": list(given.seeds),
+            **changes,
+            **_sections(given),
+        }
+    )
+
+
+def _contradictions(given: DistilArguments) -> Iterator[str]:
+    """Teachers that exclude each other, and settings of a file where none is given."""
+    if given.teacher is None and given.teacher_outputs is None:
+        yield (
+            "who teaches? Give teacher (a large encoder), or teacher_outputs (a file of what "
+            "another model or people said of the texts)"
+        )
+    if given.teacher is not None and given.teacher_outputs is not None:
+        yield "teacher and teacher_outputs are two teachers: give one of them"
+    if given.teacher_outputs is None:
+        for name, default in (
+            ("outputs_kind", "auto"),
+            ("outputs_label", None),
+            ("confidence", None),
+        ):
+            if getattr(given, name) != default:
+                yield f"{name} is of a teacher's file: give teacher_outputs"
+    if given.hypothesis is not None and given.teacher is None:
+        yield "hypothesis is of a teacher that answers by entailment: name it as teacher"
+    if given.teaches_without_training and given.teacher_is_trained is not None:
+        yield "teacher_is_trained is of a classifier: leave it out here"
+
+
+def _pair(given: DistilArguments) -> dict[str, Any]:
+    """The pair of the study: who teaches, and how."""
+    pair: dict[str, Any] = {"student": given.student}
+    if given.teacher_outputs is not None:
+        outputs: dict[str, Any] = {"file": str(given.teacher_outputs), "kind": _kind(given)}
+        if given.id is not None and _has_column(given.teacher_outputs, given.id):
+            outputs["id"] = given.id
+        if outputs["kind"] == "labels":
+            outputs |= {"label": given.outputs_label, "confidence": given.confidence}
+        return pair | {"teacher_outputs": outputs}
+    assert given.teacher is not None
+    if given.hypothesis is not None:
+        return pair | {"teacher": {"zero_shot": given.teacher, "hypothesis": given.hypothesis}}
+    trained = given.teacher_is_trained
+    if trained is None:
+        trained = False
+        with suppress(InputError):  # told when the study is planned
+            trained = is_sequence_classifier(encoder_ref(given.teacher, "."))
+    return pair | {"teacher": given.teacher, "teacher_is_trained": trained}
+
+
+def _kind(given: DistilArguments) -> str:
+    """What a teacher's file holds, as its header tells where the user does not."""
+    assert given.teacher_outputs is not None
+    if given.outputs_kind != "auto":
+        return given.outputs_kind
+    if given.confidence is not None or given.outputs_label is not None:
+        return "labels"
+    if _has_column(given.teacher_outputs, SCORE):
+        return "scores"
+    return "labels" if _has_column(given.teacher_outputs, given.label) else "probabilities"
+
+
+def _has_column(file: FileName, name: str) -> bool:
+    """Whether a file has a column; what is wrong with a file is told when the study is planned."""
+    with suppress(DataError):
+        return name in open_table(Path(file)).columns
+    return True
+
+
+def _sections(given: DistilArguments) -> dict[str, dict[str, Any]]:
+    """The sections as they were given, and in them the settings that were given by their names."""
+    found = {section: dict(values) for section, values in (given.sections or {}).items()}
+    for name, section in _SETTINGS.items():
+        if (value := getattr(given, name)) is not None:
+            found.setdefault(section, {})[name] = value
+    return found
+
+
+def _names(files: FileName | Sequence[FileName]) -> tuple[str, ...]:
+    return (str(files),) if isinstance(files, str | Path) else tuple(map(str, files))
+
+
+def task_name_of(file: FileName) -> str:
+    """A task's name after its file, safe in paths and ids."""
+    stem = Path(file).name.split(".")[0]
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-_")
+    return kept or "task"

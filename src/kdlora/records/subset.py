@@ -1,0 +1,128 @@
+"""A part of a study: what `--where` keeps and `--without` drops, for every command that reads it.
+
+    where task=rte, where task=mrpc, without student/dora, without pair=bert
+
+Values of one column are alternatives, all columns must hold; `*` stands for anything. What is left
+out is said wherever the rest is shown.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlora.errors import InputError, Problems, did_you_mean
+from kdlora.vocabulary.arm import Arm, matching
+
+OF_ADAPTERS = ("rank", "alpha", "targets")  # what a fully fine-tuned model has none of
+_TOLD = 40  # values that a message lists at most
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a study that is asked for: these tasks (default all), and see `subset`."""
+
+    tasks: Sequence[str] = ()
+    where: Sequence[str] = ()
+    without: Sequence[str] = ()
+
+
+def subset(
+    frame: pd.DataFrame, where: Sequence[str] = (), without: Sequence[str] = ()
+) -> tuple[pd.DataFrame, str]:
+    """The rows that are asked for, and a sentence on what was left out ("" where nothing is).
+
+    Args:
+        where: ``column=value`` or an arm; rows to which a column does not apply (the rank of a
+            fully fine-tuned model, the seed of a baseline) stay.
+        without: an arm, a pattern of arms or ``column=value``.
+
+    Raises InputError, with all problems at once, for what names nothing, and where nothing is left.
+    """
+    if not where and not without:
+        return frame, ""
+    if "pair" not in frame and "family" in frame:
+        frame = frame.rename(columns={"family": "pair"})
+    problems = Problems()
+    kept: dict[str, np.ndarray] = {}
+    dropped = np.zeros(len(frame), bool)
+    for text in where:
+        found = _rows(frame, text, problems)
+        if found is not None:
+            column, rows = found
+            kept[column] = kept.get(column, _free(frame, column)) | rows
+    for text in without:
+        found = _rows(frame, text, problems)
+        if found is not None:
+            dropped |= found[1]
+    problems.raise_any()
+    chosen = ~dropped
+    for rows in kept.values():
+        chosen &= rows
+    told = _told(where, without)
+    if not chosen.any():
+        raise InputError(f"no run is left {told}")
+    runs = frame["run_id"] if "run_id" in frame else pd.Series(frame.index, frame.index)
+    n, total = runs[chosen].nunique(), runs.nunique()
+    return frame[chosen], f"Of a part of the study, {told}: {n:,} of its {total:,} runs."
+
+
+def _told(where: Sequence[str], without: Sequence[str]) -> str:
+    parts = [f"with {', '.join(where)}"] * bool(where)
+    parts += [f"without {', '.join(without)}"] * bool(without)
+    return " and ".join(parts)
+
+
+def _rows(frame: pd.DataFrame, text: str, problems: Problems) -> tuple[str, np.ndarray] | None:
+    """The column that `text` is about, and the rows [n] that it names."""
+    arms = list(map(str, frame["arm"].dropna().unique())) if "arm" in frame else []
+    named = matching([text.strip()], arms)
+    if named:
+        return "arm", frame["arm"].isin(named).to_numpy()
+    column, sign, value = (part.strip() for part in text.partition("="))
+    column = "pair" if column == "family" else column
+    if not sign:
+        problems.add(
+            f"'{text}' is no arm here, nor column=value such as task=rte.{did_you_mean(text, arms)}"
+        )
+    elif column not in frame:
+        problems.add(f"'{text}': no column '{column}'.{did_you_mean(column, map(str, frame))}")
+    else:
+        found = _equal(frame[column], value)
+        if found.any():
+            return column, found
+        known = sorted({_shown(v) for v in frame[column].dropna()})
+        more = did_you_mean(value, known) if 0 < len(known) <= _TOLD else ""
+        problems.add(f"'{text}': no row has it.{more}")
+    return None
+
+
+def _equal(column: pd.Series, value: str) -> np.ndarray:
+    """Which values are this one, as text or as a number (42 is 42.0), or fit its `*`."""
+    texts = column.map(_shown)
+    found = texts.eq(value)
+    if "*" in value:
+        found |= texts.str.fullmatch(fnmatch.translate(value).removesuffix("\\Z"), flags=re.DOTALL)
+    with suppress(ValueError):
+        found |= pd.to_numeric(column, errors="coerce") == float(value)
+    return (found & column.notna()).to_numpy(bool)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _free(frame: pd.DataFrame, column: str) -> np.ndarray:
+    """Rows to which a column does not apply."""
+    arms = frame["arm"].map(lambda arm: Arm.read(arm))
+    if column in OF_ADAPTERS:
+        return (frame[column].isna() & ~arms.map(lambda arm: arm.has_adapter)).to_numpy(bool)
+    if column == "seed":
+        return arms.map(lambda arm: arm.is_seedless).to_numpy(bool)
+    return np.zeros(len(frame), bool)

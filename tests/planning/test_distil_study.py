@@ -1,0 +1,168 @@
+"""What `kdlora distil` means as a study, from the command line and from Python alike."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import kdlora
+from kdlora.cli.study import distil as command
+from kdlora.errors import InputError
+from kdlora.planning.distil_study import DistilArguments
+from kdlora.planning.distil_study import distil_study as study_of
+from kdlora.spec.check import make_study
+from kdlora.spec.plan import make_plan
+from kdlora.spec.run import DistilledRun
+from tests.harness.moods import sentences, write_csv
+
+ENCODERS = {"teacher": "minilm-l6", "student": "minilm-l3"}
+
+
+def distil_study(**arguments):
+    return study_of(DistilArguments(**arguments))
+
+
+RUNNING = {"strict", "out", "workers", "threads", "on_event", "on_note"}  # not of the study
+
+
+@pytest.fixture
+def files(tmp_path):
+    texts, moods = sentences(60, 0)
+    write_csv(tmp_path / "few.csv", review=texts, mood=moods)
+    write_csv(tmp_path / "many.csv", review=sentences(80, 1)[0])
+    write_csv(tmp_path / "more.csv", review=sentences(20, 2)[0])
+    return tmp_path
+
+
+def columns(folder) -> dict:
+    return {"train": folder / "few.csv", "text": "review", "label": "mood", **ENCODERS}
+
+
+def test_texts_without_labels_teach_the_distilled_student_alone(files):
+    study = distil_study(**columns(files), unlabelled=[files / "many.csv", files / "more.csv"])
+    runs = make_plan(study).runs
+    taught = {run.arm: run for run in runs if isinstance(run, DistilledRun)}
+    assert taught.keys() == {"student/kd-lora"}
+    sources = taught["student/kd-lora"].unlabelled
+    assert [(source.file, source.text) for source in sources] == [
+        (str(files / name), ("review",)) for name in ("many.csv", "more.csv")
+    ]
+    alone = distil_study(**columns(files), unlabelled=files / "many.csv")
+    assert [texts.file for texts in alone.tasks[0].unlabelled] == [str(files / "many.csv")]
+
+
+def test_all_that_is_wrong_with_the_files_comes_in_one_message(files):
+    write_csv(files / "other.csv", reviews=["x"])
+    with pytest.raises(InputError) as caught:
+        kdlora.plan(distil_study(**columns(files), unlabelled=files / "other.csv"))
+    assert "has no column 'review'. Did you mean 'reviews'?" in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        kdlora.plan(
+            distil_study(**columns(files) | {"train": "no.csv"}, unlabelled=["a.csv", "b.csv"])
+        )
+    assert len(caught.value.problems) == 3
+
+
+def test_settings_by_name_are_those_of_their_sections(files):
+    named = distil_study(**columns(files), epochs=7, lr=2e-4, rank=4, kd_weight=0.9, max_train=50)
+    assert (named.training.epochs, named.adapter.rank, named.data.max_train) == (7, 4, 50)
+    assert named.training.lr.fft == named.training.lr.peft == 2e-4
+    assert named.distillation.kd_weight == 0.9
+    sections = {"training": {"warmup": 0.2}}
+    both = distil_study(**columns(files), epochs=7, sections=sections)
+    assert (both.training.epochs, both.training.warmup) == (7, 0.2)
+    assert sections == {"training": {"warmup": 0.2}}  # what the user holds is not changed
+
+
+def test_the_command_and_both_functions_take_the_same_arguments():
+    study = inspect.signature(DistilArguments).parameters
+    python = inspect.signature(kdlora.distil).parameters
+    shell = set(inspect.signature(command).parameters) - RUNNING
+    assert set(python) - RUNNING == set(study)
+    assert {"seeds" if name == "seed" else name for name in shell} == set(study) - {"sections"}
+    for name, parameter in study.items():
+        assert parameter.default == python[name].default, name
+    documented = kdlora.distil.__doc__
+    assert all(f"{name}" in documented for name in python)
+
+
+@pytest.fixture
+def answers(files):
+    """Texts without labels, what a model says of them and of the labelled ones, and those."""
+    texts, moods = sentences(400, 5)
+    write_csv(files / "texts.csv", review=texts[:240])
+    write_csv(files / "gold.csv", review=texts[240:], mood=moods[240:])
+    write_csv(files / "answers.csv", review=texts, mood=moods)
+    return files
+
+
+def without_labels(folder, **changes) -> dict:
+    values = {"train": folder / "texts.csv", "eval": folder / "gold.csv", "text": "review"}
+    values |= {"label": "mood", "student": "minilm-l3"}
+    return values | {"teacher_outputs": folder / "answers.csv"} | changes
+
+
+def test_a_file_of_answers_teaches_texts_without_labels(answers):
+    study = distil_study(**without_labels(answers))
+    assert study.arms == ["teacher/given", "student/kd-lora"]
+    outputs = study.pairs[0].teacher_outputs
+    assert (outputs.kind, outputs.label) == ("labels", None)
+    plan = kdlora.plan(study)
+    assert [run.title for run in plan.runs] == study.arms
+    assert [source.is_rest for source in plan.runs[1].unlabelled] == [True]
+
+
+def test_labels_that_are_there_train_the_controls(answers):
+    study = distil_study(**without_labels(answers, train=answers / "few.csv"))
+    assert study.arms == ["teacher/given", "student/fft", "student/lora", "student/kd-lora"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "kind"),
+    [
+        ({"mood": ["pos"]}, {}, "labels"),
+        ({"pos": [0.5], "neg": [0.5]}, {}, "probabilities"),
+        ({"score": [3.5]}, {}, "scores"),
+        ({"verdict": ["pos"]}, {"outputs_label": "verdict"}, "labels"),
+        ({"pos": [3], "neg": [0]}, {"outputs_kind": "votes"}, "votes"),
+    ],
+)
+def test_a_files_columns_tell_what_it_holds(answers, columns, changes, kind):
+    write_csv(answers / "said.csv", review=["x"], **columns)
+    given = without_labels(answers, teacher_outputs=answers / "said.csv", **changes)
+    assert distil_study(**given).pairs[0].teacher_outputs.kind == kind
+
+
+def test_a_teacher_that_answers_by_entailment(answers):
+    given = without_labels(answers, teacher_outputs=None, teacher="an/nli-model")
+    study = distil_study(**given, hypothesis="The mood is {}.")
+    assert study.pairs[0].zero_shot.hypothesis == "The mood is {}."
+    assert study.pairs[0].teacher == "an/nli-model"
+    assert study.arms == ["teacher/given", "student/kd-lora"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher_outputs": None}, "who teaches"),
+        ({"teacher": "minilm-l6"}, "two teachers"),
+        ({"hypothesis": "{}"}, "name it as teacher"),
+        ({"teacher_outputs": None, "teacher": "x", "confidence": "c"}, "confidence is of a teach"),
+        ({"teacher_is_trained": True}, "leave it out here"),
+    ],
+)
+def test_teachers_that_contradict_each_other(answers, changes, message):
+    with pytest.raises(InputError, match=message):
+        distil_study(**without_labels(answers, **changes))
+
+
+def test_arms_that_have_nothing_to_learn_from_are_refused(answers):
+    study = distil_study(**without_labels(answers))
+    more = make_study(
+        study.model_dump() | {"arms": ["student/lora", *study.arms], "baselines": True}
+    )
+    with pytest.raises(InputError) as caught:
+        kdlora.plan(more)
+    assert "student/lora learns from labels, but no train row of task 'texts'" in str(caught.value)
+    assert "no train row has a label: set baselines: false" in str(caught.value)

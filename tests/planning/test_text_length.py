@@ -1,0 +1,123 @@
+"""`max_length: auto`: one number a task, from its texts, within what encoders and memory allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import kdlora
+from kdlora.api import check
+from kdlora.data.checks.tokens import parse_tokenizer, token_lengths, tokenizer_rules
+from kdlora.errors import InputError
+from kdlora.planning import text_length
+from kdlora.planning.text_length import _that_fits
+from kdlora.planning.workload import activation_mb
+from kdlora.spec.check import make_study
+from kdlora.spec.plan import make_plan
+from kdlora.spec.resolve import encoder_ref
+from kdlora.spec.run import EncoderRun, encoder_of
+from tests.harness.moods import Corner, write_csv
+
+AUTO = {"max_length": "auto", "epochs": 1, "batch_size": 16}
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> None:
+    text_length._chosen.cache_clear()
+
+
+def lengths_of(plan) -> set[int]:
+    return {run.training.max_length for run in plan.runs if isinstance(run, EncoderRun)}
+
+
+def texts(folder: Path, words: list[int]) -> str:
+    columns = {"review": ["film " * n + f"good {i}" for i, n in enumerate(words)],
+               "mood": ["pos", "neg"] * (len(words) // 2)}  # fmt: skip
+    return str(write_csv(folder / "long.csv", **columns))
+
+
+def study(corner: Corner, train: str, **changes):
+    task = {"name": "moods", "train": train, "text": "review", "label": "mood"}
+    return corner.study(tasks=[task], **{"training": AUTO, **changes})
+
+
+def test_it_is_the_99th_percentile_rounded_up_and_the_same_for_all_arms(corner, tmp_path) -> None:
+    train = texts(tmp_path, [3] * 390 + [30] * 8 + [50] * 2)
+    plan = check(study(corner, train))
+    tokenizer = parse_tokenizer(tokenizer_rules(encoder_ref(corner.student, ".")))
+    long = token_lengths(tokenizer, (["film " * 30 + "good 395"],))[0]
+    (length,) = lengths_of(plan)
+    assert length == -(-long // 8) * 8
+    assert plan.lengths["moods"].tokens == length
+    assert f"99 % of the texts to learn from have at most {long} tokens" in (
+        plan.lengths["moods"].because
+    )
+
+
+def test_runs_are_those_of_the_number_itself(corner, tmp_path) -> None:
+    train = texts(tmp_path, [10] * 400)
+    auto = check(study(corner, train))
+    (length,) = lengths_of(auto)
+    plain = check(study(corner, train, training=AUTO | {"max_length": length}))
+    assert [run.run_id for run in auto.runs] == [run.run_id for run in plain.runs]
+    assert plain.lengths == {}
+
+
+def test_an_encoder_reads_no_more_than_it_has_positions_for(corner, tmp_path) -> None:
+    plan = check(study(corner, texts(tmp_path, [100] * 400)))
+    assert lengths_of(plan) == {66}
+    assert "66 tokens, all that" in plan.lengths["moods"].because
+
+
+def test_memory_is_a_limit_that_is_told(corner, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_length, "memory_mb", lambda: 8.0)
+    monkeypatch.setattr(text_length, "visible_gpus", lambda: ())
+    plan = check(study(corner, texts(tmp_path, [60] * 400)))
+    (length,) = lengths_of(plan)
+    teacher = encoder_of(next(run for run in plan.runs if run.role == "teacher"))
+    shape = text_length.shape_of(teacher)[0]
+    assert length < 66
+    assert activation_mb(shape, 16, length) <= 4.0 < activation_mb(shape, 16, 2 * length)
+    assert "memory in a batch of 16" in plan.lengths["moods"].because
+    monkeypatch.setattr(text_length, "memory_mb", lambda: 1e9)
+    assert _that_fits(teacher, 16) == 8192
+
+
+def test_a_pair_that_is_given_trained_reads_as_far(corner, tmp_path) -> None:
+    pair = {"name": "p", "teacher": corner.teacher, "student": corner.student}
+    given = study(
+        corner, texts(tmp_path, [10] * 400), pairs=[pair | {"teacher_is_trained": True}],
+        arms=["teacher/given", "student/kd-lora"],
+    )  # fmt: skip
+    assert len(lengths_of(check(given))) == 1
+
+
+def test_plan_run_and_look_say_it(corner, tmp_path) -> None:
+    auto = study(corner, texts(tmp_path, [10] * 400), arms=["student/lora"], baselines=False)
+    (look,) = kdlora.look(auto)
+    (told,) = [f.sentence for f in look.findings if f.name == "max_length"]
+    assert told.startswith("max_length: auto is ")
+
+
+def test_it_is_refused_where_the_data_or_the_tokenizer_is_not_here(corner, tmp_path) -> None:
+    pair = {"name": "p", "teacher": corner.teacher, "student": corner.student}
+    hub = make_study({"name": "s", "tasks": ["rte"], "training": AUTO, "pairs": [pair]})
+    with pytest.raises(InputError, match="auto is for data on this machine; give a number"):
+        check(hub)
+    with pytest.raises(InputError, match="needs a look at the data"):
+        make_plan(study(corner, texts(tmp_path, [10] * 400)))
+    pair = {"name": "p", "teacher": corner.teacher, "student": "nobody/has-it"}
+    with pytest.raises(InputError, match=r"tokenizer.json of nobody/has-it"):
+        check(study(corner, texts(tmp_path, [10] * 400), pairs=[pair]))
+
+
+def test_the_study_file_keeps_the_word(corner, tmp_path) -> None:
+    auto = study(corner, texts(tmp_path, [10] * 400))
+    dumped = auto.model_dump(mode="json")
+    assert dumped["training"]["max_length"] == "auto"
+    again = make_study({**dumped, "base_dir": auto.base_dir})
+    assert lengths_of(check(again)) == lengths_of(check(auto))
+    for wrong in (0, 7, "all"):
+        with pytest.raises(InputError, match="max_length"):
+            corner.study(training={"max_length": wrong})
