@@ -9,6 +9,7 @@ Report 000 (scores), 001 (significance), 002 (scores and costs joined), 003 (cos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,27 +75,48 @@ class Reproduction(Result):
         return rows
 
 
-def reproduce(inputs: Inputs, *, seed: int = 0, rules: Rules | None = None) -> Reproduction:
-    """Regenerate every report whose inputs are there. The same seed gives the same numbers."""
+REPORTS = ("000", "001", "002", "003", "004")
+
+
+def reproduce(
+    inputs: Inputs,
+    *,
+    seed: int = 0,
+    rules: Rules | None = None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Reproduction:
+    """Regenerate every report whose inputs are there. The same seed gives the same numbers.
+
+    `on_step` is told of each of `REPORTS` before it is made or left out. Raises InputError for
+    trainings that are those of the study and lack some of its groups.
+    """
     rules = rules or Rules()
     generators = iter(np.random.default_rng(seed).spawn(2))
     rng_scores, rng_runs = next(generators), next(generators)
     reports: list[PublishedReport] = []
     skipped: dict[str, str] = {}
+    on_step("000")
     if inputs.scores is not None:
         row = inputs.score_row if inputs.score_row is not None else inputs.scores.iloc[:0]
         reports.append(glue_scores.report(inputs.scores, row, rng_scores, rules))
     else:
         skipped["000"] = _needs("scores")
-    if inputs.runs is not None:
-        reports.append(_significance(inputs.runs, rng_runs, rules))
-    else:
+    on_step("001")
+    if inputs.runs is None:
         skipped["001"] = _needs("runs")
+    elif lacks := significance.lacks_snapshots(inputs.runs):
+        skipped["001"] = lacks
+    else:
+        reports.append(_significance(inputs.runs, rng_runs, rules))
+    on_step("002")
     if inputs.costs is not None:
         reports.append(combined.report(inputs.costs, inputs.runs, inputs.scores))
-        reports.append(rank_costs.report(inputs.costs, inputs.runs))
+        on_step("003")
+        costed = inputs.runs is not None and combined.has_costs(inputs.runs)
+        reports.append(rank_costs.report(inputs.costs, inputs.runs if costed else None))
     else:
         skipped |= {"002": _needs("costs"), "003": _needs("costs")}
+    on_step("004")
     if inputs.matrix is not None:
         reports.append(teacher_matrix.report(inputs.matrix))
     else:
@@ -122,6 +144,7 @@ def _significance(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) ->
 
 
 __all__ = [
+    "REPORTS",
     "SOURCES",
     "Contradiction",
     "Inputs",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from kdlora.vocabulary.task import GLUE
+from kdlora_reproductions.inputs import snapshot_of
 from kdlora_reproductions.rank_costs import cost_table, speedups
 from kdlora_reproductions.rank_costs_sound import METHODS
 from kdlora_reproductions.tables import (
@@ -23,6 +25,7 @@ from kdlora_reproductions.tables import (
 SOURCE = "C1103"
 STRATEGIES = ("FFT", *METHODS)
 FAMILIES = {"bert": "BERT-base", "roberta": "RoBERTa-base", "deberta": "DeBERTa-v3-base"}
+MRLORA = ("mrlora", "mrlora-rs")  # the variants whose trainings the report pools
 MB_PER_GB = 1024  # as the report divides
 
 
@@ -31,16 +34,19 @@ def report(
 ) -> PublishedReport:
     """`frame` is the table of costs; `runs` the trainings; `published` the table of scores.
 
-    The scores behind the report come from a snapshot that is not at hand: they are taken as
-    printed, and only the arithmetic on them is checked.
+    The nine scores behind the report are means over the trainings of the snapshot C1103. Where
+    `runs` holds these they are computed; else they are taken as printed, and only the arithmetic
+    on them is checked.
     """
     costs = cost_table(frame)
-    combined = combined_table(costs)
+    scores, lacking = ({}, "") if runs is None else glue_scores_of(runs)
+    combined = combined_table(costs, scores)
+    runs = runs if runs is not None and has_costs(runs) else None
     return PublishedReport(
         "002",
         "Scores and costs combined",
         "GLUE scores of MrLoRA trainings divided by the published costs of plain LoRA.",
-        tables=_tables(combined),
+        tables=_tables(combined, scores, lacking),
         claims=_claims(combined, costs),
         contradictions=_contradictions(combined, costs, runs, published),
         sound=() if runs is None else (_measured(runs),),
@@ -48,11 +54,50 @@ def report(
     )
 
 
-def combined_table(costs: pd.DataFrame) -> pd.DataFrame:
-    """Indexed by (family, strategy), with the columns of the report; scores as printed."""
+Scores = dict[tuple[str, str], tuple[float, int]]  # family, strategy -> score, runs
+
+
+def glue_scores_of(runs: pd.DataFrame) -> tuple[Scores, str]:
+    """The report's nine scores of the trainings that it used; none and why where they lack some.
+
+    FFT are all full fine-tunings, LoRA and KD-LoRA the trainings with MrLoRA in both its variants
+    and at all ranks. Only the snapshot C1103 has the variant mrlora-rs.
+    """
+    variant = runs["adaptation"].astype(str).str.replace("_", "-")
+    if not variant.eq(MRLORA[1]).any():
+        return {}, f"no training with {MRLORA[1]}, which only the snapshot C1103 has"
+    mrlora = variant.isin(MRLORA)
+    kd = runs["distillation"].eq("kd")
+    of = {"FFT": runs["arm"].eq("teacher/fft"), "LoRA": mrlora & ~kd, "KD-LoRA": mrlora & kd}
+    scores: Scores = {}
+    absent = []
+    for pair, family in FAMILIES.items():
+        for strategy, chosen in of.items():
+            part = runs[chosen & runs["pair"].eq(pair) & runs["score"].notna()]
+            tasks = sorted(set(GLUE) - set(part["task"]))
+            mismatched = "report_mismatched.accuracy" in part and bool(
+                part.loc[part["task"] == "mnli", "report_mismatched.accuracy"].notna().any()
+            )
+            if tasks or not mismatched:
+                absent.append(f"{family} {strategy}: {', '.join(tasks) or 'MNLI mismatched'}")
+            else:
+                scores[family, strategy] = glue_mean(part), len(part)
+    return ({}, f"no training of {'; '.join(absent)}") if absent else (scores, "")
+
+
+def has_costs(runs: pd.DataFrame) -> bool:
+    """Whether trainings say what they cost."""
+    return all(c in runs and runs[c].notna().any() for c in ("trainable_params", "peak_memory_mb"))
+
+
+def combined_table(costs: pd.DataFrame, scores: Scores) -> pd.DataFrame:
+    """Indexed by (family, strategy), with the columns of the report; scores as given or printed."""
     rows = {}
     for family, strategy, row in rows_of(costs):
-        score, _ = printed_cell("002.combined", f"{row['model']} | {strategy}", "GLUE Score")
+        if scores:
+            score, _ = scores[family, strategy]
+        else:
+            score, _ = printed_cell("002.combined", f"{row['model']} | {strategy}", "GLUE Score")
         params, memory, time = (float(row[c]) for c in ("Rank 8", "Memory Usage", "Inference Time"))
         rows[(family, strategy)] = {
             "Model": row["model"],
@@ -69,7 +114,7 @@ def combined_table(costs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _tables(combined: pd.DataFrame) -> tuple[PublishedTable, ...]:
+def _tables(combined: pd.DataFrame, scores: Scores, lacking: str) -> tuple[PublishedTable, ...]:
     named = combined.copy()
     named.index = pd.MultiIndex.from_tuples(
         [(row["Model"], strategy) for _, strategy, row in rows_of(combined)]
@@ -78,13 +123,21 @@ def _tables(combined: pd.DataFrame) -> tuple[PublishedTable, ...]:
     metrics = ["GLUE Score", "Parameters (M)", "Score per Param (per M)", "Memory Usage",
                "Inference Time"]  # fmt: skip
     values = long(named, 1)
-    values["slack"] = [
-        _rounding(key, float(value)) if column.startswith("Score per") else 0.0
-        for key, column, value in zip(values["key"], values["column"], values["value"], strict=True)
-    ]
-    values["given"] = values["column"] == "GLUE Score"
+    if scores:
+        counts = {f"{row['Model']} | {s}": scores[f, s][1] for f, s, row in rows_of(combined)}
+        of_runs = values["column"].eq("GLUE Score")
+        values["n"] = values["n"].mask(of_runs, values["key"].map(counts))
+    else:
+        values["slack"] = [
+            _rounding(key, float(value)) if column.startswith("Score per") else 0.0
+            for key, column, value in values[["key", "column", "value"]].to_numpy()
+        ]
+        values["given"] = values["column"] == "GLUE Score"
     shown = values[values["column"].isin(metrics)]
-    note = "The scores are given, not recomputed: their snapshot is not at hand."
+    note = "The scores are given, not recomputed: their snapshot is not at hand"
+    note = f"{note} ({lacking})." if lacking else f"{note}."
+    if scores:
+        note = "The scores are recomputed from the trainings of the snapshot C1103."
     rule = "score / million parameters, / (MB / 1024), / s; costs from the paper's table at rank 8"
     return (
         make_table("002.combined", "Combined dataset", values,
@@ -217,7 +270,7 @@ def _measured(runs: pd.DataFrame) -> Sound:
             else "Cannot be said: no cell has FFT, MrLoRA and its distillation."
         ),
         table,
-        "B742",
+        snapshot_of(runs),
         int(table["n"].sum()) if len(table) else 0,
         "mean over the report's ten rows of the mean over runs, cells that all three have",
     )

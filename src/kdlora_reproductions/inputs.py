@@ -20,6 +20,11 @@ KINDS: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 
 
+def snapshot_of(runs: pd.DataFrame) -> str:
+    """Which state of the trainings a table is: only the last has the variant mrlora-rs."""
+    return "C1103" if runs["adaptation"].astype(str).eq("mrlora-rs").any() else "B742"
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Tidy frames, None where not given; `sources` says what each was read from."""
@@ -83,11 +88,27 @@ def read_inputs(
 def _read(path: Path, mapping: str) -> tuple[pd.DataFrame, pd.DataFrame, str, str, tuple[str, ...]]:
     if path.is_dir() and is_imported(path):
         provenance = read_provenance(path)
-        if provenance.mapping.get("name") != mapping:
-            raise InputError(
-                f"{path} was imported as '{provenance.mapping.get('name')}', expected '{mapping}'"
-            )
+        others = {kind[0] for kind in KINDS.values()} - {mapping}
+        name = provenance.mapping.get("name")
+        if name in others or (name != mapping and mapping != KINDS["runs"][0]):
+            raise InputError(f"{path} was imported as '{name}', expected '{mapping}'")
         frame = load_imported(path)
         return frame, frame.iloc[:0], provenance.source, provenance.sha256, ()
-    read = read_results(path, mapping)
+    try:
+        read = read_results(path, mapping)
+    except InputError as first:
+        if mapping != KINDS["runs"][0] or not path.exists():
+            raise
+        try:
+            read = read_results(path)  # trainings of the same study, written by another tool
+        except InputError:
+            raise first from None
+        if not _holds_trainings(read.frame):
+            raise first from None
     return read.frame, read.aggregates, read.source, read.sha256, read.problems
+
+
+def _holds_trainings(frame: pd.DataFrame) -> bool:
+    """Whether a table has a row a run: a family, a task, a seed and a score."""
+    needed = ("pair", "task", "seed", "score")
+    return all(name in frame and frame[name].notna().any() for name in needed)

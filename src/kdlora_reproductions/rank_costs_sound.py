@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.diagnosis.public_facts import shape_of
+from kdlora_reproductions.inputs import snapshot_of
 from kdlora_reproductions.tables import Sound, rows_of
 
 SOURCE = "paper"
@@ -44,7 +45,7 @@ def sound(costs: pd.DataFrame, runs: pd.DataFrame | None) -> tuple[Sound, ...]:
             "closed form by the encoder's shape",
         )
     ]
-    if runs is not None:
+    if runs is not None and len(runs):
         found.append(_measured(costs, runs))
     return tuple(found)
 
@@ -80,7 +81,7 @@ def _measured(costs: pd.DataFrame, runs: pd.DataFrame) -> Sound:
         f"For LoRA and KD-LoRA within {close:.1%}; FFT allocated {ratio:.2f} times what is "
         "published (two devices, gradient buckets).",
         table,
-        "B742",
+        snapshot_of(runs),
         int(table["n"].sum()),
         "allocated at the end of each epoch, mean over epochs; median over runs of rank 8",
     )

@@ -18,6 +18,16 @@ FAMILY_PAIRS = (("bert", "roberta"), ("bert", "deberta"), ("roberta", "deberta")
 COSTS = ("train_s", "peak_memory_mb", "train_examples_per_s", "train_flops")
 
 
+def lacks_snapshots(frame: pd.DataFrame) -> str:
+    """Why the two snapshots cannot be told apart in these trainings; "" where they can."""
+    if "in_snapshot_574" in frame:
+        return ""
+    return (
+        "needs the column in_snapshot_574, which tells the 574 trainings of its tables from the "
+        "others"
+    )
+
+
 def prepare(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The snapshots A574 and B742 with `strategy`, `variant` and `params_m` (millions, as it is).
 
@@ -234,12 +244,14 @@ def figures(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     fft, _ = split(runs)
     groups = group_means(runs).drop(columns="Trainable Params (M)").reset_index()
     groups = groups.rename(columns={"Correct Params (M)": "Trainable Params (M)"})
+    sizes = _sizes(runs)
+    groups["n"] = [sizes[f"{v} | {s}"] for v, s in groups[["variant", "strategy"]].to_numpy()]
     whole = pd.DataFrame(
         [
             {"variant": "fft", "strategy": "FFT", "Performance": fft["score"].mean(),
              "Train Time (s)": fft["train_s"].mean(), "Memory (MB)": fft["peak_memory_mb"].mean(),
              "Throughput (samples/s)": fft["train_examples_per_s"].mean(),
-             "Trainable Params (M)": fft["params_m"].mean()}
+             "Trainable Params (M)": fft["params_m"].mean(), "n": len(fft)}
         ]
     )  # fmt: skip
     return {

@@ -23,8 +23,8 @@ SOURCES: dict[str, str] = {
     "paper": "Azimi et al. 2024 (arXiv 2410.20777), tables 1 and 2",
     "A574": "574 trainings, the state of 26 January (81 FFT, 372 LoRA-only, 121 KD-LoRA)",
     "B742": "742 trainings, the state of 27 January (81 FFT, 391 LoRA-only, 270 KD-LoRA)",
-    "C1103": "1,103 trainings, the state of 28 January; not at hand, so the scores that the "
-    "report prints are taken as given",
+    "C1103": "1,103 trainings, the state of 28 January (81 FFT, 524 LoRA-only, 498 KD-LoRA); "
+    "where they are not at hand the scores that the report prints are taken as given",
     "D": "four distillations of the 2x2 matrix, one validation split",
 }
 CELL_COLUMNS = ["table", "key", "column", "printed", "value", "n", "reproduced", "source", "rule"]

@@ -4,28 +4,46 @@ index.md            what reproduces, report by report
 numbers.csv         every number: printed, recomputed, source, n, rule
 contradictions.csv
 001/report.md, 001/tables/*.csv, 001/sound/*.csv, 001/figures/*.csv
+000/analysis_plots/*.svg and *.png   the figures by the names and folders that their report gives
+                                     them; 001 beside its page, 002/combined_plots,
+                                     003/efficiency_plots
+001/supplementary_table_*.tex        the two LaTeX supplements
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import vl_convert
 
 from kdlora.errors import InputError
 from kdlora.evidence.result import plain
+from kdlora.files import whole_file
 from kdlora.records.store import write_text
 from kdlora_reproductions import Reproduction
+from kdlora_reproductions.figures import FOLDERS, drawn
+from kdlora_reproductions.supplements import supplements
 from kdlora_reproductions.tables import SOURCES, PublishedReport, PublishedTable
 
 DIGITS = 4  # significant ones, where no published number says how many
+PIXELS = 2.0  # of a PNG for each unit of the SVG
 
 
-def write_reports(reproduction: Reproduction, out: str | Path) -> Path:
-    """Write everything below `out` and return the index. Files of these names are replaced."""
+def write_reports(
+    reproduction: Reproduction,
+    out: str | Path,
+    *,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Path:
+    """Write everything below `out` and return the index. Files of these names are replaced.
+
+    `on_step` is told of each of `write_steps` before it begins. Raises InputError where nothing can
+    be written.
+    """
     root = Path(out)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -43,10 +61,31 @@ def write_reports(reproduction: Reproduction, out: str | Path) -> Path:
     columns = ["report", "id", "said", "correct", "why"]
     _csv(pd.DataFrame(objections, columns=columns), root / "contradictions.csv")
     for report in reproduction.reports:
+        on_step(f"report {report.id}")
         _report(report, root / report.id)
+        for name, data in report.figures.items():
+            on_step(f"figure {name}")
+            _draw(report.id, name, data, root / report.id)
     index = root / "index.md"
     write_text(index, index_page(reproduction))
     return index
+
+
+def write_steps(reproduction: Reproduction) -> int:
+    """How many steps `write_reports` takes."""
+    return sum(1 + len(report.figures) for report in reproduction.reports)
+
+
+def _draw(report: str, name: str, data: pd.DataFrame, folder: Path) -> None:
+    """A figure as SVG and PNG, where its report has it."""
+    drawing = drawn(report, name, data)
+    if drawing is None:
+        return
+    place = folder / drawing.folder / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_text(place.with_name(f"{name}.svg"), drawing.svg)
+    with whole_file(place.with_name(f"{name}.png")) as temporary:
+        temporary.write_bytes(vl_convert.svg_to_png(drawing.svg, scale=PIXELS))
 
 
 def index_page(reproduction: Reproduction) -> str:
@@ -99,9 +138,20 @@ def report_page(report: PublishedReport) -> str:
             )
         lines.append("")
     if report.figures:
-        names = ", ".join(f"`figures/{name}.csv`" for name in report.figures)
-        lines += ["## Data of the figures", "", names, ""]
+        lines += ["## Figures", "", *_shown_figures(report), ""]
+    for name in supplements(report):
+        lines += [f"Supplementary table: `{name}`", ""]
     return "\n".join(lines)
+
+
+def _shown_figures(report: PublishedReport) -> list[str]:
+    """The figures, or only their data where the report has a table and no picture."""
+    folder = FOLDERS.get(report.id)
+    if folder is None:
+        return [f"Data: `figures/{name}.csv`" for name in report.figures]
+    place = f"{folder}/" if folder else ""
+    return [f"![{name}]({place}{name}.png)\n\nData: `figures/{name}.csv`\n"
+            for name in report.figures]  # fmt: skip
 
 
 def markdown_table(frame: pd.DataFrame) -> str:
@@ -165,6 +215,8 @@ def _report(report: PublishedReport, folder: Path) -> None:
         for file, frame in frames:
             _csv(frame, folder / name / f"{file}.csv")
     folder.mkdir(parents=True, exist_ok=True)
+    for name, latex in supplements(report).items():
+        write_text(folder / name, latex)
     write_text(folder / "report.md", report_page(report))
 
 

@@ -7,7 +7,6 @@ from scipy import stats
 from kdlora.evidence.intervals import (
     affordable,
     bootstrap_clusters,
-    bootstrap_mean,
     bootstrap_strata,
     interval,
     jackknife,
@@ -23,9 +22,14 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+def bootstrap_runs(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of resampled runs: each is a cluster of its own."""
+    return bootstrap_clusters(values, np.arange(len(values)), draws, rng)
+
+
 def test_bootstrap_of_the_mean_has_its_known_moments() -> None:
     values = rng(1).normal(3, 2, 25)
-    drawn = bootstrap_mean(values, 40_000, rng())
+    drawn = bootstrap_runs(values, 40_000, rng())
     error = values.std(ddof=0) / 5
     assert len(drawn) == 40_000
     assert drawn.mean() == pytest.approx(values.mean(), abs=4 * error / 200)
@@ -37,7 +41,7 @@ def test_percentiles_agree_with_scipy() -> None:
     known = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=rng(3)
     ).confidence_interval
-    low, high = interval(bootstrap_mean(values, 20_000, rng()))
+    low, high = interval(bootstrap_runs(values, 20_000, rng()))
     width = known.high - known.low
     assert low == pytest.approx(known.low, abs=0.04 * width)
     assert high == pytest.approx(known.high, abs=0.04 * width)
@@ -92,7 +96,7 @@ def test_nothing_to_resample_gives_no_interval() -> None:
 
 
 def test_a_stratum_of_one_unit_is_unknown_and_not_noiseless() -> None:
-    drawn = bootstrap_mean(rng(1).normal(size=30), 2_000, rng())
+    drawn = bootstrap_runs(rng(1).normal(size=30), 2_000, rng())
     assert np.isnan(interval(drawn, sizes=[9, 9, 1])[0])
     assert np.isfinite(interval(drawn, sizes=[9, 9, 2])[0])
     assert np.isnan(interval(drawn, sizes=[5])[0])
@@ -145,4 +149,4 @@ def test_memory_and_time_are_bounded() -> None:
 
 def test_the_same_seed_gives_the_same_draws() -> None:
     values = np.arange(7.0)
-    assert np.array_equal(bootstrap_mean(values, 50, rng(4)), bootstrap_mean(values, 50, rng(4)))
+    assert np.array_equal(bootstrap_runs(values, 50, rng(4)), bootstrap_runs(values, 50, rng(4)))

@@ -316,6 +316,8 @@ def test_every_arm_that_a_study_may_list_is_read_as_itself():
         ("Student LoRA", "student/lora"),
         ("distilled DoRA", "student/kd-dora"),
         ("lora adalora", "teacher/adalora"),
+        ("rs-LoRA", "teacher/rslora"),
+        ("lora mrlora-rs", "teacher/mrlora-rs"),
         ("KD", "student/kd-fft"),
         ("TF-IDF + SVM", "baseline/tfidf"),
         ("DistilBERT", None),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -347,10 +349,116 @@ def test_everything_is_written(reproduction, tmp_path):
         assert {p.stem for p in (folder / "sound").glob("*.csv")} == {s.id for s in report.sound}
         assert {p.stem for p in (folder / "figures").glob("*.csv")} == set(report.figures)
         assert all(len(frame) for frame in report.figures.values())
+    out = tmp_path / "out"
+    drawings = {p.relative_to(out).as_posix() for p in out.rglob("*.svg")}
+    assert drawings == {f"{name}.svg" for name in NAMED}
+    for name in NAMED:
+        assert (out / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        svg = ElementTree.parse(out / f"{name}.svg").getroot()
+        texts = " ".join(
+            "".join(t.itertext()) for t in svg.iter("{http://www.w3.org/2000/svg}text")
+        )
+        assert "Source: " in texts, name
+        assert name in page_names(out, name), name
+    latex = (out / "001" / "supplementary_table_efficiency.tex").read_text()
+    assert latex.count("\\\\\n") == 1 + 13  # the head, FFT and twelve groups
+    assert "mrlora & LoRA-only & 39 & 0.7600 & 318.9 & 0.751 & 0.827 & 589.3 & 742.3" in latex
+    tests = (out / "001" / "supplementary_table_statistical_tests.tex").read_text()
+    assert "adalora & 0.6418 & 0.6209 & 0.0210 & 0.7154 & No" in tests
+    assert tests.count("\\begin{tabular}") == 2
     assert str(tmp_path) not in page
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write to"):
         write_reports(reproduction, tmp_path / "file" / "below")
+
+
+# What the reports name, below their own folders.
+NAMED = (
+    "000/analysis_plots/bar_avg_scores",
+    *(f"000/analysis_plots/{kind}_{family}" for kind in ("heatmap", "line_trends")
+      for family in ("BERT-b_DBERT-b", "DeB-b_DeB-s", "RoB-b_DRoB-b")),
+    "001/efficiency_performance_scatter",
+    "001/parameter_efficiency_analysis",
+    *(f"002/combined_plots/{name}" for name in (
+        "scatter_params_vs_score", "scatter_time_vs_score", "bar_score_per_param",
+        "heatmap_normalized")),
+    *(f"003/efficiency_plots/{name}" for name in (
+        "param_count_rank8", "memory_usage", "inference_time", "param_vs_rank",
+        "reduction_heatmap")),
+)  # fmt: skip
+
+
+def page_names(out: Path, name: str) -> str:
+    """What the page of a figure's report links, with the report's folder before it."""
+    report = name.partition("/")[0]
+    page = (out / report / "report.md").read_text()
+    return " ".join(f"{report}/{link}" for link in re.findall(r"\]\(([^)]*)\.png\)", page))
+
+
+def trainings_of_the_last_day(reference: Path) -> pd.DataFrame:
+    """A table like that of 28 January: the 81 real FFT runs, and MrLoRA's as a constant a family
+    and strategy, half of them of the variant mrlora-rs and some of rank 16; no snapshot column."""
+    runs = pd.read_csv(reference / "runs.csv").drop(columns="in_snapshot_574")
+    fft = runs[runs["strategy"] == "fft"]
+    parts = [fft]
+    for (family, strategy), score in MRLORA_SCORES.items():
+        for variant, rank in (("mrlora", 8), ("mrlora-rs", 8), ("mrlora-rs", 16)):
+            part = fft[fft["family"] == family].assign(
+                strategy=strategy, peft=variant, rank=rank, metric_value=score
+            )
+            parts.append(part.assign(eval_mismatched_accuracy=score))
+    return pd.concat(parts, ignore_index=True)
+
+
+MRLORA_SCORES = {
+    ("bert", "lora"): 0.77221, ("bert", "kd-lora"): 0.73799,
+    ("roberta", "lora"): 0.790636, ("roberta", "kd-lora"): 0.745548,
+    ("deberta", "lora"): 0.80981, ("deberta", "kd-lora"): 0.769511,
+}  # fmt: skip
+
+
+def test_the_nine_scores_of_report_002_are_recomputed_where_their_trainings_are_given(
+    reference, tmp_path
+):
+    trainings_of_the_last_day(reference).to_csv(tmp_path / "runs.csv", index=False)
+    costs = reference / "paper_table_2.csv"
+    result = reproduce(read_inputs(runs=tmp_path / "runs.csv", costs=costs), rules=QUICK)
+    assert "in_snapshot_574" in result.skipped["001"]
+    (report,) = [r for r in result.reports if r.id == "002"]
+    cells = report.tables[0].cells.set_index(["key", "column"])
+    scores = cells.xs("GLUE Score", level="column")
+    assert scores["reproduced"].tolist() == [True] * 9  # those of FFT by the real trainings
+    assert scores["n"].tolist()[:2] == [27, 81]
+    of_fft = cells.index.get_level_values("key").str.endswith("FFT")
+    assert cells.loc[of_fft, "reproduced"].all()  # the others are divided from rounded ones here
+    assert report.tables[0].note.startswith("The scores are recomputed")
+    few = trainings_of_the_last_day(reference).query(
+        "not (family == 'bert' and peft != 'fft' and task == 'rte' and strategy == 'lora')"
+    )
+    few.to_csv(tmp_path / "few.csv", index=False)
+    result = reproduce(read_inputs(runs=tmp_path / "few.csv", costs=costs), rules=QUICK)
+    table = next(r for r in result.reports if r.id == "002").tables[0]
+    assert "BERT-base LoRA: rte" in table.note
+    changed = trainings_of_the_last_day(reference)
+    changed.loc[changed["strategy"] == "fft", "metric_value"] += 0.01
+    changed.to_csv(tmp_path / "changed.csv", index=False)
+    result = reproduce(read_inputs(runs=tmp_path / "changed.csv", costs=costs), rules=QUICK)
+    table = next(r for r in result.reports if r.id == "002").tables[0]
+    cells = table.cells.set_index(["key", "column"])
+    assert not cells.loc[("BERT-base | FFT", "GLUE Score"), "reproduced"]
+
+
+def test_a_table_without_costs_serves_for_scores(reference, tmp_path):
+    lean = ["family", "strategy", "peft", "task", "seed", "metric_name", "metric_value",
+            "eval_mismatched_accuracy"]  # fmt: skip
+    table = trainings_of_the_last_day(reference)[lean]
+    table.rename(columns={"strategy": "method", "metric_value": "score"}).to_csv(
+        tmp_path / "scores.csv", index=False
+    )
+    inputs = read_inputs(runs=tmp_path / "scores.csv", costs=reference / "paper_table_2.csv")
+    result = reproduce(inputs, rules=QUICK)
+    table = next(r for r in result.reports if r.id == "002").tables[0]
+    assert table.note.startswith("The scores are recomputed")
 
 
 @given(st.integers(0, 4), st.floats(-1000, 1000))

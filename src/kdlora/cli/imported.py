@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli.progress import steps
+
 if TYPE_CHECKING:
     from kdlora.evidence.coverage import Coverage
     from kdlora.evidence.diagnosis import DiagnosisFinding
@@ -108,7 +110,11 @@ def reproduce(
     paper2: Annotated[Path | None, typer.Option(help="The published table of costs.")] = None,
     matrix: Annotated[Path | None, typer.Option(help="The matrix of four distillations.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write every table as CSV and each report as Markdown.")
+        Path | None,
+        typer.Option(
+            help="Write every table as CSV, each report as Markdown, its figures as SVG and PNG, "
+            "and the LaTeX supplements."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 10_000,
@@ -116,13 +122,18 @@ def reproduce(
 ) -> None:
     """Regenerate the five published reports, each number beside what was printed."""
     from kdlora.evidence.result import Rules
-    from kdlora_reproductions import read_inputs
+    from kdlora_reproductions import REPORTS, read_inputs
     from kdlora_reproductions import reproduce as run
-    from kdlora_reproductions.write import write_reports
+    from kdlora_reproductions.write import write_reports, write_steps
 
     inputs = read_inputs(folder, runs=runs, scores=paper1, costs=paper2, matrix=matrix)
-    reproduction = run(inputs, seed=seed, rules=Rules(draws=draws))
-    index = write_reports(reproduction, out) if out is not None else None
+    rules = Rules(draws=draws)
+    with steps("report", len(REPORTS), hidden=as_json) as on_step:
+        reproduction = run(inputs, seed=seed, rules=rules, on_step=on_step)
+    index = None
+    if out is not None:
+        with steps("writing", write_steps(reproduction), hidden=as_json) as on_step:
+            index = write_reports(reproduction, out, on_step=on_step)
     if as_json:
         _print_json({**_as_plain(reproduction), "out": str(index) if index else None})
         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,34 @@ class Board:
     def _say(self, state: str, name: str, why: str) -> None:
         text = f"{state} {name}: {escape(why)}{self._far()}"
         self.console.print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def steps(what: str, total: int, *, hidden: bool = False) -> Iterator[Callable[[str], None]]:
+    """A bar of steps on a terminal's standard error; `hidden`, and elsewhere, nothing.
+
+    What is yielded is called with the name of each step before it begins.
+    """
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+        console=console,
+        transient=True,
+        disable=hidden or not console.is_terminal,
+    )
+    with bars:
+        job = bars.add_task(what, total=total, info="")
+        begun = 0
+
+        def on_step(name: str) -> None:
+            nonlocal begun
+            bars.update(job, completed=begun, info=name)
+            begun += 1
+
+        yield on_step
 
 
 def say_set_aside(root: Path, console: Console) -> None:

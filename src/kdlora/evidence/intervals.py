@@ -47,13 +47,6 @@ def resample(n: int, draws: int, rng: np.random.Generator) -> Iterator[np.ndarra
         yield rng.integers(0, n, (min(chunk, draws - start), n), dtype=np.int32)
 
 
-def bootstrap_mean(values: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Means [draws] of resampled `values` [n]."""
-    values = np.asarray(values, dtype=float)
-    draws = affordable(draws, len(values))
-    return np.concatenate([values[i].mean(1) for i in resample(len(values), draws, rng)])
-
-
 def bootstrap_clusters(
     values: np.ndarray,
     clusters: np.ndarray,

@@ -21,10 +21,11 @@ _TASKS = {name: name for name in GLUE} | {
 }
 _FULL = {"fft", "ft", "full", "finetune", "finetuned", "finetuning", "tuned", "tuning", "tune"}
 _DISTILLED = {"kd", "distil", "distill", "distilled", "distillation", "distilling"}
-# PEFT methods that are not trained here, but stand in tables of others.
+# PEFT methods that are not trained here, but stand in tables of others; mrlora-rs is a variant of
+# the published trainings.
 _OTHER_METHODS = {
     "bitfit", "adapter", "adapters", "houlsby", "pfeiffer", "ia3", "prefix", "prompt", "qlora",
-    "vera", "pissa", "loftq", "loha", "lokr", "boft", "oft",
+    "vera", "pissa", "loftq", "loha", "lokr", "boft", "oft", "mrlora-rs",
 }  # fmt: skip
 _METHODS = {*ADAPTATIONS, *_OTHER_METHODS} - {"fft", "peft"}
 _FAMILIES = ("modernbert", "deberta", "roberta", "electra", "albert", "mpnet", "minilm", "bert")
@@ -70,11 +71,11 @@ def arm_named(text: str) -> str | None:
     arm = Arm.read(text.strip())
     if arm.role in (*ROLES, "baseline") and arm.adaptation:
         return str(arm)
-    words = tokens_of(text)
+    words = _joined(tokens_of(text))
     known = set(words)
     if known & set(BASELINES) or {"tf", "idf"} <= known:
         return str(MAJORITY if MAJORITY.adaptation in known else TFIDF)
-    methods = list(dict.fromkeys(w for w in words if w in _METHODS))
+    methods = list(dict.fromkeys(word for word in words if word in _METHODS))
     special = [m for m in methods if m != "lora"] or methods
     distilled = bool(known & _DISTILLED)
     if len(special) > 1 or not (special or distilled or known & _FULL):
@@ -83,6 +84,20 @@ def arm_named(text: str) -> str | None:
     student = distilled or "student" in known
     role = "student" if student else "teacher"
     return str(Arm(role, adaptation, "kd" if distilled else "none"))
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Words with the methods that are written in two: rs-LoRA is rslora."""
+    found: list[str] = []
+    for word in words:
+        before = found[-1] if found else ""
+        for name in (f"{before}{word}", f"{before}-{word}"):
+            if before and name in _METHODS:
+                found[-1] = name
+                break
+        else:
+            found.append(word)
+    return found
 
 
 def family_of(encoder: str) -> str:

@@ -128,14 +128,15 @@ def _metrics(columns: Sequence[str]) -> dict[str, ColumnMapping]:
         split, rest = "", bare
         if match := re.match(rf"({'|'.join(s for s in _SPLITS if s)})[_/ .]+(.+)$", bare, re.I):
             split, rest = match[1].lower(), match[2]
-        name = metric_named(rest)
+        part = "report"
+        if rest.lower().startswith("mismatched"):  # the second evaluation set of MNLI
+            part, rest = "report_mismatched", rest[len("mismatched") :]
+        name = f"{part}.{metric}" if (metric := metric_named(rest)) else None
         if name:
             found.setdefault(name, []).append((_SPLITS.index(split), column))
             units |= {name: "percent"} if "%" in bracketed(column) else {}
     return {
-        f"report.{name}": ColumnMapping(
-            source=tuple(c for _, c in sorted(sources)), unit=units.get(name, "")
-        )
+        name: ColumnMapping(source=tuple(c for _, c in sorted(sources)), unit=units.get(name, ""))
         for name, sources in found.items()
     }
 
@@ -250,7 +251,7 @@ def _metric_of_tasks(
     table: pd.DataFrame, fields: dict[str, ColumnMapping], metrics: dict[str, ColumnMapping]
 ) -> tuple[dict[str, str], dict[str, str | int | float | bool], list[str]]:
     """The metric of each task that is not known by name, or of the whole table."""
-    names = [column.removeprefix("report.") for column in metrics]
+    names = [c.removeprefix("report.") for c in metrics if c.startswith("report.")]
     usual = sorted(names, key=list(METRICS).index)
     if "metric" in fields:
         values = {
