@@ -12,12 +12,14 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "distil": "kdlora.api",
     "export_model": "kdlora.ship.export",
+    "import_results": "kdlora.importing.results",
     "load_frame": "kdlora.records.frame",
     "look": "kdlora.api",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
     "run": "kdlora.api",
     "Study": "kdlora.spec.study",
+    "read_results": "kdlora.importing.results",
     "read_study": "kdlora.spec.check",
     "write_report": "kdlora.api",
 }
@@ -25,10 +27,12 @@ __all__ = [
     "Study",
     "distil",
     "export_model",
+    "import_results",
     "load_frame",
     "look",
     "plan",
     "predict",
+    "read_results",
     "read_study",
     "run",
     "write_report",
@@ -36,6 +40,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from kdlora.api import distil, look, plan, predict, run, write_report
+    from kdlora.importing.results import import_results, read_results
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
     from kdlora.spec.check import read_study

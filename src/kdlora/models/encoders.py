@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import Checkpoint, read_classifier, read_config, read_tokenizer
 from kdlora.models.inspection import dropout_fields, output_layer
+from kdlora.models.output_names import label_permutation, names_in, require_outputs
 from kdlora.models.student_layers import keep_layers
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.task import Task
@@ -29,17 +29,12 @@ def order_labels(model: PreTrainedModel, task: Task, *, where: str) -> tuple[str
     """
     if not task.label_names:
         return ()
-    config = model.config
-    given = list(output_names(config))
+    given = list(output_names(model.config))
+    require_outputs(given, task, where=where)
     order = label_permutation(given, task.label_names)
-    if order is None and all(re.fullmatch(r"LABEL_\d+", name) for name in given):
+    if order is None:
         pairs = ", ".join(f"{a} = {b}" for a, b in zip(given, task.label_names, strict=True))
         return (f"{where} does not name its outputs; they are taken in order: {pairs}",)
-    if order is None:
-        raise ModelError(
-            f"{where}: its outputs are named {', '.join(given)}, but those of task '{task.name}' "
-            f"are {', '.join(task.label_names)}. Correct id2label in its config.json"
-        )
     if order != list(range(len(order))):
         permute_outputs(model, order)
         return (f"{where}: outputs put into the task's order {', '.join(task.label_names)}",)
@@ -48,21 +43,7 @@ def order_labels(model: PreTrainedModel, task: Task, *, where: str) -> tuple[str
 
 def output_names(config: PreTrainedConfig) -> tuple[str, ...]:
     """The names of a classifier's outputs in their order."""
-    labels = {int(i): str(name) for i, name in (config.id2label or {}).items()}
-    return tuple(labels[i] for i in sorted(labels))
-
-
-def label_permutation(given: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """For each wanted label its place among the given ones; None where the two sets differ."""
-    places = {_plain(name): i for i, name in enumerate(given)}
-    names = [_plain(name) for name in wanted]
-    if len(places) != len(given) or sorted(places) != sorted(names):
-        return None
-    return [places[name] for name in names]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_\-]+", " ", name.strip().casefold())
+    return names_in({"id2label": config.id2label})
 
 
 def permute_outputs(model: PreTrainedModel, order: Sequence[int]) -> None:
@@ -225,18 +206,8 @@ def _load_given(source: str, task: Task, *, attention: str) -> LoadedEncoder:
                 f". Give a fine-tuned sequence classifier, or let it be trained"
             )
         model = checkpoint.model
-    _check_outputs(source, model.config, task)
+    require_outputs(output_names(model.config), task, where=source)
     notes = order_labels(model, task, where=source)
     for field, value in label_fields(task).items():
         setattr(model.config, field, value)
     return LoadedEncoder(model, tokenizer, (), notes)
-
-
-def _check_outputs(source: str, config: PreTrainedConfig, task: Task) -> None:
-    if config.num_labels != task.num_outputs:
-        wanted = ", ".join(task.label_names) or "one number"
-        raise ModelError(
-            f"{source}: given as fine-tuned for task '{task.name}', but it has "
-            f"{config.num_labels} outputs ({', '.join(output_names(config))}) where the task "
-            f"has {task.num_outputs} ({wanted})"
-        )

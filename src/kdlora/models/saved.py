@@ -40,10 +40,10 @@ from kdlora.models.encoders import new_modules, output_names, resolve_encoder
 from kdlora.models.merging import initial_factors, merge
 from kdlora.models.mrlora import MrLoraConfig
 from kdlora.models.student_layers import keep_layers
+from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import EncoderRef
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ABOUT = "kdlora.json"  # which encoder an adapter belongs to and what its outputs mean
 BASE = "base"  # in an adapter folder: the encoder it belongs to, if that exists nowhere else

@@ -19,9 +19,10 @@ from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.errors import ModelError, Problems, did_you_mean
 from kdlora.json_files import read_json_object
 from kdlora.measure.calibration import LEAST_ROWS
-from kdlora.models.entailment import entailment_output, names_in
 from kdlora.models.families import longest_text
+from kdlora.models.output_names import entailment_output, names_in, require_outputs
 from kdlora.spec.distillation import signal_problems
+from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     BaselineRun,
@@ -29,11 +30,22 @@ from kdlora.spec.run import (
     EncoderRef,
     EncoderRun,
     FileTeacherRun,
+    GivenTeacherRun,
     Run,
     TaskRef,
     TextsRef,
     TrainedRun,
     ZeroShotTeacherRun,
+    encoder_of,
+)
+
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 
 OnNote = Callable[[str], None]
@@ -68,7 +80,7 @@ def read_inputs(
             on_note(f"reading {name}")
             with problems.caught():
                 loaded[name] = load_task(run.task, run.data, progress=on_note)
-    problems.add(*_too_long(plan))
+    problems.add(*_unreadable(plan), *_too_long(plan))
     if not problems:
         _check_teaching(plan, loaded, on_note, problems)
     return loaded
@@ -106,6 +118,8 @@ def _check_teaching(
             once(run.run_id, _file, run, data, on_note)
         if isinstance(run, ZeroShotTeacherRun):
             problems.add(*_unfit_zero_shot(run, data))
+        if isinstance(run, GivenTeacherRun):
+            problems.add(*_unfit_classifier(run, data))
         if isinstance(run, TrainedRun) and run.counted:
             once(_key_of(run, run.counted), _texts, run.counted, run, data, on_note)
         if not isinstance(run, DistilledRun):
@@ -175,10 +189,20 @@ def _unfit_zero_shot(run: ZeroShotTeacherRun, data: TaskData) -> Iterator[str]:
     ):
         hint = did_you_mean(name, task.label_names)
         yield f"{place}: labels: task '{task.name}' has no class '{name}'.{hint}"
-    config = _config(Path(run.entailment.path)) if run.entailment.path else None
+    config = _config(run.entailment)
     if config is not None:
         try:
             entailment_output(names_in(config), where=run.entailment.name)
+        except ModelError as error:
+            yield from error.problems
+
+
+def _unfit_classifier(run: GivenTeacherRun, data: TaskData) -> Iterator[str]:
+    """What a local classifier's config says against its being fine-tuned on the task already."""
+    names = names_in(_config(run.encoder) or {})
+    if names:  # without names it is seen once the model is loaded
+        try:
+            require_outputs(names, data.task, where=run.encoder.name)
         except ModelError as error:
             yield from error.problems
 
@@ -213,8 +237,8 @@ def _too_long(plan: Plan) -> Iterator[str]:
             ):  # it reads at its student's length
                 lengths[run.reference, run.training.max_length] = None
     for encoder, length in lengths:
-        with_config = encoder.path and _config(Path(encoder.path))
-        if with_config and (problem := length_problem(encoder, length, with_config)):
+        config = _config(encoder)
+        if config is not None and (problem := length_problem(encoder, length, config)):
             yield problem
 
 
@@ -223,12 +247,31 @@ def matches_states(run: EncoderRun) -> bool:
     return isinstance(run, DistilledRun) and run.kd.signals.match_states
 
 
-def _config(folder: Path) -> dict[str, Any] | None:
-    """What a model's folder says of itself; None where it says nothing, as an adapter's."""
+def _config(encoder: EncoderRef) -> dict[str, Any] | None:
+    """What a local model says of itself; None where it is not local, or says nothing."""
+    if encoder.path is None:
+        return None
     try:
-        return read_json_object(folder / "config.json")
+        return read_json_object(Path(encoder.path) / "config.json")
     except (OSError, ValueError):
         return None
+
+
+def _unreadable(plan: Plan) -> Iterator[str]:
+    """Local models without weights that can be read, or without a tokenizer."""
+    named = {}
+    for run in plan.runs:
+        found = run.entailment if isinstance(run, ZeroShotTeacherRun) else encoder_of(run)
+        if found is not None and found.path is not None:
+            named[found.path] = found.name
+    for path, name in named.items():
+        folder = Path(path)
+        if (folder / ADAPTER_CONFIG).is_file():  # its base model has what is asked for here
+            continue
+        if not any(folder.glob("*.safetensors")):
+            yield f"{name}: its weights are not in the folder: expected model.safetensors"
+        if not any((folder / file).is_file() for file in _TOKENIZERS):
+            yield f"{name}: it has no tokenizer: expected one of {', '.join(_TOKENIZERS)}"
 
 
 def length_problem(encoder: EncoderRef, length: int, config: dict[str, Any]) -> str | None:

@@ -22,14 +22,14 @@ from kdlora.models.adapters import check_options, check_patterns
 from kdlora.models.checkpoints import read_config, read_tokenizer
 from kdlora.models.counting import resolve_budget, without_weights
 from kdlora.models.encoders import load_encoder, output_names, resolve_encoder
-from kdlora.models.entailment import entailment_output
 from kdlora.models.inspection import resolve_targets, trained_modules
-from kdlora.models.saved import ADAPTER_CONFIG
+from kdlora.models.output_names import entailment_output
 from kdlora.models.student_layers import with_layers
 from kdlora.planning.data_looks import look_at_plan
 from kdlora.planning.inputs import length_problem, matches_states, read_inputs
 from kdlora.records.data_look import DataLook
 from kdlora.spec.adapter import Adapter
+from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     DistilledRun,

@@ -19,7 +19,7 @@ from kdlora.errors import ModelError
 from kdlora.measure.calibration import calibrated
 from kdlora.models.checkpoints import read_classifier, read_config, read_tokenizer
 from kdlora.models.encoders import check_loaded, new_modules, output_names, resolve_encoder
-from kdlora.models.entailment import entailment_output
+from kdlora.models.output_names import entailment_output
 from kdlora.records.record import TeacherCalibration
 from kdlora.spec.run import ZeroShotTeacherRun
 from kdlora.training.forward import Forward, make_forward

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdlora.models.saved import ABOUT, ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE
+from kdlora.models.saved import ABOUT, ADAPTER_WEIGHTS, BASE
+from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.run import EncoderRef
 
 FOLDER = "adapter"

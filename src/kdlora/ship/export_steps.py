@@ -17,7 +17,7 @@ from kdlora.data.examples import TaskData
 from kdlora.data.tasks import load_task
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import quiet
-from kdlora.models.saved import ADAPTER_CONFIG, load_adapted, load_trained, save_tokenizer
+from kdlora.models.saved import load_adapted, load_trained, save_tokenizer
 from kdlora.records.artefact import (
     FILES,
     Parity,
@@ -35,6 +35,7 @@ from kdlora.ship.onnx_graph import OUTPUT, export_graph, graph_inputs
 from kdlora.ship.parity import MERGE_TOLERANCE, ONNX_TOLERANCE, OnnxModel, compare
 from kdlora.ship.quantize import INT4, INT8, Settings
 from kdlora.ship.source import SourceRun, check_data
+from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.training.inference import predict
 from kdlora.training.precision import Compute
 from kdlora.vocabulary.metric import Metric

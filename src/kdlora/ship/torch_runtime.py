@@ -14,11 +14,12 @@ from kdlora.errors import ModelError
 from kdlora.models.checkpoints import read_config
 from kdlora.models.encoders import output_names
 from kdlora.models.inspection import max_tokens
-from kdlora.models.saved import ADAPTER_CONFIG, load_trained
+from kdlora.models.saved import load_trained
 from kdlora.records.store import Store
 from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, ModelCard, make_card, read_calibration, read_card
 from kdlora.ship.safety import check_folder
+from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict

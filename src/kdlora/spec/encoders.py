@@ -22,6 +22,9 @@ from kdlora.spec.distillation import TeacherOutputs
 PACKAGED_ENCODERS = ("minilm-l6", "minilm-l3", "mpnet-base")
 
 
+ADAPTER_CONFIG = "adapter_config.json"  # what peft saves beside an adapter's weights
+
+
 class Layers(Strict):
     """The embeddings, these layers in their order, and the pooler of an encoder."""
 

@@ -13,7 +13,7 @@ from kdlora.errors import InputError, Problems, alternatives, did_you_mean
 from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
-from kdlora.spec.encoders import PACKAGED_ENCODERS, Pair
+from kdlora.spec.encoders import ADAPTER_CONFIG, PACKAGED_ENCODERS, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
 from kdlora.spec.sections import OwnTask, stated_kind, task_name
@@ -29,7 +29,7 @@ def encoder_ref(name: str, base_dir: str) -> EncoderRef:
     path = Path(name).expanduser()
     path = path if path.is_absolute() else Path(base_dir) / path
     if path.is_dir():
-        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        if not (path / "config.json").is_file() and not (path / ADAPTER_CONFIG).is_file():
             raise InputError(f"model folder {path} holds no config.json: it is no saved model")
         fingerprint = hash_model_folder(path)
         return EncoderRef(

@@ -11,19 +11,14 @@ import pytest
 import yaml
 
 from kdlora.errors import InputError
-from kdlora.report.content.parts import ReportInputs
-from kdlora.report.content.study import build
 from kdlora.report.render.repository_page import write_page
-from tests.harness.studies import make_histories
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(scope="module")
-def report(one_task):
-    histories = make_histories(one_task)
-    inputs = ReportInputs("A study", rerun="kdlora run x.yaml", histories=lambda: histories)
-    return build(one_task, inputs)
+@pytest.fixture
+def report(made):
+    return made("one_task")
 
 
 def test_a_page_has_the_findings_and_what_was_asked_for(report, tmp_path):
