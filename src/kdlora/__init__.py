@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "compare": "kdlora.api",
+    "compare_arms": "kdlora.api",
     "distil": "kdlora.api",
     "export_model": "kdlora.ship.export",
     "import_results": "kdlora.importing.results",
@@ -25,6 +27,8 @@ _PUBLIC = {
 }
 __all__ = [
     "Study",
+    "compare",
+    "compare_arms",
     "distil",
     "export_model",
     "import_results",
@@ -39,7 +43,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from kdlora.api import distil, look, plan, predict, run, write_report
+    from kdlora.api import compare, compare_arms, distil, look, plan, predict, run, write_report
     from kdlora.importing.results import import_results, read_results
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
