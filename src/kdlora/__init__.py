@@ -23,6 +23,7 @@ _PUBLIC = {
     "Study": "kdlora.spec.study",
     "read_results": "kdlora.importing.results",
     "read_study": "kdlora.spec.check",
+    "reproduce": "kdlora.api",
     "write_report": "kdlora.api",
 }
 __all__ = [
@@ -38,12 +39,23 @@ __all__ = [
     "predict",
     "read_results",
     "read_study",
+    "reproduce",
     "run",
     "write_report",
 ]
 
 if TYPE_CHECKING:
-    from kdlora.api import compare, compare_arms, distil, look, plan, predict, run, write_report
+    from kdlora.api import (
+        compare,
+        compare_arms,
+        distil,
+        look,
+        plan,
+        predict,
+        reproduce,
+        run,
+        write_report,
+    )
     from kdlora.importing.results import import_results, read_results
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model

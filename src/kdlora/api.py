@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kdlora.spec.plan import ChosenLength
     from kdlora.spec.run import EncoderRef, TaskRef
     from kdlora.spec.sections import Data
+    from kdlora_reproductions import Reproduction
 
 _LOST = ("failed", "skipped")  # states of runs that came to nothing
 
@@ -668,3 +669,38 @@ def _runs(
         return StudyFrame.of(subset(study, where, without)[0])
     outputs = RunOutputs(find_study(study), "report")
     return StudyFrame.of(subset(load_frame(study), where, without)[0], outputs)
+
+
+def reproduce(
+    folder: str | Path | None = None,
+    *,
+    runs: str | Path | None = None,
+    scores: str | Path | None = None,
+    costs: str | Path | None = None,
+    matrix: str | Path | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    draws: int = 10_000,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Reproduction:
+    """The five published reports again, each number beside what was printed.
+
+    Args:
+        folder: of runs.csv, paper_table_1.csv, paper_table_2.csv and kd_matrix_004.csv.
+        runs, scores, costs, matrix: single tables or imported studies, instead of the folder's.
+        out: write tables, pages, figures and LaTeX supplements below it.
+        seed, draws: of the bootstrap.
+        on_step: told of each report and figure before it is made.
+
+    >>> kdlora.reproduce("reference").summary()
+    """
+    from kdlora.evidence.result import Rules
+    from kdlora_reproductions import read_inputs
+    from kdlora_reproductions import reproduce as regenerate
+    from kdlora_reproductions.write import write_reports
+
+    inputs = read_inputs(folder, runs=runs, scores=scores, costs=costs, matrix=matrix)
+    found = regenerate(inputs, seed=seed, rules=Rules(draws=draws), on_step=on_step)
+    if out is not None:
+        write_reports(found, out, on_step=on_step)
+    return found

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kdlora.api import as_study
+from kdlora.api import as_study, check
 from kdlora.cli.app import app
 from kdlora.errors import InputError
 from kdlora.spec import presets
@@ -92,7 +92,7 @@ def test_own_data_is_written_filled_in_and_planned(tmp_path):
 def test_a_language_models_answers_are_read_where_the_preset_is_called(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_csv(tmp_path / "answers.csv", text=["a film"], label=["Positive"])
-    runs = make_plan(as_study("llm-labels")).runs
+    runs = check(as_study("llm-labels")).runs
     taught = [run for run in runs if run.distillation == "kd"]
     assert {run.arm for run in taught} == {"student/kd-fft", "student/kd-lora"}
     assert all(source.is_rest for run in taught for source in run.unlabelled)

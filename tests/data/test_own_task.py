@@ -353,6 +353,24 @@ def test_the_files_that_teach_are_looked_at_too(tmp_path):
         check(study)
 
 
+@pytest.mark.parametrize("task", ["sst2", "own"])
+def test_names_of_classes_are_looked_for_in_one_column(tmp_path, task):
+    answers = write_csv(tmp_path / "answers.csv", sentence=["x"], answer=["positive"])
+    train = write_csv(tmp_path / "train.csv", sentence=WORDS, label=["positive", "negative"] * 20)
+    own = {"name": "own", "train": str(train), "text": "sentence"}
+
+    def problems(**outputs):
+        told = {"file": str(answers), "kind": "labels"} | outputs
+        pairs = [{"name": "p", "student": "small", "teacher_outputs": told}]
+        tasks = [own if task == "own" else task]
+        plan = make_plan(make_study({"name": "s", "tasks": tasks, "pairs": pairs}))
+        return check_teaching_files(next(run for run in plan.runs if run.role == "teacher"))
+
+    assert problems(label="answer") == []
+    assert "has no column 'label'" in str(problems())
+    assert "has no column 'sure'" in str(problems(label="answer", confidence="sure"))
+
+
 def test_no_heavy_import(tmp_path):
     train = write_csv(tmp_path / "a.csv", text=["x"], label=["y"])
     code = (

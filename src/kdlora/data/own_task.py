@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import DataError, Problems, did_you_mean
-from kdlora.spec.run import SCORE, DistilledRun, FileTeacherRun, Run
+from kdlora.spec.run import DistilledRun, FileTeacherRun, Run
 from kdlora.spec.sections import OwnTask
 from kdlora.tables.reader import (
     FileTable,
@@ -137,9 +137,8 @@ def check_teaching_files(run: Run) -> list[str]:
         source, task = run.outputs, TASKS.get(run.task.name)
         keys = (source.id,) if source.id else source.text
         named = list(source.columns.values())
-        if task is not None:  # the classes of own data are known once it is read
-            classes = task.label_names or (SCORE,)
-            named = [source.columns.get(name, name) for name in classes]
+        if task is not None or source.kind == "labels":
+            named = source.answer_columns(task.label_names if task is not None else ())
         wanted.append((source.file, (*keys, *named)))
     return [p for name, columns in wanted for p in column_problems(Path(name), columns)]
 

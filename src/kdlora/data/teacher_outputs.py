@@ -94,7 +94,7 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     require_as_planned(path, ref.fingerprint, where=where)
     if problems := _unfit(ref, task):
         raise DataError(problems, where=where)
-    columns = answer_columns(ref, task)
+    columns = ref.answer_columns(task.label_names)
     keys = [ref.id] if ref.id else list(ref.text)
     if clash := sorted({name for name in columns if (*keys, *columns).count(name) > 1}):
         raise DataError(f"columns used twice: {', '.join(clash)}", where=where)
@@ -108,13 +108,6 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     except DataError as error:
         raise DataError(error.problems, where=where) from None
     return TeacherTable(path, ref.id is not None, rows, logits, read=len(table))
-
-
-def answer_columns(ref: OutputsRef, task: Task) -> list[str]:
-    """The columns of a teacher's file that hold what it says."""
-    if ref.kind == "labels":
-        return [name for name in (ref.label, ref.confidence) if name is not None]
-    return [ref.columns.get(name, name) for name in task.label_names or (SCORE,)]
 
 
 def _unfit(ref: OutputsRef, task: Task) -> list[str]:

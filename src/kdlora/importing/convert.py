@@ -84,7 +84,8 @@ def tidy(table: pd.DataFrame, mapping: Mapping, path: Path) -> Imported:
         if "status" not in part:
             part["status"] = "done"
         if mapping.melt and "score" in part and mapping.melt.value in table:
-            empty = rows[mapping.melt.value].map(is_nothing) & part["score"].isna()
+            empty = np.array([is_nothing(cell) for cell in rows[mapping.melt.value]], bool)
+            empty &= part["score"].isna().to_numpy()
             part["status"] = part["status"].mask(empty, "missing")  # an empty cell is no run
         part["source"] = [f"{path.name}, {row}, sha256 {sha[:12]}" for row in rows[foreign.ROW]]
     frame["flags"] = _flags(frame, reading.flags)

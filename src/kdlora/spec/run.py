@@ -12,7 +12,7 @@ full fine-tuning does not know the adapter's rank, and a setting of the report c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal
 
@@ -99,6 +99,12 @@ class OutputsRef(TeacherOutputs):
 
     fingerprint: str
     calibrate: bool = False  # what a run means that was planned before there was a calibration
+
+    def answer_columns(self, classes: Sequence[str]) -> list[str]:
+        """The columns of the file that hold what the teacher says; without classes, of a number."""
+        if self.kind == "labels":
+            return [name for name in (self.label, self.confidence) if name is not None]
+        return [self.columns.get(name, name) for name in classes or (SCORE,)]
 
 
 class BaseRun(Strict):
