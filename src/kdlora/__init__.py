@@ -10,23 +10,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "compare": "kdlora.api",
+    "compare_arms": "kdlora.api",
     "distil": "kdlora.api",
+    "doctor": "kdlora.api",
     "export_model": "kdlora.ship.export",
     "import_results": "kdlora.importing.results",
     "load_frame": "kdlora.records.frame",
     "look": "kdlora.api",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
+    "recommend": "kdlora.api",
+    "reproduce": "kdlora.api",
     "run": "kdlora.api",
     "Study": "kdlora.spec.study",
     "read_results": "kdlora.importing.results",
     "read_study": "kdlora.spec.check",
-    "reproduce": "kdlora.api",
     "write_report": "kdlora.api",
 }
 __all__ = [
     "Study",
+    "compare",
+    "compare_arms",
     "distil",
+    "doctor",
     "export_model",
     "import_results",
     "load_frame",
@@ -35,13 +42,26 @@ __all__ = [
     "predict",
     "read_results",
     "read_study",
+    "recommend",
     "reproduce",
     "run",
     "write_report",
 ]
 
 if TYPE_CHECKING:
-    from kdlora.api import distil, look, plan, predict, reproduce, run, write_report
+    from kdlora.api import (
+        compare,
+        compare_arms,
+        distil,
+        doctor,
+        look,
+        plan,
+        predict,
+        recommend,
+        reproduce,
+        run,
+        write_report,
+    )
     from kdlora.importing.results import import_results, read_results
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model

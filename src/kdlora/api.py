@@ -598,10 +598,10 @@ def recommend(
     """
     from kdlora.choice.constraints import asked_for
     from kdlora.choice.exports import recommend_study
-    from kdlora.records.subset import Part
+    from kdlora.records.subset import StudyPart
 
     return recommend_study(
-        study, asked_for(profile, **limits), part=Part(tasks, where, without),
+        study, asked_for(profile, **limits), part=StudyPart(tasks, where, without),
         exports=[Path(folder) for folder in exports], length=length, measured_only=measured_only,
         draws=draws, seed=seed,
     )  # fmt: skip
