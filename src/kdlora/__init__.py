@@ -17,6 +17,7 @@ _PUBLIC = {
     "export_model": "kdlora.ship.export",
     "import_results": "kdlora.importing.results",
     "load_frame": "kdlora.records.frame",
+    "load_predictor": "kdlora.ship.predict",
     "look": "kdlora.api",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
@@ -37,6 +38,7 @@ __all__ = [
     "export_model",
     "import_results",
     "load_frame",
+    "load_predictor",
     "look",
     "plan",
     "predict",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from kdlora.importing.results import import_results, read_results
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
+    from kdlora.ship.predict import load_predictor
     from kdlora.spec.check import read_study
     from kdlora.spec.study import Study
 
