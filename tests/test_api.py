@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 
 import kdlora
 from kdlora.engines.execution import Execution
 from kdlora.engines.failure import failed_record
-from kdlora.errors import KdloraError, StudyFailed
+from kdlora.errors import InputError, KdloraError, StudyFailed
 from kdlora.planning import preflight
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
@@ -64,3 +65,23 @@ def test_a_study_that_failed_in_part_says_what_and_why(corner, tmp_path, ending)
     assert result.status[failed] == "failed"
     assert result.skipped[skipped] == f"its teacher {failed} is not done, but failed"
     assert "student-kd-lora" in skipped
+
+
+def test_rows_in_memory_are_kept_in_the_study_and_mean_the_same_runs_again(
+    corner, tmp_path, ending
+):
+    ending(lambda run: "later")
+    frame = pd.read_csv(corner.train)
+    given = {"text": "review", "label": "mood", "teacher": corner.teacher,
+             "student": corner.student, "out": tmp_path / "out"}  # fmt: skip
+    first = kdlora.distil(train=frame, eval=frame[:60], **given)
+    again = kdlora.distil(
+        train=frame.to_dict("records"), eval=frame[:60].to_dict("records"), **given
+    )
+    assert first.status == again.status
+    kept = sorted((tmp_path / "out" / "data").glob("*/*"))
+    assert [path.name for path in kept].count("train.jsonl") == 1
+    assert {path.name for path in kept} == {"train.jsonl", "eval.jsonl"}
+    with pytest.raises(InputError, match="no column 'mod'"):
+        kdlora.distil(train=frame, **{**given, "label": "mod", "out": tmp_path / "new"})
+    assert not (tmp_path / "new").exists()

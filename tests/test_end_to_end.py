@@ -202,4 +202,4 @@ def test_pairs_of_texts_and_regression(corner, tmp_path):
     assert frame.loc["teacher/fft", "score"] > 0.5
     assert frame.loc["student/kd-lora", "teacher_pearson"] > 0.3
     answer = kdlora.predict(result.student, [("a good great film", "a good great film")])
-    assert set(answer[0]) == {"value"}
+    assert set(answer[0]) == {"value", "tokens", "truncated"}

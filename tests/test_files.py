@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,14 @@ from kdlora import files
 from kdlora.files import (
     beside,
     cache_dir,
+    drop_dead_below,
     leftovers,
     set_aside,
     whole_file,
     whole_folder,
     write_new,
 )
+from kdlora.records.store import Store
 
 
 def test_the_new_content_comes_at_the_end(tmp_path):
@@ -214,3 +219,80 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no file"), whole_file(tmp_path / "pipe"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def dead_process() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def left_behind(path: Path, monkeypatch: pytest.MonkeyPatch, pid: int) -> Path:
+    """What a process of that number would leave of `path`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pid)
+        return beside(path)
+
+
+def test_what_killed_processes_were_writing_is_removed_when_it_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else: not what a living process writes, nor what has its name."""
+    dead = dead_process()
+    for name in ("record.json", "model", "a[1]*?.csv", "n" * 250):
+        path = tmp_path / name
+        gone, alive = (left_behind(path, monkeypatch, pid) for pid in (dead, os.getpid()))
+        for folder in (gone, alive):
+            folder.mkdir()
+            (folder / "weights").write_bytes(b"0" * 100)
+        other = tmp_path / f".{name[:80]}.notes.tmp"
+        other.write_text("the user's own", encoding="utf-8")
+        with whole_file(path) as temporary:
+            temporary.write_text("new", encoding="utf-8")
+        assert not gone.exists()
+        assert alive.exists()
+        assert other.exists()
+        assert path.read_text(encoding="utf-8") == "new"
+        gone.mkdir()
+        path.unlink()
+        with whole_folder(path) as temporary:
+            (temporary / "new").touch()
+        assert not gone.exists()
+        assert alive.exists()
+
+
+def test_leftovers_of_other_machines_go_when_nothing_has_changed_for_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = 86400.0
+    made = {}
+    for name, age in (("old", 8 * days), ("new", 6 * days), ("at work", 8 * days)):
+        made[name] = folder = tmp_path / f".model.node-7-1234567{len(made)}-99-abcdef.tmp"
+        folder.mkdir()
+        (folder / "weights").touch()
+        then = time.time() - age
+        os.utime(folder / "weights", (then, then) if name != "at work" else None)
+        os.utime(folder, (then, then))
+    first_version = tmp_path / ".record.json.vm-77-abcdef.tmp"
+    first_version.touch()
+    os.utime(first_version, (0, 0))
+    assert set(drop_dead_below(tmp_path)) == {made["old"], first_version}
+    assert {path for path in made.values() if path.exists()} == {made["new"], made["at work"]}
+
+
+def test_a_study_that_runs_again_has_no_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = dead_process()
+    run = tmp_path / "runs" / "a"
+    for path in (run / "model", tmp_path / "student", tmp_path / "cache" / "tokens" / "x.npy"):
+        left_behind(path, monkeypatch, dead).mkdir(parents=True)
+        path.mkdir()
+    (run / "record.damaged-0.json").touch()
+    Store(tmp_path).prepare()
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {
+        "runs", "runs/a", "runs/a/model", "runs/a/record.damaged-0.json", "student", "cache",
+        "cache/tokens", "cache/tokens/x.npy",
+    }  # fmt: skip

@@ -13,17 +13,20 @@ _PUBLIC = {
     "compare": "kdlora.api",
     "compare_arms": "kdlora.api",
     "distil": "kdlora.api",
+    "doctor": "kdlora.api",
     "export_model": "kdlora.ship.export",
     "import_results": "kdlora.importing.results",
     "load_frame": "kdlora.records.frame",
+    "load_predictor": "kdlora.ship.predict",
     "look": "kdlora.api",
     "plan": "kdlora.api",
     "predict": "kdlora.api",
+    "recommend": "kdlora.api",
+    "reproduce": "kdlora.api",
     "run": "kdlora.api",
     "Study": "kdlora.spec.study",
     "read_results": "kdlora.importing.results",
     "read_study": "kdlora.spec.check",
-    "reproduce": "kdlora.api",
     "write_report": "kdlora.api",
 }
 __all__ = [
@@ -31,14 +34,17 @@ __all__ = [
     "compare",
     "compare_arms",
     "distil",
+    "doctor",
     "export_model",
     "import_results",
     "load_frame",
+    "load_predictor",
     "look",
     "plan",
     "predict",
     "read_results",
     "read_study",
+    "recommend",
     "reproduce",
     "run",
     "write_report",
@@ -49,9 +55,11 @@ if TYPE_CHECKING:
         compare,
         compare_arms,
         distil,
+        doctor,
         look,
         plan,
         predict,
+        recommend,
         reproduce,
         run,
         write_report,
@@ -59,6 +67,7 @@ if TYPE_CHECKING:
     from kdlora.importing.results import import_results, read_results
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
+    from kdlora.ship.predict import load_predictor
     from kdlora.spec.check import read_study
     from kdlora.spec.study import Study
 

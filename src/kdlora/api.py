@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
 from kdlora.planning.distil_study import DistilArguments, distil_study
+from kdlora.ship.study_result import StudyResult
 from kdlora.spec.check import make_study, read_study
 from kdlora.spec.plan import Plan, make_plan
 from kdlora.spec.presets import preset_names, preset_path
 from kdlora.spec.study import Study
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
 
     from kdlora.choice.recommendation import Choices
@@ -28,38 +31,26 @@ if TYPE_CHECKING:
     from kdlora.records.store import Store
     from kdlora.records.tidy import StudyFrame
     from kdlora.report.build import ReportFiles
-    from kdlora.ship.card import ModelCard
+    from kdlora.ship.answers import Predictor
     from kdlora.spec.plan import ChosenLength
     from kdlora.spec.run import EncoderRef, TaskRef
     from kdlora.spec.sections import Data
     from kdlora_reproductions import Reproduction
 
+    Model: TypeAlias = str | Path | Predictor
+    LabelledRows: TypeAlias = (
+        str
+        | Path
+        | pd.DataFrame
+        | datasets.Dataset
+        | Sequence[Mapping[str, Any]]
+        | Sequence[tuple[Any, ...]]
+    )
+    Texts: TypeAlias = (
+        str | Path | pd.DataFrame | datasets.Dataset | Sequence[str | Path | Mapping[str, Any]]
+    )
+
 _LOST = ("failed", "skipped")  # states of runs that came to nothing
-
-
-@dataclass
-class StudyResult:
-    """What a study left on disk, and its runs as a tidy frame.
-
-    Attributes:
-        status: run id -> what became of it, one of `engines.schedule.State`.
-        failed: run id -> the error of a run that could not be done, in the plan's order.
-        skipped: run id -> why a run was not tried: a teacher that it needs failed.
-        students: the saved students with their cards, one a task and pair.
-    """
-
-    folder: Path
-    status: dict[str, str]
-    frame: pd.DataFrame
-    report: ReportFiles
-    students: list[tuple[Path, ModelCard]] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def student(self) -> Path | None:
-        """Folder of the saved student (the first, where there are several tasks or pairs)."""
-        return self.students[0][0] if self.students else None
 
 
 def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Study:
@@ -364,11 +355,11 @@ def watch_report(
 
 def distil(
     *,
-    train: str | Path,
+    train: LabelledRows,
     student: str,
     teacher: str | None = None,
-    eval: str | Path | None = None,
-    unlabelled: str | Path | Sequence[str | Path] = (),
+    eval: LabelledRows | None = None,
+    unlabelled: Texts = (),
     text: str | Sequence[str] = "text",
     label: str = "label",
     id: str | None = None,
@@ -416,7 +407,9 @@ def distil(
     >>> result.student  # a folder that `kdlora predict` and transformers load
 
     Args:
-        train: labelled rows in a CSV, TSV, JSON lines or Parquet file.
+        train: labelled rows: a CSV, TSV, JSON lines or Parquet file, a pandas DataFrame, a
+            `datasets.Dataset`, or a list of mappings or of tuples (text, label). What is in memory
+            is written once into the study's folder, below `data`.
         student: the small encoder: a folder, a packaged encoder such as minilm-l3, or a name of
             the model hub.
         teacher: the large encoder, named in the same ways.
@@ -427,9 +420,10 @@ def distil(
         outputs_label, confidence: of labels, the column of the names (by default called as
             `label`), and one that says how sure each is, from 0 to 1.
         hypothesis: ``"This text is about {}."``: the teacher answers by entailment.
-        eval: held-out rows to report on; without it a fifth of the training file is held out.
-        unlabelled: files of texts without labels, which the student learns from the teacher's
-            answers. Texts that stand in a labelled row in use are left out.
+        eval: held-out rows to report on; without it a fifth of the training rows is held out.
+        unlabelled: files of texts without labels, or a DataFrame, a data set or a list of mappings
+            of them, which the student learns from the teacher's answers. Texts that stand in a
+            labelled row in use are left out.
         text: the column of the text, or the two of a pair; of the unlabelled files too.
         label: the column of the class or the number.
         id: a column of unique ids; without it rows are told apart by their texts.
@@ -449,12 +443,18 @@ def distil(
 
     Raises InputError, with everything that is wrong, before anything is written.
     """
+    from kdlora.data.in_memory import RowFiles, is_in_memory
+
+    row_files, files = None, {"train": train, "eval": eval, "unlabelled": unlabelled}
+    if any(map(is_in_memory, files.values())):
+        out = Path(out) if out is not None else Path("results") / (name or "distil-train")
+        row_files = RowFiles(out, (text,) if isinstance(text, str) else tuple(text))
+        labels = {"train": label, "eval": label, "unlabelled": None}
+        files = {part: row_files.file(rows, part, labels[part]) for part, rows in files.items()}
     arguments = DistilArguments(
-        train=train,
+        **cast(dict[str, Any], files),
         student=student,
         teacher=teacher,
-        eval=eval,
-        unlabelled=unlabelled,
         text=text,
         label=label,
         id=id,
@@ -480,24 +480,42 @@ def distil(
         name=name,
         sections=sections,
     )
-    return run(
-        distil_study(arguments),
-        out=out,
-        workers=workers,
-        threads=threads,
-        retry_failed=True,  # a handful of runs, and no other command to ask for it
-        strict=strict,
-        on_event=on_event,
-        on_note=on_note,
-    )
+    with row_files or nullcontext():
+        return run(
+            distil_study(arguments),
+            out=out,
+            workers=workers,
+            threads=threads,
+            retry_failed=True,  # a handful of runs, and no other command to ask for it
+            strict=strict,
+            on_event=on_event,
+            on_note=on_note,
+        )
 
 
-def predict(model: str | Path, texts: list[str] | list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Labels with probabilities (or values) for texts or text pairs, by a saved model."""
-    from kdlora.ship.predict import load_predictor
+@overload
+def predict(model: Model, texts: pd.DataFrame) -> pd.DataFrame: ...
+@overload
+def predict(
+    model: Model, texts: str | Sequence[str] | Sequence[Sequence[str]]
+) -> list[dict[str, Any]]: ...
+def predict(model: Model, texts: Any) -> Any:
+    """Labels with probabilities (or values) for texts or text pairs, by a saved model.
 
-    columns = list(zip(*((t,) if isinstance(t, str) else tuple(t) for t in texts), strict=True))
-    return load_predictor(model)(tuple(list(column) for column in columns))
+    >>> kdlora.predict("results/demo/student", "what a lovely film")
+    [{"label": "positive", "probability": 0.96, ..., "tokens": 6, "truncated": False}]
+
+    Args:
+        model: the folder of a saved student, an export or a run, or what `load_predictor` gave. The
+            last two folders stay loaded.
+        texts: one text; a sequence of texts, or of pairs; or a data frame, of which a copy with
+            the answers as further columns is returned.
+
+    Raises InputError that names what is no text, and ModelError for what is no model.
+    """
+    from kdlora.ship.predict_rows import loaded_predictor, predict_rows
+
+    return predict_rows(loaded_predictor(model), texts)
 
 
 def compare(
@@ -598,10 +616,10 @@ def recommend(
     """
     from kdlora.choice.constraints import asked_for
     from kdlora.choice.exports import recommend_study
-    from kdlora.records.subset import Part
+    from kdlora.records.subset import StudyPart
 
     return recommend_study(
-        study, asked_for(profile, **limits), part=Part(tasks, where, without),
+        study, asked_for(profile, **limits), part=StudyPart(tasks, where, without),
         exports=[Path(folder) for folder in exports], length=length, measured_only=measured_only,
         draws=draws, seed=seed,
     )  # fmt: skip

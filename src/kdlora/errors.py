@@ -93,7 +93,7 @@ class StoreError(KdloraError):
 class StudyFailed(KdloraError):
     """No run of a study that trains or scores an encoder could be done.
 
-    `result` is what the study left all the same: a `kdlora.api.StudyResult`.
+    `result` is what the study left all the same: a `kdlora.ship.study_result.StudyResult`.
     """
 
     def __init__(self, message: str, result: Any = None) -> None:

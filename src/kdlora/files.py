@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import glob
+import hashlib
 import itertools
 import os
+import re
 import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_LONGEST_PART = 100  # bytes of a name, or of a host's, in a temporary name; 255 are all there are
+_ABANDONED_S = 7 * 86400.0  # that nothing has changed in what another machine was writing
+_TEMPORARY = re.compile(
+    r"\..+\.(?:.+-)?(?P<machine>[0-9a-f]{8}|[^-]*)-(?P<pid>\d+)-[0-9a-f]{6}\.tmp", re.DOTALL
+)
 CHECKPOINT = "checkpoint.pt"  # of an unfinished run; the loop writes it, the store drops it
 
 
@@ -25,11 +35,12 @@ CHECKPOINT = "checkpoint.pt"  # of an unfinished run; the loop writes it, the st
 def whole_file(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to; it becomes `path` when the block ends without an error.
 
-    Until then, and after an error, `path` is what it was. A process that is killed meanwhile leaves
-    a file of the pattern `leftovers`.
+    Until then, and after an error, `path` is what it was. What a process that is killed meanwhile
+    leaves is removed when `path` is written again (`drop_dead`).
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EPERM, "no file, and not to be replaced by one", str(path))
+    drop_dead(leftovers(path))
     temporary = beside(path)
     try:
         temporary.touch(exist_ok=False)
@@ -46,6 +57,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """The same for a new folder, which takes the place of what is at `path`."""
+    drop_dead(leftovers(path))
     temporary = beside(path)
     try:
         temporary.mkdir(parents=True)
@@ -131,13 +143,79 @@ def sync(path: Path) -> None:
 
 def beside(path: Path) -> Path:
     """A name in the same folder that nobody else uses; it says which process of which machine."""
-    process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    return path.with_name(f".{path.name}.{process}.tmp")
+    host = socket.gethostname()[:_LONGEST_PART]
+    process = f"{host}-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}"
+    return path.with_name(f".{_shortened(path.name)}.{process}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What processes that were killed while they wrote `path` left behind."""
-    return list(path.parent.glob(f".{path.name}.*.tmp"))
+    """What processes that were killed while they wrote `path` left behind, and others still write.
+
+    See `drop_dead` for which is which.
+    """
+    return list(path.parent.glob(f".{glob.escape(_shortened(path.name))}.*.tmp"))
+
+
+def drop_dead(places: Iterable[Path]) -> list[Path]:
+    """Remove what no process writes any more, of paths that `beside` made; returns what it was.
+
+    Its process is one of this machine and has ended, or nothing in it has changed for days: then it
+    was one of a machine, or of a container, that may be gone. What was being written is no data
+    yet; nothing that had its name is ever touched.
+    """
+    return [path for path in places if _is_dead(path) and _removed(path)]
+
+
+def drop_dead_below(folder: Path) -> list[Path]:
+    """The same for everything below a folder, links not followed."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        found += [Path(root) / name for name in (*folders, *names) if _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+    return drop_dead(found)
+
+
+def _is_dead(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    if match["machine"] == _machine():
+        try:
+            os.kill(int(match["pid"]), 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:  # it lives, and is somebody else's
+            return False
+    try:
+        newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    except OSError:  # somebody else was as quick
+        return False
+    return time.time() - newest > _ABANDONED_S
+
+
+def _removed(path: Path) -> bool:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    return not os.path.lexists(path)
+
+
+@functools.cache
+def _machine() -> str:
+    """A mark of what processes share that see each other: the machine since it was started, and
+    the container."""
+    shared = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        shared.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        shared.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(shared).encode()).hexdigest()[:8]
+
+
+def _shortened(name: str) -> str:
+    """As much of a file's name as leaves room for what `beside` adds."""
+    return name.encode()[:_LONGEST_PART].decode("utf-8", "ignore")
 
 
 def cache_dir() -> Path:

@@ -24,6 +24,7 @@ from kdlora.errors import InputError
 from kdlora.evidence.result import plain
 from kdlora.files import whole_file
 from kdlora.records.store import write_text
+from kdlora.tables.writer import csv_text
 from kdlora_reproductions import Reproduction
 from kdlora_reproductions.figures import FOLDERS, drawn
 from kdlora_reproductions.supplements import supplements
@@ -221,4 +222,4 @@ def _report(report: PublishedReport, folder: Path) -> None:
 
 
 def _csv(frame: pd.DataFrame, path: Path) -> None:
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, csv_text(frame))

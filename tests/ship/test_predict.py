@@ -242,6 +242,51 @@ def test_the_command(
         assert told in capsys.readouterr().err
 
 
+def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_standard_input_is_answered_line_by_line(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    lines = [f"{word} film" for word in ("good", "bad")] * 300
+    piped(monkeypatch, ("\n".join(lines) + "\n").encode())
+    with pytest.raises(SystemExit):
+        main(["predict", str(exported), "-", "--threads", "1"])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[2] for line in told] == lines
+    assert [line.split("\t")[0] for line in told[:2]] == ["positive", "negative"]
+    piped(monkeypatch, b"good\r\n" + b"bad " * 50)
+    with pytest.raises(SystemExit):
+        main(["predict", str(exported), "-", "--json", "--threads", "1"])
+    shown = capsys.readouterr()
+    answers = [json.loads(line) for line in shown.out.splitlines()]
+    assert [answer["truncated"] for answer in answers] == [False, True]
+    assert "1 of 2 inputs are longer than the 16 tokens" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "said"),
+    [
+        (b"good\n\xff\xfe\n", [], "line 2 of standard input is no UTF-8 text"),
+        (b"good\n", ["--out", "x.csv"], "--out mean nothing with standard input"),
+    ],
+)
+def test_what_cannot_be_read_from_standard_input_is_told(
+    exported: Path,
+    content: bytes,
+    more: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    piped(monkeypatch, content)
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(exported), "-", *more])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "bert", "distilbert", "modernbert"])
 def test_long_texts_are_cut_to_the_positions_that_a_foreign_classifier_has(
     family: str, tmp_path: Path

@@ -20,7 +20,7 @@ from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
 from kdlora.records.frame import find_study, load_frame
 from kdlora.records.imported import is_imported
 from kdlora.records.predictions import read_outputs
-from kdlora.records.subset import Part, subset
+from kdlora.records.subset import StudyPart, subset
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def recommend_study(
     study: str | Path,
     asked: Sequence[tuple[str | None, Constraints]],
     *,
-    part: Part | None = None,
+    part: StudyPart | None = None,
     exports: Iterable[Path] = (),
     length: int | None = None,
     measured_only: bool = False,
@@ -107,7 +107,7 @@ def recommend_study(
         draws, seed: of the bootstrap.
     """
     root = find_study(study)
-    part = part or Part()
+    part = part or StudyPart()
     frame, told = subset(load_frame(root), part.where, part.without)
     imported = is_imported(root)
     notes: tuple[str, ...] = ()

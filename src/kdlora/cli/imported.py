@@ -78,11 +78,11 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Say what a reader must know before believing a study: coverage, then every doubt."""
-    from kdlora.evidence.diagnosis import diagnose
+    from kdlora.api import doctor as examine
 
-    frame = _frame(study, results, mapping)
-    covered, uncovered = _coverage(frame)
-    findings = diagnose(frame)
+    found = examine(study, results=results, mapping=mapping)
+    covered, findings = found.coverage, found.findings
+    uncovered = "There are no tasks in this table, so nothing is said of its coverage."
     if as_json:
         _print_json(
             {
@@ -198,24 +198,6 @@ def _show_reproduction(reproduction: Reproduction) -> None:
         console.print(f"Report {report_id} was left out: {why}.", markup=False)
     for problem in reproduction.problems:
         console.print(problem, markup=False)
-
-
-def _frame(study: Path, results: Path, mapping: str | None) -> Any:
-    """The tidy frame of a study's folder, of a study by name, or of a table that is read now."""
-    from kdlora.importing.results import read_results
-    from kdlora.records.frame import find_study, load_frame
-
-    if study.is_file():
-        return read_results(study, mapping).frame
-    return load_frame(find_study(study, results))
-
-
-def _coverage(frame: Any) -> tuple[Coverage | None, str]:
-    from kdlora.evidence.coverage import coverage
-
-    if "task" not in frame or frame["task"].isna().all():
-        return None, "There are no tasks in this table, so nothing is said of its coverage."
-    return coverage(frame), ""
 
 
 def _show_import(folder: Path, imported: Imported) -> None:

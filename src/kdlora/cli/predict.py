@@ -6,16 +6,20 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from kdlora.errors import InputError
 
 if TYPE_CHECKING:
-    from kdlora.ship.answers import Predictor
+    from kdlora.ship.answers import Answer, Predictor
     from kdlora.ship.predict import PredictedFile
+
+_STANDARD_INPUT = Path("-")
+_LINES = 256  # that are answered together
 
 
 def predict(
@@ -23,7 +27,12 @@ def predict(
         Path, typer.Argument(metavar="MODEL", help="A saved student, an export, or a run's folder.")
     ],
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="CSV, TSV, JSONL or Parquet.")
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="CSV, TSV, JSONL or Parquet; or -, for one text a line from standard input, the "
+            "two of a pair with a tab between.",
+        ),
     ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="A text; give many for many answers.")
@@ -46,23 +55,27 @@ def predict(
         ),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all processors.", min=1)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answers to --text as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Answers to --text or - as JSON.")
+    ] = False,
 ) -> None:
     """Label texts with a saved model."""
     if (file is None) == (not text):
         raise InputError('give either texts (--text "...") or a file to predict')
+    piped = file == _STANDARD_INPUT
     of_texts, of_files = {"--second": second, "--json": as_json}, {
         "--text-column": text_column, "--out": out, "--overwrite": overwrite,
     }  # fmt: skip
-    if idle := [name for name, v in (of_files if file is None else of_texts).items() if v]:
-        given = "a file" if file else "--text"
+    foreign = {"--second": second, **of_files} if piped else of_files if file is None else of_texts
+    if idle := [name for name, v in foreign.items() if v]:
+        given = "standard input" if piped else "a file" if file else "--text"
         raise InputError(f"{' and '.join(idle)} mean nothing with {given}; leave them out")
     if second and len(second) != len(text or []):
         raise InputError(f"{len(text or [])} --text and {len(second)} --second; give as many")
     for given in [*(text or []), *(second or [])]:
         if not given.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in given):
             raise InputError(f"{given!a} holds bytes that are not text in this terminal's encoding")
-    if file is not None and not file.is_file():
+    if file is not None and not piped and not file.is_file():
         raise InputError(f"no file at {file}")
 
     from kdlora.machine import choose_waiting
@@ -72,6 +85,9 @@ def predict(
 
     predictor = load_predictor(model, variant=variant, threads=threads)
     expected = len(predictor.card.text_columns)
+    if piped:
+        _predict_lines(predictor, sys.stdin.buffer, as_json=as_json)
+        return
     if text:
         texts = (list(text), list(second)) if second else (list(text),)
         if len(texts) != expected and predictor.card.task:
@@ -85,10 +101,7 @@ def predict(
             print(json.dumps(answers, indent=1, ensure_ascii=False))
             return
         for sentence, answer in zip(text, answers, strict=True):
-            if "value" in answer:
-                print(f"{answer['value']:.3f}\t{sentence}")
-            else:
-                print(f"{answer['label']}\t{answer['probability']:.3f}\t{sentence}")
+            print(f"{_told(answer)}\t{sentence}")
         _say_truncated(sum(answer["truncated"] for answer in answers), len(answers), predictor)
         return
 
@@ -109,6 +122,44 @@ def predict(
     _say_truncated(done.truncated, done.rows, predictor)
     pace = done.rows / max(seconds, 1e-9)
     print(f"by {predictor.variant}, {pace:,.0f} rows a second", file=sys.stderr)
+
+
+def _told(answer: Answer) -> str:
+    """An answer as a line begins with it."""
+    if "value" in answer:
+        return f"{answer['value']:.3f}"
+    return f"{answer['label']}\t{answer['probability']:.3f}"
+
+
+def _predict_lines(predictor: Predictor, lines: BinaryIO, *, as_json: bool) -> None:
+    """Answer the lines of a stream in their order, one line or one JSON object for each.
+
+    Raises InputError for a line that is no UTF-8 or holds another number of texts.
+    """
+    rows = truncated = 0
+    while block := list(islice(lines, _LINES)):
+        texts = []
+        for number, line in enumerate(block, rows + 1):
+            try:
+                text = line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise InputError(f"line {number} of standard input is no UTF-8 text") from None
+            parts = [text] if predictor.columns == 1 else text.split("\t")
+            if len(parts) != predictor.columns:
+                raise InputError(
+                    f"line {number} of standard input holds {len(parts)} texts; the model reads "
+                    f"{predictor.columns}, with a tab between"
+                )
+            texts.append(parts)
+        answers = predictor([list(column) for column in zip(*texts, strict=True)])
+        for parts, answer in zip(texts, answers, strict=True):
+            shown = "\t".join(parts)
+            print(
+                json.dumps(answer, ensure_ascii=False) if as_json else f"{_told(answer)}\t{shown}"
+            )
+        rows += len(block)
+        truncated += sum(answer["truncated"] for answer in answers)
+    _say_truncated(truncated, rows, predictor)
 
 
 def _say_truncated(truncated: int, rows: int, predictor: Predictor) -> None:

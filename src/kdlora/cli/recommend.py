@@ -81,7 +81,7 @@ def recommend(
     """
     from kdlora.choice.constraints import asked_for
     from kdlora.choice.exports import recommend_study
-    from kdlora.records.subset import Part
+    from kdlora.records.subset import StudyPart
 
     given: dict[str, Any] = {
         "max_size_mb": max_size_mb, "max_latency_ms": max_latency_ms, "min_score": min_score,
@@ -97,7 +97,7 @@ def recommend(
         raise InputError(problems)
     asked = asked_for(profile, **given)
     made = recommend_study(
-        study, asked, part=Part(task or (), where or (), without or ()),
+        study, asked, part=StudyPart(task or (), where or (), without or ()),
         exports=export or (), length=length, measured_only=measured_only, draws=draws, seed=seed,
     )  # fmt: skip
     if as_json:

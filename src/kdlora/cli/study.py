@@ -11,8 +11,8 @@ from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
 
 if TYPE_CHECKING:
-    from kdlora.api import StudyResult
     from kdlora.report.build import ReportFiles
+    from kdlora.ship.study_result import StudyResult
     from kdlora.spec.study import Study
 
 Out = Annotated[

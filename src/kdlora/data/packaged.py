@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from kdlora.errors import FetchError, ModelError, did_you_mean
-from kdlora.files import cache_dir
+from kdlora.files import beside, cache_dir, drop_dead, leftovers
 from kdlora.spec.encoders import PACKAGED_ENCODERS
 from kdlora.spec.fingerprint import hash_file
 from kdlora.vocabulary.task import TASKS
@@ -50,13 +49,18 @@ def staged(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
-            yield Path(name)
+        drop_dead(leftovers(target))
+        temporary = beside(target)
+        temporary.mkdir()
+        try:
+            yield temporary
             try:
-                os.replace(Path(name) / "made", target)
+                os.replace(temporary / "made", target)
             except OSError:
                 if not target.exists():  # a folder is never replaced, and the other is as good
                     raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise FetchError(
             f"cannot write {target}: {error.strerror or error}. Set KDLORA_CACHE to a folder with "

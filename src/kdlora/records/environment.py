@@ -59,8 +59,13 @@ def source_commit() -> str | None:
     here = Path(__file__).resolve().parent
 
     def git(*args: str) -> str:
+        # `git status` would take the lock of the index, against whatever the user does with it
         return subprocess.run(
-            ["git", "-C", str(here), *args], capture_output=True, text=True, check=True, timeout=5
+            ["git", "--no-optional-locks", "-C", str(here), *args],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
         ).stdout.strip()
 
     try:

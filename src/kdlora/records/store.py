@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
-from kdlora.files import CHECKPOINT, leftovers, set_aside, whole_file, write_new
+from kdlora.files import CHECKPOINT, drop_dead_below, leftovers, set_aside, whole_file, write_new
 from kdlora.records import leases
 from kdlora.records.record import Record, checksum
 from kdlora.spec.run import Run
@@ -59,9 +59,13 @@ class Store:
             raise StoreError(_explain(OSError(errno.EACCES, os.strerror(errno.EACCES)), self.root))
 
     def prepare(self) -> None:
-        """Make the folder and see that it can be written to. Raises StoreError."""
+        """Make the folder and see that it can be written to. Raises StoreError.
+
+        What processes that were killed were still writing is removed.
+        """
         try:
             (self.root / "runs").mkdir(parents=True, exist_ok=True)
+            drop_dead_below(self.root)
             probe = self.root / f".write-probe-{socket.gethostname()}-{os.getpid()}"
             probe.write_bytes(b"0" * 4096)
             probe.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ _TOLD = 40  # values that a message lists at most
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """The part of a study that is asked for: these tasks (default all), and see `subset`."""
 
     tasks: Sequence[str] = ()

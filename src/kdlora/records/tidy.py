@@ -96,20 +96,25 @@ class StudyFrame:
         return self._known[key]
 
     def ranks_apart(self) -> StudyFrame:
-        """Runs of a block that differ in the adapter's rank as arms of their own, by a label.
+        """Runs of a cell that differ in the adapter's rank as arms of their own, by a label.
 
-        Where nearly all of an arm's cells have one rank, the arm of that rank keeps its name: a few
-        runs of another rank rename nothing.
+        Where most of an arm's cells have one rank, the arm of that rank keeps its name: a few runs
+        of another rank rename nothing, and are told apart in the blocks that have both, too.
         """
         return self.once("ranks apart", self._ranks_apart)
 
     def _ranks_apart(self) -> StudyFrame:
         table = self.table
-        several = table.groupby(["pair", "task", "arm"])["rank"].transform("nunique") > 1
-        if not several.any():
+        in_block = table.groupby(["pair", "task", "arm"])["rank"].transform("nunique") > 1
+        if not in_block.any():
             return self
-        ranked = table["arm"].isin(set(table.loc[several, "arm"])) & table["rank"].notna()
+        in_cell = table.groupby(list(KEYS))["rank"].transform("nunique") > 1
+        ranked = table["arm"].isin(set(table.loc[in_block, "arm"])) & table["rank"].notna()
         usual = _usual_ranks(table[ranked])
+        told = {arm for arm, rank in usual.items() if rank is not None}
+        ranked &= table["arm"].isin(told | set(table.loc[in_cell, "arm"]))
+        if not ranked.any():
+            return self
         arms = [
             str(Arm.read(arm).with_label(f"rank {rank:g}")) if own and rank != usual[arm] else arm
             for arm, rank, own in zip(table["arm"], table["rank"], ranked, strict=True)

@@ -15,12 +15,14 @@ from kdlora.records.store import write_text
 from kdlora.report.content.parts import ERROR_LOG, ReportInputs, guarded
 from kdlora.report.content.study import FILES, build
 from kdlora.report.document import Block, Explorer, Figure, Report, Table
+from kdlora.report.privacy import without_private
 from kdlora.report.render import raster
 from kdlora.report.render.html import render_html
 from kdlora.report.render.latex import render_latex
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw, side_by_side, size_of
 from kdlora.report.words import plural
+from kdlora.tables.writer import csv_text
 
 PNG_SCALE = 1.5  # at most; large figures get as many pixels as stay quick to draw
 MOST_PIXELS = 2.5e6
@@ -64,7 +66,7 @@ def write_report(
     this one does not have are removed. Raises InputError for a frame that is no study, StoreError
     where `out` cannot be written.
     """
-    return save_report(build(frame, inputs), Path(out), refresh_s=refresh_s)
+    return save_report(build(*without_private(frame, inputs)), Path(out), refresh_s=refresh_s)
 
 
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:
@@ -136,7 +138,7 @@ def _write_drawing(
 
 def _write_table(table: Table, out: Path) -> list[Path]:
     csv, tex = (out / "tables" / f"{table.key}.{kind}" for kind in TABLE_KINDS)
-    write_text(csv, pd.DataFrame(table.records()).to_csv(index=False, lineterminator="\n"))
+    write_text(csv, csv_text(pd.DataFrame(table.records())))
     write_text(tex, render_latex(table))
     return [csv, tex]
 

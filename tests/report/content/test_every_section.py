@@ -195,7 +195,7 @@ def test_a_report_with_failures_is_written_and_the_command_exits_with_1(
     with pytest.raises(ReportError, match="Efficiency: How few parameters are trained"):
         files.check()
     assert ReportError("x").exit_code == 1
-    monkeypatch.setattr(api, "write_report", lambda folder: files)
+    monkeypatch.setattr(api, "write_report", lambda folder, **part: files)
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert str(files.html) in done.output
     assert isinstance(done.exception, ReportError)

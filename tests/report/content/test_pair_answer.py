@@ -192,7 +192,8 @@ def test_nothing_shared_yet_is_said_and_nothing_else_compared():
         frame = blank(frame, {"arm": arm, "seed": seed}, "failed", "x")
     facts = gather(frame)
     assert pair_answer.no_answer(facts) is not None
-    assert pair_answer.teacher_share(facts, PAIR) is None
+    assert "with the teacher where both have one" in pair_answer.no_answer(facts).text
+    assert "96.5 % of the teacher's score" in pair_answer.teacher_share(facts, PAIR).text
 
 
 def test_flagged_runs_are_announced_once_each():

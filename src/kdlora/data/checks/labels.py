@@ -28,6 +28,8 @@ def class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
     """Rare classes of train."""
     train = counts[0]
     rare = {name: n for name, n in train.classes.items() if n < RARE_CLASS_ROWS}
+    if not train.rows:  # a teacher that needs no labels says them all
+        return
     if rare:
         listed = ", ".join(f"'{name}' ({n})" for name, n in list(rare.items())[: 2 * _SHOWN])
         more = f" and {len(rare) - 2 * _SHOWN} more" if len(rare) > 2 * _SHOWN else ""

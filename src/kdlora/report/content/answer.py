@@ -393,14 +393,15 @@ def outcome_cells(outcome: Outcome, metric: str) -> tuple[Cell, ...]:
 def summary(facts: Facts) -> Table | None:
     """Each model at a glance, over what all models have in common."""
     frame = facts.frame
-    if not facts.outcomes:
+    if not facts.outcomes and not facts.apart:
         return None
     lead, (metric, _) = Lead(frame, task=False), outcome_metric(frame)
     several = len(names(frame, "task")) > 1
     scale = w.scale_of(metric)
     selection = Column("selection", "On selection split", scale.unit)
     rows = []
-    for pair, found in facts.outcomes.items():
+    for pair in names(frame, "pair"):
+        found = facts.outcomes.get(pair, [])
         best = {column: facts.marks.get(("summary", pair, column), {}) for column in MARKED}
         for outcome in found:
             score, *rest = outcome_cells(outcome, metric)

@@ -204,7 +204,12 @@ def no_answer(facts: Facts) -> Finding | None:
     """Said where models cannot be compared yet."""
     if facts.outcomes:
         return None
-    text = "No task and seed has a score of every trained model yet, so nothing is compared."
+    text = "No task and seed has a score of every trained model yet"
+    text += (
+        "; each is compared with the teacher where both have one."
+        if facts.apart
+        else ", so nothing is compared."
+    )
     return Finding("Not yet", text, ("coverage",))
 
 
