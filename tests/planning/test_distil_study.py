@@ -113,6 +113,16 @@ def test_a_file_of_answers_teaches_texts_without_labels(answers):
     assert [source.is_rest for source in plan.runs[1].unlabelled] == [True]
 
 
+def test_a_column_of_labels_that_is_empty_is_none(answers):
+    texts = sentences(60, 8)[0]
+    write_csv(answers / "empty.csv", review=texts, mood=[""] * 60)
+    given = without_labels(answers, train=answers / "empty.csv")
+    assert distil_study(**given).arms == ["teacher/given", "student/kd-lora"]
+    write_csv(answers / "one.csv", review=texts, mood=[*[""] * 59, "pos"])
+    given = without_labels(answers, train=answers / "one.csv")
+    assert "student/lora" in distil_study(**given).arms
+
+
 def test_labels_that_are_there_train_the_controls(answers):
     study = distil_study(**without_labels(answers, train=answers / "few.csv"))
     assert study.arms == ["teacher/given", "student/fft", "student/lora", "student/kd-lora"]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from kdlora.models.saved import save_trained
 from kdlora.ship.adapter_folder import as_lora, write_adapter
+from kdlora.spec.run import EncoderRef
 from tests.harness.models import adapt, load, logits, train
 from tests.harness.tiny_models import save_tiny_encoder, tiny_batch
 
@@ -93,3 +94,25 @@ def test_the_weights_are_the_runs_own_for_plain_variants(tmp_path: Path) -> None
     after = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "expected"),
+    [
+        ("minilm-l6", "package", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("org/model", "hub", "org/model"),
+        ("/home/a/models/mine", "folder", "mine"),
+    ],
+)
+def test_the_base_model_is_called_as_peft_finds_it(
+    tmp_path: Path, name: str, source: str, expected: str
+) -> None:
+    source_folder = tmp_path / "run"
+    source_folder.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": "/somebody's/cache/minilm-l6"}
+    (source_folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file({"a": torch.zeros(1)}, source_folder / "adapter_model.safetensors")
+    reference = EncoderRef.model_validate({"name": name, "source": source})
+    assert write_adapter(source_folder, tmp_path / "adapter", reference) is None
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert written["base_model_name_or_path"] == expected

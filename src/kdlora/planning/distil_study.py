@@ -17,7 +17,7 @@ from kdlora.spec.check import make_study
 from kdlora.spec.resolve import encoder_ref, is_sequence_classifier
 from kdlora.spec.run import SCORE
 from kdlora.spec.study import Study
-from kdlora.tables.reader import open_table
+from kdlora.tables.reader import is_missing, open_table
 from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
 
 # Arguments that are settings of a section of the study file.
@@ -95,7 +95,7 @@ def distil_study(given: DistilArguments) -> Study:
     changes: dict[str, Any] = {}
     if given.teaches_without_training:  # what it says replaces labels
         task["missing_labels"] = "rest"
-        if not _has_column(given.train, given.label):
+        if not _has_labels(given.train, given.label):
             controls, changes = [], {"baselines": False}  # none of them learns without labels
     return make_study(
         {
@@ -175,6 +175,16 @@ def _has_column(file: FileName, name: str) -> bool:
     with suppress(DataError):
         return name in open_table(Path(file)).columns
     return True
+
+
+def _has_labels(file: FileName, column: str) -> bool:
+    """Whether any row of a file has a label."""
+    with suppress(DataError):
+        table = open_table(Path(file))
+        if column not in table.columns:
+            return False
+        return any(not is_missing(label) for _, (label,) in table.rows([column]))
+    return True  # what is wrong with it is told when the study is planned
 
 
 def _sections(given: DistilArguments) -> dict[str, dict[str, Any]]:

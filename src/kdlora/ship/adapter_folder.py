@@ -25,8 +25,8 @@ FOLDER = "adapter"
 def write_adapter(source: Path, target: Path, encoder: EncoderRef) -> str | None:
     """Write the adapter of a run's model folder to `target`; returns why not, if it cannot be.
 
-    The base model is named as on the hub, or by its folder's last part: no path of the machine
-    that trained it is left.
+    The base model is named as on the hub, where peft finds it, or by its folder's last part: no
+    path of the machine that trained it is left.
     """
     if not (source / ADAPTER_CONFIG).is_file():
         return "fully fine-tuned: there is no adapter"
@@ -39,8 +39,7 @@ def write_adapter(source: Path, target: Path, encoder: EncoderRef) -> str | None
     weights = load_file(source / ADAPTER_WEIGHTS)
     if values["peft_type"] == "MRLORA":
         values, weights = as_lora(values, weights)
-    name = encoder.name if encoder.source == "hub" else Path(encoder.name).name
-    values["base_model_name_or_path"] = name
+    values["base_model_name_or_path"] = encoder.hub_name or Path(encoder.name).name
     target.mkdir(parents=True)
     _write(target / ADAPTER_CONFIG, values)
     save_file(weights, target / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kdlora.records.artefact import Artefact, Variant, written_drop
 from kdlora.records.record import Record
 from kdlora.ship.card import ModelCard
+from kdlora.spec.encoders import UNKNOWN_LICENCE, licence_of
 from kdlora.spec.run import (
     DistilledRun,
     EncoderRef,
@@ -19,7 +20,7 @@ from kdlora.spec.run import (
     encoder_of,
 )
 from kdlora.vocabulary.metric import metric
-from kdlora.vocabulary.task import GLUE
+from kdlora.vocabulary.task import GLUE, TASKS
 
 _HUB_GLUE = "nyu-mll/glue"
 _SAMPLES = ("A short text to try it on.", "Another one, a little longer than the first.")
@@ -88,7 +89,9 @@ def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) 
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
-        base_model=encoder.name if encoder and encoder.source == "hub" else None,
+        base_model=encoder.hub_name if encoder else None,
+        license=licence_of(encoder.hub_name if encoder else None),
+        language="en" if run.task.name in TASKS else None,  # of own files nobody said it
         datasets=[_HUB_GLUE] if _dataset(run) == _HUB_GLUE else None,
         metrics=[metric(card.metric).hub_name or card.metric],
         model_name=repository if results else None,
@@ -183,6 +186,8 @@ def _made(record: Record, artefact: Artefact) -> Any:
     if isinstance(run, DistilledRun):
         kd = run.kd
         yield f"distilled at temperature {kd.temperature:g}, teacher's share {kd.kd_weight:g}"
+    known = licence_of(run.encoder.hub_name)
+    yield f"licence of the encoder: {known}; of the data of `{artefact.task}`: {UNKNOWN_LICENCE}"
     if artefact.adapter:
         yield f"`{artefact.adapter}/` holds the adapter alone, as a plain peft folder"
 

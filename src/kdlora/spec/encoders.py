@@ -20,6 +20,27 @@ from kdlora.spec.distillation import TeacherOutputs
 
 # Encoders that come inside packages of the package index (`data.packaged` fetches them).
 PACKAGED_ENCODERS = ("minilm-l6", "minilm-l3", "mpnet-base")
+# What the models in these packages are called on the hub, where other programs find them.
+HUB_NAMES = {
+    "minilm-l6": "sentence-transformers/all-MiniLM-L6-v2",
+    "minilm-l3": "sentence-transformers/paraphrase-MiniLM-L3-v2",
+    "mpnet-base": "sentence-transformers/all-mpnet-base-v2",
+}
+# Licences, by the hub's identifiers, as the authors of these models state them there.
+_LICENCES = {
+    "sentence-transformers/": "apache-2.0", "bert-": "apache-2.0", "google-bert/": "apache-2.0",
+    "distilbert-": "apache-2.0", "distilbert/": "apache-2.0", "albert-": "apache-2.0",
+    "albert/": "apache-2.0", "google/electra-": "apache-2.0",
+    "answerdotai/modernbert-": "apache-2.0", "roberta-": "mit", "facebookai/": "mit",
+    "xlm-roberta-": "mit", "microsoft/deberta-": "mit", "microsoft/mpnet-": "mit",
+}  # fmt: skip
+UNKNOWN_LICENCE = "unknown"  # the hub's word, too
+
+
+def licence_of(hub_name: str | None) -> str:
+    """The licence of a model on the hub where kdlora knows it; `UNKNOWN_LICENCE` elsewhere."""
+    name = (hub_name or "").lower()
+    return next((v for k, v in _LICENCES.items() if name.startswith(k)), UNKNOWN_LICENCE)
 
 
 ADAPTER_CONFIG = "adapter_config.json"  # what peft saves beside an adapter's weights

@@ -21,7 +21,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, computed_field, mod
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
-from kdlora.spec.encoders import ZeroShot, encoder_title
+from kdlora.spec.encoders import HUB_NAMES, ZeroShot, encoder_title
 from kdlora.spec.fingerprint import canonical_json, hash_json, hash_text
 from kdlora.spec.sections import Data, OwnTask, Training
 from kdlora.vocabulary.arm import Arm
@@ -83,6 +83,13 @@ class EncoderRef(Strict):
     def title(self) -> str:
         """The model as it is shown: ``big``, or ``big[0,2,4]``."""
         return encoder_title(self.name, self.layers)
+
+    @property
+    def hub_name(self) -> str | None:
+        """What the model is called on the hub, where that is known."""
+        if self.source == "package":
+            return HUB_NAMES.get(self.name)
+        return self.name if self.source == "hub" else None
 
 
 class TextsRef(Texts):
