@@ -3,7 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdlora.data.splits import apportion, carve, groups_of, selection_size, strata_of, subset
+from kdlora.data.splits import (
+    apportion,
+    carve,
+    groups_of,
+    report_size,
+    selection_size,
+    strata_of,
+    subset,
+)
 from kdlora.spec.sections import Data
 
 counts = st.lists(st.integers(0, 400), min_size=1, max_size=12).filter(lambda c: sum(c) > 0)
@@ -131,3 +139,14 @@ def test_strata_of_numbers_are_deciles():
 
 def test_groups_of_equal_rows_are_equal():
     assert groups_of((["a", "a", "b", "a"], ["x", "y", "x", "x"])).tolist() == [0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("n", "report", "selection"),
+    [(300, 100, 100), (1000, 333, 333), (3000, 600, 500), (9000, 1800, 720)],
+)
+def test_scarce_labels_serve_to_select_and_to_report_first(n, report, selection):
+    data = Data()
+    assert report_size(n, data, scarce=True) == report
+    assert selection_size(n - report, data, scarce=True) == selection
+    assert report_size(n, data) == n // 5

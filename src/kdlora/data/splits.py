@@ -14,15 +14,27 @@ from kdlora.spec.sections import Data
 
 LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
 SHORT_SELECTION = 100  # rows; a choice made on fewer is noisy
-# The same where a teacher labels the training rows: labels serve to select and to report first.
-LARGEST_OF_GOLD = 1 / 3
 _BIN_ROWS, _MOST_BINS = 20, 10
 
 
-def selection_size(n: int, data: Data, *, largest: float = LARGEST_SHARE) -> int:
-    """Rows of n to select on: a fraction, at least a minimum, at most a share or as set."""
+def selection_size(n: int, data: Data, *, scarce: bool = False) -> int:
+    """Rows of n to select on: a fraction, at least a minimum, at most a fifth or as set.
+
+    Where labels are `scarce`, since a teacher labels most training rows, they serve to select and
+    to report first: it may be half of the labelled ones.
+    """
     wanted = max(round(data.selection_fraction * n), data.selection_min)
+    largest = 1 / 2 if scarce else LARGEST_SHARE
     return min(wanted, int(largest * n), data.max_selection or n)
+
+
+def report_size(n: int, data: Data, *, scarce: bool = False) -> int:
+    """Rows of n to report on where no file holds any: a fifth.
+
+    Where labels are `scarce` it may be a third, up to as many as are selected on at least.
+    """
+    fifth = int(LARGEST_SHARE * n)
+    return max(fifth, min(data.selection_min, n // 3)) if scarce else fifth
 
 
 def strata_of(labels: np.ndarray) -> np.ndarray:

