@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdlora.errors import InputError, StoreError
+from kdlora.importing.results import read_results
 from kdlora.mlflow import entries
 from kdlora.mlflow import mirror as mlflow_mirror
 from kdlora.mlflow.mirror import mirror_study, open_mirror, resolve_uri
@@ -96,6 +97,27 @@ def test_every_record_is_entered_with_axes_measures_curve_and_flags(study):
     failed = runs[arms["student/lora"].run_id]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["kdlora.error"] == "no memory"
+
+
+def test_the_mirror_is_imported_as_the_records_are(study):
+    store, arms = study
+    mirror_study(store.root)
+    frame = read_results(store.root / "mlflow.db").frame
+    found = {row["arm"]: row for row in frame.to_dict("records")}
+    assert sorted(found) == sorted(("teacher/fft", "student/kd-lora", "student/lora"))
+    assert found["student/lora"]["status"] == "failed"
+    for arm in ("teacher/fft", "student/kd-lora"):
+        record = store.read(arms[arm].run_id)
+        assert found[arm]["run_id"] == record.run_id
+        assert found[arm]["score"] == found[arm]["report.accuracy"] == record.quality.score
+        assert found[arm]["train_s"] == record.efficiency.train_s
+        assert found[arm]["trainable_params"] == record.efficiency.trainable_params
+        assert (found[arm]["task"], found[arm]["seed"]) == ("moods", record.run.seed)
+    assert found["student/kd-lora"]["teacher_run_id"] == arms["teacher/fft"].run_id
+    assert found["student/kd-lora"]["rank"] == 4
+    student = frame.set_index("arm").loc["student/kd-lora"]
+    assert student["flags"] == ("barely_trained",)
+    assert student["flag_severities"] == ("warning",)
 
 
 def test_mirroring_again_adds_only_what_changed(study):

@@ -126,7 +126,7 @@ def _typed(names: list[str], rows: list[list[str]], path: Path) -> pd.DataFrame:
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds. Raises InputError, without the path, for what cannot be read."""
+    """What a JSON file holds. Raises InputError that names the file for what cannot be read."""
     try:
         return read_json(path)
     except FileNotFoundError:
