@@ -26,6 +26,7 @@ from kdlora.tables.reader import (
     read_table,
     texts_of,
 )
+from kdlora.tables.templates import columns_of
 from kdlora.vocabulary.metric import metric, metrics_of
 from kdlora.vocabulary.task import (
     CLASSIFICATION,
@@ -122,6 +123,9 @@ def show(items: Sequence[str], most: int = _SHOWN) -> str:
 def wanted_columns(own: OwnTask) -> list[str]:
     """The columns that a task names. Raises DataError if it uses one for two things."""
     names = [*own.text, own.label, *([own.id] if own.id else [])]
+    inside = [name for name in columns_of(own.text) if name not in own.text]
+    if told := [name for name in (own.label, own.id) if name in inside]:
+        raise DataError(f"text must not hold the label or the id: {', '.join(map(str, told))}")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"text, label and id must be different columns; named twice: {twice[0]}")

@@ -17,6 +17,7 @@ from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
 from kdlora.ship.safety import check_folder
 from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
+from kdlora.tables.templates import columns_of, composed_columns
 
 # What is in memory at a time: enough rows to sort by length, and never more text than this.
 ROWS, CHARACTERS = 4096, 16_000_000
@@ -133,7 +134,8 @@ def predict_file(
     _require_columns(table, wanted, added)
     header = [*table.columns, *added]
     target = _free_target(source, target, header, overwrite)
-    places = [table.columns.index(name) for name in wanted]
+    fields = columns_of(wanted, table.columns)
+    places = [table.columns.index(name) for name in fields]
     total = truncated = 0
     with (
         whole_file(target) as temporary,
@@ -142,7 +144,8 @@ def predict_file(
         writer = csv.writer(handle)
         writer.writerow(header)
         for rows in _chunks(table, places):
-            found = predictor(_texts(table, rows, places))
+            texts = dict(zip(fields, _texts(table, rows, places), strict=True))
+            found = predictor(composed_columns(wanted, texts, table.columns))
             writer.writerows(
                 [*map(_cell, values), *flat(answer)]
                 for (_, values), answer in zip(rows, found, strict=True)
@@ -183,7 +186,8 @@ def _header(path: Path) -> list[str] | None:
 
 def _require_columns(table: TableFile, wanted: Sequence[str], added: Sequence[str]) -> None:
     """The texts have to be there once, and what is written must not take another column's name."""
-    found = [column_problem(table.path, name, table.columns) for name in wanted]
+    fields = columns_of(wanted, table.columns)
+    found = [column_problem(table.path, name, table.columns) for name in fields]
     if problems := [problem for problem in found if problem]:
         problems[-1] = problems[-1].rstrip(".") + ". Name the text column with --text-column"
         raise InputError(problems)

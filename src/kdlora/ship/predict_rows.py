@@ -13,6 +13,7 @@ from kdlora.errors import InputError
 from kdlora.ship.answers import Answer, Predictor, answer_columns, flat
 from kdlora.ship.predict import load_predictor
 from kdlora.tables.reader import text_of
+from kdlora.tables.templates import columns_of, composed_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,8 @@ def _with_answers(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
     present = list(map(str, frame.columns))
     if len(wanted) == len(present) == 1:
         wanted = present
-    missing = [name for name in wanted if present.count(name) != 1]
+    fields = columns_of(wanted, present)
+    missing = [name for name in fields if present.count(name) != 1]
     if missing:
         raise InputError(
             f"the data frame has no single column {', '.join(missing)}, which the model reads; it "
@@ -122,7 +124,8 @@ def _with_answers(predictor: Predictor, frame: pd.DataFrame) -> pd.DataFrame:
             f"the data frame has columns of its own that are called {' and '.join(own)}, as the "
             "predictions are: rename them"
         )
-    texts = [[text_of(cell) for cell in frame[name].tolist()] for name in wanted]
-    cells = [flat(answer) for answer in predictor(texts)] if len(frame) else []
+    texts = {name: [text_of(cell) for cell in frame[name].tolist()] for name in fields}
+    answers = predictor(composed_columns(wanted, texts, present)) if len(frame) else []
+    cells = [flat(answer) for answer in answers]
     columns = zip(*cells, strict=True) if cells else [[] for _ in added]
     return frame.assign(**dict(zip(added, map(list, columns), strict=True)))

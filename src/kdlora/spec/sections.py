@@ -178,7 +178,11 @@ class OwnTask(Strict):
     eval: str | None = Field(
         None, description="held-out file; without it 20 % of train is held out"
     )
-    text: Strings = Field(("text",), description="column of the text, or the two of a pair")
+    text: Strings = Field(
+        ("text",),
+        description="column of the text, or the two of a pair; each may be a template of columns, "
+        'such as "{title} [SEP] {body}"',
+    )
     label: str = Field("label", description="column of the class or the number")
     id: str | None = Field(None, description="column of unique example ids")
     kind: Literal["auto", "classification", "regression"] = Field(

@@ -43,6 +43,7 @@ from kdlora.tables.formats import (
     tsv_quotes,
     tsv_records,
 )
+from kdlora.tables.templates import columns_of, composed, is_template
 
 Row = tuple[int, Sequence[Any]]  # its number in the file and its values
 _SAMPLED_BYTES, _SAMPLED_ROWS = 1 << 18, 1000
@@ -91,16 +92,27 @@ class TableFile:
     def rows(self, names: Sequence[str] | None = None) -> Iterator[Row]:
         """The rows, each with its number and its values in the named columns, or in all.
 
-        Values are strings in CSV and TSV, and whatever the file says in JSON lines and Parquet.
+        Values are strings in CSV and TSV, and whatever the file says in JSON lines and Parquet. A
+        name may be a template of columns (see `tables.templates`).
         Raises DataError for damage when it is reached, for a table without rows and, except in
         JSON lines, for columns that are not there once: a key that no line has is always None.
         """
         row = None
-        for row in self._rows(names):
+        templates = names is not None and any(is_template(n) for n in names)
+        for row in self._composed(names or ()) if templates else self._rows(names):
             yield row
         if row is None:
             header = "a header but " if self.format in ("csv", "tsv") else ""
             raise DataError(f"{self.path} holds {header}no rows")
+
+    def _composed(self, names: Sequence[str]) -> Iterator[Row]:
+        """The rows by names of which some are templates."""
+        present = self.columns
+        wanted = columns_of(names, present)
+        self.require(names)
+        for number, values in self._rows(wanted):
+            cells = dict(zip(wanted, values, strict=True))
+            yield number, composed(names, cells, present, text_of)
 
     def _rows(self, names: Sequence[str] | None) -> Iterator[Row]:
         if self.format == "jsonl":
@@ -157,7 +169,8 @@ class TableFile:
 
     def require(self, names: Sequence[str]) -> None:
         """Raises DataError with every column that is not there, or there more than once."""
-        problems = [p for name in names if (p := column_problem(self.path, name, self.columns))]
+        wanted = columns_of(names, self.columns)
+        problems = [p for name in wanted if (p := column_problem(self.path, name, self.columns))]
         if problems:
             raise DataError(problems)
 
@@ -232,7 +245,7 @@ def column_problems(path: Path, wanted: Sequence[str]) -> list[str]:
     try:
         file = open_table(path)
         if file.format == "jsonl":
-            unseen = set(wanted)
+            unseen = set(columns_of(wanted))
             for _, row in file.objects():
                 unseen -= row.keys()
                 if not unseen:
