@@ -61,6 +61,7 @@ SLOW = (
     "test_distillation_end_to_end.py",
     "test_docs_distillation.py",
     "test_end_to_end.py",
+    "test_examples_serving.py",
     "test_examples_slurm.py",
     "test_fuzz.py",
     "test_known_mistakes.py",

@@ -257,7 +257,7 @@ def test_the_fuzz_sees_tracebacks_hangs_and_what_was_kept(
     target = fuzz.Target("bad", bad, (b"sound",))
     monkeypatch.setattr(fuzz_targets, "make_targets", lambda folder: [target])
     monkeypatch.setattr(fuzz, "CORPUS", tmp_path / "corpus")
-    monkeypatch.setattr(fuzz, "LIMIT_S", 0.1)
+    monkeypatch.setattr(fuzz, "WAIT_S", 0.1)
     (tmp_path / "corpus" / "bad").mkdir(parents=True)
     for name in ("kept", "slow"):
         (tmp_path / "corpus" / "bad" / name).write_bytes(name.encode())
