@@ -250,8 +250,8 @@ def page(tallies: list[Tally], about: dict[str, Any]) -> str:
         f"`python -m benchmarks fuzz --inputs {about['asked']}`.",
         "",
         "An input is taken, or refused with one of kdlora's own errors; a traceback or more than "
-        f"{LIMIT_S:g} s of processor time is a fault. Memory is what the process's largest grew by while the reader "
-        "was tried.",
+        f"{LIMIT_S:g} s of processor time is a fault. Memory is what the process's largest grew "
+        "by while the reader was tried.",
         "",
         "| what reads | inputs | taken | refused | tracebacks | hangs | slowest, ms | memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from kdlora.errors import ModelError
 from kdlora.models import checkpoints
 from kdlora.models import encoders as labels
 from kdlora.models.adapters import adapt
-from kdlora.models.checkpoints import read_tokenizer
+from kdlora.models.checkpoints import read_config, read_tokenizer
 from kdlora.models.encoders import load_encoder, resolve_encoder
 from kdlora.models.saved import save_trained
 from kdlora.spec.adapter import Adapter
@@ -305,3 +306,13 @@ def test_given_as_an_adapter_folder(encoder: GetEncoder, tmp_path: Path) -> None
     reference = EncoderRef(name="run", source="folder", path=str(tmp_path / "run"))
     given = load_encoder(reference, TASKS["wnli"], seed=0, given=True)  # the other way round
     torch.testing.assert_close(given.model.eval()(**batch).logits, logits.flip(1))
+
+
+def test_a_pipe_in_a_models_folder_is_not_waited_for(tmp_path):
+    folder = tmp_path / "encoder"
+    save_tiny_encoder(folder)
+    (folder / "tokenizer_config.json").unlink()
+    os.mkfifo(folder / "tokenizer_config.json")
+    for read in (read_config, read_tokenizer):
+        with pytest.raises(ModelError, match=r"tokenizer_config\.json is a pipe"):
+            read(str(folder))

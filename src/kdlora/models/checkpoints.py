@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -132,6 +134,16 @@ def read_classifier(
     return Checkpoint(model, frozenset(new))
 
 
+def _refuse_pipes(source: str) -> None:
+    """A pipe that is called as a file of a model would be waited for without end."""
+    folder = Path(source)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):  # a link to nothing: whoever reads it says so
+            mode = path.stat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise ModelError(f"{source}: {path.name} is a pipe, a socket or a device: refused")
+
+
 def _refuse_pickles(source: str) -> None:
     """A folder whose only weights are pickled: reading them would run whatever code they hold."""
     folder = Path(source)
@@ -159,6 +171,7 @@ def _read(load: Callable[..., T], source: str, *, what: str, **arguments: Any) -
     a study then keeps the weights that it began with.
     """
     options = {"trust_remote_code": False, **arguments}
+    _refuse_pipes(source)
     with quiet():
         if not Path(source).is_dir():
             try:

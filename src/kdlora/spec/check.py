@@ -53,18 +53,31 @@ def read_study(path: str | Path, **changes: Any) -> Study:
 def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
     """Check a mapping as a study. Raises InputError with every problem in it."""
     problems = Problems(where)
+    if half := next(_half_characters(values), None):
+        raise InputError(f"{half[:60]!a} holds half a character (a lone surrogate)", where=where)
     try:
         study = Study.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, Study), where=where) from None
-    except UnicodeEncodeError:
-        raise InputError("a text holds half a character (a lone surrogate)", where=where) from None
     problems.add(*_own_problems(study))
     if not problems:  # what these ask needs arms, names and settings that hold
         problems.add(*_exclusion_problems(study), *_halving_problems(study))
         problems.add(*_texts_problems(study))
     problems.raise_any()
     return study
+
+
+def _half_characters(values: Any) -> Iterator[str]:
+    """Texts that no file can hold, at any depth; YAML's aliases may lead back to where one was."""
+    todo, seen = [values], set()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, str):
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += [*value, *value.values()] if isinstance(value, dict) else value
 
 
 def _own_problems(study: Study) -> Iterator[str]:
