@@ -144,6 +144,14 @@ def test_a_files_columns_tell_what_it_holds(answers, columns, changes, kind):
     assert distil_study(**given).pairs[0].teacher_outputs.kind == kind
 
 
+def test_a_file_that_is_not_there_is_the_only_problem(answers):
+    given = without_labels(answers, teacher_outputs="nowhere.csv", kind="classification")
+    with pytest.raises(InputError) as caught:
+        kdlora.plan(distil_study(**given))
+    (problem,) = caught.value.problems
+    assert "teacher_outputs: no file at nowhere.csv" in problem
+
+
 def test_a_teacher_that_answers_by_entailment(answers):
     given = without_labels(answers, teacher_outputs=None, teacher="an/nli-model")
     study = distil_study(**given, hypothesis="The mood is {}.")

@@ -218,7 +218,8 @@ def load_own(own: OwnTask) -> Loaded:
             f"{train.path} holds {len(gold.labels)} usable rows; at least {_LEAST_ROWS} are needed"
             if own.missing_labels == "error"
             else f"there are {len(gold.labels)} rows with a label; at least {_LEAST_ROWS} are "
-            "needed, to select and to report on"
+            f"needed, to select and to report on: in column '{own.label}' of the training file, or "
+            "in a held-out file (eval)"
         )
     if not gold.labels:
         problems.raise_any(DataError)

@@ -142,7 +142,7 @@ def _pair(given: DistilArguments) -> dict[str, Any]:
     pair: dict[str, Any] = {"student": given.student}
     if given.teacher_outputs is not None:
         outputs: dict[str, Any] = {"file": str(given.teacher_outputs), "kind": _kind(given)}
-        if given.id is not None and _has_column(given.teacher_outputs, given.id):
+        if given.id is not None and given.id in _columns(given.teacher_outputs):
             outputs["id"] = given.id
         if outputs["kind"] == "labels":
             outputs |= {"label": given.outputs_label, "confidence": given.confidence}
@@ -165,16 +165,17 @@ def _kind(given: DistilArguments) -> str:
         return given.outputs_kind
     if given.confidence is not None or given.outputs_label is not None:
         return "labels"
-    if _has_column(given.teacher_outputs, SCORE):
+    columns = _columns(given.teacher_outputs)
+    if SCORE in columns:
         return "scores"
-    return "labels" if _has_column(given.teacher_outputs, given.label) else "probabilities"
+    return "labels" if given.label in columns or not columns else "probabilities"
 
 
-def _has_column(file: FileName, name: str) -> bool:
-    """Whether a file has a column; what is wrong with a file is told when the study is planned."""
+def _columns(file: FileName) -> list[str]:
+    """The columns of a file; none of one that cannot be read, which the plan tells."""
     with suppress(DataError):
-        return name in open_table(Path(file)).columns
-    return True
+        return open_table(Path(file)).columns
+    return []
 
 
 def _has_labels(file: FileName, column: str) -> bool:
