@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import cell, evidence, fuzz, matmul, plan, serve, speed, step, studies
+from benchmarks import cell, defaults, evidence, fuzz, matmul, plan, serve, speed, step, studies
 from benchmarks.results import OtherMachine, expect_same_machine
 from benchmarks.turns import machine
 
@@ -52,6 +52,14 @@ def main() -> None:
     broken.add_argument("--only", nargs="*", default=[], help="readers, by their names")
     broken.add_argument("--keep", type=Path, default=Path("results/fuzz"), help="what breaks one")
     broken.add_argument("--out", type=Path, default=studies.OUT)
+    tried = commands.add_parser("defaults", help="settings tried on selection splits, by budget")
+    tried.add_argument("--data-dir", type=Path, required=True, help="folder of <task>/train.tsv")
+    tried.add_argument("--rows", type=int, nargs="*", default=[300, 1000], help="0: all labels")
+    tried.add_argument("--only", nargs="*", default=[], choices=defaults.NAMES)
+    tried.add_argument("--tasks", nargs="*", default=defaults.TASKS, choices=defaults.TASKS)
+    tried.add_argument("--minutes", type=float, default=25.0, help="what is done then is printed")
+    tried.add_argument("--folder", type=Path, default=Path("results/defaults"), help="the runs")
+    tried.add_argument("--out", type=Path, default=studies.OUT)
     studies.add_commands(commands)
     arguments = parser.parse_args()
     if arguments.command in studies.COMMANDS:
@@ -87,6 +95,18 @@ def main() -> None:
         )
         serve.write(served, arguments.out)
         print((arguments.out / "serve.md").read_text(encoding="utf-8"))
+        return
+    if arguments.command == "defaults":
+        found = defaults.search(
+            arguments.data_dir,
+            arguments.folder,
+            budgets=[rows or None for rows in arguments.rows],
+            minutes=arguments.minutes,
+            names=arguments.only,
+            tasks=arguments.tasks,
+        )
+        defaults.write(found, arguments.out)
+        print(defaults.summary(found))
         return
     if arguments.command == "matmul":
         matmul.print_rates()

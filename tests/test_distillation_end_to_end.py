@@ -439,7 +439,7 @@ def test_few_labels_the_rest_without_theirs_and_a_control_of_as_many_steps(corne
                       "max_length": 32, "precision": "fp32", "lr": rates},
             data={"max_train": 64, "selection_min": 40},
             unlabelled={"moods": "rest"},
-            variations={"steps": {"arm": "student/lora", "training": {"count_texts": True}}},
+            variations={"equal-steps": {"arm": "student/lora", "training": {"count_texts": True}}},
         )
     )  # fmt: skip
     records = {record.run.title: record for record in done(plan, Store(tmp_path)).values()}
@@ -450,8 +450,8 @@ def test_few_labels_the_rest_without_theirs_and_a_control_of_as_many_steps(corne
     assert not set(data.rest.ids) & {*data.train.ids, *data.selection.ids}
     alone = records["student/lora"].facts
     assert (alone.steps, alone.planned_epochs) == (20, 5.0)  # 4 steps an epoch, at least 20
-    control = records["student/lora[steps]"].facts
+    control = records["student/lora[equal-steps]"].facts
     assert control.steps == taught.facts.steps == 2 * -(-(64 + used) // 16)
-    assert records["student/lora[steps]"].quality.n["train"] == 64
+    assert records["student/lora[equal-steps]"].quality.n["train"] == 64
     assert "classifier" in " ".join(records["student/fft"].facts.new_modules)
     assert records["student/fft"].run.head_lr == 2e-2

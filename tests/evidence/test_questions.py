@@ -49,6 +49,14 @@ def test_the_questions_tell_distillation_from_size() -> None:
     assert "gain of distillation" not in questions([FFT, "student/kd-lora"], FFT)
 
 
+def test_a_control_of_as_many_steps_is_asked_about_with_the_student_alone() -> None:
+    asked = questions([*ARMS, "student/lora[equal-steps]", "student/lora[rank=4]"], FFT)
+    assert asked["gain of distillation"] == [
+        ("student/kd-lora", "student/lora"),
+        ("student/kd-lora", "student/lora[equal-steps]"),
+    ]
+
+
 def test_copies_are_asked_about_apart_unless_there_is_no_plain_arm() -> None:
     ranks = ["student/kd-lora[rank 4]", "student/kd-lora[rank 8]", "teacher/lora[rank 8]"]
     asked = questions([FFT, *ranks], FFT)

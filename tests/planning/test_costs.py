@@ -263,16 +263,18 @@ def test_an_estimate_follows_files_that_change_while_the_process_runs(tmp_path):
 
 def test_steps_follow_the_floor_and_the_texts_that_count(tmp_path):
     rows = Rows(300, 60, 277, 20.0)
-    few = plan(training={"min_steps": 200}, tasks=["rte"], seeds=[1]).runs[2]
+    few = plan(training={"min_steps": 200}, tasks=["rte"], seeds=[1]).runs[4]
     assert work_of(few, rows).steps == 200
-    exact = plan(training={"epochs": 3}, tasks=["rte"], seeds=[1]).runs[2]
+    exact = plan(training={"epochs": 3}, tasks=["rte"], seeds=[1]).runs[4]
     assert work_of(exact, rows).steps == 30
     assert work_of(few, rows).flops == pytest.approx(work_of(exact, rows).flops * 20 / 3)
     runs = plan(
         tasks=["sst2"], seeds=[1], data={"max_train": 300}, unlabelled={"sst2": "rest"},
         training={"epochs": 2}, arms=["teacher/fft", "student/lora", "student/kd-lora"],
-        variations={"steps": {"arm": "student/lora", "training": {"count_texts": True}}},
+        variations={"equal-steps": {"arm": "student/lora", "training": {"count_texts": True}}},
     ).runs  # fmt: skip
     steps = {run.title: work_of(run, rows_of(run.task, run.data, {})).steps for run in runs}
     assert steps["student/lora"] == 20
-    assert steps["student/lora[steps]"] == steps["student/kd-lora"] == 2 * math.ceil(67249 / 32)
+    assert (
+        steps["student/lora[equal-steps]"] == steps["student/kd-lora"] == 2 * math.ceil(67249 / 32)
+    )

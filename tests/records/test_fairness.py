@@ -180,3 +180,17 @@ def test_a_comparison_says_which_of_its_cells_are_unequal(field):
     if field != "versions":
         assert text.endswith(f"({BROKEN[field][2]} against {BROKEN[field][3]})")
     assert compare(study(), "student/lora", "teacher/lora", rng=rng).unequal == ()
+
+
+def test_an_arm_with_texts_names_its_control_of_as_many_steps():
+    for arm, control in (("student/lora[equal-steps]", True), ("student/lora[other]", False)):
+        frame = study()
+        frame["n_unlabelled"] = np.nan
+        taught = frame.index[frame["run_id"] == "mrpc-student/lora-2"][0]
+        beside = frame.index[frame["run_id"] == "mrpc-student/lora-1"][0]
+        frame.at[taught, "planned_steps"], frame.at[taught, "n_unlabelled"] = 117.0, 900
+        frame.at[beside, "arm"] = arm
+        frame.at[beside, "planned_steps"] = 117.0 if control else 60.0
+        (detail,) = flag_unequal(frame).at[taught, "flag_details"]
+        told = f"{arm} took as many" if control else "no student took as many without"
+        assert detail.endswith(f": it learns from texts without labels; {told}")

@@ -27,8 +27,8 @@ def test_every_cell_has_its_run_and_teachers_come_first():
     plan = make_plan(study())
     position = {run.run_id: i for i, run in enumerate(plan.runs)}
     assert {cell.run_id for cell in plan.cells} == set(position)
-    assert len(plan.cells) == 2 * 2 * (5 + 2)  # tasks x seeds x (arms + baselines)
-    assert len(plan.runs) == 2 * (2 * 5 + 2)  # a baseline has no seed
+    assert len(plan.cells) == 2 * 2 * (5 + 3)  # tasks x seeds x (arms + baselines)
+    assert len(plan.runs) == 2 * (2 * 5 + 3)  # a baseline has no seed
     for run in plan.runs:
         for teacher in run.teachers:
             assert position[teacher] < position[run.run_id]
@@ -63,7 +63,7 @@ def test_a_matrix_shares_teachers_and_undistilled_students():
         ({"training": {"lr": {"peft": 9e-4}}}, {"teacher/lora", "student/lora", "student/kd-lora"}),
         ({"pairs": [{"name": "renamed", "teacher": "big", "student": "small"}]}, set()),
         ({"pairs": [{"name": "p", "teacher": "big", "student": "tiny"}]},
-         {"student/fft", "student/lora", "student/kd-lora"}),
+         {"student/fft", "student/lora", "student/kd-lora", "baseline/embeddings"}),
         ({"name": "another"}, set()),
     ],
 )  # fmt: skip

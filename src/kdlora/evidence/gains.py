@@ -78,7 +78,9 @@ def comparisons(arms: Sequence[str], teacher: str | None) -> list[PairedArms]:
     found = [
         PairedArms(DISTILLATION, arm, base)
         for arm in arms
-        if Arm.read(arm).is_distilled and (base := str(Arm.read(arm).undistilled())) in arms
+        if Arm.read(arm).is_distilled
+        for base in map(str, Arm.read(arm).controls())
+        if base in arms
     ]
     for arm in arms:
         one = Arm.read(arm)

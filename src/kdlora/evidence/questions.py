@@ -51,7 +51,9 @@ def questions(arms: Sequence[str], reference: str) -> dict[str, list[Pair]]:
             asked[f"{_kind(known[arm])}{AGAINST}{reference}"].append((arm, reference))
     students = {arm: read for arm, read in known.items() if read.is_student}
     distilled = {arm: read for arm, read in students.items() if read.is_distilled}
-    asked[DISTILLATION] = [(arm, str(read.undistilled())) for arm, read in distilled.items()]
+    asked[DISTILLATION] = [
+        (arm, str(control)) for arm, read in distilled.items() for control in read.controls()
+    ]
     asked[ON_TEACHER] = [(arm, str(read.as_teacher())) for arm, read in distilled.items()]
     asked[SMALLER] = [
         (arm, str(read.as_teacher())) for arm, read in students.items() if not read.is_distilled

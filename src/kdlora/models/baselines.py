@@ -190,7 +190,7 @@ def train_tfidf(task: Task, train: Examples, *, seed: int) -> LinearBaseline:
     except ValueError:  # scikit-learn's word for an empty vocabulary
         raise DataError(f"task '{task.name}': the training texts hold no words") from None
     features = _features(vectoriser, train.texts)
-    strength = _choose_regularisation(task, features, labels, seed)
+    strength = choose_regularisation(task, features, labels, seed)
     coefficients, intercept = LINEAR_MODELS[task.kind].fit(task, features, labels, strength)
     return LinearBaseline(
         kind=task.kind,
@@ -214,20 +214,19 @@ def _features(vectoriser: TfidfVectorizer, texts: Texts) -> sparse.csr_matrix:
     return sparse.hstack([a, b, product, abs(a - b), cosine]).tocsr().astype(np.float64)
 
 
+Features = Any  # [n, features], sparse or dense
 Linear = tuple[
     NDArray[np.float64], NDArray[np.float64]
 ]  # coefficients [c, features], intercept [c]
 
 
-def _fit_ridge(task: Task, features: sparse.csr_matrix, labels: Array, strength: float) -> Linear:
+def _fit_ridge(task: Task, features: Features, labels: Array, strength: float) -> Linear:
     ridge = Ridge(alpha=1 / strength, solver="sparse_cg", max_iter=2000)
     ridge.fit(features, labels.astype(np.float64))
     return ridge.coef_.reshape(1, -1), np.atleast_1d(ridge.intercept_)
 
 
-def _fit_logistic(
-    task: Task, features: sparse.csr_matrix, labels: Array, strength: float
-) -> Linear:
+def _fit_logistic(task: Task, features: Features, labels: Array, strength: float) -> Linear:
     """One row per class of the task; a class without a row is never answered."""
     coefficients = np.zeros((task.num_outputs, features.shape[1]))
     intercept = np.full(task.num_outputs, UNSEEN_CLASS_LOGIT)
@@ -247,7 +246,7 @@ def _fit_logistic(
 class LinearModel:
     """How a kind of task is fitted, and what its regularisation is chosen by (more is better)."""
 
-    fit: Callable[[Task, sparse.csr_matrix, Array, float], Linear]
+    fit: Callable[[Task, Features, Array, float], Linear]
     score: Callable[[Array, Array], float]  # truth [n], answers [n]
 
 
@@ -259,9 +258,15 @@ LINEAR_MODELS: dict[Kind, LinearModel] = {
 }
 
 
-def _choose_regularisation(
-    task: Task, features: sparse.csr_matrix, labels: Array, seed: int
+def choose_regularisation(
+    task: Task,
+    features: Features,
+    labels: Array,
+    seed: int,
+    *,
+    strengths: Sequence[float] = REGULARISATION,
 ) -> float:
+    """The best inverse strength on a fifth of the rows that `seed` draws, fitted on the others."""
     rows = np.random.default_rng(seed).permutation(len(labels))[:CHOICE_ROWS]
     if len(rows) < 50:
         return 1.0
@@ -273,4 +278,4 @@ def _choose_regularisation(
         outputs = features[score_rows] @ coefficients.T + intercept
         return linear.score(truth, task.kind.decide(outputs))
 
-    return max(REGULARISATION, key=score)
+    return max(strengths, key=score)

@@ -15,7 +15,15 @@ from kdlora.data.splits import selection_size
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.run import DistilledRun, EncoderRun, Run, TaskRef, TextsRef, TrainedRun
+from kdlora.spec.run import (
+    DistilledRun,
+    EmbeddingsRun,
+    EncoderRun,
+    Run,
+    TaskRef,
+    TextsRef,
+    TrainedRun,
+)
 from kdlora.spec.sections import Data
 from kdlora.tables.reader import open_table, text_of
 from kdlora.training.schedule import steps_of
@@ -104,6 +112,11 @@ class Workload:
 
 def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
     """The work of a run on so many rows. `labels`: it also runs the teacher over all texts."""
+    if isinstance(run, EmbeddingsRun):
+        known = shape_of(run.encoder)[0]
+        length = min(rows.tokens * _PADDING, run.training.max_length)
+        labelling = known.forward_flops(length, _outputs(run)) * rows.all
+        return Workload(0.0, labelling, 0, 0, known.params, 0.0, 0)
     if not isinstance(run, EncoderRun):  # baselines, and teachers that are files
         return Workload(0.0, 0.0, 0, 0, 0, 0.0)
     shape, _ = shape_of(run.encoder)

@@ -40,6 +40,7 @@ from kdlora.recipes.untrained import (
     RunOutcome,
     baseline,
     compute_facts,
+    embeddings,
     folder_mb,
     given_teacher,
     outputs_teacher,
@@ -60,6 +61,7 @@ from kdlora.records.store import Store
 from kdlora.spec.run import (
     BaselineRun,
     DistilledRun,
+    EmbeddingsRun,
     FileTeacherRun,
     GivenTeacherRun,
     Run,
@@ -93,7 +95,9 @@ def run_one(
     folder = store.begin(run)
     on_progress({"stage": "reading data"})
     data = load_task(run.task, run.data)
-    if isinstance(run, BaselineRun):
+    if isinstance(run, EmbeddingsRun):
+        outcome = embeddings(run, folder, data)
+    elif isinstance(run, BaselineRun):
         outcome = baseline(run, folder, data)
     elif isinstance(run, FileTeacherRun):
         outcome = outputs_teacher(run, data)

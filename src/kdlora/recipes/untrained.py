@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,25 +11,33 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from kdlora.data.batches import encode_once
+from kdlora.data.batches import encode, encode_once
 from kdlora.data.examples import Examples, TaskData
 from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.calibration import calibrate_teacher, calibrated
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
+from kdlora.models.embedding_baseline import train_embeddings
+from kdlora.models.encoders import load_encoder
 from kdlora.recipes.teacher import calibrated_file, labels_at_hand
 from kdlora.recipes.zero_shot import ZeroShotLabeller
 from kdlora.records.record import Efficiency, TeacherFileFacts, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import (
     BaselineRun,
+    EmbeddingsRun,
     FileTeacherRun,
     GivenTeacherRun,
     ZeroShotTeacherRun,
     seed_for,
 )
-from kdlora.training.inference import inference_costs, load_finished, predict_held_out
-from kdlora.training.precision import Compute, choose_compute
+from kdlora.training.inference import (
+    inference_costs,
+    load_finished,
+    mean_embeddings,
+    predict_held_out,
+)
+from kdlora.training.precision import Compute, choose_compute, place_for_inference
 
 _MOST_TOLD = 20  # answers that are no class, in the record
 
@@ -140,6 +149,35 @@ def baseline(run: BaselineRun, folder: Path, data: TaskData) -> RunOutcome:
                   "throughput_batch": 32, "device": "cpu", "dtype": "float64"},
     )  # fmt: skip
     outputs = {name: model.predict(part.texts) for name, part in parts.items()}
+    return RunOutcome(data, outputs, facts, efficiency)
+
+
+def embeddings(run: EmbeddingsRun, folder: Path, data: TaskData) -> RunOutcome:
+    """A linear model on the embeddings of a student's encoder as it comes."""
+    task, max_length = data.task, run.training.max_length
+    compute = choose_compute(run.training.precision, max_length=max_length)
+    loaded = load_encoder(run.encoder, task, seed=0, attention=compute.attention)
+    model = place_for_inference(loaded.model, compute)
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        encoded = encode(loaded.tokenizer, (list(texts),), max_length=max_length)
+        return mean_embeddings(model, encoded, compute)
+
+    started = datetime.now(UTC)
+    linear = train_embeddings(task, data.train, embed, seed=seed_for(run.seed, "baseline"))
+    train_s = (datetime.now(UTC) - started).total_seconds()
+    linear.save(folder / "model")
+    parts = {"selection": data.selection, **data.reports}
+    outputs = {name: linear.predict(part.texts, embed) for name, part in parts.items()}
+    facts = TrainingFacts(stopped="not trained", **compute_facts(compute, model))
+    efficiency = Efficiency(
+        trainable_params=linear.n_params,
+        total_params=count_parameters(model)[1],
+        size_mb=merged_size_mb(model),
+        saved_mb=folder_mb(folder / "model"),
+        train_s=train_s,
+        train_examples_per_s=len(data.train) / max(train_s, 1e-9),
+    )
     return RunOutcome(data, outputs, facts, efficiency)
 
 

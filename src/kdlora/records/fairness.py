@@ -16,6 +16,7 @@ import pandas as pd
 
 from kdlora.records.record import NOT_DONE
 from kdlora.spec.run import DistilledRun, EncoderRun, Run, TrainedRun
+from kdlora.vocabulary.arm import Arm
 
 # field -> how it is called in a sentence
 FIELDS = {
@@ -44,6 +45,7 @@ class Difference:
     n_usual: int
     n: int
     stated: bool
+    remark: str = ""
 
     @property
     def flag(self) -> tuple[str, str, str]:
@@ -51,7 +53,7 @@ class Difference:
         why = "as the study file asks" if self.stated else "which the study file does not ask for"
         detail = (
             f"{FIELDS[self.field]} {self.value} where {self.n_usual} of {self.n} trained runs of "
-            f"this task and pair have {self.usual}, {why}"
+            f"this task and pair have {self.usual}, {why}{self.remark}"
         )
         return f"unequal_{self.field}", "info" if self.stated else "warning", detail
 
@@ -128,6 +130,7 @@ def differences(frame: pd.DataFrame) -> Iterator[Difference]:
                     n_usual=int(counts.max()),
                     n=len(column),
                     stated=_stated(group, like, place, field),
+                    remark=_of_texts(group, column, place) if field == "steps" else "",
                 )
 
 
@@ -151,6 +154,18 @@ def flag_unequal(frame: pd.DataFrame) -> pd.DataFrame:
             for own, run_id in zip(frame[column], frame["run_id"], strict=True)
         ]
     return frame
+
+
+def _of_texts(group: pd.DataFrame, steps: pd.Series, place: Any) -> str:
+    """Whether an arm that learns from texts has a control that takes as many steps without them."""
+    taught = group.get("n_unlabelled", pd.Series(0, index=group.index)).fillna(0) > 0
+    if not taught[place]:
+        return ""
+    alike = steps.index[(steps == steps[place]) & ~taught[steps.index]]
+    arms = dict.fromkeys(group.loc[alike, "arm"])
+    controls = ", ".join(arm for arm in arms if not Arm.read(arm).is_teacher)
+    said = f"{controls} took as many" if controls else "no student took as many without"
+    return f": it learns from texts without labels; {said}"
 
 
 def _stated(group: pd.DataFrame, like: pd.DataFrame, place: Any, field: str) -> bool:

@@ -25,7 +25,7 @@ from kdlora.spec.sections import OwnTask, stated_kind, task_name
 from kdlora.spec.study import Study, merged
 from kdlora.spec.variations import SECTIONS, PlannedArm, Variation
 from kdlora.spec.yaml_file import load_yaml
-from kdlora.vocabulary.arm import BASELINES, GIVEN_TEACHER, Arm, matching, teaching_arm
+from kdlora.vocabulary.arm import BASELINES, EQUAL_STEPS, GIVEN_TEACHER, Arm, matching, teaching_arm
 from kdlora.vocabulary.task import TASKS
 
 _OF_PEFT = ("method", "config", "targets")  # the settings that an arm named peft has
@@ -131,6 +131,12 @@ def _texts_problems(study: Study) -> Iterator[str]:
         )
     arms = study.planned_arms()
     counting = [str(arm) for arm in arms if study.section(arm, "training").count_texts]
+    for arm in arms:
+        if arm.arm.label == EQUAL_STEPS and str(arm) not in counting:
+            yield (
+                f"{arm.where}: {arm} is compared as the control of as many steps, so it needs "
+                "training: {count_texts: true}; or give it another label"
+            )
     if counting and not free and not any(sources.values()):
         yield f"training.count_texts of {', '.join(counting)}: no unlabelled texts are named"
 

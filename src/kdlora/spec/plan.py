@@ -24,6 +24,7 @@ from kdlora.spec.run import (
     PENDING,
     BaselineRun,
     DistilledRun,
+    EmbeddingsRun,
     EncoderRef,
     FileTeacherRun,
     GivenTeacherRun,
@@ -39,7 +40,7 @@ from kdlora.spec.run import (
 from kdlora.spec.sections import AUTO, Data, Training, stated_kind, task_name
 from kdlora.spec.study import Study
 from kdlora.spec.variations import PlannedArm
-from kdlora.vocabulary.arm import BASELINES, Arm, teaching_arm
+from kdlora.vocabulary.arm import BASELINES, EMBEDDINGS, Arm, teaching_arm
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,10 @@ class Block:
         arm, pair, references = row.arm, self.pair, self._settings.references
         common = {"task": self.task, "seed": 0, "data": self._settings.data}
         common["adaptation"] = arm.adaptation
+        if arm == EMBEDDINGS:
+            training = self._settings.study.training  # only how texts are cut and computed
+            training = Training(max_length=training.max_length, precision=training.precision)
+            return EmbeddingsRun(**common, encoder=self._settings.student(pair), training=training)
         if arm.is_baseline:
             return BaselineRun(**common)
         common["pair"] = pair.name

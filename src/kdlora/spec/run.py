@@ -1,9 +1,9 @@
 """One run, fully resolved: what a worker needs to know and what its record states.
 
-There are six kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
-`GivenTeacherRun`, `ZeroShotTeacherRun`, `FileTeacherRun` and `BaselineRun`. Code asks
-``isinstance``, or matches on the class; `EncoderRun` stands for the three that are models of the
-task.
+There are seven kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
+`GivenTeacherRun`, `ZeroShotTeacherRun`, `FileTeacherRun`, `BaselineRun` and, one of these,
+`EmbeddingsRun`. Code asks ``isinstance``, or matches on the class; `EncoderRun` stands for the
+three that are models of the task.
 
 `run_id` hashes only the fields that affect the run. A teacher's id does not know its students, a
 full fine-tuning does not know the adapter's rank, and a setting of the report changes no id.
@@ -187,10 +187,27 @@ class BaseRun(Strict):
 
 
 class BaselineRun(BaseRun):
-    """A model that is no encoder: the majority class, or TF-IDF with a linear model."""
+    """What an encoder has to beat: the majority class, or TF-IDF with a linear model."""
 
     role: Literal["baseline"] = "baseline"
     distillation: Literal["none"] = "none"
+
+
+class EmbeddingsRun(BaselineRun):
+    """A linear model on the embeddings of a student's encoder as it comes.
+
+    `training` says how texts are cut and computed.
+    """
+
+    adaptation: Literal["embeddings"] = "embeddings"
+    encoder: EncoderRef
+    training: Training
+
+    def _hashed(self) -> dict[str, Any]:
+        values = super()._hashed()
+        values["encoder"] = _hashed_encoder(self.encoder)
+        values["training"] = self.training.model_dump(mode="json", exclude={"lr"})
+        return values
 
 
 class FileTeacherRun(BaseRun):
@@ -239,9 +256,8 @@ class EncoderRun(BaseRun):
     )
 
     def _hashed(self) -> dict[str, Any]:
-        exclude = {"path", "name"} if self.encoder.source == "folder" else {"path"}
         values = super()._hashed()
-        values["encoder"] = self.encoder.model_dump(mode="json", exclude=exclude)
+        values["encoder"] = _hashed_encoder(self.encoder)
         values["training"] = self.training.model_dump(mode="json", exclude={"lr"})
         return values
 
@@ -301,6 +317,12 @@ class DistilledRun(TrainedRun):
         return values
 
 
+def _hashed_encoder(encoder: EncoderRef) -> dict[str, Any]:
+    """A folder is known by what it holds, not by where it lies."""
+    exclude = {"path", "name"} if encoder.source == "folder" else {"path"}
+    return encoder.model_dump(mode="json", exclude=exclude)
+
+
 def encoder_of(run: BaseRun) -> EncoderRef | None:
     """The encoder of a run; None where there is none."""
     return run.encoder if isinstance(run, EncoderRun) else None
@@ -317,7 +339,7 @@ def _kind_of(values: Any) -> str:
         return type(values).__name__
     found = values if isinstance(values, Mapping) else {}
     if found.get("role") == "baseline":
-        kind: type[BaseRun] = BaselineRun
+        kind: type[BaseRun] = EmbeddingsRun if found.get("encoder") else BaselineRun
     elif found.get("outputs"):
         kind = FileTeacherRun
     elif found.get("zero_shot"):
@@ -329,9 +351,10 @@ def _kind_of(values: Any) -> str:
     return kind.__name__
 
 
-# One training, or one scoring of what is not trained: one of six kinds.
+# One training, or one scoring of what is not trained: one of seven kinds.
 Run = Annotated[
     Annotated[BaselineRun, Tag("BaselineRun")]
+    | Annotated[EmbeddingsRun, Tag("EmbeddingsRun")]
     | Annotated[FileTeacherRun, Tag("FileTeacherRun")]
     | Annotated[ZeroShotTeacherRun, Tag("ZeroShotTeacherRun")]
     | Annotated[GivenTeacherRun, Tag("GivenTeacherRun")]

@@ -55,7 +55,11 @@ class Study(Strict):
         description="role/adaptation, `kd-` before it for a student that learns from its teacher",
     )
     seeds: list[int] = Field([42], min_length=1, description="every arm is trained once a seed")
-    baselines: bool = Field(True, description="majority class and TF-IDF + linear model")
+    baselines: bool = Field(
+        True,
+        description="majority class, TF-IDF + linear model, and the embeddings of the student's "
+        "untrained encoder + linear model",
+    )
     data_dir: str | None = Field(
         None, description="folder of <task>/{train,validation}.tsv; default: from the hub"
     )

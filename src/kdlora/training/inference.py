@@ -52,6 +52,23 @@ def predict(
     return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
 
 
+@torch.inference_mode()
+def mean_embeddings(model: nn.Module, texts: Encoded, compute: Compute) -> np.ndarray:
+    """Means over the tokens of a classifier's last hidden states, [n, d] float32."""
+    base: Any = model
+    rows: np.ndarray | None = None
+    for index in eval_batches(texts.lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
+        inputs = collate(texts, index, compute.device)
+        with compute.autocast():
+            states = base.base_model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"].unsqueeze(-1).float()
+        values = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
+        if rows is None:
+            rows = np.zeros((len(texts), values.shape[1]), dtype=np.float32)
+        rows[index] = values
+    return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
+
+
 def predict_held_out(
     model: nn.Module, texts: Mapping[str, Encoded], compute: Compute
 ) -> dict[str, np.ndarray]:

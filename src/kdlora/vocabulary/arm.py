@@ -23,12 +23,15 @@ from kdlora.errors import did_you_mean
 # "peft" is any other method of peft, which the adapter section names.
 PEFT_VARIANTS = ("lora", "adalora", "dora", "mrlora", "olora", "rslora")
 ADAPTATIONS = ("fft", *PEFT_VARIANTS, "peft")
-BASELINES = ("majority", "tfidf")
+BASELINES = ("majority", "tfidf", "embeddings")
 ROLES = ("teacher", "student")  # the encoders of a pair
-SEEDLESS = ("given", "majority", "tfidf")  # nothing random: one result serves every seed
+SEEDLESS = ("given", *BASELINES)  # nothing random: one result serves every seed
+
+# Label of a student without a teacher that takes as many steps as one that learns from texts.
+EQUAL_STEPS = "equal-steps"
 
 _DISTILLED = "kd-"  # stands before the adaptation of an arm that is distilled
-_ORDER = ("given", *ADAPTATIONS, "tfidf", "majority")
+_ORDER = ("given", *ADAPTATIONS, "embeddings", "tfidf", "majority")
 _TITLES = {
     "fft": "full fine-tuning",
     "given": "as given",
@@ -40,8 +43,12 @@ _TITLES = {
     "rslora": "rsLoRA",
     "peft": "PEFT",
 }
-_BASELINE_TITLES = {"majority": "majority or mean", "tfidf": "TF-IDF + linear"}
-_BASELINE_SHORT = {"majority": "majority", "tfidf": "TF-IDF"}
+_BASELINE_TITLES = {
+    "majority": "majority or mean",
+    "tfidf": "TF-IDF + linear",
+    "embeddings": "untrained embeddings + linear",
+}
+_BASELINE_SHORT = {"majority": "majority", "tfidf": "TF-IDF", "embeddings": "embeddings"}
 _IN_SENTENCES = {"fft": "fully fine-tuned", "given": "given"}
 _SETTINGS = {
     "lr": "learning rate",
@@ -170,6 +177,14 @@ class Arm:
         """The same arm, under the same label, trained without a teacher."""
         return replace(self, distillation="none")
 
+    def controls(self) -> tuple[Arm, ...]:
+        """The arms without a teacher that tell what this distilled one gains by it.
+
+        The same student, and for an arm that is no copy also the one trained for as many steps.
+        """
+        alone = self.undistilled()
+        return (alone,) if self.label else (alone, alone.with_label(EQUAL_STEPS))
+
     def as_full(self) -> Arm:
         """The same role, distillation and label with all weights fine-tuned."""
         return self.with_adaptation("fft")
@@ -241,6 +256,7 @@ TEACHER = Arm("teacher", "fft")
 GIVEN_TEACHER = Arm("teacher", "given")
 MAJORITY = Arm("baseline", "majority")
 TFIDF = Arm("baseline", "tfidf")
+EMBEDDINGS = Arm("baseline", "embeddings")
 DEFAULT_ARMS = ("teacher/fft", "teacher/lora", "student/fft", "student/lora", "student/kd-lora")
 
 

@@ -21,7 +21,7 @@ from kdlora.report.content.gains import (
     smaller_encoder,
 )
 from kdlora.report.document import Finding
-from kdlora.vocabulary.arm import TFIDF, Arm, uncontrolled
+from kdlora.vocabulary.arm import EMBEDDINGS, TFIDF, Arm, uncontrolled
 
 
 def sentences(facts: Facts) -> list[Finding]:
@@ -168,11 +168,23 @@ def no_control(facts: Facts, pair: str) -> Finding | None:
     return Finding("No control", text, ("coverage",))
 
 
+# how each is called, and what goes with the name
+_LINEAR = {
+    TFIDF: ("TF-IDF with a linear model", "is", "it scores"),
+    EMBEDDINGS: ("the student's untrained embeddings", "are", "they score"),
+}
+
+
 def linear_baseline(facts: Facts, pair: str) -> Finding | None:
-    """Encoders whose mean is not above the TF-IDF baseline, task by task; or that none is."""
-    beaten, compared = [], []
+    """Encoders whose mean is not above a linear baseline, task by task; or that none is."""
+    parts = [part for base in _LINEAR if (part := _against(facts, pair, base))]
+    return Finding("Against a linear baseline", " ".join(parts), ("quality",)) if parts else None
+
+
+def _against(facts: Facts, pair: str, baseline: Arm) -> str | None:
+    (name, are, score), beaten, compared = _LINEAR[baseline], [], []
     for task in names(facts.frame, "task"):
-        base = facts.spreads.get((pair, task, str(TFIDF)))
+        base = facts.spreads.get((pair, task, str(baseline)))
         own = {
             arm: found
             for (p, t, arm), found in facts.spreads.items()
@@ -189,15 +201,12 @@ def linear_baseline(facts: Facts, pair: str) -> Finding | None:
             if direction * (found.mean - base.mean) <= 0
         ]
         if below:
-            beaten.append(f"{w.join(below)} on {task}, where it scores {scale.write(base.mean)}")
+            beaten.append(f"{w.join(below)} on {task}, where {score} {scale.write(base.mean)}")
     if not compared:
         return None
-    text = (
-        f"TF-IDF with a linear model is not beaten by {'; '.join(beaten)}."
-        if beaten
-        else f"Every encoder's mean is above TF-IDF with a linear model on {w.join(compared)}."
-    )
-    return Finding("Against a linear baseline", text, ("quality",))
+    if not beaten:
+        return f"Every encoder's mean is above {name} on {w.join(compared)}."
+    return f"{name[0].upper()}{name[1:]} {are} not beaten by {'; '.join(beaten)}."
 
 
 def no_answer(facts: Facts) -> Finding | None:

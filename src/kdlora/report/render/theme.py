@@ -37,6 +37,7 @@ SHAPES = {
     "fft": "square", "given": "square", "lora": "circle", "adalora": "triangle-up",
     "dora": "cross", "mrlora": "diamond", "olora": "triangle-down", "rslora": "triangle-right",
     "tfidf": "triangle-left", "majority": "triangle-left",
+    "embeddings": "triangle-left",
 }  # fmt: skip
 
 
