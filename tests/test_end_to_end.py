@@ -69,7 +69,8 @@ def test_it_ends_with_a_table_a_report_and_a_student(day):
 def test_the_frame_holds_all_arms_and_their_costs(day):
     frame = kdlora.load_frame(day[0])
     assert set(frame["arm"]) == {
-        "baseline/majority", "baseline/tfidf", "teacher/fft", "student/fft", "student/lora",
+        "baseline/majority", "baseline/tfidf", "baseline/embeddings", "teacher/fft",
+        "student/fft", "student/lora",
         "student/kd-lora",
     }  # fmt: skip
     assert (frame["status"] == "done").all()
