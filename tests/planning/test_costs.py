@@ -28,6 +28,7 @@ def plan(**changes):
         "pairs": [{"name": "p", "teacher": "minilm-l6", "student": "minilm-l3"}],
         "arms": ["teacher/fft", "student/fft", "student/lora", "student/dora", "student/kd-lora"],
         "seeds": [1, 2],
+        "training": {"epochs": 3},
     }
     return make_plan(make_study({**values, **changes}))
 

@@ -107,6 +107,7 @@ def test_new_fields_change_no_id_while_they_are_unused():
     """Ids of runs that were done before the fields existed."""
     values = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "a", "student": "b"}]}
     values |= {"arms": ["teacher/fft", "student/kd-mrlora"], "seeds": [1], "baselines": False}
+    values["training"] = {"epochs": 3, "lr": {"fft": 1e-4, "peft": 1e-3}}
     assert [run.run_id for run in make_plan(make_study(values)).runs] == [
         "rte-teacher-fft-s1-49f3a19bee6e", "rte-student-kd-mrlora-s1-d8855a24b6f5",
     ]  # fmt: skip

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.spec import sections
 from kdlora.spec.check import make_study
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.plan import make_plan
@@ -25,6 +24,7 @@ PAIRS = [
 def plan(**changes):
     values = {"name": "x", "tasks": ["rte", "stsb"], "pairs": PAIRS, "seeds": [1, 2]}
     values |= {
+        "training": {"epochs": 3, "lr": {"fft": 1e-4, "peft": 1e-3}},
         "adapter": {"rank": 8},
         "overrides": {"student/kd-fft": {"distillation": {"temperature": 4}}},
     }
@@ -169,8 +169,9 @@ def test_saved_plans_keep_their_ids():
 
 def test_settings_that_came_later_change_no_id_where_they_change_no_training():
     """Each written down as runs were before it, and records without it."""
-    before = [run.run_id for run in plan(training={"epochs": 3}).runs]
-    same = {"epochs": 3, "min_steps": 0, "count_texts": False, "lr": {"head": None}}
+    before = [run.run_id for run in plan().runs]
+    rates = {"fft": 1e-4, "peft": 1e-3, "head": None}
+    same = {"epochs": 3, "min_steps": 0, "count_texts": False, "lr": rates}
     runs = plan(training=same).runs
     assert [run.run_id for run in runs] == before
     for run in runs:
@@ -183,14 +184,22 @@ def test_settings_that_came_later_change_no_id_where_they_change_no_training():
         assert read_run(values).run_id == run.run_id
 
 
-def test_who_names_epochs_means_them(monkeypatch):
-    monkeypatch.setattr(sections, "MIN_STEPS", 300)
-    assert Training().min_steps == 300
+def test_who_names_rates_means_them():
+    assert Training().lr.head == 1e-3
+    assert Training(epochs=3).lr.head == 1e-3
+    assert Training(lr={"fft": 5e-5}).lr.head is None
+    assert Training(lr=5e-5).lr.head is None
+    assert Training(lr={"fft": 5e-5, "head": 2e-3}).lr.head == 2e-3
+    assert Training.model_validate(Training().model_dump()) == Training()
+
+
+def test_who_names_epochs_means_them():
+    assert Training().min_steps == 200
     assert Training(epochs=3).min_steps == 0
     assert Training(epochs=3, min_steps=7).min_steps == 7
     changed = merged(Training(min_steps=200), {"epochs": 9})
     assert (changed.epochs, changed.min_steps) == (9, 0)
-    assert merged(Training(), {"weight_decay": 0.1}).min_steps == 300
+    assert merged(Training(), {"weight_decay": 0.1}).min_steps == 200
     written = Training.model_validate(Training().model_dump())
     assert written == Training()
 

@@ -230,9 +230,8 @@ def _choose_lengths(
 def _arm_settings(study: Study, planned: PlannedArm) -> ArmSettings:
     arm = planned.arm
     training = study.section(planned, "training")
-    if arm.is_given:  # only how texts are cut and computed matters
-        read = {"max_length": training.max_length, "precision": training.precision}
-        training = Training().model_copy(update=read)
+    if arm.is_given:
+        training = training.of_untrained()
     return ArmSettings(
         arm,
         str(arm),
@@ -339,8 +338,7 @@ class Block:
         common = {"task": self.task, "seed": 0, "data": self._settings.data}
         common["adaptation"] = arm.adaptation
         if arm == EMBEDDINGS:
-            training = self._settings.study.training  # only how texts are cut and computed
-            training = Training(max_length=training.max_length, precision=training.precision)
+            training = self._settings.study.training.of_untrained()
             return EmbeddingsRun(**common, encoder=self._settings.student(pair), training=training)
         if arm.is_baseline:
             return BaselineRun(**common)

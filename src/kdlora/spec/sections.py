@@ -25,7 +25,8 @@ from kdlora.spec.distillation import Sources
 from kdlora.vocabulary.metric import METRICS
 from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
-MIN_STEPS = 0  # of trainings that name neither epochs nor min_steps
+MIN_STEPS = 200  # of trainings that name neither epochs nor min_steps
+HEAD_LR = 1e-3  # of new modules where no rate is named
 LEAST_SELECTION = 100  # rows below which one checkpoint cannot be told from another
 MOST_EPOCHS = 50  # to which min_steps raises
 
@@ -38,8 +39,15 @@ class LearningRates(Strict):
     head: PositiveFloat | None = Field(
         None,
         description="of modules that the encoder's files do not hold, the head above all, in every "
-        "arm; default: as the rest",
+        f"arm. Default: {HEAD_LR:g}, and as the rest where another rate is named",
     )
+
+    @model_validator(mode="after")
+    def _of_a_new_head(self) -> LearningRates:
+        """Who names rates means them."""
+        if not self.model_fields_set:
+            object.__setattr__(self, "head", HEAD_LR)
+        return self
 
     def of(self, *, adapted: bool) -> float:
         """The rate of all but new modules."""
@@ -125,6 +133,10 @@ class Training(Strict):
         if not {"epochs", "min_steps"} & self.model_fields_set:
             object.__setattr__(self, "min_steps", MIN_STEPS)
         return self
+
+    def of_untrained(self) -> Training:
+        """What concerns a model that is not trained: how texts are cut and computed."""
+        return Training(epochs=3, max_length=self.max_length, precision=self.precision)
 
     def replaced(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """This section's values with some replaced; epochs by themselves are exactly so many."""
