@@ -212,7 +212,8 @@ def _choose_lengths(
     """What auto is for every task; nothing where no arm says it."""
     study, references = settings.study, settings.references
     rows = [*settings.arms, *(settings.teacher(pair) for pair in study.pairs)]
-    auto = [row.training for row in rows if row.training.max_length == AUTO]
+    sections = [row.training for row in rows] + [study.training] * study.baselines
+    auto = [training for training in sections if training.max_length == AUTO]
     if not auto:
         return {}
     if choose is None:
@@ -338,7 +339,8 @@ class Block:
         common = {"task": self.task, "seed": 0, "data": self._settings.data}
         common["adaptation"] = arm.adaptation
         if arm == EMBEDDINGS:
-            training = self._settings.study.training.of_untrained()
+            asked = row._replace(training=self._settings.study.training.of_untrained())
+            training = self._settings.training(asked, self.task.name)
             return EmbeddingsRun(**common, encoder=self._settings.student(pair), training=training)
         if arm.is_baseline:
             return BaselineRun(**common)

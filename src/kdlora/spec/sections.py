@@ -136,7 +136,8 @@ class Training(Strict):
 
     def of_untrained(self) -> Training:
         """What concerns a model that is not trained: how texts are cut and computed."""
-        return Training(epochs=3, max_length=self.max_length, precision=self.precision)
+        read = {"max_length": self.max_length, "precision": self.precision}
+        return Training(epochs=3).model_copy(update=read)  # a copy, since the length may be auto
 
     def replaced(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """This section's values with some replaced; epochs by themselves are exactly so many."""
