@@ -178,10 +178,13 @@ def against_teacher(facts: Facts, stats: Evidence) -> Finding | None:
 
 
 def gain(stats: Evidence) -> Finding | None:
-    """What distillation adds to the same student."""
-    found = [c for c in stats.families.get(DISTILLATION, ()) if c.claim.difference is not None]
+    """What distillation adds to the same student, or why that cannot be said."""
+    asked = stats.families.get(DISTILLATION, ())
+    found = [c for c in asked if c.claim.difference is not None]
     if not found:
-        return None
+        reasons = dict.fromkeys(c.claim.cannot for c in asked if not c.matched.reason)
+        text = f"It cannot be said: {'; '.join(reasons)}."
+        return Finding("Does distillation help?", text, ("comparisons",)) if reasons else None
     parts = [
         f"{w.phrase(c.b)} by {w.signed_points(c.claim.difference)}"
         f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)}"

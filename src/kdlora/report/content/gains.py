@@ -11,9 +11,6 @@ from kdlora.report import words as w
 from kdlora.report.content.cells import Lead, dagger_notes
 from kdlora.report.document import Cell, Column, Finding, Table
 
-# With fewer paired seeds no two-sided rank or sign test can fall below 0.05.
-TESTABLE_SEEDS = 6
-
 # More per-seed differences than this are left to the table.
 LISTED_SEEDS = 5
 
@@ -60,12 +57,7 @@ def distillation(facts: Facts, pair: str) -> Finding | None:
     if not own:
         return None
     texts = [f"{w.phrase(gain.comparison.base)} by {gain_text(gain)}" for gain in own]
-    least = min(len(gain.seeds) for gain in own)
-    rest = ""
-    if least < TESTABLE_SEEDS and all(gain.task is not None for gain in own):
-        few = "one seed is" if least == 1 else f"{least} seeds are"
-        rest = f" {few[0].upper()}{few[1:]} too few to test whether it helps."
-    text = f"Distillation changes {'; '.join(texts)}.{rest}"
+    text = f"Distillation changes {'; '.join(texts)}."
     return Finding("What distillation adds", text, ("effects",))
 
 
