@@ -44,6 +44,7 @@ def main() -> None:
     large.add_argument("--runs", type=int, default=100_000)
     truth = commands.add_parser("evidence", help="error rates of the verdicts, by simulation")
     truth.add_argument("--studies", type=int, default=evidence.STUDIES, help="of each design")
+    truth.add_argument("--minutes", type=float, default=35.0, help="goes on when called again")
     truth.add_argument("--lines", type=Path, default=evidence.LINES, help="keeps what is done")
     truth.add_argument("--out", type=Path, default=studies.OUT)
     broken = commands.add_parser("fuzz", help="damaged and hostile inputs for every reader")
@@ -66,7 +67,7 @@ def main() -> None:
         studies.run_command(arguments)
         return
     if arguments.command == "evidence":
-        lines = evidence.simulate(arguments.lines, arguments.studies)
+        lines = evidence.simulate(arguments.lines, arguments.studies, minutes=arguments.minutes)
         evidence.write(lines, arguments.out)
         print((arguments.out / "evidence.md").read_text(encoding="utf-8"))
         if any(map(evidence.broken, lines)):

@@ -13,12 +13,14 @@ against that truth, scope by scope:
 Estimates move with the difference and their errors do not (a property test of the estimator), so
 that a study without a difference also tells what one with a difference would have given.
 
-Every design is one line in a file, and what is there is not simulated again.
+Every design is one line in a file, and what is there is not simulated again: a run that was ended
+by its minutes goes on where it stopped. The page says which designs it lacks.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -175,8 +177,14 @@ def broken(line: dict[str, Any]) -> list[str]:
     return found
 
 
-def simulate(path: Path, studies: int = STUDIES, seed: int = 0) -> list[dict[str, Any]]:
-    """The lines of all designs; those that `path` holds are taken from there."""
+def simulate(
+    path: Path, studies: int = STUDIES, *, minutes: float = 1e9, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The lines of all designs; those that `path` holds are taken from there.
+
+    After so many minutes no further design is begun.
+    """
+    end = time.monotonic() + 60 * minutes
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     known = {
@@ -186,6 +194,8 @@ def simulate(path: Path, studies: int = STUDIES, seed: int = 0) -> list[dict[str
     lines = []
     for design in designs():
         key = json.dumps([json.loads(json.dumps(asdict(design))), studies, seed])
+        if key not in known and time.monotonic() >= end:
+            continue
         if key not in known:
             known[key] = measure(design, studies, seed)
             with path.open("a", encoding="utf-8") as file:
@@ -196,7 +206,9 @@ def simulate(path: Path, studies: int = STUDIES, seed: int = 0) -> list[dict[str
 
 
 def page(lines: list[dict[str, Any]]) -> str:
-    """The table of all designs."""
+    """The table of the designs that are done."""
+    if not lines:
+        return "# How often the verdicts are right\n\nNothing is simulated yet.\n"
     head = (
         "# How often the verdicts are right\n\n"
         f"`python -m benchmarks evidence`: {lines[0]['studies']:,} simulated studies a row, judged "
@@ -221,7 +233,10 @@ def page(lines: list[dict[str, Any]]) -> str:
             rows.append(f"| {name} | none | | | | |")
     useful = sum(line["useful"] > 0.5 for line in lines)
     found = [problem for line in lines for problem in broken(line)]
-    foot = f"\n\nA claim is made in {useful} of {len(lines)} designs. " + (
+    done = {line["design"]["name"] for line in lines}
+    lacking = [design.name for design in designs() if design.name not in done]
+    foot = f"\n\nNot yet simulated: {'; '.join(lacking)}." if lacking else ""
+    foot += f"\n\nA claim is made in {useful} of {len(lines)} designs. " + (
         "Broken promises: " + "; ".join(found) + "." if found else "No promise is broken."
     )
     return head + "\n".join(rows) + foot + "\n"

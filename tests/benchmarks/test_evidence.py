@@ -70,6 +70,12 @@ def test_designs_that_are_done_are_not_simulated_again(
     assert len(lines.read_text().splitlines()) == 1
 
 
+def test_a_run_that_was_ended_says_what_it_lacks(tmp_path: Path) -> None:
+    assert simulate(tmp_path / "lines.jsonl", 5, minutes=0) == []
+    line = measure(Design("d", tasks=3, seeds=3), 5)
+    assert "Not yet simulated: a task of one run" in page([line])
+
+
 def test_every_design_has_a_name_of_its_own() -> None:
     names = [design.name for design in evidence.designs()]
     assert len(set(names)) == len(names)
