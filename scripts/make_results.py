@@ -20,6 +20,7 @@ import yaml
 from kdlora.choice.exports import read_exports
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame, load_histories, read_plan
+from kdlora.records.predictions import RunOutputs
 from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from kdlora.report.document import Report
@@ -60,6 +61,7 @@ def report_of(page: dict[str, Any], source: Path, work: Path) -> Report:
         histories=lambda: load_histories(folder),
         bins=lambda: read_bins(frame, folder),
         examples=examples,
+        texts=RunOutputs(folder, "report"),
     )
     return build(frame, inputs)
 

@@ -319,7 +319,7 @@ def _comparison(
     notes = [*matched.notes, *([matched.reason] if matched.reason else [])]
     unequal = tuple(unequal_between(known, matched.cells))
     notes += [f"unequal conditions: {text}" for text in unequal]
-    notes += claim_notes(leading(claims))
+    notes += dict.fromkeys(note for claim in claims.values() for note in claim_notes(claim))
     return Comparison(
         matched.a, matched.b, matched.score, matched.unit, matched.keys, len(d), n_blocks, n_tasks,
         matched.only_a, matched.only_b,

@@ -86,8 +86,13 @@ def _unmade(found: Sequence[tuple[str, Comparison]]) -> tuple[str, ...]:
 
 
 def _sample_notes(found: Sequence[tuple[str, Comparison]]) -> tuple[str, ...]:
-    """What a reader must know of the samples of the leading claims."""
-    notes = [f"{w.sentence_case(note)}." for _, c in found for note in claim_notes(c.claim)]
+    """What a reader must know of the samples of the claims."""
+    notes = [
+        f"{w.sentence_case(note)}."
+        for _, c in found
+        for claim in c.claims.values()
+        for note in claim_notes(claim)
+    ]
     return tuple(dict.fromkeys(notes))
 
 
