@@ -134,8 +134,18 @@ def test_no_share_of_a_score_that_is_no_share_of_anything():
     negative = put(negative, {"arm": "teacher/fft"}, score=-0.1)
     assert outcome_of(negative, "student/fft").retained is None
     worse = put(make_frame(("rte",)), {"arm": "teacher/fft"}, score=0.4)  # below the majority
-    assert outcome_of(worse, "student/fft").retained is not None
+    assert outcome_of(worse, "student/fft").retained is None
     assert outcome_of(worse, "student/fft").above_floor is None
+
+
+def test_of_a_teacher_at_the_majoritys_level_no_share_is_told():
+    floor = outcome_of(make_frame(("rte",)), "baseline/majority").score.mean
+    level = put(make_frame(("rte",)), {"arm": "teacher/fft"}, score=floor + 0.019)
+    assert outcome_of(level, "student/fft").retained is None
+    clear = put(make_frame(("rte",)), {"arm": "teacher/fft"}, score=floor + 0.021)
+    assert outcome_of(clear, "student/fft").retained is not None
+    alone = put(make_frame(("cola",), baselines=False), {"arm": "teacher/fft"}, score=0.001)
+    assert outcome_of(alone, "student/fft").retained is None  # it would keep many thousand per cent
 
 
 def test_only_points_are_averaged_with_points():

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.sparse import sparse_arms
-from kdlora.evidence.teacher import teacher_arm
+from kdlora.evidence.teacher import gives_shares, teacher_arm
 from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.vocabulary.arm import MAJORITY
 from kdlora.vocabulary.metric import metric
@@ -96,7 +96,8 @@ class Outcome:
     """An arm of a pair over `tasks`: what it scores and what it costs, in stored units.
 
     `retained` and `above_floor` are shares of the teacher's score and of the teacher's gain over
-    the majority baseline, in the same blocks; None where such a share has no meaning.
+    the majority baseline, in the same blocks; None where such a share has no meaning. `resumed`
+    are the runs that were interrupted and went on: their training time is no whole one.
     """
 
     arm: str
@@ -107,6 +108,7 @@ class Outcome:
     above_floor: float | None
     costs: dict[str, float]
     tasks: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
 
 
 def outcomes(
@@ -131,6 +133,7 @@ def outcomes(
         metric(name).in_points and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks)
     )
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
+    broken = resumed_runs(frame)
     empty = pd.Series(np.nan, index=scores.index)
     teacher = scores.get(teacher_arm(frame, pair), empty)
     floor = scores.get(str(MAJORITY), empty)
@@ -144,9 +147,20 @@ def outcomes(
         costs = {name: float(means[name][arm]) for name in COSTS}
         selection = float(means["selection_score"][arm])
         found.append(
-            Outcome(arm, len(known), spread, selection, retained, above, costs, tuple(tasks))
+            Outcome(
+                arm, len(known), spread, selection, retained, above, costs, tuple(tasks),
+                tuple(run for run in runs[arm] if run in broken),
+            )  # fmt: skip
         )
     return found
+
+
+def resumed_runs(frame: pd.DataFrame) -> set[str]:
+    """Runs that were interrupted and went on from a checkpoint, as far as records say."""
+    if "resumed" not in frame:
+        return set()
+    times = pd.to_numeric(frame["resumed"], errors="coerce")
+    return set(frame.loc[times > 0, "run_id"])
 
 
 def _shares(
@@ -157,10 +171,10 @@ def _shares(
     if not common.any():
         return None, None
     ours, theirs = over_tasks(own[common]), over_tasks(teacher[common])
-    retained = ours / theirs if theirs > 0 else None
-    if floor[common].isna().any() or theirs <= (least := over_tasks(floor[common])):
-        return retained, None
-    return retained, (ours - least) / (theirs - least)
+    least = math.nan if floor[common].isna().any() else over_tasks(floor[common])
+    if not gives_shares(theirs, least):
+        return None, None
+    return ours / theirs, None if math.isnan(least) else (ours - least) / (theirs - least)
 
 
 def over_tasks(scores: pd.Series) -> float:

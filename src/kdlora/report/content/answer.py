@@ -22,6 +22,7 @@ from kdlora.report import words as w
 from kdlora.report.content.cells import (
     MODEL,
     Lead,
+    cost_cell,
     dagger_notes,
     interval_cell,
     mark_notes,
@@ -380,13 +381,12 @@ OUTCOME_COLUMNS = (
 
 def outcome_cells(outcome: Outcome, metric: str) -> tuple[Cell, ...]:
     """The score and then the cells of OUTCOME_COLUMNS."""
-    costs = outcome.costs
     return (
         score_cell(outcome.score, metric, with_n=False),
         w.count(outcome.score.n),
         percent(outcome.retained),
         percent(outcome.above_floor),
-        *(w.measured(quantity(column), costs[column]) for column in SUMMARY_COSTS),
+        *(cost_cell(quantity(column), outcome) for column in SUMMARY_COSTS),
     )
 
 

@@ -21,7 +21,7 @@ from kdlora.report.content.gains import (
     smaller_encoder,
 )
 from kdlora.report.document import Finding
-from kdlora.vocabulary.arm import EMBEDDINGS, TFIDF, Arm, uncontrolled
+from kdlora.vocabulary.arm import EMBEDDINGS, MAJORITY, TFIDF, Arm, uncontrolled
 
 
 def sentences(facts: Facts) -> list[Finding]:
@@ -104,6 +104,12 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     name = w.sentence_case(w.phrase(first.arm))
     if first.retained is None:
         text = f"{name} scores {scores} of the teacher ({where})."
+        floor = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(str(MAJORITY))
+        if floor is not None and 0 < teacher.score.mean and scale.unit == w.POINTS:
+            text += (
+                " No share of the teacher's score is told: it is not clearly above the majority "
+                f"baseline ({scale.sentence(floor.score.mean)})."
+            )
     else:
         share = w.fixed(100 * first.retained, 1)
         text = f"{name} keeps {share} % of the teacher's score: {scores} ({where})."
