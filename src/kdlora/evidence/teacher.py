@@ -17,7 +17,6 @@ import pandas as pd
 
 from kdlora.vocabulary.arm import Arm, teaching_arm
 
-
 CLEAR = 0.02  # two points: a teacher that is less above the majority has nothing to share
 
 

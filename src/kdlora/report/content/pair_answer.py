@@ -105,7 +105,7 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     if first.retained is None:
         text = f"{name} scores {scores} of the teacher ({where})."
         floor = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(str(MAJORITY))
-        if floor is not None and 0 < teacher.score.mean and scale.unit == w.POINTS:
+        if floor is not None and teacher.score.mean > 0 and scale.unit == w.POINTS:
             text += (
                 " No share of the teacher's score is told: it is not clearly above the majority "
                 f"baseline ({scale.sentence(floor.score.mean)})."
