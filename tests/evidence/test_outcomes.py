@@ -170,3 +170,14 @@ def test_outcomes_of_one_task_use_that_task_alone():
     data = tidy(hand_made())
     found = outcomes(data, in_blocks(data), PAIR, [("sst2", 1), ("sst2", 2)])
     assert {o.arm: o.score.mean for o in found}["student/fft"] == pytest.approx(0.88)
+
+
+def test_runs_that_were_interrupted_are_named_beside_their_arm():
+    frame = hand_made()
+    frame["resumed"] = 0
+    frame.loc[(frame["task"] == "rte") & (frame["arm"] == "student/fft"), "resumed"] = 2
+    broken = outcome_of(frame, "student/fft").resumed
+    assert broken
+    assert set(broken) == set(frame.loc[frame["resumed"] > 0, "run_id"])
+    assert outcome_of(frame, "teacher/fft").resumed == ()
+    assert outcome_of(hand_made(), "student/fft").resumed == ()

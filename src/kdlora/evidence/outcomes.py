@@ -148,9 +148,16 @@ def outcomes(
         selection = float(means["selection_score"][arm])
         found.append(
             Outcome(
-                arm, len(known), spread, selection, retained, above, costs, tuple(tasks),
+                arm,
+                len(known),
+                spread,
+                selection,
+                retained,
+                above,
+                costs,
+                tuple(tasks),
                 tuple(run for run in runs[arm] if run in broken),
-            )  # fmt: skip
+            )
         )
     return found
 
