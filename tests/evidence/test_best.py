@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -140,6 +142,14 @@ def test_means_over_other_cells_than_the_comparison_s_are_not_marked() -> None:
     assert marks(means, 1, over, [c]) == {ARMS[0]: "best"}
     assert marks(means, 1, dict.fromkeys(means, fewer), [c]) == {ARMS[0]: "best"}
     assert len(marks(means, 1, dict.fromkeys(means, cells_of(c)), [c])) == 2
+
+
+def test_only_the_corrected_tests_decide() -> None:
+    (c,) = compare_many(arms_of(0.8, 0.8), [ARMS[:2]], rng=np.random.default_rng(0), rules=QUICK)
+    means, over = {ARMS[0]: 0.8, ARMS[1]: 0.79}, dict.fromkeys(ARMS[:2], cells_of(c))
+    for p, corrected, marked in ((0.04, 0.08, True), (0.04, 0.04, False)):
+        claims = {k: replace(v, p=p, p_corrected=corrected) for k, v in c.claims.items()}
+        assert (ARMS[1] in marks(means, 1, over, [replace(c, claims=claims)])) is marked
 
 
 def test_equal_numbers_are_all_the_best_and_one_alone_is_none() -> None:
