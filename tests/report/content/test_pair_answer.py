@@ -71,7 +71,7 @@ def test_a_flagged_run_behind_the_headline_is_said():
     where = {"arm": "student/kd-lora", "seed": 42}
     assert "flag" not in pair_answer.teacher_share(gather(exact()), PAIR).text
     assert (
-        "carries a health flag"
+        "Without runs that carry a health flag: 76.0 against 80.0 points, which is 95.0 %"
         in pair_answer.teacher_share(gather(put(exact(), where, flags=("nan",))), PAIR).text
     )
 
