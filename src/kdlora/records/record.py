@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from kdlora import __version__
 from kdlora.errors import did_you_mean
 from kdlora.json_files import parse_json, read_json_object
+from kdlora.records.environment import package_version
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import Run
 from kdlora.vocabulary.metric import metric
@@ -319,7 +319,7 @@ def _versions(values: dict[str, Any], why: str) -> str:
     theirs = versions.get("kdlora") if isinstance(versions, dict) else None
     return (
         f"kdlora {theirs or 'of another version'} (schema {values.get('schema')} of records), "
-        f"which kdlora {__version__} (schema {SCHEMA}) does not understand ({why})"
+        f"which kdlora {package_version('kdlora')} (schema {SCHEMA}) does not understand ({why})"
     )
 
 
