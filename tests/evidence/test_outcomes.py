@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from kdlora.evidence.outcomes import (
+    Spread,
     all_outcomes,
     averaged_tasks,
     in_blocks,
+    means_by_group,
     outcomes,
     shared_blocks,
     spreads,
@@ -181,3 +183,15 @@ def test_runs_that_were_interrupted_are_named_beside_their_arm():
     assert set(broken) == set(frame.loc[frame["resumed"] > 0, "run_id"])
     assert outcome_of(frame, "teacher/fft").resumed == ()
     assert outcome_of(hand_made(), "student/fft").resumed == ()
+
+
+def test_means_of_groups_weigh_arms_alike_and_say_how_many_they_are():
+    def spread(mean):
+        return Spread(mean, mean, mean, 3)
+
+    found = {("p", "rte", "a"): spread(0.6), ("p", "rte", "b"): spread(0.8),
+             ("p", "cola", "a"): spread(0.5), ("q", "rte", "a"): spread(0.1),
+             ("p", "rte", "c"): spread(0.9)}  # fmt: skip
+    assert means_by_group(found, "p", {"a": "both", "b": "both"}) == {
+        "both": {"rte": (pytest.approx(0.7), 2), "cola": (0.5, 1)}
+    }

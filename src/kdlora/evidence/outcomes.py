@@ -91,6 +91,24 @@ def _spread(cells: pd.DataFrame) -> Spread:
     return Spread(mean, low, high, len(cells), tuple(dict.fromkeys(doubtful)), rest)
 
 
+def means_by_group(
+    spreads: Mapping[tuple[str, str, str], Spread], pair: str, groups: Mapping[str, str]
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """Group -> task -> the mean of its arms' means on a pair, and how many arms these are.
+
+    `groups` says to which group an arm belongs; arms that it does not name are left out.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for arm, group in groups.items():
+        for (p, task, name), found in spreads.items():
+            if (p, name) == (pair, arm):
+                values.setdefault(group, {}).setdefault(task, []).append(found.mean)
+    return {
+        group: {task: (sum(own) / len(own), len(own)) for task, own in by_task.items()}
+        for group, by_task in values.items()
+    }
+
+
 def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     return {arm: tuple(dict.fromkeys(own["run_id"])) for arm, own in groups(cells, "arm")}
 
