@@ -245,9 +245,9 @@ def page(tallies: list[Tally], about: dict[str, Any]) -> str:
     lines = [
         "# Damaged and hostile inputs",
         "",
-        f"{sum(t.inputs for t in tallies):,} inputs, seed {about['seed']}, {about['machine']}, "
+        f"{sum(t.inputs for t in tallies):,} inputs, {about['machine']}, "
         f"{about['date']}, {about['minutes']:g} minutes. Made by "
-        f"`python -m benchmarks fuzz --inputs {about['asked']}`.",
+        f"`python -m benchmarks fuzz --inputs {about['asked']} --seed {about['seed']}`.",
         "",
         "An input is taken, or refused with one of kdlora's own errors; a traceback or more than "
         f"{LIMIT_S:g} s of processor time is a fault. Memory is what the process's largest grew "

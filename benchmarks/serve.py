@@ -23,6 +23,7 @@ from benchmarks.results import write_results
 from benchmarks.serve_client import Tally, ask_once, keep_asking, make_texts, predict_bytes
 
 CONNECTIONS = (1, 8, 64)
+_HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _LIMITS = ("--body-timeout-s", "2", "--max-text-chars", "20000", "--max-body-mb", "1")
 
 
@@ -88,6 +89,10 @@ async def measure_hostile(served: Served, seconds: float) -> dict[str, Any]:
         "body of 3 MB": (big, 413),
         "no HTTP": (b"\x16\x03\x01 hello\r\n\r\n", 400),
         "headers of 100 kB": (b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000, 431),
+        "60,000 unknown keys": (predict_bytes({f"key {i}": 0 for i in range(60_000)}), 422),
+        "300,000 numbers": (predict_bytes({"texts": [1] * 300_000}), 413),
+        "one list of 300,000": (predict_bytes({"text": [0] * 300_000}), 422),
+        "the name of another site": (_HEALTH.replace(b"localhost", b"evil.example"), 421),
         "headers that never end": (b"POST /predict HTTP/1.1\r\nhost: lo", 408),
         "a body that never comes": (predict_bytes({"text": "good"})[:-5], 408),
     }
@@ -104,11 +109,78 @@ async def measure_hostile(served: Served, seconds: float) -> dict[str, Any]:
                 wrong[key] = wrong.get(key, 0) + 1
             await asyncio.sleep(0.05)
 
+    before = await _resident_mb(served.port)
+    health = asyncio.create_task(_ask_health(served.port, until=over))
+    sizes = asyncio.create_task(_watch_memory(served.port, until=over))
+    silent = asyncio.create_task(_pipeline_without_reading(served.port, until=over))
+    leaving = asyncio.create_task(_leave_inside_bodies(served.port, until=over))
     await asyncio.gather(*(repeat(name, *case) for name, case in cases.items()))
     over.set()
     await work
+    waits = await health
     expected = {name: case[1] for name, case in cases.items()}
-    return {"good": good.summary(), "refused": asked, "status": expected, "unexpected": wrong}
+    return {
+        "good": good.summary(),
+        "refused": asked,
+        "status": expected,
+        "unexpected": wrong,
+        "health_p99_ms": round(1e3 * float(np.quantile(waits, 0.99)), 1),
+        "health_asked": len(waits),
+        "clients_that_never_read": await silent,
+        "clients_that_left": await leaving,
+        "memory_grew_mb": round(max(await sizes) - before, 1),
+    }
+
+
+async def _ask_health(port: int, *, until: asyncio.Event) -> list[float]:
+    """Seconds that each GET /health took, ten a second."""
+    found = []
+    while not until.is_set():
+        began = time.perf_counter()
+        status, _ = await ask_once(port, _HEALTH)
+        assert status == 200, status
+        found.append(time.perf_counter() - began)
+        await asyncio.sleep(0.1)
+    return found
+
+
+async def _watch_memory(port: int, *, until: asyncio.Event) -> list[float]:
+    """Resident MB of the server, twice a second."""
+    found = [await _resident_mb(port)]
+    while not until.is_set():
+        await asyncio.sleep(0.5)
+        found.append(await _resident_mb(port))
+    return found
+
+
+async def _pipeline_without_reading(port: int, *, until: asyncio.Event) -> int:
+    """60 connections that send 7,000 requests each and read no answer; again when they are shut."""
+    opened, writers = 0, []
+    many = _HEALTH * 7000
+    while not until.is_set():
+        writers = [w for w in writers if not w.is_closing()]
+        while len(writers) < 60:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(many)
+            writers.append(writer)
+            opened += 1
+        await asyncio.sleep(0.2)
+    for writer in writers:
+        writer.transport.abort()
+    return opened
+
+
+async def _leave_inside_bodies(port: int, *, until: asyncio.Event) -> int:
+    """Clients that are gone before their request is whole."""
+    left, part = 0, predict_bytes({"text": "good film"})[:-5]
+    while not until.is_set():
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(part)
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+        left += 1
+    return left
 
 
 async def measure_memory(served: Served, minutes: float, rate: float) -> dict[str, Any]:
@@ -233,7 +305,12 @@ def page(found: dict[str, Any]) -> str:
             for name, n in hostile["refused"].items()
         ),
         "",
-        f"Answers with another status than that: {hostile['unexpected'] or 'none'}.",
+        f"Answers with another status than that: {hostile['unexpected'] or 'none'}. Beside them, "
+        "60 connections pipelined 7,000 requests each and never read "
+        f"({hostile['clients_that_never_read']:,} connections in all), and "
+        f"{hostile['clients_that_left']:,} clients left inside their body. "
+        f"`GET /health` took {hostile['health_p99_ms']:g} ms at the 99th percentile of "
+        f"{hostile['health_asked']}; resident memory grew by {hostile['memory_grew_mb']:g} MB.",
         "",
         "## SIGTERM under load",
         "",

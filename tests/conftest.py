@@ -52,6 +52,7 @@ SLOW = (
     "mlflow/",
     "models/",
     "recipes/",
+    "records/test_environment.py",
     "report/",
     "reproductions/",
     "serve/",

@@ -12,6 +12,7 @@ from kdlora.engines.execution import Execution
 from kdlora.engines.failure import failed_record
 from kdlora.errors import InputError, KdloraError, StudyFailed
 from kdlora.planning import preflight
+from kdlora.records.data_look import read_looks
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
@@ -85,3 +86,32 @@ def test_rows_in_memory_are_kept_in_the_study_and_mean_the_same_runs_again(
     with pytest.raises(InputError, match="no column 'mod'"):
         kdlora.distil(train=frame, **{**given, "label": "mod", "out": tmp_path / "new"})
     assert not (tmp_path / "new").exists()
+
+
+def test_with_strict_doubtful_data_stops_a_study_before_anything_is_written(corner, tmp_path):
+    frame = pd.read_csv(corner.train)
+    twins = frame[:100].assign(mood=frame["mood"][:100].map({"pos": "neg", "neg": "pos"}))
+    path = tmp_path / "doubtful.csv"
+    pd.concat([frame, twins]).to_csv(path, index=False)
+    task = {"name": "moods", "train": str(path), "text": "review", "label": "mood"}
+    study = corner.study(tasks=[task], baselines=False)
+    with pytest.raises(InputError, match="stand under several labels"):
+        kdlora.run(study, out=tmp_path / "out", strict=True)
+    assert not (tmp_path / "out").exists()
+
+
+def left_for_later(execution: Execution, plan: Plan, *options: object, **told: object):
+    return {run.run_id: "later" for run in plan.runs}
+
+
+def test_what_a_look_found_is_told_and_kept(corner, tmp_path, monkeypatch):
+
+    monkeypatch.setattr(Execution, "run_plan", left_for_later)
+    notes: list[str] = []
+    kdlora.run(corner.study(), out=tmp_path / "out", on_note=notes.append)
+    (look,) = read_looks(tmp_path / "out")
+    assert look.task == "moods"
+    assert [count.encoders for count in look.tokens] == [(corner.teacher,), (corner.student,)]
+    assert all(any(found.told in note for note in notes) for found in look.findings)
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "The data" in page

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -221,11 +219,7 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
-def dead_process() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    process.wait()
-    return process.pid
+DEAD = 2**30  # a number that no process has
 
 
 def left_behind(path: Path, monkeypatch: pytest.MonkeyPatch, pid: int) -> Path:
@@ -239,10 +233,9 @@ def test_what_killed_processes_were_writing_is_removed_when_it_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing else: not what a living process writes, nor what has its name."""
-    dead = dead_process()
     for name in ("record.json", "model", "a[1]*?.csv", "n" * 250):
         path = tmp_path / name
-        gone, alive = (left_behind(path, monkeypatch, pid) for pid in (dead, os.getpid()))
+        gone, alive = (left_behind(path, monkeypatch, pid) for pid in (DEAD, os.getpid()))
         for folder in (gone, alive):
             folder.mkdir()
             (folder / "weights").write_bytes(b"0" * 100)
@@ -284,10 +277,9 @@ def test_leftovers_of_other_machines_go_when_nothing_has_changed_for_days(
 def test_a_study_that_runs_again_has_no_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dead = dead_process()
     run = tmp_path / "runs" / "a"
     for path in (run / "model", tmp_path / "student", tmp_path / "cache" / "tokens" / "x.npy"):
-        left_behind(path, monkeypatch, dead).mkdir(parents=True)
+        left_behind(path, monkeypatch, DEAD).mkdir(parents=True)
         path.mkdir()
     (run / "record.damaged-0.json").touch()
     Store(tmp_path).prepare()

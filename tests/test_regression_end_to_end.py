@@ -102,7 +102,7 @@ def test_a_student_of_numbers_around_100_is_exported_and_served_in_their_unit(do
     assert mine[0] - mine[1] > 0.01  # a spread of the labels between good and bad
     for variant in exported.variants:
         predictor = load_predictor(tmp_path / "export", variant=variant.name)
-        with TestClient(make_app(predictor)) as client:
+        with TestClient(make_app(predictor), base_url="http://localhost") as client:
             answer = client.post("/predict", json={"texts": texts}).json()
         served = [row["value"] for row in answer["predictions"]]
         assert served == pytest.approx(mine, abs=0.004), variant.name

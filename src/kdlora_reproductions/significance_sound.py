@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.aggregates import aggregate, shared_cells
-from kdlora.evidence.compare import compare_many
+from kdlora.evidence.compare import Comparison, compare_many
 from kdlora.evidence.ranks import rank_methods
 from kdlora.evidence.result import Rules
+from kdlora.evidence.sentences import scope_text
 from kdlora.vocabulary.arm import Arm
 from kdlora_reproductions import significance_costs
 from kdlora_reproductions.rows import SHOWN, comparison_table, significant
@@ -49,7 +50,6 @@ def _lora_against_kd(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules)
             continue
         made = compare_many(runs, contrasts, rng=rng, score=column, rules=rules)
         table = comparison_table(made, VARIANTS)
-        differ = significant(table, "holm_p_t_blocks")
         caution = (
             "The reported checkpoints of KD-LoRA were chosen by a meaningless loss."
             if column == "score"
@@ -59,9 +59,7 @@ def _lora_against_kd(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules)
             Sound(
                 f"001.lora_vs_kd.{column}",
                 f"Does KD-LoRA lose against LoRA-only ({name})?",
-                f"{len(differ)} of {len(table)} variants differ over the (family, task) blocks "
-                f"after Holm ({', '.join(differ) or 'none'}): by "
-                f"{_span(table, differ)} points. {caution} Student size and distillation "
+                f"{_verdicts(made)} {caution} Student size and distillation "
                 "are confounded: no student was trained without distillation.",
                 table,
                 SOURCE,
@@ -73,21 +71,31 @@ def _lora_against_kd(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules)
     return found
 
 
-def _span(table: pd.DataFrame, names: list[str]) -> str:
-    chosen = table.loc[table["comparison"].isin(names), "difference"]
-    return f"{chosen.min():.1f} to {chosen.max():.1f}" if len(chosen) else "no"
+def _verdicts(made: Sequence[Comparison]) -> str:
+    """What `kdlora compare` says of the six variants, in one sentence."""
+    told = [c for c in made if c.verdict in ("superior", "inferior")]
+    if not told:
+        return f"None of {len(made)} variants is told apart after Holm."
+    names = ", ".join(Arm.read(c.a).adaptation for c in told)
+    sizes = sorted(abs(c.claim.difference or 0.0) for c in told)
+    return (
+        f"{len(told)} of {len(made)} variants are told apart {scope_text(told[0].claim)} after "
+        f"Holm ({names}): by {sizes[0]:.1f} to {sizes[-1]:.1f} points."
+    )
 
 
 def _against_fft(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> list[Sound]:
     found = []
     for name, arms in (("LoRA-only", LORA_ONLY), ("KD-LoRA", KD_LORA)):
         contrasts = [(arm, "teacher/fft") for arm in arms]
-        table = comparison_table(compare_many(runs, contrasts, rng=rng, rules=rules), VARIANTS)
+        made = compare_many(runs, contrasts, rng=rng, rules=rules)
+        table = comparison_table(made, VARIANTS)
         found.append(
             Sound(
                 f"001.fft_vs.{name.lower()}",
                 f"Does {name} lose against FFT?",
-                f"After Holm: {len(significant(table, 'holm_p_t_runs'))} of {len(table)} variants "
+                f"{_verdicts(made)} Tests that take less for independent, after Holm: "
+                f"{len(significant(table, 'holm_p_t_runs'))} of {len(table)} variants "
                 f"over runs, {len(significant(table, 'holm_p_t_blocks'))} over blocks, "
                 f"{len(significant(table, 'holm_p_t_tasks'))} over the nine tasks.",
                 table,

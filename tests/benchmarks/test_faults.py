@@ -18,13 +18,15 @@ def reference(tmp_path_factory):
     return folder, plan, store
 
 
-def test_a_disturbed_study_ends_like_an_undisturbed_one(reference):
+def test_a_disturbed_study_ends_like_an_undisturbed_one(reference, monkeypatch):
     folder, plan, store = reference
     disturber = faults.Disturber(folder, plan, seed=1, engines=1)
     now = faults.time.monotonic()
-    disturber.disturb(2, now + 240)
+    for kills, what in enumerate(("worker", "engine"), start=1):
+        monkeypatch.setattr(faults, "TARGETS", {what: 1.0})
+        disturber.disturb(kills, now + 240)
     disturber.finish(now + 600)
-    assert disturber.outcome.kills["worker"]
+    assert disturber.outcome.kills == {"worker": 1, "engine": 1}
     assert not disturber.outcome.problems
     assert not faults.check(plan, store, disturber.store, disturber.harmed)
 

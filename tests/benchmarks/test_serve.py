@@ -27,6 +27,10 @@ def test_the_whole_load_test(tmp_path: Path) -> None:
         assert row["lost"] == row["refused"] == 0
     assert found["hostile"]["unexpected"] == {}
     assert all(found["hostile"]["refused"].values())
+    assert found["hostile"]["clients_that_never_read"] >= 60
+    assert found["hostile"]["clients_that_left"] > 0
+    assert found["hostile"]["health_asked"] > 0
+    assert found["hostile"]["memory_grew_mb"] < 200
     for name in ("end_keep_alive", "end_new_connections"):
         row = found[name]
         assert row["exit_code"] == 0

@@ -74,7 +74,7 @@ def recommended(frame: pd.DataFrame, task: str) -> JudgedForm | None:
 
 def saved_nothing(folder: Path, **options: object) -> tuple[Any, Any]:
     """A model that is saved without a byte."""
-    model = SimpleNamespace(save_pretrained=lambda place: None)
+    model = SimpleNamespace(save_pretrained=lambda place: None, model_max_length=128)
     return model, model
 
 

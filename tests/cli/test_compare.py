@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,9 +27,9 @@ app.command()(compare)
 def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
     """Runs the command on a study whose frame is given, and returns what it prints."""
 
-    def run(frame: pd.DataFrame, *arguments: str) -> str:
+    def run(frame: pd.DataFrame, *arguments: str, columns: int = 200) -> str:
         monkeypatch.setattr(kdlora.records.frame, "load_frame", lambda root: frame)
-        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("COLUMNS", str(columns))
         done = CliRunner().invoke(
             app, [str(tmp_path), "--draws", "300", *arguments], catch_exceptions=False
         )
@@ -49,30 +50,38 @@ def test_a_whole_study_in_tables(study) -> None:
         assert words in text
 
 
-def test_methods_and_costs_fit_into_eighty_columns() -> None:
-    import io
+LONG = ["teacher/fft", "teacher/adalora", "student/adalora", "student/kd-adalora",
+        "student/kd-adalora[temperature=4 kd_weight=0.25]"]  # fmt: skip
 
-    from rich.console import Console
 
-    from kdlora.cli.compare import method_table, ratio_table
-    from kdlora.evidence.result import Rules
-    from kdlora.evidence.study import gather
-
+@pytest.mark.parametrize(
+    ("tasks", "arguments"),
+    [
+        (TASKS, []),
+        (TASKS[:1], []),
+        (TASKS, ["--a", "student/kd-adalora"]),
+        (TASKS, ["--a", "student/*", "--a", LONG[-1], "--b", "teacher/fft", "--b", LONG[1]]),
+        (TASKS[:2], ["--a", LONG[-1], "--b", "student/kd-adalora", "--wish", "1"]),
+    ],
+    ids=["study", "one task", "one", "many", "long names"],
+)
+def test_numbers_are_whole_at_eighty_columns(study, tasks, arguments: list[str]) -> None:
     costs = {"size_mb": 90.9, "peak_memory_mb": 1130.0, "latency_p50_ms": 5.1}
-    arms = ["teacher/fft", "teacher/adalora", "student/adalora", "student/kd-adalora"]
-    frame = grid(noisy(0.05), arms=arms, tasks=TASKS)
+    frame = grid(noisy(0.05, spread=0.08), arms=LONG, tasks=tasks)
     frame = frame.assign(train_s=3.0, trainable_params=1e5, **costs)
-    evidence = gather(frame, rng=np.random.default_rng(0), rules=Rules(draws=300))
-    console = Console(file=io.StringIO(), width=80, color_system=None)
-    for table in (method_table(evidence), ratio_table(evidence)):
-        console.print(table)
-    text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= 80
+    text = study(frame, *arguments, columns=80)
     assert "\N{HORIZONTAL ELLIPSIS}" not in text  # nothing is cut
-    assert all(f"{arm} " in text for arm in arms)  # nor folded
-    aggregate = next(a for a in evidence.aggregates if a.arm == "student/kd-adalora")
-    assert f"{aggregate.mean:.1f}" in text
-    assert f"[{aggregate.mean_low:.1f}, {aggregate.mean_high:.1f}]" in text
+    told = json.loads(study(frame, *arguments, "--json"))
+    for c in told["comparisons"]:
+        claim = next(found for found in c["claims"].values() if found["scope"] == c["scope"])
+        for number in (f"{claim['difference']:+.2f}", f"[{claim['low']:.1f}, {claim['high']:.1f}]"):
+            assert re.search(rf"(^|\s){re.escape(number)}(\s|$)", text, re.MULTILINE), number
+    for one in told.get("aggregates", ()):
+        assert f" {one['mean']:.1f} " in text
+        if one["mean_low"] is not None:
+            assert f"[{one['mean_low']:.1f}, {one['mean_high']:.1f}]" in text
+    tables = [line for line in text.splitlines() if line.startswith(" ")]
+    assert max(map(len, tables)) <= 80
 
 
 def test_a_whole_study_in_json(study) -> None:
@@ -170,4 +179,4 @@ def test_stored_predictions_are_tested_example_by_example(
     assert [e["cell"] for e in row["examples"]] == ["bert/t0/1", "bert/t0/2", "bert/t0/3"]
     assert all(e["p_corrected"] < 1e-6 and e["difference"] > 10 for e in row["examples"])
     text = study(frame, "--a", "teacher/fft", "--b", "teacher/lora", "--examples")
-    assert "only a right" in text
+    assert "right alone" in text

@@ -56,7 +56,7 @@ def test_the_published_grid():
     ]
     assert len(published) == 1053 == 3 * 9 * 3 * 13
     assert len(runs) == 1053 + 648
-    assert len(plan.runs) == 1719
+    assert len(plan.runs) == 1746
     blocks = Counter((run.pair, run.task.name, run.seed) for run in published)
     assert set(blocks.values()) == {13}
     lora = next(run for run in runs if run.arm == "student/kd-lora")
@@ -71,7 +71,7 @@ def test_the_matrix_shares_what_it_can():
 
 
 def test_the_small_grid():
-    assert len(make_plan(as_study("glue-small")).runs) == 3 * (2 * 16 + 2)
+    assert len(make_plan(as_study("glue-small")).runs) == 3 * (2 * 16 + 3)
 
 
 def test_own_data_is_written_filled_in_and_planned(tmp_path):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from kdlora.evidence.outcomes import (
+    Spread,
     all_outcomes,
     averaged_tasks,
     in_blocks,
+    means_by_group,
     outcomes,
     shared_blocks,
     spreads,
@@ -134,8 +136,18 @@ def test_no_share_of_a_score_that_is_no_share_of_anything():
     negative = put(negative, {"arm": "teacher/fft"}, score=-0.1)
     assert outcome_of(negative, "student/fft").retained is None
     worse = put(make_frame(("rte",)), {"arm": "teacher/fft"}, score=0.4)  # below the majority
-    assert outcome_of(worse, "student/fft").retained is not None
+    assert outcome_of(worse, "student/fft").retained is None
     assert outcome_of(worse, "student/fft").above_floor is None
+
+
+def test_of_a_teacher_at_the_majoritys_level_no_share_is_told():
+    floor = outcome_of(make_frame(("rte",)), "baseline/majority").score.mean
+    level = put(make_frame(("rte",)), {"arm": "teacher/fft"}, score=floor + 0.019)
+    assert outcome_of(level, "student/fft").retained is None
+    clear = put(make_frame(("rte",)), {"arm": "teacher/fft"}, score=floor + 0.021)
+    assert outcome_of(clear, "student/fft").retained is not None
+    alone = put(make_frame(("cola",), baselines=False), {"arm": "teacher/fft"}, score=0.001)
+    assert outcome_of(alone, "student/fft").retained is None  # it would keep many thousand per cent
 
 
 def test_only_points_are_averaged_with_points():
@@ -160,3 +172,26 @@ def test_outcomes_of_one_task_use_that_task_alone():
     data = tidy(hand_made())
     found = outcomes(data, in_blocks(data), PAIR, [("sst2", 1), ("sst2", 2)])
     assert {o.arm: o.score.mean for o in found}["student/fft"] == pytest.approx(0.88)
+
+
+def test_runs_that_were_interrupted_are_named_beside_their_arm():
+    frame = hand_made()
+    frame["resumed"] = 0
+    frame.loc[(frame["task"] == "rte") & (frame["arm"] == "student/fft"), "resumed"] = 2
+    broken = outcome_of(frame, "student/fft").resumed
+    assert broken
+    assert set(broken) == set(frame.loc[frame["resumed"] > 0, "run_id"])
+    assert outcome_of(frame, "teacher/fft").resumed == ()
+    assert outcome_of(hand_made(), "student/fft").resumed == ()
+
+
+def test_means_of_groups_weigh_arms_alike_and_say_how_many_they_are():
+    def spread(mean):
+        return Spread(mean, mean, mean, 3)
+
+    found = {("p", "rte", "a"): spread(0.6), ("p", "rte", "b"): spread(0.8),
+             ("p", "cola", "a"): spread(0.5), ("q", "rte", "a"): spread(0.1),
+             ("p", "rte", "c"): spread(0.9)}  # fmt: skip
+    assert means_by_group(found, "p", {"a": "both", "b": "both"}) == {
+        "both": {"rte": (pytest.approx(0.7), 2), "cola": (0.5, 1)}
+    }

@@ -51,8 +51,8 @@ def matrix(tmp_path):
 
 
 def test_every_planned_cell_has_a_row(matrix):
-    assert len(matrix) == 2 * (3 + 2)
-    assert matrix["status"].value_counts().to_dict() == {"done": 6, "missing": 3, "failed": 1}
+    assert len(matrix) == 2 * (3 + 3)
+    assert matrix["status"].value_counts().to_dict() == {"done": 8, "missing": 3, "failed": 1}
 
 
 def test_a_shared_run_stands_under_each_pair_with_one_id(matrix):

@@ -80,6 +80,7 @@ def test_a_damaged_decision_is_set_aside_and_made_again(tmp_path):
     (path,) = (tmp_path / d.FOLDER).glob("*.json")
     path.write_text(path.read_text()[:40])
     assert d.read_decision(tmp_path, one, 1) is None
+    assert path.exists()  # looking moves nothing
     assert d.record_decision(store, one, made) == made
     assert [aside.name for aside in store.damaged()] == [f"{path.stem}.damaged-0.json"]
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 
 import pytest
 
+from kdlora import __version__
 from kdlora.errors import StoreError
 from kdlora.records import leases
 from kdlora.records import store as store_module
@@ -66,7 +68,7 @@ def test_finishing_drops_the_checkpoint_and_the_old_failure(store, run):
     assert sorted(p.name for p in folder.iterdir()) == ["record.json", "spec.json"]
 
 
-def test_a_torn_record_is_set_aside_at_every_length(store, run):
+def test_a_torn_record_counts_for_nothing_and_is_set_aside_by_who_holds_the_lease(store, run):
     folder = store.begin(run)
     store.finish(record_of(run))
     path = folder / "record.json"
@@ -74,8 +76,84 @@ def test_a_torn_record_is_set_aside_at_every_length(store, run):
     for cut in range(0, len(whole) - 1, 97):
         path.write_bytes(whole[:cut])
         assert store.read(run.run_id) is None
-        assert not path.exists()
+        assert path.read_bytes() == whole[:cut]
+        assert store.damaged_in_place() == [path]
+        with store.lease(run.run_id):
+            assert not path.exists()
     assert len(store.damaged()) == len(range(0, len(whole) - 1, 97))
+    assert store.damaged_in_place() == []
+
+
+def listing(store):
+    """Every file below a store with what it holds."""
+    return {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
+
+
+def looked_at(store, run):
+    """All that commands do which only read."""
+    store.read(run.run_id)
+    store.read_failure(run.run_id)
+    store.is_done(run.run_id)
+    store.damaged()
+    store.damaged_in_place()
+
+
+@pytest.mark.parametrize("name", ["record.json", "failed.json"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff", b"[" * 3000, b'{"schema": 2}'])
+def test_looking_moves_nothing_whatever_lies_there(store, run, name, content):
+    (store.begin(run) / name).write_bytes(content)
+    before = listing(store)
+    looked_at(store, run)
+    assert listing(store) == before
+    assert [p.name for p in store.damaged_in_place()] == [name]
+
+
+def of_another_version(store, run, change):
+    """A record as another version would have written it: whole, with a checksum that fits."""
+    values = record_of(run).sealed().model_dump(mode="json", by_alias=True)
+    values["environment"] = {"versions": {"kdlora": "9.8"}}
+    change(values)
+    values["checksum"] = checksum(values)
+    path = store.begin(run) / "record.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize("change", [
+    lambda r: r.update(novelty={"a": [1]}),
+    lambda r: r["run"].update(novelty=1),
+    lambda r: r["run"]["training"].update(novelty=1),
+    lambda r: r["quality"].update(novelty=None),
+    lambda r: r["efficiency"].update(watts=3.5, novelty="x"),
+    lambda r: r.update(health=[{"name": "a", "severity": "info", "detail": "b", "novelty": 1}]),
+])  # fmt: skip
+def test_a_record_of_the_future_with_added_fields_is_read(store, run, change):
+    of_another_version(store, run, change)
+    record = store.read(run.run_id)
+    assert record.quality.score == 0.75
+    assert store.damaged_in_place() == []
+
+
+@pytest.mark.parametrize("change", [
+    lambda r: r.update(schema=2),
+    lambda r: r.update(schema="1"),
+    lambda r: r.update(status="postponed"),
+    lambda r: r.update(health=[{"name": "a", "severity": "fatal", "detail": "b"}]),
+    lambda r: r["quality"].pop("primary"),
+    lambda r: r.update(quality="see elsewhere"),
+])  # fmt: skip
+def test_a_whole_record_that_is_not_understood_names_both_versions_and_stays(store, run, change):
+    path = of_another_version(store, run, change)
+    before = listing(store)
+    for look in (store.read, store.is_done):
+        with pytest.raises(StoreError, match=rf"kdlora 9\.8 .*kdlora {re.escape(__version__)}"):
+            look(run.run_id)
+    assert store.damaged_in_place() == []
+    assert store.set_damaged_aside(run.run_id) == []
+    with pytest.raises(StoreError, match="nothing was changed"):
+        store.finish(record_of(run))
+    assert listing(store) == before
+    assert path.exists()
 
 
 def test_setting_aside_replaces_nothing_that_was_set_aside_before(store, run):
@@ -83,7 +161,7 @@ def test_setting_aside_replaces_nothing_that_was_set_aside_before(store, run):
     (folder / "record.damaged-1.json").write_text("older")
     for number in range(2):
         (folder / "record.json").write_text(f"torn {number}")
-        assert store.read(run.run_id) is None
+        assert len(store.set_damaged_aside(run.run_id)) == 1
     assert [p.read_text() for p in store.damaged()] == ["torn 0", "older", "torn 1"]
 
 
@@ -91,6 +169,7 @@ def test_a_damaged_failure_is_set_aside_and_named(store, run):
     folder = store.begin(run)
     (folder / "failed.json").write_text('{"run_id": ')
     assert store.read_failure(run.run_id) is None
+    store.set_damaged_aside(run.run_id)
     assert [p.name for p in store.damaged()] == ["failed.damaged-0.json"]
     assert not (folder / "failed.json").exists()
 
@@ -108,7 +187,8 @@ def test_an_edited_record_is_not_believed(store, run, edit):
     edit(values)
     path.write_text(json.dumps(values))
     assert store.read(run.run_id) is None
-    assert len(store.damaged()) == 1
+    assert store.damaged_in_place() == [path]
+    assert len(store.set_damaged_aside(run.run_id)) == 1
 
 
 def test_nan_never_reaches_a_record(store, run):
@@ -191,6 +271,7 @@ def test_a_record_written_anew_while_a_damaged_one_is_set_aside_stays(store, run
         move(source, target)
 
     monkeypatch.setattr(store_module.os, "replace", slowly)
+    assert store.set_damaged_aside(run.run_id) == []
     assert store.read(run.run_id).quality.score == 0.75
     assert path.read_bytes() == whole
 

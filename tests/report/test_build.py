@@ -79,9 +79,14 @@ def table_numbers(tables):
 def plain_latex(path):
     """The text of a table as a reader of the PDF sees it."""
     text = path.read_text(encoding="utf-8")
+    noted = re.compile(r"\\par\\smallskip\\footnotesize Note (\d+): (.*)\.\n")
+    told = dict(noted.findall(text))  # what stands below a number, where that has no room
+    text = re.sub(r"\(note (\d+)\)", lambda m: f"({told[m[1]]})", noted.sub("", text))
+    text = re.sub(r">\{\\ragged(left|right)\\arraybackslash\}p\{[\d.]+pt\}", "l", text)
     text = re.sub(r"\\(begin|end|label)\{[^}]*\}(\{[lr]+\}|\[htbp\])?", " ", text)
     text = re.sub(r"%.*?\n", "\n", re.sub(r"\\%", "per cent", text))
     text = re.sub(r"\\(resizebox|setlength)\{[^}]*\}\{[^}]*\}", " ", text)
+    text = text.replace(r"\allowbreak{}", "")
     text = text.replace(r"\ensuremath{-}", "\N{MINUS SIGN}").replace(r"\&", " ").replace("~", " ")
     text = re.sub(r"\\text(bf|superscript)\{", "{", text)
     return re.sub(r"\\[a-zA-Z]+|[{}]|\\\\", "", text.replace("&", " "))

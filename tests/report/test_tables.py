@@ -84,11 +84,15 @@ def test_the_pair_is_named_only_where_there_are_two(one_task):
     assert len(both.rows) == 14
 
 
-def test_summary_needs_something_shared(one_task):
+def test_models_that_share_nothing_stand_apart_in_the_summary(one_task):
     frame = one_task
     for arm, seed in (("student/lora", 42), ("student/kd-lora", 43)):
         frame = blank(frame, {"arm": arm, "seed": seed}, "missing")
-    assert answer.summary(gather(frame)) is None
+    table = answer.summary(gather(frame))
+    assert {row[0].sub.split(";")[0] for row in table.rows} <= {
+        "1 block of movie-reviews", "2 blocks of movie-reviews",
+    }  # fmt: skip
+    assert any("stand apart" in note for note in table.notes)
     assert cost.efficiency(gather(frame)) is None
     assert cost.efficiency_by_task(gather(frame)) is not None
     assert len(quality.results(gather(frame)).rows) == 7

@@ -105,7 +105,7 @@ def test_a_head_is_bounded_however_it_arrives(hosted: Callable) -> None:
 
 
 def test_pipelines_are_answered_in_order_and_wait_as_bytes(hosted: Callable) -> None:
-    count = 1500
+    count = 40
 
     async def test(host: Host) -> None:
         reader, writer = await host.open()
@@ -119,7 +119,25 @@ def test_pipelines_are_answered_in_order_and_wait_as_bytes(hosted: Callable) -> 
             most = max(most, len(connection.pipeline))
         writer.close()
         assert found == [200, 404, 200, 405] * (count // 4)
-        assert most <= 1024 // 40 + 1
+        assert most == 0
+
+    hosted(test)
+
+
+def test_who_sends_far_ahead_waits_for_its_turn(hosted: Callable) -> None:
+    """A thousand requests at once on each of some connections hold nobody up."""
+
+    async def test(host: Host) -> None:
+        writers = [(await host.open())[1] for _ in range(5)]
+        for writer in writers:
+            writer.write(HEALTH * 1000)
+        await asyncio.sleep(0.3)
+        assert host.state.accepted < 5 * 40
+        began = time.perf_counter()
+        assert (await host.ask(HEALTH))[0] == 200
+        assert time.perf_counter() - began < 1
+        for writer in writers:
+            writer.transport.abort()
 
     hosted(test)
 
@@ -135,7 +153,7 @@ def test_clients_that_pipeline_and_never_read_cost_little(hosted: Callable) -> N
         for _ in range(20):
             await asyncio.sleep(0.05)
             for connection in host.server_state.connections:
-                assert len(connection.pipeline) <= 30
+                assert len(connection.pipeline) <= 1
                 assert len(connection._waiting) <= 2**18 + 1024
                 assert connection.transport.get_write_buffer_size() < 2**17
         assert (await host.ask(HEALTH))[0] == 200

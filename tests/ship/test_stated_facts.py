@@ -17,11 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdlora.errors import KdloraError, ModelError
+from kdlora.models.saved import load_trained, save_trained
 from kdlora.ship.answers import Predictor, answers
 from kdlora.ship.predict import load_predictor
+from kdlora.ship.safety import check_folder
 from kdlora.ship.source import find_source
 from kdlora.ship.stated_facts import name_problems, tensor_shapes
 from tests.harness.exported import card_of, save_exported, seal
+from tests.harness.models import adapt, load
 from tests.harness.tiny_models import save_tiny_encoder
 
 NAMES = {"num_labels": 2, "id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
@@ -241,3 +244,48 @@ def test_no_search_through_a_folder_that_is_no_model(tmp_path: Path) -> None:
         (tmp_path / f"deep{i}" / "er").mkdir(parents=True)
     with pytest.raises(ModelError, match=r"holds no model: none of config\.json"):
         load_predictor(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapted")
+    reference = save_tiny_encoder(folder / "encoder", layers=1)
+    loaded = load(reference)
+    save_trained(adapt(loaded, "lora"), loaded.tokenizer, folder / "adapter", encoder=reference)
+    return folder / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("adapter_config.json", {"megatron_config": {"a": 1}, "megatron_core": "this"}),
+        ("adapter_config.json", {"layer_replication": [[0, 100_000]]}),
+        ("adapter_config.json", {"r": 10**9}),
+        ("adapter_config.json", {"r": "8"}),
+        ("adapter_config.json", {"peft_type": "NOTHING"}),
+        ("adapter_config.json", {"target_modules": 5}),
+        ("adapter_config.json", {"modules_to_save": [3]}),
+        ("kdlora.json", {"labels": 3}),
+        ("kdlora.json", {"labels": [["a"]]}),
+        ("kdlora.json", {"encoder": {"name": 1}}),
+    ],
+)
+def test_adapters_that_promise_what_they_do_not_hold(
+    adapter: Path, tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    def read() -> None:
+        check_folder(place)
+        load_trained(place)
+
+    place = shutil.copytree(adapter, tmp_path / "adapter")
+    read()
+    edit(place / name, **changes)
+    began = time.monotonic()
+    with pytest.raises(ModelError):
+        read()
+    assert time.monotonic() - began < 5
+
+
+def test_an_adapter_alone_says_what_to_give_instead(adapter: Path) -> None:
+    with pytest.raises(ModelError, match="Give the run's folder"):
+        load_predictor(adapter)

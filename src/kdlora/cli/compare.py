@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from kdlora.vocabulary.quantity import quantity
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdlora.evidence.compare import Comparison
+    from kdlora.evidence.compare import Comparison, Level
     from kdlora.evidence.costs import Ratio
     from kdlora.evidence.power import SeedsNeeded
     from kdlora.evidence.result import Rules
@@ -32,33 +32,35 @@ _HEADS = {
 
 
 def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
-    """A row a comparison; what they share (b, the counts) stands below, to save width.
+    """A row a comparison, the interval below its estimate; what they share stands below the table.
 
     Estimates are those of the widest claim that is made; a scope in which none is has no column.
+    Names fold, numbers never do: with many scopes p stands below the interval.
     """
     from kdlora.evidence.sentences import made_scopes
 
     against = {c.b for c in comparisons}
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-                  padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
-    table.add_column("a", no_wrap=True)
+    scopes = made_scopes(comparisons)
+    stacked = len(scopes) > 2
+    table = _plain(title)
+    table.add_column("a", overflow="fold")
     if len(against) > 1:
         table.add_column("b", overflow="fold")
-    for name in ("a - b", "interval", "p corr.", "needs"):
+    for name in ("a - b", *(() if stacked else ("p corr.", "needs"))):
         table.add_column(name, justify="right", no_wrap=True)
-    scopes = made_scopes(comparisons)
     for scope in scopes:
         table.add_column(_HEADS[scope], no_wrap=True)
     for c in comparisons:
         claim = c.claim
         said = claim.difference is not None
+        estimate = _over(
+            f"{claim.difference:+.2f}" if said else "-", _span(claim.low, claim.high, 1)
+        )
+        p, needs = _p(claim.p_corrected), f"{claim.detectable:.1f}" if claim.detectable else "-"
         table.add_row(
             c.a,
             *([c.b] if len(against) > 1 else []),
-            f"{claim.difference:+.2f}" if said else "-",
-            _span(claim.low, claim.high, 1) if said else "-",
-            _p(claim.p_corrected),
-            f"{claim.detectable:.1f}" if claim.detectable else "-",
+            *([_over(estimate, f"p {p}")] if stacked else [estimate, p, needs]),
             *(_word(c.claims[scope].verdict) for scope in scopes),
         )
     counts = [
@@ -79,44 +81,46 @@ def _range(values: Sequence[int]) -> str:
 
 
 def level_table(c: Comparison) -> Table:
-    table = Table(title="evidence by level (description; runs and blocks are not independent)",
-                  title_justify="left")  # fmt: skip
-    for name in ("level", "n", "mean", "median", "d_z", "rank r", "+/=/-", "p t", "p Wilcoxon",
-                 "p permut.", "bootstrap", "by task"):  # fmt: skip
-        table.add_column(name, justify="left" if name == "level" else "right")
-    for x in c.levels.values():
-        table.add_row(
-            x.level,
-            str(x.n),
-            _number(x.mean),
-            _number(x.median),
-            _number(x.d_z),
-            _number(x.rank_biserial),
-            f"{x.wins}/{x.ties}/{x.losses}",
-            _p(x.p_t),
-            _p(x.p_wilcoxon),
-            _p(x.p_permutation),
-            _span(x.low, x.high),
-            _span(x.low_tasks, x.high_tasks),
-        )
+    """A column a level, a row a statistic."""
+    table = _plain("evidence by level (description; runs and blocks are not independent)")
+    table.add_column("")
+    for level in c.levels:
+        table.add_column(level, justify="right", no_wrap=True)
+    rows: dict[str, Callable[[Level], str]] = {
+        "n": lambda x: str(x.n),
+        "mean": lambda x: _number(x.mean),
+        "median": lambda x: _number(x.median),
+        "d_z": lambda x: _number(x.d_z),
+        "rank r": lambda x: _number(x.rank_biserial),
+        "better/tied/worse": lambda x: f"{x.wins}/{x.ties}/{x.losses}",
+        "p of t": lambda x: _p(x.p_t),
+        "p of Wilcoxon": lambda x: _p(x.p_wilcoxon),
+        "p of permutation": lambda x: _p(x.p_permutation),
+        "interval": lambda x: _span(x.low, x.high),
+        "interval over tasks": lambda x: _span(x.low_tasks, x.high_tasks),
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *(cell(x) for x in c.levels.values()))
     return table
 
 
 def example_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="the same examples, model against model (other seeds are other models)",
-                  title_justify="left")  # fmt: skip
-    for name in ("cell", "n", "a - b", "interval", "only a right", "only b right", "p corr.", ""):
-        table.add_column(name)
+    table = _plain("the same examples, model against model (other seeds are other models)")
+    table.add_column("cell", overflow="fold")
+    for name in ("n", "a - b", "right alone,\na and b", "p corr."):
+        table.add_column(name, justify="right", no_wrap=True)
+    reasons = any(r["cannot"] for r in rows)
+    if reasons:
+        table.add_column("", overflow="fold")
     for r in rows:
+        alone = [str(r[k]) for k in ("only_a_right", "only_b_right") if r.get(k) is not None]
         table.add_row(
             r["cell"],
             str(r["n"]),
-            _number(r["difference"]),
-            _span(r["low"], r["high"]),
-            str(r.get("only_a_right", "")),
-            str(r.get("only_b_right", "")),
+            _over(_number(r["difference"]), _span(r["low"], r["high"])),
+            " and ".join(alone) or "-",
             _p(r["p_corrected"]),
-            r["cannot"],
+            *([r["cannot"]] if reasons else []),
         )
     return table
 

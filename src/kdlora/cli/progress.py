@@ -177,7 +177,15 @@ def say_set_aside(root: Path, console: Console) -> None:
     """Name every file of a study that could not be trusted and was set aside."""
     from kdlora.records.store import Store
 
-    for path in Store(root).damaged():
+    store = Store(root)
+    for path in store.damaged_in_place():
+        console.print(
+            f"damaged: {path} (it counts for nothing; `kdlora run` sets it aside and does the run)",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+    for path in store.damaged():
         console.print(
             f"set aside: {path} (damaged; it counts for nothing, and is kept)",
             markup=False,

@@ -11,6 +11,7 @@ from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
 
 if TYPE_CHECKING:
+    from kdlora.evidence.students import BetterBaseline
     from kdlora.report.build import ReportFiles
     from kdlora.ship.study_result import StudyResult
     from kdlora.spec.study import Study
@@ -375,7 +376,21 @@ def _run(study: Study, out: Path | None, **options: Any) -> None:
     result.report.check()
 
 
+def _why_not(better: BetterBaseline) -> str:
+    """Why a saved student is not to be tried."""
+    from kdlora.report import words as w
+
+    scale = w.scale_of(better.metric)
+    return (
+        f"{w.phrase(better.arm)} scores {scale.write(better.score)} on the report split, this "
+        f"student {scale.write(better.student_score)} ({w.metric_name(better.metric)}): it learnt "
+        "too little to be worth its cost. More epochs, a higher learning rate or more rows may "
+        "help; kdlora look says what is doubtful in the data"
+    )
+
+
 def _show(result: StudyResult, console: Any) -> None:
+    from kdlora.evidence.students import better_baseline
     from kdlora.report.render.terminal import flags_panel, results_table
 
     console.print(results_table(result.frame))
@@ -385,6 +400,10 @@ def _show(result: StudyResult, console: Any) -> None:
     for folder, card in result.students:
         console.print(f"student: {folder} ({card.arm}, seed {card.seed}; {card.chosen_because})",
                       soft_wrap=True)  # fmt: skip
-        console.print(f'try it:  kdlora predict {folder} --text "..."', soft_wrap=True)
+        better = better_baseline(result.frame, card.run_id)
+        if better is None:
+            console.print(f'try it:  kdlora predict {folder} --text "..."', soft_wrap=True)
+        else:
+            console.print(f"[yellow]not yet:[/yellow] {_why_not(better)}", soft_wrap=True)
     console.print(f"report:  {result.report.html}", soft_wrap=True)
     console.print(f"         {result.report.markdown}", soft_wrap=True)

@@ -22,6 +22,7 @@ from kdlora.evidence.estimator import MIN_TASKS
 from kdlora.evidence.pairing import one_side
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
+from kdlora.evidence.teacher import gives_shares
 from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.metric import POINTS
 
@@ -354,7 +355,10 @@ def _retention(values: np.ndarray, shared: SharedCells, reference: str | None) -
     if reference not in shared.arms:
         return nothing
     base = values[:, shared.arms.index(reference)]
-    return nothing if (base < 0).any() or base.mean() <= 0 else values.mean(0) / base.mean()
+    unit = 100.0 if shared.unit == POINTS else 0.0
+    if (base < 0).any() or not gives_shares(base.mean(), unit=unit):
+        return nothing
+    return values.mean(0) / base.mean()
 
 
 def _percentiles(
@@ -394,7 +398,7 @@ def _why_no_retention(kept: np.ndarray | None, reference: str | None, shared: Sh
         return ""
     if reference not in shared.arms:
         return f"no retention: {reference} is not among the methods compared"
-    return f"no retention: {reference} has scores below 0 (or 0 throughout), or less is better"
+    return f"no retention: {reference} has scores below 0 (or about 0), or less is better"
 
 
 @dataclass(frozen=True)

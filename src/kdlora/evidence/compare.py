@@ -11,7 +11,7 @@ independent, which they are not: they carry no verdict.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -161,6 +161,8 @@ class Comparison(Result):
 
     `only_a`, `only_b`: cells that the other side lacks, which are not used. `unequal`: what else
     than the arm differs between paired runs. `claims` are those of every scope, the widest first.
+    `n_flagged`: paired cells of which a run carries a health flag that is more than information;
+    `unflagged` is the difference over the others, None where there are none.
     `question`: what it answers together with those of its family, where it is one of a study's own
     (see `questions`).
     """
@@ -187,6 +189,8 @@ class Comparison(Result):
     matched: Matched = field(repr=False, compare=False)
     unequal: tuple[str, ...] = ()
     question: str = ""
+    n_flagged: int = 0
+    unflagged: float | None = None
 
     @property
     def claim(self) -> Claim:
@@ -267,10 +271,28 @@ def compare_many(
     claims = judge_all(matched, [_texts(study, m, known) for m in matched], rules)
     generators = [intervals.stream(rng, m.a, m.b) for m in matched]
     conditions_of = study.once("conditions", lambda: conditions_by_run(study))
+    flagged = study.once("flagged runs", lambda: _flagged_runs(study))
     return tuple(
-        _comparison(m, own, len(matched), rules, generator, conditions_of)
+        _beside_flags(_comparison(m, own, len(matched), rules, generator, conditions_of), flagged)
         for m, own, generator in zip(matched, claims, generators, strict=True)
     )
+
+
+def _flagged_runs(study: StudyFrame) -> frozenset[str]:
+    return frozenset(study.table.loc[study.table["flagged"], "run_id"].astype(str))
+
+
+def _beside_flags(c: Comparison, flagged: frozenset[str]) -> Comparison:
+    """With what is left of the difference without the runs that are flagged."""
+    cells = c.matched.cells
+    doubtful = cells["run_a"].isin(flagged) | cells["run_b"].isin(flagged)
+    if not doubtful.any():
+        return c
+    rest = replace(c.matched, cells=cells[~doubtful].reset_index(drop=True))
+    left = None
+    if len(rest.cells):
+        left = float(rest.nesting.task_means(rest.differences).mean())
+    return replace(c, n_flagged=int(doubtful.sum()), unflagged=left)
 
 
 def _texts(study: StudyFrame, matched: Matched, known: StoredTexts) -> TextDifferences | str:

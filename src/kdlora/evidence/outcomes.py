@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.sparse import sparse_arms
-from kdlora.evidence.teacher import teacher_arm
+from kdlora.evidence.teacher import gives_shares, teacher_arm
 from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.vocabulary.arm import MAJORITY
 from kdlora.vocabulary.metric import metric
@@ -67,13 +67,15 @@ def shared_blocks(
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, range and count of a score over runs; `flagged` are the run ids to doubt."""
+    """Mean, range and count of a score over runs; `flagged` are the run ids to doubt, `unflagged`
+    the mean without them (None where nothing is left, or nothing is flagged)."""
 
     mean: float
     low: float
     high: float
     n: int
     flagged: tuple[str, ...] = ()
+    unflagged: float | None = None
 
 
 def spreads(frame: pd.DataFrame) -> dict[tuple[str, str, str], Spread]:
@@ -84,7 +86,27 @@ def spreads(frame: pd.DataFrame) -> dict[tuple[str, str, str], Spread]:
 def _spread(cells: pd.DataFrame) -> Spread:
     score, doubtful = cells["score"], cells.loc[cells["flagged"], "run_id"]
     mean, low, high = float(score.mean()), float(score.min()), float(score.max())
-    return Spread(mean, low, high, len(cells), tuple(dict.fromkeys(doubtful)))
+    sound = score[~cells["flagged"].astype(bool)]
+    rest = float(sound.mean()) if len(doubtful) and len(sound) else None
+    return Spread(mean, low, high, len(cells), tuple(dict.fromkeys(doubtful)), rest)
+
+
+def means_by_group(
+    spreads: Mapping[tuple[str, str, str], Spread], pair: str, groups: Mapping[str, str]
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """Group -> task -> the mean of its arms' means on a pair, and how many arms these are.
+
+    `groups` says to which group an arm belongs; arms that it does not name are left out.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for arm, group in groups.items():
+        for (p, task, name), found in spreads.items():
+            if (p, name) == (pair, arm):
+                values.setdefault(group, {}).setdefault(task, []).append(found.mean)
+    return {
+        group: {task: (sum(own) / len(own), len(own)) for task, own in by_task.items()}
+        for group, by_task in values.items()
+    }
 
 
 def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
@@ -92,11 +114,24 @@ def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
+class WithoutFlags:
+    """Means of an arm and of the teacher over the `blocks` in which no run of theirs is flagged,
+    and the share of the two; None where there is no such block, or no share."""
+
+    blocks: int
+    score: float | None = None
+    teacher: float | None = None
+    retained: float | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """An arm of a pair over `tasks`: what it scores and what it costs, in stored units.
 
+    `without_flags` is there where a run of the arm or of the teacher is flagged in these blocks.
     `retained` and `above_floor` are shares of the teacher's score and of the teacher's gain over
-    the majority baseline, in the same blocks; None where such a share has no meaning.
+    the majority baseline, in the same blocks; None where such a share has no meaning. `resumed`
+    are the runs that were interrupted and went on: their training time is no whole one.
     """
 
     arm: str
@@ -107,6 +142,8 @@ class Outcome:
     above_floor: float | None
     costs: dict[str, float]
     tasks: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+    without_flags: WithoutFlags | None = None
 
 
 def outcomes(
@@ -131,8 +168,10 @@ def outcomes(
         metric(name).in_points and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks)
     )
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
+    broken = resumed_runs(frame)
     empty = pd.Series(np.nan, index=scores.index)
-    teacher = scores.get(teacher_arm(frame, pair), empty)
+    taught = str(teacher_arm(frame, pair))
+    teacher = scores.get(taught, empty)
     floor = scores.get(str(MAJORITY), empty)
     found = []
     for arm in (a for a in names(frame, "arm", pair=pair) if a in scores):
@@ -143,10 +182,51 @@ def outcomes(
         spread = _over_seeds(known, len(runs[arm]), doubtful.get(arm, ()))
         costs = {name: float(means[name][arm]) for name in COSTS}
         selection = float(means["selection_score"][arm])
+        doubts = {name: _flagged_blocks(own, name) for name in (arm, taught)}
+        without = _without_flags(scores[arm], teacher, doubts[arm] | doubts[taught], shares)
         found.append(
-            Outcome(arm, len(known), spread, selection, retained, above, costs, tuple(tasks))
+            Outcome(
+                arm,
+                len(known),
+                spread,
+                selection,
+                retained,
+                above,
+                costs,
+                tuple(tasks),
+                tuple(run for run in runs[arm] if run in broken),
+                without,
+            )
         )
     return found
+
+
+def resumed_runs(frame: pd.DataFrame) -> set[str]:
+    """Runs that were interrupted and went on from a checkpoint, as far as records say."""
+    if "resumed" not in frame:
+        return set()
+    times = pd.to_numeric(frame["resumed"], errors="coerce")
+    return set(frame.loc[times > 0, "run_id"])
+
+
+def _flagged_blocks(cells: pd.DataFrame, arm: str) -> set[tuple[str, int]]:
+    rows = cells[cells["flagged"].astype(bool) & (cells["arm"] == arm)]
+    return set(zip(rows["task"], rows["seed"], strict=True))
+
+
+def _without_flags(
+    own: pd.Series, teacher: pd.Series, doubtful: set[tuple[str, int]], shares: bool
+) -> WithoutFlags | None:
+    """Over the blocks that both have and in which neither is flagged; None without a flag."""
+    if not doubtful:
+        return None
+    common = own.notna() & teacher.notna() & ~own.index.isin(list(doubtful))
+    if not common.any():
+        return WithoutFlags(0)
+    ours, theirs = over_tasks(own[common]), over_tasks(teacher[common])
+    return WithoutFlags(
+        int(common.sum()), ours, theirs, ours / theirs if shares and theirs > 0 else None
+    )
 
 
 def _shares(
@@ -157,10 +237,10 @@ def _shares(
     if not common.any():
         return None, None
     ours, theirs = over_tasks(own[common]), over_tasks(teacher[common])
-    retained = ours / theirs if theirs > 0 else None
-    if floor[common].isna().any() or theirs <= (least := over_tasks(floor[common])):
-        return retained, None
-    return retained, (ours - least) / (theirs - least)
+    least = math.nan if floor[common].isna().any() else over_tasks(floor[common])
+    if not gives_shares(theirs, least):
+        return None, None
+    return ours / theirs, None if math.isnan(least) else (ours - least) / (theirs - least)
 
 
 def over_tasks(scores: pd.Series) -> float:

@@ -84,6 +84,13 @@ def sentence(c: Comparison) -> str:
             for other in narrower(c)
             if other.verdict != "undecided"
         )
+    if c.n_flagged:
+        runs = f"{c.n_flagged} of {c.n_runs} matched runs"
+        text += (
+            f"; every one of the {c.n_runs} matched runs carries a health flag"
+            if c.unflagged is None
+            else f"; without the {runs} that carry a health flag {c.unflagged:+.2f} {unit}"
+        )
     return text + "."
 
 

@@ -108,6 +108,37 @@ def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
     return StudentRanking(task, direction, split, tuple(models[i] for i in order), left_out)
 
 
+@dataclass(frozen=True)
+class BetterBaseline:
+    """A baseline that scores no worse than a student on the report split; both in stored units."""
+
+    arm: str
+    score: float
+    student_score: float
+    metric: str
+
+
+def better_baseline(frame: pd.DataFrame, run_id: str) -> BetterBaseline | None:
+    """The best baseline of a student's task, if the student's run is not above it.
+
+    Nobody should be told to try such a student: a model that costs nothing answers as well.
+    """
+    own = frame[frame["run_id"] == run_id]
+    if own.empty or not np.isfinite(score := float(_scores(own, "score")[0])):
+        return None
+    task, metric = own["task"].iloc[0], str(own["metric"].iloc[0])
+    direction = float(_scores(own, "direction")[0])
+    rows = frame[(frame["task"] == task) & (frame["role"] == "baseline")]
+    rows = rows.assign(known=_scores(rows, "score"))
+    means = rows[np.isfinite(rows["known"])].groupby("arm", sort=False)["known"].mean()
+    if means.empty:
+        return None
+    best = (direction * means).idxmax()
+    if direction * means[best] < direction * score:
+        return None
+    return BetterBaseline(str(best), float(means[best]), score, metric)
+
+
 def _scores(rows: pd.DataFrame, column: str) -> np.ndarray:
     return numbers(rows[column]) if column in rows else np.full(len(rows), np.nan)
 

@@ -79,9 +79,10 @@ class Evidence(Result):
 
     `arms` are those with a finished run; of the `unfinished` ones nothing is said. `aggregates` are
     over the cells that all arms share but those `apart`, which have too few cells and stand against
-    the reference on the cells they share with it; `by_pair` are both of each pair. `front` is over
-    the score and all costs, `fronts` over the score and each cost. Parts that were not asked for
-    are empty.
+    the reference on the cells they share with it; `by_pair` are both of each pair, `unflagged` the
+    first without the runs that carry a health flag (None: there are none). `front` is over the
+    score and all costs, `fronts` over the score and each cost. Parts that were not asked for are
+    empty.
     """
 
     reference: str
@@ -89,6 +90,7 @@ class Evidence(Result):
     shared: SharedCells
     aggregates: tuple[Aggregate, ...]
     apart: tuple[Aggregate, ...]
+    unflagged: tuple[Aggregate, ...] | None
     ranks: dict[str, Ranking]
     improvements: tuple[Improvement, ...]
     ratios: tuple[Ratio, ...]
@@ -148,6 +150,7 @@ def gather(
         shared=shared,
         aggregates=means.common,
         apart=means.apart,
+        unflagged=_unflagged(study, reference, rules, rng),
         by_pair=_by_pair(study, reference, rules, rng) if "averages by pair" in parts else {},
         ranks={
             unit: rank_methods(shared, level=unit, alpha=rules.alpha)
@@ -199,6 +202,15 @@ def gather_report(frame: StudyFrame | pd.DataFrame) -> Evidence:
 
 def _encoders(arms: Sequence[str]) -> list[str]:
     return [arm for arm in arms if not Arm.read(arm).is_baseline]
+
+
+def _unflagged(
+    study: StudyFrame, reference: str, rules: Rules, rng: np.random.Generator
+) -> tuple[Aggregate, ...] | None:
+    flagged = study.table["flagged"]
+    if not flagged.any():
+        return None
+    return averages(study.where(~flagged), reference, rng=rng, rules=rules).common
 
 
 def _by_pair(

@@ -7,6 +7,7 @@ does the rule of the plan decide (`vocabulary.arm.teaching_arm`), and whoever wo
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,18 @@ from typing import Any
 import pandas as pd
 
 from kdlora.vocabulary.arm import Arm, teaching_arm
+
+CLEAR = 0.02  # two points: a teacher that is less above the majority has nothing to share
+
+
+def gives_shares(teacher: float, floor: float | None = None, *, unit: float = 1.0) -> bool:
+    """Whether a share of a teacher's score says anything of who learnt from it.
+
+    It does where the teacher is clearly above the majority baseline, or above 0 where that is not
+    known: of next to nothing anybody keeps 81,200 %. `unit` is 100 for scores in points.
+    """
+    least = 0.0 if floor is None or math.isnan(floor) else floor
+    return teacher > 0 and teacher >= least + CLEAR * unit
 
 
 @dataclass(frozen=True)

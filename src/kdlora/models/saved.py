@@ -18,7 +18,6 @@ import torch
 from peft import AdaLoraConfig, PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -182,12 +181,16 @@ def load_adapted(
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)
         about, remembered = _read_about(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: cannot read the adapter: {error}") from None
+        outputs = _outputs(folder, about, weights)
+    except ModelError:
+        raise
+    except Exception as error:  # strangers' files provoke any kind in the library
+        detail = f"{type(error).__name__} {error}"
+        raise ModelError(f"{folder}: cannot read the adapter: {detail}") from None
     if (folder / BASE).is_dir():
         encoder = EncoderRef(name=BASE, source="folder", path=str(folder / BASE))
     source = _find_encoder(folder, encoder or remembered, remembered, config)
-    base_config = read_config(source, **_outputs(folder, about, weights))
+    base_config = read_config(source, **outputs)
     layers = (encoder.layers if encoder else None) or (remembered.layers if remembered else None)
     checkpoint = keep_layers(
         read_classifier(source, base_config, seed=0, attention=attention),
@@ -213,7 +216,7 @@ def load_adapted(
         with expected_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(checkpoint.model, str(folder), torch_device="cpu")
-    except (RuntimeError, ValueError, TypeError, UserWarning) as error:
+    except Exception as error:  # as above
         detail = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: the adapter does not fit encoder {source}: {detail}") from None
 

@@ -32,7 +32,7 @@ def describe_environment(data_fingerprint: str = "") -> dict[str, Any]:
         "waiting": {name: os.environ[name] for name in WAITING if name in os.environ},
         "gpu": gpu,
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: package_version(name) for name in PACKAGES},
         "commit": source_commit(),
     }
 
@@ -42,11 +42,11 @@ def remember_environment() -> None:
     processor_name()
     source_commit()
     for name in PACKAGES:
-        _version(name)
+        package_version(name)
 
 
 @lru_cache
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

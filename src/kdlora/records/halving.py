@@ -151,23 +151,30 @@ def decide(race: Race, epoch: int, rungs: Sequence[tuple[str, str, Rung | None]]
 
 
 def record_decision(store: Store, race: Race, decision: Decision) -> Decision:
-    """Write a decision unless there is one already; returns the one that holds."""
+    """Write a decision unless there is one already; returns the one that holds.
+
+    A damaged one is set aside first.
+    """
     path = _decision_path(store.root, race, decision.epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_new_json(path, decision.model_dump(mode="json"))  # another may have decided meanwhile
-    return read_decision(store.root, race, decision.epoch) or decision
+    values = decision.model_dump(mode="json")
+    while not write_new_json(path, values):  # another has decided meanwhile, or it is damaged
+        known = read_decision(store.root, race, decision.epoch)
+        if known is not None:
+            return known
+        with contextlib.suppress(FileNotFoundError):  # another process was as quick
+            set_aside(path)
+    return decision
 
 
 def read_decision(root: Path, race: Race, epoch: int) -> Decision | None:
-    """A recorded decision, or None. A damaged one is set aside: it will be made again."""
+    """A recorded decision, or None. Nothing is moved: who decides anew sets a damaged one aside."""
     path = _decision_path(root, race, epoch)
     try:
         return Decision.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        with contextlib.suppress(FileNotFoundError):  # another process was as quick
-            set_aside(path)
         return None
 
 

@@ -7,14 +7,16 @@ A folder with a `record.json` is a finished run; without one it is not, whatever
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import did_you_mean
-from kdlora.json_files import read_json_object
+from kdlora.json_files import parse_json, read_json_object
+from kdlora.records.environment import package_version
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import Run
 from kdlora.vocabulary.metric import metric
@@ -255,6 +257,70 @@ class Record(RecordPart):
 def checksum(values: dict[str, Any]) -> str:
     """The checksum of a record as it is written, over all but the checksum itself."""
     return hash_json({k: v for k, v in values.items() if k != "checksum"}, 32)
+
+
+class DamagedRecord(ValueError):
+    """Bytes that are no record as it was written."""
+
+
+class OtherVersion(ValueError):
+    """A whole record that only another version understands; says which versions those are."""
+
+
+def read_record(content: bytes) -> Record:
+    """The record in the bytes of a file.
+
+    Fields that a later version added are left out; anything else that is not understood, of bytes
+    that are as they were written, raises OtherVersion. All other bytes raise DamagedRecord.
+    """
+    try:
+        values = parse_json(content)
+    except ValueError as error:  # of the decoder, too
+        raise DamagedRecord(str(error)) from None
+    # The sum is over what was written: fields that records have gained since are in it, and those
+    # that this version would fill in are not.
+    if not isinstance(values, dict) or values.get("checksum") != checksum(values):
+        raise DamagedRecord("no record with a checksum that fits")
+    if values.get("schema", SCHEMA) != SCHEMA:
+        raise OtherVersion(_versions(values, "another schema"))
+    try:
+        return Record.model_validate(values)
+    except ValidationError as error:
+        first = error
+    try:
+        return Record.model_validate(_without_added(values, first))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise OtherVersion(_versions(values, f"{place}: {problem['msg']}")) from None
+
+
+def _without_added(values: dict[str, Any], error: ValidationError) -> dict[str, Any]:
+    """A record without the fields that this version does not know."""
+    left: dict[str, Any] = copy.deepcopy(values)
+    for problem in error.errors():
+        if problem["type"] != "extra_forbidden":
+            continue
+        *way, last = problem["loc"]
+        node: Any = left
+        for part in way:  # the names of a union's members are in it, and in no dictionary
+            inside = isinstance(node, dict) and part in node
+            if inside or (isinstance(node, list) and isinstance(part, int)):
+                node = node[part]
+        if isinstance(node, dict):
+            node.pop(str(last), None)
+    return left
+
+
+def _versions(values: dict[str, Any], why: str) -> str:
+    """Who wrote a record, and who cannot read it."""
+    environment = values.get("environment")
+    versions = environment.get("versions") if isinstance(environment, dict) else None
+    theirs = versions.get("kdlora") if isinstance(versions, dict) else None
+    return (
+        f"kdlora {theirs or 'of another version'} (schema {values.get('schema')} of records), "
+        f"which kdlora {package_version('kdlora')} (schema {SCHEMA}) does not understand ({why})"
+    )
 
 
 def task_facts(record: Record, folder: Path) -> TaskFacts | None:

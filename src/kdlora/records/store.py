@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 import socket
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from kdlora.errors import StoreError
 from kdlora.files import CHECKPOINT, drop_dead_below, leftovers, set_aside, whole_file, write_new
 from kdlora.records import leases
-from kdlora.records.record import Record, checksum
+from kdlora.records.record import DamagedRecord, OtherVersion, Record, read_record
 from kdlora.spec.run import Run
 
 _PLAIN_NAME = re.compile("[^/\\\\\0\ud800-\udfff]{1,255}")
@@ -73,42 +74,59 @@ class Store:
             raise StoreError(_explain(error, self.root)) from None
 
     def read(self, run_id: str) -> Record | None:
-        """The record of a finished run, or None. A damaged record is set aside, never deleted."""
-        path = self.folder(run_id) / "record.json"
-        try:
-            content = path.read_bytes()
-            values = json.loads(content)
-            record = Record.model_validate(values)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
-        except (ValueError, RecursionError):  # no JSON, or no record
-            record = None
-        # The sum is over what was written: fields that records have gained since are not in it.
-        if record and record.run_id == run_id and record.checksum == checksum(values):
-            return record
-        if _aside(path, content):
-            return None
-        return self.read(run_id)  # written anew meanwhile, or another process was as quick
+        """The record of a finished run; None where there is none, or none that can be trusted.
+
+        Nothing is moved or changed: who holds the run's lease sets a damaged record aside
+        (`set_damaged_aside`). Raises StoreError for a whole record that only another version of
+        kdlora understands.
+        """
+        record = self._whole(self.folder(run_id) / "record.json")
+        return record if record and record.run_id == run_id else None
 
     def read_failure(self, run_id: str) -> Record | None:
-        """The record of a run that failed and has not been done since, or None.
+        """The record of a run that failed and has not been done since, or None, as `read` does."""
+        return self._whole(self.folder(run_id) / "failed.json")
 
-        A damaged one is set aside, as `read` does; the run is then tried again.
-        """
-        path = self.folder(run_id) / "failed.json"
-        try:
-            content = path.read_bytes()
-        except OSError:
+    def _whole(self, path: Path) -> Record | None:
+        content = _content(path)
+        if content is None:
             return None
         try:
-            return Record.model_validate_json(content)
-        except ValueError:
-            return None if _aside(path, content) else self.read_failure(run_id)
+            return read_record(content)
+        except DamagedRecord:
+            return None
+        except OtherVersion as other:
+            raise StoreError(
+                f"{path} was written by {other}. Use that version, or another folder with --out; "
+                "nothing was changed"
+            ) from None
 
     def is_done(self, run_id: str) -> bool:
         return self.read(run_id) is not None
+
+    def set_damaged_aside(self, run_id: str) -> list[Path]:
+        """Give the files of a run that cannot be trusted another name, never deleting them.
+
+        Returns what they are called now. The caller holds the run's lease. A record of another
+        version is whole and stays. Raises StoreError where the folder cannot be written to.
+        """
+        moved = []
+        for path in (self.folder(run_id) / name for name in ("record.json", "failed.json")):
+            if self._is_damaged(path) and (aside := _aside(path)) is not None:
+                moved.append(aside)
+        return moved
+
+    def _is_damaged(self, path: Path) -> bool:
+        content = _content(path)
+        if content is None:
+            return False
+        try:
+            record = read_record(content)
+        except DamagedRecord:
+            return True
+        except OtherVersion:
+            return False
+        return path.name == "record.json" and record.run_id != path.parent.name
 
     def damaged(self) -> list[Path]:
         """All files that were set aside because they could not be trusted."""
@@ -117,6 +135,12 @@ class Store:
             for folder in ("runs/*", "decisions")
             for path in self.root.glob(f"{folder}/*.damaged*")
         )
+
+    def damaged_in_place(self) -> list[Path]:
+        """All files of runs that cannot be trusted and that nobody has set aside yet."""
+        found = (path for name in ("record.json", "failed.json")
+                 for path in self.root.glob(f"runs/*/{name}"))  # fmt: skip
+        return sorted(path for path in found if self._is_damaged(path))
 
     def begin(self, run: Run) -> Path:
         """The folder of a run that starts or resumes; states what is about to be done."""
@@ -136,8 +160,9 @@ class Store:
         folder = self.folder(record.run_id)
         values = record.sealed().model_dump(mode="json", by_alias=True)
         while not write_new_json(folder / "record.json", values):
-            if self.is_done(record.run_id):  # a damaged one is set aside by looking at it
+            if self.is_done(record.run_id):
                 raise AlreadyDone(f"{record.run_id} has been recorded by another process")
+            self.set_damaged_aside(record.run_id)
         checkpoint = folder / CHECKPOINT
         for path in (checkpoint, *leftovers(checkpoint), folder / "failed.json"):
             path.unlink(missing_ok=True)
@@ -154,23 +179,28 @@ class Store:
             record.sealed().model_dump(mode="json", by_alias=True),
         )
 
+    @contextmanager
     def lease(
         self,
         run_id: str,
         *,
         dead: leases.LeaseSnapshot | None = None,
         expiry_s: float = leases.EXPIRY_S,
-    ) -> AbstractContextManager[leases.Lease | None]:
+    ) -> Iterator[leases.Lease | None]:
         """Yields the right to work on a run, or None while another process has it.
 
-        See `leases.acquire` for the arguments.
+        Who has it finds no damaged record: it has been set aside. See `leases.acquire` for the
+        arguments.
         """
         folder = self.folder(run_id)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(_explain(error, folder)) from None
-        return leases.held(folder, dead=dead, expiry_s=expiry_s)
+        with leases.held(folder, dead=dead, expiry_s=expiry_s) as lease:
+            if lease is not None:
+                self.set_damaged_aside(run_id)
+            yield lease
 
     def closing(self) -> AbstractContextManager[leases.Lease]:
         """Yields when no other process is writing what sums up the study: report and students."""
@@ -229,19 +259,30 @@ def write_new_json(path: Path, value: Any) -> bool:
         raise StoreError(_explain(error, path)) from None
 
 
-def _aside(path: Path, content: bytes) -> bool:
-    """Set a damaged file aside; False where it is not there as it was read, and stays."""
+def _content(path: Path) -> bytes | None:
+    """What a file of a run holds, None where there is none. Raises StoreError."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _aside(path: Path) -> Path | None:
+    """Set a damaged file aside; None where it is gone, or was written anew, and stays."""
+    content = _content(path)
     try:
         aside = set_aside(path)
     except FileNotFoundError:  # another process was as quick
-        return False
+        return None
     except OSError as error:
         raise StoreError(f"{path} is damaged and {_explain(error, path)}") from None
     if aside.read_bytes() == content:
-        return True
+        return aside
     if not path.exists():
         os.replace(aside, path)  # written anew between the look and the move
-    return False
+    return None
 
 
 def _new_folder(parent: Path, prefix: str) -> Path:

@@ -14,6 +14,7 @@ from kdlora.vocabulary.quantity import Quantity
 
 MINUS = "\N{MINUS SIGN}"
 DAGGER = "\N{DAGGER}"
+RESUMED = "\N{DOUBLE DAGGER}"  # at the training time of runs that were interrupted
 NBSP = "\N{NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 

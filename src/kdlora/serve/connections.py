@@ -16,6 +16,8 @@ from kdlora.serve.requests import Limits
 
 LARGEST_HEAD = 32 * 1024  # bytes of a request line with its headers
 _PIECE = 1024  # bytes that are parsed at a time
+_AHEAD = 16  # requests that a connection may send ahead at full speed
+_TURN_S = 0.05  # between further ones: a thousand that come together hold nobody up
 _IDLE = 2  # times the connections that are served: so many may be open
 _LAST_WORDS_S = 1.0  # that a connection stays open after it was refused
 _NOT_HTTP = "this is not HTTP/1.1; expected a request such as POST /predict"
@@ -35,6 +37,7 @@ def guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpTools
         _unread: asyncio.TimerHandle
         _refused = False  # the connection ends
         _receiving = False  # the head of a request is known, its end is not
+        _ahead = 0  # requests in a row that were sent before the one before was answered
         _unfinished = 0  # bytes since the last head or part of a body was whole
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -54,8 +57,7 @@ def guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpTools
 
         def _parse(self) -> None:
             while self._waiting and self._wants_more():
-                piece = bytes(self._waiting[:_PIECE])
-                del self._waiting[:_PIECE]
+                piece = self._next_piece()
                 self._unfinished += len(piece)
                 self._unset_keepalive_if_required()
                 self._feed(piece)
@@ -67,6 +69,14 @@ def guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpTools
                     self._wait_for_head()
             if not self._ended():
                 self.flow.hold(bool(self._waiting or self.pipeline))
+
+        def _next_piece(self) -> bytes:
+            """The next bytes to parse: of a head no more than the head, where its end is near."""
+            end = -1 if self._receiving else self._waiting.find(b"\r\n\r\n", 0, _PIECE)
+            size = _PIECE if end < 0 else end + 4
+            piece = bytes(self._waiting[:size])
+            del self._waiting[:size]
+            return piece
 
         def _feed(self, piece: bytes) -> None:
             try:
@@ -117,7 +127,10 @@ def guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpTools
             if self._ended():
                 return
             self.flow.hold(bool(self._waiting or self.pipeline))
-            if self._waiting:
+            self._ahead = self._ahead + 1 if self._waiting else 0
+            if self._ahead > _AHEAD:  # others have their turn first
+                self.loop.call_later(_TURN_S, self._parse)
+            elif self._waiting:
                 self.loop.call_soon(self._parse)
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -26,6 +26,8 @@ _POSITIONS = "max_position_embeddings"
 _MOST_POSITIONS = 1 << 20
 _HEADS = ("num_attention_heads", "n_heads", "n_head", "encoder_attention_heads")
 _RANKS = ("r", "init_r", "target_r")
+# What peft would import a module of the config's choice for, or repeat layers at will for.
+_NEVER = ("megatron_config", "layer_replication")
 # A model's tokenizer is in at least one of these; without, the library makes an empty one.
 _TOKENIZERS = (
     "tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer.tiktoken", "bpe.codes",
@@ -60,7 +62,10 @@ def config_problems(folder: Path, config: dict[str, Any]) -> Iterator[str]:
 
 
 def adapter_problems(folder: Path, config: dict[str, Any]) -> Iterator[str]:
-    """The same for the config of an adapter."""
+    """The same for the config of an adapter, which may name modules to import, too."""
+    for name in _NEVER:
+        if config.get(name):
+            yield f"{name} is given: an adapter of a classifier has none, and it is not acted on"
     shapes, problems = tensor_shapes(folder)
     yield from problems
     largest = max((max(shape, default=1) for shape in shapes.values()), default=0)

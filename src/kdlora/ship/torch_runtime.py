@@ -100,11 +100,16 @@ def _require_tokens(
 
 
 def _card_of(folder: Path) -> ModelCard:
-    """The card of a folder, by its config where it has none; an adapter's note is no card."""
+    """The card of a folder, by its config where it has none. Raises ModelError."""
     card = read_card(folder)
     if card is not None:
         return card
-    if (folder / CARD).is_file() and not (folder / ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(
+            f"{folder} holds an adapter alone, which does not say what its answers mean. Give the "
+            "run's folder that it lies in, a saved student, or an export"
+        )
+    if (folder / CARD).is_file():
         raise ModelError(
             f"{folder / CARD} is no card that can be read, and what it says of calibration and "
             "lengths would be lost. Save the model again, or remove it to go by config.json alone"

@@ -44,6 +44,12 @@ def test_the_first_student_is_put_in_numbers():
     assert "first among the students on the selection split" in text
 
 
+def test_no_share_is_stated_of_a_teacher_at_the_majoritys_level():
+    text = pair_answer.teacher_share(gather(exact(teacher__fft=0.51)), PAIR).text
+    assert "keeps" not in text
+    assert "it is not clearly above the majority baseline (50.0 points)" in text
+
+
 def test_no_share_is_stated_of_an_error():
     facts = gather(make_frame(("toxicity",)))
     text = pair_answer.teacher_share(facts, PAIR).text
@@ -65,7 +71,7 @@ def test_a_flagged_run_behind_the_headline_is_said():
     where = {"arm": "student/kd-lora", "seed": 42}
     assert "flag" not in pair_answer.teacher_share(gather(exact()), PAIR).text
     assert (
-        "carries a health flag"
+        "Without runs that carry a health flag: 76.0 against 80.0 points, which is 95.0 %"
         in pair_answer.teacher_share(gather(put(exact(), where, flags=("nan",))), PAIR).text
     )
 

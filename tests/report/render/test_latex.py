@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from kdlora.report.document import Cell, Column, Table
-from kdlora.report.render.latex import LONG, escape, render_latex
+from kdlora.report.render.latex import (
+    LONG,
+    LONG_SUB,
+    SIZES,
+    TEXT_HEIGHT_PT,
+    TEXT_WIDTH_PT,
+    escape,
+    render_latex,
+    text_width,
+)
 from tests.harness.studies import make_histories
 
 # Where LaTeX lacks booktabs, its rules are plain lines: what is tested is our text.
@@ -65,11 +75,80 @@ def test_bold_ties_and_second_lines():
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
-def test_long_tables_break_over_pages_and_wide_ones_shrink():
+def test_long_tables_break_over_pages():
     assert r"\begin{longtable}" in render_latex(table(LONG))
     assert r"\begin{table}" in render_latex(table(LONG - 1))
-    assert r"\resizebox{\textwidth}" in render_latex(table(columns=9))
-    assert r"\resizebox" not in render_latex(table())
+
+
+def test_the_widths_of_letters_are_those_of_computer_modern():
+    # cmr10: digits and "a" are 5 pt, "m" 8.33, "W" 10.28 (TeX's own metric file).
+    assert text_width("0123456789") == pytest.approx(50)
+    assert text_width("mamaW") == pytest.approx(2 * 8.33 + 2 * 5 + 10.28, abs=0.1)
+
+
+def page_of(text):
+    return TEXT_HEIGHT_PT if r"\begin{landscape}" in text else TEXT_WIDTH_PT
+
+
+def set_width(one):
+    """How wide a table is set, and the page: from the LaTeX, not from how it was planned."""
+    text = render_latex(one)
+    (separation,) = re.findall(r"tabcolsep}\{([\d.]+)pt", text)
+    widths = [float(w) for w in re.findall(r"p\{([\d.]+)pt\}", text)]
+    if not widths:
+        size, wider = next(
+            (points, wider) for name, points, wider, _ in SIZES if rf"\{name}\setlength" in text
+        )
+        noted = [
+            [c if len(c.sub) < LONG_SUB else replace(c, sub="note 9") for c in row]
+            for row in one.shown_rows
+        ]
+        cells = zip(*([c.shown for c in row] for row in noted), strict=True)
+        widths = [
+            max(text_width(t, size, wider) for t in (f"{c.label} {c.unit}", *column))
+            for c, column in zip(one.columns, cells, strict=True)
+        ]
+    assert len(widths) == len(one.columns)
+    return sum(widths) + 2 * float(separation) * len(widths), page_of(text)
+
+
+@pytest.mark.parametrize("columns", [2, 5, 9, 16])
+def test_a_table_is_no_wider_than_the_page(columns):
+    width, page = set_width(table(columns=columns))
+    assert width <= page + 0.5
+
+
+def test_texts_wrap_and_numbers_stay_whole():
+    columns = (Column("a", "Finding", numeric=False), Column("b", "Runs of all the tasks that are"),
+               Column("c", "Other", numeric=False))  # fmt: skip
+    words = "the optimizer steps show different numbers of devices " * 4
+    rows = ((Cell(words), Cell("1,234,567.8 to 2,345,678.9"), Cell("a/path/of/many/parts" * 6)),)
+    text = render_latex(Table("t", "T", columns, rows))
+    widths = [float(w) for w in re.findall(r"p\{([\d.]+)pt\}", text)]
+    assert widths[1] >= text_width("1,234,567.8 to 2,345,678.9", 7.0)
+    assert r"\raggedleft\arraybackslash}p" in text
+    assert r"a/\allowbreak{}path" in text
+    assert sum(widths) < TEXT_WIDTH_PT
+
+
+def test_what_is_too_long_below_a_number_is_told_once_in_a_note():
+    sub = "optimizer steps differs in 44 of 45 paired cells (201 against 402)"
+    columns = (Column("a", "A", numeric=False), Column("b", "B"))
+    rows = tuple((Cell(f"row {i}"), Cell("45", 45, sub)) for i in range(3))
+    text = render_latex(Table("t", "T", columns, rows, notes=("Of all.",)))
+    assert text.count("(note 1)") == 3
+    assert text.count("optimizer steps differs") == 1
+    assert text.index("Note 1: optimizer") < text.index("Of all.")
+
+
+def test_every_table_of_a_report_fits_its_page(troubled):
+    report = build(troubled, ReportInputs("A study", histories=lambda: make_histories(troubled)))
+    tables = list(report.tables())
+    assert len(tables) > 15
+    for one in tables:
+        if one.shown_rows:
+            width, page = set_width(one)
+            assert width <= page + 0.5, one.key
 
 
 @pytest.mark.parametrize("n", [2, LONG])
@@ -94,7 +173,7 @@ def test_every_table_of_a_report_is_set_by_latex(troubled, tmp_path):
         (tmp_path / "booktabs.sty").write_text(STAND_IN)
     inputs = "\n".join(f"\\input{{t{i}}}\\clearpage" for i in range(len(found)))
     (tmp_path / "all.tex").write_text(
-        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs,graphicx,longtable}"
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{array,booktabs,longtable,pdflscape}"
         f"\\usepackage{{textcomp}}\\begin{{document}}{inputs}\\end{{document}}"
     )
     done = subprocess.run(

@@ -22,6 +22,7 @@ from kdlora.report import words as w
 from kdlora.report.content.cells import (
     MODEL,
     Lead,
+    cost_cell,
     dagger_notes,
     interval_cell,
     mark_notes,
@@ -32,6 +33,7 @@ from kdlora.report.content.cells import (
     score_cell,
 )
 from kdlora.report.content.verdicts import (
+    flag_text,
     told_apart,
     verdict_name,
     verdict_text,
@@ -66,6 +68,7 @@ def first(stats: Evidence) -> Finding | None:
         f"{w.points_text(best.mean)}{w.span_text(best.mean_low, best.mean_high)} over "
         f"{w.plural(best.n_cells, 'shared cell')}; next comes {w.phrase(second.arm)} at "
         f"{w.points_text(second.mean)}{w.span_text(second.mean_low, second.mean_high)}."
+        f"{_without_flags(stats, [best.arm, second.arm])}"
     )
     for _, c in stats.comparisons:
         if {c.a, c.b} == {best.arm, second.arm}:
@@ -103,11 +106,14 @@ def distilled(stats: Evidence) -> Finding | None:
     if rest:
         kinds = [
             f"{w.arm_name(c.a).partition(', ')[2]} is {verdict_name(c)} "
-            f"({w.signed_points(c.claim.difference)}{w.span_text(c.claim.low, c.claim.high)})"
+            f"({w.signed_points(c.claim.difference)}{w.span_text(c.claim.low, c.claim.high)}"
+            f"{flag_text(c)})"
             for c in rest
             if c.claim.difference is not None
         ]
         text += f" {w.join(kinds)}." if kinds else ""
+    doubtful = [f"{w.arm_name(c.a)}{flag_text(c)}" for c in lost if c.n_flagged]
+    text += f" Runs carry health flags: {'; '.join(doubtful)}." if doubtful else ""
     return Finding("What KD-LoRA costs", text, ("comparisons",))
 
 
@@ -187,7 +193,7 @@ def gain(stats: Evidence) -> Finding | None:
         return Finding("Does distillation help?", text, ("comparisons",)) if reasons else None
     parts = [
         f"{w.phrase(c.b)} by {w.signed_points(c.claim.difference)}"
-        f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)}"
+        f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)}{flag_text(c)}"
         for c in found
     ]
     where = w.join(list(dict.fromkeys(scope_text(c.claim) for c in found)))
@@ -214,7 +220,24 @@ def student(facts: Facts, stats: Evidence) -> Finding | None:
     split = w.join(sorted({found.split for found, arm in ranked if arm}))
     which = "The student that ranks" if len(known) == 1 else "The students that rank"
     text = f"{which} first on the {split} split, with the mean on the report split: "
-    return Finding("For a small model", f"{text}{'; '.join(parts)}.", ("averages",))
+    text += f"{'; '.join(parts)}.{_without_flags(stats, [one.arm for one in known])}"
+    return Finding("For a small model", text, ("averages",))
+
+
+def _without_flags(stats: Evidence, arms: Sequence[str]) -> str:
+    """The same means over the cells in which no run carries a health flag; "" without flags."""
+    if stats.unflagged is None:
+        return ""
+    sound = {one.arm: one for one in stats.unflagged}
+    told = [
+        f"{w.phrase(arm)} {w.points_text(sound[arm].mean)} over "
+        f"{w.plural(sound[arm].n_cells, 'cell')}"
+        for arm in arms
+        if arm in sound
+    ]
+    if len(told) < len(arms):
+        return " Without the runs that carry a health flag, not all of these share a cell."
+    return f" Without the runs that carry a health flag: {w.join(told)}."
 
 
 def cheapest(stats: Evidence) -> Finding | None:
@@ -300,9 +323,11 @@ def pair_tiles(facts: Facts) -> tuple[Tile, ...]:
         return ()
     first, tiles = students[0], []
     if first.retained is not None:
-        share = w.fixed(100 * first.retained, 1)
-        mark = f" {w.DAGGER}" if first.score.flagged else ""
-        kept = f"of the teacher's score is kept by {w.phrase(first.arm)}"
+        sound = first.without_flags.retained if first.without_flags else None
+        share = w.fixed(100 * (first.retained if sound is None else sound), 1)
+        mark = f" {w.DAGGER}" if first.score.flagged and sound is None else ""
+        left_out = "" if sound is None else ", flagged runs left out"
+        kept = f"of the teacher's score is kept by {w.phrase(first.arm)}{left_out}"
         tiles.append(Tile(f"{share} %{mark}", kept))
     if (size := w.number(first.costs["size_mb"])).value is not None:
         tiles.append(Tile(f"{size.text} MB", "is its size on disk"))
@@ -383,13 +408,12 @@ OUTCOME_COLUMNS = (
 
 def outcome_cells(outcome: Outcome, metric: str) -> tuple[Cell, ...]:
     """The score and then the cells of OUTCOME_COLUMNS."""
-    costs = outcome.costs
     return (
         score_cell(outcome.score, metric, with_n=False),
         w.count(outcome.score.n),
         percent(outcome.retained),
         percent(outcome.above_floor),
-        *(w.measured(quantity(column), costs[column]) for column in SUMMARY_COSTS),
+        *(cost_cell(quantity(column), outcome) for column in SUMMARY_COSTS),
     )
 
 

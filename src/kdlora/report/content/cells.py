@@ -9,10 +9,11 @@ from dataclasses import replace
 import pandas as pd
 
 from kdlora.evidence.best import Mark
-from kdlora.evidence.outcomes import Spread
+from kdlora.evidence.outcomes import Outcome, Spread
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.document import TIE, Cell, Column
+from kdlora.vocabulary.quantity import Quantity
 
 POINTS_NOTE = (
     "Accuracy, F1, Matthews and other correlations are shown times 100, in points; any other "
@@ -24,6 +25,11 @@ ARROW_NOTE = "An arrow says which way is better."
 DAGGER_NOTE = (
     f"{w.DAGGER} A run behind this number carries a health flag; it is counted like any other and "
     "listed under Health flags."
+)
+
+RESUMED_NOTE = (
+    f"{w.RESUMED} A run behind this number was interrupted and went on from a checkpoint: its "
+    "training time is no whole one, and may be of a machine at other work."
 )
 
 PAIR = Column("pair", "Pair", numeric=False)
@@ -86,8 +92,18 @@ def percent(share: float | None) -> Cell:
 
 
 def dagger_notes(rows: Sequence[tuple[Cell, ...]], *notes: str) -> tuple[str, ...]:
-    marked = any(cell.mark for row in rows for cell in row)
-    return (*notes, *((DAGGER_NOTE,) if marked else ()))
+    marks = "".join(cell.mark for row in rows for cell in row)
+    known = ((w.DAGGER, DAGGER_NOTE), (w.RESUMED, RESUMED_NOTE))
+    return (*notes, *(note for mark, note in known if mark in marks))
+
+
+def cost_cell(one: Quantity, outcome: Outcome) -> Cell:
+    """A cost of an arm; a training time is marked where a run behind it is no whole one."""
+    cell = w.measured(one, outcome.costs[one.column])
+    if one.column != "train_s" or not outcome.resumed or cell.value is None:
+        return cell
+    extra = {"resumed_runs": " ".join(outcome.resumed)}
+    return replace(cell, mark=w.RESUMED, extra={**cell.extra, **extra})
 
 
 def model_cell(arm: str) -> Cell:

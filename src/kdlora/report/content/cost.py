@@ -10,7 +10,7 @@ from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import COSTS
 from kdlora.records.tidy import names
 from kdlora.report import words as w
-from kdlora.report.content.cells import MODEL, PAIR, Lead, model_cell
+from kdlora.report.content.cells import MODEL, PAIR, Lead, cost_cell, dagger_notes, model_cell
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
 from kdlora.report.render.panels import YAxis, dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
@@ -65,7 +65,7 @@ def efficiency(facts: Facts) -> Table | None:
         (
             *lead.cells(pair, "", o.arm),
             w.count(o.score.n),
-            *(w.measured(one, o.costs[one.column]) for one in measured),
+            *(cost_cell(one, o) for one in measured),
         )
         for pair, found in facts.outcomes.items()
         for o in found
@@ -76,6 +76,7 @@ def efficiency(facts: Facts) -> Table | None:
         (*lead.columns, Column("runs", "Runs"), *map(w.head, measured)),
         tuple(rows),
         f"Means over the same runs as above. {COST_CAPTION}",
+        dagger_notes(rows),
         heads=len(lead.columns),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import Outcome, outcome_metric
+from kdlora.evidence.outcomes import Outcome, Spread, WithoutFlags, outcome_metric
 from kdlora.evidence.teacher import teacher_arm, teacher_of
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
@@ -21,7 +21,7 @@ from kdlora.report.content.gains import (
     smaller_encoder,
 )
 from kdlora.report.document import Finding
-from kdlora.vocabulary.arm import EMBEDDINGS, TFIDF, Arm, uncontrolled
+from kdlora.vocabulary.arm import EMBEDDINGS, MAJORITY, TFIDF, Arm, uncontrolled
 
 
 def sentences(facts: Facts) -> list[Finding]:
@@ -104,6 +104,12 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     name = w.sentence_case(w.phrase(first.arm))
     if first.retained is None:
         text = f"{name} scores {scores} of the teacher ({where})."
+        floor = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(str(MAJORITY))
+        if floor is not None and teacher.score.mean > 0 and scale.unit == w.POINTS:
+            text += (
+                " No share of the teacher's score is told: it is not clearly above the majority "
+                f"baseline ({scale.sentence(floor.score.mean)})."
+            )
     else:
         share = w.fixed(100 * first.retained, 1)
         text = f"{name} keeps {share} % of the teacher's score: {scores} ({where})."
@@ -113,8 +119,8 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     if not teacher_of(frame[frame["pair"] == pair]).taught:
         text += f" No student was taught; it is compared with {w.phrase(teacher.arm)}."
     text += _cost_sentence(first, teacher)
-    if first.score.flagged or teacher.score.flagged:
-        text += " A run behind these numbers carries a health flag."
+    if first.without_flags is not None:
+        text += _flags_sentence(first.without_flags, scale)
     if unsound := _unsound(facts, pair):
         text += f" Left out of the choice: runs with an error flag of {w.join(unsound)}."
     if len(students) > 1 and split == "selection":
@@ -122,6 +128,16 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     elif len(students) > 1:
         text += " It is named for this very score, which flatters it: no selection score is known."
     return Finding("The student", text, ("summary",))
+
+
+def _flags_sentence(sound: WithoutFlags, scale: w.Scale) -> str:
+    if sound.score is None or sound.teacher is None:
+        return " Every seed behind these numbers has a run that carries a health flag."
+    text = f" Without runs that carry a health flag: {scale.write(sound.score)} against "
+    text += scale.sentence(sound.teacher)
+    if sound.retained is not None:
+        text += f", which is {w.fixed(100 * sound.retained, 1)} %"
+    return f"{text} ({w.plural(sound.blocks, 'task and seed', 'tasks and seeds')})."
 
 
 def _cost_sentence(first: Outcome, teacher: Outcome) -> str:
@@ -196,7 +212,7 @@ def _against(facts: Facts, pair: str, baseline: Arm) -> str | None:
         metric, direction = metric_of(facts.frame, task)
         scale = w.scale_of(metric)
         below = [
-            f"{w.phrase(arm)} ({scale.write(found.mean)})"
+            f"{w.phrase(arm)} ({scale.write(found.mean)}{_sound_mean(found, scale)})"
             for arm, found in own.items()
             if direction * (found.mean - base.mean) <= 0
         ]
@@ -207,6 +223,15 @@ def _against(facts: Facts, pair: str, baseline: Arm) -> str | None:
     if not beaten:
         return f"Every encoder's mean is above {name} on {w.join(compared)}."
     return f"{name[0].upper()}{name[1:]} {are} not beaten by {'; '.join(beaten)}."
+
+
+def _sound_mean(found: Spread, scale: w.Scale) -> str:
+    """The mean of the runs without a health flag behind one that has some."""
+    if not found.flagged:
+        return ""
+    if found.unflagged is None:
+        return ", every run flagged"
+    return f", {scale.write(found.unflagged)} without flagged runs"
 
 
 def no_answer(facts: Facts) -> Finding | None:

@@ -6,6 +6,7 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
+from kdlora.evidence.outcomes import means_by_group
 from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, Lead, arrow, task_column
@@ -33,23 +34,20 @@ def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
     merged = len(arms) > MOST_LINES
     panels, lines = [], []
     for pair in names(frame, "pair"):
-        found: dict[str, dict[str, list[float]]] = {}
         few = {one.own.arm for one in facts.apart.get(pair, ())}  # they have some of the tasks only
-        for arm in (a for a in arms if a not in few):
-            for task in tasks:
-                if s := facts.spreads.get((pair, task, arm)):
-                    name = strategy(arm) if merged else arm
-                    found.setdefault(name, {}).setdefault(task, []).append(100 * s.mean)
+        groups = {arm: strategy(arm) if merged else arm for arm in arms if arm not in few}
         drawn = []
-        for name, by_task_ in found.items():
-            means = {task: sum(v) / len(v) for task, v in by_task_.items()}
+        for name, by_task_ in means_by_group(facts.spreads, pair, groups).items():
+            means = {task: 100 * by_task_[task][0] for task in tasks if task in by_task_}
+            if not means:
+                continue
             label = w.short_arm_name(name)
-            most = max(len(v) for v in by_task_.values())
+            most = max(by_task_[task][1] for task in means)
             drawn += [
-                {"arm": name, "x": task, "y": means[task], "label": label,
-                 "Model": w.arm_name(name), "Task": task, "Score": w.fixed(means[task], 1),
-                 "Models": len(by_task_[task])}
-                for task in tasks if task in means
+                {"arm": name, "x": task, "y": mean, "label": label,
+                 "Model": w.arm_name(name), "Task": task, "Score": w.fixed(mean, 1),
+                 "Models": by_task_[task][1]}
+                for task, mean in means.items()
             ]  # fmt: skip
             cells = [Cell(w.fixed(means.get(t), 1), means.get(t)) for t in tasks]
             lines.append((Cell(pair), Cell(w.arm_name(name), name), w.count(most), *cells))

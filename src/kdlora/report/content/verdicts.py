@@ -25,7 +25,17 @@ def verdict_text(c: Comparison) -> str:
         text += "".join(
             f"; {claim_text(c, claim)}" for claim in narrower(c) if claim.verdict != "undecided"
         )
-    return f"{text}."
+    return f"{text}{flag_text(c)}."
+
+
+def flag_text(c: Comparison) -> str:
+    """What is left of a difference without the runs that carry a health flag; "" without any."""
+    if not c.n_flagged:
+        return ""
+    if c.unflagged is None:
+        return ", with a flagged run in every matched pair"
+    pairs = w.plural(c.n_flagged, "pair")
+    return f", but {w.signed_points(c.unflagged)} without the {pairs} with a flagged run"
 
 
 def claim_text(c: Comparison, claim: Claim) -> str:

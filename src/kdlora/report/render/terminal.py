@@ -41,8 +41,11 @@ def results_table(frame: pd.DataFrame) -> RichTable:
     metrics = {task: metric_of(facts.frame, task)[0] for task in names(facts.frame, "task")}
     notes = [", ".join(f"{t}: {w.metric_name(name)}" for t, name in metrics.items() if name)]
     notes += [POINTS_NOTE, "Kept: share of the teacher's score. ms: median latency of one text."]
-    if any(cell.mark for row in found.rows for cell in row):
+    marks = "".join(cell.mark for row in found.rows for cell in row)
+    if w.DAGGER in marks:
         notes.append(f"{w.DAGGER} A run behind this number carries a health flag.")
+    if w.RESUMED in marks:
+        notes.append(f"{w.RESUMED} A run behind this time was interrupted: it is no whole one.")
     places = [i for i, column in enumerate(found.columns) if column.key in SHOWN]
     drawn = _empty(found.title, notes)
     for column in (found.columns[i] for i in places):

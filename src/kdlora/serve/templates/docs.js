@@ -25,11 +25,12 @@ const fields = (schema, all) => {
   if (schema.anyOf && schema.anyOf.some((s) => s.properties || s.$ref)) {
     return schema.anyOf.flatMap((s, i) => (i ? [make("p", "or", "quiet")] : []).concat(fields(s, all)));
   }
-  if (schema.type === "array") return fields(schema.items, all);
+  if (schema.type === "array") return schema.items ? fields(schema.items, all) : [];
   if (!schema.properties) return [];
   const table = make("table");
   const nested = [];
   for (const [key, value] of Object.entries(schema.properties)) {
+    if (value.type === "null") continue;
     const row = make("tr");
     const name = make("th");
     name.scope = "row";

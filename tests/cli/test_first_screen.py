@@ -1,0 +1,37 @@
+"""What stands on the screen when a study is done: a student is offered only if it is worth it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from kdlora.cli.study import _show
+from tests.harness.exported import card_of
+from tests.harness.studies import make_frame, put
+
+
+def screen(frame) -> str:
+    rows = frame[(frame["arm"] == "student/kd-lora") & (frame["seed"] == 42)]
+    card = card_of(run_id=str(rows["run_id"].iloc[0]))
+    report = SimpleNamespace(html="out/report.html", markdown="out/report.md")
+    console = Console(width=300, record=True, quiet=False)
+    result = SimpleNamespace(frame=frame, students=[(Path("out/student"), card)], report=report)
+    _show(result, console)  # type: ignore[arg-type]
+    return console.export_text()
+
+
+def test_a_student_above_the_baselines_is_offered() -> None:
+    told = screen(make_frame())
+    assert 'try it:  kdlora predict out/student --text "..."' in told
+    assert "not yet" not in told
+
+
+@pytest.mark.parametrize("score", [0.021, 1.0])
+def test_one_that_a_linear_model_reaches_is_not(score: float) -> None:
+    frame = put(make_frame(), {"arm": "student/kd-lora", "seed": 42}, score=score)
+    told = screen(put(frame, {"arm": "baseline/tfidf"}, score=1.0))
+    assert "try it" not in told
+    assert f"scores 100.0 on the report split, this student {100 * score:.1f}" in told
