@@ -26,7 +26,7 @@ def test_a_page_has_the_findings_and_what_was_asked_for(report, tmp_path):
     assert [path.name for path in paths] == ["mine.md", "mine-learning.svg"]
     text = paths[0].read_text(encoding="utf-8")
     for finding in report.sections[0].findings:
-        assert f"**{finding.topic}.**" in text
+        assert f"**{finding.topic}" in text
     assert text.count("\n### ") == 2
     assert "(mine-learning.svg)" in text
     assert ElementTree.parse(paths[1]).getroot().tag.endswith("svg")
