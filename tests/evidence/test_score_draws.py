@@ -57,6 +57,10 @@ def test_nothing_to_resample_gives_no_draws() -> None:
                         rng=np.random.default_rng(0))  # fmt: skip
     assert drawn.draws is None
     assert drawn.n_examples == 0
+    recorded = {"a": 0.8, "b1": 0.7, "b2": 0.71, "b3": 0.72}
+    mixed = draw_scores([("a",), ("b1", "b2", "b3")], [(1,), (1, 2, 3)], recorded, {}, "accuracy",
+                        rng=np.random.default_rng(0))  # fmt: skip
+    assert mixed.draws is None  # how the single one varies is unknown, not nil
 
 
 def test_only_shared_examples_count_and_their_order_does_not() -> None:

@@ -101,7 +101,8 @@ def draw_scores(
     """Draw the mean scores of candidates.
 
     `runs` and `seeds` list each candidate's runs; `scores` holds the recorded score of every run,
-    `outputs` those outputs that were stored. If any run lacks them, examples are not resampled.
+    `outputs` those outputs that were stored. If any run lacks them, examples are not resampled, and
+    then a candidate of a single run leaves no draws.
     """
     names = list(dict.fromkeys(run for own in runs for run in own))
     column = {name: i for i, name in enumerate(names)}
@@ -120,8 +121,7 @@ def draw_scores(
     else:
         by_run = np.tile(recorded, (draws, 1))
     means = np.array([recorded[[column[r] for r in own]].mean() for own in runs])
-    several = any(len(own) > 1 for own in runs)
-    if n < 2 and not several:
+    if n < 2 and any(len(own) < 2 for own in runs):  # one run: how it varies is unknown, not nil
         return ScoreDraws(means, None, None, 0, tuple(len(own) for own in runs))
     weights: dict[tuple[int, ...], np.ndarray] = {}
     kept, varied = [], []
