@@ -347,7 +347,7 @@ def test_a_study_without_results_still_has_a_report(tmp_path):
         frame = blank(frame, {"arm": arm}, "missing")
     files = build.write_report(frame, tmp_path, ReportInputs("Not begun"))
     text = files.markdown.read_text(encoding="utf-8")
-    assert "0 of 12 planned runs are done; 12 missing." in text
+    assert "0 of 12 runs are done; 12 missing." in text
     assert "No task and seed has a score of every trained model yet" in text
     assert files.figures == ()
     assert "vegaEmbed" not in files.html.read_text(encoding="utf-8")
