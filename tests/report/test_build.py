@@ -29,8 +29,9 @@ from tests.harness.studies import blank, make_frame, put
 # A number that is no part of a name, an id or a version.
 NUMBER = re.compile(r"(?<![\w.\-])[+\N{MINUS SIGN}]?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 # Numbers that are no measurements: the citation of the method, the scale of points, the confidence
-# of intervals, the power of the smallest difference, the bins of confidence.
-CONSTANTS = {"2015", "100", "95", "80", "10"}
+# of intervals, the power of the smallest difference, the bins of confidence, the tasks that a claim
+# on others needs, the correlation that is allowed for between the tasks of one seed.
+CONSTANTS = {"2015", "100", "95", "90", "80", "10", "6", "0.15"}
 
 
 class Page(HTMLParser):

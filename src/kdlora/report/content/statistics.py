@@ -98,11 +98,21 @@ def _sample_notes(found: Sequence[tuple[str, Comparison]]) -> tuple[str, ...]:
 
 def _comparison(question: str, c: Comparison, scopes: Sequence[Scope]) -> tuple[Cell, ...]:
     claim = c.claim
+    sound, flagged = "", ""
+    if c.n_flagged:
+        flagged = f"{w.plural(c.n_flagged, 'pair')} with a flagged run"
+        sound = (
+            f"{w.signed_points(c.unflagged)} without flagged runs"
+            if c.unflagged is not None
+            else ""
+        )
+    runs = replace(w.count(c.n_runs), sub="; ".join(x for x in (flagged, *c.unequal) if x))
     return (
         Cell(question_name(question)), model_cell(c.a), model_cell(c.b),
-        points_cell(claim.difference, signed=True), interval_cell(claim.low, claim.high),
+        replace(points_cell(claim.difference, signed=True), sub=sound),
+        interval_cell(claim.low, claim.high),
         p_cell(claim.p_corrected), Cell(sample_text(claim) or w.NONE),
-        replace(w.count(c.n_runs), sub="; ".join(c.unequal)),
+        runs,
         *(_verdict_cell(c, c.claims[scope]) for scope in scopes),
         points_cell(claim.detectable),
     )  # fmt: skip
