@@ -101,11 +101,8 @@ def _comparison(question: str, c: Comparison, scopes: Sequence[Scope]) -> tuple[
     sound, flagged = "", ""
     if c.n_flagged:
         flagged = f"{w.plural(c.n_flagged, 'pair')} with a flagged run"
-        sound = (
-            f"{w.signed_points(c.unflagged)} without flagged runs"
-            if c.unflagged is not None
-            else ""
-        )
+    if c.n_flagged and c.unflagged is not None:
+        sound = f"{w.signed_points(c.unflagged)} without flagged runs"
     runs = replace(w.count(c.n_runs), sub="; ".join(x for x in (flagged, *c.unequal) if x))
     return (
         Cell(question_name(question)), model_cell(c.a), model_cell(c.b),
