@@ -319,7 +319,7 @@ def test_costs_over_matched_pairs(runs: pd.DataFrame, better: dict[str, Any]) ->
                 assert r.n_pairs == (row["n_same_seq"] if agree else row["n_pairs"])
                 bounds = row.get(f"{name}_ci95_taskcluster")
                 if bounds:
-                    slack = 0.06 * (bounds[1] - bounds[0])
+                    slack = 0.08 * (bounds[1] - bounds[0])  # each side has draws of its own
                     assert (r.low, r.high) == pytest.approx(tuple(bounds), abs=slack)
 
 
