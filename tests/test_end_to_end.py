@@ -57,7 +57,8 @@ def day(corner, tmp_path_factory):
 
 def test_it_ends_with_a_table_a_report_and_a_student(day):
     out, shown = day
-    for part in ("student/kd-lora", "macro_f1", "report.html", "kdlora predict"):
+    # The corner's words give its moods away: no student of four epochs beats a linear model there.
+    for part in ("student/kd-lora", "macro_f1", "report.html", "not yet: the TF-IDF baseline"):
         assert part in shown.replace("\n", ""), shown
     for name in ("report.html", "report.md", "plan.json", "student/model.safetensors"):
         assert (out / name).is_file(), name

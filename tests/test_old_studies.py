@@ -18,7 +18,8 @@ from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
 
 OLD = Path(__file__).parent / "fixtures" / "study_0_1"
-TABLES = sorted(path.stem for path in (OLD / "expected").glob("*.csv"))
+COMPARISONS = OLD / "expected" / "comparisons.csv"
+TABLES = sorted({path.stem for path in COMPARISONS.parent.glob("*.csv")} - {COMPARISONS.stem})
 LAST = "moods-student-kd-lora-s2-43b565e561c1"
 
 
@@ -72,6 +73,16 @@ def test_its_report_shows_the_numbers_that_it_showed(tables: Path, table: str) -
     now = pd.read_csv(tables / f"{table}.csv")
     assert list(now.columns) == list(was.columns)
     pd.testing.assert_frame_equal(now, was, check_dtype=False, rtol=1e-9)
+
+
+def test_its_report_compares_what_it_compared(tables: Path) -> None:
+    """Version 0.1.0 could say nothing of two seeds; the stored predictions can."""
+    sides = ["a", "b"]
+    was = pd.read_csv(COMPARISONS).set_index(sides).sort_index()
+    now = pd.read_csv(tables / "comparisons.csv").set_index(sides).sort_index()
+    assert now["runs"].to_dict() == was["runs"].to_dict()
+    assert set(was["here"]) == {"cannot be said"}
+    assert now.loc[("student/kd-lora", "teacher/fft"), "trained_models"] == "inferior"
 
 
 def test_a_run_that_is_missing_is_done_again_and_the_others_are_left_alone(old: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -54,6 +55,7 @@ def call(folder: Path, *more: str) -> str:
     arguments = ["plan", str(folder / "study.yaml"), "--out", str(folder / "out"), *more]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "160"})
     assert done.exit_code == 0, done.output
+    assert gc.isenabled()  # the command does without it while it plans
     return done.output
 
 

@@ -29,6 +29,7 @@ _MOST_SEEDS = 4  # that are named one by one in a place of it
 
 
 def plan(
+    context: typer.Context,
     study: StudyFile,
     out: Out = None,
     data_dir: DataDir = None,
@@ -58,6 +59,7 @@ def plan(
     from kdlora.records.store import Store
 
     gc.disable()  # 100,000 runs hold no cycles; looking for some takes a third of the time
+    context.call_on_close(gc.enable)
     resolved = _read(study, data_dir)
     planned = check(resolved)
     looks = look_at_plan(planned, check_inputs(planned))
