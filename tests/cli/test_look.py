@@ -98,7 +98,7 @@ def test_unlabelled_texts_are_counted_too(corner, tmp_path):
     assert look.tokens[0].texts == sum(count.rows for count in look.splits)
 
 
-def test_a_hundred_thousand_rows_take_seconds_and_no_torch(tmp_path, corner):
+def test_a_hundred_thousand_rows_take_no_torch_and_less_than_a_gigabyte(tmp_path, corner):
     rng = np.random.default_rng(0)
     words = rng.integers(0, 20_000, (100_000, 20))
     path = tmp_path / "many.csv"
@@ -113,13 +113,12 @@ def test_a_hundred_thousand_rows_take_seconds_and_no_torch(tmp_path, corner):
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'peft'} & set(sys.modules)\n"
         "use = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "print(sorted(heavy), use.ru_utime + use.ru_stime, use.ru_maxrss, file=sys.stderr)"
+        "print(sorted(heavy), use.ru_maxrss, file=sys.stderr)"
     )
     arguments = ["look", str(path), "--encoder", corner.student]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
     )
-    heavy, seconds, kilobytes = done.stderr.splitlines()[-1].rsplit(" ", 2)
+    heavy, kilobytes = done.stderr.splitlines()[-1].rsplit(" ", 1)
     assert heavy == "[]"
-    assert float(seconds) < 20  # of processor time: the tests share their cores
     assert int(kilobytes) < 1_000_000
