@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import kdlora
 from kdlora.spec.check import read_study
@@ -21,7 +22,11 @@ FILES = sorted({*ROOT.glob("examples/*.yaml"), *PRESETS.glob("*.yaml")} - WAITIN
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_study_file_plans(path, tmp_path):
-    named = re.findall(r"\{data_dir\}/([\w/.-]+)", path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"\{data_dir\}/([\w/.-]+)", text)
+    if named:  # a task of GLUE is then read from there as well
+        glue = {t for t in yaml.safe_load(text)["tasks"] if isinstance(t, str)} - {"movie-reviews"}
+        named += [f"{task}/{split}.tsv" for task in glue for split in ("train", "validation")]
     for name in named:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"sentence\tlabel\n{name}\t0\n", encoding="utf-8")
