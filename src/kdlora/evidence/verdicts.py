@@ -186,8 +186,8 @@ def _needs_seeds(matched: Matched) -> str:
     several = len(np.unique(matched.nesting.task_of_run())) > 1
     need = "two seeds on several tasks" if several else "three seeds"
     return (
-        f"{n} seed{'s' * (n != 1)}{shared}: what other seeds would give cannot be told; it needs "
-        f"{need}{shared}"
+        f"what other seeds would give cannot be told from {n} seed{'s' * (n != 1)}{shared}; it "
+        f"needs {need}{shared}"
     )
 
 

@@ -51,7 +51,7 @@ def test_one_seed_says_whether_the_student_is_worse_and_by_how_much(one_seed: Ev
     assert "the fully fine-tuned teacher: -" in text
     assert "over 1,500 texts" in text
     assert "inferior as trained here, on texts like these" in text
-    assert "Of the recipe nothing is said: 1 seed" in text
+    assert "Of the recipe nothing is said: what other seeds would give cannot be told" in text
 
 
 def test_one_seed_says_whether_distillation_helps(one_seed: Evidence) -> None:
@@ -76,7 +76,7 @@ def test_without_predictions_one_seed_says_what_is_needed() -> None:
     study = StudyFrame.of(own_study(seeds=1).table)
     found = answer.gain(gather_report(study))
     assert found is not None
-    assert "It cannot be said: 1 seed" in found.text
+    assert "cannot be told from 1 seed" in found.text
     assert "needs three seeds" in found.text
 
 
