@@ -16,14 +16,15 @@ from tests.harness.reports import report_of
 RIGHT = {"teacher/fft": 0.91, "student/lora": 0.82, "student/kd-lora": 0.86}
 
 
-def own_study(seeds: int, texts: int = 1500) -> StudyFrame:
-    """A study of one own task, with predictions."""
+def own_study(seeds: int, texts: int = 1500, spread: float = 0.0) -> StudyFrame:
+    """A study of one own task, with predictions; each seed lifts the distilled student by more."""
     rng = np.random.default_rng(3)
     labels, hard = rng.integers(0, 2, texts), rng.random(texts)
     rows, outputs = [], {}
     for arm, share in RIGHT.items():
         for seed in range(seeds):
-            right = np.where(rng.random(texts) < 0.5, hard, rng.random(texts)) < share
+            lift = spread * (seed - (seeds - 1) / 2) if "kd" in arm else 0.0
+            right = np.where(rng.random(texts) < 0.5, hard, rng.random(texts)) < share + lift
             run = f"{arm}-{seed}"
             outputs[run] = SplitOutputs(
                 np.arange(texts), labels, np.eye(2)[np.where(right, labels, 1 - labels)]
@@ -57,7 +58,7 @@ def test_one_seed_says_whether_the_student_is_worse_and_by_how_much(one_seed: Ev
 def test_one_seed_says_whether_distillation_helps(one_seed: Evidence) -> None:
     found = answer.gain(one_seed)
     assert found is not None
-    assert "superior, as trained here, on texts like these" in plain(found.text)
+    assert "superior as trained here, on texts like these" in plain(found.text)
 
 
 def test_a_table_has_no_column_of_claims_that_are_not_made(one_seed: Evidence) -> None:
@@ -93,3 +94,11 @@ def test_the_answers_stand_in_the_first_screen() -> None:
     topics = [finding.topic for finding in report.sections[0].findings]
     assert topics.index("Is the student worse than its teacher?") < 8
     assert "Does distillation help?" in topics
+
+
+def test_what_the_trained_models_decide_stands_beside_what_seeds_leave_open() -> None:
+    found = answer.gain(gather_report(own_study(seeds=3, spread=0.04)))
+    assert found is not None
+    open_, _, decided = plain(found.text).partition("; ")
+    assert "undecided on own" in open_
+    assert "superior as trained here, on texts like these" in decided

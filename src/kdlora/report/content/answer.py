@@ -33,6 +33,7 @@ from kdlora.report.content.cells import (
     score_cell,
 )
 from kdlora.report.content.verdicts import (
+    decided_text,
     flag_text,
     told_apart,
     verdict_name,
@@ -193,11 +194,11 @@ def gain(stats: Evidence) -> Finding | None:
         return Finding("Does distillation help?", text, ("comparisons",)) if reasons else None
     parts = [
         f"{w.phrase(c.b)} by {w.signed_points(c.claim.difference)}"
-        f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)}{flag_text(c)}"
+        f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)} {scope_text(c.claim)}"
+        f"{decided_text(c)}{flag_text(c)}"
         for c in found
     ]
-    where = w.join(list(dict.fromkeys(scope_text(c.claim) for c in found)))
-    text = f"Distillation changes {'; '.join(parts)}, {where}.{wider_text(found)}"
+    text = f"Distillation changes {'; '.join(parts)}.{wider_text(found)}"
     return Finding("Does distillation help?", text, ("comparisons",))
 
 

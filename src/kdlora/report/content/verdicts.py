@@ -21,11 +21,15 @@ def verdict_text(c: Comparison) -> str:
     if not c.claim.made:
         return f"{w.sentence_case(a)} against {b}: cannot be said ({c.claim.cannot})."
     text = f"{w.sentence_case(a)} against {b}: {claim_text(c, c.claim)}"
-    if c.verdict == "undecided":
-        text += "".join(
-            f"; {claim_text(c, claim)}" for claim in narrower(c) if claim.verdict != "undecided"
-        )
-    return f"{text}{flag_text(c)}."
+    return f"{text}{decided_text(c)}{flag_text(c)}."
+
+
+def decided_text(c: Comparison) -> str:
+    """What narrower claims decide where the widest one is undecided; "" elsewhere."""
+    if c.verdict != "undecided":
+        return ""
+    decided = [claim for claim in narrower(c) if claim.verdict != "undecided"]
+    return "".join(f"; {claim_text(c, claim)}" for claim in decided)
 
 
 def flag_text(c: Comparison) -> str:
