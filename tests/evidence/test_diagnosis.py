@@ -19,7 +19,7 @@ from kdlora.evidence.diagnosis.fidelity import (
 from kdlora.evidence.diagnosis.public_facts import SHAPES, adapter_parameters, shape_of
 from kdlora.evidence.diagnosis.setup import device_counts, tokens_per_example, training_rows
 from kdlora.importing.results import read_results
-from kdlora.records.plausible import agreement_bounds
+from kdlora.records.plausible import agreement_bounds, impossible_values
 
 INFERRED = ("degenerate", "n_gpus_inferred", "effective_batch", "seq_len_inferred",
             "selection_epoch_by_eval_loss", "best_metric_epoch", "best_epoch_metric",
@@ -276,6 +276,17 @@ def test_flags_of_runs_are_gathered_with_their_severity():
     assert (found["flag:odd"].severity, found["flag:odd"].n) == ("info", 2)
     assert "all one class" in found["flag:collapsed"].sentence
     assert not any(name.startswith("flag:impossible") for name in found)
+
+
+def test_a_baseline_may_have_few_parameters_and_an_encoder_may_not():
+    """A linear model on 384 features trains 770; an encoder with 770 counts them in thousands."""
+    frame = pd.DataFrame(
+        {"arm": ["baseline/embeddings", "student/lora"], "role": ["baseline", "student"],
+         "trainable_params": [770, 480_000]}
+    )  # fmt: skip
+    assert impossible_values(frame) == []
+    (found,) = impossible_values(frame.assign(role="student"))
+    assert (found.column, found.rows) == ("trainable_params", (0,))
 
 
 def test_impossible_values_are_errors():

@@ -238,10 +238,11 @@ def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
         found.append(_problem(column, values < 0, "cannot be negative"))
         found.append(_problem(column, pd.Series(np.isinf(values), frame.index), "is infinite"))
     trainable, total = as_given(frame, "trainable_params"), as_given(frame, "total_params")
+    encoders = frame["role"].ne("baseline") if "role" in frame else pd.Series(True, frame.index)
     found.append(
         _problem(
             "trainable_params",
-            (trainable > 0) & (trainable < 1000),
+            encoders & (trainable > 0) & (trainable < 1000),
             "is less than 1,000 trainable parameters; if the column counts millions, "
             "state `unit: M` in the mapping",
         )
