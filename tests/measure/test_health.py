@@ -169,10 +169,13 @@ def test_never_improved():
     )  # fmt: skip
     assert flags(history=history([None, 0.7, 0.65], falling)) == {}
     assert flags(history=history([0.7], [0.5])) == {}
+    assert flags(history=history([0.7, 0.69], falling[1:])) == {}  # chance, at a plateau
     task = Task("r", REGRESSION, ("t",), (), "rmse")
     better_later = history([1.5, 1.2], [3.0, 1.0], "rmse")
     assert "never_improved" not in flags(task, history=better_later)
-    assert "never_improved" in flags(task, history=history([1.2, 1.5], [3.0, 1.0], "rmse"))
+    assert "never_improved" in flags(
+        task, history=history([1.2, 1.5, 1.4], [3.0, 2.0, 1.0], "rmse")
+    )
 
 
 def test_loss_not_falling():

@@ -17,6 +17,7 @@ from kdlora.records.record import Agreement, Flag, Quality, TrainingFacts
 from kdlora.spec.run import Run, adapter_of
 from kdlora.vocabulary.task import Task
 
+MIN_LATER_SCORES = 2  # at a plateau a single later evaluation is lower by chance
 MIN_LOSS_FALL = 0.01  # share of the first loss
 
 History = Sequence[Mapping[str, Any]]
@@ -140,7 +141,8 @@ def _about_curve(task: Task, history: History) -> Iterator[Flag]:
     scores = [
         (row["step"], row["selection"].get(task.primary)) for row in history if row.get("selection")
     ]
-    if len(scores) > 1 and not any(better(s, scores[0][1], task.direction) for _, s in scores[1:]):
+    improved = any(better(score, scores[0][1], task.direction) for _, score in scores[1:])
+    if len(scores) > MIN_LATER_SCORES and not improved:
         yield _flag(
             "never_improved",
             "warning",
