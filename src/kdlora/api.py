@@ -76,13 +76,29 @@ def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
     from kdlora.data.own_task import check_own_task, check_teaching_files
 
-    problems, plan = Problems(f"study '{study.name}'"), make_plan(study, _choose_length)
+    problems, plan = Problems(f"study '{study.name}'"), _planned(study)
     for task in {run.task.name: run.task for run in plan.runs}.values():
         if task.own is not None:
             problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(task.own)))
     for run in plan.runs:
         problems.add(*(f"task '{run.task.name}': {p}" for p in check_teaching_files(run)))
     problems.raise_any()
+    return plan
+
+
+def _planned(study: Study) -> Plan:
+    """The plan; a length that nobody named is no longer than every encoder can read."""
+    from kdlora.planning.text_length import shortest_reach
+
+    plan = make_plan(study, _choose_length)
+    if "max_length" in study.training.model_fields_set:
+        return plan
+    reach = shortest_reach(plan)
+    if reach is None or reach.tokens >= study.training.max_length:
+        return plan
+    training = study.training.model_copy(update={"max_length": reach.tokens})
+    plan = make_plan(study.model_copy(update={"training": training}), _choose_length)
+    plan.lengths |= {run.task.name: reach for run in plan.runs}
     return plan
 
 

@@ -17,6 +17,7 @@ from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
 from kdlora.spec.resolve import encoder_ref
 from kdlora.spec.run import EncoderRun, encoder_of
+from kdlora.spec.sections import Training
 from tests.harness.moods import Corner, write_csv
 
 AUTO = {"max_length": "auto", "epochs": 1, "batch_size": 16}
@@ -121,3 +122,17 @@ def test_the_study_file_keeps_the_word(corner, tmp_path) -> None:
     for wrong in (0, 7, "all"):
         with pytest.raises(InputError, match="max_length"):
             corner.study(training={"max_length": wrong})
+
+
+def test_a_length_that_nobody_named_is_what_every_encoder_can_read(corner):
+    """The default would be refused for an encoder with fewer positions; a named one still is."""
+    values = {
+        "name": "short", "tasks": [{"name": "t", "train": corner.train, "text": "review",
+                                    "label": "mood"}],
+        "pairs": [{"teacher": corner.teacher, "student": corner.student}],
+    }  # fmt: skip
+    plan = kdlora.plan(values)
+    (chosen,) = {run.training.max_length for run in plan.runs if isinstance(run, EncoderRun)}
+    assert plan.lengths["t"].tokens == chosen < Training().max_length
+    with pytest.raises(InputError, match="positions"):
+        kdlora.plan({**values, "training": {"max_length": 128}})

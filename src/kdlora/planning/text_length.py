@@ -26,8 +26,8 @@ from kdlora.machine import memory_mb, visible_gpus
 from kdlora.models.families import longest_text
 from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.workload import activation_mb
-from kdlora.spec.plan import ChosenLength
-from kdlora.spec.run import EncoderRef, TaskRef
+from kdlora.spec.plan import ChosenLength, Plan
+from kdlora.spec.run import EncoderRef, EncoderRun, TaskRef
 from kdlora.spec.sections import Data
 
 SHARE = 0.99  # of the texts that are read whole
@@ -101,6 +101,19 @@ def _percentile(task: TaskRef, data: str, rules: str) -> int:
     sample = [[column[i] for i in chosen] for column in texts]
     lengths = token_lengths(parse_tokenizer(rules), sample)
     return int(np.ceil(np.quantile(lengths, SHARE)))
+
+
+def shortest_reach(plan: Plan) -> ChosenLength | None:
+    """What the encoder with the fewest positions can read; None where none says a limit."""
+    reach = [
+        (longest, encoder.title)
+        for encoder in {run.encoder: None for run in plan.runs if isinstance(run, EncoderRun)}
+        if (longest := _positions(encoder)) is not None
+    ]
+    if not reach:
+        return None
+    tokens, title = min(reach)
+    return ChosenLength(tokens, f"{tokens:,} tokens, all that {title} has positions for")
 
 
 def _positions(encoder: EncoderRef) -> int | None:
