@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import kdlora
 from kdlora.api import check
 from kdlora.data.checks.tokens import parse_tokenizer, token_lengths, tokenizer_rules
-from kdlora.errors import InputError
+from kdlora.errors import InputError, KdloraError
 from kdlora.planning import text_length
 from kdlora.planning.text_length import _that_fits
 from kdlora.planning.workload import activation_mb
@@ -136,3 +137,17 @@ def test_a_length_that_nobody_named_is_what_every_encoder_can_read(corner):
     assert plan.lengths["t"].tokens == chosen < Training().max_length
     with pytest.raises(InputError, match="positions"):
         kdlora.plan({**values, "training": {"max_length": 128}})
+
+
+@pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
+def test_a_config_that_cannot_be_read_is_no_traceback(corner, tmp_path, file):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / file).write_text("{broken")
+    values = {
+        "name": "broken", "tasks": [{"name": "t", "train": corner.train, "text": "review",
+                                     "label": "mood"}],
+        "pairs": [{"teacher": corner.teacher, "student": str(encoder)}],
+    }  # fmt: skip
+    with suppress(KdloraError):  # a broken adapter is told by the run, when its base is looked for
+        kdlora.plan(values)

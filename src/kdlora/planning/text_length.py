@@ -6,7 +6,6 @@ read the same texts. The rule needs no torch, and asks no model but for its conf
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -22,6 +21,7 @@ from kdlora.data.checks.tokens import (
 from kdlora.data.packaged import fetch_encoder
 from kdlora.data.tasks import load_task
 from kdlora.errors import InputError, Problems
+from kdlora.json_files import read_json_object
 from kdlora.machine import memory_mb, visible_gpus
 from kdlora.models.families import longest_text
 from kdlora.planning.encoder_shapes import shape_of
@@ -120,8 +120,10 @@ def _positions(encoder: EncoderRef) -> int | None:
     path = encoder_file(encoder, "config.json")
     if path is None:
         return None
-    config = json.loads(path.read_text(encoding="utf-8"))
-    return longest_text(config) if isinstance(config, dict) else None
+    try:
+        return longest_text(read_json_object(path))
+    except (OSError, ValueError):  # told where the model is looked at
+        return None
 
 
 def _that_fits(encoder: EncoderRef, batch: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from kdlora.data.packaged import packaged_folder
 from kdlora.errors import DataError
+from kdlora.json_files import read_json_object
 from kdlora.records.data_look import DataFinding, TokenCount, percent
 from kdlora.spec.run import EncoderRef
 
@@ -82,7 +83,10 @@ def encoder_file(encoder: EncoderRef, name: str) -> Path | None:
         folder = Path(encoder.path)
         adapter = folder / "adapter_config.json"
         if not (folder / name).is_file() and adapter.is_file():
-            base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+            try:
+                base = read_json_object(adapter).get("base_model_name_or_path")
+            except (OSError, ValueError):  # told where the model is looked at
+                return None
             folder = Path(str(base))
     else:
         return _cached(encoder.name, name)
