@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr
 
-from kdlora.distillation.losses import dist, dkd, hard_loss, kd_kl, logit_mse, make_loss
+from kdlora.distillation.losses import (
+    bernoulli_kl,
+    dist,
+    dkd,
+    hard_loss,
+    kd_kl,
+    logit_mse,
+    make_loss,
+)
 from kdlora.errors import InputError
 from kdlora.spec.distillation import Distillation
-from kdlora.vocabulary.task import NO_LABEL, TASKS
+from kdlora.vocabulary.task import MULTILABEL, NO_LABEL, TASKS, Task
 
 RTE, MNLI, STSB = TASKS["rte"], TASKS["mnli"], TASKS["stsb"]
 
@@ -226,3 +234,57 @@ def test_following_dist_reaches_the_teachers_relations(classes):
     assert loss.item() < 0.02 * first
     same = (student.argmax(-1) == teacher.argmax(-1)).float().mean()
     assert same > 0.9
+
+
+@pytest.mark.parametrize("labels", [1, 2, 200])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_gradient_of_the_bernoulli_kl_equals_the_closed_form(labels, temperature):
+    student, teacher = logits(11, 5, labels).requires_grad_(), logits(12, 5, labels)
+    bernoulli_kl(student, teacher, temperature).sum().backward()
+    p, q = ((x.detach() / temperature).sigmoid() for x in (teacher, student))
+    np.testing.assert_allclose(student.grad, temperature * (q - p) / labels, atol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.3, 8))
+def test_one_labels_bernoulli_kl_is_the_kl_of_the_two_classes(seed, temperature):
+    s, t = logits(seed, 6, 1), logits(seed + 1, 6, 1)
+    two = [torch.cat([torch.zeros_like(x), x], -1) for x in (s, t)]
+    expected = kd_kl(two[0], two[1], temperature)
+    torch.testing.assert_close(bernoulli_kl(s, t, temperature), expected)
+    mirrored = [torch.cat([-x, x], -1) for x in (s, t)]
+    torch.testing.assert_close(bernoulli_kl(mirrored[0], mirrored[1], temperature), expected)
+
+
+def test_the_bernoulli_kl_of_a_sure_teacher_is_finite_and_nil_where_both_agree():
+    sure = torch.tensor([[60.0, -60.0]], requires_grad=True)
+    assert bernoulli_kl(sure, sure.detach(), 1.0).item() == 0
+    far = bernoulli_kl(sure, -sure.detach(), 1.0)
+    assert far.item() == pytest.approx(60.0)
+    far.backward()
+    assert torch.isfinite(sure.grad).all()
+
+
+def several_labels(names: int = 3) -> Task:
+    labels = tuple(f"label {i}" for i in range(names))
+    return Task("own", MULTILABEL, ("text",), labels, "mean_average_precision")
+
+
+def test_several_labels_mix_the_binary_cross_entropy_and_the_bernoulli_kl():
+    s, t = logits(13), logits(14)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0]] * 3 + [[NO_LABEL] * 3])
+    loss = make_loss(several_labels(), Distillation(kd_weight=0.3, temperature=2.0))
+    hard = torch.nn.functional.binary_cross_entropy_with_logits(
+        s[:6], labels[:6].to(s.dtype), reduction="none"
+    ).mean(-1)
+    soft = bernoulli_kl(s, t, 2.0)
+    expected = torch.cat([0.7 * hard + 0.3 * soft[:6], soft[6:]]).mean()
+    torch.testing.assert_close(loss(s, labels, t), expected)
+    by_logits = make_loss(several_labels(), Distillation(kd_weight=1.0, signals={"logit-mse": 1.0}))
+    torch.testing.assert_close(by_logits(s, labels, t), logit_mse(s, t).mean())
+
+
+@pytest.mark.parametrize("signal", ["dkd", "dist"])
+def test_signals_of_one_class_a_row_are_refused_where_it_may_have_several(signal):
+    with pytest.raises(InputError, match=f"'{signal}' compares class.*several labels.*kl or logit"):
+        make_loss(several_labels(), Distillation(signals={signal: 1.0}))

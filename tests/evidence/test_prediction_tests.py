@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as known_mcnemar
@@ -14,6 +13,7 @@ from kdlora.evidence.prediction_tests import (
     paired_bootstrap,
 )
 from kdlora.evidence.result import Rules
+from kdlora.records.predictions import SplitOutputs
 
 QUICK = Rules(draws=4_000)
 RNG = np.random.default_rng(0)
@@ -97,15 +97,15 @@ def test_undefined_metrics_are_said() -> None:
         paired_bootstrap(FIRST[1:], SECOND, LABELS, share_right, rng=rng())
 
 
-def frame(outputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> pd.DataFrame:
-    return pd.DataFrame({"example_id": ids, "label": labels, "logits": list(outputs)})
+def stored(outputs: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> SplitOutputs:
+    return SplitOutputs(ids, labels, outputs)
 
 
 def test_predictions_are_aligned_by_example_id() -> None:
     ids = np.array([f"e{i}" for i in range(400)])
-    a = frame(np.eye(3)[FIRST], LABELS, ids)
+    a = stored(np.eye(3)[FIRST], LABELS, ids)
     order = RNG.permutation(400)
-    b = frame(np.eye(3)[SECOND], LABELS, ids).iloc[order].head(390)
+    b = stored(np.eye(3)[SECOND], LABELS, ids).at(order[:390])
     found = compare_predictions(a, b, rng=rng(), rules=QUICK)
     kept = np.sort(order[:390])
     expected = mcnemar((FIRST == LABELS)[kept], (SECOND == LABELS)[kept])
@@ -115,21 +115,32 @@ def test_predictions_are_aligned_by_example_id() -> None:
 def test_regression_predictions_are_compared_by_correlation() -> None:
     truth = RNG.random(200)
     ids = np.arange(200)
-    good = frame((truth + RNG.normal(0, 0.1, 200))[:, None], truth, ids)
-    poor = frame((truth + RNG.normal(0, 0.4, 200))[:, None], truth, ids)
+    good = stored((truth + RNG.normal(0, 0.1, 200))[:, None], truth, ids)
+    poor = stored((truth + RNG.normal(0, 0.4, 200))[:, None], truth, ids)
     found = compare_predictions(good, poor, rng=rng(), rules=Rules(draws=500))
-    values = [np.stack(list(f["logits"]))[:, 0] for f in (good, poor)]
-    expected = [stats.pearsonr(v, truth)[0] for v in values]
+    expected = [stats.pearsonr(run.outputs[:, 0], truth)[0] for run in (good, poor)]
     assert (found.score_a, found.score_b) == pytest.approx(tuple(expected), rel=1e-9)
     assert 0 < found.low < found.difference < found.high
 
 
 def test_predictions_that_contradict_each_other_are_refused() -> None:
     ids = np.arange(400)
-    a = frame(np.eye(3)[FIRST], LABELS, ids)
+    a = stored(np.eye(3)[FIRST], LABELS, ids)
     with pytest.raises(InputError, match="different labels"):
-        compare_predictions(a, frame(np.eye(3)[SECOND], 2 - LABELS, ids), rng=rng())
+        compare_predictions(a, stored(np.eye(3)[SECOND], 2 - LABELS, ids), rng=rng())
     with pytest.raises(InputError, match="twice"):
         align(np.array(["x", "x"]), np.array(["x"]))
-    none = compare_predictions(a, frame(np.eye(3)[SECOND], LABELS, ids + 1000), rng=rng())
+    none = compare_predictions(a, stored(np.eye(3)[SECOND], LABELS, ids + 1000), rng=rng())
     assert "share no example" in none.cannot
+
+
+def test_of_several_labels_a_text_is_right_with_exactly_its_labels() -> None:
+    truth = RNG.integers(0, 2, (120, 3))
+    a, b = (np.where(RNG.random(truth.shape) < share, truth, 1 - truth) for share in (0.9, 0.7))
+    ids = np.arange(120)
+    found = compare_predictions(
+        stored(a - 0.5, truth, ids), stored(b - 0.5, truth, ids), rng=rng(), rules=QUICK
+    )
+    assert found == mcnemar((a == truth).all(1), (b == truth).all(1))
+    with pytest.raises(InputError, match="different labels"):
+        compare_predictions(stored(a - 0.5, truth, ids), stored(b - 0.5, 1 - truth, ids), rng=rng())

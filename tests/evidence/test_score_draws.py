@@ -83,3 +83,22 @@ def test_other_labels_are_another_data_set() -> None:
 def test_p_of_draws() -> None:
     assert two_sided_p(np.linspace(0.1, 1, 999)) == pytest.approx(2 / 1000)
     assert two_sided_p(np.linspace(-1, 1, 1001)) == pytest.approx(1.0)
+
+
+def test_a_ranking_metric_is_drawn_as_its_rows_are_and_pairs_its_models() -> None:
+    rng = np.random.default_rng(3)
+    truth = (rng.random((300, 4)) < 0.3).astype(int)
+    noisy = truth + rng.normal(0, 1, truth.shape)
+    one = metric("mean_average_precision")
+    parts = [one.terms(noisy, truth), one.terms(noisy * 2, truth), one.terms(-noisy, truth)]
+    drawn = resampled(parts, draws=500, rng=np.random.default_rng(1))
+    assert drawn[:, 0].mean() == pytest.approx(one.score(noisy, truth), abs=0.02)
+    np.testing.assert_allclose(drawn[:, 0], drawn[:, 1])
+    assert (drawn[:, 0] > drawn[:, 2]).all()
+    outputs = {n: SplitOutputs(np.arange(300), truth, v) for n, v in (("a", noisy), ("b", -noisy))}
+    recorded = {n: one.score(o.outputs, o.labels) for n, o in outputs.items()}
+    found = draw_scores([("a",), ("b",)], [(0,), (0,)], recorded, outputs,
+                        "mean_average_precision", draws=500, rng=rng)  # fmt: skip
+    assert found.n_examples == 300
+    low, high = quantiles(found.draws[:, 0] - found.draws[:, 1])
+    assert 0 < low < recorded["a"] - recorded["b"] < high

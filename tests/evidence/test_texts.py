@@ -121,3 +121,31 @@ def test_texts_count_once_beside_seeds() -> None:
         of_seeds = values.mean(1).var(ddof=1) / seeds
         told.append(of_seeds + text_variance(design, (values,)))
     assert np.mean(told) == pytest.approx(np.var(drawn), rel=0.1)
+
+
+def labelled(n: int, noise: float, rng: np.random.Generator) -> SplitOutputs:
+    """Outputs of a model of three labels, of which a text may have any number."""
+    truth = (rng.random((n, 3)) < [0.5, 0.2, 0.1]).astype(int)
+    return SplitOutputs(np.arange(n), truth, truth - 0.5 + rng.normal(0, noise, truth.shape))
+
+
+@pytest.mark.parametrize("name", ["mean_average_precision", "macro_f1", "subset_accuracy"])
+def test_texts_of_several_labels_have_pseudo_values(name: str) -> None:
+    split = labelled(60, 0.8, np.random.default_rng(6))
+    found = text_scores(split, metric(name), None)
+    rest = np.arange(1, 60)
+    without = metric(name).terms(split.outputs[rest], split.labels[rest]).score
+    assert found is not None
+    assert found.values[0] == pytest.approx(60 * found.score - 59 * without)
+    assert text_scores(split, metric("accuracy"), None) is None
+
+
+def test_the_spread_of_mean_average_precision_is_that_of_drawing_texts_anew() -> None:
+    rng = np.random.default_rng(8)
+    drawn, told = [], []
+    for _ in range(300):
+        found = text_scores(labelled(200, 0.7, rng), metric("mean_average_precision"), None)
+        assert found is not None
+        drawn.append(found.score)
+        told.append(found.values.std(ddof=1) / np.sqrt(200))
+    assert np.mean(told) == pytest.approx(np.std(drawn), rel=0.15)

@@ -4,8 +4,13 @@ import numpy as np
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
 from kdlora.measure.quality import score_split
-from kdlora.records.predictions import SplitOutputs, read_predictions, write_predictions
-from kdlora.vocabulary.task import TASKS
+from kdlora.records.predictions import (
+    SplitOutputs,
+    read_outputs,
+    read_predictions,
+    write_predictions,
+)
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS
 
 
 def part(prefix: str, labels: list) -> Examples:
@@ -48,3 +53,21 @@ def test_regression_keeps_one_output_and_real_labels(tmp_path):
     found, labels = read_predictions(tmp_path).by_split()
     assert found["report"].shape == (1, 1)
     assert labels["report"][0] == np.float32(4.2)
+
+
+def test_several_labels_are_stored_and_come_back(tmp_path):
+    labels = np.array([[1, 0], [0, 0], [1, 1]])
+    ids = np.array(["a", "b", "c"])
+    outputs = np.array([[2.0, -1.0], [-1.0, 1.0], [1.0, 3.0]], np.float32)
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    write_predictions(folder, {"report": SplitOutputs(ids, labels, outputs)})
+    found, read = read_predictions(folder).by_split()
+    np.testing.assert_array_equal(found["report"], outputs)
+    np.testing.assert_array_equal(read["report"], labels)
+    split = read_outputs(tmp_path, ["r"], "report")["r"]
+    np.testing.assert_array_equal(split.labels, labels)
+    assert split.kind is MULTILABEL
+    assert split.right.tolist() == [True, False, True]
+    assert SplitOutputs(ids, labels[:, 0], outputs).kind is CLASSIFICATION
+    assert SplitOutputs(ids, labels[:, 0], outputs[:, :1]).kind is REGRESSION

@@ -25,9 +25,9 @@ from kdlora.vocabulary.metric import (
     metrics_of,
 )
 
-COMPUTED = [name for name, one in METRICS.items() if one.is_computable]
 OF_CLASSES = metrics_of("classification", positive=True)
 OF_VALUES = metrics_of("regression")
+COMPUTED = [*OF_CLASSES, *OF_VALUES]
 
 
 def shares(logits: np.ndarray) -> np.ndarray:

@@ -398,17 +398,17 @@ def _test_examples(study: Path, c: Comparison, rng: np.random.Generator) -> list
 
     from kdlora.evidence.paired_tests import adjust
     from kdlora.evidence.prediction_tests import compare_predictions
-    from kdlora.records.predictions import read_predictions
+    from kdlora.records.predictions import read_outputs
 
     rows: list[dict[str, Any]] = []
     for cell in c.matched.cells.to_dict("records"):
-        folders = [study / "runs" / str(cell[f"run_{side}"]) for side in "ab"]
-        if not all((f / "predictions.parquet").is_file() for f in folders):
+        runs = [str(cell[f"run_{side}"]) for side in "ab"]
+        stored = read_outputs(study, runs, "report")
+        if not all(run in stored for run in runs):
             continue
-        frames = [read_predictions(f).frame for f in folders]
-        kept = [f[f["split"] == "report"] for f in frames]
         place = "/".join(str(cell[k]) for k in c.keys)
-        rows.append({"cell": place, **compare_predictions(*kept, rng=rng, rules=c.rules).to_dict()})
+        a, b = (stored[run] for run in runs)
+        rows.append({"cell": place, **compare_predictions(a, b, rng=rng, rules=c.rules).to_dict()})
     found = np.array([r.get("p") for r in rows], dtype=float)
     p = adjust(found, c.rules.correction)
     for row, q in zip(rows, p, strict=True):

@@ -23,7 +23,8 @@ class Examples:
 
     ids: [n] unicode, unique within the file that the rows come from.
     texts: one or two columns of n strings.
-    labels: [n] int64 indices into `Task.label_names`, or float32 for regression.
+    labels: [n] int64 indices into `Task.label_names`, or float32 for regression; where a row may
+        have several, [n, c] int64 of 0 and 1.
     numbers: [n] the rows' numbers in the file that they come from, where they are known.
     """
 
@@ -144,8 +145,9 @@ def joined(train: Examples, extra: Examples | None) -> Examples:
 
 
 def is_labelled(labels: np.ndarray) -> np.ndarray:
-    """Which of the rows [n] have a label: boolean [n]."""
-    return ~np.isnan(labels) if labels.dtype.kind == "f" else labels != NO_LABEL
+    """Which of the rows have a label, of labels [n] or [n, c]: boolean [n]."""
+    known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels != NO_LABEL
+    return known if known.ndim == 1 else known.all(axis=1)
 
 
 def overlap(part: Examples, *others: Examples) -> int:

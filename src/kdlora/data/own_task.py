@@ -462,6 +462,6 @@ def _examples(task: Task, rows: _Rows, chosen: Sequence[int] | None = None) -> E
     if len(part.labelled) == len(part.labels):
         labels = task.kind.decode(part.labels, task.label_names)
     else:
-        labels = task.kind.unlabelled(len(part.labels))
+        labels = task.kind.unlabelled(len(part.labels), task.num_outputs)
     numbers = np.array(part.numbers, dtype=np.int64)
     return Examples(ids[list(chosen)], part.texts, labels, numbers)

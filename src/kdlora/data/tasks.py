@@ -92,7 +92,7 @@ def examples_of(
             f"{where}: label '{labels[bad[0]]}' in {name_rows(found[bad].tolist())}; "
             f"expected {expected}"
         )
-    values = numbers.astype(task.kind.unlabelled(0).dtype)
+    values = numbers.astype(task.kind.unlabelled(0, task.num_outputs).dtype)
     return Examples(ids_of_texts(task.name, texts), texts, values, found)
 
 

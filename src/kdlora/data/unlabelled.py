@@ -131,4 +131,4 @@ def _examples(data: TaskData, rows: Sequence[tuple[str, ...]]) -> Examples:
     if data.rest is not None:
         own = dict(zip(zip(*data.rest.texts, strict=True), data.rest.ids.tolist(), strict=True))
         ids = np.array([own.get(row, new) for row, new in zip(rows, ids.tolist(), strict=True)])
-    return Examples(ids, texts, task.kind.unlabelled(len(texts[0])))
+    return Examples(ids, texts, task.kind.unlabelled(len(texts[0]), task.num_outputs))

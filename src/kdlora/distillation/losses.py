@@ -15,13 +15,13 @@ import torch.nn.functional as F
 
 from kdlora.errors import InputError
 from kdlora.spec.distillation import Distillation, Dkd, Signals, Tempered, signal_problems
-from kdlora.vocabulary.task import CLASSIFICATION, NO_LABEL, REGRESSION, Kind, Task
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, NO_LABEL, REGRESSION, Kind, Task
 
 _TINY = 1e-8
 
 
 class Loss(Protocol):
-    """Student logits [b, c] fp32, labels [b], teacher logits [b, c] or None -> mean over b.
+    """Student logits [b, c] fp32, labels [b] or [b, c], teacher logits or None -> mean over b.
 
     `matched` [b] is what signals beyond the logits add to the teacher's term.
     """
@@ -36,8 +36,9 @@ class Loss(Protocol):
 
 
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
-    """Where labels [b] are there: boolean [b]."""
-    return ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+    """Where labels [b] or [b, c] are there: boolean [b]."""
+    known = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+    return known if known.ndim == 1 else known.all(-1)
 
 
 def hard_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -61,6 +62,26 @@ def kd_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> t
     return temperature**2 * _kl(log_t, log_s)
 
 
+def bernoulli_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """``T^2 * KL(Bernoulli(sigmoid(teacher / T)) || Bernoulli(sigmoid(student / T)))``, per row.
+
+    Each label of a row is a question of its own, so the softmax of `kd_kl` would be wrong: it lets
+    a label's probability fall where another one is there. The mean is over the labels, as that of
+    the hard loss. Source: Yang et al. (2023), "Multi-label knowledge distillation"; the factor T^2
+    as in Hinton, Vinyals, Dean (2015).
+
+    Args:
+        student: logits [b, c]; the gradient flows here.
+        teacher: logits [b, c] in the same order of labels, never tempered beforehand.
+        temperature: T > 0.
+    """
+    s, t = student / temperature, teacher / temperature
+    p = t.sigmoid()
+    # log p/q + log (1-p)/(1-q), each of them exact for large logits
+    each = p * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+    return temperature**2 * each.mean(dim=-1)
+
+
 def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Mean over classes of the squared difference of logits [b, c], per row [b].
 
@@ -69,10 +90,11 @@ def logit_mse(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     return (student - teacher).square().mean(dim=-1)
 
 
-# What the signal `kl` compares: numbers have no softmax, so their squared difference counts.
+# What the signal `kl` compares: a number has no probabilities, so its squared difference counts.
 _SOFT: dict[Kind, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
     CLASSIFICATION: kd_kl,
     REGRESSION: lambda student, teacher, temperature: logit_mse(student, teacher),
+    MULTILABEL: bernoulli_kl,
 }
 
 
@@ -148,7 +170,8 @@ def make_loss(task: Task, kd: Distillation | None) -> Loss:
 
     A labelled row counts ``(1 - kd_weight) * hard + kd_weight * soft``, one that only the teacher
     labels ``soft``; soft is the weighted sum of the signals. For regression `kd_kl` gives way to
-    the squared error of both predictions. Raises InputError for signals a regression cannot have.
+    the squared error of both predictions, where rows have several labels to `bernoulli_kl`. Raises
+    InputError for signals that the kind of task cannot have.
     """
     if kd is None:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
 BINS = 10
 
@@ -21,13 +22,20 @@ class ConfidenceBins:
 def confidence_bins(logits: np.ndarray, labels: np.ndarray) -> ConfidenceBins | None:
     """Rows by the confidence of the predicted class; None for outputs that are no classes.
 
-    `logits` [n, c], `labels` [n]. Equal-width bins, closed on the right (Guo et al., 2017).
+    `logits` [n, c], `labels` [n]. Equal-width bins, closed on the right (Guo et al., 2017). Where a
+    row may have several labels, `labels` [n, c], each label of each row counts by its probability,
+    and as correct where the label is there.
     """
-    if logits.ndim != 2 or logits.shape[1] < 2 or not np.isfinite(logits).all():
+    if logits.ndim != 2 or not np.isfinite(logits).all():
         return None
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    confidence = 1 / np.exp(shifted).sum(axis=1)
-    correct = logits.argmax(axis=1) == labels
+    if labels.ndim == 2:
+        confidence, correct = expit(logits).ravel(), labels.ravel() > 0
+    elif logits.shape[1] < 2:
+        return None
+    else:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        confidence = 1 / np.exp(shifted).sum(axis=1)
+        correct = logits.argmax(axis=1) == labels
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
     def count(weights: np.ndarray | None = None) -> list[float]:

@@ -155,12 +155,12 @@ class Models:
         for seed in first:
             pair = [first[seed], second.get(seed)]
             known = {r: outputs[r] for r in pair if r in outputs}
-            if len(known) != 2 or next(iter(known.values())).outputs.shape[1] < 2:
+            if len(known) != 2 or next(iter(known.values())).kind.numeric:
                 continue
             aligned = shared_examples(known)
             if aligned:
-                right = [aligned[r].outputs.argmax(1) == aligned[r].labels for r in pair]
-                found.append((int(seed), mcnemar(right[0], right[1]).p))
+                a_right, b_right = (aligned[r].right for r in pair)
+                found.append((int(seed), mcnemar(a_right, b_right).p))
         return replace(contrast, mcnemar=tuple(found))
 
 

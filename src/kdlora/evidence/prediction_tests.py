@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
 from kdlora.errors import InputError
 from kdlora.evidence import intervals
 from kdlora.evidence.result import Result, Rules, finite
+from kdlora.records.predictions import SplitOutputs
 from kdlora.vocabulary.metric import metric
 
 Score = Callable[[np.ndarray, np.ndarray], float]  # (outputs, labels) -> score
@@ -139,35 +139,32 @@ def _summary(result: PairedBootstrap, values: np.ndarray, rules: Rules) -> Paire
 
 
 def compare_predictions(
-    a: pd.DataFrame,
-    b: pd.DataFrame,
+    a: SplitOutputs,
+    b: SplitOutputs,
     *,
     rng: np.random.Generator,
     rules: Rules | None = None,
 ) -> McNemar | PairedBootstrap:
     """Test two runs on the examples that both predicted.
 
-    Frames have example_id, label and logits (a list: classes, or one value for regression). Classes
-    are tested by McNemar, regression by the bootstrap of Pearson's correlation. Raises InputError
-    where the two disagree on a label.
+    Classes are tested by McNemar, as are sets of labels (right is a text with exactly its labels);
+    regression by the bootstrap of Pearson's correlation. Raises InputError where the two disagree
+    on a label.
     """
     rules = rules or Rules()
-    at_a, at_b = align(a["example_id"].to_numpy(), b["example_id"].to_numpy())
-    a, b = a.iloc[at_a], b.iloc[at_b]
-    labels = a["label"].to_numpy()
-    if not np.array_equal(labels, b["label"].to_numpy()):
+    at_a, at_b = align(a.ids, b.ids)
+    a, b = a.at(at_a), b.at(at_b)
+    if not np.array_equal(a.labels, b.labels):
         raise InputError("the two runs have different labels for the same example")
-    if not len(labels):
+    if not len(a.labels):
         return McNemar(0, 0, 0, cannot="the two runs share no example")
-    outputs = [np.stack([np.ravel(v) for v in f["logits"]]) for f in (a, b)]
-    if outputs[0].shape[1] > 1:
-        right = [o.argmax(1) == labels for o in outputs]
-        return mcnemar(right[0], right[1], alpha=rules.alpha)
-    first, second = (o[:, 0].astype(float) for o in outputs)
+    if not a.kind.numeric:
+        return mcnemar(a.right, b.right, alpha=rules.alpha)
+    first, second = (np.reshape(o.outputs, (len(a.labels), -1))[:, 0].astype(float) for o in (a, b))
     return paired_bootstrap(
         first,
         second,
-        labels.astype(float),
+        a.labels.astype(float),
         lambda outputs, truth: metric("pearson").terms(outputs, truth).score,
         rng=rng,
         rules=rules,

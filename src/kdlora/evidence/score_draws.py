@@ -1,9 +1,9 @@
 """Scores of competing models, drawn again: examples paired across all of them, then seeds.
 
 Resampling examples gives each of them a weight (how often it was drawn), and a metric needs
-nothing of the draw but weighted sums (`vocabulary.metric.Terms`): of right answers, of the cells of
+nothing of the draw but weighted sums (`vocabulary.terms.Terms`): of right answers, of the cells of
 the confusion matrix, of products. All draws of all models are then `weights @ values`, however
-many there are.
+many there are. A metric that ranks the examples takes the weights themselves.
 
 A draw answers "what would the scores have been, had the held-out examples and the seeds been
 others?". The examples are the same for all models in a draw, so what they have in common cancels
@@ -16,7 +16,7 @@ another would do, and the draws speak of the models that were trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,32 +24,49 @@ import numpy as np
 from kdlora.evidence.intervals import affordable
 from kdlora.evidence.result import finite
 from kdlora.records.predictions import SplitOutputs, shared_examples
-from kdlora.vocabulary.metric import Terms
 from kdlora.vocabulary.metric import metric as metric_of
+from kdlora.vocabulary.terms import RankedTerms, Terms
 
 _CHUNK = 8_000_000  # weights held at once
 
 
 def resampled(
-    parts: list[Terms], *, draws: int, rng: np.random.Generator
+    parts: Sequence[Terms | RankedTerms], *, draws: int, rng: np.random.Generator
 ) -> np.ndarray:  # fmt: skip
     """Scores [draws, models] when the examples, which all models share, are resampled together."""
-    n = len(parts[0].values)
+    sums = [part for part in parts if isinstance(part, Terms)]
+    score = _of_sums(sums) if len(sums) == len(parts) else _of_ranks(parts)
+    return np.concatenate([score(weights) for weights in _weights(parts[0].rows, draws, rng)])
+
+
+def _numbers_of_a_draw(part: Terms | RankedTerms) -> int:
+    """How many numbers a draw of a model's score goes through."""
+    return part.rows * (part.scores.shape[1] if isinstance(part, RankedTerms) else 1)
+
+
+def _of_sums(parts: Sequence[Terms]) -> Callable[[np.ndarray], np.ndarray]:
+    """From weights [d, n] to scores [d, models], all sums at once."""
     edges = np.cumsum([0, *(part.values.shape[1] for part in parts)])
     stacked = np.concatenate([part.values for part in parts], axis=1)
-    blocks = []
-    for weights in _weights(n, draws, rng):
+
+    def score(weights: np.ndarray) -> np.ndarray:
         sums = weights @ stacked
-        blocks.append(
-            np.stack(
-                [
-                    part.finish(sums[:, low:high])
-                    for part, low, high in zip(parts, edges, edges[1:], strict=False)
-                ],
-                axis=1,
-            )
+        return np.stack(
+            [
+                part.finish(sums[:, low:high])
+                for part, low, high in zip(parts, edges, edges[1:], strict=False)
+            ],
+            axis=1,
         )
-    return np.concatenate(blocks)
+
+    return score
+
+
+def _of_ranks(
+    parts: Sequence[Terms | RankedTerms],
+) -> Callable[[np.ndarray], np.ndarray]:
+    """From weights [d, n] to scores [d, models], one model after the other."""
+    return lambda weights: np.stack([part.of_weights(weights) for part in parts], axis=1)
 
 
 def _weights(n: int, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -111,11 +128,11 @@ def draw_scores(
     n = len(next(iter(aligned.values())).labels) if aligned else 0
     recorded = np.array([scores[name] for name in names], float)
     if n >= 2:
-        draws = affordable(draws, n * len(names))
         parts = [
             metric_of(metric).terms(aligned[name].outputs, aligned[name].labels, positive=positive)
             for name in names
         ]
+        draws = affordable(draws, sum(_numbers_of_a_draw(part) for part in parts))
         by_run = resampled(parts, draws=draws, rng=rng)
         by_run = np.where(np.isfinite(by_run), by_run, recorded)  # one class only: undefined
     else:

@@ -19,8 +19,9 @@ from scipy.stats import rankdata
 
 from kdlora.evidence.estimator import Design, Estimate, clustered, satterthwaite
 from kdlora.records.predictions import SplitOutputs
-from kdlora.vocabulary.metric import Metric, Terms
+from kdlora.vocabulary.metric import Metric
 from kdlora.vocabulary.metric import metric as metric_of
+from kdlora.vocabulary.terms import RankedTerms, Terms
 
 _CHUNK = 4_000_000  # numbers held at once
 SAME_SCORE = 0.05  # points; records and predictions that differ by more are not of one run
@@ -36,11 +37,13 @@ class TextScores:
     score: float
 
 
-def pseudo_values(terms: Terms, *, of_confusion: bool = False) -> np.ndarray:
-    """Jackknife pseudo-values [n] of what is summed over n texts; NaN where it is undefined.
+def pseudo_values(terms: Terms | RankedTerms, *, of_confusion: bool = False) -> np.ndarray:
+    """Jackknife pseudo-values [n] of a score of n texts; NaN where it is undefined.
 
     `of_confusion`: each text is one cell of a confusion matrix, so that those in one are alike.
     """
+    if isinstance(terms, RankedTerms):
+        return terms.rows * terms.score - (terms.rows - 1) * terms.without_each()
     rows, place = terms.values, np.arange(len(terms.values))
     if of_confusion:
         _, first, place = np.unique(rows.argmax(1), return_index=True, return_inverse=True)
@@ -94,15 +97,16 @@ def text_scores(split: SplitOutputs, metric: Metric, positive: int | None) -> Te
         return None
     if len(split.labels) < MIN_TEXTS or len(np.unique(split.ids)) != len(split.ids):
         return None
-    is_classes = "classification" in metric.kinds
-    if is_classes != (split.outputs.ndim == 2 and split.outputs.shape[1] > 1):
+    if split.kind.name not in metric.kinds:
         return None
     terms = metric.terms(split.outputs, split.labels, positive=positive)
     with np.errstate(all="ignore"):
         values = (
             _spearman_values(np.ravel(split.outputs), split.labels)
             if metric.name == "spearman"
-            else pseudo_values(terms, of_confusion=metric.of_confusion is not None)
+            else pseudo_values(
+                terms, of_confusion=metric.of_confusion is not None and not split.kind.several
+            )
         )
     if not np.isfinite(values).all():
         return None

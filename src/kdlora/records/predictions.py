@@ -10,32 +10,55 @@ import numpy as np
 import pandas as pd
 
 from kdlora.files import whole_file
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
 
 FILE = "predictions.parquet"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """One row an example of the held-out splits: split, example_id, label, logits (a list)."""
+    """One row an example of the held-out splits: split, example_id, label, logits (a list).
+
+    Where a row may have several labels, `label` is a list too, of 0 and 1 in the order of `logits`.
+    """
 
     frame: pd.DataFrame
 
     def by_split(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Outputs [n, c] and labels [n] by split, in stored order."""
+        """Outputs [n, c] and labels [n] or [n, c] by split, in stored order."""
         outputs, labels = {}, {}
         for split, rows in self.frame.groupby("split", sort=False):
             outputs[str(split)] = np.stack(list(rows["logits"]))
-            labels[str(split)] = rows["label"].to_numpy()
+            labels[str(split)] = _labels(rows["label"])
         return outputs, labels
 
 
 @dataclass(frozen=True)
 class SplitOutputs:
-    """One run on one split: ids [n], labels [n], logits or predictions [n, c] ([n] is [n, 1])."""
+    """One run on one split: ids [n], labels [n], logits or predictions [n, c] ([n] is [n, 1]).
+
+    Where a row may have several labels, `labels` is [n, c] of 0 and 1.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     outputs: np.ndarray
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of task, as the shapes tell it."""
+        if self.labels.ndim == 2:
+            return MULTILABEL
+        of_classes = self.outputs.ndim == 2 and self.outputs.shape[1] > 1
+        return CLASSIFICATION if of_classes else REGRESSION
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which rows [n] are answered with their class, or with all of their labels and no other.
+
+        Of numbers none is.
+        """
+        return self.kind.right(self.outputs, self.labels)
 
     def at(self, positions: np.ndarray) -> SplitOutputs:
         return SplitOutputs(self.ids[positions], self.labels[positions], self.outputs[positions])
@@ -52,13 +75,19 @@ def write_predictions(folder: Path, splits: Mapping[str, SplitOutputs]) -> None:
                 {
                     "split": split,
                     "example_id": part.ids.astype(object),
-                    "label": part.labels,
+                    "label": part.labels if part.labels.ndim == 1 else list(part.labels),
                     "logits": list(values),
                 }
             )
         )
     with whole_file(folder / FILE) as temporary:
         pd.concat(blocks, ignore_index=True).to_parquet(temporary, index=False)
+
+
+def _labels(column: pd.Series) -> np.ndarray:
+    """Labels [n], or [n, c] where each cell is a list."""
+    values = column.to_numpy()
+    return np.stack(list(values)) if values.dtype == object else values
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -77,7 +106,7 @@ def read_outputs(root: str | Path, run_ids: Iterable[str], split: str) -> dict[s
         if len(rows):
             found[run_id] = SplitOutputs(
                 rows["example_id"].to_numpy(object),
-                rows["label"].to_numpy(),
+                _labels(rows["label"]),
                 np.stack(list(rows["logits"])).astype(np.float64),
             )
     return found

@@ -34,7 +34,8 @@ class Tempered(Signal):
 
 
 class Kl(Tempered):
-    """KL divergence of tempered class probabilities; for regression the squared error."""
+    """KL divergence of tempered probabilities, of several labels each by itself; for regression the
+    squared error."""
 
 
 class LogitMse(Signal):
@@ -190,14 +191,18 @@ SIGNALS: dict[str, type[Strict]] = {
 
 
 def signal_problems(signals: Signals, kind: Kind) -> Iterator[str]:
-    """Signals that compare class probabilities, of which a regression has none."""
-    if kind.numeric:
-        for name in ("dkd", "dist"):
-            if getattr(signals, name) is not None:
-                yield (
-                    f"signal '{name}' compares class probabilities, but the task is a regression: "
-                    "use kl or logit-mse, which then compare the predicted numbers"
-                )
+    """Signals that compare the probabilities of classes of which a row has exactly one."""
+    if not (kind.numeric or kind.several):
+        return
+    why = (
+        "the task is a regression: use kl or logit-mse, which then compare the predicted numbers"
+        if kind.numeric
+        else "here a text may have several labels or none, and no class is the target: use kl or "
+        "logit-mse, which then compare each label by itself"
+    )
+    for name in ("dkd", "dist"):
+        if getattr(signals, name) is not None:
+            yield f"signal '{name}' compares class probabilities, but {why}"
 
 
 REST = "rest"

@@ -7,10 +7,11 @@ be in points on one page and a fraction on the next.
 A score is computed from the `outputs` of a model and the `labels` of the same rows:
 
 - classification: logits [n, c] and class indices [n];
+- several labels: logits [n, c] and 0 or 1 for each label [n, c];
 - regression: predictions [n] and target values [n].
 
-A bootstrap resamples rows. All that it needs of a draw are sums over the rows (of right answers,
-of squared errors, of products): `Metric.terms` gives the summed values, `Terms.finish` the scores.
+A bootstrap resamples rows. What it needs of them `Metric.terms` gives: for nearly all metrics these
+are values to be summed over the rows of a draw (right answers, squared errors, products).
 
 numpy and scipy are imported where something is computed, so that a plan is made without them.
 """
@@ -25,6 +26,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import InputError
+from kdlora.vocabulary import label_metrics
+from kdlora.vocabulary.terms import RankedTerms, Terms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,22 +39,9 @@ if TYPE_CHECKING:
 POINTS = "points"  # hundredths of a score, the unit of metrics that are shown times 100
 ECE_BINS = 15
 
-Finish = Callable[["Floats"], "Floats"]
 _OfCounts = Callable[["Floats", int | None], "Floats"]
-_MakeTerms = Callable[["Floats", "Array"], "Terms"]
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What is summed over rows: `values` [n, k]; `finish` turns sums [..., k] into scores [...]."""
-
-    values: Floats
-    finish: Finish
-
-    @property
-    def score(self) -> float:
-        """On the rows as they are; NaN where it is undefined."""
-        return float(self.finish(self.values.sum(0)))
+_MakeTerms = Callable[["Floats", "Array"], Terms]
+_MakeLabelTerms = Callable[["Floats", "Array"], Terms | RankedTerms]
 
 
 @dataclass(frozen=True)
@@ -86,6 +76,7 @@ class Metric:
     is_known: bool = True
     of_confusion: _OfCounts | None = None
     make_terms: _MakeTerms | None = None
+    of_labels: _MakeLabelTerms | None = None  # where a row may have several labels
 
     @property
     def factor(self) -> float:
@@ -99,7 +90,8 @@ class Metric:
 
     @property
     def is_computable(self) -> bool:
-        return self.of_confusion is not None or self.make_terms is not None
+        made = (self.of_confusion, self.make_terms, self.of_labels)
+        return any(one is not None for one in made)
 
     def score(self, outputs: Array, labels: Array, *, positive: int | None = None) -> float | None:
         """The score on all rows, at least one; None where it is undefined.
@@ -110,15 +102,17 @@ class Metric:
         self._check(positive)
         if self.is_correlation:
             return correlation(_one_output(outputs), labels, by_rank=self.name == "spearman")
-        if self.of_confusion is not None:
+        if self.of_confusion is not None and labels.ndim == 1:
             counts = confusion_counts(outputs.argmax(axis=1), labels, outputs.shape[1])
             value = float(self.of_confusion(counts, positive))
         else:
             value = self.terms(outputs, labels).score
         return value if math.isfinite(value) else None
 
-    def terms(self, outputs: Array, labels: Array, *, positive: int | None = None) -> Terms:
-        """What a bootstrap of this metric sums over the rows.
+    def terms(
+        self, outputs: Array, labels: Array, *, positive: int | None = None
+    ) -> Terms | RankedTerms:
+        """What a bootstrap of this metric needs of the rows.
 
         Spearman's correlation takes its ranks from all rows, once. Raises InputError as `score`.
         """
@@ -126,8 +120,11 @@ class Metric:
 
         self._check(positive)
         values = np.asarray(outputs, dtype=np.float64)
+        if np.ndim(labels) == 2:
+            assert self.of_labels is not None, f"{self.name} is of one label a row"
+            return self.of_labels(values, np.asarray(labels))
         if self.of_confusion is None:
-            assert self.make_terms is not None
+            assert self.make_terms is not None, f"{self.name} is of several labels a row"
             return self.make_terms(values, np.asarray(labels))
         size = max(values.shape[1], int(np.max(labels, initial=0)) + 1)
         cells = np.zeros((len(labels), size * size))
@@ -301,12 +298,17 @@ def _is_constant(values: Array) -> bool:
     return bool(np.ptp(values) <= tolerance)
 
 
-_CLASSES, _VALUES = ("classification",), ("regression",)
+_CLASSES, _LABELS, _VALUES = ("classification",), ("multilabel",), ("regression",)
+_BOTH = _CLASSES + _LABELS
 
 
-def _share(name: str, title: str, **facts: Any) -> Metric:
+def _share(name: str, title: str, kinds: tuple[str, ...] = _CLASSES, **facts: Any) -> Metric:
     """A metric of classes between 0 and 1, more being better."""
-    return Metric(name, title, _CLASSES, 1, 0.0, 1.0, in_points=True, **facts)
+    return Metric(name, title, kinds, 1, 0.0, 1.0, in_points=True, **facts)
+
+
+def _label_calibration(outputs: Floats, labels: Array) -> Terms:
+    return label_metrics.calibration(outputs, labels, ECE_BINS)
 
 
 def _correlation(name: str, title: str, make_terms: _MakeTerms) -> Metric:
@@ -324,14 +326,21 @@ METRICS: dict[str, Metric] = {
     one.name: one
     for one in (
         _share("accuracy", "accuracy", of_confusion=_accuracy),
-        _share("macro_f1", "macro-F1", hub_name="f1", of_confusion=_macro_f1),
+        _share("mean_average_precision", "mean average precision", _LABELS,
+               of_labels=label_metrics.mean_average_precision),
+        _share("macro_f1", "macro-F1", _BOTH, hub_name="f1", of_confusion=_macro_f1,
+               of_labels=label_metrics.macro_f1),
+        _share("micro_f1", "micro-F1", _LABELS, hub_name="f1", of_labels=label_metrics.micro_f1),
+        _share("subset_accuracy", "subset accuracy", _LABELS, hub_name="accuracy",
+               of_labels=label_metrics.subset_accuracy),
         Metric("matthews", "Matthews correlation", _CLASSES, 1, -1.0, 1.0, in_points=True,
                hub_name="matthews_correlation", of_confusion=_matthews),
         # in nats
-        _error("cross_entropy", "cross-entropy", _CLASSES, make_terms=_cross_entropy),
+        _error("cross_entropy", "cross-entropy", _BOTH, make_terms=_cross_entropy,
+               of_labels=label_metrics.cross_entropy),
         # knowing nothing but the class shares is nearly perfectly calibrated
-        Metric("ece", "calibration error", _CLASSES, -1, 0.0, 1.0, has_floor=False,
-               make_terms=_calibration),
+        Metric("ece", "calibration error", _BOTH, -1, 0.0, 1.0, has_floor=False,
+               make_terms=_calibration, of_labels=_label_calibration),
         _share("f1", "F1", needs_positive=True, of_confusion=_f1),
         _correlation("pearson", "Pearson correlation", _pearson),
         _correlation("spearman", "Spearman correlation", _spearman),
@@ -379,6 +388,8 @@ _SHORT = {
     "acc": "accuracy",
     "matchedaccuracy": "accuracy",
     "f1macro": "macro_f1",
+    "f1micro": "micro_f1",
+    "map": "mean_average_precision",
     "mcc": "matthews",
     "matthewscorr": "matthews",
     "pearsonr": "pearson",

@@ -50,11 +50,13 @@ class Kind(ABC):
     """What the labels of a task are, and so how they are read, learnt, answered and guessed.
 
     Whatever differs between kinds of tasks is a method or a fact here. Labels are arrays [n] (or
-    tensors [b]), outputs [n, c] with c the task's `num_outputs`.
+    tensors [b]), outputs [n, c] with c the task's `num_outputs`; where a row may have several
+    labels, they are [n, c] (or [b, c]).
     """
 
     name: ClassVar[str]
     numeric: ClassVar[bool]  # whether an answer is a number; else it is a class
+    several: ClassVar[bool] = False  # whether a row may have several labels, or none
     default_metric: ClassVar[str]
     problem_type: ClassVar[str]  # what transformers calls it in a model's config
     teacher_files: ClassVar[tuple[str, ...]]  # what a file may hold that teaches such a task
@@ -79,8 +81,8 @@ class Kind(ABC):
         """Which of the numbers [n] are labels of a task with so many outputs."""
 
     @abstractmethod
-    def unlabelled(self, n: int) -> NDArray[Any]:
-        """The labels [n] of rows that have none."""
+    def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
+        """The labels [n] of rows of which nobody said any."""
 
     @abstractmethod
     def certain(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.float32]:
@@ -108,6 +110,12 @@ class Kind(ABC):
         With a `threshold`, which needs probabilities of two classes, the class `positive` (default
         the second) is answered exactly where its probability reaches the threshold.
         """
+
+    def right(self, outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which rows [n] are answered exactly as their labels say."""
+        import numpy as np
+
+        return np.equal(self.decide(outputs), labels)
 
     @abstractmethod
     def baseline(self, labels: NDArray[Any], n_outputs: int, n: int) -> NDArray[np.float64]:
@@ -149,7 +157,7 @@ class Classification(Kind):
 
         return np.isin(labels, np.arange(n_outputs))
 
-    def unlabelled(self, n: int) -> NDArray[Any]:
+    def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
         import numpy as np
 
         return np.full(n, NO_LABEL)
@@ -223,7 +231,7 @@ class Regression(Kind):
 
         return np.isfinite(labels)
 
-    def unlabelled(self, n: int) -> NDArray[Any]:
+    def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
         import numpy as np
 
         return np.full(n, np.nan, np.float32)
@@ -258,7 +266,106 @@ class Regression(Kind):
         return np.full(n, labels.astype(np.float64).mean())
 
 
-CLASSIFICATION, REGRESSION = Classification(), Regression()
+@dataclass(frozen=True)
+class Multilabel(Kind):
+    """Each row has any number of labels, or none; labels [n, c] are 0 or 1, in their order.
+
+    Every label is a question of its own, answered by the sigmoid of its output: "binary relevance"
+    (Tsoumakas and Katakis 2007, "Multi-label classification: an overview"). A row of which nobody
+    said a label is all `NO_LABEL`.
+    """
+
+    name = "multilabel"
+    numeric = False
+    several = True
+    default_metric = "mean_average_precision"
+    problem_type = "multi_label_classification"
+    teacher_files = ("probabilities", "logits")
+
+    def names(self, written: Sequence[Any]) -> tuple[str, ...]:
+        """In numerical order if all are numbers, else in alphabetical order."""
+        return CLASSIFICATION.names([label for row in written for label in row])
+
+    def decode(self, written: Sequence[Any], names: Sequence[str]) -> NDArray[Any]:
+        """Rows, each a sequence of its labels, to labels [n, c]."""
+        import numpy as np
+
+        place = {name: i for i, name in enumerate(names)}
+        rows = [[class_name(label) for label in row] for row in written]
+        if unknown := sorted({name for row in rows for name in row if name not in place}):
+            raise ValueError(f"labels {', '.join(unknown)}, expected {', '.join(names)}")
+        found = np.zeros((len(rows), len(names)), dtype=np.int64)
+        for i, row in enumerate(rows):
+            found[i, [place[name] for name in row]] = 1
+        return found
+
+    def write(self, answers: NDArray[Any], names: Sequence[str]) -> list[Any]:
+        return [[n for n, said in zip(names, row, strict=True) if said] for row in answers.tolist()]
+
+    def valid(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.bool_]:
+        import numpy as np
+
+        return np.all(np.isin(labels, (0, 1)), axis=1)
+
+    def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
+        import numpy as np
+
+        return np.full((n, n_outputs), NO_LABEL)
+
+    def certain(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        sure = np.log((1 - _AS_GOOD_AS_NONE) / _AS_GOOD_AS_NONE)
+        return np.where(labels > 0, sure, -sure).astype(np.float32)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The binary cross-entropy, mean over the labels."""
+        from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+        known = labels.ne(NO_LABEL)
+        each = cross_entropy(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
+        return each.where(known, each.new_zeros(())).mean(dim=-1)
+
+    def probabilities(
+        self, outputs: NDArray[Any], temperature: float = 1.0
+    ) -> NDArray[np.float64] | None:
+        """sigmoid(outputs / temperature), a label each."""
+        import numpy as np
+
+        scaled = outputs.astype(np.float64) / temperature
+        return np.exp(-np.logaddexp(0, -scaled))
+
+    def decide(
+        self,
+        scores: NDArray[Any],
+        *,
+        threshold: float | NDArray[Any] | None = None,
+        positive: int | None = None,
+    ) -> NDArray[Any]:
+        """0 or 1 [n, c]: the labels whose output is above 0.
+
+        With a `threshold`, one or one a label [c], `scores` are probabilities, and a label is
+        answered exactly where its probability reaches it.
+        """
+        import numpy as np
+
+        said = scores > 0 if threshold is None else scores >= np.asarray(threshold)
+        return said.astype(np.int64)
+
+    def right(self, outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.bool_]:
+        import numpy as np
+
+        return np.all(self.decide(outputs) == labels, axis=1)
+
+    def baseline(self, labels: NDArray[Any], n_outputs: int, n: int) -> NDArray[np.float64]:
+        """The log odds of each label's rate, half a row added to either side."""
+        import numpy as np
+
+        there = labels.sum(axis=0) + 0.5
+        return np.tile(np.log(there / (len(labels) + 1 - there)), (n, 1))
+
+
+CLASSIFICATION, REGRESSION, MULTILABEL = Classification(), Regression(), Multilabel()
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION)}
 
 

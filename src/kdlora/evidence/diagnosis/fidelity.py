@@ -11,7 +11,7 @@ import pandas as pd
 from kdlora.evidence.diagnosis.finding import DiagnosisFinding, has, is_done, listed, runs
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.tidy import numeric
-from kdlora.vocabulary.task import TASKS
+from kdlora.vocabulary.task import MULTILABEL, TASKS
 
 ROUNDING = 1e-6
 
@@ -102,6 +102,8 @@ def agreement_table(frame: pd.DataFrame) -> pd.DataFrame:
     a_s = numeric(frame, "report.accuracy").where(
         lambda v: v.notna(), numeric(frame, "score").where(metric == "accuracy")
     )
+    # of several labels a text, each set of labels is an answer
+    a_s = a_s.where(a_s.notna(), numeric(frame, "report.subset_accuracy"))
     a_t = numeric(frame, "teacher_accuracy").where(
         lambda v: v.notna(), numeric(frame, "teacher_score").where(metric == "accuracy")
     )
@@ -138,6 +140,7 @@ def _classes(frame: pd.DataFrame, index: Any) -> int | None:
     """Classes of a row's task: as its record says, else those of the known task."""
     names = frame.at[index, "label_names"] if "label_names" in frame else None
     if isinstance(names, tuple) and names:
-        return len(names)
+        several = "task_kind" in frame and frame.at[index, "task_kind"] == MULTILABEL.name
+        return 2 ** min(len(names), 30) if several else len(names)
     task = TASKS.get(str(frame.at[index, "task"])) if "task" in frame else None  # imported results
     return len(task.label_names) or None if task is not None else None
