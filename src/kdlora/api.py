@@ -623,7 +623,7 @@ def recommend(
     exports: Sequence[str | Path] = (),
     length: int | None = None,
     measured_only: bool = False,
-    draws: int = 4_000,
+    draws: int = 2_000,
     seed: int = 0,
     **limits: Any,
 ) -> Choices:

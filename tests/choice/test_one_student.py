@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kdlora
 from kdlora.choice.candidates import draw_field, gather_candidates, run_scores
-from kdlora.choice.constraints import DEFAULT
+from kdlora.choice.constraints import DEFAULT, asked_for
 from kdlora.choice.exports import recommend_study
-from kdlora.choice.recommend import recommend
+from kdlora.choice.recommend import DRAWS, recommend, recommend_profiles
 from kdlora.choice.recommendation import JudgedForm
+from kdlora.cli.recommend import recommend as command
 from kdlora.errors import InputError
 from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.students import bands, rank_students
@@ -165,7 +168,7 @@ def test_the_candidates_stand_by_score_then_cost_whatever_the_profiles() -> None
     frame = study(
         row("teacher/fft", score=0.9), row("student/fft", score=0.8), row("student/lora", score=0.8)
     )
-    made = which_to_ship.gather(frame, {}, [])
+    made = recommend_profiles(frame, {}, [])
     names = [one.profile for one in made.found]
     tables = []
     for name in names:
@@ -179,6 +182,45 @@ def test_the_candidates_stand_by_score_then_cost_whatever_the_profiles() -> None
     assert all(table == tables[0] for table in tables)
     assert tables[0][0] == "teacher/fft as ONNX INT8"
     assert which_to_ship.candidates(made.found).columns[0].label == "Candidate"
+
+
+BY_SEED = ((0.70, 0.73, 0.71), (0.72, 0.70, 0.725))  # two arms that no test tells apart
+
+
+def test_the_report_and_the_command_are_as_sure_of_a_choice(tmp_path: Path) -> None:
+    """The same draws: a probability of one is that of the other, to the last digit."""
+    store = store_study(
+        tmp_path, lambda run: (BY_SEED[run.adaptation == "lora"][run.seed - 1], 0.7),
+        arms=["teacher/fft", *STUDENTS[:2]], seeds=[1, 2, 3],
+    )  # fmt: skip
+    asked = recommend_study(store.root, asked_for(None)).found
+    shown = recommend_profiles(load_frame(store.root), {}, []).found
+    assert [one.probability for one in asked] == [one.probability for one in shown]
+    assert any(one.probability not in (None, 0.0, 1.0) for one in asked)
+    for door in (kdlora.recommend, command):
+        assert inspect.signature(door).parameters["draws"].default == DRAWS
+
+
+@pytest.mark.parametrize(("latency_ms", "told"), [(8.05, True), (20.0, False)])
+def test_what_costs_alike_is_not_told_apart_and_what_costs_more_is(
+    latency_ms: float, told: bool
+) -> None:
+    """Where a cost is preferred: alike as in the choice itself, not equal to the last bit."""
+    frame = study(
+        *(
+            row(arm, score=score, seed=seed, encoder=arm, latency_p95_ms=ms, latency_p50_ms=ms)
+            for arm, scores, ms in (
+                ("teacher/fft", BY_SEED[0], 40.0), ("student/fft", BY_SEED[0], 8.0),
+                ("student/lora", BY_SEED[1], latency_ms),
+            )
+            for seed, score in enumerate(scores, start=1)
+        )
+    )  # fmt: skip
+    (server,) = [one for one in recommend_profiles(frame, {}, []).found if one.profile == "server"]
+    tied = [one.candidate.arm for one in server.not_told_apart]
+    assert server.choice is not None
+    others = {"student/fft", "student/lora"} - {server.choice.candidate.arm}
+    assert (set(tied) == others) is told
 
 
 def test_the_student_that_is_named_is_saved_and_read_back(
@@ -256,7 +298,7 @@ def test_the_first_screen_says_where_a_form_of_the_teacher_is_better() -> None:
             row("teacher/fft", score=0.9, latency_p95_ms=teacher_ms, latency_p50_ms=teacher_ms),
             row("student/kd-lora", score=0.85),
         )
-        return [f.text for f in which_to_ship.teacher_instead(which_to_ship.gather(frame, {}, []))]
+        return [f.text for f in which_to_ship.teacher_instead(recommend_profiles(frame, {}, []))]
 
     (text,) = made(12.0)
     assert "the fully fine-tuned teacher" in text

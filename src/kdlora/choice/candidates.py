@@ -72,6 +72,10 @@ class ModelForm(Result):
     def estimated(self) -> bool:
         return ESTIMATED in (self.size_mb.basis, self.latency_p95_ms.basis)
 
+    def latency_ms(self, percentile: str) -> Cost:
+        """Of one text; `percentile` is p50 or p95."""
+        return self.latency_p50_ms if percentile == "p50" else self.latency_p95_ms
+
     @property
     def model(self) -> tuple[str, ...]:
         """What tells models apart, whatever their form."""
@@ -312,7 +316,7 @@ def draw_field(
     outputs: Mapping[str, SplitOutputs],
     *,
     rng: np.random.Generator,
-    draws: int = 4_000,
+    draws: int,
 ) -> ScoreDraws:
     """Scores of all candidates and, as the last column, of the reference, drawn again.
 

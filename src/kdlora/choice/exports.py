@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from kdlora.choice.candidates import draw_field, gather_candidates, run_scores, task_names
+from kdlora.choice.candidates import gather_candidates, task_names
 from kdlora.choice.constraints import Constraints
 from kdlora.choice.formats import FORMS, MeasuredForm, TextLatency
 from kdlora.choice.imports import imported_candidates
-from kdlora.choice.recommend import recommend
+from kdlora.choice.recommend import DRAWS, SEED, recommend_each
 from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
@@ -91,8 +90,8 @@ def recommend_study(
     exports: Iterable[Path] = (),
     length: int | None = None,
     measured_only: bool = False,
-    draws: int = 4_000,
-    seed: int = 0,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> Choices:
     """One recommendation for each task and each of `asked` (a profile's name and constraints).
 
@@ -139,12 +138,7 @@ def recommend_study(
         runs = [r for c in field.candidates for r in c.run_ids]
         runs += field.reference.run_ids if field.reference else ()
         outputs = read_outputs(root, runs, "selection")
-        drawn = draw_field(field, frame, outputs, rng=np.random.default_rng(seed), draws=draws)
-        scores = run_scores(frame)
-        found += [
-            recommend(field, constraints, drawn, run_scores=scores, profile=profile)
-            for profile, constraints in asked
-        ]
+        found += recommend_each(field, frame, outputs, asked, draws=draws, seed=seed)
     if not found:
         raise InputError(lacking.values())
     return Choices(tuple(found), lacking, told)

@@ -47,7 +47,7 @@ def _measure(result: Recommendation) -> list[Step]:
         # Only what estimates keep out, and only just: a measurement could let it in.
         costs = {
             "max_size_mb": one.size_mb,
-            "max_latency_ms": getattr(one, f"latency_{result.constraints.latency}_ms"),
+            "max_latency_ms": one.latency_ms(result.constraints.latency),
         }
         only_close = judged.broken and all(
             b.constraint in costs
@@ -73,7 +73,7 @@ def _measure(result: Recommendation) -> list[Step]:
 def _estimated(judged: JudgedForm, result: Recommendation) -> str:
     one = judged.candidate
     costs: dict[str, Cost] = {"size": one.size_mb}
-    costs["latency"] = getattr(one, f"latency_{result.constraints.latency}_ms")
+    costs["latency"] = one.latency_ms(result.constraints.latency)
     names = [name for name, cost in costs.items() if cost.basis == ESTIMATED]
     if one.quantization != "none" and one.gate == "not measured":
         names.append("score after quantisation")

@@ -12,26 +12,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
-from kdlora.choice.candidates import Candidates, ModelForm
-from kdlora.choice.constraints import DEFAULT, Constraints
-from kdlora.choice.formats import MEASURED
+from kdlora.choice.candidates import (
+    Candidates,
+    ModelForm,
+    draw_field,
+    gather_candidates,
+    run_scores,
+)
+from kdlora.choice.constraints import DEFAULT, PROFILES, Constraints
+from kdlora.choice.formats import MEASURED, MeasuredForm
 from kdlora.choice.next_steps import what_next
 from kdlora.choice.recommendation import (
     BrokenLimit,
+    Choices,
     EasedLimit,
     JudgedForm,
     LimitEffect,
     Recommendation,
 )
+from kdlora.errors import InputError
 from kdlora.evidence.score_draws import ScoreDraws, quantiles, score_ends
 from kdlora.evidence.students import bands
+from kdlora.records.predictions import SplitOutputs
+from kdlora.records.tidy import names
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
 
 
 def _costs(candidates: Sequence[ModelForm], constraints: Constraints) -> dict[str, np.ndarray]:
-    latency = [getattr(c, f"latency_{constraints.latency}_ms").value for c in candidates]
+    latency = [c.latency_ms(constraints.latency).value for c in candidates]
     return {"latency": bands(latency), "size": bands([c.size_mb.value for c in candidates])}
 
 
@@ -80,6 +91,48 @@ def by_score(candidates: Sequence[ModelForm], direction: int) -> list[ModelForm]
 
 CLEAR, LIKELY = 0.95, 0.8  # probabilities from which a choice is called so
 RUNNERS_UP = 3
+DRAWS, SEED = 2_000, 0  # of the bootstrap: a report and `kdlora recommend` say the same
+
+
+def recommend_profiles(
+    frame: pd.DataFrame, outputs: Mapping[str, SplitOutputs], exports: Sequence[MeasuredForm]
+) -> Choices:
+    """Every profile on every task that has a trained student.
+
+    `outputs` are those of the selection split by run id.
+    """
+    asked = [(name, profile.constraints) for name, profile in PROFILES.items()]
+    found, lacking = [], {}
+    for task in names(frame, "task"):
+        done = frame[(frame["task"] == task) & (frame["status"] == "done")]
+        if not (done["role"] == "student").any():
+            lacking[task] = f"no student is trained yet on '{task}'"
+            continue
+        try:
+            pool = gather_candidates(frame, task, exports=exports)
+        except InputError as error:
+            lacking[task] = str(error)
+            continue
+        found += recommend_each(pool, frame, outputs, asked)
+    return Choices(tuple(found), lacking)
+
+
+def recommend_each(
+    pool: Candidates,
+    frame: pd.DataFrame,
+    outputs: Mapping[str, SplitOutputs],
+    asked: Sequence[tuple[str | None, Constraints]],
+    *,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> list[Recommendation]:
+    """One recommendation for each of `asked` (a profile's name and constraints), of one drawing."""
+    drawn = draw_field(pool, frame, outputs, rng=np.random.default_rng(seed), draws=draws)
+    scores = run_scores(frame)
+    return [
+        recommend(pool, constraints, drawn, run_scores=scores, profile=profile)
+        for profile, constraints in asked
+    ]
 
 
 def recommend(
@@ -125,6 +178,8 @@ def recommend(
     ]
     choice = judged[best] if best >= 0 else None
     order = _ordered(judged, levels, ties, u, best)
+    runners_up = _runners_up(order, choice)
+    alike = [one for one, level in zip(judged, levels, strict=True) if level == levels[best]]
     result = Recommendation(
         task=pool.task,
         metric=pool.metric,
@@ -134,7 +189,7 @@ def recommend(
         reference=pool.reference,
         length=pool.length,
         choice=choice,
-        runners_up=_runners_up(order, choice),
+        runners_up=runners_up,
         nearest=() if choice else _nearest(judged),
         exclusions=_exclusions(judged, constraints),
         eased=() if choice else _eased_limits(judged, constraints),
@@ -148,6 +203,9 @@ def recommend(
         draws=0 if values is None else len(values),
         considered=tuple(order),
         baseline=pool.baseline,
+        not_told_apart=tuple(
+            one for one in runners_up if one.may_be_as_good and any(one is x for x in alike)
+        ),
     )
     if pool.baseline is not None and not result.beats_baseline:
         told = (
@@ -162,7 +220,7 @@ def recommend(
 def _static_broken(candidate: ModelForm, constraints: Constraints) -> tuple[BrokenLimit, ...]:
     """Limits that no draw of scores can change."""
     found = []
-    latency = getattr(candidate, f"latency_{constraints.latency}_ms").value
+    latency = candidate.latency_ms(constraints.latency).value
     for name, limit, value in (
         ("max_size_mb", constraints.max_size_mb, candidate.size_mb.value),
         ("max_latency_ms", constraints.max_latency_ms, latency),

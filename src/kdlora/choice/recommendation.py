@@ -54,6 +54,12 @@ class JudgedForm(Result):
     def fits(self) -> bool:
         return not self.broken
 
+    @property
+    def may_be_as_good(self) -> bool:
+        """Whether the interval of its difference to the choice holds zero."""
+        low, high = self.difference_low, self.difference_high
+        return low is not None and high is not None and low <= 0 <= high
+
 
 @dataclass(frozen=True)
 class LimitEffect(Result):
@@ -77,7 +83,11 @@ class EasedLimit(Result):
 
 @dataclass(frozen=True)
 class Recommendation(Result):
-    """The choice for one task. `certainty` is clear, likely, undecided, unknown or nothing fits."""
+    """The choice for one task. `certainty` is clear, likely, undecided, unknown or nothing fits.
+
+    `not_told_apart` are the runners-up that may be as good: at a cost like the choice's where a
+    cost is preferred, with an interval of the difference that holds zero.
+    """
 
     task: str
     metric: str
@@ -101,6 +111,7 @@ class Recommendation(Result):
     draws: int
     considered: tuple[JudgedForm, ...]
     baseline: Baseline | None = None
+    not_told_apart: tuple[JudgedForm, ...] = ()
 
     @property
     def beats_baseline(self) -> bool:

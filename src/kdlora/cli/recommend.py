@@ -68,7 +68,7 @@ def recommend(
     measured_only: Annotated[
         bool, typer.Option("--measured-only", help="No estimates: only forms that were measured.")
     ] = False,
-    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 4_000,
+    draws: Annotated[int, typer.Option(help="Bootstrap draws.")] = 2_000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
@@ -163,7 +163,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     from rich.text import Text
 
     from kdlora.report import words as w
-    from kdlora.report.content.which_to_ship import cost_text, latency_of, short_name
+    from kdlora.report.content.which_to_ship import cost_text, short_name
 
     scale = w.scale_of(one.metric)
     shown = [one.choice, *one.runners_up] if one.choice is not None else list(one.nearest)
@@ -172,7 +172,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
 
     def row(name: str, judged: JudgedForm) -> None:
         c = judged.candidate
-        costs = (c.size_mb, latency_of(c, one.constraints))
+        costs = (c.size_mb, c.latency_ms(one.constraints.latency))
         cells = [
             name, short_name(c), scale.write(c.score), w.fixed(judged.drop, 1),
             scale.write(c.report_score), *(cost_text(cost) for cost in costs),
@@ -186,7 +186,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     console.print(table)
     if not brief and one.choice is not None:
         c = one.choice.candidate
-        for what, cost in (("size", c.size_mb), ("latency", latency_of(c, one.constraints))):
+        for what, cost in (("size", c.size_mb), ("latency", c.latency_ms(one.constraints.latency))):
             console.print(f"  {what}: {cost.basis}, {cost.source}", markup=False, highlight=False)
         where = c.folder or c.ship_folder
         console.print(f"  it is {where}", markup=False, highlight=False, soft_wrap=True)

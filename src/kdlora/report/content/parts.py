@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from kdlora.choice.recommend import recommend_profiles
 from kdlora.choice.recommendation import Choices
 from kdlora.errors import InputError
 from kdlora.evidence.confidence import ConfidenceBins
@@ -19,7 +20,7 @@ from kdlora.records.data_look import DataLook
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame, names, tidy
 from kdlora.report import words as w
-from kdlora.report.content import matrix, which_to_ship
+from kdlora.report.content import matrix
 from kdlora.report.document import Block, Finding, Missing, Section, Tile
 from kdlora.report.stored_outputs import StoredOutputs
 
@@ -139,7 +140,7 @@ class ReportData:
         if known is None:
             return Choices((), {})
         return self.once(
-            "choices", lambda: which_to_ship.gather(self.frame, known.selection, known.exports)
+            "choices", lambda: recommend_profiles(self.frame, known.selection, known.exports)
         )
 
     @property

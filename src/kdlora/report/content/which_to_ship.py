@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
-
-from kdlora.choice.candidates import ModelForm, draw_field, gather_candidates, run_scores
-from kdlora.choice.constraints import PROFILES, Constraints
-from kdlora.choice.formats import FORMS, MEASURED, Cost, MeasuredForm
-from kdlora.choice.recommend import by_score, recommend
-from kdlora.choice.recommendation import Choices, JudgedForm, Recommendation
-from kdlora.errors import InputError
-from kdlora.records.predictions import SplitOutputs
-from kdlora.records.tidy import names
+from kdlora.choice.candidates import ModelForm
+from kdlora.choice.constraints import Constraints
+from kdlora.choice.formats import FORMS, MEASURED, Cost
+from kdlora.choice.recommend import by_score
+from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.report import words as w
 from kdlora.report.document import Cell, Column, Finding, Table
 from kdlora.vocabulary.quantity import quantity
-
-DRAWS, SEED = 2_000, 0
 
 INTRO = (
     "Chosen on the selection split; the report split's score is shown and chooses nothing. The "
@@ -35,31 +27,6 @@ CERTAINTIES = {
 }  # fmt: skip
 
 
-def gather(
-    frame: pd.DataFrame,
-    outputs: Mapping[str, SplitOutputs],
-    exports: Sequence[MeasuredForm],
-) -> Choices:
-    """Every profile on every task. `outputs` are those of the selection split."""
-    found, lacking = [], {}
-    for task in names(frame, "task"):
-        rows = frame[(frame["task"] == task) & (frame["status"] == "done")]
-        if not (rows["role"] == "student").any():
-            lacking[task] = f"no student is trained yet on '{task}'"
-            continue
-        try:
-            field = gather_candidates(frame, task, exports=exports)
-        except InputError as error:
-            lacking[task] = str(error)
-            continue
-        drawn = draw_field(field, frame, outputs, rng=np.random.default_rng(SEED), draws=DRAWS)
-        found += [
-            recommend(field, p.constraints, drawn, run_scores=run_scores(frame), profile=name)
-            for name, p in PROFILES.items()
-        ]
-    return Choices(tuple(found), lacking)
-
-
 def teacher_instead(made: Choices) -> list[Finding]:
     """Said on the first screen where a form of the teacher beats every student under limits."""
     found = []
@@ -71,7 +38,7 @@ def teacher_instead(made: Choices) -> list[Finding]:
                 scale = w.scale_of(one.metric)
                 text = f"{model_name(choice)} ({scale.write(choice.score)} {scale.unit}"
                 text += f", {cost_text(choice.size_mb)} MB" if choice.size_mb.known else ""
-                latency = latency_of(choice, one.constraints)
+                latency = choice.latency_ms(one.constraints.latency)
                 text += f", {cost_text(latency)} ms a text)" if latency.known else ")"
                 better.setdefault(text, []).append(str(one.profile))
         if better:
@@ -136,10 +103,9 @@ def sentence(one: Recommendation) -> str:
     text = f"Ship {model_name(chosen)}: {scale.write(chosen.score)} {scale.unit}"
     if chosen.size_mb.known:
         text += f", {cost_text(chosen.size_mb)} MB"
-    latency = latency_of(chosen, one.constraints)
+    latency = chosen.latency_ms(one.constraints.latency)
     if latency.known:
         text += f", {cost_text(latency)} ms a text"
-    tied = not_told_apart(one)
     if one.probability is None:
         text += ". How sure that is cannot be told without stored predictions or several seeds."
     else:
@@ -150,36 +116,10 @@ def sentence(one: Recommendation) -> str:
             f" But {w.phrase(one.baseline.arm)} has {scale.write(one.baseline.score)} there: "
             "nothing here is worth shipping yet."
         )
-    if tied:
-        text += f" Not told apart from it: {w.join([model_name(j.candidate) for j in tied])}."
+    if one.not_told_apart:
+        tied = [model_name(judged.candidate) for judged in one.not_told_apart]
+        text += f" Not told apart from it: {w.join(tied)}."
     return text
-
-
-def not_told_apart(one: Recommendation) -> list[JudgedForm]:
-    """Runners-up at the same cost (or at any, where the score decides) that may be as good."""
-    if one.choice is None:
-        return []
-    prefer = one.constraints.prefer
-    best = preferred(one.choice.candidate, one.constraints)
-    return [
-        j
-        for j in one.runners_up
-        if j.difference_low is not None
-        and j.difference_high is not None
-        and j.difference_low <= 0 <= j.difference_high
-        and (prefer == "score" or preferred(j.candidate, one.constraints) == best)
-    ]
-
-
-def preferred(one: ModelForm, constraints: Constraints) -> float | None:
-    """The cost that is preferred to be small."""
-    if constraints.prefer == "size":
-        return one.size_mb.value
-    return latency_of(one, constraints).value
-
-
-def latency_of(one: ModelForm, constraints: Constraints) -> Cost:
-    return one.latency_p50_ms if constraints.latency == "p50" else one.latency_p95_ms
 
 
 def cost_text(cost: Cost) -> str:
@@ -239,7 +179,7 @@ def recommended(found: Sequence[Recommendation]) -> Table:
             Cell(w.fixed(judged.drop, 2 if scale.factor == 1 else 1), judged.drop),
             Cell(scale.write(chosen.report_score), chosen.report_score),
             _cost_cell(chosen.size_mb),
-            _cost_cell(latency_of(chosen, one.constraints)),
+            _cost_cell(chosen.latency_ms(one.constraints.latency)),
         ))  # fmt: skip
     columns = (
         *_task_column(several),
