@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import time
@@ -517,3 +518,62 @@ def load_split(folder, train, held_out=None):
 def test_without_any_label_there_is_nothing_to_select_on(tmp_path):
     (problem,) = problems_of(tmp_path, {"text": WORDS}, **REST)
     assert "there are 0 rows with a label; at least 20 are needed" in problem
+
+
+def stars(names):
+    return rows(label=[str(name) for name in names] * (40 // len(names)))
+
+
+def test_integer_names_are_grades_where_the_study_file_says_so(tmp_path):
+    columns = stars([3, 1, 2, 10, 4, 5, 6, 7, 8, 9])
+    assert not load(tmp_path, columns, kind="classification").task.graded
+    for said in ({"grades": "integers"}, {"metric": "quadratic_weighted_kappa"}, {"metric": "mae"}):
+        task = load(tmp_path, columns, kind="classification", **said).task
+        assert task.graded
+        assert task.label_names == tuple(map(str, range(1, 11)))
+        assert {"quadratic_weighted_kappa", "mae"} <= {*task.metrics}
+
+
+def test_named_grades_are_in_the_order_given(tmp_path):
+    task = load(tmp_path, stars(["fair", "good", "bad", "poor"]),
+                grades=["bad", "poor", "fair", "good"]).task  # fmt: skip
+    assert task.graded
+    assert task.label_names == ("bad", "poor", "fair", "good")
+
+
+def test_a_regression_answers_a_graded_task(tmp_path):
+    task = load(tmp_path, stars([1, 2, 3, 4]), kind="regression", grades="integers").task
+    assert task.graded
+    assert {"quadratic_weighted_kappa", "mae"} <= {*task.metrics}
+    plain = load(tmp_path, stars([1, 2, 3, 4]), kind="regression", metric="mae").task
+    assert plain.primary == "mae"
+    assert "quadratic_weighted_kappa" not in plain.metrics
+
+
+@pytest.mark.parametrize(
+    ("names", "changes", "says"),
+    [
+        ([1, 2, 4, 5], {"grades": "integers"}, "without a gap"),
+        (["low", "high"], {"grades": "integers"}, "no such: high, low"),
+        (["low", "high"], {"metric": "quadratic_weighted_kappa"}, "grades: .lowest, ..., highest."),
+        ([1.5, 2, 3, 4], {"grades": "integers", "kind": "regression"}, "no such: 1.5.*mae"),
+        (["low", "high"], {"grades": ["low", "hihg"]}, "label 'hihg'. Did you mean 'high'"),
+        (["low", "mid", "high", "top"], {"grades": ["low", "high"]}, "lacks mid, top"),
+    ],
+)
+def test_what_are_no_grades_is_refused_with_what_to_do(tmp_path, names, changes, says):
+    kind = {"kind": "classification"} | changes
+    assert re.search(says, " ".join(problems_of(tmp_path, stars(names), **kind)))
+
+
+def test_grades_of_a_study_file_are_two_names_or_more_and_none_of_a_regression():
+    for wrong in ({"grades": ["a", "a"]}, {"grades": ["1", "2"], "kind": "regression"}):
+        with pytest.raises(ValueError, match="grades"):
+            OwnTask(name="mood", train="train.csv", **wrong)
+
+
+def test_a_metric_of_one_class_needs_that_class(tmp_path):
+    for name in ("average_precision", "recall_at_precision_80"):
+        assert "name it as `positive`" in " ".join(problems_of(tmp_path, metric=name))
+        task = load(tmp_path, metric=name, positive="bad").task
+        assert task.metrics[0] == name

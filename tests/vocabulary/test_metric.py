@@ -25,9 +25,9 @@ from kdlora.vocabulary.metric import (
     metrics_of,
 )
 
-OF_CLASSES = metrics_of("classification", positive=True)
-OF_VALUES = metrics_of("regression")
-COMPUTED = [*OF_CLASSES, *OF_VALUES]
+OF_CLASSES = metrics_of("classification", positive=True, graded=True)
+OF_VALUES = metrics_of("regression", graded=True)
+COMPUTED = [*dict.fromkeys((*OF_CLASSES, *OF_VALUES))]
 
 
 def shares(logits: np.ndarray) -> np.ndarray:
@@ -45,7 +45,33 @@ def calibration_error(labels: np.ndarray, logits: np.ndarray) -> float:
     ) / len(labels)
 
 
+def recall_at_90(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The best of scikit-learn's thresholds."""
+    if not (labels == 1).any():
+        return math.nan
+    precision, recall, _ = sk.precision_recall_curve(labels == 1, shares(logits)[:, 1])
+    return max(r for p, r in zip(precision, recall, strict=True) if p >= 0.9 - 1e-12)
+
+
+def average_precision(labels: np.ndarray, logits: np.ndarray) -> float:
+    hits = labels == 1
+    return sk.average_precision_score(hits, shares(logits)[:, 1]) if hits.any() else math.nan
+
+
+def weighted_kappa(labels: np.ndarray, logits: np.ndarray) -> float:
+    said = logits.argmax(1)
+    if len({*said, *labels}) == 1:  # nothing could be said but that: no chance to agree by
+        return math.nan
+    grades = range(logits.shape[1])
+    return sk.cohen_kappa_score(labels, said, weights="quadratic", labels=grades)
+
+
 KNOWN = {
+    "balanced_accuracy": lambda y, o: sk.balanced_accuracy_score(y, o.argmax(1)),
+    "average_precision": average_precision,
+    "recall_at_precision_90": recall_at_90,
+    "quadratic_weighted_kappa": weighted_kappa,
+    "mae": lambda y, o: sk.mean_absolute_error(y, o.argmax(1)),
     "accuracy": lambda y, o: sk.accuracy_score(y, o.argmax(1)),
     "macro_f1": lambda y, o: sk.f1_score(y, o.argmax(1), average="macro", zero_division=0),
     "matthews": lambda y, o: sk.matthews_corrcoef(y, o.argmax(1)),
@@ -98,7 +124,7 @@ def test_what_a_bootstrap_sums_gives_the_score_and_that_of_every_draw(name, seed
     drawn = np.random.default_rng(seed).integers(0, n, n)
     weights = np.bincount(drawn, minlength=n)
     found = one.score(outputs[drawn], labels[drawn], positive=positive)
-    again = float(terms.finish(weights @ terms.values))
+    again = float(terms.of_weights(weights[None].astype(float))[0])
     if found is not None:
         assert again == pytest.approx(found, abs=1e-7)
 
@@ -156,7 +182,7 @@ def test_an_unknown_name_is_a_metric_that_says_so_and_is_not_in_points(name):
 
 
 def test_a_metric_that_is_not_computed_says_which_ones_are():
-    for name in ("bleu", "mae", ""):
+    for name in ("bleu", "mse", ""):
         with pytest.raises(InputError, match=f"unknown metric '{name}': expected one of accuracy"):
             metric(name).score(np.zeros((2, 2)), np.zeros(2, int))
         with pytest.raises(InputError, match="unknown metric"):
@@ -179,10 +205,40 @@ def test_the_mean_of_two_metrics_is_in_points_where_both_are():
 
 def test_metrics_of_a_kind_name_f1_only_where_a_class_is_positive():
     assert metrics_of("classification") == (
-        "accuracy", "macro_f1", "matthews", "cross_entropy", "ece"
+        "accuracy", "macro_f1", "matthews", "cross_entropy", "ece", "balanced_accuracy"
     )  # fmt: skip
-    assert metrics_of("classification", positive=True)[-1] == "f1"
-    assert metrics_of("regression") == ("pearson", "spearman", "rmse")
+    of_one = {*metrics_of("classification", positive=True)} - {*metrics_of("classification")}
+    assert of_one == {"f1", "average_precision", "recall_at_precision_90"}
+    assert metrics_of("regression") == ("pearson", "spearman", "rmse", "mae")
+
+
+def test_only_graded_tasks_have_metrics_of_grades():
+    for kind, more in (
+        ("classification", {"quadratic_weighted_kappa", "mae"}),
+        ("regression", {"quadratic_weighted_kappa"}),
+    ):
+        assert {*metrics_of(kind, graded=True)} - {*metrics_of(kind)} == more
+
+
+def test_recall_is_known_at_any_precision_in_whole_per_cent():
+    outputs = np.array([[0.0, x] for x in (5, 4, 3, 2, 1, 0)])
+    labels = np.array([1, 0, 1, 0, 0, 1])  # precision 1, 1/2, 2/3, 1/2, 2/5, 1/2 from the top
+    found = {
+        percent: metric(f"recall_at_precision_{percent}").score(outputs, labels, positive=1)
+        for percent in (1, 50, 60, 67, 99)
+    }
+    assert found == pytest.approx({1: 1, 50: 1, 60: 2 / 3, 67: 1 / 3, 99: 1 / 3})
+    assert metric("recall_at_precision_80").title == "recall at 80 % precision"
+    assert not metric("recall_at_precision_0").is_known
+    assert metric_of_column("report.recall_at_precision_80").is_known
+
+
+def test_numbers_are_rounded_to_grades_that_there_are():
+    labels = np.array([1.0, 2.0, 3.0, 3.0])
+    one = metric("quadratic_weighted_kappa")
+    assert one.score(np.array([-4.0, 2.4, 2.6, 9.0]), labels) == pytest.approx(1.0)
+    assert one.score(np.full(4, 2.0), labels) == pytest.approx(0.0)
+    assert metric("mae").score(np.array([1.5, 2.0, 3.0, 3.0]), labels) == pytest.approx(0.125)
 
 
 def test_a_column_of_a_split_tells_its_metric():

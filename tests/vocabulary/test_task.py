@@ -199,6 +199,10 @@ def test_the_answer_is_the_likeliest_class_or_the_positive_one_from_the_threshol
     assert CLASSIFICATION.decide(shares, threshold=0.4, positive=0).tolist() == [0, 0]
     three = np.array([[0.5, 0.3, 0.2]])
     assert CLASSIFICATION.decide(three, threshold=0.1).tolist() == [0]
+    assert CLASSIFICATION.decide(three, threshold=np.array([0.6, 0.2, 0.2])).tolist() == [1]
+    of_two = np.linspace(0, 1, 11)[:, None] * [-1, 1] + [1, 0]
+    both = [CLASSIFICATION.decide(of_two, threshold=t) for t in (np.array([0.65, 0.35]), 0.35)]
+    assert both[0].tolist() == both[1].tolist()
     assert REGRESSION.decide(np.array([[1.5], [-2.0]])).tolist() == [1.5, -2.0]
     assert REGRESSION.decide(np.array([1.5])).tolist() == [1.5]
 

@@ -28,6 +28,7 @@ from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.metric import metric as metric_of
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,7 @@ def draw_field(
         rows.append((field.reference.run_ids, field.reference.seeds))
     scores = run_scores(frame)
     positive = None
-    if field.metric == "f1":
+    if metric_of(field.metric).needs_positive:
         positive = positive_place(frame[frame["task"] == field.task])
         outputs = {} if positive is None else outputs
     return draw_scores(

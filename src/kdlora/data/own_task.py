@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdlora.errors import DataError, Problems, did_you_mean
 from kdlora.spec.run import DistilledRun, FileTeacherRun, Run
@@ -226,6 +226,8 @@ def load_own(own: OwnTask) -> Loaded:
     stated = CLASSIFICATION if own.labels else KINDS.get(own.kind)
     kind = stated or infer_kind(gold.labels)
     names = kind.names(gold.labels)
+    if grades := _grades_of(own, kind):
+        names = _in_order(grades, names, gold, problems)
     problems.add(*_PROBLEMS[kind](own, names, gold, held_out))
     positive = _check_metric(own, kind, names, problems)
     problems.raise_any(DataError)
@@ -249,6 +251,7 @@ def load_own(own: OwnTask) -> Loaded:
         label_names=names,
         primary=own.metric or kind.default_metric,
         positive=positive,
+        graded=grades is not None,
         reports={"report": "eval" if held_out else HELD_OUT},
         label=own.label,
     )
@@ -423,6 +426,46 @@ def _of_column(own: OwnTask, found: dict[Path, list[str]]) -> list[str]:
 _PROBLEMS = {CLASSIFICATION: _class_problems, REGRESSION: _number_problems}
 
 
+def _grades_of(own: OwnTask, kind: Kind) -> Literal["integers"] | tuple[str, ...] | None:
+    """What the study file says of grades; who asks for a metric of grades means integers."""
+    if own.grades is None and own.metric and kind.name in metric(own.metric).graded_kinds:
+        return "integers"
+    return own.grades
+
+
+def _in_order(
+    grades: Literal["integers"] | tuple[str, ...],
+    names: tuple[str, ...],
+    rows: _Rows,
+    problems: Problems,
+) -> tuple[str, ...]:
+    """The classes from the lowest grade to the highest; what are no grades is told."""
+    if isinstance(grades, tuple):
+        grades = tuple(class_name(name) for name in grades)
+        unknown = [name for name in grades if name not in names]
+        problems.add(
+            *(f"grades: no row has the label '{n}'.{did_you_mean(n, names)}" for n in unknown)
+        )
+        if left := [name for name in names if name not in grades]:
+            problems.add(f"grades lacks {show(left)}: name all classes, the lowest first")
+        return names if unknown or left else grades
+    numbers = [as_number(name) for name in names or rows.labels]
+    whole = [x for x in numbers if x is not None and x.is_integer()]
+    if len(whole) < len(numbers):
+        odd = [str(n) for n, x in zip(names or rows.labels, numbers, strict=True) if x not in whole]
+        more = _NAMED if names else ". Leave `grades` out, and score by mae, rmse or a correlation"
+        problems.add(f"grades are integers; no such: {show(list(dict.fromkeys(odd)), 3)}{more}")
+    elif names and whole[-1] - whole[0] + 1 != len(whole):
+        problems.add(
+            f"grades are integers without a gap, but the labels are {show(names)}: a step between "
+            f"neighbours would count 1 whatever they are{_NAMED}"
+        )
+    return names
+
+
+_NAMED = ". If their order is meant alone, list them: grades: [lowest, ..., highest]"
+
+
 def _check_metric(
     own: OwnTask, kind: Kind, names: tuple[str, ...], problems: Problems
 ) -> str | None:
@@ -430,11 +473,13 @@ def _check_metric(
     if own.metric and kind.name not in metric(own.metric).kinds:
         problems.add(
             f"metric '{own.metric}' does not fit {kind}, which column '{own.label}' calls for: "
-            f"choose among {', '.join(metrics_of(kind.name))}"
+            f"choose among {', '.join(metrics_of(kind.name, positive=True, graded=True))}"
         )
     positive = None if own.positive is None else class_name(own.positive)
-    if own.metric == "f1" and positive is None:
-        problems.add("metric 'f1' is of one class: name it as `positive`, or use macro_f1")
+    if own.metric and metric(own.metric).needs_positive and positive is None:
+        problems.add(
+            f"metric '{own.metric}' is of one class: name it as `positive`, or use macro_f1"
+        )
     if positive is not None and kind.numeric:
         problems.add(f"positive '{own.positive}' is given, but the labels are numbers")
     elif positive is not None and positive not in names:

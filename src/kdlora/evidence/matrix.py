@@ -305,7 +305,7 @@ def analyse_matrix(
         for _, r in part.iterrows()
     }  # fmt: skip
     positive = None
-    if metric == "f1":
+    if metric_of(metric).needs_positive:
         positive = positive_place(distilled)
         outputs = outputs if positive is not None else {}
     drawn = draw_scores(

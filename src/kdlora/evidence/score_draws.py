@@ -25,13 +25,13 @@ from kdlora.evidence.intervals import affordable
 from kdlora.evidence.result import finite
 from kdlora.records.predictions import SplitOutputs, shared_examples
 from kdlora.vocabulary.metric import metric as metric_of
-from kdlora.vocabulary.terms import RankedTerms, Terms
+from kdlora.vocabulary.terms import AnyTerms, RankedTerms, Terms
 
 _CHUNK = 8_000_000  # weights held at once
 
 
 def resampled(
-    parts: Sequence[Terms | RankedTerms], *, draws: int, rng: np.random.Generator
+    parts: Sequence[AnyTerms], *, draws: int, rng: np.random.Generator
 ) -> np.ndarray:  # fmt: skip
     """Scores [draws, models] when the examples, which all models share, are resampled together."""
     sums = [part for part in parts if isinstance(part, Terms)]
@@ -39,7 +39,7 @@ def resampled(
     return np.concatenate([score(weights) for weights in _weights(parts[0].rows, draws, rng)])
 
 
-def _numbers_of_a_draw(part: Terms | RankedTerms) -> int:
+def _numbers_of_a_draw(part: AnyTerms) -> int:
     """How many numbers a draw of a model's score goes through."""
     return part.rows * (part.scores.shape[1] if isinstance(part, RankedTerms) else 1)
 
@@ -63,7 +63,7 @@ def _of_sums(parts: Sequence[Terms]) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _of_ranks(
-    parts: Sequence[Terms | RankedTerms],
+    parts: Sequence[AnyTerms],
 ) -> Callable[[np.ndarray], np.ndarray]:
     """From weights [d, n] to scores [d, models], one model after the other."""
     return lambda weights: np.stack([part.of_weights(weights) for part in parts], axis=1)

@@ -21,7 +21,7 @@ from kdlora.evidence.estimator import Design, Estimate, clustered, satterthwaite
 from kdlora.records.predictions import SplitOutputs
 from kdlora.vocabulary.metric import Metric
 from kdlora.vocabulary.metric import metric as metric_of
-from kdlora.vocabulary.terms import RankedTerms, Terms
+from kdlora.vocabulary.terms import AnyTerms, RankedTerms, Terms
 
 _CHUNK = 4_000_000  # numbers held at once
 SAME_SCORE = 0.05  # points; records and predictions that differ by more are not of one run
@@ -37,13 +37,14 @@ class TextScores:
     score: float
 
 
-def pseudo_values(terms: Terms | RankedTerms, *, of_confusion: bool = False) -> np.ndarray:
+def pseudo_values(terms: AnyTerms, *, of_confusion: bool = False) -> np.ndarray:
     """Jackknife pseudo-values [n] of a score of n texts; NaN where it is undefined.
 
     `of_confusion`: each text is one cell of a confusion matrix, so that those in one are alike.
     """
     if isinstance(terms, RankedTerms):
         return terms.rows * terms.score - (terms.rows - 1) * terms.without_each()
+    assert isinstance(terms, Terms), "a score that jumps has no pseudo-values"
     rows, place = terms.values, np.arange(len(terms.values))
     if of_confusion:
         _, first, place = np.unique(rows.argmax(1), return_index=True, return_inverse=True)
@@ -94,6 +95,8 @@ class StoredTexts:
 def text_scores(split: SplitOutputs, metric: Metric, positive: int | None) -> TextScores | None:
     """The texts of one run by one metric; None where they do not allow it."""
     if not metric.is_computable or (metric.needs_positive and positive is None):
+        return None
+    if not metric.is_smooth:
         return None
     if len(split.labels) < MIN_TEXTS or len(np.unique(split.ids)) != len(split.ids):
         return None

@@ -145,7 +145,7 @@ def _is_countable(task: Task, values: NDArray[np.float64]) -> bool:
 def _positive_class(task: Task) -> int:
     if task.positive not in task.label_names:
         raise DataError(
-            f"metric f1 needs the positive class: one of {', '.join(task.label_names)}",
+            f"a metric of one class needs the positive one: one of {', '.join(task.label_names)}",
             where=f"task '{task.name}'",
         )
     return task.label_names.index(task.positive)

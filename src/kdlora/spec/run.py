@@ -46,7 +46,7 @@ NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("max_selection",),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
-    "task.own": ("labels", "missing_labels"),
+    "task.own": ("labels", "missing_labels", "grades"),
     "adapter": ("budget", "method", "config"),
     "outputs": ("label", "confidence", "calibrate"),
 }

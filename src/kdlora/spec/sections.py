@@ -22,7 +22,7 @@ from pydantic import (
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import Sources
-from kdlora.vocabulary.metric import METRICS
+from kdlora.vocabulary.metric import METRICS, metric
 from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
 MIN_STEPS = 200  # of trainings that name neither epochs nor min_steps
@@ -181,6 +181,11 @@ def _name(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _as_grades(value: Any) -> Any:
+    """A list of names, as YAML reads them."""
+    return tuple(map(_name, value)) if isinstance(value, list | tuple) else value
+
+
 class OwnTask(Strict):
     """Own data: files with one or two text columns and a label column."""
 
@@ -207,7 +212,18 @@ class OwnTask(Strict):
     labels: Annotated[dict[str, str], BeforeValidator(_as_names)] = Field(
         {}, description="label in the file: name of its class; equal names join classes"
     )
-    positive: str | None = Field(None, description="the class whose F1 is reported as f1")
+    positive: str | None = Field(
+        None,
+        description="the class that the task asks about: f1, average_precision and "
+        "recall_at_precision_90 are of it",
+    )
+    grades: Annotated[Literal["integers"] | tuple[str, ...] | None, BeforeValidator(_as_grades)] = (
+        Field(
+            None,
+            description="the labels are grades: integers, or class names from the lowest to the "
+            "highest. Adds quadratic_weighted_kappa, and mae of classes",
+        )
+    )
     unlabelled: Sources = Field((), description="files of texts that only the teacher labels")
     missing_labels: Literal["error", "rest"] = Field(
         "error",
@@ -226,6 +242,11 @@ class OwnTask(Strict):
     def _named_classes(self) -> OwnTask:
         if self.labels and self.kind == "regression":
             raise ValueError("labels names classes, but kind is regression")
+        if isinstance(self.grades, tuple):
+            if self.kind == "regression":
+                raise ValueError("grades names classes, but kind is regression: say integers")
+            if len(set(self.grades)) < max(len(self.grades), 2):
+                raise ValueError(f"grades {list(self.grades)}: expected two or more different ones")
         if len(set(self.labels.values())) == 1:
             only = next(iter(self.labels.values()))
             raise ValueError(f"labels joins everything in one class, '{only}'")
@@ -235,7 +256,7 @@ class OwnTask(Strict):
     @classmethod
     def _known_metric(cls, value: str | None) -> str | None:
         known = [name for name, one in METRICS.items() if one.kinds]
-        if value is not None and value not in known:
+        if value is not None and not metric(value).kinds:
             raise ValueError(f"unknown metric '{value}'.{did_you_mean(value, known)}")
         return value
 

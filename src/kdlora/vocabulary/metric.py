@@ -13,6 +13,9 @@ A score is computed from the `outputs` of a model and the `labels` of the same r
 A bootstrap resamples rows. What it needs of them `Metric.terms` gives: for nearly all metrics these
 are values to be summed over the rows of a draw (right answers, squared errors, products).
 
+Metrics of a rare class rank the rows by that class's log odds: they do not depend on where the
+threshold lies. Metrics of grades need classes in their order, the lowest first.
+
 numpy and scipy are imported where something is computed, so that a plan is made without them.
 """
 
@@ -27,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import InputError
 from kdlora.vocabulary import label_metrics
-from kdlora.vocabulary.terms import RankedTerms, Terms
+from kdlora.vocabulary.terms import AnyTerms, RankedTerms, RecallTerms, Terms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +43,7 @@ POINTS = "points"  # hundredths of a score, the unit of metrics that are shown t
 ECE_BINS = 15
 
 _OfCounts = Callable[["Floats", int | None], "Floats"]
+_OfPositive = Callable[["Floats", "Array"], RankedTerms | RecallTerms]
 _MakeTerms = Callable[["Floats", "Array"], Terms]
 _MakeLabelTerms = Callable[["Floats", "Array"], Terms | RankedTerms]
 
@@ -56,6 +60,8 @@ class Metric:
         in_points: shown times 100, in points.
         is_correlation: undefined for constant outputs; a model that knows nothing scores 0.
         needs_positive: scores one class, which the task names.
+        graded_kinds: kinds of task of which only those with grades have it.
+        is_smooth: whether leaving out one row changes it little, as the jackknife needs.
         has_floor: whether the score of a model that ignores the text is a bar to pass.
         hub_name: what the `evaluate` library and the model hub call it, where that differs.
         is_known: False for a name that nobody described: nothing is taken for granted then, but
@@ -71,10 +77,13 @@ class Metric:
     in_points: bool = False
     is_correlation: bool = False
     needs_positive: bool = False
+    graded_kinds: tuple[str, ...] = ()
+    is_smooth: bool = True
     has_floor: bool = True
     hub_name: str = ""
     is_known: bool = True
     of_confusion: _OfCounts | None = None
+    of_positive: _OfPositive | None = None  # ranks the rows by the positive class's log odds
     make_terms: _MakeTerms | None = None
     of_labels: _MakeLabelTerms | None = None  # where a row may have several labels
 
@@ -90,7 +99,7 @@ class Metric:
 
     @property
     def is_computable(self) -> bool:
-        made = (self.of_confusion, self.make_terms, self.of_labels)
+        made = (self.of_confusion, self.of_positive, self.make_terms, self.of_labels)
         return any(one is not None for one in made)
 
     def score(self, outputs: Array, labels: Array, *, positive: int | None = None) -> float | None:
@@ -106,12 +115,10 @@ class Metric:
             counts = confusion_counts(outputs.argmax(axis=1), labels, outputs.shape[1])
             value = float(self.of_confusion(counts, positive))
         else:
-            value = self.terms(outputs, labels).score
+            value = self.terms(outputs, labels, positive=positive).score
         return value if math.isfinite(value) else None
 
-    def terms(
-        self, outputs: Array, labels: Array, *, positive: int | None = None
-    ) -> Terms | RankedTerms:
+    def terms(self, outputs: Array, labels: Array, *, positive: int | None = None) -> AnyTerms:
         """What a bootstrap of this metric needs of the rows.
 
         Spearman's correlation takes its ranks from all rows, once. Raises InputError as `score`.
@@ -123,6 +130,8 @@ class Metric:
         if np.ndim(labels) == 2:
             assert self.of_labels is not None, f"{self.name} is of one label a row"
             return self.of_labels(values, np.asarray(labels))
+        if self.of_positive is not None:
+            return self.of_positive(_log_odds(values, positive), np.asarray(labels) == positive)
         if self.of_confusion is None:
             assert self.make_terms is not None, f"{self.name} is of several labels a row"
             return self.make_terms(values, np.asarray(labels))
@@ -212,6 +221,17 @@ def _f1(counts: Floats, positive: int | None) -> Floats:
     return f1_by_class(counts)[..., positive]
 
 
+def _balanced_accuracy(counts: Floats, positive: int | None) -> Floats:
+    """Mean recall of the classes that occur among the labels (Brodersen et al. 2010)."""
+    import numpy as np
+
+    rows = counts.sum(-1)
+    there = rows > 0
+    recall = np.diagonal(counts, axis1=-2, axis2=-1) / np.where(there, rows, 1)
+    with np.errstate(invalid="ignore"):
+        return recall.sum(-1) / there.sum(-1)
+
+
 def _matthews(counts: Floats, positive: int | None) -> Floats:
     """0 where all labels or all predictions are of one class.
 
@@ -224,6 +244,64 @@ def _matthews(counts: Floats, positive: int | None) -> Floats:
     covariance = hit * n - (true * predicted).sum(-1)
     spread = (n**2 - (true**2).sum(-1)) * (n**2 - (predicted**2).sum(-1))
     return np.where(spread > 0, covariance / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
+
+
+def _log_odds(outputs: Floats, positive: int | None) -> Floats:
+    """log p / (1 - p) [n] of one class of logits [n, c]: it tells apart what rounds to p = 1."""
+    import numpy as np
+    from scipy.special import logsumexp
+
+    assert positive is not None
+    others = np.delete(outputs, positive, axis=1)
+    return np.asarray(outputs[:, positive] - logsumexp(others, axis=1))
+
+
+def _average_precision(odds: Floats, hits: Array) -> RankedTerms:
+    return RankedTerms(odds[:, None], hits[:, None])
+
+
+def _recall_at(percent: int) -> _OfPositive:
+    return lambda odds, hits: RecallTerms(odds, hits, percent / 100)
+
+
+def _answers(outputs: Floats) -> Floats:
+    """Grades [n] of logits [n, c], or numbers [n] as they are."""
+    if outputs.ndim == 2 and outputs.shape[1] > 1:
+        return outputs.argmax(axis=1).astype(float)
+    return _one_output(outputs)
+
+
+def _absolute_error(outputs: Floats, labels: Array) -> Terms:
+    import numpy as np
+
+    error = np.abs(_answers(outputs) - np.asarray(labels, float))
+    return Terms(_columns(error, np.ones(len(labels))), lambda s: s[..., 0] / s[..., 1])
+
+
+def _weighted_kappa(outputs: Floats, labels: Array) -> Terms:
+    """Cohen's kappa with quadratic weights (Cohen 1968), of grades.
+
+    Numbers are rounded to the nearest grade of the labels first. Both the disagreement and the one
+    that independent answers would have are mean squares, so sums of moments are enough.
+    """
+    import numpy as np
+
+    y = np.asarray(labels, float)
+    x = _answers(outputs)
+    if outputs.ndim == 1 or outputs.shape[1] == 1:
+        x = np.clip(np.round(x), y.min(), y.max())
+    shift = y.mean()  # for the sake of precision
+    x, y = x - shift, y - shift
+    return Terms(_columns(x, y, (x - y) ** 2, x * x, y * y, np.ones(len(y))), _kappa_of_sums)
+
+
+def _kappa_of_sums(sums: Floats) -> Floats:
+    import numpy as np
+
+    x, y, gap, xx, yy, n = np.moveaxis(sums, -1, 0)
+    by_chance = xx / n + yy / n - 2 * x * y / n**2
+    good = by_chance > 1e-12
+    return np.where(good, 1 - gap / n / np.where(good, by_chance, 1), np.nan)
 
 
 def _cross_entropy(outputs: Floats, labels: Array) -> Terms:
@@ -300,6 +378,7 @@ def _is_constant(values: Array) -> bool:
 
 _CLASSES, _LABELS, _VALUES = ("classification",), ("multilabel",), ("regression",)
 _BOTH = _CLASSES + _LABELS
+_GRADES = _CLASSES + _VALUES
 
 
 def _share(name: str, title: str, kinds: tuple[str, ...] = _CLASSES, **facts: Any) -> Metric:
@@ -319,6 +398,15 @@ def _correlation(name: str, title: str, make_terms: _MakeTerms) -> Metric:
 def _error(name: str, title: str, kinds: tuple[str, ...] = (), **facts: Any) -> Metric:
     """A metric from 0 without an upper end, less being better."""
     return Metric(name, title, kinds, -1, 0.0, **facts)
+
+
+_RECALL_AT = re.compile(r"recall_at_precision_([1-9]\d?)")
+
+
+def _recall_at_precision(percent: int) -> Metric:
+    name, title = f"recall_at_precision_{percent}", f"recall at {percent} % precision"
+    ranking = _recall_at(percent)
+    return _share(name, title, needs_positive=True, is_smooth=False, of_positive=ranking)
 
 
 # In the order in which records and reports list them.
@@ -342,12 +430,19 @@ METRICS: dict[str, Metric] = {
         Metric("ece", "calibration error", _BOTH, -1, 0.0, 1.0, has_floor=False,
                make_terms=_calibration, of_labels=_label_calibration),
         _share("f1", "F1", needs_positive=True, of_confusion=_f1),
+        _share("balanced_accuracy", "balanced accuracy", of_confusion=_balanced_accuracy),
+        _share("average_precision", "average precision", needs_positive=True,
+               of_positive=_average_precision),
+        _recall_at_precision(90),
         _correlation("pearson", "Pearson correlation", _pearson),
         _correlation("spearman", "Spearman correlation", _spearman),
         _error("rmse", "root mean square error", _VALUES, make_terms=_rmse),
+        Metric("quadratic_weighted_kappa", "quadratic weighted kappa", _GRADES, 1, -1.0, 1.0,
+               in_points=True, graded_kinds=_GRADES, make_terms=_weighted_kappa),
+        _error("mae", "mean absolute error", _GRADES, graded_kinds=_CLASSES,
+               make_terms=_absolute_error),
         # known from imported results only
         _error("mse", "mean square error"),
-        _error("mae", "mean absolute error"),
         _error("loss", "loss"),
         _error("perplexity", "perplexity"),
     )
@@ -357,6 +452,7 @@ METRICS: dict[str, Metric] = {
 def metric(name: object) -> Metric:
     """The metric of a name. Never raises: an unknown one is not in points and says so.
 
+    ``recall_at_precision_80`` is known for every whole per cent from 1 to 99.
     "mean of A and B" is what benchmarks such as GLUE print for two metrics at once: it is in
     points where both are. What is no text, such as the NaN of an empty cell, names no metric.
     """
@@ -367,6 +463,8 @@ def metric(name: object) -> Metric:
 def _named(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
+    if at := _RECALL_AT.fullmatch(name):
+        return _recall_at_precision(int(at[1]))
     parts = [METRICS.get(part) for part in name.removeprefix("mean of ").split(" and ")]
     known = [part for part in parts if part is not None]
     if name.startswith("mean of ") and len(known) == len(parts):
@@ -397,6 +495,10 @@ _SHORT = {
     "pcc": "pearson",
     "spearmanr": "spearman",
     "spear": "spearman",
+    "balancedacc": "balanced_accuracy",
+    "prauc": "average_precision",
+    "auprc": "average_precision",
+    "qwk": "quadratic_weighted_kappa",
 }
 
 
@@ -421,13 +523,19 @@ def _letters(text: str) -> str:
 def metric_of_column(column: str) -> Metric | None:
     """The known metric of a column such as ``report.accuracy``; None for any other column."""
     split, dot, name = column.partition(".")
-    return METRICS.get(name) if dot and split.startswith(("report", "selection")) else None
+    found = metric(name)
+    return found if dot and found.is_known and split.startswith(("report", "selection")) else None
 
 
-def metrics_of(kind: str, *, positive: bool = False) -> tuple[str, ...]:
-    """Names of the metrics of a kind of task, in order; `positive`: the task names such a class."""
+def metrics_of(kind: str, *, positive: bool = False, graded: bool = False) -> tuple[str, ...]:
+    """Names of the metrics of a kind of task, in order.
+
+    `positive`: the task names a positive class; `graded`: its labels are grades.
+    """
     return tuple(
         one.name
         for one in METRICS.values()
-        if kind in one.kinds and (positive or not one.needs_positive)
+        if kind in one.kinds
+        and (positive or not one.needs_positive)
+        and (graded or kind not in one.graded_kinds)
     )

@@ -60,6 +60,7 @@ class Kind(ABC):
     default_metric: ClassVar[str]
     problem_type: ClassVar[str]  # what transformers calls it in a model's config
     teacher_files: ClassVar[tuple[str, ...]]  # what a file may hold that teaches such a task
+    weighs_classes: ClassVar[bool] = False  # whether its hard loss may weigh classes and be focal
 
     def __str__(self) -> str:
         return self.name
@@ -103,12 +104,17 @@ class Kind(ABC):
 
     @abstractmethod
     def decide(
-        self, scores: NDArray[Any], *, threshold: float | None = None, positive: int | None = None
+        self,
+        scores: NDArray[Any],
+        *,
+        threshold: float | NDArray[Any] | None = None,
+        positive: int | None = None,
     ) -> NDArray[Any]:
         """The answers [n] to outputs or probabilities [n, c].
 
         With a `threshold`, which needs probabilities of two classes, the class `positive` (default
-        the second) is answered exactly where its probability reaches the threshold.
+        the second) is answered exactly where its probability reaches the threshold. A
+        `threshold` [c] has one for each class.
         """
 
     def right(self, outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -131,6 +137,7 @@ class Classification(Kind):
     default_metric = "macro_f1"
     problem_type = "single_label_classification"
     teacher_files = ("probabilities", "logits", "votes", "labels")
+    weighs_classes = True
 
     def names(self, written: Sequence[Any]) -> tuple[str, ...]:
         """In numerical order if all are numbers, else in alphabetical order."""
@@ -185,10 +192,20 @@ class Classification(Kind):
         return shifted / shifted.sum(axis=1, keepdims=True)
 
     def decide(
-        self, scores: NDArray[Any], *, threshold: float | None = None, positive: int | None = None
+        self,
+        scores: NDArray[Any],
+        *,
+        threshold: float | NDArray[Any] | None = None,
+        positive: int | None = None,
     ) -> NDArray[Any]:
+        """With a threshold for each class, that whose probability exceeds its own by most times.
+
+        Of two classes with thresholds 1 - t and t that is one threshold t of the second.
+        """
         import numpy as np
 
+        if threshold is not None and np.ndim(threshold):
+            return np.asarray((scores / np.asarray(threshold)).argmax(axis=1))
         if threshold is None or scores.shape[1] != 2:
             return np.asarray(scores.argmax(axis=1))
         chosen = 1 if positive is None else positive
@@ -255,7 +272,11 @@ class Regression(Kind):
         return None
 
     def decide(
-        self, scores: NDArray[Any], *, threshold: float | None = None, positive: int | None = None
+        self,
+        scores: NDArray[Any],
+        *,
+        threshold: float | NDArray[Any] | None = None,
+        positive: int | None = None,
     ) -> NDArray[Any]:
         return scores[:, 0] if scores.ndim == 2 else scores
 
@@ -384,6 +405,7 @@ class Task:
     label_names: tuple[str, ...]
     primary: str
     positive: str | None = None  # the class whose F1 is `f1`
+    graded: bool = False  # whether the classes, in their order, or the numbers are grades
     reports: dict[str, str] = field(default_factory=lambda: {"report": "validation"})
     label: str = "label"
     version: int = 1
@@ -392,7 +414,7 @@ class Task:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of all metrics of the task, the primary one first."""
-        names = metrics_of(self.kind.name, positive=bool(self.positive))
+        names = metrics_of(self.kind.name, positive=bool(self.positive), graded=self.graded)
         return (self.primary, *(n for n in names if n != self.primary))
 
     @property

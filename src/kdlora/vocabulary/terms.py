@@ -2,7 +2,7 @@
 
 A bootstrap gives each row a weight (how often it was drawn). Most metrics are functions of weighted
 sums (`Terms`); a metric that ranks the rows, such as average precision, needs all weights at once
-(`RankedTerms`). numpy is imported where something is computed.
+(`RankedTerms`, `RecallTerms`). numpy is imported where something is computed.
 """
 
 from __future__ import annotations
@@ -124,6 +124,47 @@ class RankedTerms:
             ends = np.cumsum(counts)
             last = (ends - 1)[group]
             yield _Ranking(order, np.flatnonzero(truth[order] > 0), (ends - counts)[group], last)
+
+
+@dataclass(frozen=True)
+class RecallTerms:
+    """The most of the rows with `truth` [n] that any threshold on `scores` [n] finds.
+
+    Among the rows at or above it, at least a share of `precision` must have it. 0 where no
+    threshold reaches that, NaN where no row has it.
+    """
+
+    scores: Floats
+    truth: Array
+    precision: float
+
+    @property
+    def rows(self) -> int:
+        return len(self.scores)
+
+    @property
+    def score(self) -> float:
+        """On the rows as they are."""
+        import numpy as np
+
+        return float(self.of_weights(np.ones((1, self.rows)))[0])
+
+    def of_weights(self, weights: Floats) -> Floats:
+        """Recall [d] where the rows count as often as `weights` [d, n] says."""
+        import numpy as np
+
+        order = np.argsort(-self.scores, kind="stable")
+        ends = np.flatnonzero(np.diff(self.scores[order], append=np.inf))  # of equal scores
+        seen = np.cumsum(weights[:, order], axis=1)[:, ends]
+        hits = np.cumsum(weights[:, order] * self.truth[order], axis=1)[:, ends]
+        reached = (seen > 0) & (hits >= self.precision * seen - 1e-9)
+        total = hits[:, -1]
+        found = np.where(reached, hits, 0.0).max(axis=1, initial=0.0)
+        return np.where(total > 0, found / np.where(total > 0, total, 1), np.nan)
+
+
+# What a bootstrap may be given: rows, a score, and scores of weights.
+AnyTerms = Terms | RankedTerms | RecallTerms
 
 
 def _without_each(ranking: _Ranking, n: int) -> Floats:
