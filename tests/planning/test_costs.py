@@ -17,7 +17,7 @@ from kdlora.planning.workload import Rows, rows_of, text_rows, work_of
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import DistilledRun, EncoderRef, adapter_of
+from kdlora.spec.run import DistilledRun, EncoderRef, ZeroShotTeacherRun, adapter_of
 from tests.harness.records import write_record
 
 
@@ -98,6 +98,28 @@ def test_a_teachers_labelling_is_paid_once():
         1200 * teacher.forward_flops(20 * 1.15)
     )
     assert paid.flops == free.flops
+
+
+def test_asking_for_entailment_is_a_pass_for_each_class_and_text(tmp_path):
+    rows = Rows(1000, 100, 100, 20.0)
+    pairs = [
+        {"name": name, "student": "minilm-l3",
+         "teacher": {"zero_shot": "minilm-l6", "hypothesis": "{}" + "x" * characters}}
+        for name, characters in (("short", 40), ("long", 400))
+    ]  # fmt: skip
+    arms = ["teacher/given", "student/kd-lora"]
+    made = plan(pairs=pairs, arms=arms, tasks=["sst2"], seeds=[1])
+    teacher = next(r for r in made.runs if isinstance(r, ZeroShotTeacherRun))
+    taught = next(r for r in made.runs if isinstance(r, DistilledRun))
+    shape, _ = shape_of(EncoderRef(name="minilm-l6", source="package"))
+    a_text = 2 * shape.forward_flops((20 + 42 / 4.2 + 1) * 1.15, 3)
+    assert work_of(teacher, rows).other_flops == pytest.approx(200 * a_text)
+    paid = work_of(taught, rows, labels=True, teacher=teacher)
+    free = work_of(taught, rows, teacher=teacher)
+    assert paid.other_flops - free.other_flops == pytest.approx(1200 * a_text)
+    seconds = {r.pair: e.seconds for r in made.runs if r.role == "student"
+               for e in [estimate(made, Store(tmp_path))[r.run_id]]}  # fmt: skip
+    assert seconds["long"] > 1.5 * seconds["short"]
 
 
 def test_done_runs_are_measured_and_their_sisters_learn(tmp_path):

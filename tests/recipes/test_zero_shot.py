@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -65,6 +67,16 @@ def test_its_logits_are_those_of_the_pipeline(tmp_path):
     np.testing.assert_allclose(log_softmax(logits, axis=1), np.log(expected), atol=1e-4)
 
 
+def test_a_text_costs_a_pass_for_each_class(corner, knowing):
+    run = next(r for r in make_plan(study(corner, knowing)).runs if r.role == "teacher")
+    costs = [
+        ZeroShotLabeller(run, replace(TASKS["hate"], label_names=names)).costs(None)
+        for names in (("a", "b"), ("a", "b", "c", "d"))
+    ]
+    assert costs[1]["forward_flops"] == 2 * costs[0]["forward_flops"]
+    assert [found["protocol"]["passes_per_text"] for found in costs] == [2, 4]
+
+
 def _hate(folder):
     (folder / "hate").mkdir()
     for split in ("train", "validation"):
@@ -79,7 +91,11 @@ def test_it_teaches_like_any_teacher(corner, knowing, tmp_path):
     store = Store(tmp_path / "out")
     teacher = store.read(frame.loc["teacher/given", "run_id"])
     assert teacher.quality.score == 1.0
-    assert teacher.efficiency.trainable_params == 0
+    costs = teacher.efficiency
+    assert costs.trainable_params == 0
+    assert 0 < costs.latency_p50_ms <= costs.latency_p95_ms
+    assert costs.protocol["passes_per_text"] == 2
+    assert costs.size_mb > 0
     outputs, labels = read_predictions(store.folder(teacher.run_id)).by_split()
     found = teacher.facts.calibration
     assert (found.method, found.n, found.accuracy) == ("temperature", len(labels["selection"]), 1.0)

@@ -32,6 +32,7 @@ from kdlora.spec.run import (
     EncoderRun,
     Run,
     TrainedRun,
+    ZeroShotTeacherRun,
     adapter_of,
     encoder_of,
     read_run,
@@ -135,7 +136,7 @@ def cost_model(
     known = {rows_key(o.run.task, o.run.data): o.rows for o in taught if o.rows is not None}
     processor = computes_on()
     threads = threads or _usual_threads(taught, processor) or os.cpu_count() or 1
-    guesses = _Guesses(known)
+    guesses = _Guesses(known, {o.run.run_id: o.run for o in taught} | planned)
     fitted = _fit(taught, guesses)
     here = {"study": str(store.root), "processor": processor, "threads": str(threads)}
 
@@ -144,7 +145,7 @@ def cost_model(
     answers: dict[tuple[Any, ...], CostEstimate] = {}
     for run_id, run in planned.items():
         labels = run_id in labellers
-        key = (*_equal_costs(run, closely=closely), labels)
+        key = (*_equal_costs(run, closely=closely), labels, guesses.asked(run))
         if key not in answers:
             factors = {**_factors(run), **here}
             work = guesses.work(run, labels=labels)
@@ -229,13 +230,22 @@ class _Guesses:
     """The work of runs, by the rows that records know of and the files tell."""
 
     known: Mapping[str, Rows]
+    runs: Mapping[str, Run]  # by their ids
     _rows: dict[tuple[int, int], Rows] = field(default_factory=dict)
 
     def work(self, run: Run, *, labels: bool) -> Workload:
         key = (id(run.task), id(run.data))
         if key not in self._rows:
             self._rows[key] = rows_of(run.task, run.data, self.known)
-        return work_of(run, self._rows[key], labels=labels)
+        teacher = self.runs.get(run.teachers[0]) if run.teachers else None
+        return work_of(run, self._rows[key], labels=labels, teacher=teacher)
+
+    def asked(self, run: Run) -> tuple[str, str] | None:
+        """What decides the work of a teacher that answers by entailment, as `run` is or has one."""
+        teacher = self.runs.get(run.teachers[0]) if run.teachers else run
+        if not isinstance(teacher, ZeroShotTeacherRun):
+            return None
+        return teacher.entailment.title, teacher.zero_shot.hypothesis
 
 
 def _first_guess(work: Workload, factors: Mapping[str, str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from kdlora.spec.run import (
     TaskRef,
     TextsRef,
     TrainedRun,
+    ZeroShotTeacherRun,
 )
 from kdlora.spec.sections import Data
 from kdlora.tables.reader import open_table, text_of
@@ -110,8 +111,17 @@ class Workload:
         return 2 * 16 * self.trained_params / 1e6 + self.states_mb
 
 
-def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
-    """The work of a run on so many rows. `labels`: it also runs the teacher over all texts."""
+def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None = None) -> Workload:
+    """The work of a run on so many rows.
+
+    Args:
+        labels: whether it also runs the teacher over all texts.
+        teacher: its teacher where that answers by entailment; others are known by `reference`.
+    """
+    if isinstance(run, ZeroShotTeacherRun):
+        asking = asking_flops(run, rows.tokens) * (rows.selection + rows.report)
+        known = shape_of(run.entailment)[0]
+        return Workload(0.0, asking, 0, 0, known.params, 0.0)
     if isinstance(run, EmbeddingsRun):
         known = shape_of(run.encoder)[0]
         length = min(rows.tokens * _PADDING, run.training.max_length)
@@ -136,11 +146,13 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
     step = 3 * forward if run.adapter is None else 2 * forward + 6 * trained * tokens
     kd = run.kd if isinstance(run, DistilledRun) else None
     matches = kd is not None and kd.signals.match_states
-    teacher = 0.0
-    if run.reference is not None and (labels or matches):
-        teacher = shape_of(run.reference)[0].forward_flops(tokens, outputs)
+    of_teacher = 0.0
+    if isinstance(teacher, ZeroShotTeacherRun):
+        of_teacher = asking_flops(teacher, mean)
+    elif run.reference is not None and (labels or matches):
+        of_teacher = shape_of(run.reference)[0].forward_flops(tokens, outputs)
     if matches:
-        step += teacher
+        step += of_teacher
     batch = min(training.batch_size, training.micro_batch_size or training.batch_size)
     counted = sum(more for more, _ in _texts(run, run.counted))
     per_epoch, steps = steps_of(n, training, counted=counted)
@@ -154,7 +166,7 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
         states_mb += 4 * shape.params / 1e6
     return Workload(
         flops=step * n * epochs,
-        other_flops=scored * forward + labelled * teacher,
+        other_flops=scored * forward + labelled * of_teacher,
         steps=steps,
         trained_params=trained,
         params=shape.params,
@@ -163,6 +175,14 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False) -> Workload:
         labels=labelled * (outputs + 2),  # an id is as long as two numbers
         states_mb=states_mb,
     )
+
+
+def asking_flops(teacher: ZeroShotTeacherRun, tokens: float) -> float:
+    """What a teacher computes that reads a text with a sentence for each class."""
+    shape, _ = shape_of(teacher.entailment)
+    sentence = len(teacher.zero_shot.hypothesis) / _CHARACTERS_A_TOKEN + 1
+    length = min((tokens + sentence) * _PADDING, teacher.training.max_length)
+    return _outputs(teacher) * shape.forward_flops(length, 3)
 
 
 def activation_mb(shape: EncoderShape, batch: int, tokens: float) -> float:
@@ -189,7 +209,9 @@ def _states_mb(
 
 
 def _outputs(run: Run) -> int:
-    task = TASKS.get(run.task.name)
+    task, own = TASKS.get(run.task.name), run.task.own
+    if own is not None:
+        return max(2, len(set(own.labels.values())))
     return task.num_outputs if task else 2
 
 

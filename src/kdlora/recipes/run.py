@@ -103,7 +103,7 @@ def run_one(
         outcome = outputs_teacher(run, data)
     elif isinstance(run, ZeroShotTeacherRun):
         on_progress({"stage": "asking the zero-shot teacher"})
-        outcome = zero_shot_teacher(run, data)
+        outcome = zero_shot_teacher(run, store, data)
     elif isinstance(run, GivenTeacherRun):
         on_progress({"stage": "scoring the given teacher"})
         outcome = given_teacher(run, store, data)

@@ -104,7 +104,7 @@ def outputs_teacher(run: FileTeacherRun, data: TaskData) -> RunOutcome:
     return RunOutcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))
 
 
-def zero_shot_teacher(run: ZeroShotTeacherRun, data: TaskData) -> RunOutcome:
+def zero_shot_teacher(run: ZeroShotTeacherRun, store: Store, data: TaskData) -> RunOutcome:
     """Score a teacher that answers by entailment, calibrated on the selection split's labels."""
     teacher = ZeroShotLabeller(run, data.task)
     raw = {name: teacher.label(part) for name, part in data.splits().items() if name != "train"}
@@ -119,7 +119,13 @@ def zero_shot_teacher(run: ZeroShotTeacherRun, data: TaskData) -> RunOutcome:
         precision_reason=teacher.compute.reason,
         device=str(teacher.compute.device),
     )
-    efficiency = Efficiency(trainable_params=0, total_params=teacher.total_params, train_s=0.0)
+    efficiency = Efficiency(
+        trainable_params=0,
+        total_params=teacher.total_params,
+        size_mb=teacher.size_mb,
+        train_s=0.0,
+        **teacher.costs(store.costs),
+    )
     return RunOutcome(data, outputs, facts, efficiency)
 
 

@@ -8,22 +8,25 @@ a pair, and its logit for entailment is the class's logit. Source: Yin, Hay and 
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from kdlora.data.batches import encode
 from kdlora.data.examples import Examples
 from kdlora.errors import ModelError
 from kdlora.measure.calibration import calibrated
+from kdlora.measure.efficiency import merged_size_mb
 from kdlora.models.checkpoints import read_classifier, read_config, read_tokenizer
 from kdlora.models.encoders import check_loaded, new_modules, output_names, resolve_encoder
 from kdlora.models.output_names import entailment_output
 from kdlora.records.record import TeacherCalibration
 from kdlora.spec.run import ZeroShotTeacherRun
 from kdlora.training.forward import Forward, make_forward
-from kdlora.training.inference import predict
+from kdlora.training.inference import costs_alone, predict
 from kdlora.training.precision import choose_compute, place_for_inference
 from kdlora.vocabulary.task import Task
 
@@ -55,9 +58,23 @@ class ZeroShotLabeller:
             logits[:, place] = outputs[:, entailment] if len(rows) else 0.0
         return calibrated(logits, self.calibration)
 
+    def costs(self, folder: Path | None) -> dict[str, Any]:
+        """What one text takes, which is a pass for each class; as fields of `Efficiency`.
+
+        `folder` keeps what was timed, for every teacher of this shape and number of classes.
+        """
+        asked = OncePerClass(self._loaded[0], len(self.sentences))
+        found = costs_alone(asked, self.compute, folder=folder)
+        found["protocol"] |= {"passes_per_text": len(self.sentences)}
+        return found
+
     @cached_property
     def total_params(self) -> int:
         return sum(weights.numel() for weights in self._loaded[0].parameters())
+
+    @cached_property
+    def size_mb(self) -> float:
+        return merged_size_mb(self._loaded[0])
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, PreTrainedTokenizerBase, Forward, int]:
@@ -74,3 +91,20 @@ class ZeroShotLabeller:
             )
         model = place_for_inference(checkpoint.model, self.compute)
         return model, tokenizer, make_forward(model, self.compute), entailment
+
+
+class OncePerClass(nn.Module):
+    """Reads each text as often as there are classes, as its teacher does with their sentences."""
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+        self.config = model.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.model(**{k: v.repeat_interleave(self.classes, 0) for k, v in rows.items()})
+
+    def extra_repr(self) -> str:
+        """Read by `measure.shape_cache.shape_of`: two numbers of classes are two shapes."""
+        return f"classes={self.classes}"

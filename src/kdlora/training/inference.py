@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,18 +109,20 @@ def inference_costs(
     `folder` the numbers are kept there for every run whose merged model has this shape. The keys
     are fields of `records.record.Efficiency`.
     """
-    flops = flops_per_length(merged, backward=False, device=compute.device, folder=folder)
-    timings = _timed(run, task, merged, compute, folder)
+    reference = run.reference if run.reference != run.encoder else None
+
+    def load_reference() -> nn.Module:
+        assert reference is not None
+        loaded = load_encoder(reference, task, seed=0, attention=compute.attention)
+        return place_for_inference(loaded.model, compute)
+
+    known = [reference.model_dump(mode="json") if reference else None, task.num_outputs]
+    others = {"reference": load_reference} if reference else {}
+    timings = _timed(merged, compute, folder, known, others)
     own = timings["model"]
     beside = timings.get("reference", own)
-    costs = {
-        "forward_flops": flops.flops(1, SEQ_LENGTH),
-        "latency_p50_ms": own.p50_ms,
-        "latency_p95_ms": own.p95_ms,
-        "throughput_per_s": own.throughput_per_s,
-        "protocol": own.protocol,
-    }
-    if run.reference is None:  # a teacher that is a file: there is nothing to be faster than
+    costs = _own_costs(merged, own, compute, folder)
+    if run.reference is None:  # a teacher that is no model of the task: nothing to be faster than
         return costs
     return costs | {
         "reference": run.reference.name,
@@ -131,17 +133,38 @@ def inference_costs(
     }
 
 
+def costs_alone(
+    model: nn.Module, compute: Compute, *, folder: Path | None = None
+) -> dict[str, Any]:
+    """Latency, throughput and FLOPs of a model that is timed beside no other one."""
+    timings = _timed(model, compute, folder, ["alone"], {})
+    return _own_costs(model, timings["model"], compute, folder)
+
+
+def _own_costs(
+    model: nn.Module, timing: ModelTiming, compute: Compute, folder: Path | None
+) -> dict[str, Any]:
+    flops = flops_per_length(model, backward=False, device=compute.device, folder=folder)
+    return {
+        "forward_flops": flops.flops(1, SEQ_LENGTH),
+        "latency_p50_ms": timing.p50_ms,
+        "latency_p95_ms": timing.p95_ms,
+        "throughput_per_s": timing.throughput_per_s,
+        "protocol": timing.protocol,
+    }
+
+
 def _timed(
-    run: EncoderRun, task: Task, merged: nn.Module, compute: Compute, folder: Path | None
+    model: nn.Module,
+    compute: Compute,
+    folder: Path | None,
+    known: list[Any],
+    others: Mapping[str, Callable[[], nn.Module]],
 ) -> dict[str, ModelTiming]:
-    """The timings of "model" and, where it is another encoder, of "reference"."""
-    reference = run.reference if run.reference != run.encoder else None
+    """The timing of "model" in turns with others, which `known` tells apart; kept in `folder`."""
 
     def find() -> dict[str, Any]:
-        models = {"model": merged}
-        if reference is not None:
-            loaded = load_encoder(reference, task, seed=0, attention=compute.attention)
-            models["reference"] = place_for_inference(loaded.model, compute)
+        models = {"model": model} | {name: load() for name, load in others.items()}
         protocol = TimingProtocol(
             seq_length=SEQ_LENGTH,
             device=compute.device,
@@ -152,13 +175,7 @@ def _timed(
         timings = time_models(models, protocol, rng=np.random.default_rng(0))
         return {name: asdict(timing) for name, timing in timings.items()}
 
-    key = [
-        "timing",
-        shape_of(merged),
-        reference.model_dump(mode="json") if reference else None,
-        task.num_outputs,
-        timing_conditions(compute.device),
-    ]
+    key = ["timing", shape_of(model), *known, timing_conditions(compute.device)]
     timings = {name: ModelTiming(**values) for name, values in once(folder, key, find).items()}
     for timing in timings.values():
         timing.protocol["measured"] = "once for all runs of this shape" if folder else "in this run"
