@@ -7,7 +7,9 @@ import torch
 from tests.harness.models import adapt, load, train
 from tests.harness.tiny_models import tiny_batch
 
-FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet")
+FAMILIES = (
+    "bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet", "deberta-v2",
+)  # fmt: skip
 VARIANTS = ("fft", "lora", "adalora", "dora", "mrlora", "olora", "rslora")
 
 

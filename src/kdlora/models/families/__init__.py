@@ -19,9 +19,9 @@ from kdlora.models.families import (
     mpnet,
     roberta,
 )
-from kdlora.models.families.family import Family, Layer, Parts
+from kdlora.models.families.family import DistanceTable, Family, Layer, Parts
 
-__all__ = ["FAMILIES", "Family", "Layer", "Parts", "longest_text", "take_apart"]
+__all__ = ["FAMILIES", "DistanceTable", "Family", "Layer", "Parts", "longest_text", "take_apart"]
 
 # model_type -> family
 FAMILIES: dict[str, Family] = {
@@ -32,7 +32,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def take_apart(model: Any) -> Parts | None:
-    """The parts of a sequence classifier, or None where its family has no fused pass."""
+    """The parts of a sequence classifier, or None where there is no fused pass for it."""
     family = FAMILIES.get(model.config.model_type)
     if family is None or family.parts is None or getattr(model.config, "is_decoder", False):
         return None

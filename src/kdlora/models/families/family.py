@@ -18,9 +18,10 @@ if TYPE_CHECKING:  # types alone: a plan reads this module and starts without to
 
 @dataclass(frozen=True)
 class Layer:
-    """The modules of one layer; `dropout` are the probabilities after each of its three parts.
+    """The modules of one layer, and the probabilities of dropout after each of its parts.
 
     The layer is "post-norm": attention, residual, norm, feed-forward, residual, norm.
+    `distance_dropout` is on the embeddings of distances, where attention reads them.
     """
 
     query: nn.Module
@@ -36,6 +37,20 @@ class Layer:
     attention_dropout: float
     out_dropout: float
     down_dropout: float
+    distance_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistanceTable:
+    """Embeddings of the distances i - j between a token i and the token j that it attends to.
+
+    Attributes:
+        rows: [m, d] fp32, some of which stand for several distances.
+        index: [2 l - 1] rows by rising distance, from 1 - l to l - 1, for texts of l tokens.
+    """
+
+    rows: torch.Tensor
+    index: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,8 @@ class Parts:
     `widen` maps embeddings to the layers' width where the two differ. `head` turns the last
     hidden states of the first token, [b, 1, d], into logits. `position_bias` gives what is added
     to the attention scores of texts of one length, [1, h, l, l], where positions are relative.
+    `distances` gives the table for texts of l tokens where attention is disentangled: the layers'
+    query and key project its rows too.
     """
 
     embeddings: nn.Module
@@ -52,6 +69,7 @@ class Parts:
     layers: tuple[Layer, ...]
     head: Callable[[torch.Tensor], torch.Tensor]
     position_bias: Callable[[torch.Tensor], torch.Tensor] | None = None
+    distances: Callable[[int], DistanceTable] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,8 @@ class Family:
             key and value, or one matrix that computes all three.
         first_position: position id of the first token, so that many rows of the position table
             hold no token; None means padding id + 1, as in fairseq's models.
-        parts: takes a sequence classifier apart for the fused pass; None: it has no fused pass.
+        parts: takes a sequence classifier apart for the fused pass, or returns None where this
+            one differs from what the pass computes; None: the family has no fused pass.
         pooler: the encoder ends in a dense layer of its own width.
         gated: the first matrix of the feed-forward part is doubled (GLU).
         shares_layers: one layer's weights serve all layers.
@@ -75,7 +94,7 @@ class Family:
     model_types: tuple[str, ...]
     projections: tuple[str, ...]
     first_position: int | None = 0
-    parts: Callable[[Any], Parts] | None = None
+    parts: Callable[[Any], Parts | None] | None = None
     pooler: bool = False
     gated: bool = False
     shares_layers: bool = False

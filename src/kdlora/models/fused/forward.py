@@ -23,7 +23,8 @@ from peft import PeftModel
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.models.families import Parts, take_apart
+from kdlora.models.families import DistanceTable, Parts, take_apart
+from kdlora.models.fused.disentangled import Distances
 from kdlora.models.fused.layer import Batch, BoundLayer, FusedLayer, LastLayer
 from kdlora.models.fused.masks import Masks
 from kdlora.models.fused.packed import texts_per_part
@@ -67,7 +68,9 @@ class FusedForward:
         if self.parts.position_bias is not None:
             relative = self.parts.position_bias(stream)
             bias = relative if bias is None else relative + bias
-        first = self._encode(stream, bias)
+        distances = self.parts.distances
+        table = None if distances is None else distances(stream.shape[1])
+        first = self._encode(stream, bias, table)
         with autocast(first.device, self.dtype):
             return self.parts.head(first.unsqueeze(1)).float()
 
@@ -78,14 +81,19 @@ class FusedForward:
             known = ("input_ids", "token_type_ids")
             return embeddings(**{k: inputs[k] for k in known if k in inputs}).float()
 
-    def _encode(self, stream: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _encode(
+        self,
+        stream: torch.Tensor,
+        bias: torch.Tensor | None,
+        table: DistanceTable | None = None,
+    ) -> torch.Tensor:
         """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has."""
-        threads = self._threads(stream, bias)
+        threads = self._threads(stream, bias, table)
         texts, length = stream.shape[:2]
         sizes = shares(texts, length, self.width, threads)
         team = self._team(threads) if len(sizes) > 1 else None
         if team is None:
-            return self._encode_share(stream, bias, self._bind(), None)
+            return self._encode_share(stream, bias, table, self._bind(), None)
         streams, biases = stream.split(sizes), _split(bias, sizes)
         # Graphs of their own, or one set of constants for all.
         shared = None if torch.is_grad_enabled() else self._bind()
@@ -94,7 +102,7 @@ class FusedForward:
         def encode(share: int) -> torch.Tensor:
             generator = None if seeds is None else torch.Generator().manual_seed(seeds[share])
             bound = shared or self._bind()
-            return self._encode_share(streams[share], biases[share], bound, generator)
+            return self._encode_share(streams[share], biases[share], table, bound, generator)
 
         return side_by_side(team, encode, sizes, self.trained)
 
@@ -111,13 +119,17 @@ class FusedForward:
                 return None
         return self.team
 
-    def _threads(self, stream: torch.Tensor, bias: torch.Tensor | None) -> int:
+    def _threads(
+        self, stream: torch.Tensor, bias: torch.Tensor | None, table: DistanceTable | None
+    ) -> int:
         """1 where sharing texts out does not pay: trained weights have gradients as large as they
         are, which would have to be added up; so would those of embeddings and positions.
         """
         if stream.device.type != "cpu" or stream.requires_grad:
             return 1
         if bias is not None and bias.requires_grad:
+            return 1
+        if table is not None and table.rows.requires_grad:
             return 1
         if torch.is_grad_enabled() and not self.frozen:
             return 1
@@ -136,6 +148,7 @@ class FusedForward:
         self,
         stream: torch.Tensor,
         bias: torch.Tensor | None,
+        table: DistanceTable | None,
         bound: _Bound,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
@@ -144,6 +157,8 @@ class FusedForward:
         Trained base weights would have to sum their gradients over the parts: then it stays whole.
         """
         texts, length = stream.shape[:2]
+        whole = Batch(texts, length, bias, self.model.training, generator)
+        distances = bound.distances(table, whole)
         parts = stream.split(texts_per_part(texts, length, self.width) if self.frozen else texts)
         biases = _split(bias, [len(part) for part in parts])
         outputs = []
@@ -151,7 +166,7 @@ class FusedForward:
             batch = Batch(len(part), length, more, self.model.training, generator)
             if (keep := batch.keep(self.masks, part.shape, part)) is not None:
                 part = part * keep * self.masks.scale
-            outputs.append(bound(part.flatten(0, 1), batch))
+            outputs.append(bound(part.flatten(0, 1), batch, distances))
         return torch.cat(outputs)
 
 
@@ -163,13 +178,23 @@ class _Bound:
     layers: list[BoundLayer]
     last: BoundLayer
 
-    def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def __call__(
+        self, stream: torch.Tensor, batch: Batch, distances: Sequence[Distances | None]
+    ) -> torch.Tensor:
         if self.widen is not None:
             half = stream.to(self.widen.projection.dtype)
             stream = self.widen(half, batch.keep).float()
-        for layer in self.layers:
-            stream = layer(stream, batch)
-        return self.last(stream, batch)
+        *inner, last = distances
+        for layer, of_layer in zip(self.layers, inner, strict=True):
+            stream = layer(stream, batch, of_layer)
+        return self.last(stream, batch, last)
+
+    def distances(self, table: DistanceTable | None, batch: Batch) -> list[Distances | None]:
+        """What each layer makes of the distances; None where attention knows none."""
+        layers = [*self.layers, self.last]
+        if table is None:
+            return [None] * len(layers)
+        return [layer.distances(table, batch) for layer in layers]
 
 
 def _split(bias: torch.Tensor | None, sizes: list[int]) -> Sequence[torch.Tensor | None]:

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.autograd import Function
 
+from kdlora.models.fused import disentangled
+from kdlora.models.fused.disentangled import Distances
 from kdlora.models.fused.low_rank import Keeps, add_low_rank, low_rank_backward
 from kdlora.models.fused.ops import (
     add_norm_forward,
@@ -58,14 +60,17 @@ class Frozen:
     dtype: torch.dtype
 
 
-def frozen_layer(stream: torch.Tensor, bias: torch.Tensor | None, layer: Frozen) -> torch.Tensor:
+def frozen_layer(
+    stream: torch.Tensor, bias: torch.Tensor | None, distances: Distances | None, layer: Frozen
+) -> torch.Tensor:
     """A post-norm layer with exact GELU: stream [b * l, d] fp32 -> the same.
 
     `bias` (fp32, broadcast over [b, h, l, l]) gets no gradient: where the base is frozen, so are
-    relative positions.
+    relative positions. `distances` get one, because the factors of query and key project them.
     """
     factors = [factor for bound in layer.projections for factor in (bound.a, bound.b)]
-    return _FrozenLayer.apply(stream, bias, layer, *factors)
+    key, query = distances or (None, None)
+    return _FrozenLayer.apply(stream, bias, key, query, layer, *factors)
 
 
 class _FrozenLayer(Function):
@@ -74,6 +79,8 @@ class _FrozenLayer(Function):
         ctx: Any,
         stream: torch.Tensor,
         bias: torch.Tensor | None,
+        distance_key: torch.Tensor | None,
+        distance_query: torch.Tensor | None,
         layer: Frozen,
         *factors: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -86,9 +93,12 @@ class _FrozenLayer(Function):
         first, second = layer.norms
         x = stream.to(layer.dtype)
         joined = qkv.forward(x).unflatten(0, (layer.texts, -1))
-        context, saved = attention_forward(
-            joined, layer.heads, bias, layer.keeps[0], layer.scales[0]
-        )
+        keep, scale = layer.keeps[0], layer.scales[0]
+        if distance_key is None or distance_query is None:
+            context, saved = attention_forward(joined, layer.heads, bias, keep, scale)
+        else:
+            distances = Distances(distance_key, distance_query)
+            context, saved = disentangled.attention_forward(joined, distances, bias, keep, scale)
         middle, stats1 = add_norm_forward(
             out.forward(context.flatten(0, 1)), stream, layer.keeps[1], layer.scales[1], *first
         )
@@ -99,7 +109,8 @@ class _FrozenLayer(Function):
         kept = [t for product in products for t in (product.x, product.hidden)]
         drops = [keep for keeps in layer.drops for keep in keeps]
         ctx.save_for_backward(
-            *saved, *stats1, *stats2, raised, *layer.keeps, *factors, *kept, *drops
+            *(*saved, *stats1, *stats2, raised, *layer.keeps, *factors, *kept),
+            *(distance_key, distance_query, *drops),
         )
         ctx.dropped = [len(keeps) for keeps in layer.drops]
         ctx.layer = replace(layer, keeps=(), drops=())  # masks go when saved tensors are freed
@@ -111,7 +122,8 @@ class _FrozenLayer(Function):
         tensors = list(ctx.saved_tensors)
         saved, stats1, stats2 = tensors[:5], tensors[5:8], tensors[8:11]
         raised, keeps, factors, kept = tensors[11], tensors[12:15], tensors[15:23], tensors[23:31]
-        drops = iter(tensors[31:])
+        distance_key, distance_query = tensors[31:33]
+        drops = iter(tensors[33:])
         qkv, out, up, down = (
             _Product(bound, a, b, tuple(islice(drops, n)), *kept[2 * i : 2 * i + 2])
             for i, ((bound, a, b), n) in enumerate(
@@ -129,12 +141,20 @@ class _FrozenLayer(Function):
         g_stream = norm_backward(g_stream, stats1, first.weight, first.bias)[0]
         g = out.backward(dropout_backward(g_stream, keeps[1], layer.scales[1], layer.dtype))
         assert g is not None
-        g = attention_backward(
-            g.unflatten(0, (layer.texts, -1)), layer.heads, saved, keeps[0], layer.scales[0]
-        ).flatten(0, 1)
-        g = qkv.backward(g, wants_input=ctx.needs_input_grad[0])
+        g = g.unflatten(0, (layer.texts, -1))
+        g_key = g_query = None
+        if distance_key is None:
+            g = attention_backward(g, layer.heads, saved, keeps[0], layer.scales[0])
+        else:
+            wants = any(ctx.needs_input_grad[2:4])
+            distances = Distances(distance_key, distance_query)
+            g, g_key, g_query = disentangled.attention_backward(
+                g, saved, distances, keeps[0], layer.scales[0], wants_distances=wants
+            )
+        g = qkv.backward(g.flatten(0, 1), wants_input=ctx.needs_input_grad[0])
         grads = [t for product in (qkv, out, up, down) for t in (product.ga, product.gb)]
-        return (None if g is None else g_stream.add_(g)), None, None, *grads
+        g_stream = None if g is None else g_stream.add_(g)
+        return g_stream, None, g_key, g_query, None, *grads
 
 
 def _triples(

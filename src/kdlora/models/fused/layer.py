@@ -9,7 +9,10 @@ import torch
 from torch import nn
 from transformers.activations import GELUActivation
 
-from kdlora.models.families import Layer
+from kdlora.models.families import DistanceTable, Layer
+from kdlora.models.fused import disentangled
+from kdlora.models.fused.disentangled import Distances
+from kdlora.models.fused.factors import base_linear
 from kdlora.models.fused.frozen_layer import Frozen, Norm, frozen_layer
 from kdlora.models.fused.masks import Masks
 from kdlora.models.fused.ops import add_norm, attend_one, attention
@@ -41,6 +44,7 @@ class FusedLayer:
         self.up, self.down = Projection([layer.up], dtype), Projection([layer.down], dtype)
         self.attention_masks = Masks(layer.attention_dropout)
         self.out_masks, self.down_masks = Masks(layer.out_dropout), Masks(layer.down_dropout)
+        self.distance_masks = Masks(layer.distance_dropout)
         self.exact_gelu = isinstance(layer.activation, GELUActivation)
         norms = [*layer.attention_norm.parameters(), *layer.output_norm.parameters()]
         self.frozen = all(
@@ -62,7 +66,11 @@ class FusedLayer:
 
 
 class BoundLayer:
-    """A layer during one forward pass: stream [b * l, d] fp32 -> the same."""
+    """A layer during one forward pass: stream [b * l, d] fp32 -> the same.
+
+    `distances` are what the layer makes of the table of distances where attention is disentangled,
+    once for all parts of the batch.
+    """
 
     def __init__(self, owner: FusedLayer, training: bool) -> None:
         self.owner, self.layer = owner, owner.layer
@@ -73,19 +81,37 @@ class BoundLayer:
         bound = (*self.qkv, self.out, self.up, self.down)
         self.frozen = owner.frozen and owner.exact_gelu and all(b.frozen for b in bound)
 
-    def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def __call__(
+        self, stream: torch.Tensor, batch: Batch, distances: Distances | None = None
+    ) -> torch.Tensor:
         owner = self.owner
         if self.frozen and torch.is_grad_enabled():
-            return frozen_layer(stream, batch.bias, self._frozen(batch, stream))
+            return frozen_layer(stream, batch.bias, distances, self._frozen(batch, stream))
         half = stream.to(owner.dtype)
-        context = attention(
-            self.qkv[0](half, batch.keep).unflatten(0, (batch.size, batch.length)),
-            self.layer.heads,
-            batch.bias,
-            self._attention_keep(batch, batch.length, half),
-            owner.attention_masks.scale,
-        )
+        qkv = self.qkv[0](half, batch.keep).unflatten(0, (batch.size, batch.length))
+        keep = self._attention_keep(batch, batch.length, half)
+        scale = owner.attention_masks.scale
+        if distances is None:
+            context = attention(qkv, self.layer.heads, batch.bias, keep, scale)
+        else:
+            context = disentangled.attention(qkv, distances, batch.bias, keep, scale)
         return self.rest(context.flatten(0, 1), stream, batch)
+
+    def distances(self, table: DistanceTable, batch: Batch) -> Distances:
+        """The keys and queries of the distances, with this layer's dropout on their embeddings."""
+        rows = self._distance_rows(table.rows, batch)
+        query_key = self.qkv[0](rows, batch.keep)[:, : 2 * self._width]
+        return disentangled.project(query_key[table.index], self.layer.heads)
+
+    @property
+    def _width(self) -> int:
+        return base_linear(self.layer.query).out_features
+
+    def _distance_rows(self, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
+        masks = self.owner.distance_masks
+        if (keep := batch.keep(masks, rows.shape, rows)) is not None:
+            rows = rows * keep * masks.scale
+        return rows.to(self.owner.dtype)
 
     def _attention_keep(
         self, batch: Batch, queries: int, like: torch.Tensor
@@ -148,19 +174,29 @@ class LastLayer(FusedLayer):
 class _BoundLastLayer(BoundLayer):
     """Stream [b * l, d] fp32 -> [b, d] fp32."""
 
-    def __call__(self, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
-        query, key_value = self.qkv
+    def __call__(
+        self, stream: torch.Tensor, batch: Batch, distances: Distances | None = None
+    ) -> torch.Tensor:
         half = stream.to(self.owner.dtype).unflatten(0, (batch.size, batch.length))
-        context = attend_one(
-            query(half[:, 0].contiguous(), batch.keep),
-            key_value(half.flatten(0, 1), batch.keep).unflatten(0, (batch.size, batch.length)),
-            self.layer.heads,
-            None if batch.bias is None else batch.bias[..., :1, :],
-            self._attention_keep(batch, 1, half),
-            self.owner.attention_masks.scale,
-        )
+        query = self.qkv[0](half[:, 0].contiguous(), batch.keep)
+        key_value = self.qkv[1](half.flatten(0, 1), batch.keep)
+        key_value = key_value.unflatten(0, (batch.size, batch.length))
+        bias = None if batch.bias is None else batch.bias[..., :1, :]
+        keep = self._attention_keep(batch, 1, half)
+        scale = self.owner.attention_masks.scale
+        if distances is None:
+            context = attend_one(query, key_value, self.layer.heads, bias, keep, scale)
+        else:
+            context = disentangled.attend_one(query, key_value, distances, bias, keep, scale)
         residual = stream.unflatten(0, (batch.size, batch.length))[:, 0].contiguous()
         return self.rest(context, residual, batch)
+
+    def distances(self, table: DistanceTable, batch: Batch) -> Distances:
+        """Of the first token, which no other precedes."""
+        rows = self._distance_rows(table.rows, batch)
+        query, key_value = (projection(rows, batch.keep) for projection in self.qkv)
+        query_key = torch.cat([query, key_value[:, : self._width]], 1)
+        return disentangled.project_first(query_key[table.index[: batch.length]], self.layer.heads)
 
 
 def _add_norm(
