@@ -6,6 +6,8 @@ against that truth, scope by scope:
 - false: how often a difference is declared that is not there, at 5 %;
 - wrong equivalence: how often models that are exactly a margin apart are called equivalent (the
   margin is six true standard errors, so that the test has a chance);
+- family: how often any comparison of a question with several, none of which differs, is declared
+  different after correction;
 - coverage of the 95 % interval as it is printed;
 - power at the difference which an oracle that knows the variances finds in 80 %;
 - made: how often there is a claim at all, which hangs on the design: 0 or 100 %.
@@ -30,7 +32,9 @@ import numpy as np
 
 from benchmarks.results import write_results
 from benchmarks.simulated_studies import METRIC, Design, Drawn, draw
+from kdlora.evidence.claim import Claim
 from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.questions import ask
 from kdlora.evidence.result import SCOPES, TASKS_LIKE_THESE, TRAINED_MODELS, Rules, Scope
 from kdlora.evidence.verdicts import difference_p, equivalence_p
 
@@ -97,6 +101,18 @@ def designs() -> list[Design]:
         Design("9 tasks, 3 pairs, 3 seeds, collapsed runs", 9, 3, 3, collapse=0.02),
         Design("3 tasks, 3 seeds, one task's noise x10", 3, 1, 3, uneven=10),
         replace(text, name="1 task, 1 seed, 10000 texts", texts=10_000),
+        Design("1 task, 2 teachers of 3 students, 3 seeds", 1, 6, 3, teachers=2),
+        Design("9 tasks, 2 teachers of 2 students, 3 seeds", 9, 4, 3, teachers=2, **REAL),
+        replace(text, name="1 task, 2 teachers of 3 students, 1 seed, 500 texts", pairs=6,
+                teachers=2, texts=500),
+        replace(text, name="1 task, 2 teachers of 3 students, 3 seeds, 500 texts", pairs=6,
+                teachers=2, seeds=3, texts=500, seed_spread=0.7),
+        Design("3 tasks, 3 seeds, 6 models", 3, 1, 3, arms=6),
+        replace(text, name="1 task, 1 seed, 1000 texts, 4 models", arms=4),
+        Design("9 tasks, 3 seeds, 4 models", 9, 1, 3, arms=4, **REAL),
+        Design("3 tasks, 2 seeds, 6 models", 3, 1, 2, arms=6),
+        replace(text, name="1 task, 3 seeds, 500 texts, 3 models", texts=500, seeds=3, arms=3,
+                seed_spread=0.7),
     ]  # fmt: skip
 
 
@@ -104,13 +120,14 @@ def measure(design: Design, studies: int = STUDIES, seed: int = 0) -> dict[str, 
     """The rates of a design, scope by scope."""
     rng = np.random.default_rng(seed)
     metric = "points" if design.texts else METRIC
-    rules = Rules(draws=0, permutations=0, correction="none", margin_unit=metric)
+    correction = "holm" if design.arms > 1 else "none"
+    rules = Rules(draws=0, permutations=0, correction=correction, margin_unit=metric)
     found: list[tuple[Comparison, dict[Scope, float]]] = []
     left = studies
     while left:
         n = min(left, BATCH[bool(design.texts)])
         drawn = draw(design, n, rng)
-        made = compare_many(drawn.study, drawn.contrasts, rng=rng, rules=rules)
+        made = _judged(drawn, design.arms, rng, rules)
         found += zip(made, _truths(drawn), strict=True)
         left -= n
     leading = [c.claim.scope for c, _ in found if c.claim.made]
@@ -120,8 +137,21 @@ def measure(design: Design, studies: int = STUDIES, seed: int = 0) -> dict[str, 
         "seed": seed,
         "useful": len(leading) / studies,
         "leading": max(set(leading), key=leading.count) if leading else None,
-        "scopes": {scope: _rates(found, scope) for scope in SCOPES},
+        "scopes": {scope: _rates(found, scope, design.arms) for scope in SCOPES},
     }
+
+
+def _judged(
+    drawn: Drawn, arms: int, rng: np.random.Generator, rules: Rules
+) -> list[Comparison]:  # fmt: skip
+    """The comparisons of all studies; those of a study are one question."""
+    if arms == 1:
+        return list(compare_many(drawn.study, drawn.contrasts, rng=rng, rules=rules))
+    asked = {
+        f"study {i}": drawn.contrasts[i : i + arms] for i in range(0, len(drawn.contrasts), arms)
+    }
+    found = ask(drawn.study, asked, rng=rng, rules=rules)
+    return [c for comparisons in found.values() for c in comparisons]
 
 
 def _truths(drawn: Drawn) -> Iterator[dict[Scope, float]]:
@@ -134,12 +164,13 @@ def _truths(drawn: Drawn) -> Iterator[dict[Scope, float]]:
 
 
 def _rates(
-    found: list[tuple[Comparison, dict[Scope, float]]], scope: Scope
+    found: list[tuple[Comparison, dict[Scope, float]]], scope: Scope, arms: int = 1
 ) -> dict[str, float] | None:
     """None where the design allows no such claim."""
     claims = [(c.claims[scope], truth[scope]) for c, truth in found if c.claims[scope].made]
     if not claims:
         return None
+    truths = np.array([truth for _, truth in claims])
     off = np.array([claim.difference - truth for claim, truth in claims])
     se, df = (np.array([getattr(claim, name) for claim, _ in claims]) for name in ("se", "df"))
     covered = np.array([claim.low <= truth <= claim.high for claim, truth in claims])
@@ -156,7 +187,14 @@ def _rates(
         "coverage": float(covered.mean()),
         "power": float((seen & (off + ORACLE * true_se > 0)).mean()),
         "true_se": true_se,
+        **({"family": _in_families(claims, arms)} if arms > 1 and not truths.any() else {}),
     }
+
+
+def _in_families(claims: list[tuple[Claim, float]], arms: int) -> float:
+    """How often any of the comparisons that are corrected together declares a difference."""
+    told = np.array([claim.verdict in ("superior", "inferior") for claim, _ in claims])
+    return float(told.reshape(-1, arms).any(1).mean())
 
 
 def broken(line: dict[str, Any]) -> list[str]:
@@ -169,8 +207,8 @@ def broken(line: dict[str, Any]) -> list[str]:
         if rates is None:
             continue
         error = ERRORS * np.sqrt(ALPHA * (1 - ALPHA) / (line["studies"] * rates["made"]))
-        for name in ("false", "wrong_equivalence"):
-            if rates[name] > ALPHA + error:
+        for name in ("false", "wrong_equivalence", "family"):
+            if rates.get(name, 0.0) > ALPHA + error:
                 found.append(f"{line['design']['name']}, {scope}: {name} {rates[name]:.3f}")
         if rates["coverage"] < COVERS[0] - error:
             found.append(f"{line['design']['name']}, {scope}: coverage {rates['coverage']:.3f}")
@@ -188,12 +226,12 @@ def simulate(
     path.parent.mkdir(parents=True, exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     known = {
-        json.dumps([line["design"], line["studies"], line["seed"]]): line
+        _key(Design(**line["design"]), line["studies"], line["seed"]): line
         for line in map(json.loads, text.splitlines())
     }
     lines = []
     for design in designs():
-        key = json.dumps([json.loads(json.dumps(asdict(design))), studies, seed])
+        key = _key(design, studies, seed)
         if key not in known and time.monotonic() >= end:
             continue
         if key not in known:
@@ -203,6 +241,11 @@ def simulate(
             print(design.name, known[key]["scopes"], flush=True)
         lines.append(known[key])
     return lines
+
+
+def _key(design: Design, studies: int, seed: int) -> str:
+    """What tells lines apart; a field that came later is in a line only where it is used."""
+    return json.dumps([asdict(design), studies, seed])
 
 
 def page(lines: list[dict[str, Any]]) -> str:
@@ -216,9 +259,11 @@ def page(lines: list[dict[str, Any]]) -> str:
         f"{100 * np.sqrt(ALPHA * (1 - ALPHA) / lines[0]['studies']):.1f} points. Wanted: false "
         "and wrong equivalence at most 5 %, coverage of 93 to 97 %; the oracle's power is 80 %. A "
         "scope that a design does not allow has no row; the widest one carries the verdict. Noise "
-        "is that of a difference of two runs.\n\n"
-        "| design | claim | false | wrong equivalence | coverage | power |\n"
-        "|---|---|---|---|---|---|\n"
+        "is that of a difference of two runs. Where a question asks about several models, "
+        "all alike, the column family says how often any of them is declared different after "
+        "correction.\n\n"
+        "| design | claim | false | wrong equivalence | coverage | power | family |\n"
+        "|---|---|---|---|---|---|---|\n"
     )
     rows = []
     for line in lines:
@@ -227,10 +272,11 @@ def page(lines: list[dict[str, Any]]) -> str:
             if rates:
                 cells = [f"{100 * rates[k]:.1f} %"
                          for k in ("false", "wrong_equivalence", "coverage", "power")]  # fmt: skip
+                cells.append(f"{100 * rates['family']:.1f} %" if "family" in rates else "")
                 rows.append(f"| {name} | {scope} | {' | '.join(cells)} |")
                 name = ""
         if not any(line["scopes"].values()):
-            rows.append(f"| {name} | none | | | | |")
+            rows.append(f"| {name} | none | | | | | |")
     useful = sum(line["useful"] > 0.5 for line in lines)
     found = [problem for line in lines for problem in broken(line)]
     done = {line["design"]["name"] for line in lines}

@@ -23,11 +23,17 @@ from kdlora.records.tidy import StudyFrame
 
 METRIC = "made up"  # kdlora keeps the unit of a metric that it does not know
 LEVEL = 75.0
+INHERITED = 0.3  # of the variance of a student's noise is its teacher's
 
 
 @dataclass(frozen=True)
 class Design:
     """A kind of study. Standard deviations are those of a difference of two runs; points.
+
+    arms: models that a question holds against b; with several it is a family of comparisons.
+    teachers: pairs are of so many teachers in turn, the first with the first student and so on;
+    side b is the run of the teacher, which its students share and from which they inherit a part of
+    their noise (`INHERITED` of its variance).
 
     noise: of runs, on the first task `uneven` times that. seed_correlation: of runs of one seed on
     unlike tasks. tails: degrees of freedom of the noise (0: normal). collapse: how often a run
@@ -44,6 +50,8 @@ class Design:
     tasks: int = 1
     pairs: int = 1
     seeds: int = 1
+    arms: int = 1
+    teachers: int = 0
     task: float = 0.0
     block: float = 0.0
     noise: float = 2.0
@@ -67,9 +75,9 @@ class Design:
 class Drawn:
     """Studies as compare takes them, and what is true of each.
 
-    contrasts: (a, b) by study. models, tasks: the true difference of these trained models [n], and
-    of the recipes on these tasks [n] (over the replicated blocks); on tasks like these it is
-    `population`.
+    contrasts: (a, b), the comparisons of a study one after the other. models, tasks: the true
+    difference of these trained models [contrasts], and of the recipes on these tasks [contrasts]
+    (over the replicated blocks); on tasks like these it is `population`.
     """
 
     study: StudyFrame
@@ -114,28 +122,46 @@ def _cells(design: Design) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarra
 def _draw_scores(design: Design, n: int, rng: np.random.Generator, difference: float) -> Drawn:
     names, task, pair, seed = _cells(design)
     shape = (n, design.tasks, design.pairs, design.seeds)
-    tasks = design.task * rng.standard_normal((n, design.tasks, 1))
-    effects = tasks + design.block * rng.standard_normal((n, design.tasks, design.pairs))
+    replicated = np.arange(design.tasks) >= design.one_seed_tasks
+    effects = []
+    for _ in range(design.arms):
+        tasks = design.task * rng.standard_normal((n, design.tasks, 1))
+        effects.append(tasks + design.block * rng.standard_normal((n, design.tasks, design.pairs)))
     level = LEVEL + 8 * rng.standard_normal((n, design.tasks))[:, task]
-    sides = []
-    for shared in (False, design.shared):
-        noise = _noise(design, (*shape[:2], 1, shape[3]) if shared else shape, rng)
-        noise = np.broadcast_to(noise, shape)[:, task, pair, seed]
-        sides.append(level + noise / np.sqrt(2))
-    sides[0] = sides[0] + difference + effects[:, task, pair]
+    shared = _sharing(design)
+    of_pair = np.arange(design.pairs) % shared  # which of the runs of side b serves it
+    noises = [_noise(design, shape, rng) for _ in range(design.arms)]
+    noise_b = _noise(design, (*shape[:2], shared, shape[3]), rng)[:, :, of_pair]
+    if design.teachers:
+        noises = [
+            np.sqrt(1 - INHERITED) * own + np.sqrt(INHERITED) * noise_b for own in noises
+        ]  # fmt: skip
+    noises = [noise[:, task, pair, seed] / np.sqrt(2) for noise in (*noises, noise_b)]
+    sides = [level + noise for noise in noises]
+    for k, effect in enumerate(effects):
+        sides[k] = sides[k] + difference + effect[:, task, pair]
     if design.grid:
         sides = [np.round(side / design.grid) * design.grid for side in sides]
     sides = [np.minimum(side, design.ceiling) for side in sides]
     rows, contrasts = _Rows(), []
     cell = [f"{t}-{p}-{s}" for t, p, s in zip(task, pair, seed, strict=True)]
-    run = [f"{t}-{s}" for t, s in zip(task, seed, strict=True)] if design.shared else cell
+    run = [f"{t}-{of_pair[p]}-{s}" for t, p, s in zip(task, pair, seed, strict=True)]
     for i in range(n):
-        rows.add(f"a #{i}", names, sides[0][i], [f"a{i}-{c}" for c in cell])
-        rows.add(f"b #{i}", names, sides[1][i], [f"b{i}-{c}" for c in run])
-        contrasts.append((f"a #{i}", f"b #{i}"))
-    replicated = np.arange(design.tasks) >= design.one_seed_tasks
-    truth = difference + effects[:, replicated].mean((1, 2))
+        for k, side in enumerate(sides[:-1]):
+            rows.add(_arm(i, k), names, side[i], [f"{_arm(i, k)}-{c}" for c in cell])
+            contrasts.append((_arm(i, k), f"b #{i}"))
+        rows.add(f"b #{i}", names, sides[-1][i], [f"b{i}-{c}" for c in run])
+    truth = np.stack([difference + e[:, replicated].mean((1, 2)) for e in effects], 1).ravel()
     return Drawn(StudyFrame.of(rows.frame(METRIC)), contrasts, truth, truth, difference)
+
+
+def _arm(study: int, k: int) -> str:
+    return f"{'acdefghijklmnopq'[k]} #{study}"
+
+
+def _sharing(design: Design) -> int:
+    """How many runs of side b there are for all pairs of a task and seed."""
+    return 1 if design.shared else design.teachers or design.pairs
 
 
 def _noise(design: Design, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -151,29 +177,40 @@ def _noise(design: Design, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 def _draw_predictions(design: Design, n: int, rng: np.random.Generator, difference: float) -> Drawn:
-    """Studies of one pair with predictions; scores are those of the texts."""
-    names, task, _, seed = _cells(design)
+    """Studies with predictions; scores are those of the texts."""
+    names, task, pair, seed = _cells(design)
     rows, contrasts, models = _Rows(), [], []
     outputs: dict[str, SplitOutputs] = {}
     macro = len(design.prior) > 1
+    shared = _sharing(design)
+    of_pair = np.arange(design.pairs) % shared
     for i in range(n):
-        spread = design.seed_spread * rng.standard_normal((2, design.tasks, design.seeds))
-        shares = design.accuracy + np.array([difference, 0.0])[:, None, None] / 100 + spread / 100
+        drawn = design.seed_spread * rng.standard_normal(
+            (design.arms + 1, design.tasks, design.pairs, design.seeds)
+        )
+        drawn[-1] = drawn[-1][:, of_pair]
+        if design.teachers:
+            drawn[:-1] = np.sqrt(1 - INHERITED) * drawn[:-1] + np.sqrt(INHERITED) * drawn[-1]
+        shares = design.accuracy + drawn / 100
+        shares[:-1] += difference / 100
         shares = np.clip(shares, 0.02, 0.998)
         texts = [_texts(design, rng) for _ in range(design.tasks)]
-        for place, side in enumerate("ab"):
+        for k in range(design.arms + 1):
+            is_b = k == design.arms
+            name = f"b #{i}" if is_b else _arm(i, k)
             scores, runs = [], []
-            for t, s in zip(task, seed, strict=True):
-                made = _answers(texts[t], shares[place, t, s], design, rng)
-                name = f"{side}{i}-{t}-{s}"
-                outputs[name] = made
-                runs.append(name)
-                scores.append(_score(made, macro))
-            rows.add(f"{side} #{i}", names, np.array(scores), runs)
-        contrasts.append((f"a #{i}", f"b #{i}"))
-        models.append(100 * float((shares[0] - shares[1]).mean()))
+            for t, p, s in zip(task, pair, seed, strict=True):
+                run = f"{name}-{t}-{of_pair[p] if is_b else p}-{s}"
+                if run not in outputs:
+                    outputs[run] = _answers(texts[t], shares[k, t, p, s], design, rng)
+                runs.append(run)
+                scores.append(_score(outputs[run], macro))
+            rows.add(name, names, np.array(scores), runs)
+            if not is_b:
+                contrasts.append((name, f"b #{i}"))
+                models.append(100 * float((shares[k] - shares[-1]).mean()))
     frame = StudyFrame.of(rows.frame("macro_f1" if macro else "accuracy"), outputs)
-    truth = np.full(n, difference)
+    truth = np.full(len(contrasts), difference)
     return Drawn(frame, contrasts, truth if macro else np.array(models), truth, difference)
 
 

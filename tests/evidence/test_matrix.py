@@ -8,41 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdlora.evidence.matrix import (
-    Contrast,
-    analyse_matrix,
-    crossed,
-    holm,
-    positive_class,
-    split_effects,
-)
-from tests.harness.choice_studies import outputs_of, row, study
-
-TEACHERS, STUDENTS = {"big": 0.90, "huge": 0.91}, {"small": 0.84, "tiny": 0.78}
-# big-small, big-tiny, huge-small, huge-tiny: student effect 3, teacher effect 1, no interaction
-CELLS = {("big", "small"): 0.85, ("big", "tiny"): 0.79,
-         ("huge", "small"): 0.87, ("huge", "tiny"): 0.81}  # fmt: skip
-
-
-def matrix_study(seeds=(1,), cells=CELLS):
-    rows = []
-    for seed in seeds:
-        for (teacher, student), score in cells.items():
-            pair = f"{teacher}--{student}"
-            place = {"pair": pair, "teacher": teacher, "student": student, "seed": seed}
-            rows.append(row("teacher/fft", score=TEACHERS[teacher], encoder=teacher,
-                            **place | {"run_id": f"{teacher}-{seed}"}))  # fmt: skip
-            rows.append(row("student/lora", score=STUDENTS[student], encoder=student,
-                            **place | {"run_id": f"{student}-{seed}"}))  # fmt: skip
-            rows.append(row(
-                "student/kd-lora", score=score, encoder=student, agreement=0.86, kappa=0.7,
-                agreement_lower=0.7, agreement_upper=0.95, agreement_chance=0.5,
-                speedup_latency=4.0, teacher_run_id=f"{teacher}-{seed}",
-                label_names=("no", "yes"),
-                per_class_f1={"no": 0.9, "yes": 0.8}, confusion=[[700, 50], [100, 150]],
-                **place | {"run_id": f"{pair}-{seed}"},
-            ))  # fmt: skip
-    return study(*rows)
+from kdlora.evidence.compare import compare
+from kdlora.evidence.matrix import analyse_matrix, crossed, positive_class, split_effects
+from kdlora.evidence.result import THESE_TASKS, TRAINED_MODELS, Rules
+from kdlora.records.tidy import StudyFrame
+from tests.harness.choice_studies import CELLS, matrix_study, outputs_of
 
 
 def outputs_for(frame, n=1000):
@@ -50,8 +20,8 @@ def outputs_for(frame, n=1000):
 
 
 def analyse(frame, outputs=None, draws=1000):
-    return analyse_matrix(frame, "t", "student/kd-lora", outputs or {},
-                          rng=np.random.default_rng(0), draws=draws)  # fmt: skip
+    return analyse_matrix(StudyFrame.of(frame, outputs or {}), "t", "student/kd-lora",
+                          rng=np.random.default_rng(0), rules=Rules(draws=draws))  # fmt: skip
 
 
 def test_effects_that_were_put_in() -> None:
@@ -63,7 +33,7 @@ def test_effects_that_were_put_in() -> None:
     assert effects["interaction", "big x tiny"] == pytest.approx(0.0)
     assert found.shares == pytest.approx({"teacher": 0.1, "student": 0.9, "interaction": 0.0})
     assert found.mean.low is None  # no predictions, one seed: nothing to resample
-    assert all(c.p is None for c in found.contrasts)
+    assert all(not c.claim.made for c in found.contrasts)
 
 
 def test_every_model_stands_in_the_table_once() -> None:
@@ -88,15 +58,16 @@ def test_intervals_cover_and_tests_find_what_is_large() -> None:
     found = analyse(frame, outputs)
     assert found.n_examples == 1000
     student = found.of("student")[0]
-    assert student.a == "small"
-    assert student.low < 6.0 < student.high
-    assert student.p < 0.01
+    assert (student.a, student.claim.scope) == ("small", TRAINED_MODELS)
+    assert student.claim.low < 6.0 < student.claim.high
+    assert student.claim.verdict == "superior"
     # four independent binomials: se of the mean of two differences
     error = 100 * np.sqrt(sum(s * (1 - s) for s in CELLS.values()) / 4 / 1000)
-    assert (student.high - student.low) / (2 * 1.96) == pytest.approx(error, rel=0.1)
+    width = (student.claim.high - student.claim.low) / (2 * 1.96)
+    assert width == pytest.approx(error, rel=0.05)
     interaction = found.of("interaction")[0]
-    assert interaction.low < 0 < interaction.high
-    assert interaction.p > 0.5
+    assert interaction.claim.low < 0 < interaction.claim.high
+    assert interaction.claim.p > 0.5
 
 
 def test_mcnemar_is_the_binomial_of_the_discordant_rows() -> None:
@@ -120,7 +91,70 @@ def test_seeds_are_replicates() -> None:
     half = stats.t.ppf(0.975, 1) * 1.0  # Student's of two means 2 points apart
     assert 84 - found.mean.low == pytest.approx(half, rel=0.2)
     student = found.of("student")[0]
-    assert student.low == pytest.approx(student.high)  # both seeds moved all cells alike
+    assert student.difference == pytest.approx(6.0)
+    assert "needs three seeds" in student.claim.cannot
+
+
+def arms_apart(frame, **names):
+    """The cells named as arms, so that `compare` can be asked about them."""
+    told = frame[frame["arm"] == "student/kd-lora"]
+    return told.assign(arm=[names["arm"](t, s) for t, s in zip(told["teacher"], told["student"],
+                                                              strict=True)],
+                       pair=[names["pair"](t, s) for t, s in zip(told["teacher"], told["student"],
+                                                                 strict=True)])  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_a_difference_in_the_matrix_is_what_compare_says(seeds) -> None:
+    draw = np.random.default_rng(3)
+    frame = matrix_study(seeds)
+    frame["score"] = (frame["score"] + draw.normal(0, 0.01, len(frame))).round(3)
+    frame["score"] = frame.groupby("run_id")["score"].transform("first")
+    outputs = outputs_for(frame.drop_duplicates("run_id"))
+    found = analyse(frame, outputs)
+    rules = Rules(draws=0, permutations=0)
+
+    def asked(rows, a, b):
+        return compare(StudyFrame.of(rows, outputs), a, b, rng=draw, rules=rules).claims
+
+    (teacher,) = found.of("teacher")
+    apart = arms_apart(frame, arm=lambda t, _: f"{t} taught", pair=lambda _, s: s)
+    assert teacher.comparison.claims == asked(apart, "big taught", "huge taught")
+    for kind, b in (("distillation", "student/lora"), ("teacher's own", "teacher/fft")):
+        for contrast in found.of(kind):
+            cell = contrast.a.replace(" to ", "--")
+            alone = asked(frame[frame["pair"] == cell], "student/kd-lora", b)
+            for scope, claim in contrast.comparison.claims.items():
+                same = alone[scope]
+                assert (claim.difference, claim.low, claim.high, claim.p, claim.cannot) == (
+                    same.difference, same.low, same.high, same.p, same.cannot)  # fmt: skip
+    scope = TRAINED_MODELS if len(seeds) == 1 else THESE_TASKS
+    assert {c.claim.scope for c in found.contrasts} == {scope}
+
+
+def test_an_interaction_is_a_difference_of_differences_seed_by_seed() -> None:
+    frame = matrix_study((1, 2, 3))
+    shift = {("big", "small", 1): 0.03, ("big", "small", 2): 0.01, ("huge", "tiny", 3): 0.02}
+    for (teacher, student, seed), value in shift.items():
+        frame.loc[frame["run_id"] == f"{teacher}--{student}-{seed}", "score"] += value
+    (edge,) = analyse(frame).of("interaction")
+    by_seed = np.array([3.0, 1.0, 2.0])  # each adds to (big - huge) for small less that for tiny
+    half = stats.t.ppf(0.975, 2) * by_seed.std(ddof=1) / np.sqrt(3)
+    assert edge.difference == pytest.approx(2.0)
+    assert (edge.claim.low, edge.claim.high) == pytest.approx((2 - half, 2 + half))
+    assert analyse(frame).mean.value == pytest.approx(83.0 + 2.0 / 4)
+
+
+def test_a_flagged_run_is_told_wherever_it_counts() -> None:
+    frame = matrix_study((1, 2, 3))
+    bad = frame["run_id"] == "big--tiny-2"
+    frame.loc[bad, "score"] = 0.5
+    frame["flags"] = [("constant_predictions",) if b else () for b in bad]
+    frame["flag_severities"] = [("error",) if b else () for b in bad]
+    (teacher,) = analyse(frame).of("teacher")
+    assert teacher.comparison.n_flagged == 1
+    assert teacher.comparison.unflagged == pytest.approx(-2.0)
+    assert teacher.difference < -6
 
 
 def test_what_is_crossed() -> None:
@@ -134,9 +168,13 @@ def test_what_is_crossed() -> None:
 
 
 def test_holm_is_within_a_kind() -> None:
-    made = [Contrast("x", "a", "b", 1, None, None, p) for p in (0.01, 0.04)]
-    made.append(Contrast("y", "a", "b", 1, None, None, 0.04))
-    assert [c.p_holm for c in holm(made)] == pytest.approx([0.02, 0.04, 0.04])
+    frame = matrix_study()
+    found = analyse(frame, outputs_for(frame))
+    gains = sorted(found.of("distillation"), key=lambda c: c.claim.p)
+    assert len(gains) == 4
+    assert gains[0].claim.p_corrected == pytest.approx(min(1, 4 * gains[0].claim.p))
+    (teacher,) = found.of("teacher")  # alone in its kind
+    assert teacher.claim.p_corrected == pytest.approx(teacher.claim.p)
 
 
 def test_the_positive_class_is_the_tasks_own_else_the_rarer_one() -> None:

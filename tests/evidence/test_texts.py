@@ -65,7 +65,7 @@ def test_the_spread_of_a_correlation_is_that_of_drawing_texts_anew(name: str) ->
 def paired(a: SplitOutputs, b: SplitOutputs, name: str = "accuracy") -> PairedRuns:
     turn = metric(name).direction * metric(name).factor
     scores = [turn * metric(name).terms(s.outputs, s.labels, positive=1).score for s in (a, b)]
-    return PairedRuns("t", "a", "b", scores[0], scores[1], name, 1)
+    return PairedRuns("t", (("a", 1.0),), (("b", 1.0),), scores[0], scores[1], name, 1)
 
 
 def test_two_classifiers_have_the_interval_of_agresti_and_min() -> None:
@@ -93,7 +93,7 @@ def test_models_that_answer_alike_are_known_as_well_as_their_texts_allow() -> No
 def test_predictions_of_another_score_are_not_taken_for_these() -> None:
     rng = np.random.default_rng(5)
     a, b = classes(100, 0.9, rng), classes(100, 0.8, rng)
-    run = PairedRuns("t", "a", "b", 50.0, 50.0, "accuracy", None)
+    run = PairedRuns("t", (("a", 1.0),), (("b", 1.0),), 50.0, 50.0, "accuracy", None)
     assert isinstance(text_differences([run], StoredTexts({"a": a, "b": b})), str)
     assert isinstance(text_differences([paired(a, a)], StoredTexts({"a": a})), str)
 

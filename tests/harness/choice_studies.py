@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -49,3 +49,33 @@ def outputs_of(
         said[wrong] = 1 - said[wrong]
         found[run] = SplitOutputs(ids, labels, np.eye(2)[said] * 4.0 - 2.0)
     return found
+
+
+TEACHERS, STUDENTS = {"big": 0.90, "huge": 0.91}, {"small": 0.84, "tiny": 0.78}
+# big-small, big-tiny, huge-small, huge-tiny: student effect 3, teacher effect 1, no interaction
+CELLS = {("big", "small"): 0.85, ("big", "tiny"): 0.79,
+         ("huge", "small"): 0.87, ("huge", "tiny"): 0.81}  # fmt: skip
+
+
+def matrix_study(
+    seeds: Iterable[int] = (1,), cells: Mapping[tuple[str, str], float] = CELLS
+) -> pd.DataFrame:
+    """Two teachers by two students on one task, with their controls."""
+    rows = []
+    for seed in seeds:
+        for (teacher, student), score in cells.items():
+            pair = f"{teacher}--{student}"
+            place = {"pair": pair, "teacher": teacher, "student": student, "seed": seed}
+            rows.append(row("teacher/fft", score=TEACHERS[teacher], encoder=teacher,
+                            **place | {"run_id": f"{teacher}-{seed}"}))  # fmt: skip
+            rows.append(row("student/lora", score=STUDENTS[student], encoder=student,
+                            **place | {"run_id": f"{student}-{seed}"}))  # fmt: skip
+            rows.append(row(
+                "student/kd-lora", score=score, encoder=student, agreement=0.86, kappa=0.7,
+                agreement_lower=0.7, agreement_upper=0.95, agreement_chance=0.5,
+                speedup_latency=4.0, teacher_run_id=f"{teacher}-{seed}",
+                label_names=("no", "yes"),
+                per_class_f1={"no": 0.9, "yes": 0.8}, confusion=[[700, 50], [100, 150]],
+                **place | {"run_id": f"{pair}-{seed}"},
+            ))  # fmt: skip
+    return study(*rows)

@@ -17,10 +17,12 @@ import kdlora.records.frame
 from kdlora.cli.compare import compare as command
 from kdlora.evidence.questions import ON_TEACHER
 from kdlora.evidence.result import Rules
+from kdlora.records.tidy import StudyFrame
 from kdlora.report import words as w
 from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from kdlora.report.document import Report
+from tests.harness.choice_studies import matrix_study, outputs_of
 from tests.harness.evidence_frames import VARIANTS, grid, runs_742
 from tests.harness.studies import make_frame, put
 
@@ -104,6 +106,39 @@ def test_the_reproduced_reports_say_what_compare_says(shared: Path) -> None:
     told = [c for c in whole.families[ON_TEACHER] if c.verdict == "inferior"]
     answer = next(s.answer for s in report.sound if s.id == "001.lora_vs_kd.score")
     assert answer.startswith(f"{len(told)} of 6 variants are told apart on tasks like these")
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_the_matrix_says_what_compare_says_of_the_same_cells(seeds) -> None:
+    frame, draw = matrix_study(seeds), np.random.default_rng(5)
+    moved = {run: draw.normal(0, 0.012) for run in frame["run_id"].unique()}
+    frame["score"] = (frame["score"] + frame["run_id"].map(moved)).round(3)
+    outputs = outputs_of(frame.drop_duplicates("run_id").set_index("run_id")["score"].to_dict())
+    (table,) = [
+        t
+        for t in build(frame, ReportInputs("m", texts=outputs)).tables()
+        if t.key == "matrix_tests"
+    ]
+    rows = table.records()
+    checked = 0
+    for kind, base in (("distillation", "student/lora"), ("teacher's own", "teacher/fft")):
+        for row in (row for row in rows if row["kind"] == kind):
+            pair = row["a"].replace(" to ", "--")
+            own = StudyFrame.of(frame[frame["pair"] == pair], outputs)
+            (said,) = kdlora.compare_arms(own, "student/kd-lora", base, rules=RULES)
+            for ours, theirs in (("difference", "difference"), ("low", "low"), ("p", "p")):
+                assert row[ours] == pytest.approx(getattr(said.claim, theirs))
+            if row["p"] > 0.05:  # no correction turns that into a verdict
+                assert row["verdict"] == said.verdict
+            checked += 1
+    assert checked == 8
+    (teacher,) = [row for row in rows if row["kind"] == "teacher"]  # alone in its question
+    told = frame[frame["arm"] == "student/kd-lora"]
+    told = told.assign(arm=told["teacher"] + " taught", pair=told["student"])
+    (said,) = kdlora.compare_arms(
+        StudyFrame.of(told, outputs), "big taught", "huge taught", rules=RULES
+    )
+    assert (teacher["verdict"], teacher["p_holm"]) == (said.verdict, said.claim.p_corrected)
 
 
 def test_no_first_sentence_rests_on_flagged_runs_alone() -> None:

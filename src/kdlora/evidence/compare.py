@@ -267,6 +267,13 @@ def compare_many(
         match_usable(usable, notes, a, b, keys=keys, block=block, score=score, sides=sides)
         for a, b in contrasts
     ]
+    return compare_matched(study, matched, rng=rng, rules=rules)
+
+
+def compare_matched(
+    study: StudyFrame, matched: Sequence[Matched], *, rng: np.random.Generator, rules: Rules
+) -> tuple[Comparison, ...]:
+    """`compare_many` on runs that are matched already."""
     known = study.once("texts", lambda: StoredTexts(study.outputs))
     claims = judge_all(matched, [_texts(study, m, known) for m in matched], rules)
     generators = [intervals.stream(rng, m.a, m.b) for m in matched]
@@ -285,7 +292,14 @@ def _flagged_runs(study: StudyFrame) -> frozenset[str]:
 def _beside_flags(c: Comparison, flagged: frozenset[str]) -> Comparison:
     """With what is left of the difference without the runs that are flagged."""
     cells = c.matched.cells
-    doubtful = cells["run_a"].isin(flagged) | cells["run_b"].isin(flagged)
+    doubtful = pd.Series(
+        [
+            any(run in flagged for run, _ in (*a, *b))
+            for a, b in zip(cells["runs_a"], cells["runs_b"], strict=True)
+        ],
+        index=cells.index,
+        dtype=bool,
+    )
     if not doubtful.any():
         return c
     rest = replace(c.matched, cells=cells[~doubtful].reset_index(drop=True))
@@ -312,9 +326,9 @@ def _texts(study: StudyFrame, matched: Matched, known: StoredTexts) -> TextDiffe
         ),
     )
     cells = matched.cells
-    columns = (cells[name] for name in ("task", "run_a", "run_b", "score_a", "score_b", "metric"))
+    columns = (cells[name] for name in ("task", "runs_a", "runs_b", "score_a", "score_b", "metric"))
     runs = [
-        PairedRuns(str(task), str(a), str(b), float(x), float(y), str(name), positives.get(task))
+        PairedRuns(str(task), a, b, float(x), float(y), str(name), positives.get(task))
         for task, a, b, x, y, name in zip(*columns, strict=True)
     ]
     return text_differences(runs, known)

@@ -2,33 +2,38 @@
 
     score of (teacher, student) = mean + teacher effect + student effect + interaction
 
-Effects are deviations from the mean of the matrix and sum to zero. Intervals and p-values come from
-draws in which the examples are resampled together for all models, and the seeds vary, so what
-the cells share cancels out of their differences. With one seed they speak of the trained models
-that stand in the matrix, not of what another training would give.
+Effects are deviations from the mean of the matrix and sum to zero. An effect and a difference are
+weighted sums of the models' scores, matched by seed and judged as every other comparison is
+(`evidence.compare`): with three seeds they hold for other seeds and texts, with fewer for the
+trained models that stand in the matrix, on texts like these.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdlora.evidence.paired_tests import adjust
+from kdlora.evidence.claim import Claim
+from kdlora.evidence.compare import Comparison, compare_matched
+from kdlora.evidence.pairing import Matched, matched_sums
 from kdlora.evidence.prediction_tests import mcnemar
-from kdlora.evidence.result import Result, finite
-from kdlora.evidence.score_draws import ScoreDraws, draw_scores, quantiles, score_ends, two_sided_p
-from kdlora.evidence.scores import numbers
+from kdlora.evidence.result import Result, Rules, finite
+from kdlora.evidence.score_draws import ScoreDraws, draw_scores, score_ends
+from kdlora.evidence.scores import numbers, usable_runs
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs, shared_examples
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as metric_of
+
+Model = tuple[str, str]  # (teacher, student) of a cell; ("teacher", its name) and the like
+Sum = tuple[tuple[Model, float], ...]  # models with their weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,10 @@ class MatrixModel(Result):
 
 @dataclass(frozen=True)
 class Effect(Result):
-    """A deviation from the mean of the matrix in points, more being better."""
+    """A deviation from the mean of the matrix, in the unit of comparisons, more being better.
+
+    The interval is that of the widest claim that the seeds allow.
+    """
 
     kind: str
     name: str
@@ -77,25 +85,29 @@ class Effect(Result):
 
 @dataclass(frozen=True)
 class Contrast(Result):
-    """a minus b in points, more being better.
+    """a minus b, more being better, judged together with those of its kind.
 
-    kind: teacher or student (averaged over the other), interaction, same student (two teachers),
-    distillation (against the student alone, adapted alike), full (against the student alone, fully
-    fine-tuned), teacher's own (against the teacher).
-    p: two-sided, of the bootstrap; p_holm: Holm over its kind. mcnemar: exact p by seed, of the
-    accuracies of single runs; mcnemar_holm: Holm over its kind and seeds.
+    kind: teacher or student (averaged over the other), interaction (a difference of differences),
+    same student (two teachers), distillation (against the student alone, adapted alike), full
+    (against the student alone, fully fine-tuned), teacher's own (against the teacher).
+    mcnemar: exact p of the accuracies of single runs, by seed; not corrected.
     """
 
     kind: str
     a: str
     b: str
-    difference: float
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None = None
+    comparison: Comparison = field(repr=False)
     mcnemar: tuple[tuple[int, float | None], ...] = ()
-    mcnemar_holm: tuple[tuple[int, float | None], ...] = ()
+
+    @property
+    def claim(self) -> Claim:
+        """The widest claim that the seeds allow: it carries the verdict."""
+        return self.comparison.claim
+
+    @property
+    def difference(self) -> float:
+        """Over the seeds that both sides have; NaN where they share none."""
+        return next(iter(self.comparison.by_task.values()), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,6 @@ class Matrix(Result):
     contrasts: tuple[Contrast, ...]
     n_examples: int
     n_seeds: int
-    draws: int
 
     def cell(self, teacher: str, student: str) -> MatrixModel:
         found = (m for m in self.models if (m.teacher, m.student) == (teacher, student))
@@ -125,43 +136,6 @@ class Matrix(Result):
 
     def of(self, kind: str) -> list[Contrast]:
         return [c for c in self.contrasts if c.kind == kind]
-
-
-class Models:
-    """The runs behind each model of a matrix, a row a seed."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], pd.DataFrame] = {}
-
-    def add(self, name: tuple[str, str], rows: pd.DataFrame) -> None:
-        """Add a model if it has any run; a run shared by several pairs counts once."""
-        if len(rows):
-            once = rows.drop_duplicates("run_id")
-            self.rows[name] = once.sort_values("seed", kind="stable")
-
-    def with_mcnemar(
-        self,
-        contrast: Contrast,
-        a: tuple[str, str],
-        b: tuple[str, str],
-        outputs: Mapping[str, SplitOutputs],
-    ) -> Contrast:
-        """Add the exact test of each seed of which both stored their class predictions."""
-        first, second = (
-            dict(zip(self.rows[n]["seed"].astype(int), self.rows[n]["run_id"], strict=True))
-            for n in (a, b)
-        )
-        found: list[tuple[int, float | None]] = []
-        for seed in first:
-            pair = [first[seed], second.get(seed)]
-            known = {r: outputs[r] for r in pair if r in outputs}
-            if len(known) != 2 or next(iter(known.values())).kind.numeric:
-                continue
-            aligned = shared_examples(known)
-            if aligned:
-                a_right, b_right = (aligned[r].right for r in pair)
-                found.append((int(seed), mcnemar(a_right, b_right).p))
-        return replace(contrast, mcnemar=tuple(found))
 
 
 def split_effects(cube: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -187,35 +161,6 @@ def shares_of(table: np.ndarray) -> dict[str, float]:
     }
     total = sum(squares.values())
     return {name: value / total for name, value in squares.items()} if total > 1e-12 else {}
-
-
-def holm(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Correct the p-values within each kind (Holm 1979)."""
-    kinds: dict[str, list[int]] = defaultdict(list)
-    for i, contrast in enumerate(contrasts):
-        kinds[contrast.kind].append(i)
-    made = list(contrasts)
-    for places in kinds.values():
-        tested = [i for i in places if made[i].p is not None]
-        for i, p in zip(tested, _holm([made[i].p for i in tested]), strict=True):
-            made[i] = replace(made[i], p_holm=p)
-        single = [(i, k) for i in places for k, (_, p) in enumerate(made[i].mcnemar)
-                  if p is not None]  # fmt: skip
-        corrected = dict(
-            zip(single, _holm([made[i].mcnemar[k][1] for i, k in single]), strict=True)
-        )
-        for i in places:
-            made[i] = replace(
-                made[i],
-                mcnemar_holm=tuple(
-                    (seed, corrected.get((i, k))) for k, (seed, _) in enumerate(made[i].mcnemar)
-                ),
-            )
-    return made
-
-
-def _holm(values: Sequence[float | None]) -> list[float]:
-    return [float(p) for p in adjust(np.array(values, float), "holm")]
 
 
 def positive_class(rows: pd.DataFrame) -> str | None:
@@ -264,63 +209,35 @@ def _distilled(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def analyse_matrix(
-    frame: pd.DataFrame,
+    frame: StudyFrame | pd.DataFrame,
     task: str,
     arm: str,
-    outputs: Mapping[str, SplitOutputs],
     *,
     rng: np.random.Generator,
-    draws: int = 4_000,
-    alpha: float = 0.05,
+    rules: Rules | None = None,
 ) -> Matrix:
     """The matrix of a distilled arm on a task, which `crossed` has named.
 
-    `outputs` are those of the *report* split by run id. Without them only seeds vary, and with one
-    seed there are no intervals.
+    Without stored predictions only seeds are a sample, and with fewer than three there are no
+    intervals. `rules.draws` is of the models' own scores.
     """
-    rows = _done(frame)
-    rows = rows[rows["task"] == task]
+    rules = rules or Rules(permutations=0)
+    study = StudyFrame.of(frame)
+    usable, notes = usable_runs(study.where(study.table["task"].eq(task)))
+    rows = usable.assign(seed=study.table.loc[usable.index, "seed"])  # a number for every run
     distilled = rows[rows["arm"] == arm]
     teachers = [str(t) for t in dict.fromkeys(distilled["teacher"])]
     students = [str(s) for s in dict.fromkeys(distilled["student"])]
     metric, direction = str(distilled["metric"].iloc[0]), int(distilled["direction"].iloc[0])
-    models = Models()
-    for teacher in teachers:
-        models.add(("teacher", teacher), _teacher_runs(rows, teacher))
     control = _control(arm, rows)
-    for student in students:
-        own = rows[(rows["student"] == student) & (rows["arm"] == control)]
-        models.add(("vanilla", student), own)
-        if control != FULL:
-            full = rows[(rows["student"] == student) & (rows["arm"] == FULL)]
-            models.add(("full", student), full)
-    for teacher in teachers:
-        for student in students:
-            here = (distilled["teacher"] == teacher) & (distilled["student"] == student)
-            models.add((teacher, student), distilled[here])
-    names = list(models.rows)
+    models = dict(_models(rows, arm, control, teachers, students))
+    drawn = _drawn_scores(models, study.outputs, metric, rng, rules.draws)
+    at = {name: i for i, name in enumerate(models)}
     scale = direction * metric_of(metric).factor
-    scores = {
-        str(r["run_id"]): float(r["score"]) for part in models.rows.values()
-        for _, r in part.iterrows()
-    }  # fmt: skip
-    positive = None
-    if metric_of(metric).needs_positive:
-        positive = positive_place(distilled)
-        outputs = outputs if positive is not None else {}
-    drawn = draw_scores(
-        [tuple(models.rows[n]["run_id"].astype(str)) for n in names],
-        [tuple(models.rows[n]["seed"].astype(int)) for n in names],
-        scores, outputs, metric, rng=rng, draws=draws, positive=positive,
-    )  # fmt: skip
-    at = {name: i for i, name in enumerate(names)}
     table = scale * np.array([[drawn.scores[at[t, s]] for s in students] for t in teachers])
-    cube = None
-    if drawn.draws is not None:
-        cube = scale * np.stack(
-            [np.stack([drawn.draws[:, at[t, s]] for s in students], -1) for t in teachers], 1
-        )
-    judge = _Judge(drawn, at, models, outputs, scale, alpha)
+    judge = _Judge(study, models, notes, rng, rules)
+    ends = score_ends(None if drawn.draws is None else _mean_cell(drawn, at), metric, rules.alpha)
+    low, high = sorted(scale * end for end in ends if end is not None) or (None, None)
     return Matrix(
         task=task,
         arm=arm,
@@ -330,15 +247,62 @@ def analyse_matrix(
         positive=positive_class(distilled),
         teachers=tuple(teachers),
         students=tuple(students),
-        models=tuple(_model(name, models.rows[name], drawn, at, alpha) for name in names),
-        mean=Effect("mean", "", float(table.mean()), *_ends(cube, lambda c: c.mean((1, 2)), alpha)),
-        effects=tuple(_effects(table, cube, teachers, students, alpha)),
+        models=tuple(_model(name, own, drawn, at, rules.alpha) for name, own in models.items()),
+        mean=Effect("mean", "", float(table.mean()), low, high),
+        effects=tuple(_effects(table, teachers, students, judge)),
         shares=shares_of(table),
-        contrasts=tuple(_contrasts(table, cube, teachers, students, judge, alpha)),
+        contrasts=tuple(_contrasts(teachers, students, judge)),
         n_examples=drawn.n_examples,
-        n_seeds=int(min(len(models.rows[t, s]) for t in teachers for s in students)),
-        draws=0 if drawn.draws is None else len(drawn.draws),
+        n_seeds=int(min(len(models[t, s]) for t in teachers for s in students)),
     )
+
+
+def _models(
+    rows: pd.DataFrame, arm: str, control: str, teachers: Sequence[str], students: Sequence[str]
+) -> Iterable[tuple[Model, pd.DataFrame]]:
+    """The runs behind each model that has any, by seed; one shared by several pairs counts once."""
+    found: list[tuple[Model, pd.DataFrame]] = [
+        (("teacher", teacher), _teacher_runs(rows, teacher)) for teacher in teachers
+    ]
+    for student in students:
+        own = rows[rows["student"] == student]
+        found.append((("vanilla", student), own[own["arm"] == control]))
+        if control != FULL:
+            found.append((("full", student), own[own["arm"] == FULL]))
+    cells = rows[rows["arm"] == arm]
+    for teacher in teachers:
+        for student in students:
+            here = (cells["teacher"] == teacher) & (cells["student"] == student)
+            found.append(((teacher, student), cells[here]))
+    for name, own in found:
+        if len(own):
+            yield name, own.drop_duplicates("run_id").sort_values("seed", kind="stable")
+
+
+def _drawn_scores(
+    models: Mapping[Model, pd.DataFrame],
+    outputs: Mapping[str, SplitOutputs],
+    metric: str,
+    rng: np.random.Generator,
+    draws: int,
+) -> ScoreDraws:
+    runs = pd.concat(models.values())
+    positive = None
+    if metric_of(metric).needs_positive:
+        positive = positive_place(runs)
+        outputs = outputs if positive is not None else {}
+    return draw_scores(
+        [tuple(own["run_id"].astype(str)) for own in models.values()],
+        [tuple(own["seed"].astype(int)) for own in models.values()],
+        dict(zip(runs["run_id"].astype(str), runs["score"].astype(float), strict=True)),
+        outputs, metric, rng=rng, draws=draws, positive=positive,
+    )  # fmt: skip
+
+
+def _mean_cell(drawn: ScoreDraws, at: Mapping[Model, int]) -> np.ndarray:
+    assert drawn.draws is not None
+    cells = [i for name, i in at.items() if name[0] not in ("teacher", *ALONE)]
+    return drawn.draws[:, cells].mean(1)
 
 
 def _teacher_runs(rows: pd.DataFrame, teacher: str) -> pd.DataFrame:
@@ -404,107 +368,128 @@ def _average(values: Sequence[float | None]) -> float | None:
     return finite(np.mean(known)) if known else None
 
 
-def _ends(
-    cube: np.ndarray | None, of: Any, alpha: float
-) -> tuple[float | None, float | None]:  # fmt: skip
-    return quantiles(None if cube is None else of(cube), alpha)
-
-
-def _effects(
-    table: np.ndarray,
-    cube: np.ndarray | None,
-    teachers: Sequence[str],
-    students: Sequence[str],
-    alpha: float,
-) -> list[Effect]:
-    """Deviations from the mean, in points: of teachers, of students, and of each cell beyond."""
-    own = split_effects(table[None])
-    many = split_effects(cube) if cube is not None else None
-    found = []
-    for i, name in enumerate(teachers):
-        ends = quantiles(None if many is None else many[1][:, i], alpha)
-        found.append(Effect("teacher", name, float(own[1][0, i]), *ends))
-    for j, name in enumerate(students):
-        ends = quantiles(None if many is None else many[2][:, j], alpha)
-        found.append(Effect("student", name, float(own[2][0, j]), *ends))
-    for i, teacher in enumerate(teachers):
-        for j, student in enumerate(students):
-            ends = quantiles(None if many is None else many[3][:, i, j], alpha)
-            name = f"{teacher} x {student}"
-            found.append(Effect("interaction", name, float(own[3][0, i, j]), *ends))
-    return found
-
-
-def _contrasts(
-    table: np.ndarray,
-    cube: np.ndarray | None,
-    teachers: Sequence[str],
-    students: Sequence[str],
-    judge: _Judge,
-    alpha: float,
-) -> list[Contrast]:
-    """All questions about the matrix; p-values are corrected within each kind of question."""
-    found: list[Contrast | None] = []
-    means, columns = table.mean(1), table.mean(0)
-    for i, j in combinations(range(len(teachers)), 2):
-        drawn = None if cube is None else cube[:, i].mean(1) - cube[:, j].mean(1)
-        found.append(
-            _contrast("teacher", teachers[i], teachers[j], means[i] - means[j], drawn, alpha)
-        )
-    for i, j in combinations(range(len(students)), 2):
-        drawn = None if cube is None else (cube[:, :, i] - cube[:, :, j]).mean(1)
-        found.append(
-            _contrast("student", students[i], students[j], columns[i] - columns[j], drawn, alpha)
-        )
-    for a, b in combinations(range(len(teachers)), 2):
-        for x, y in combinations(range(len(students)), 2):
-            value = table[a, x] - table[b, x] - table[a, y] + table[b, y]
-            drawn = None
-            if cube is not None:
-                drawn = cube[:, a, x] - cube[:, b, x] - cube[:, a, y] + cube[:, b, y]
-            first = f"{teachers[a]} over {teachers[b]} for {students[x]}"
-            found.append(_contrast("interaction", first, f"for {students[y]}", value, drawn, alpha))
-    for student in students:
-        for one, other in combinations(teachers, 2):
-            found.append(judge.compare("same student", (one, student), (other, student)))
-        for teacher in teachers:
-            cell = (teacher, student)
-            found.append(judge.compare("distillation", cell, ("vanilla", student)))
-            found.append(judge.compare("full", cell, ("full", student)))
-            found.append(judge.compare("teacher's own", cell, ("teacher", teacher)))
-    return holm([c for c in found if c is not None])
-
-
-def _contrast(
-    kind: str, a: str, b: str, value: float, drawn: np.ndarray | None, alpha: float
-) -> Contrast:
-    p = None if drawn is None else two_sided_p(drawn)
-    return Contrast(kind, a, b, float(value), *quantiles(drawn, alpha), p)
-
-
 class _Judge:
-    """Compares two models of the matrix on the same examples."""
+    """Judges weighted sums of the models of a matrix as comparisons of one question."""
 
     def __init__(
         self,
-        drawn: ScoreDraws,
-        at: Mapping[tuple[str, str], int],
-        models: Models,
-        outputs: Mapping[str, SplitOutputs],
-        scale: float,
-        alpha: float,
+        study: StudyFrame,
+        models: Mapping[Model, pd.DataFrame],
+        notes: Iterable[str],
+        rng: np.random.Generator,
+        rules: Rules,
     ) -> None:
-        self.drawn, self.at, self.models, self.outputs = drawn, at, models, outputs
-        self.scale, self.alpha = scale, alpha
+        self.study, self.models, self.notes = study, models, tuple(notes)
+        self.rng, self.rules = rng, rules
 
-    def compare(self, kind: str, a: tuple[str, str], b: tuple[str, str]) -> Contrast | None:
-        """a minus b in points, with McNemar's exact test of each seed that both have."""
-        if a not in self.at or b not in self.at:
-            return None
-        i, j = self.at[a], self.at[b]
-        value = self.scale * float(self.drawn.scores[i] - self.drawn.scores[j])
-        drawn = None
-        if self.drawn.draws is not None:
-            drawn = self.scale * (self.drawn.draws[:, i] - self.drawn.draws[:, j])
-        made = _contrast(kind, " to ".join(a), " to ".join(b), value, drawn, self.alpha)
-        return self.models.with_mcnemar(made, a, b, self.outputs)
+    def matched(self, a: str, b: str, blocks: Mapping[str, Sum]) -> Matched:
+        """The sums of all blocks by seed; positive weights are side a."""
+        rows = {
+            block: [(self.models[name], weight) for name, weight in terms if weight]
+            for block, terms in blocks.items()
+        }
+        return matched_sums(a, b, rows, notes=self.notes)
+
+    def compare(self, matched: Sequence[Matched]) -> tuple[Comparison, ...]:
+        return compare_matched(self.study, matched, rng=self.rng, rules=self.rules)
+
+    def mcnemar(self, a: Model, b: Model) -> tuple[tuple[int, float | None], ...]:
+        """The exact test of each seed of which both stored their class predictions."""
+        outputs = self.study.outputs
+        first, second = (
+            dict(zip(self.models[n]["seed"].astype(int), self.models[n]["run_id"], strict=True))
+            for n in (a, b)
+        )
+        found: list[tuple[int, float | None]] = []
+        for seed in first:
+            pair = [first[seed], second.get(seed)]
+            known = {r: outputs[r] for r in pair if r in outputs}
+            if len(known) != 2 or next(iter(known.values())).kind.numeric:
+                continue
+            aligned = shared_examples(known)
+            if aligned:
+                a_right, b_right = (aligned[r].right for r in pair)
+                found.append((int(seed), mcnemar(a_right, b_right).p))
+        return tuple(found)
+
+
+def _effects(
+    table: np.ndarray, teachers: Sequence[str], students: Sequence[str], judge: _Judge
+) -> list[Effect]:
+    """Deviations from the mean: of teachers, of students, and of each cell beyond."""
+    _, of_teacher, of_student, rest = (part[0] for part in split_effects(table[None]))
+    named: list[tuple[str, str, float, dict[str, Sum]]] = []
+    for i, teacher in enumerate(teachers):
+        named.append(("teacher", teacher, of_teacher[i], {
+            student: _deviation([(t, student) for t in teachers], i) for student in students
+        }))  # fmt: skip
+    for j, student in enumerate(students):
+        named.append(("student", student, of_student[j], {
+            teacher: _deviation([(teacher, s) for s in students], j) for teacher in teachers
+        }))  # fmt: skip
+    for i, teacher in enumerate(teachers):
+        for j, student in enumerate(students):
+            weights = np.outer(
+                np.eye(len(teachers))[i] - 1 / len(teachers),
+                np.eye(len(students))[j] - 1 / len(students),
+            )
+            terms = tuple(
+                ((t, s), float(weights[x, y]))
+                for x, t in enumerate(teachers)
+                for y, s in enumerate(students)
+            )
+            name = f"{teacher} x {student}"
+            named.append(("interaction", name, rest[i, j], {name: terms}))
+    found = judge.compare([judge.matched(n, "the mean", blocks) for _, n, _, blocks in named])
+    return [
+        Effect(kind, name, float(value), c.claim.low, c.claim.high)
+        for (kind, name, value, _), c in zip(named, found, strict=True)
+    ]
+
+
+def _deviation(models: Sequence[Model], place: int) -> Sum:
+    """One of the models less the mean of all of them."""
+    n = len(models)
+    return tuple((name, float(i == place) - 1 / n) for i, name in enumerate(models))
+
+
+def _contrasts(
+    teachers: Sequence[str], students: Sequence[str], judge: _Judge
+) -> list[Contrast]:  # fmt: skip
+    """All questions about the matrix; each kind of question is corrected for itself."""
+    asked: dict[str, list[Matched]] = {}
+    for one, other in combinations(teachers, 2):
+        blocks = {s: (((one, s), 1.0), ((other, s), -1.0)) for s in students}
+        asked.setdefault("teacher", []).append(judge.matched(one, other, blocks))
+    for one, other in combinations(students, 2):
+        blocks = {t: (((t, one), 1.0), ((t, other), -1.0)) for t in teachers}
+        asked.setdefault("student", []).append(judge.matched(one, other, blocks))
+    for one, other in combinations(teachers, 2):
+        for x, y in combinations(students, 2):
+            terms = (((one, x), 1.0), ((other, x), -1.0), ((one, y), -1.0), ((other, y), 1.0))
+            a, b = f"{one} over {other} for {x}", f"for {y}"
+            asked.setdefault("interaction", []).append(judge.matched(a, b, {a: terms}))
+    pairs: dict[tuple[str, str, str], tuple[Model, Model]] = {}
+    for student in students:
+        wanted = [
+            ("same student", (one, student), (other, student))
+            for one, other in combinations(teachers, 2)
+        ]
+        for teacher in teachers:
+            cell = (teacher, student)
+            wanted.append(("distillation", cell, ("vanilla", student)))
+            wanted.append(("full", cell, ("full", student)))
+            wanted.append(("teacher's own", cell, ("teacher", teacher)))
+        for kind, first, second in wanted:
+            if first in judge.models and second in judge.models:
+                a, b = " to ".join(first), " to ".join(second)
+                pairs[kind, a, b] = first, second
+                blocks = {student: ((first, 1.0), (second, -1.0))}
+                asked.setdefault(kind, []).append(judge.matched(a, b, blocks))
+    found = []
+    for kind, matched in asked.items():
+        for m, c in zip(matched, judge.compare(matched), strict=True):
+            models = pairs.get((kind, m.a, m.b))
+            exact = judge.mcnemar(*models) if models else ()
+            found.append(Contrast(kind, m.a, m.b, c, exact))
+    return found

@@ -5,9 +5,10 @@ A difference of accuracies cannot be averaged with one of RMSEs, so a comparison
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,10 @@ from kdlora.vocabulary.metric import POINTS
 
 SETTINGS = ("seed", "pair", "rank", "alpha", "lr", "batch_size", "epochs", "max_length")
 _MEASURED = (
-    "score_a", "score_b", "difference", "metric", "run_a", "run_b", "seedless_a", "seedless_b",
+    "score_a", "score_b", "difference", "metric", "run_a", "run_b", "runs_a", "runs_b",
+    "seedless_a", "seedless_b",
 )  # fmt: skip
+WeightedRuns = tuple[tuple[str, float], ...]  # run ids with their weights in a score
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Matched(Result):
     """Cells that both sides have, sorted by task and block.
 
     `cells` has the key columns, `score_a`, `score_b`, `difference` in `unit` (direction turned, so
-    a higher score is better), the metric and the runs they are from (the first, where several are
-    averaged); `seedless_a` and `seedless_b` tell of runs in which nothing is random. `reason` says
-    why there is nothing to compare, when there is not.
+    a higher score is better), the metric and the runs they are from: `run_a` and `run_b` name them,
+    `runs_a` and `runs_b` are all of them with their weights. `seedless_a` and `seedless_b` tell of
+    runs in which nothing is random. `reason` says why there is nothing to compare, when there is
+    not.
     """
 
     a: str
@@ -65,19 +69,17 @@ class Matched(Result):
         cells = self.cells
         task = cells["task"].astype(str)
         seed = cells["seed"].astype(str) if "seed" in cells else pd.Series("", index=cells.index)
-        trained = [
-            [f"{side}/{t}/{run}" for t, run in zip(task, cells[f"run_{side}"], strict=True)]
-            for side in "ab"
-        ]
-        random = [~cells[f"seedless_{side}"].to_numpy(bool) for side in "ab"]
         codes = np.unique(seed, return_inverse=True)[1]
         blocks = self.nesting.block_of_run()
         shared = False
-        for runs, own in zip(trained, random, strict=True):
-            _, at, counts = np.unique(runs, return_inverse=True, return_counts=True)
-            for run in np.flatnonzero(counts > 1):
-                rows = own & (at == run)
-                if not rows.any():
+        for side in "ab":
+            random = ~cells[f"seedless_{side}"].to_numpy(bool)
+            places: dict[tuple[str, str], list[int]] = {}
+            for row, (where, runs) in enumerate(zip(task, cells[f"runs_{side}"], strict=True)):
+                for run, _ in runs if random[row] else ():
+                    places.setdefault((where, run), []).append(row)
+            for rows in places.values():
+                if len(rows) < 2:
                     continue
                 shared = shared or len(np.unique(blocks[rows])) > 1
                 joined = np.unique(codes[rows])
@@ -176,7 +178,7 @@ def match_usable(
 def one_side(
     selection: Selection, usable: pd.DataFrame, keys: tuple[str, ...], notes: list[str]
 ) -> pd.DataFrame:
-    """One row a cell: mean score, the metric, its unit and the run id (if one run alone)."""
+    """One row a cell: mean score, the metric, its unit, the runs and what to call them."""
     used = dict.fromkeys(
         (*keys, "arm", "adaptation", "value", "metric", "unit", "run_id", *SETTINGS)
     )
@@ -185,6 +187,7 @@ def one_side(
         return rows
     rows = rows.rename(columns={"run_id": "run"})
     rows["seedless"] = rows["adaptation"].isin(SEEDLESS)
+    rows["runs"] = rows["run"].map(lambda run: ((str(run), 1.0),))
     place = list(dict.fromkeys((*keys, "arm")))
     cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
     if cells.duplicated(place).any():
@@ -199,14 +202,21 @@ def one_side(
         by_cell = cells[full].groupby(list(keys), dropna=False, sort=False, observed=True)
         cells = by_cell.agg(
             value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
-            unit=("unit", "first"), run=("run", "-".join), seedless=("seedless", "all"),
+            unit=("unit", "first"), run=("run", "-".join), runs=("runs", _mean_of),
+            seedless=("seedless", "all"),
         ).reset_index()  # fmt: skip
     mixed = cells["metrics"] > 1
     if mixed.any():
         notes.append(f"{selection}: {int(mixed.sum())} cells mix metrics: left out")
         cells = cells[~mixed]
-    kept = cells[[*keys, "value", "metric", "unit", "run", "seedless"]]
+    kept = cells[[*keys, "value", "metric", "unit", "run", "runs", "seedless"]]
     return kept.rename(columns={"value": "score"})
+
+
+def _mean_of(sides: Iterable[WeightedRuns]) -> WeightedRuns:
+    """The runs of a mean over scores that are of several runs each."""
+    every = list(sides)
+    return tuple((run, weight / len(every)) for own in every for run, weight in own)
 
 
 def _averaged(
@@ -216,13 +226,13 @@ def _averaged(
     cells = (
         rows.groupby(place, dropna=False, sort=False, observed=True)
         .agg(value=("value", "mean"), metric=("metric", "first"), metrics=("metric", "nunique"),
-             unit=("unit", "first"), run=("run", "first"), runs=("run", "size"),
-             seedless=("seedless", "all"))
+             unit=("unit", "first"), run=("run", "first"), size=("run", "size"),
+             runs=("runs", _mean_of), seedless=("seedless", "all"))
         .reset_index()
     )  # fmt: skip
     differ = [c for c in SETTINGS if c in rows and c not in place and rows[c].nunique() > 1]
     notes.append(
-        f"{selection}: {int((cells['runs'] > 1).sum())} cells average several runs"
+        f"{selection}: {int((cells['size'] > 1).sum())} cells average several runs"
         + (f" that differ in {', '.join(differ)}" if differ else " with the same settings")
     )
     return cells
@@ -262,6 +272,53 @@ def _unmatched(side: pd.DataFrame, cells: pd.DataFrame, on: list[str]) -> int:
         return 0  # every cell of this side was used, once
     used = pd.MultiIndex.from_frame(cells[on])
     return int((~pd.MultiIndex.from_frame(side[on]).isin(used)).sum())
+
+
+def matched_sums(
+    a: str,
+    b: str,
+    blocks: Mapping[str, Sequence[tuple[pd.DataFrame, float]]],
+    *,
+    notes: Iterable[str] = (),
+) -> Matched:
+    """Weighted sums of models' scores, seed by seed: those with positive weights are side a.
+
+    blocks: name -> the models that are summed there, each as its rows of `usable_runs` on one task
+    and with one unit, with its weight. Seeds that not all models of a block have are left out; a
+    model in which nothing is random stands in every seed.
+    """
+    rows = [row for block, models in blocks.items() for row in _sums(block, models)]
+    first = next(iter(blocks.values()))[0][0]
+    cells = pd.DataFrame(rows, columns=[*KEYS, *_MEASURED]) if rows else _no_cells(KEYS)
+    reason = "" if rows else f"{a} and {b} share no seed"
+    unit = str(first["unit"].iloc[0])
+    return Matched(a, b, KEYS, KEYS[:2], unit, "score", 0, 0, tuple(notes), reason, cells)
+
+
+def _sums(block: str, models: Sequence[tuple[pd.DataFrame, float]]) -> Iterator[dict[str, Any]]:
+    """A row a seed of which all models have a run."""
+    random = [not own["adaptation"].isin(SEEDLESS).all() for own, _ in models]
+    seeds = [set(own["seed"]) for (own, _), varies in zip(models, random, strict=True) if varies]
+    first = models[0][0].iloc[0]
+    for seed in sorted(set.intersection(*seeds)) if seeds else [first["seed"]]:
+        sides: dict[str, list[tuple[str, float]]] = {"a": [], "b": []}
+        scores, seedless = {"a": 0.0, "b": 0.0}, {"a": True, "b": True}
+        for (own, weight), varies in zip(models, random, strict=True):
+            here = own[own["seed"] == seed] if varies else own
+            side = "a" if weight > 0 else "b"
+            sides[side] += [(str(run), abs(weight) / len(here)) for run in here["run_id"]]
+            scores[side] += abs(weight) * float(here["value"].mean())
+            seedless[side] = seedless[side] and not varies
+        row: dict[str, Any] = {"pair": block, "task": str(first["task"]), "seed": seed}
+        for side in "ab":
+            row[f"score_{side}"] = scores[side]
+            row[f"run_{side}"] = "-".join(run for run, _ in sides[side])
+            row[f"runs_{side}"] = tuple(sides[side])
+            row[f"seedless_{side}"] = seedless[side]
+        yield row | {
+            "metric": str(first["metric"]),
+            "difference": round(scores["a"] - scores["b"], 10),
+        }
 
 
 def _no_cells(keys: tuple[str, ...]) -> pd.DataFrame:

@@ -121,12 +121,14 @@ class TextDifferences:
     """Differences of pseudo-values of the runs that have them, in the unit of their comparison.
 
     rows: a mask [runs] of the matched runs; by_task: [runs of the task, texts] of those, task by
-    task; unit: what one text that one of two models has right is worth, times its n (0: unknown).
+    task; unit: what one text that one of two models has right is worth, times its n (0: unknown);
+    single: whether every difference is of one run and one other.
     """
 
     rows: np.ndarray
     by_task: tuple[np.ndarray, ...]
     unit: float
+    single: bool = True
 
     @property
     def n_texts(self) -> int:
@@ -135,28 +137,35 @@ class TextDifferences:
 
 @dataclass(frozen=True)
 class PairedRuns:
-    """What texts are needed for: one matched pair of runs, and how its scores were made."""
+    """What texts are needed for: two matched sides, each a run or a weighted sum of some, and how
+    their scores were made."""
 
     task: str
-    run_a: str
-    run_b: str
+    runs_a: tuple[tuple[str, float], ...]
+    runs_b: tuple[tuple[str, float], ...]
     score_a: float
     score_b: float
     metric: str
     positive: int | None
 
 
+Weighted = list[tuple[float, TextScores]]  # the sum is a difference of two sides
+
+
 def text_differences(runs: list[PairedRuns], texts: StoredTexts) -> TextDifferences | str:
     """The texts of matched runs [n], sorted by task; or why there are none."""
     rows, units = np.zeros(len(runs), bool), set()
-    found: dict[str, list[tuple[PairedRuns, TextScores, TextScores]]] = {}
+    found: dict[str, list[tuple[PairedRuns, Weighted]]] = {}
+    single = True
     for i, run in enumerate(runs):
         sides = _sides(run, texts)
         if sides is None:
             continue
         rows[i] = True
-        found.setdefault(run.task, []).append((run, *sides))
-        units.add(metric_of(run.metric).factor if run.metric == "accuracy" else 0.0)
+        found.setdefault(run.task, []).append((run, sides))
+        single = single and len(sides) == 2
+        worth = metric_of(run.metric).factor * sum(abs(weight) for weight, _ in sides) / 2
+        units.add(round(worth, 9) if run.metric == "accuracy" else 0.0)
     if not found:
         return "no predictions on the report split are stored for both sides"
     made = []
@@ -165,39 +174,44 @@ def text_differences(runs: list[PairedRuns], texts: StoredTexts) -> TextDifferen
         if aligned is None:
             return "the runs of a task do not share their report texts"
         made.append(aligned)
-    return TextDifferences(rows, tuple(made), units.pop() if len(units) == 1 else 0.0)
+    return TextDifferences(rows, tuple(made), units.pop() if len(units) == 1 else 0.0, single)
 
 
-def _sides(run: PairedRuns, texts: StoredTexts) -> tuple[TextScores, TextScores] | None:
+def _sides(run: PairedRuns, texts: StoredTexts) -> Weighted | None:
     """Both sides' texts, where they give the scores that were compared."""
     metric = metric_of(run.metric)
     turn = metric.direction * metric.factor
-    found = []
-    for side, score in ((run.run_a, run.score_a), (run.run_b, run.score_b)):
-        own = texts.scores(side, run.metric, run.positive)
-        if own is None or abs(turn * own.score - score) > SAME_SCORE * metric.factor / 100:
+    found: Weighted = []
+    for sign, side, score in ((1, run.runs_a, run.score_a), (-1, run.runs_b, run.score_b)):
+        own = [(weight, texts.scores(name, run.metric, run.positive)) for name, weight in side]
+        known = [(weight, one) for weight, one in own if one is not None]
+        if len(known) < len(own):
             return None
-        found.append(own)
-    return found[0], found[1]
+        total = sum(weight for weight, _ in known)
+        off = turn * sum(weight * one.score for weight, one in known) - score
+        if abs(off) > SAME_SCORE * metric.factor / 100 * total:
+            return None
+        found += [(sign * weight, one) for weight, one in known]
+    return found
 
 
-def _aligned(runs: list[tuple[PairedRuns, TextScores, TextScores]]) -> np.ndarray | None:
+def _aligned(runs: list[tuple[PairedRuns, Weighted]]) -> np.ndarray | None:
     """Differences [runs, texts] on the texts that all of them have; None if they are too few."""
     metric = metric_of(runs[0][0].metric)
-    first = runs[0][1].ids
-    every = [side for _, a, b in runs for side in (a, b)]
-    if all(side.ids is first or np.array_equal(side.ids, first) for side in every):
-        values = [a.values - b.values for _, a, b in runs]
-    else:
-        shared = sorted(set(first).intersection(*(side.ids for side in every)))
+    every = [one for _, sides in runs for _, one in sides]
+    first = every[0].ids
+    place: dict[int, list[int]] = {}  # of each TextScores, where the shared texts are
+    if not all(one.ids is first or np.array_equal(one.ids, first) for one in every):
+        shared = sorted(set(first).intersection(*(one.ids for one in every)))
         if len(shared) < MIN_TEXTS:
             return None
-        place = [{text: i for i, text in enumerate(side.ids)} for side in every]
-        picked = [
-            side.values[[at[text] for text in shared]]
-            for side, at in zip(every, place, strict=True)
-        ]
-        values = [a - b for a, b in zip(picked[::2], picked[1::2], strict=True)]
+        for one in every:
+            at = {text: i for i, text in enumerate(one.ids)}
+            place[id(one)] = [at[text] for text in shared]
+    values = [
+        sum(weight * (one.values[place[id(one)]] if place else one.values) for weight, one in sides)
+        for _, sides in runs
+    ]
     return metric.direction * metric.factor * np.stack(values)
 
 

@@ -131,7 +131,7 @@ def _of_trained_models(matched: Matched, texts: TextDifferences | str) -> Estima
         return texts
     rows, differences = texts.rows, matched.differences[texts.rows]
     made = on_trained_models(differences, matched.design.at(rows), texts)
-    if len(differences) == 1 and texts.unit and not np.isnan(made.se):
+    if len(differences) == 1 and texts.unit and texts.single and not np.isnan(made.se):
         won = np.sign(texts.by_task[0][0].round(6))
         made = Estimate(
             made.mean, made.se, made.df, made.centre,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from kdlora.evidence.matrix import Contrast, Matrix, MatrixModel, analyse_matrix, crossed
-from kdlora.records.predictions import SplitOutputs
+from kdlora.evidence.result import Rules, finite
+from kdlora.evidence.sentences import scope_text
+from kdlora.records.tidy import StudyFrame
 from kdlora.report import words as w
+from kdlora.report.content.verdicts import claim_text, flag_text, verdict_name, wider_text
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
 from kdlora.report.render.panels import heat_map, shades
 from kdlora.vocabulary.quantity import quantity
@@ -77,7 +80,8 @@ def _rows(
     return pd.DataFrame(rows).assign(shade=shades(known, direction))
 
 
-DRAWS, SEED, MOST = 2_000, 0, 3  # MOST matrices in a report: tasks times distilled arms
+SEED, MOST = 0, 3  # MOST matrices in a report: tasks times distilled arms
+RULES = Rules(draws=2_000, permutations=0)
 
 KINDS = {
     "teacher": "Teachers, over all students",
@@ -91,19 +95,17 @@ KINDS = {
 
 INTRO = (
     "Every teacher taught every student. An effect is a deviation from the mean of all cells; "
-    "interaction is what a cell has beyond its teacher's and its student's effect. Intervals and "
-    "p-values come from draws of examples, paired over all models, and of seeds by Student's t; "
-    "Holm corrects within each kind of question. All on the report split."
+    "interaction is what a cell has beyond its teacher's and its student's effect. Differences are "
+    "matched by seed, paired text by text, and judged as all comparisons of this report are; Holm "
+    "corrects within each kind of question. All on the report split."
 )
 
 
-def gather(
-    frame: pd.DataFrame, outputs: Mapping[str, SplitOutputs]
-) -> tuple[Matrix, ...]:  # fmt: skip
-    """The matrices of a study; `outputs` are those of the report split."""
+def gather(study: StudyFrame) -> tuple[Matrix, ...]:
+    """The matrices of a study, with its stored predictions."""
     return tuple(
-        analyse_matrix(frame, task, arm, outputs, rng=np.random.default_rng(SEED), draws=DRAWS)
-        for task, arm in crossed(frame)[:MOST]
+        analyse_matrix(study, task, arm, rng=np.random.default_rng(SEED), rules=RULES)
+        for task, arm in crossed(study.table)[:MOST]
     )
 
 
@@ -123,52 +125,52 @@ def _findings(one: Matrix, found: Sequence[Matrix]) -> list[Finding]:
     tail = f", {where}" if where else ""
     made = []
     for kind, topic in (("teacher", "Teacher"), ("student", "Student")):
-        contrast = max(one.of(kind), key=lambda c: abs(c.difference))
-        made.append(Finding(f"{topic} effect{tail}", _told(contrast, kind), ("matrix_tests",)))
-    interaction = max(one.of("interaction"), key=lambda c: abs(c.difference))
-    if interaction.p_holm is not None:
-        sure = interaction.p_holm < 0.05
-        text = (
-            f"The teacher's edge {'depends' if sure else 'is not shown to depend'} on the student: "
-            f"at most {_points(interaction, signed=False)} (p = {_p(interaction.p_holm)})."
-        )
-        made.append(Finding(f"Interaction{tail}", text, ("matrix_tests",)))
+        contrast = _largest(one.of(kind))
+        whose = "'s students" if kind == "teacher" else ""
+        text = f"{contrast.a}{whose} against {contrast.b}{whose}, {_told(contrast)}"
+        made.append(Finding(f"{topic} effect{tail}", text, ("matrix_tests",)))
+    edge = _largest(one.of("interaction"))
+    lead = (
+        "The teacher's edge depends on the student"
+        if edge.claim.verdict in ("superior", "inferior")
+        else "The teacher's edge is not shown to depend on the student"
+    )
+    text = f"{lead}: {edge.a} less that {edge.b}, {_told(edge)}"
+    made.append(Finding(f"Interaction{tail}", text, ("matrix_tests",)))
     gains = one.of("distillation")
     if gains:
         ordered = sorted(gains, key=lambda c: c.difference)
-        better = [c for c in gains if c.p_holm is not None and c.p_holm < 0.05 < c.difference]
         text = (
-            f"Distilling changes the score by {_points(ordered[0])} to {_points(ordered[-1])} "
-            "against training the same student alone; "
-            f"{len(better)} of {len(gains)} cells gain significantly."
+            f"Distilling changes the score by {w.signed_points(ordered[0].difference)} to "
+            f"{w.signed_points(ordered[-1].difference)} against the same student alone: "
+            f"{_counted(gains)}.{wider_text([c.comparison for c in gains])}"
         )
         made.append(Finding(f"Distillation{tail}", text, ("matrix_tests", "matrix")))
     return made
 
 
-def _told(contrast: Contrast, kind: str) -> str:
-    first, second = contrast.a, contrast.b
-    if contrast.difference < 0:
-        first, second = second, first
-    by = f"{w.fixed(abs(contrast.difference), 2)} points"
-    whose = f"{first}'s students are" if kind == "teacher" else f"{first} is"
-    over = f"{second}'s" if kind == "teacher" else second
-    text = f"{whose} {by} better than {over} on average"
-    if contrast.p_holm is None:
-        return f"{text}; nothing tells how far chance goes."
-    verdict = "significant" if contrast.p_holm < 0.05 else "not significant"
-    return f"{text}, which is {verdict} (p = {_p(contrast.p_holm)})."
+def _largest(contrasts: Sequence[Contrast]) -> Contrast:
+    """The one with the largest difference; one whose sides share no seed comes last."""
+    return max(contrasts, key=lambda c: np.nan_to_num(abs(c.difference), nan=-1.0))
 
 
-def _points(contrast: Contrast, *, signed: bool = True) -> str:
-    value = contrast.difference if signed else abs(contrast.difference)
-    return f"{w.fixed(value, 2, signed=signed)} points"
+def _told(contrast: Contrast) -> str:
+    """The difference with its verdict, or why there is none."""
+    c = contrast.comparison
+    if not c.claim.made:
+        known = "" if np.isnan(contrast.difference) else f"{w.signed_points(contrast.difference)}, "
+        return f"on average: {known}cannot be said ({c.claim.cannot}){flag_text(c)}."
+    return f"on average: {claim_text(c, c.claim)}{flag_text(c)}.{wider_text([c])}"
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return w.NONE
-    return f"{value:.4f}" if value >= 0.0001 else "0.0001"
+def _counted(contrasts: Sequence[Contrast]) -> str:
+    """How many of the cells have which verdict."""
+    words = {"superior": "better", "inferior": "worse"}
+    verdicts = [words.get(v := c.claim.verdict, v) for c in contrasts]
+    counts = {v: verdicts.count(v) for v in dict.fromkeys(verdicts)}
+    doubtful = sum(c.comparison.n_flagged > 0 for c in contrasts)
+    text = w.join([f"{w.plural(n, 'cell')} {v}" for v, n in counts.items()])
+    return f"{text} ({w.plural(doubtful, 'cell')} with flagged runs)" if doubtful else text
 
 
 def cells(found: Sequence[Matrix]) -> Table:
@@ -269,27 +271,28 @@ def effects(found: Sequence[Matrix]) -> Table:
     )
     return Table(
         "matrix_effects", "Whose doing it is", columns, tuple(rows),
-        "Deviations from the mean of all cells; 95 % intervals. The share is that of the "
+        "Deviations from the mean of all cells; 95 % intervals, of which those of single effects "
+        "are judged as the differences below are. The share is that of the "
         "kind in the sum of squares between cells, noise among it.",
         heads=len(_lead_columns(found)) + 2,
     )  # fmt: skip
 
 
 def contrasts(found: Sequence[Matrix]) -> Table:
-    """Every difference with its interval, corrected p, and McNemar's test of single runs."""
+    """Every difference with its interval, corrected p, verdict, and McNemar's of single runs."""
     rows = []
     for one in found:
         for c in one.contrasts:
-            exact = "; ".join(f"{seed}: {_p(p)}" for seed, p in c.mcnemar)
+            exact = "; ".join(f"{seed}: {w.p_text(p)}" for seed, p in c.mcnemar)
+            claim = c.claim
             rows.append((
                 *_lead(one, found),
                 Cell(KINDS[c.kind], c.kind), Cell(_plain(c.a)), Cell(_plain(c.b)),
-                Cell(w.fixed(c.difference, 2, signed=True), c.difference),
-                _number(c.low), _number(c.high),
-                Cell(_p(c.p), c.p), Cell(_p(c.p_holm), c.p_holm),
-                Cell(exact or w.NONE, extra={
-                    f"holm_{seed}": p for seed, p in c.mcnemar_holm
-                } if len(c.mcnemar_holm) else {}),
+                Cell(w.fixed(c.difference, 2, signed=True), finite(c.difference)),
+                _number(claim.low), _number(claim.high),
+                _p(claim.p), _p(claim.p_corrected),
+                Cell(verdict_name(c.comparison), claim.verdict),
+                Cell(exact or w.NONE),
             ))  # fmt: skip
     columns = (
         *_lead_columns(found),
@@ -301,14 +304,32 @@ def contrasts(found: Sequence[Matrix]) -> Table:
         Column("high", "High"),
         Column("p", "p"),
         Column("p_holm", "p, Holm"),
+        Column("verdict", "Verdict", numeric=False),
         Column("mcnemar", "McNemar p by seed", numeric=False),
     )
     return Table(
         "matrix_tests", "Differences in the matrix", columns, tuple(rows),
-        "Paired over examples and seeds, with 95 % intervals; McNemar's exact test "
-        "compares the accuracies of single runs.",
+        "Over the seeds that both sides have, with 95 % intervals; McNemar's exact test "
+        "compares the accuracies of single runs and is not corrected.",
+        notes=_scope_notes([c for one in found for c in one.contrasts]),
         heads=len(_lead_columns(found)) + 3, folded=True,
     )  # fmt: skip
+
+
+def _scope_notes(contrasts: Sequence[Contrast]) -> tuple[str, ...]:
+    """For what the verdicts hold, and why nothing is said where nothing is."""
+    found = []
+    for c in contrasts:
+        if c.claim.made:
+            wider = wider_text([c.comparison])
+            found.append(f"Verdicts and intervals hold {scope_text(c.claim)}.{wider}")
+        else:
+            found.append(f"Cannot be said: {c.claim.cannot}.")
+    return tuple(dict.fromkeys(found))
+
+
+def _p(value: float | None) -> Cell:
+    return Cell(w.NONE) if value is None else Cell(w.p_text(value), value)
 
 
 def _plain(side: str) -> str:

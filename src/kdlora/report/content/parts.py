@@ -130,8 +130,7 @@ class ReportData:
         """Teachers and students told apart, where several of each were crossed."""
         if not crossed(self.frame):
             return ()
-        outputs = self.examples.report if self.examples else {}
-        return self.once("matrices", lambda: matrix.gather(self.frame, outputs))
+        return self.once("matrices", lambda: matrix.gather(self.study))
 
     @property
     def choices(self) -> Choices:
