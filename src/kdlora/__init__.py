@@ -27,6 +27,7 @@ _PUBLIC = {
     "Study": "kdlora.spec.study",
     "read_results": "kdlora.importing.results",
     "read_study": "kdlora.spec.check",
+    "trim_vocabulary": "kdlora.models.vocabulary",
     "write_report": "kdlora.api",
 }
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "recommend",
     "reproduce",
     "run",
+    "trim_vocabulary",
     "write_report",
 ]
 
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
         write_report,
     )
     from kdlora.importing.results import import_results, read_results
+    from kdlora.models.vocabulary import trim_vocabulary
     from kdlora.records.frame import load_frame
     from kdlora.ship.export import export_model
     from kdlora.ship.predict import load_predictor

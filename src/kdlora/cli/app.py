@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from kdlora import __version__
-from kdlora.cli import calibrate, export, init, look, plan, predict, recommend, serve, study, track
+from kdlora.cli import (
+    calibrate,
+    export,
+    init,
+    look,
+    plan,
+    predict,
+    recommend,
+    serve,
+    study,
+    track,
+    trim,
+)
 from kdlora.cli import compare as evidence_compare
 from kdlora.cli import imported as evidence_reports
 from kdlora.cli.options import SingleValued
@@ -49,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "track": track.track,
     "report": study.report,
     "recommend": recommend.recommend,
+    "trim": trim.trim,
     "calibrate": calibrate.calibrate,
     "export": export.export,
     "predict": predict.predict,

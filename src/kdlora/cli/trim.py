@@ -1,0 +1,119 @@
+"""`kdlora trim`: an encoder with a smaller vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from kdlora.models.vocabulary import Cut
+
+
+def trim(
+    encoder: Annotated[
+        str,
+        typer.Argument(metavar="ENCODER", help="A packaged encoder, a folder, or one of the hub."),
+    ],
+    corpus: Annotated[
+        Path,
+        typer.Option(
+            help="Texts of the kind that the model will read, many more than are labelled: a .txt "
+            "file with a text a line, or a CSV, TSV, JSONL or Parquet file."
+        ),
+    ],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the new encoder is written.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Text column of a table, default text; may be given many times."),
+    ] = None,
+    keep: Annotated[
+        float, typer.Option(help="Share of the corpus's tokens that the kept ones cover.")
+    ] = 0.999,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Let --to replace a folder that is there already.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Cut the rows of rare tokens out of an encoder's embeddings and out of its tokenizer.
+
+    The folder is an encoder like any other: name it as a student in a study, or in `kdlora distil
+    --student FOLDER`. Texts without a cut token are read and seen as before; that is checked.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from kdlora.errors import InputError
+    from kdlora.models.encoders import resolve_encoder
+    from kdlora.models.vocabulary import local_folder, trim_vocabulary
+    from kdlora.spec.resolve import encoder_ref
+
+    if to.exists() and not replace:
+        raise InputError(f"{to} is there already: give another name, or --replace")
+    reference = encoder_ref(encoder, ".")
+    texts = read_corpus(corpus, text or ["text"])
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("tokenising"), BarColumn(bar_width=24), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as bars:  # fmt: skip
+        job = bars.add_task("", total=len(texts))
+        made = trim_vocabulary(
+            local_folder(resolve_encoder(reference)),
+            texts,
+            to,
+            keep=keep,
+            name=reference.hub_name or reference.name,
+            on_progress=lambda more: bars.advance(job, more),
+        )
+    if as_json:
+        print(json.dumps(asdict(made), indent=1))
+    else:
+        _show(made, to)
+
+
+def read_corpus(path: Path, columns: Sequence[str]) -> list[str]:
+    """The texts of a file: lines of a .txt file, or the cells of the columns of a table."""
+    from kdlora.errors import DataError
+    from kdlora.tables.reader import read_table, text_columns
+
+    if path.suffix.lower() != ".txt":
+        found = text_columns(read_table(path, columns), columns)
+        return [text for column in found for text in column if text.strip()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    return [line for line in lines if line.strip()]
+
+
+def _show(made: Cut, to: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "before", "after", "kept")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = (
+        ("tokens", made.tokens_before, made.tokens_after),
+        ("parameters", made.parameters_before, made.parameters_after),
+    )
+    for name, before, after in rows:
+        table.add_row(name, f"{before:,}", f"{after:,}", f"{100 * after / before:.1f} %")
+    share = made.size_after_mb / made.size_before_mb
+    sizes = (f"{made.size_before_mb:,.1f}", f"{made.size_after_mb:,.1f}")
+    table.add_row("weights in MB", *sizes, f"{100 * share:.1f} %")
+    console = Console()
+    console.print(table)
+    for line in (
+        f"Counted in {made.counted_texts:,} texts. Of {made.held_out_texts:,} others "
+        f"{100 * made.held_out_changed:.1f} % hold a token that was cut; they have "
+        f"{100 * (made.held_out_growth - 1):.1f} % more tokens than before.",
+        f"{made.checked_texts:,} texts without a cut token are read and seen as before.",
+        f"written to {to}",
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,44 @@
+"""`kdlora trim` from a file of texts to a folder that is an encoder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from kdlora.cli.app import app
+from kdlora.errors import InputError
+from kdlora.models.checkpoints import read_tokenizer
+from tests.harness.tiny_models import WORDS, save_tiny_encoder
+
+TEXTS = [" ".join(WORDS[i : i + 5]) for i in range(0, 60)]
+
+
+def trim(*arguments: str):
+    done = CliRunner().invoke(app, ["trim", *arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv"])
+def test_lines_and_tables_are_a_corpus(tmp_path, ending):
+    whole = save_tiny_encoder(tmp_path / "whole")
+    corpus = tmp_path / f"corpus.{ending}"
+    corpus.write_text("\n".join(["text", *TEXTS] if ending == "csv" else [*TEXTS, ""]))
+    small = tmp_path / "small"
+    done = trim(whole.path, "--corpus", str(corpus), "--to", str(small), "--json")
+    facts = json.loads(done.stdout)
+    assert facts["tokens_after"] == len(read_tokenizer(str(small))) < facts["tokens_before"]
+    with pytest.raises(InputError, match="--replace"):
+        trim(whole.path, "--corpus", str(corpus), "--to", str(small))
+    shown = trim(whole.path, "--corpus", str(corpus), "--to", str(small), "--replace")
+    assert f"{facts['tokens_after']:,}" in shown.stdout
+
+
+def test_a_corpus_that_is_not_there_is_said(tmp_path):
+    whole = save_tiny_encoder(tmp_path / "whole")
+    with pytest.raises(InputError, match=r"none\.txt"):
+        trim(whole.path, "--corpus", str(tmp_path / "none.txt"), "--to", str(tmp_path / "small"))
+    assert not (tmp_path / "small").exists()

@@ -1,0 +1,152 @@
+"""A smaller vocabulary: all texts tokenise, and what needs no cut token is seen as before."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+
+from kdlora.errors import ModelError
+from kdlora.models.vocabulary import KEPT_FACTS, trim_vocabulary
+from tests.harness.tiny_models import WORDS, tiny_config
+
+SPECIALS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+KINDS = ("WordPiece", "BPE", "byte BPE", "Unigram")
+
+
+def sentences(n: int, words: tuple[str, ...] = WORDS, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(words, k=rng.randint(3, 12))) for _ in range(n)]
+
+
+def trained_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of each kind, trained on sentences of all words and some others."""
+    texts = sentences(400) + ["zebra quixotic jazz pyjamas über naïve 東京 7 + 8"] * 5
+    extra = {"special_tokens": SPECIALS}
+    if kind == "WordPiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(vocab_size=400, **extra)
+    elif kind == "Unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", **extra)
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token=None if kind.startswith("byte") else "<unk>"))
+        if kind.startswith("byte"):
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+            tokenizer.decoder = decoders.ByteLevel()
+            extra["initial_alphabet"] = pre_tokenizers.ByteLevel.alphabet()
+        else:
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        trainer = trainers.BpeTrainer(vocab_size=500, **extra)
+    tokenizer.train_from_iterator(texts, trainer)
+    first, last = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", first), ("</s>", last)],
+    )  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, cls_token="<s>", bos_token="<s>", pad_token="<pad>",
+        eos_token="</s>", sep_token="</s>", unk_token="<unk>", mask_token="<mask>",
+    )  # fmt: skip
+
+
+def save_encoder(folder: Path, kind: str, family: str = "bert") -> Path:
+    tokenizer = trained_tokenizer(kind)
+    config = tiny_config(family, vocab_size=len(tokenizer) + 3, pad_token_id=1)
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def whole(request, tmp_path_factory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("whole") / "encoder", request.param)
+
+
+FEW = WORDS[:60]
+
+
+def test_texts_of_kept_tokens_are_read_and_seen_as_before(whole, tmp_path):
+    facts = trim_vocabulary(whole, sentences(600, FEW), tmp_path / "small", keep=1.0)
+    before, after = (AutoTokenizer.from_pretrained(f) for f in (whole, tmp_path / "small"))
+    assert len(after) == facts.tokens_after < facts.tokens_before == len(before)
+    encoders = tuple(AutoModel.from_pretrained(f).eval() for f in (whole, tmp_path / "small"))
+    assert encoders[1].get_input_embeddings().weight.shape[0] == len(after)
+    for text in sentences(30, FEW, seed=1):
+        pair = [before(text, return_tensors="pt"), after(text, return_tensors="pt")]
+        assert before.convert_ids_to_tokens(pair[0]["input_ids"][0]) == (
+            after.convert_ids_to_tokens(pair[1]["input_ids"][0])
+        )
+        with torch.no_grad():
+            states = [m(**x).last_hidden_state for m, x in zip(encoders, pair, strict=True)]
+        torch.testing.assert_close(*states)
+
+
+def test_every_other_text_still_tokenises(whole, tmp_path):
+    trim_vocabulary(whole, sentences(600, FEW), tmp_path / "small", keep=0.9)
+    before, after = (AutoTokenizer.from_pretrained(f) for f in (whole, tmp_path / "small"))
+    others = [*sentences(50, seed=2), "quixotic zebra", "über naïve", "", "東京"]
+    for text in others:
+        old, new = (t.convert_ids_to_tokens(t(text)["input_ids"]) for t in (before, after))
+        assert len(new) >= len(old)
+        assert letters(new) == letters(old)
+
+
+def letters(tokens: list[str]) -> str:
+    return "".join(token.removeprefix("##") for token in tokens)
+
+
+def test_special_tokens_keep_their_meaning(whole, tmp_path):
+    trim_vocabulary(whole, sentences(200, FEW), tmp_path / "small", keep=0.5)
+    after = AutoTokenizer.from_pretrained(tmp_path / "small")
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["pad_token_id"] == after.pad_token_id == 1
+    pair = after("good film", "bad film", padding="max_length", max_length=40)["input_ids"]
+    ends = [after.cls_token_id, after.sep_token_id]
+    assert pair[0] == ends[0]
+    assert pair.count(ends[1]) == 2
+    assert pair[-1] == after.pad_token_id
+    assert after.mask_token_id in after("a <mask> film")["input_ids"]
+
+
+def test_what_the_counted_texts_lack_is_measured_on_others(tmp_path):
+    whole = save_encoder(tmp_path / "whole", "BPE")
+    texts = sentences(400, FEW)
+    texts[::10] = sentences(40, WORDS[60:], seed=3)  # those that are held out
+    facts = trim_vocabulary(whole, texts, tmp_path / "small")
+    assert facts.held_out_texts == 40
+    assert facts.held_out_changed == 1.0
+    assert facts.held_out_growth > 1.1
+    stored = json.loads((tmp_path / "small" / KEPT_FACTS).read_text())
+    assert stored["tokens_after"] == facts.tokens_after
+    assert facts.parameters_before - facts.parameters_after == 32 * (
+        facts.tokens_before + 3 - facts.tokens_after
+    )
+
+
+def test_positions_that_are_counted_from_the_padding_stay(tmp_path):
+    whole = save_encoder(tmp_path / "whole", "Unigram", "xlm-roberta")
+    facts = trim_vocabulary(whole, sentences(300, FEW), tmp_path / "small")
+    assert facts.checked_texts > 0
+
+
+def test_what_cannot_be_cut_is_one_message(tmp_path):
+    whole = save_encoder(tmp_path / "whole", "WordPiece")
+    with pytest.raises(ModelError, match="keep is"):
+        trim_vocabulary(whole, sentences(50), tmp_path / "small", keep=1.5)
+    with pytest.raises(ModelError, match="3 texts"):
+        trim_vocabulary(whole, sentences(3), tmp_path / "small")
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "[PAD]": 2}, unk_token="<unk>"))
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]")
+    words.save_pretrained(whole)
+    with pytest.raises(ModelError, match="WordLevel"):
+        trim_vocabulary(whole, sentences(50), tmp_path / "small")
+    assert not (tmp_path / "small").exists()
