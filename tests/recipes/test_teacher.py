@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
+from kdlora.data.unlabelled import Unlabelled
 from kdlora.recipes import teacher
+from kdlora.records import leases
 from kdlora.records.store import Store
 from kdlora.spec.run import EncoderRef, GivenTeacherRun, TaskRef
 from kdlora.spec.sections import Data, Training
@@ -27,7 +33,9 @@ def data() -> TaskData:
     return TaskData(TASKS["rte"], parts[0], parts[1], {"report": parts[2]}, 0, "f")
 
 
-def test_of_many_that_need_a_teachers_logits_one_computes_them(data, tmp_path, monkeypatch):
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Store:
+    """A store with a finished teacher `t`; tests give it what it answers by `answering`."""
     store = Store(tmp_path)
     store.folder("t").mkdir(parents=True)
     run = GivenTeacherRun(
@@ -35,17 +43,30 @@ def test_of_many_that_need_a_teachers_logits_one_computes_them(data, tmp_path, m
         encoder=EncoderRef(name="e", source="hub"), training=Training(),
     )  # fmt: skip
     record = SimpleNamespace(run=run, checksum="c")
-    labelled: list[int] = []
+    monkeypatch.setattr(teacher, "finished_teacher", lambda run_id, store: record)
+    monkeypatch.setattr(teacher, "check_scores", lambda *arguments: None)
+    return store
+
+
+def answering(monkeypatch, before: Callable[[Examples], None]) -> None:
+    """The teacher answers 1 to everything, after what is to happen before."""
 
     def label(part: Examples) -> np.ndarray:
-        labelled.append(len(part))
-        time.sleep(0.1)
+        before(part)
         return np.ones((len(part), 2), dtype=np.float32)
 
-    monkeypatch.setattr(teacher, "finished_teacher", lambda run_id, store: record)
     model = SimpleNamespace(at_hand=False, label=label)
     monkeypatch.setattr(teacher, "teacher_of", lambda run, store, task: model)
-    monkeypatch.setattr(teacher, "check_scores", lambda *arguments: None)
+
+
+def test_of_many_that_need_a_teachers_logits_one_computes_them(data, store, monkeypatch):
+    labelled: list[int] = []
+
+    def slowly(part: Examples) -> None:
+        labelled.append(len(part))
+        time.sleep(0.1)
+
+    answering(monkeypatch, slowly)
     start, found = threading.Barrier(3), []
 
     def student() -> None:
@@ -60,3 +81,35 @@ def test_of_many_that_need_a_teachers_logits_one_computes_them(data, tmp_path, m
     assert labelled == [5, 5, 5]  # each split once
     assert sorted(cached for _, cached in found) == [False, True, True]
     assert {soft.teacher_checksum for soft, _ in found} == {"c"}
+
+
+def test_who_needs_the_splits_alone_does_not_wait_for_anothers_texts(data, store, monkeypatch):
+    words = [f"text {number}" for number in range(7)]
+    texts = Examples(ids_of_texts("texts", (words, words)), (words, words), np.full(7, -1))
+    at_splits, waits, at_texts, over = (threading.Event() for _ in range(4))
+
+    def hesitantly(part: Examples) -> None:
+        """Labels the splits when another one waits for them, the texts when that one is done."""
+        at_splits.set()
+        if len(part) == 7:
+            at_texts.set()
+        assert (over if len(part) == 7 else waits).wait(60)
+
+    def waited_for(place: Path) -> AbstractContextManager[object]:
+        if at_splits.is_set():
+            waits.set()
+        return leases.waited_for(place, every_s=1.0)  # so that it comes too late for the splits
+
+    answering(monkeypatch, hesitantly)
+    monkeypatch.setattr(teacher, "waited_for", waited_for)
+    with ThreadPoolExecutor(2) as pool:
+        of_texts = pool.submit(teacher.logits_of, "t", store, data, Unlabelled(texts))
+        assert at_splits.wait(60)
+        alone = pool.submit(teacher.logits_of, "t", store, data, None)
+        assert at_texts.wait(60)
+        try:
+            soft, cached = alone.result(timeout=30)
+        finally:
+            over.set()
+        assert (len(soft.ids), cached) == (15, True)
+        assert len(of_texts.result()[0].ids) == 22

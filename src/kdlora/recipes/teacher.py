@@ -6,7 +6,7 @@ import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -259,9 +259,12 @@ def logits_of(
         check_scores(record, soft, data, folder)
         return soft, True
 
-    def alone() -> AbstractContextManager[object]:
-        """Processes that share the folder label a teacher's texts once, whoever is first."""
-        place = folder / "labelling"
+    def alone(what: str) -> AbstractContextManager[object]:
+        """Processes that share the folder label a teacher's rows once, whoever is first.
+
+        Who needs the splits alone does not wait for another one's texts without labels.
+        """
+        place = folder / f"labelling{what}"
         place.mkdir(exist_ok=True)
         return waited_for(place)
 
@@ -271,7 +274,7 @@ def logits_of(
         teacher_checksum=record.checksum,
         data=data,
         label=teacher.label,
-        alone=alone,
+        alone=partial(alone, ""),
     )
     check_scores(record, soft, data, folder)
     if extra is not None:
@@ -283,7 +286,7 @@ def logits_of(
             fingerprint=extra.fingerprint,
             teacher_checksum=record.checksum,
             label=teacher.label,
-            alone=alone,
+            alone=partial(alone, "-texts"),
         )
         soft, cached = soft.joined(further), cached and known
     return soft, cached
