@@ -9,6 +9,7 @@ from tests.harness.tiny_models import tiny_batch
 
 FAMILIES = (
     "bert", "distilbert", "roberta", "xlm-roberta", "electra", "albert", "mpnet", "deberta-v2",
+    "modernbert",
 )  # fmt: skip
 VARIANTS = ("fft", "lora", "adalora", "dora", "mrlora", "olora", "rslora")
 

@@ -41,7 +41,7 @@ def batch_of(config, texts: int, length: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(**SIZES)
 def test_attention_and_its_gradients_are_those_of_the_module(
     heads, width, length, texts, buckets, seed
@@ -117,8 +117,8 @@ def test_dropout_on_distances_keeps_the_spread_of_the_model():
         for layer in model.deberta.encoder.layer:
             layer.attention.self.query_proj.weight.mul_(20)
         forward = fuse(model.train(), torch.float32)
-        many = torch.stack([forward(batch) for _ in range(400)])
-        plain = torch.stack([model(**batch).logits for _ in range(400)])
+        many = torch.stack([forward(batch) for _ in range(250)])
+        plain = torch.stack([model(**batch).logits for _ in range(250)])
     assert plain.std(0).min() > 0
     ratio = many.std(0) / plain.std(0)
     assert ratio.min() > 0.8

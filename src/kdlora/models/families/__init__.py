@@ -19,9 +19,26 @@ from kdlora.models.families import (
     mpnet,
     roberta,
 )
-from kdlora.models.families.family import DistanceTable, Family, Layer, Parts
+from kdlora.models.families.family import (
+    DistanceTable,
+    Family,
+    Layer,
+    Parts,
+    PreNormLayer,
+    Rotary,
+)
 
-__all__ = ["FAMILIES", "DistanceTable", "Family", "Layer", "Parts", "longest_text", "take_apart"]
+__all__ = [
+    "FAMILIES",
+    "DistanceTable",
+    "Family",
+    "Layer",
+    "Parts",
+    "PreNormLayer",
+    "Rotary",
+    "longest_text",
+    "take_apart",
+]
 
 # model_type -> family
 FAMILIES: dict[str, Family] = {

@@ -32,7 +32,7 @@ def _parts(model: Any) -> Parts | None:
         None,
         layers_of(_layer, base.encoder.layer),
         lambda hidden: model.classifier(model.dropout(model.pooler(hidden))),
-        distances=lambda length: _distances(base.encoder, length),
+        positions=lambda length: _distances(base.encoder, length),
     )
 
 

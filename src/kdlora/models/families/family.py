@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # types alone: a plan reads this module and starts without torch
     import torch
     from torch import nn
+
+
+L = TypeVar("L")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,62 @@ class Layer:
     down_dropout: float
     distance_dropout: float = 0.0
 
+    @property
+    def norms(self) -> tuple[nn.LayerNorm, ...]:
+        return (self.attention_norm, self.output_norm)
+
+    @property
+    def shared_by(self) -> int:
+        """The same for layers that share their weights."""
+        return id(self.query)
+
+
+@dataclass(frozen=True)
+class PreNormLayer:
+    """The modules of one layer: norm, attention, residual, norm, gated feed-forward, residual.
+
+    `qkv` computes query, key and value, `up` what is activated and its gate, side by side. The
+    first layer may lack the first norm. `kind` says which rotation and window the layer has.
+    """
+
+    attention_norm: nn.LayerNorm | None
+    qkv: nn.Module
+    out: nn.Module
+    inner_norm: nn.LayerNorm
+    up: nn.Module
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    down: nn.Module
+    heads: int
+    attention_dropout: float
+    out_dropout: float
+    inner_dropout: float
+    kind: str
+
+    @property
+    def norms(self) -> tuple[nn.LayerNorm, ...]:
+        return tuple(n for n in (self.attention_norm, self.inner_norm) if n is not None)
+
+    @property
+    def shared_by(self) -> int:
+        """The same for layers that share their weights."""
+        return id(self.qkv)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotations of texts of l tokens, by kind of layer, and what keeps a layer to its window.
+
+    Attributes:
+        angles: cosines and sines, each [l, e / 2] fp32.
+        windows: fp32 [1, 1, l, l], zero inside the window; a kind that sees all is not there.
+    """
+
+    angles: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    windows: dict[str, torch.Tensor]
+
+    def of(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.angles[kind]
+
 
 @dataclass(frozen=True)
 class DistanceTable:
@@ -60,16 +119,16 @@ class Parts:
     `widen` maps embeddings to the layers' width where the two differ. `head` turns the last
     hidden states of the first token, [b, 1, d], into logits. `position_bias` gives what is added
     to the attention scores of texts of one length, [1, h, l, l], where positions are relative.
-    `distances` gives the table for texts of l tokens where attention is disentangled: the layers'
-    query and key project its rows too.
+    `positions` gives what the layers know of the places in texts of l tokens: a table of distances
+    where attention is disentangled, whose rows query and key project too, or rotations.
     """
 
     embeddings: nn.Module
     widen: nn.Module | None
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...] | tuple[PreNormLayer, ...]
     head: Callable[[torch.Tensor], torch.Tensor]
     position_bias: Callable[[torch.Tensor], torch.Tensor] | None = None
-    distances: Callable[[int], DistanceTable] | None = None
+    positions: Callable[[int], DistanceTable | Rotary] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +166,6 @@ class Family:
         return (self.projections[0], self.projections[-1])
 
 
-def layers_of(read: Callable[[Any], Layer], layers: Iterable[Any]) -> tuple[Layer, ...]:
+def layers_of(read: Callable[[Any], L], layers: Iterable[Any]) -> tuple[L, ...]:
     """Each of a model's layers as `read` sees it."""
     return tuple(read(layer) for layer in layers)

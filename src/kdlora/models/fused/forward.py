@@ -16,20 +16,29 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.models.families import DistanceTable, Parts, take_apart
-from kdlora.models.fused.disentangled import Distances
-from kdlora.models.fused.layer import Batch, BoundLayer, FusedLayer, LastLayer
+from kdlora.models.families import (
+    DistanceTable,
+    Layer,
+    Parts,
+    PreNormLayer,
+    Rotary,
+    take_apart,
+)
+from kdlora.models.fused.layer import Batch, FusedLayer, LastLayer
 from kdlora.models.fused.masks import Masks
 from kdlora.models.fused.packed import texts_per_part
+from kdlora.models.fused.pre_norm import FusedPreNormLayer
 from kdlora.models.fused.projection import Bound, Projection, autocast
 from kdlora.models.fused.team import Team, shares, side_by_side
+
+Positions = DistanceTable | Rotary
 
 
 class FusedForward:
@@ -45,10 +54,10 @@ class FusedForward:
         self.model, self.parts, self.dtype = model, parts, dtype
         self.widen = Projection([parts.widen], dtype) if parts.widen is not None else None
         # ALBERT's layers are one layer many times, whose weights are packed once
-        made = {id(layer.query): layer for layer in parts.layers[:-1]}
-        fused = {key: FusedLayer(layer, dtype) for key, layer in made.items()}
-        self.layers = [fused[id(layer.query)] for layer in parts.layers[:-1]]
-        self.last = LastLayer(parts.layers[-1], dtype)
+        made = {layer.shared_by: layer for layer in parts.layers[:-1]}
+        fused = {key: _fused_layer(layer, dtype) for key, layer in made.items()}
+        self.layers = [fused[layer.shared_by] for layer in parts.layers[:-1]]
+        self.last = _fused_layer(parts.layers[-1], dtype, last=True)
         self.masks = Masks(_embedding_dropout(parts.embeddings).p)
         layers = [*fused.values(), self.last]
         used = [p for layer in layers for p in layer.projections()]
@@ -58,7 +67,7 @@ class FusedForward:
         )
         modules = nn.ModuleList(module for projection in used for module in projection.modules)
         self.trained = [p for p in modules.parameters() if p.requires_grad]  # each once
-        self.width = parts.layers[0].output_norm.normalized_shape[0]
+        self.width = parts.layers[0].norms[-1].normalized_shape[0]
         self.team: Team | None = None
         self.alone = False  # no team could be made
 
@@ -68,9 +77,9 @@ class FusedForward:
         if self.parts.position_bias is not None:
             relative = self.parts.position_bias(stream)
             bias = relative if bias is None else relative + bias
-        distances = self.parts.distances
-        table = None if distances is None else distances(stream.shape[1])
-        first = self._encode(stream, bias, table)
+        places = self.parts.positions
+        positions = None if places is None else places(stream.shape[1])
+        first = self._encode(stream, bias, positions)
         with autocast(first.device, self.dtype):
             return self.parts.head(first.unsqueeze(1)).float()
 
@@ -85,15 +94,15 @@ class FusedForward:
         self,
         stream: torch.Tensor,
         bias: torch.Tensor | None,
-        table: DistanceTable | None = None,
+        positions: Positions | None = None,
     ) -> torch.Tensor:
         """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has."""
-        threads = self._threads(stream, bias, table)
+        threads = self._threads(stream, bias, positions)
         texts, length = stream.shape[:2]
         sizes = shares(texts, length, self.width, threads)
         team = self._team(threads) if len(sizes) > 1 else None
         if team is None:
-            return self._encode_share(stream, bias, table, self._bind(), None)
+            return self._encode_share(stream, bias, positions, self._bind(), None)
         streams, biases = stream.split(sizes), _split(bias, sizes)
         # Graphs of their own, or one set of constants for all.
         shared = None if torch.is_grad_enabled() else self._bind()
@@ -102,7 +111,7 @@ class FusedForward:
         def encode(share: int) -> torch.Tensor:
             generator = None if seeds is None else torch.Generator().manual_seed(seeds[share])
             bound = shared or self._bind()
-            return self._encode_share(streams[share], biases[share], table, bound, generator)
+            return self._encode_share(streams[share], biases[share], positions, bound, generator)
 
         return side_by_side(team, encode, sizes, self.trained)
 
@@ -120,7 +129,7 @@ class FusedForward:
         return self.team
 
     def _threads(
-        self, stream: torch.Tensor, bias: torch.Tensor | None, table: DistanceTable | None
+        self, stream: torch.Tensor, bias: torch.Tensor | None, positions: Positions | None
     ) -> int:
         """1 where sharing texts out does not pay: trained weights have gradients as large as they
         are, which would have to be added up; so would those of embeddings and positions.
@@ -129,7 +138,7 @@ class FusedForward:
             return 1
         if bias is not None and bias.requires_grad:
             return 1
-        if table is not None and table.rows.requires_grad:
+        if isinstance(positions, DistanceTable) and positions.rows.requires_grad:
             return 1
         if torch.is_grad_enabled() and not self.frozen:
             return 1
@@ -148,7 +157,7 @@ class FusedForward:
         self,
         stream: torch.Tensor,
         bias: torch.Tensor | None,
-        table: DistanceTable | None,
+        positions: Positions | None,
         bound: _Bound,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
@@ -158,7 +167,7 @@ class FusedForward:
         """
         texts, length = stream.shape[:2]
         whole = Batch(texts, length, bias, self.model.training, generator)
-        distances = bound.distances(table, whole)
+        by_layer = bound.positions(positions, whole)
         parts = stream.split(texts_per_part(texts, length, self.width) if self.frozen else texts)
         biases = _split(bias, [len(part) for part in parts])
         outputs = []
@@ -166,8 +175,17 @@ class FusedForward:
             batch = Batch(len(part), length, more, self.model.training, generator)
             if (keep := batch.keep(self.masks, part.shape, part)) is not None:
                 part = part * keep * self.masks.scale
-            outputs.append(bound(part.flatten(0, 1), batch, distances))
+            outputs.append(bound(part.flatten(0, 1), batch, by_layer))
         return torch.cat(outputs)
+
+
+class _LayerOfAPass(Protocol):
+    """A layer with the weights of this moment, as `layer` and `pre_norm` have it."""
+
+    def __call__(self, stream: torch.Tensor, batch: Batch, positions: Any, /) -> torch.Tensor: ...
+
+    def positions(self, positions: Any, batch: Batch, /) -> Any:
+        """What the layer makes of the positions, once for all parts of a batch."""
 
 
 @dataclass(frozen=True)
@@ -175,26 +193,33 @@ class _Bound:
     """All layers with the weights and factors of this moment: [b * l, e] fp32 -> [b, d] fp32."""
 
     widen: Bound | None
-    layers: list[BoundLayer]
-    last: BoundLayer
+    layers: list[_LayerOfAPass]
+    last: _LayerOfAPass
 
     def __call__(
-        self, stream: torch.Tensor, batch: Batch, distances: Sequence[Distances | None]
+        self, stream: torch.Tensor, batch: Batch, positions: Sequence[Any]
     ) -> torch.Tensor:
         if self.widen is not None:
             half = stream.to(self.widen.projection.dtype)
             stream = self.widen(half, batch.keep).float()
-        *inner, last = distances
-        for layer, of_layer in zip(self.layers, inner, strict=True):
+        for layer, of_layer in zip([*self.layers, self.last], positions, strict=True):
             stream = layer(stream, batch, of_layer)
-        return self.last(stream, batch, last)
+        return stream
 
-    def distances(self, table: DistanceTable | None, batch: Batch) -> list[Distances | None]:
-        """What each layer makes of the distances; None where attention knows none."""
+    def positions(self, positions: Positions | None, batch: Batch) -> list[Any]:
+        """What each layer makes of them; None where layers know none."""
         layers = [*self.layers, self.last]
-        if table is None:
+        if positions is None:
             return [None] * len(layers)
-        return [layer.distances(table, batch) for layer in layers]
+        return [layer.positions(positions, batch) for layer in layers]
+
+
+def _fused_layer(
+    layer: Layer | PreNormLayer, dtype: torch.dtype, *, last: bool = False
+) -> FusedLayer | FusedPreNormLayer:
+    if isinstance(layer, PreNormLayer):
+        return FusedPreNormLayer(layer, dtype, last=last)
+    return LastLayer(layer, dtype) if last else FusedLayer(layer, dtype)
 
 
 def _split(bias: torch.Tensor | None, sizes: list[int]) -> Sequence[torch.Tensor | None]:
@@ -219,13 +244,13 @@ def fuse(model: nn.Module, dtype: torch.dtype) -> FusedForward | None:
     return FusedForward(model, parts, dtype)
 
 
-def _norms_are_plain(layer: Any) -> bool:
+def _norms_are_plain(layer: Layer | PreNormLayer) -> bool:
     """False where a method of peft trains the norms (LN_TUNING)."""
-    return all(type(n) is nn.LayerNorm for n in (layer.attention_norm, layer.output_norm))
+    return all(type(norm) is nn.LayerNorm for norm in layer.norms)
 
 
 def _embedding_dropout(embeddings: Any) -> nn.Dropout:
-    return embeddings.dropout
+    return embeddings.drop if hasattr(embeddings, "drop") else embeddings.dropout
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class BoundLayer:
     """A layer during one forward pass: stream [b * l, d] fp32 -> the same.
 
     `distances` are what the layer makes of the table of distances where attention is disentangled,
-    once for all parts of the batch.
+    once for all parts of the batch (`positions`).
     """
 
     def __init__(self, owner: FusedLayer, training: bool) -> None:
@@ -97,7 +97,7 @@ class BoundLayer:
             context = disentangled.attention(qkv, distances, batch.bias, keep, scale)
         return self.rest(context.flatten(0, 1), stream, batch)
 
-    def distances(self, table: DistanceTable, batch: Batch) -> Distances:
+    def positions(self, table: DistanceTable, batch: Batch) -> Distances:
         """The keys and queries of the distances, with this layer's dropout on their embeddings."""
         rows = self._distance_rows(table.rows, batch)
         query_key = self.qkv[0](rows, batch.keep)[:, : 2 * self._width]
@@ -191,7 +191,7 @@ class _BoundLastLayer(BoundLayer):
         residual = stream.unflatten(0, (batch.size, batch.length))[:, 0].contiguous()
         return self.rest(context, residual, batch)
 
-    def distances(self, table: DistanceTable, batch: Batch) -> Distances:
+    def positions(self, table: DistanceTable, batch: Batch) -> Distances:
         """Of the first token, which no other precedes."""
         rows = self._distance_rows(table.rows, batch)
         query, key_value = (projection(rows, batch.keep) for projection in self.qkv)
