@@ -6,15 +6,16 @@ whether scores are good; it says which averages and comparisons the data can car
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, groups, rows_of, severities
 from kdlora.vocabulary.arm import Arm
 
 SETTINGS = ("rank", "alpha", "lr", "batch_size", "epochs", "max_length", "precision", "targets")
@@ -269,3 +270,58 @@ def _mixes(shares: pd.DataFrame, done: pd.DataFrame, keys: list[str]) -> tuple[s
                 f"Scores mix {', '.join(metrics)}: their mean is a summary, not a measurement."
             )
     return tuple(lines)
+
+
+@dataclass(frozen=True)
+class CellCounts:
+    """How many cells are planned, and what became of them; `flagged` and `unscored` are done."""
+
+    planned: int = 0
+    done: int = 0
+    failed: int = 0
+    missing: int = 0
+    stopped: int = 0
+    flagged: int = 0
+    unscored: int = 0
+
+    def __add__(self, other: CellCounts) -> CellCounts:
+        return CellCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def count_cells(cells: pd.DataFrame) -> CellCounts:
+    """Of the rows of a tidy frame (`records.tidy.tidy`)."""
+    by_status = Counter(cells["status"])
+    done = cells["status"] == "done"
+    ended = ("done", "failed", "stopped")
+    return CellCounts(
+        planned=len(cells),
+        missing=len(cells) - sum(by_status[status] for status in ended),
+        flagged=int(cells.loc[done, "flagged"].sum()),
+        unscored=int(cells.loc[done, "score"].isna().sum()),
+        **{status: by_status[status] for status in ended},
+    )
+
+
+def counts_by_cell(frame: pd.DataFrame) -> dict[tuple[str, str, str], CellCounts]:
+    """(pair, arm, task) -> its counts."""
+    return {key: count_cells(cells) for key, cells in groups(frame, "pair", "arm", "task")}
+
+
+def size_of_full_grid(frame: pd.DataFrame) -> int:
+    """Runs that every model on every pair, task and seed of a tidy frame would make; those of the
+    frame where it has seedless ones, as only a plan knows them and has all its cells."""
+    return len(frame) if frame["any_seed"].any() else len(expected_grid(frame))
+
+
+def flag_counts(frame: pd.DataFrame) -> Counter[tuple[str, str]]:
+    """(flag, severity) -> the number of runs of a tidy frame that carry it."""
+    return Counter(
+        pair
+        for row in rows_of(frame.drop_duplicates("run_id"))
+        for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
+    )
+
+
+def flagged_runs(frame: pd.DataFrame) -> int:
+    """Runs that carry a flag which is more than information."""
+    return int(frame.drop_duplicates("run_id")["flagged"].sum())

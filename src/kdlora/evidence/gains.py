@@ -64,6 +64,14 @@ class Gain:
     def above_zero(self) -> int:
         return sum(value > 0 for value in self.values)
 
+    @property
+    def lowest(self) -> float:
+        return min(self.values)
+
+    @property
+    def highest(self) -> float:
+        return max(self.values)
+
 
 DISTILLATION = "distillation"
 SMALLER = "smaller encoder"

@@ -109,6 +109,43 @@ def means_by_group(
     }
 
 
+def metric_means(
+    frame: pd.DataFrame,
+) -> tuple[list[str], dict[tuple[str, str, str], dict[str, float]]]:
+    """The metrics of the report split that any run has, and (pair, task, arm) -> their means over
+    its done runs. What no run of a model has is absent.
+    """
+    known = [c for c in map(str, frame) if c.startswith(REPORTED) and frame[c].notna().any()]
+    done, found = frame[frame["status"] == "done"], {}
+    for key, cells in groups(done, "pair", "task", "arm"):
+        values = cells.drop_duplicates("run_id")[known].apply(pd.to_numeric, errors="coerce")
+        means = values.mean()
+        found[key] = {c.removeprefix(REPORTED): float(means[c]) for c in known if means.notna()[c]}
+    return [column.removeprefix(REPORTED) for column in known], found
+
+
+REPORTED = "report."  # before the name of a metric: its column
+
+
+def class_f1_means(
+    frame: pd.DataFrame,
+) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
+    """(pair, task) -> class -> arm -> the mean of its F1 over the done runs that have one."""
+    done = frame[frame["status"] == "done"].drop_duplicates(["pair", "run_id"])
+    done = done[done["per_class_f1"].map(bool).astype(bool)]
+    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for key, cells in groups(done, "pair", "task"):
+        labels = next(filter(None, cells["label_names"]), ())
+        by_class = found.setdefault(key, {label: {} for label in labels})
+        for arm, runs in groups(cells, "arm"):
+            values = pd.DataFrame(list(runs["per_class_f1"])).apply(pd.to_numeric, errors="coerce")
+            means = values.mean()
+            for label in labels:
+                if label in means and np.isfinite(means[label]):
+                    by_class[label][arm] = float(means[label])
+    return found
+
+
 def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     return {arm: tuple(dict.fromkeys(own["run_id"])) for arm, own in groups(cells, "arm")}
 

@@ -105,3 +105,33 @@ def parameters_by_rank(
             rows = means.sort_values(["base", "rank"]).itertuples(index=False, name=None)
             found[str(pair)] = list(rows)
     return found, len(known)
+
+
+# The same architecture, merged, on one machine: its latency should not differ by more than this.
+STEADY = 1.25
+
+
+def unsteady_encoders(frame: pd.DataFrame) -> list[tuple[str, float, float]]:
+    """Encoders whose runs, which are as fast whatever their weights, differ in latency: the name,
+    the lowest and the highest median in ms."""
+    runs = frame[(frame["status"] == "done") & frame["encoder"].notna()]
+    runs = runs[runs["latency_p50_ms"] > 0].drop_duplicates("run_id")
+    found = []
+    for (encoder, *_), own in groups(runs, "encoder", "precision", "device"):
+        low, high = float(own["latency_p50_ms"].min()), float(own["latency_p50_ms"].max())
+        if high > STEADY * low:
+            found.append((encoder, low, high))
+    return found
+
+
+def unlike_protocol(frame: pd.DataFrame) -> list[str]:
+    """The parts of the measurement's protocol that differ between encoders, but for what follows
+    from a model's own speed and place."""
+    known = [protocol for protocol in encoder_runs(frame)["protocol"] if protocol]
+    keys = dict.fromkeys(key for protocol in known for key in protocol)
+    return [
+        key
+        for key in keys
+        if len({str(protocol.get(key)) for protocol in known}) > 1
+        and not (key.endswith("repeats") or key in ("interleaved", "measured"))
+    ]

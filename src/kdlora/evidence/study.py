@@ -72,6 +72,26 @@ class CheckpointChoice:
     chosen: tuple[Comparison, ...]
     last: tuple[Comparison, ...]
 
+    @property
+    def mean_gaps(self) -> tuple[float, float] | None:
+        """Mean points below the teacher of the students told apart from it: as reported, and at
+        the last epoch; None where there is none."""
+        pairs = [
+            (a.claim.difference, b.claim.difference)
+            for a, b in zip(self.chosen, self.last, strict=True)
+            if a.verdict == "inferior"
+        ]
+        known = [(-a, -b) for a, b in pairs if a is not None and b is not None]
+        if not known:
+            return None
+        return sum(a for a, _ in known) / len(known), sum(b for _, b in known) / len(known)
+
+    @property
+    def share(self) -> float:
+        """Which part of the gap vanishes at the last epoch; 0 without a gap."""
+        chosen, last = self.mean_gaps or (0.0, 0.0)
+        return 1 - last / chosen if chosen > 0 else 0.0
+
 
 @dataclass(frozen=True)
 class Evidence(Result):

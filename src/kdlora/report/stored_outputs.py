@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdlora.choice.formats import MeasuredForm
-from kdlora.evidence.confidence import ConfidenceBins, confidence_bins
+from kdlora.evidence.predictions import ConfidenceBins, confidence_bins
 from kdlora.records.predictions import FILE as PREDICTIONS
 from kdlora.records.predictions import SplitOutputs, read_outputs, read_predictions
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from kdlora.report.document import NONE, Cell, Column, Value
 from kdlora.vocabulary.arm import Arm
@@ -57,10 +56,6 @@ def short_arm_name(arm: str) -> str:
 
 def phrase(arm: str) -> str:
     return Arm.read(arm).phrase()
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fixed(value: float | None, decimals: int, *, signed: bool = False) -> str:

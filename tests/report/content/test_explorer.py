@@ -1,4 +1,4 @@
-"""The explorer's points and Pareto set, against hand-made rows."""
+"""The chart that a reader steers: its axes, its points, and the places on it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,9 @@ import pytest
 
 from kdlora.evidence.gains import describe as gather
 from kdlora.evidence.study import gather_report
-from kdlora.report.content.explorer import Span, averages, explorer, front
+from kdlora.report.content.explorer import Span, explorer
 from kdlora.report.document import Axis
 from tests.harness.studies import make_frame
-
-SCORE, SIZE = Axis("score", "Score", 1, False), Axis("size", "Size", -1, True)
-
-
-def row(arm, task, score, size, n=2):
-    return {"arm": arm, "pair": "p", "task": task, "n": n, "score": score, "size": size}
-
-
-def test_averages_are_over_tasks_that_all_models_have():
-    rows = [row("a", "t1", 80, 10), row("a", "t2", 60, 30), row("b", "t1", 70, 5)]
-    found = {r["arm"]: (r["x"], r["y"], r["runs"]) for r in averages(rows, "size", "score")}
-    assert found == {"a": (10, 80, 2), "b": (5, 70, 2)}  # t2 would favour nobody fairly
-    assert averages([row("a", "t1", 80, 10), row("b", "t2", 70, 5)], "size", "score") == []
-
-
-def test_the_front_keeps_what_nobody_beats_on_both():
-    points = [{"arm": a, "x": x, "y": y} for a, x, y in
-              (("small", 1, 60), ("good", 5, 80), ("beaten", 6, 79), ("same", 5, 80))]  # fmt: skip
-    assert [p["arm"] for p in front(points, SIZE, SCORE)] == ["small", "good", "same"]
-    cheaper_is_worse = Axis("speed", "Speed", 1, True)
-    assert [p["arm"] for p in front(points, cheaper_is_worse, SCORE)] == [
-        "good",
-        "same",
-        "beaten",
-    ]
 
 
 @pytest.mark.parametrize("log", [False, True])

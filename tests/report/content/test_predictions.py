@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdlora.evidence.confidence import ConfidenceBins, confidence_bins
 from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.predictions import ConfidenceBins, confidence_bins
 from kdlora.evidence.study import gather_report
 from kdlora.records.tidy import tidy
 from kdlora.report.content import predictions, statistics, trust

@@ -96,6 +96,21 @@ def test_the_answers_stand_in_the_first_screen() -> None:
     assert "Does distillation help?" in topics
 
 
+@pytest.mark.parametrize("kind", ["one seed", "three seeds", "too few to test"])
+def test_what_distillation_does_is_told_once(kind: str, one_task: pd.DataFrame) -> None:
+    """Tested where it can be; else what was measured and why it cannot be, in one sentence."""
+    if kind == "too few to test":
+        report = report_of(one_task)
+    else:
+        study = own_study(seeds=1 if kind == "one seed" else 3)
+        report = report_of(study.table, texts=study.outputs, histories=dict)
+    told = [f for f in report.sections[0].findings if "Distillation changes" in f.text]
+    assert [f.topic for f in told] == ["Does distillation help?"]
+    assert told[0].text.count("Distillation changes") == 1
+    if kind == "too few to test":
+        assert "Whether it helps: it cannot be said" in told[0].text
+
+
 def test_what_the_trained_models_decide_stands_beside_what_seeds_leave_open() -> None:
     found = answer.gain(gather_report(own_study(seeds=3, spread=0.04)))
     assert found is not None

@@ -18,6 +18,7 @@ from kdlora.evidence.diagnosis.finding import (
     strategy,
 )
 from kdlora.evidence.diagnosis.public_facts import shape_of
+from kdlora.records.fairness import trained
 from kdlora.records.tidy import numeric
 
 SETTINGS = ("batch_size", "epochs", "max_length", "precision", "device", "max_train")
@@ -156,11 +157,7 @@ def lengths(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
 
 def settings(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     """Settings that differ between the arms of a comparison, and facts that nobody recorded."""
-    frame = frame[is_done(frame)]
-    if "role" in frame:
-        frame = frame[frame["role"].ne("baseline")]
-    if "adaptation" in frame:
-        frame = frame[frame["adaptation"].ne("given")]
+    frame = frame[is_done(frame) & trained(frame)]
     if frame.empty or "arm" not in frame:
         return
     for column in SETTINGS:

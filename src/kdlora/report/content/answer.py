@@ -32,6 +32,7 @@ from kdlora.report.content.cells import (
     points_cell,
     score_cell,
 )
+from kdlora.report.content.gains import distillation
 from kdlora.report.content.verdicts import (
     decided_text,
     flag_text,
@@ -127,7 +128,8 @@ def selection(stats: Evidence) -> Finding | None:
     share = artefact_share(stats)
     if share is None:
         return None
-    chosen, last = _gaps(stats)
+    assert stats.checkpoints is not None
+    chosen, last = stats.checkpoints.mean_gaps or (0.0, 0.0)
     near = min(FRACTIONS, key=lambda f: abs(f - share))
     words = f"About {FRACTIONS[near]} of it" if abs(near - share) <= NEAR else "A part of it"
     bad = next(d for d in stats.doubts if d.name == SUSPECT)
@@ -143,23 +145,8 @@ def artefact_share(stats: Evidence) -> float | None:
     """Share of the mean gap that vanishes at the last epoch, where the choice is known as bad."""
     if stats.checkpoints is None or not any(d.name == SUSPECT for d in stats.doubts):
         return None
-    chosen, last = _gaps(stats)
-    share = 1 - last / chosen if chosen > 0 else 0.0
+    share = stats.checkpoints.share
     return share if share >= LEAST_SHARE else None
-
-
-def _gaps(stats: Evidence) -> tuple[float, float]:
-    """Mean gap of the variants told apart: as reported, and at the last epoch; 0 without any."""
-    assert stats.checkpoints is not None
-    pairs = [
-        (a.claim.difference, b.claim.difference)
-        for a, b in zip(stats.checkpoints.chosen, stats.checkpoints.last, strict=True)
-        if a.verdict == "inferior"
-    ]
-    known = [(-a, -b) for a, b in pairs if a is not None and b is not None]
-    if not known:
-        return 0.0, 0.0
-    return (sum(a for a, _ in known) / len(known), sum(b for _, b in known) / len(known))
 
 
 def _cause(evidence: dict) -> str:
@@ -200,6 +187,16 @@ def gain(stats: Evidence) -> Finding | None:
     ]
     text = f"Distillation changes {'; '.join(parts)}.{wider_text(found)}"
     return Finding("Does distillation help?", text, ("comparisons",))
+
+
+def gain_of_pair(facts: Facts, stats: Evidence) -> Finding | None:
+    """The same for the only pair of a study; where nothing can be tested, what was measured."""
+    told = gain(stats)
+    described = distillation(facts, names(facts.frame, "pair")[0])
+    if told is None or described is None or told.text.startswith("Distillation changes"):
+        return told
+    text = f"{described.text} Whether it helps: {told.text[0].lower()}{told.text[1:]}"
+    return Finding(told.topic, text, (*described.tables, *told.tables))
 
 
 def student(facts: Facts, stats: Evidence) -> Finding | None:
@@ -246,8 +243,8 @@ def cheapest(stats: Evidence) -> Finding | None:
     uses: dict[str, list[str]] = {}
     for column, front in stats.fronts.items():
         on = [p for p in front.points if p.on_front]
-        cheap = min(on, key=lambda p: p.values[column], default=None)
-        if cheap is not None and len(on) > 1:
+        if len(on) > 1:
+            cheap = min(on, key=lambda p: p.values[column])
             uses.setdefault(cheap.arm, []).append(quantity(column).noun)
     if not uses:
         return None
@@ -278,7 +275,10 @@ def controls(facts: Facts) -> Finding | None:
 
 def errors(stats: Evidence) -> Finding | None:
     """How many findings of the checks a reader has to know."""
-    n = {level: sum(d.severity == level for d in stats.doubts) for level in ("error", "warning")}
+    n = {
+        level: len([d for d in stats.doubts if d.severity == level])
+        for level in ("error", "warning")
+    }
     if not any(n.values()):
         return None
     found = w.join([w.plural(count, level) for level, count in n.items() if count])
@@ -363,19 +363,13 @@ def selection_table(stats: Evidence) -> Table | None:
             interval_cell(last.claim.low, last.claim.high), points_cell(from_choice, signed=True),
             w.count(chosen.n_runs),
         ))  # fmt: skip
-    kept = [c.claim.difference for c in told_apart(stats.checkpoints.chosen)]
-    after = [
-        last.claim.difference
-        for chosen, last in zip(stats.checkpoints.chosen, stats.checkpoints.last, strict=True)
-        if chosen.verdict == "inferior"
-    ]
-    if kept and all(v is not None for v in (*kept, *after)):
-        means = [sum(v) / len(v) for v in (kept, after)]  # type: ignore[arg-type]
+    if stats.checkpoints.mean_gaps is not None:
+        gap, rest = stats.checkpoints.mean_gaps
         rows.append((
-            Cell("Mean of those told apart"), Cell(w.NONE), points_cell(means[0], signed=True),
-            Cell(w.NONE), points_cell(means[1], signed=True), Cell(w.NONE),
-            Cell(w.fixed(means[0] - means[1], 1, signed=True), means[0] - means[1],
-                 sub=f"{100 * (1 - means[1] / means[0]):.0f} % of the gap"),
+            Cell("Mean of those told apart"), Cell(w.NONE), points_cell(-gap, signed=True),
+            Cell(w.NONE), points_cell(-rest, signed=True), Cell(w.NONE),
+            Cell(w.fixed(rest - gap, 1, signed=True), rest - gap,
+                 sub=f"{100 * stats.checkpoints.share:.0f} % of the gap"),
             Cell(w.NONE),
         ))  # fmt: skip
     columns = (

@@ -154,13 +154,10 @@ def costs_figure(facts: Facts) -> Figure | None:
                  "low": one.low * factor, "high": one.high * factor,
                  "Model": w.arm_name(arm), "Runs": one.n,
                  name: f"{w.significant(one.mean * factor)} {unit}"}
-                for arm, one in known.items()
+                for arm in names(facts.frame, "arm", pair=pair) if (one := known.get(arm))
             ])  # fmt: skip
             if len(rows) < 2:
                 continue
-            order = names(facts.frame, "arm", pair=pair)
-            place = {arm: i for i, arm in enumerate(order)}
-            rows = rows.iloc[rows["arm"].map(place).argsort()]
             title = f"{name} · {pair}" if len(pairs) > 1 else name
             alt_text = f"Dot plot of {name.lower()} by model on {pair}, on a log scale."
             panels.append(dots(f"cost_{column}_{pair}", title, alt_text, rows,

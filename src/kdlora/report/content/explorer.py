@@ -1,7 +1,8 @@
 """The trade-off that a reader steers: any two quantities, any tasks, models and pairs.
 
-The page's script picks the axes, filters the points, averages them over tasks as `averages` does
-and draws the Pareto set of what is shown. The still drawing is the score against the first cost.
+The page's script picks the axes, filters the points, averages them over tasks as
+`evidence.trade_off` does and draws the Pareto set of what is shown. The still drawing is the score
+against the first cost.
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ import pandas as pd
 
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import Evidence
-from kdlora.records.tidy import groups, metric_of, names, rows_of, scored
+from kdlora.evidence.trade_off import (
+    PairMean,
+    TaskMean,
+    known_costs,
+    not_beaten,
+    pair_means,
+    runs_behind,
+    task_means,
+    weighed_cells,
+)
+from kdlora.records.tidy import metric_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import score_cell
 from kdlora.report.document import Axis, Explorer, Figure, Panel
@@ -58,18 +69,16 @@ def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
 
     Scores of tasks whose metric is not in points are shown as they are, in their own unit.
     """
-    done = scored(facts.frame)
-    done = done[done["role"] != "baseline"]
-    done = done.loc[[w.scale_of(str(m)).factor == 100 for m in done["metric"]]]
-    known = [q for q in CHOICES if q[0] == "score" or (done[q[0]] > 0).sum() > 1]
-    if len(known) < 2 or done["arm"].nunique() < 2:
+    done = weighed_cells(facts.frame)
+    axes = _axes(done)
+    if len(axes) < 2 or len(names(done, "arm")) < 2:
         return None
-    axes = tuple(Axis(*q) for q in known)
     runs = done.drop_duplicates(["pair", "run_id"])
     points = [] if len(runs) > MOST_RUNS else [_run(row, axes) for row in rows_of(runs)]
-    means = [_mean(facts, key, own, axes) for key, own in groups(done, "pair", "task", "arm")]
+    found = task_means(done, [axis.key for axis in axes])
+    means = [_mean(facts, one) for one in found]
     y, x = axes[:2]
-    points_now = averages(means, x.key, y.key)
+    points_now = pair_means(found, x.key, y.key)
     if not points_now:
         return None
     still = panel_spec(_chart(points_now, x, y, SIZE), "Trade-off", width=SIZE[0], height=SIZE[1])
@@ -97,27 +106,27 @@ def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
     )  # fmt: skip
 
 
-def _values(row: dict[str, Any], axes: tuple[Axis, ...]) -> dict[str, float]:
-    found = {a.key: row[a.key] * (100 if a.key == "score" else 1) for a in axes}
-    return {k: round(float(v), 6) for k, v in found.items() if math.isfinite(v) and v != 0}
+def _axes(cells: pd.DataFrame) -> tuple[Axis, ...]:
+    """The score and every cost that is known."""
+    known = {"score", *known_costs(cells, [column for column, *_ in CHOICES[1:]])}
+    return tuple(Axis(*choice) for choice in CHOICES if choice[0] in known)
 
 
 def _run(row: dict[str, Any], axes: tuple[Axis, ...]) -> dict[str, Any]:
+    values = {a.key: float(row[a.key]) for a in axes}
     return {
         "arm": row["arm"], "pair": row["pair"], "task": row["task"], "seed": int(row["seed"]),
-        "run": row["run_id"], **_values(row, axes),
+        "run": row["run_id"],
+        **{k: round(v, 6) for k, v in values.items() if math.isfinite(v) and v != 0},
     }  # fmt: skip
 
 
-def _mean(
-    facts: Facts, key: tuple[str, str, str], own: pd.DataFrame, axes: tuple[Axis, ...]
-) -> dict[str, Any]:
-    pair, task, arm = key
-    found = {a.key: float(own[a.key].mean()) for a in axes}
-    cell = score_cell(facts.spreads[key], metric_of(facts.frame, task)[0])
+def _mean(facts: Facts, one: TaskMean) -> dict[str, Any]:
+    spread = facts.spreads[one.pair, one.task, one.arm]
     return {
-        "arm": arm, "pair": pair, "task": task, "n": int(own["run_id"].nunique()),
-        "shown": cell.shown, **_values(found, axes),
+        "arm": one.arm, "pair": one.pair, "task": one.task, "n": one.n,
+        "shown": score_cell(spread, metric_of(facts.frame, one.task)[0]).shown,
+        **{column: round(value, 6) for column, value in one.values.items()},
     }  # fmt: skip
 
 
@@ -133,43 +142,14 @@ def _with_shares(means: list[dict[str, Any]], stats: Evidence | None) -> list[di
     return [{**row, "shares": shares.get(row["arm"], {})} for row in means]
 
 
-def averages(means: Sequence[dict[str, Any]], x: str, y: str) -> list[dict[str, Any]]:
-    """A mark for each pair and arm: means over the tasks that all arms of the pair have on both
-    axes. The page's script does the same for what is chosen there."""
-    rows = []
-    for pair in dict.fromkeys(row["pair"] for row in means):
-        own = [r for r in means if r["pair"] == pair and x in r and y in r]
-        arms = list(dict.fromkeys(r["arm"] for r in own))
-        have = {t: {r["arm"] for r in own if r["task"] == t} for t in {r["task"] for r in own}}
-        tasks = {t for t, found in have.items() if len(found) == len(arms)}
-        for arm in arms if tasks else []:
-            part = [r for r in own if r["arm"] == arm and r["task"] in tasks]
-            rows.append({
-                "arm": arm, "pair": pair, "runs": sum(r["n"] for r in part),
-                "x": sum(r[x] for r in part) / len(part), "y": sum(r[y] for r in part) / len(part),
-            })  # fmt: skip
-    return rows
-
-
-def front(rows: Sequence[dict[str, Any]], x: Axis, y: Axis) -> list[dict[str, Any]]:
-    """The rows that no other one beats on both axes, from left to right."""
-
-    def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        gains = [(a[k] - b[k]) * axis.direction for k, axis in (("x", x), ("y", y))]
-        return min(gains) >= 0 and max(gains) > 0
-
-    kept = [r for r in rows if not any(beats(other, r) for other in rows)]
-    return sorted(kept, key=lambda r: r["x"])
-
-
-def _drawn(row: dict[str, Any], x: Axis, y: Axis, several: bool) -> dict[str, Any]:
+def _drawn(one: PairMean, x: Axis, y: Axis, several: bool) -> dict[str, Any]:
     """A row with what the chart reads: colour, shape, name, tooltip."""
-    label = w.short_arm_name(row["arm"]) + (f" · {row['pair']}" if several else "")
+    label = w.short_arm_name(one.arm) + (f" · {one.pair}" if several else "")
     return {
-        "x": row["x"], "y": row["y"], "kind": kind_of(row["arm"]), "shape": shape_of(row["arm"]),
-        "label": label, "Model": w.arm_name(row["arm"]), "Pair": row["pair"],
-        "Runs": row.get("runs", 1), "Across": f"{w.significant(row['x'])} ({x.label})",
-        "Up": f"{w.significant(row['y'])} ({y.label})",
+        "x": one.x, "y": one.y, "kind": kind_of(one.arm), "shape": shape_of(one.arm),
+        "label": label, "Model": w.arm_name(one.arm), "Pair": one.pair,
+        "Runs": one.runs, "Across": f"{w.significant(one.x)} ({x.label})",
+        "Up": f"{w.significant(one.y)} ({y.label})",
     }  # fmt: skip
 
 
@@ -207,29 +187,29 @@ class Span:
 
 
 def _chart(
-    points: Sequence[dict[str, Any]], x: Axis, y: Axis, size: tuple[int, int]
+    points: Sequence[PairMean], x: Axis, y: Axis, size: tuple[int, int]
 ) -> alt.LayerChart | alt.FacetChart:
     """Front, runs, means and names, in this order: the page's script replaces their data."""
     kinds = ["teacher", "student", "kd", "baseline"]
     tints = alt.Scale(domain=kinds, range=[light(k) for k in kinds])
     rims = alt.Scale(domain=kinds, range=[light("ink" if k == "kd" else "card") for k in kinds])
-    across = Span.over([p["x"] for p in points], x, size[0])
-    up = Span.over([p["y"] for p in points], y, size[1])
+    across = Span.over([p.x for p in points], x, size[0])
+    up = Span.over([p.y for p in points], y, size[1])
     at = {
         "x": alt.X("x:Q", scale=across.scale(),
                    axis=alt.Axis(title=x.label, format="~s", grid=False, tickCount=6)),
         "y": alt.Y("y:Q", scale=up.scale(), axis=alt.Axis(title=y.label, format="~s",
                                                           tickCount=6)),
     }  # fmt: skip
-    several = len({row["pair"] for row in points}) > 1
-    best = front(points, x, y)
-    marks = pd.DataFrame([_drawn(row, x, y, several) for row in points])
-    line = pd.DataFrame([{"x": r["x"], "y": r["y"]} for r in best])
-    named = [_drawn(row, x, y, several) for row in (best if len(points) > CROWDED else points)]
+    several = len({p.pair for p in points}) > 1
+    best = not_beaten(points, (x.direction, y.direction))
+    marks = pd.DataFrame([_drawn(p, x, y, several) for p in points])
+    line = pd.DataFrame([{"x": p.x, "y": p.y} for p in best])
+    named = [_drawn(p, x, y, several) for p in (best if len(points) > CROWDED else points)]
     places = place_labels(
         [(across.pixel(r["x"]), size[1] - up.pixel(r["y"])) for r in named],
         [r["label"] for r in named], width=size[0], height=size[1],
-        others=[(across.pixel(p["x"]), size[1] - up.pixel(p["y"])) for p in points],
+        others=[(across.pixel(p.x), size[1] - up.pixel(p.y)) for p in points],
     )  # fmt: skip
     texts = pd.DataFrame([
         {"lx": across.value(place.x), "ly": up.value(size[1] - place.y), "align": place.align,
@@ -257,26 +237,27 @@ def _chart(
     return alt.layer(*layers)
 
 
-def stills(steered: Explorer | None, drawn: bool) -> Figure | None:
+def stills(facts: Facts, steered: Explorer | None, drawn: bool) -> Figure | None:
     """Score against every cost, one panel each; `drawn`: size and latency stand elsewhere."""
     if steered is None:
         return None
     y = steered.axes[0]
+    means = task_means(weighed_cells(facts.frame), [axis.key for axis in steered.axes])
     left_out = ("total_params", "rank", "throughput_per_s", "train_flops", "energy_j",
                 *(("size_mb", "latency_p50_ms") if drawn else ()))  # fmt: skip
     panels = []
     for x in steered.axes[1:]:
-        points = averages(steered.means, x.key, y.key) if x.key not in left_out else []
+        points = pair_means(means, x.key, y.key) if x.key not in left_out else []
         if len(points) < 2:
             continue
         title = f"Against {x.label[0].lower()}{x.label[1:]}"
         spec = panel_spec(_chart(points, x, y, (WIDTH, HEIGHT)), title)
-        best = [w.short_arm_name(r["arm"]) for r in front(points, x, y)]
+        best = [w.short_arm_name(p.arm) for p in not_beaten(points, (x.direction, y.direction))]
         alt_text = f"Scatter plot of score {title.lower()}; not beaten on both: {w.join(best)}."
         panels.append(Panel(f"score_costs_{x.key}", title, alt_text, spec))
     if not panels:
         return None
-    n = sum(row["n"] for row in steered.means)
+    n = runs_behind(means)
     caption = (
         f"Means over tasks that all models of a pair have (n = {n:,} runs); the line joins the "
         "models that no other beats on both axes, and where there are many only they are named."

@@ -28,7 +28,7 @@ def gain_text(gain: g.Gain) -> str:
     elif len(gain.values) == 1:
         text = f"{mean} with one seed"
     elif len(gain.values) > LISTED_SEEDS:
-        low, high = (scale.write(f(gain.values), signed=True) for f in (min, max))
+        low, high = (scale.write(v, signed=True) for v in (gain.lowest, gain.highest))
         text = f"{mean} on average over {w.plural(len(gain.values), 'seed')} ({low} to {high}, "
         text += f"above zero in {gain.above_zero})"
     else:
@@ -114,7 +114,7 @@ def _effects(
         ]
         if flagged:
             row.append(_difference(gain.unflagged, scale))
-        row += [_difference(min(gain.values), scale), _difference(max(gain.values), scale)]
+        row += [_difference(gain.lowest, scale), _difference(gain.highest, scale)]
         row += [w.count(len(gain.values)), w.count(gain.above_zero)]
         if averages:
             row += [w.count(len(gain.tasks)), w.count(len(gain.seeds))]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from kdlora.evidence.diagnosis import epochs_table
-from kdlora.records.tidy import groups, metric_of, names, rows_of
+from kdlora.evidence.learning_curves import (
+    Evaluation,
+    evaluations,
+    logged_histories,
+    mean_evaluations,
+    typical_ends,
+)
+from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.trade_off import MOST_PANELS
 from kdlora.report.document import Figure, Panel
@@ -26,29 +33,35 @@ def learning(frame: pd.DataFrame, histories: dict[str, list[dict[str, Any]]]) ->
     a score an epoch have no selection split: theirs are of the split that is reported.
     """
     logged = not histories and "epoch_scores" in frame
-    curves = logged_curves(frame) if logged else histories
+    curves = logged_histories(frame) if logged else histories
     if not curves:
         return None
     split = "report split" if logged else "selection split"
     several = len(names(frame, "pair")) > 1
-    by = ("pair", "task") if frame.groupby(["pair", "task"]).ngroups <= MOST_PANELS else ("task",)
+    places = set(zip(frame["pair"], frame["task"], strict=True))
+    by = ("pair", "task") if len(places) <= MOST_PANELS else ("task",)
     panels, averaged, kept, runs = [], False, False, 0
     for key, cells in groups(frame, *by):
         task = str(key[-1]) if isinstance(key, tuple) else str(key)
         metric, direction = metric_of(frame, task)
-        rows = _curves(cells, curves, metric)
-        if rows.empty:
+        found = evaluations(cells, curves, metric)
+        if not found:
             continue
-        runs += rows["Run"].nunique()
-        kept |= bool(rows["kept"].any())
-        if rows["Run"].nunique() > MOST_CURVES:
-            rows, averaged = _mean_curves(rows, w.scale_of(metric)), True
+        n = len({one.run_id for one in found})
+        runs += n
+        kept |= any(one.kept for one in found)
+        if n > MOST_CURVES:
+            found, averaged = mean_evaluations(found), True
+        rows, scale = _rows(found, w.scale_of(metric)), w.scale_of(metric)
         where = f"{task} · {key[0]}" if several and len(by) > 1 else task
         alt_text = (
             f"Line chart of {w.metric_name(metric)} on the {split} by epoch on {where}, "
             f"for {w.join([w.arm_name(arm) for arm in names(rows, 'arm')])}."
         )
-        chart = _learning_chart(rows, Scores.over(metric, direction, rows["y"]), split)
+        ends = {
+            arm: scale.factor * one.score for arm, one in typical_ends(found).items()
+        }  # a mean of runs that went far apart is where no line is
+        chart = _learning_chart(rows, ends, Scores.over(metric, direction, rows["y"]), split)
         panels.append(Panel(f"learning_{where}", where, alt_text, panel_spec(chart, where)))
     if not panels:
         return None
@@ -59,78 +72,33 @@ def learning(frame: pd.DataFrame, histories: dict[str, list[dict[str, Any]]]) ->
     return Figure("learning", f"Score on the {split} by epoch", caption, tuple(panels), ("runs",))
 
 
-def logged_curves(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """Histories of imported runs, from their scores by epoch and the epoch that was kept."""
-    table = epochs_table(frame)
-    found = {}
-    for row, chosen in zip(rows_of(frame.loc[table.index]), table["matched_epoch"], strict=True):
-        found[row["run_id"]] = [
-            {"epoch": float(i), "selection": {row["metric"]: score}, "kept": i == chosen}
-            for i, score in enumerate(row["epoch_scores"], start=1)
-        ]
-    return found
+def _rows(found: Sequence[Evaluation], scale: w.Scale) -> pd.DataFrame:
+    """What is drawn of each evaluation; `id` tells the lines apart."""
+    return pd.DataFrame([
+        {
+            "x": one.epoch, "y": one.score * scale.factor, "kept": one.kept, "arm": one.arm,
+            "Model": w.arm_name(one.arm), "Score": scale.write(one.score),
+            "Epoch": w.significant(one.epoch),
+            "Run": one.run_id or f"mean of {one.runs}", "id": one.run_id or one.arm,
+        }
+        for one in found
+    ])  # fmt: skip
 
 
-def _curves(
-    cells: pd.DataFrame, histories: dict[str, list[dict[str, Any]]], metric: str
-) -> pd.DataFrame:
-    scale = w.scale_of(metric)
-    return pd.DataFrame(
-        [
-            {
-                "x": float(point["epoch"]),
-                "y": float(value) * scale.factor,
-                "kept": _is_kept(point, run),
-                "arm": run["arm"],
-                "Model": w.arm_name(run["arm"]),
-                "Score": scale.write(value),
-                "Epoch": w.significant(point["epoch"]),
-                "Run": run["run_id"],
-            }
-            for run in rows_of(cells)
-            for point in histories.get(run["run_id"], ())
-            if w.is_number(value := (point.get("selection") or {}).get(metric))
-        ]
-    )
-
-
-def _is_kept(point: dict[str, Any], run: dict[str, Any]) -> bool:
-    """Whether the checkpoint of an evaluation is the one that was saved."""
-    return bool(point.get("kept", "step" in point and point["step"] == run.get("best_step")))
-
-
-def _mean_curves(rows: pd.DataFrame, scale: w.Scale) -> pd.DataFrame:
-    """One curve a model: means over its runs, kept where most of them were."""
-    means = rows.groupby(["arm", "x"], sort=False).agg(
-        y=("y", "mean"), kept=("kept", "sum"), runs=("Run", "nunique")
-    )
-    means = means.reset_index()
-    most = means.groupby("arm")["kept"].transform("max")
-    means["kept"] = (means["kept"] == most) & (most > 0)
-    means["kept"] &= ~means.duplicated(["arm", "kept"])
-    return means.assign(
-        Model=[w.arm_name(arm) for arm in means["arm"]],
-        Score=[scale.write(y / scale.factor) for y in means["y"]],
-        Epoch=[w.significant(x) for x in means["x"]],
-        Run=[f"mean of {n}" for n in means["runs"]],
-        id=means["arm"],
-    )
-
-
-def _learning_chart(rows: pd.DataFrame, ys: Scores, split: str) -> alt.LayerChart | alt.FacetChart:
-    rows = rows if "id" in rows else rows.assign(id=rows["Run"])
+def _learning_chart(
+    rows: pd.DataFrame, ends: dict[str, float], ys: Scores, split: str
+) -> alt.LayerChart | alt.FacetChart:
+    """`ends`: where each arm's line ends that bears its name."""
     arms, x_high = names(rows, "arm"), max(float(rows["x"].max()), 1e-9)
     tick = 1 if x_high >= 2 else 0
-    end = rows.loc[rows.groupby("id", sort=False)["x"].idxmax()]
-    # The name stands at the run that ended nearest to its arm's mean: a mean of runs that went
-    # far apart is where no line is.
-    off = (end["y"] - end.groupby("arm")["y"].transform("mean")).abs()
-    last = end.loc[off.groupby(end["arm"], sort=False).idxmin(), ["arm", "x", "y"]].copy()
-    last["label"] = [w.short_arm_name(arm) for arm in last["arm"]]
+    last = pd.DataFrame([
+        {"arm": arm, "x": x_high, "y": y, "label": w.short_arm_name(arm)}
+        for arm, y in ends.items()
+    ])  # fmt: skip
     margin = 10.0 * WIDTH  # names stand outside the plot, where there is room on one side
-    ends = [(0.0, ys.pixel(y)) for y in last["y"]]
-    places = place_labels(ends, list(last["label"]), width=margin, height=HEIGHT)
-    last["ly"], last["x"] = [ys.value(p.y) for p in places], x_high
+    at_end = [(0.0, ys.pixel(y)) for y in last["y"]]
+    places = place_labels(at_end, list(last["label"]), width=margin, height=HEIGHT)
+    last["ly"] = [ys.value(p.y) for p in places]
     x = alt.X(
         "x:Q",
         scale=alt.Scale(domain=[0, x_high], nice=False),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from kdlora.evidence.coverage import flagged_runs
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, Spread, WithoutFlags, outcome_metric
 from kdlora.evidence.teacher import teacher_arm, teacher_of
@@ -24,15 +25,19 @@ from kdlora.report.document import Finding
 from kdlora.vocabulary.arm import EMBEDDINGS, MAJORITY, TFIDF, Arm, uncontrolled
 
 
-def sentences(facts: Facts) -> list[Finding]:
-    """What a reader in a hurry wants to know, pair by pair, then what to doubt about it."""
+def sentences(facts: Facts, *, tested: bool = False) -> list[Finding]:
+    """What a reader in a hurry wants to know, pair by pair, then what to doubt about it.
+
+    `tested`: what distillation adds is told with its test, so that it is not described here.
+    """
     pairs = names(facts.frame, "pair")
+    wanted = [make for make in SENTENCES if not (tested and make is distillation)]
     sentences = [
         Finding(
             f"{pair}: {found.topic}" if len(pairs) > 1 else found.topic, found.text, found.tables
         )
         for pair in pairs
-        for make in SENTENCES
+        for make in wanted
         if (found := make(facts, pair))
     ]
     return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
@@ -249,7 +254,7 @@ def no_answer(facts: Facts) -> Finding | None:
 
 def doubtful(facts: Facts) -> Finding | None:
     """How many of the scored runs behind the numbers carry a flag."""
-    n = int(facts.frame.drop_duplicates("run_id")["flagged"].sum())
+    n = flagged_runs(facts.frame)
     if not n:
         return None
     runs = w.plural(n, "run that carries", "runs that carry")

@@ -12,9 +12,9 @@ import pandas as pd
 from kdlora.choice.recommend import recommend_profiles
 from kdlora.choice.recommendation import Choices
 from kdlora.errors import InputError
-from kdlora.evidence.confidence import ConfidenceBins
 from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.matrix import Matrix, crossed
+from kdlora.evidence.predictions import ConfidenceBins
 from kdlora.evidence.study import Evidence, gather_report
 from kdlora.records.data_look import DataLook
 from kdlora.records.predictions import SplitOutputs

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
-from kdlora.evidence.confidence import BINS, ConfidenceBins
+from kdlora.evidence.predictions import (
+    AGREEMENT,
+    BINS,
+    ConfidenceBins,
+    Confusion,
+    agreement_rows,
+    confusions,
+    mean_agreement,
+)
+from kdlora.evidence.predictions import reliability as added_up
 from kdlora.records.tidy import groups, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import Lead
-from kdlora.report.content.task_by_task import _done
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import ROW, heat_map, shade, tips
 from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
@@ -37,22 +44,17 @@ def reliability(
     for (pair, task), cells in groups(frame[frame["run_id"].isin(set(bins))], "pair", "task"):
         drawn = []
         for arm, own in groups(cells, "arm"):
-            found = [bins[r] for r in dict.fromkeys(own["run_id"])]
             used |= set(own["run_id"])
-            n, confidence, correct = (
-                np.sum([getattr(b, name) for b in found], axis=0)
-                for name in ("n", "confidence", "correct")
-            )
-            for k in np.flatnonzero(n):
-                x, y = confidence[k] / n[k], correct[k] / n[k]
+            for point in added_up([bins[r] for r in dict.fromkeys(own["run_id"])]):
+                x, y = point.confidence, point.correct
                 drawn.append({
                     "arm": arm, "x": 100 * x, "y": 100 * y, "label": w.short_arm_name(arm),
                     "Model": w.arm_name(arm), "Confidence": f"{100 * x:.1f} %",
-                    "Right": f"{100 * y:.1f} %", "Rows": int(n[k]),
+                    "Right": f"{100 * y:.1f} %", "Rows": point.n,
                 })  # fmt: skip
                 rows.append((
                     *lead.cells(pair, task, arm), Cell(f"{100 * x:.1f}", x),
-                    Cell(f"{100 * y:.1f}", y), w.count(int(n[k])),
+                    Cell(f"{100 * y:.1f}", y), w.count(point.n),
                 ))  # fmt: skip
         if drawn and len(panels) < MOST_PANELS:
             where = f"{task} · {pair}" if several else str(task)
@@ -81,7 +83,7 @@ def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
     y = alt.Y("y:Q", scale=scale, axis=alt.Axis(title="Right answers, %", tickCount=5))
     arms = list(dict.fromkeys(rows["arm"]))
     diagonal = chart_of(pd.DataFrame({"x": [0, 100], "y": [0, 100]}))
-    last = rows.loc[rows.groupby("arm", sort=False)["x"].idxmax()].sort_values("y", ascending=False)
+    last = rows.drop_duplicates("arm", keep="last").sort_values("y", ascending=False)
     named = last.assign(ly=[96 - 6.2 * i for i in range(len(last))], lx=4.0)
     legend = chart_of(named)
     layers = [
@@ -105,27 +107,20 @@ def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
 
 def confusion(frame: pd.DataFrame) -> tuple[Figure, Table] | None:
     """Confusion matrices: a panel a task and model, all seeds added up."""
-    if "confusion" not in frame:
-        return None
-    done = frame[frame["status"] == "done"].drop_duplicates(["pair", "run_id"])
     lead, rows = Lead(frame), []
     panels: list[Panel] = []
-    for (pair, task, arm), cells in groups(done, "pair", "task", "arm"):
-        found = [np.asarray(m) for m in cells["confusion"] if _is_matrix(m)]
-        if not found or len({m.shape for m in found}) > 1 or len(found[0]) > MOST_CLASSES:
+    for (pair, task, arm), found in confusions(frame).items():
+        if len(found.labels) > MOST_CLASSES:
             continue
-        matrix = np.sum(found, axis=0)
-        labels = _labels(list(cells["label_names"]), len(matrix))
         if not Arm.read(arm).is_baseline and len(panels) < MOST_PANELS:
-            panels.append(_confusion_panel(_where(frame, pair, task), arm, matrix, labels))
-        for i, truth in enumerate(labels):
-            total = int(matrix[i].sum())
-            for j, said in enumerate(labels):
-                share = matrix[i, j] / total if total else math.nan
+            panels.append(_confusion_panel(_where(frame, pair, task), arm, found))
+        for i, truth in enumerate(found.labels):
+            for j, said in enumerate(found.labels):
+                share = found.share(i, j)
                 rows.append((
                     *lead.cells(pair, task, arm), Cell(truth), Cell(said),
-                    w.count(int(matrix[i, j])),
-                    Cell(w.fixed(100 * share, 1), None if math.isnan(share) else float(share)),
+                    w.count(found.counts[i][j]),
+                    Cell(w.fixed(100 * share, 1), None if math.isnan(share) else share),
                 ))  # fmt: skip
     if not panels:
         return None
@@ -147,31 +142,21 @@ def confusion(frame: pd.DataFrame) -> tuple[Figure, Table] | None:
     return figure, table
 
 
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, list | tuple | np.ndarray) and len(value) > 1
-
-
-def _labels(known: Sequence[tuple[str, ...]], n: int) -> list[str]:
-    unnamed = [f"class {i}" for i in range(n)]
-    return next((list(names) for names in known if len(names) == n), unnamed)
-
-
 def _where(frame: pd.DataFrame, pair: str, task: str) -> str:
     parts = [task] if len(names(frame, "task")) > 1 else []
     parts += [pair] if len(names(frame, "pair")) > 1 else []
     return " · ".join(parts)
 
 
-def _confusion_panel(where: str, arm: str, matrix: np.ndarray, labels: list[str]) -> Panel:
+def _confusion_panel(where: str, arm: str, found: Confusion) -> Panel:
     rows = []
-    for j, said in enumerate(labels):
-        for i, truth in enumerate(labels):
-            total = matrix[i].sum()
-            share = matrix[i, j] / total if total else 0.0
+    for j, said in enumerate(found.labels):
+        for i, truth in enumerate(found.labels):
+            share = found.share(i, j) if any(found.counts[i]) else 0.0
             rows.append({
                 "column": said, "row": truth, "shade": shade(share),
                 "label": w.fixed(100 * share, 1), "True": truth, "Predicted": said,
-                "Rows": int(matrix[i, j]),
+                "Rows": found.counts[i][j],
             })  # fmt: skip
     name = w.short_arm_name(arm)
     title = f"{name} · {where}" if where else name
@@ -182,16 +167,20 @@ def _confusion_panel(where: str, arm: str, matrix: np.ndarray, labels: list[str]
 
 def agreement_figure(frame: pd.DataFrame) -> Figure | None:
     """Agreement of students with their teachers, within what their accuracies allow."""
-    known = frame[(frame["status"] == "done") & frame["agreement"].notna()]
-    known = known.drop_duplicates(["pair", "run_id"])
+    known = agreement_rows(frame)
     if known.empty:
         return None
     panels: list[Panel] = []
     averaged = False
     for task, own in groups(known, "task"):
+        drawn = rows_of(own)
         if len(own) > MOST_ROWS:
-            own, averaged = _mean_agreement(own), True
-        rows = [_agreement_row(row, frame) for row in rows_of(own)]
+            averaged = True
+            drawn = [
+                {"pair": pair, "arm": arm, "seed": "mean", **means}
+                for (pair, arm), means in mean_agreement(own).items()
+            ]
+        rows = [_agreement_row(row, frame) for row in drawn]
         if len(panels) < MOST_PANELS:
             panels.append(_agreement_panel(str(task), pd.DataFrame(rows)))
     caption = (
@@ -201,13 +190,6 @@ def agreement_figure(frame: pd.DataFrame) -> Figure | None:
         "teacher's accuracy is unknown there is no bar, and the level says little."
     )
     return Figure("agreement", "Agreement with the teacher", caption, tuple(panels), ("agreement",))
-
-
-def _mean_agreement(own: pd.DataFrame) -> pd.DataFrame:
-    """One row a pair and arm, of which the seeds are averaged."""
-    values = ["agreement", "agreement_lower", "agreement_upper", "agreement_chance"]
-    means = own.groupby(["pair", "arm"], sort=False)[values].mean().reset_index()
-    return means.assign(seed="mean")
 
 
 def _agreement_row(row: dict[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
@@ -247,18 +229,16 @@ def _agreement_panel(task: str, rows: pd.DataFrame) -> Panel:
 
 def agreement_table(frame: pd.DataFrame) -> Table | None:
     """How often distilled students say what their teacher says, and what was possible."""
-    cells = _done(frame)
-    cells = cells[cells["agreement"].notna()].drop_duplicates(["pair", "run_id"])
+    cells = agreement_rows(frame)
     if cells.empty:
         return None
     lead = Lead(frame)
-    keys = ("agreement", "agreement_lower", "agreement_upper", "agreement_chance")
     rows = []
     for row in rows_of(cells):
         scale = w.scale_of(row["metric"] or "")
         shares = [
             Cell(w.fixed(100 * row[key], 1), row[key]) if math.isfinite(row[key]) else Cell(w.NONE)
-            for key in keys
+            for key in AGREEMENT
         ]
         rows.append((
             *lead.cells(row["pair"], row["task"], row["arm"]),

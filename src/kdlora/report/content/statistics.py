@@ -274,7 +274,7 @@ def _cd_panel(ranking: Ranking) -> Panel:
     if len(bars):
         thick = chart_of(bars).mark_rule(color=ink, strokeWidth=4, opacity=0.7, aria=False)
         layers.insert(2, thick.encode(x=alt.X("a:Q", scale=scale), x2=alt.X2("b"), y=y))
-    middle = sum(ends) / 2
+    middle = (ends[0] + ends[1]) / 2
     sides: tuple[tuple[pd.Series, Literal["left", "right"], int], ...] = (
         (rows["x"] <= middle, "left", 9),
         (rows["x"] > middle, "right", -9),

@@ -32,7 +32,7 @@ from kdlora.report.content import (
     which_to_ship,
 )
 from kdlora.report.content.parts import Part, ReportData, ReportInputs, SectionPlan
-from kdlora.report.document import Explorer, Figure, Report, Section, Source
+from kdlora.report.document import Explorer, Figure, Finding, Report, Section, Source
 
 
 def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
@@ -82,6 +82,19 @@ def _nothing(d: ReportData) -> None:
     return None
 
 
+def _gain_of_pair(d: ReportData) -> Finding | None:
+    return answer.gain_of_pair(d.facts, d.stats) if d.stats else None
+
+
+def _of_only_pair(d: ReportData) -> list[Finding]:
+    """The sentences about the only pair; what distillation adds stands among them or is tested."""
+    try:
+        tested = _gain_of_pair(d) is not None
+    except Exception:  # the part that shows the test says why there is none
+        tested = False
+    return pair_answer.sentences(d.facts, tested=tested)
+
+
 def _crossed(make: Callable[[Any], Any]) -> Callable[[ReportData], Any]:
     """Parts of studies that cross several teachers with several students."""
     return lambda d: make(d.matrices) if d.matrices else None
@@ -106,7 +119,7 @@ def _trade_offs(d: ReportData) -> list[Figure]:
 
 
 def _stills(d: ReportData) -> Figure | None:
-    return explorer.stills(_explorer(d), "trade_off" in [f.key for f in _trade_offs(d)])
+    return explorer.stills(d.facts, _explorer(d), "trade_off" in [f.key for f in _trade_offs(d)])
 
 
 PLANS = (
@@ -117,12 +130,12 @@ PLANS = (
         Part("The student to ship", _kept_models(lambda d: pair_answer.to_ship(d.facts))),
         Part("The first sentences",
              _either(lambda d: answer.headlines(d.facts, d.evidence),
-                     lambda d: pair_answer.sentences(d.facts))),
+                     _of_only_pair)),
         Part("Whether the student is worse than its teacher",
              _either(_nothing, lambda d: answer.against_teacher(d.facts, d.stats)
                      if d.stats else None)),
         Part("What was tested of distillation",
-             _either(_nothing, _tested(answer.gain))),
+             _either(_nothing, _gain_of_pair)),
         Part("Whether the teacher is the better choice",
              lambda d: which_to_ship.teacher_instead(d.choices)),
         Part("What the choice of the checkpoint did",
@@ -138,7 +151,7 @@ PLANS = (
              ("doubts",)),
         Part("What is in the data", lambda d: data_checks.data_findings(d.looks),
              ("data_findings",)),
-        Part("Health flags by name", lambda d: trust.flag_counts(d.frame), ("flag_counts",)),
+        Part("Health flags by name", lambda d: trust.flags_by_name(d.frame), ("flag_counts",)),
         Part("Health flags", lambda d: trust.flags(d.frame), ("flags",)),
         Part("Runs without a result", lambda d: trust.unfinished(d.frame), ("unfinished",)),
         Part("Runs done of runs planned", lambda d: trust.coverage(d.frame), ("coverage",)),

@@ -6,8 +6,8 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import means_by_group
-from kdlora.records.tidy import groups, metric_of, names
+from kdlora.evidence.outcomes import class_f1_means, means_by_group, metric_means
+from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, Lead, arrow, task_column
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
@@ -87,28 +87,18 @@ def _trend_panel(pair: str, rows: pd.DataFrame, tasks: list[str]) -> Panel:
     return trends(f"task_trends_{pair}", pair, alt_text, rows, x=x, y=YAxis(y, low, high))
 
 
-def _done(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["status"] == "done"]
-
-
 def metrics(frame: pd.DataFrame) -> Table | None:
     """Every metric of the report split, mean over seeds."""
-    known = [c for c in map(str, frame) if c.startswith("report.") and frame[c].notna().any()]
+    known, found = metric_means(frame)
     if not known:
         return None
     lead, rows = Lead(frame), []
-    for (pair, task, arm), cells in groups(_done(frame), "pair", "task", "arm"):
-        runs = cells.drop_duplicates("run_id")
-        row = []
-        for column in known:
-            found = pd.to_numeric(runs[column], errors="coerce").dropna()
-            scale = w.scale_of(column.removeprefix("report."))
-            mean = float(found.mean()) if len(found) else None
-            row.append(Cell(scale.write(mean), mean))
-        rows.append((*lead.cells(pair, task, arm), *row))
+    for (pair, task, arm), means in found.items():
+        cells = [Cell(w.scale_of(name).write(means.get(name)), means.get(name)) for name in known]
+        rows.append((*lead.cells(pair, task, arm), *cells))
     columns = []
-    for column in known:
-        one = metric(column.removeprefix("report."))
+    for name in known:
+        one = metric(name)
         columns.append(Column(one.name, w.sentence_case(one.title), arrow(one.direction)))
     return Table(
         "metrics",
@@ -123,20 +113,16 @@ def metrics(frame: pd.DataFrame) -> Table | None:
 
 def per_class(frame: pd.DataFrame) -> Table | None:
     """F1 of every class, classes by models, mean over seeds."""
-    done = _done(frame).drop_duplicates(["pair", "run_id"])
-    done = done[[bool(found) for found in done["per_class_f1"]]]
-    if done.empty:
+    found = class_f1_means(frame)
+    if not found:
         return None
-    lead, arms, rows = Lead(frame, model=False), names(done, "arm"), []
-    for (pair, task), cells in groups(done, "pair", "task"):
-        for label in next(filter(None, cells["label_names"]), ()):
-            row = []
-            for arm in arms:
-                runs = cells.loc[cells["arm"] == arm, "per_class_f1"]
-                found = [r[label] for r in runs if w.is_number(r.get(label))]
-                mean = sum(found) / len(found) if found else None
-                row.append(Cell(w.scale_of("f1").write(mean), mean))
-            rows.append((*lead.cells(pair, task, ""), Cell(label), *row))
+    known = {arm for classes in found.values() for own in classes.values() for arm in own}
+    arms = [arm for arm in names(frame, "arm") if arm in known]
+    lead, scale, rows = Lead(frame, model=False), w.scale_of("f1"), []
+    for (pair, task), classes in found.items():
+        for label, means in classes.items():
+            cells = [Cell(scale.write(means.get(arm)), means.get(arm)) for arm in arms]
+            rows.append((*lead.cells(pair, task, ""), Cell(label), *cells))
     columns = [Column(arm, w.arm_name(arm)) for arm in arms]
     return Table(
         "per_class",

@@ -10,6 +10,7 @@ import pandas as pd
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import COSTS, Evidence
 from kdlora.evidence.teacher import teacher_arm
+from kdlora.evidence.trade_off import cost_means, from_worst_to_best, runs_of_models
 from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, model_cell, score_cell
@@ -42,7 +43,7 @@ MOST_TICKS = 400  # single runs of a panel; more hide one another
 def trade_offs(facts: Facts) -> list[Figure]:
     """Quality against size and against latency: one figure for one task, else one for each cost."""
     done = scored(facts.frame)
-    if done.groupby(["pair", "task"]).ngroups > MOST_PANELS:
+    if len(set(zip(done["pair"], done["task"], strict=True))) > MOST_PANELS:
         return []  # too many to look at; the explorer has them all
     panels = {column: _panels(facts, done, column) for column in DRAWN_COSTS}
     filled = {column: found for column, found in panels.items() if found}
@@ -71,9 +72,7 @@ def trade_offs(facts: Facts) -> list[Figure]:
 
 
 def _caption(facts: Facts, done: pd.DataFrame, columns: list[str]) -> str:
-    trained = done[done["role"] != "baseline"]
-    counts = trained.groupby(["pair", "task", "arm"])["run_id"].nunique()
-    n = sorted(set(counts))
+    n = runs_of_models(done)
     text = "Large marks are means, short lines single runs"
     if n:
         text += f" (n = {w.join([str(k) for k in n], 'or')} per trained model)"
@@ -98,15 +97,14 @@ def _panels(facts: Facts, done: pd.DataFrame, column: str) -> list[Panel]:
     drawn = done[done[column] > 0]
     several = len(names(facts.frame, "pair")) > 1
     return [
-        _trade_off_panel(facts, cells, str(pair), str(task), column,
-                         f"{task} · {pair}" if several else str(task))
+        _trade_off_panel(facts, cells, column, f"{task} · {pair}" if several else str(task))
         for (pair, task), cells in groups(drawn, "pair", "task")
-    ]  # fmt: skip
+    ]
 
 
-def _trade_off_panel(
-    facts: Facts, cells: pd.DataFrame, pair: str, task: str, column: str, where: str
-) -> Panel:
+def _trade_off_panel(facts: Facts, cells: pd.DataFrame, column: str, where: str) -> Panel:
+    """`cells` are those of one pair and task that know the cost."""
+    pair, task = names(cells, "pair")[0], names(cells, "task")[0]
     metric, direction = metric_of(facts.frame, task)
     cost = quantity(column)
     axis_title, short, unit = f"{cost.axis_title} (log scale)", cost.noun, cost.unit
@@ -124,9 +122,9 @@ def _trade_off_panel(
         }
     )
     rows = []
-    for arm in names(cells, "arm"):
+    for (*_, arm), x in cost_means(cells, column).items():
         found = facts.spreads[pair, task, arm]
-        cell, x = score_cell(found, metric), float(cells.loc[cells["arm"] == arm, column].mean())
+        cell = score_cell(found, metric)
         rows.append(
             {
                 "x": x,
@@ -208,8 +206,11 @@ def normalised(facts: Facts) -> tuple[Figure, Table] | None:
         if len(own) < 2 or not used:
             continue
         direction = metric_of(facts.frame, names(facts.frame, "task")[0])[1]
-        columns = {"Score": _unit([o.score.mean for o in own], direction)}
-        columns |= {quantity(c).label: _unit([o.costs[c] for o in own], -1) for c in used}
+        columns = {"Score": from_worst_to_best([o.score.mean for o in own], direction)}
+        columns |= {
+            quantity(c).label: from_worst_to_best([o.costs[c] for o in own], quantity(c).direction)
+            for c in used
+        }
         drawn = [
             {"column": name, "row": w.short_arm_name(o.arm), "shade": shade(values[i]),
              "label": f"{values[i]:.2f}", "Model": w.arm_name(o.arm), "Measure": name}
@@ -238,18 +239,6 @@ def normalised(facts: Facts) -> tuple[Figure, Table] | None:
     figure = Figure("normalised", "Score and costs side by side", caption, tuple(panels),
                     ("normalised", "summary"))  # fmt: skip
     return figure, table
-
-
-def _unit(values: list[float], direction: int) -> list[float]:
-    """Values from 0 (worst) to 1 (best); 1 for all where they are alike, NaN where unknown."""
-    known = [v for v in values if v == v]
-    if not known:
-        return [float("nan")] * len(values)
-    low, high = min(known), max(known)
-    if high - low < 1e-12 * max(abs(high), 1e-12):
-        return [1.0 if v == v else v for v in values]
-    return [(v - low) / (high - low) if direction > 0 else (high - v) / (high - low)
-            for v in values]  # fmt: skip
 
 
 def per_parameter(stats: Evidence) -> Figure | None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import pandas as pd
 
+from kdlora.evidence.coverage import (
+    CellCounts,
+    count_cells,
+    counts_by_cell,
+    flag_counts,
+    flagged_runs,
+    size_of_full_grid,
+)
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks
+from kdlora.evidence.run_costs import unlike_protocol, unsteady_encoders
 from kdlora.evidence.study import Evidence
+from kdlora.records import fairness
 from kdlora.records.tidy import groups, metric_of, names, rows_of, severities
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, RUN, TASK, Lead, arrow
@@ -49,8 +59,7 @@ SETTINGS = (
 
 def trained(frame: pd.DataFrame) -> pd.DataFrame:
     """The done cells that were trained as encoders."""
-    rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
-    return rows[rows["adaptation"] != "given"]
+    return frame[fairness.trained(frame)]
 
 
 def values(cells: Iterable[Any]) -> list[str]:
@@ -74,9 +83,8 @@ def _is_own(frame: pd.DataFrame) -> bool:
 
 def covered(facts: Facts) -> Finding | None:
     frame = facts.frame
-    done = int((frame["status"] == "done").sum())
-    grid = full_grid(frame)
-    own = _is_own(frame)
+    counts, grid, own = count_cells(frame), size_of_full_grid(frame), _is_own(frame)
+    done = counts.done
     if done == len(frame) and not own:
         text = f"{w.plural(done, 'run')}; what was planned is not known."
         if grid > done:
@@ -84,10 +92,8 @@ def covered(facts: Facts) -> Finding | None:
     elif done == len(frame):
         text = f"All planned runs are done ({done} of {len(frame)})."
     else:
-        failed = int((frame["status"] == "failed").sum())
-        stopped = int((frame["status"] == "stopped").sum())
-        missing = len(frame) - done - failed - stopped
-        counted = ((failed, "failed"), (missing, "missing"), (stopped, "stopped early"))
+        counted = ((counts.failed, "failed"), (counts.missing, "missing"),
+                   (counts.stopped, "stopped early"))  # fmt: skip
         rest = [f"{n} {what}" for n, what in counted if n]
         text = f"{done} of {len(frame)} {'planned ' * own}runs are done; {w.join(rest)}."
     encoders = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
@@ -118,13 +124,19 @@ def ended_early(facts: Facts) -> Finding | None:
 def flagged(facts: Facts) -> Finding | None:
     """Which flags there are, by name and count."""
     runs = facts.frame[facts.frame["status"] == "done"].drop_duplicates("run_id")
-    counts = Counter(name for flags in runs["flags"] for name in dict.fromkeys(flags))
+    counts: dict[str, int] = {}
+    for (name, _), n in flag_counts(runs).items():
+        counts[name] = counts.get(name, 0) + n
     if runs.empty or (not counts and not _is_own(runs)):
         return None
     if not counts:
         return Finding("Health", "No run carries a health flag.")
-    listed = w.join([f"{name} in {w.plural(n, 'run')}" for name, n in counts.most_common()])
+    listed = w.join([f"{name} in {w.plural(n, 'run')}" for name, n in _most_first(counts)])
     return Finding("Health", f"Health flags: {listed}.", ("flag_counts", "flags"))
+
+
+def _most_first(counts: Mapping[Any, int]) -> list[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda found: -found[1])
 
 
 def unequal(facts: Facts) -> Finding | None:
@@ -152,7 +164,7 @@ def unequal(facts: Facts) -> Finding | None:
 def equal(facts: Facts) -> Finding | None:
     """What all trained models have in common."""
     rows = trained(facts.frame)
-    if "effective_batch" in rows and rows["effective_batch"].nunique() > 1:
+    if "effective_batch" in rows and len(set(rows["effective_batch"].dropna())) > 1:
         rows = rows.assign(batch_size=None)  # the setting alone would mislead
     columns = ("batch_size", "epochs", "max_length", "precision", "device")
     same = [
@@ -160,22 +172,14 @@ def equal(facts: Facts) -> Finding | None:
         for column in columns
         if len(found := values(rows[column])) == 1 and rows[column].notna().all()
     ]
-    if rows["arm"].nunique() < 2 or not same:
+    if len(names(rows, "arm")) < 2 or not same:
         return None
     return Finding("Equal conditions", f"All trained models share {w.join(same)}.", ("settings",))
 
 
 def mixed_protocol(facts: Facts) -> Finding | None:
     """Said when encoders were measured under different conditions."""
-    frame = facts.frame
-    rows = frame[(frame["status"] == "done") & (frame["role"] != "baseline")]
-    known = [p for p in rows["protocol"] if p]
-    keys = dict.fromkeys(key for protocol in known for key in protocol)
-    mixed = [
-        key
-        for key in keys
-        if len({str(protocol.get(key)) for protocol in known}) > 1 and not _adapts(key)
-    ]
+    mixed = unlike_protocol(facts.frame)
     if not mixed:
         return None
     listed = w.join([key.replace("_", " ") for key in mixed])
@@ -183,25 +187,12 @@ def mixed_protocol(facts: Facts) -> Finding | None:
     return Finding("Unequal measurement", text, ("protocol",))
 
 
-def _adapts(key: str) -> bool:
-    """Whether a part of the protocol follows from the model's own speed and place."""
-    return key.endswith("repeats") or key in ("interleaved", "measured")
-
-
-# The same architecture, merged, on one machine: its latency should not differ by more than this.
-STEADY = 1.25
-
-
 def unsteady(facts: Facts) -> Finding | None:
     """Said when runs of one encoder, which is as fast whatever its weights, differ in latency."""
-    frame = facts.frame
-    runs = frame[(frame["status"] == "done") & frame["encoder"].notna()]
-    runs = runs[runs["latency_p50_ms"] > 0].drop_duplicates("run_id")
-    parts = []
-    for (encoder, *_), own in groups(runs, "encoder", "precision", "device"):
-        low, high = own["latency_p50_ms"].min(), own["latency_p50_ms"].max()
-        if high > STEADY * low:
-            parts.append(f"{encoder} took {w.significant(low)} to {w.significant(high)} ms a text")
+    parts = [
+        f"{encoder} took {w.significant(low)} to {w.significant(high)} ms a text"
+        for encoder, low, high in unsteady_encoders(facts.frame)
+    ]
     if not parts:
         return None
     text = (
@@ -237,20 +228,13 @@ def doubts(stats: Evidence) -> Table | None:
     )
 
 
-def flag_counts(frame: pd.DataFrame) -> Table | None:
+def flags_by_name(frame: pd.DataFrame) -> Table | None:
     """How many runs carry each flag, and how many carry one that is more than information."""
-    runs = frame.drop_duplicates("run_id")
-    pairs = [
-        pair
-        for row in rows_of(runs)
-        for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
-    ]
-    if not pairs:
+    counts = flag_counts(frame)
+    if not counts:
         return None
-    rows = [
-        (Cell(name), Cell(level), w.count(n)) for (name, level), n in Counter(pairs).most_common()
-    ]
-    rows.append((Cell("any warning or error"), Cell(w.NONE), w.count(int(runs["flagged"].sum()))))
+    rows = [(Cell(name), Cell(level), w.count(n)) for (name, level), n in _most_first(counts)]
+    rows.append((Cell("any warning or error"), Cell(w.NONE), w.count(flagged_runs(frame))))
     columns = (
         Column("flag", "Flag", numeric=False),
         Column("severity", "Severity", numeric=False),
@@ -310,25 +294,21 @@ def unfinished(frame: pd.DataFrame) -> Table | None:
 def coverage(frame: pd.DataFrame) -> Table:
     """Done of planned cells, model by task, with what is failed, missing, flagged or unscored."""
     lead, tasks = Lead(frame, task=False), names(frame, "task")
-    counted = {key: _counts(cells) for key, cells in groups(frame, "pair", "arm", "task")}
-    nothing = Counter[str]()
+    counted, nothing = counts_by_cell(frame), CellCounts()
     rows = []
     for pair in names(frame, "pair"):
         for arm in names(frame, "arm", pair=pair):
             found = [counted.get((pair, arm, task), nothing) for task in tasks]
             if len(tasks) > 1:
-                found.append(sum(found, nothing))
+                found.append(_together(found))
             rows.append((*lead.cells(pair, "", arm), *map(_covered, found)))
     total = (*(Cell("") for _ in lead.columns[1:]),)
     if len(rows) > 1:
-        sums = [
-            sum((n for (_, _, name), n in counted.items() if name == task), nothing)
-            for task in tasks
-        ]
+        sums = [_together(n for (*_, name), n in counted.items() if name == task) for task in tasks]
         if len(tasks) > 1:
-            sums.append(sum(sums, nothing))
+            sums.append(_together(sums))
         rows.append((Cell("All"), *total, *map(_covered, sums)))
-        if (grid := full_grid(frame)) > len(frame):
+        if (grid := size_of_full_grid(frame)) > len(frame):
             each = [w.count(grid // len(tasks)) for _ in tasks]
             whole = [w.count(grid)] if len(tasks) > 1 else []
             rows.append((Cell("A full grid would have"), *total, *each, *whole))
@@ -345,39 +325,16 @@ def coverage(frame: pd.DataFrame) -> Table:
     )
 
 
-def full_grid(frame: pd.DataFrame) -> int:
-    """Runs that every seeded model on every pair, task and seed of the frame would make, and the
-    seedless ones as they are."""
-    free = frame["any_seed"]
-    if free.any():
-        return len(frame)  # a plan has all its cells
-    sizes = [frame.loc[~free, column].nunique() for column in ("arm", "pair", "task", "seed")]
-    return math.prod(sizes)
+def _together(counts: Iterable[CellCounts]) -> CellCounts:
+    return reduce(add, counts, CellCounts())
 
 
-def _counts(cells: pd.DataFrame) -> Counter[str]:
-    done = cells["status"] == "done"
-    failed = cells["status"] == "failed"
-    stopped = cells["status"] == "stopped"
-    return Counter(
-        {
-            "planned": len(cells),
-            "done": int(done.sum()),
-            "failed": int(failed.sum()),
-            "missing": int((~done & ~failed & ~stopped).sum()),
-            "stopped": int(stopped.sum()),
-            "flagged": int(cells.loc[done, "flagged"].sum()),
-            "unscored": int(cells.loc[done, "score"].isna().sum()),
-        }
-    )
-
-
-def _covered(counts: Counter[str]) -> Cell:
-    planned, done = counts["planned"], counts["done"]
+def _covered(counts: CellCounts) -> Cell:
+    planned, done = counts.planned, counts.done
     if not planned:
         return Cell(w.NONE)
     kinds = ("failed", "missing", "stopped", "flagged", "unscored")
-    rest = {name: counts[name] for name in kinds}
+    rest = {name: getattr(counts, name) for name in kinds}
     sub = ", ".join(f"{n} {what}" for what, n in rest.items() if n)
     return Cell(f"{done} of {planned}", done / planned, sub,
                 extra={"done": done, "planned": planned, **rest})  # fmt: skip

@@ -1,0 +1,124 @@
+"""What predictions show of single models: how sure they are, what they take for what, and how often
+a student says what its teacher says. Nothing of it is tested here (`prediction_tests` does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from kdlora.records.tidy import groups
+
+BINS = 10
+AGREEMENT = ("agreement", "agreement_lower", "agreement_upper", "agreement_chance")
+
+
+@dataclass(frozen=True)
+class ConfidenceBins:
+    """A run's report rows by confidence: counts, sums of confidence, correct answers [bins]."""
+
+    n: tuple[int, ...]
+    confidence: tuple[float, ...]
+    correct: tuple[int, ...]
+
+
+def confidence_bins(logits: np.ndarray, labels: np.ndarray) -> ConfidenceBins | None:
+    """Rows by the confidence of the predicted class; None for outputs that are no classes.
+
+    `logits` [n, c], `labels` [n]. Equal-width bins, closed on the right (Guo et al., 2017). Where a
+    row may have several labels, `labels` [n, c], each label of each row counts by its probability,
+    and as correct where the label is there.
+    """
+    if logits.ndim != 2 or not np.isfinite(logits).all():
+        return None
+    if labels.ndim == 2:
+        confidence, correct = expit(logits).ravel(), labels.ravel() > 0
+    elif logits.shape[1] < 2:
+        return None
+    else:
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        confidence = 1 / np.exp(shifted).sum(axis=1)
+        correct = logits.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+    def count(weights: np.ndarray | None = None) -> list[float]:
+        return np.bincount(place, weights=weights, minlength=BINS).tolist()
+
+    return ConfidenceBins(
+        tuple(map(int, count())), tuple(count(confidence)), tuple(map(int, count(correct * 1.0)))
+    )
+
+
+@dataclass(frozen=True)
+class ReliabilityPoint:
+    """One bin of a model: its rows, their mean confidence, and the share that is right."""
+
+    n: int
+    confidence: float
+    correct: float
+
+
+def reliability(bins: Sequence[ConfidenceBins]) -> list[ReliabilityPoint]:
+    """The bins of several runs added up, without empty ones."""
+    n, confidence, correct = (
+        np.sum([getattr(one, name) for one in bins], axis=0)
+        for name in ("n", "confidence", "correct")
+    )
+    return [
+        ReliabilityPoint(int(n[k]), float(confidence[k] / n[k]), float(correct[k] / n[k]))
+        for k in np.flatnonzero(n)
+    ]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows by true and predicted class, `counts[true][predicted]`, over all runs of a model."""
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def share(self, true: int, predicted: int) -> float:
+        """Of the rows of a true class; NaN where there are none."""
+        total = sum(self.counts[true])
+        return self.counts[true][predicted] / total if total else math.nan
+
+
+def confusions(frame: pd.DataFrame) -> dict[tuple[str, str, str], Confusion]:
+    """(pair, task, arm) -> the confusion matrices of its runs, added up. `frame` is tidy."""
+    if "confusion" not in frame:
+        return {}
+    done = frame[frame["status"] == "done"].drop_duplicates(["pair", "run_id"])
+    found = {}
+    for key, cells in groups(done, "pair", "task", "arm"):
+        known = [np.asarray(m) for m in cells["confusion"] if _is_matrix(m)]
+        if not known or len({m.shape for m in known}) > 1:
+            continue
+        counts = np.sum(known, axis=0).astype(int)
+        named = (tuple(n) for n in cells["label_names"] if len(n) == len(counts))
+        labels = next(named, tuple(f"class {i}" for i in range(len(counts))))
+        found[key] = Confusion(labels, tuple(map(tuple, counts.tolist())))
+    return found
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list | tuple | np.ndarray) and len(value) > 1
+
+
+def agreement_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The done runs whose agreement with their teacher is known, each once a pair."""
+    known = frame[(frame["status"] == "done") & frame["agreement"].notna()]
+    return known.drop_duplicates(["pair", "run_id"])
+
+
+def mean_agreement(rows: pd.DataFrame) -> dict[tuple[str, str], Mapping[str, float]]:
+    """(pair, arm) -> the means of `AGREEMENT` over the runs of one task."""
+    return {
+        key: {name: float(own[name].mean()) for name in AGREEMENT}
+        for key, own in groups(rows, "pair", "arm")
+    }
