@@ -9,7 +9,8 @@ import pytest
 
 import kdlora
 from kdlora.api import check
-from kdlora.data.checks.tokens import parse_tokenizer, token_lengths, tokenizer_rules
+from kdlora.data.checks.tokens import parse_tokenizer, token_lengths
+from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.errors import InputError, KdloraError
 from kdlora.planning import text_length
 from kdlora.planning.text_length import _that_fits

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdlora.data.checks.look import look_at
-from kdlora.data.checks.tokens import read_tokenizers, tokenizer_rules
+from kdlora.data.checks.tokens import read_tokenizers
+from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
 from kdlora.data.tasks import load_task

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from kdlora.data.encoder_files import encoder_file
 from kdlora.json_files import read_json_object
 from kdlora.models.families import FAMILIES, Family
 from kdlora.spec.adapter import Adapter
@@ -129,14 +130,14 @@ def shape_of(encoder: EncoderRef) -> tuple[EncoderShape, bool]:
 
 
 def _shape(encoder: EncoderRef) -> EncoderShape | None:
-    name, path = encoder.name, encoder.path
-    file = Path(path) / "config.json" if path else _cached_config(name)
+    # a packaged encoder has the same shape whether it is fetched yet or not
+    file = None if encoder.source == "package" else encoder_file(encoder, "config.json")
     if file is not None:
         with contextlib.suppress(OSError):
             stat = file.stat()
             if shape := _read_config(file, stat.st_size, stat.st_mtime_ns):
                 return shape
-    return None if path else _KNOWN.get(name.rpartition("/")[2].lower())
+    return None if encoder.path else _KNOWN.get(encoder.name.rpartition("/")[2].lower())
 
 
 @lru_cache(maxsize=512)
@@ -154,18 +155,6 @@ def _usable(shape: EncoderShape) -> EncoderShape:
         if not isinstance(value, int) or not least <= value <= _LARGEST_SIZE:
             raise ValueError(f"{name} is {value!r}")
     return shape
-
-
-def _cached_config(name: str) -> Path | None:
-    """A hub model's config, if the hub's own cache has it; nothing is fetched."""
-    if name in _KNOWN and "/" not in name and name.startswith(("minilm-", "mpnet-base")):
-        return None
-    with contextlib.suppress(Exception):  # no hub library, or a name that it refuses
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(name, "config.json")
-        return Path(found) if isinstance(found, str) else None
-    return None
 
 
 def _from_config(config: dict[str, Any]) -> EncoderShape:

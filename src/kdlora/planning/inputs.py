@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdlora.data.encoder_files import encoder_config
 from kdlora.data.examples import TaskData, joined
 from kdlora.data.packaged import is_fetched
 from kdlora.data.splits import SHORT_SELECTION
@@ -17,7 +18,6 @@ from kdlora.data.tasks import load_task
 from kdlora.data.teacher_outputs import TeacherTable, read_teacher_outputs
 from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.errors import ModelError, Problems, did_you_mean
-from kdlora.json_files import read_json_object
 from kdlora.measure.calibration import LEAST_ROWS
 from kdlora.models.families import longest_text
 from kdlora.models.output_names import entailment_output, names_in, require_outputs
@@ -189,7 +189,7 @@ def _unfit_zero_shot(run: ZeroShotTeacherRun, data: TaskData) -> Iterator[str]:
     ):
         hint = did_you_mean(name, task.label_names)
         yield f"{place}: labels: task '{task.name}' has no class '{name}'.{hint}"
-    config = _config(run.entailment)
+    config = encoder_config(run.entailment)
     if config is not None:
         try:
             entailment_output(names_in(config), where=run.entailment.name)
@@ -199,7 +199,7 @@ def _unfit_zero_shot(run: ZeroShotTeacherRun, data: TaskData) -> Iterator[str]:
 
 def _unfit_classifier(run: GivenTeacherRun, data: TaskData) -> Iterator[str]:
     """What a local classifier's config says against its being fine-tuned on the task already."""
-    names = names_in(_config(run.encoder) or {})
+    names = names_in(encoder_config(run.encoder) or {})
     if names:  # without names it is seen once the model is loaded
         try:
             require_outputs(names, data.task, where=run.encoder.name)
@@ -237,7 +237,7 @@ def _too_long(plan: Plan) -> Iterator[str]:
             ):  # it reads at its student's length
                 lengths[run.reference, run.training.max_length] = None
     for encoder, length in lengths:
-        config = _config(encoder)
+        config = encoder_config(encoder)
         if config is not None and (problem := length_problem(encoder, length, config)):
             yield problem
 
@@ -245,16 +245,6 @@ def _too_long(plan: Plan) -> Iterator[str]:
 def matches_states(run: EncoderRun) -> bool:
     """Whether the teacher reads the texts at this run's length, and not at its own."""
     return isinstance(run, DistilledRun) and run.kd.signals.match_states
-
-
-def _config(encoder: EncoderRef) -> dict[str, Any] | None:
-    """What a local model says of itself; None where it is not local, or says nothing."""
-    if encoder.path is None:
-        return None
-    try:
-        return read_json_object(Path(encoder.path) / "config.json")
-    except (OSError, ValueError):
-        return None
 
 
 def _unreadable(plan: Plan) -> Iterator[str]:

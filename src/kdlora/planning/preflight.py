@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from kdlora.data.batches import encode
-from kdlora.data.checks.tokens import tokenizer_rules
+from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
 from kdlora.distillation.hidden_states import StateShape, require_same_tokens, shape_of

@@ -11,17 +11,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from kdlora.data.checks.tokens import (
-    encoder_file,
-    parse_tokenizer,
-    spread_rows,
-    token_lengths,
-    tokenizer_rules,
-)
+from kdlora.data.checks.tokens import parse_tokenizer, spread_rows, token_lengths
+from kdlora.data.encoder_files import encoder_config, tokenizer_rules
 from kdlora.data.packaged import fetch_encoder
 from kdlora.data.tasks import load_task
 from kdlora.errors import InputError, Problems
-from kdlora.json_files import read_json_object
 from kdlora.machine import memory_mb, visible_gpus
 from kdlora.models.families import longest_text
 from kdlora.planning.encoder_shapes import shape_of
@@ -117,13 +111,8 @@ def shortest_reach(plan: Plan) -> ChosenLength | None:
 
 
 def _positions(encoder: EncoderRef) -> int | None:
-    path = encoder_file(encoder, "config.json")
-    if path is None:
-        return None
-    try:
-        return longest_text(read_json_object(path))
-    except (OSError, ValueError):  # told where the model is looked at
-        return None
+    config = encoder_config(encoder)
+    return longest_text(config) if config is not None else None
 
 
 def _that_fits(encoder: EncoderRef, batch: int) -> int:

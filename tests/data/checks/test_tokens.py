@@ -16,7 +16,6 @@ from kdlora.data.checks.tokens import (
     read_tokenizers,
     token_findings,
     token_lengths,
-    tokenizer_rules,
 )
 from kdlora.data.packaged import packaged_folder
 from kdlora.spec.run import EncoderRef
@@ -138,14 +137,3 @@ def test_encoders_with_one_tokenizer_share_a_count_and_unknown_ones_are_named(tm
     found, unread = read_tokenizers([(refs[0], 64), (refs[1], 64), (refs[1], 32), (missing, 64)])
     assert [(one.encoders, one.max_length) for one in found] == [(("a", "b"), 64), (("b",), 32)]
     assert unread == ["nobody/has-it"]
-    assert tokenizer_rules(missing) is None
-
-
-def test_an_adapter_folder_has_the_tokenizer_of_its_base(tmp_path):
-    tiny_tokenizer(tiny_config("bert")).save_pretrained(tmp_path / "base")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(
-        f'{{"base_model_name_or_path": "{tmp_path / "base"}"}}'
-    )
-    ref = EncoderRef(name="x", source="folder", path=str(tmp_path / "adapter"))
-    assert tokenizer_rules(ref) == (tmp_path / "base" / "tokenizer.json").read_text()

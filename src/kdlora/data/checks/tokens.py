@@ -11,14 +11,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdlora.data.packaged import packaged_folder
+from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.errors import DataError
-from kdlora.json_files import read_json_object
 from kdlora.records.data_look import DataFinding, TokenCount, percent
 from kdlora.spec.run import EncoderRef
 
@@ -70,45 +68,6 @@ def _pieces(text: str) -> list[str]:
 # A mark (as of Bengali vowels) is no \w in Python: all that is no sign and no blank is a letter.
 _SIGNS = "!-/:-@[-`{-~\u00a1-\u00bf\u2010-\u205e\u3001-\u303f\u0964\u0965\u060c\u061b\u061f"
 _PIECE = re.compile(f"[^\\s{_SIGNS}]+|[{_SIGNS}]")
-
-
-def encoder_file(encoder: EncoderRef, name: str) -> Path | None:
-    """A file of an encoder, if it is on this machine; None where it is not.
-
-    Of an adapter's folder it is that of its base where the folder has none.
-    """
-    if encoder.source == "package":
-        folder = packaged_folder(encoder.name)
-    elif encoder.path is not None:
-        folder = Path(encoder.path)
-        adapter = folder / "adapter_config.json"
-        if not (folder / name).is_file() and adapter.is_file():
-            try:
-                base = read_json_object(adapter).get("base_model_name_or_path")
-            except (OSError, ValueError):  # told where the model is looked at
-                return None
-            folder = Path(str(base))
-    else:
-        return _cached(encoder.name, name)
-    path = folder / name
-    return path if path.is_file() else None
-
-
-def _cached(model: str, name: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, name)
-    except HFValidationError:
-        return None
-    return Path(found) if isinstance(found, str) else None
-
-
-def tokenizer_rules(encoder: EncoderRef) -> str | None:
-    """The content of an encoder's tokenizer.json, if it is on this machine; None where not."""
-    path = encoder_file(encoder, "tokenizer.json")
-    return path.read_text(encoding="utf-8") if path is not None else None
 
 
 def read_tokenizers(
