@@ -17,7 +17,7 @@ from kdlora.data.batches import encode
 from kdlora.models.fused import team
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
-from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.training.precision import choose_compute, ready_for_inference
 
 Timed = Callable[[], float]
 N_LABELLED = 512  # texts
@@ -67,7 +67,7 @@ def labelling(kind: str, shape: str, profile: str, n: int = N_LABELLED) -> Timed
     texts = [" ".join(f"w{i}" for i in made.ids[a + 1 : b - 1]) for a, b in bounds]
     if kind == "ours":
         compute = choose_compute()
-        model = place_for_inference(make_model(shape, attention=compute.attention), compute)
+        model = ready_for_inference(make_model(shape, attention=compute.attention), compute)
         forward = make_forward(model, compute)
 
         def score() -> None:

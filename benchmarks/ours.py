@@ -16,7 +16,7 @@ from kdlora.distillation.losses import make_loss
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.sections import Training
 from kdlora.training.loop import Seeds, TrainingData, TrainingSetup, train
-from kdlora.training.precision import Compute, choose_compute, place
+from kdlora.training.precision import Compute, choose_compute, ready_for_training
 from kdlora.training.schedule import make_schedule
 from kdlora.vocabulary.task import TASKS
 
@@ -33,7 +33,7 @@ class Ours:
         model: nn.Module = make_model(shape, attention=self.compute.attention)
         if lora:
             model = with_lora(model, shape)
-        self.model = place(model, self.compute)
+        self.model = ready_for_training(model, self.compute)
 
     def seconds_per_example(self, work: Workload, steps: int) -> float:
         """Train `steps` steps after one that is not counted."""

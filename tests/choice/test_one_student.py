@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdlora
-from kdlora.choice.candidates import draw_field, gather_candidates, run_scores
+from kdlora.choice.candidates import draw_candidates, gather_candidates, run_scores
 from kdlora.choice.constraints import DEFAULT, asked_for
 from kdlora.choice.exports import recommend_study
 from kdlora.choice.recommend import DRAWS, recommend, recommend_profiles
@@ -71,7 +71,7 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
 def recommended(frame: pd.DataFrame, task: str) -> JudgedForm | None:
     """What `recommend` chooses by default."""
     pool, scores = gather_candidates(frame, task), run_scores(frame)
-    drawn = draw_field(pool, frame, {}, rng=np.random.default_rng(0), draws=100)
+    drawn = draw_candidates(pool, frame, {}, rng=np.random.default_rng(0), draws=100)
     return recommend(pool, DEFAULT, drawn, run_scores=scores).choice
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlora.choice.candidates import draw_field, gather_candidates, run_scores
+from kdlora.choice.candidates import draw_candidates, gather_candidates, run_scores
 from kdlora.choice.constraints import PROFILES, Constraints, profile
 from kdlora.choice.formats import MeasuredForm, TextLatency
 from kdlora.choice.next_steps import seeds_to_tell
@@ -24,7 +24,7 @@ def small(**changes):
 
 def choose(frame, constraints, *, outputs=None, exports=(), draws=2000, **options):
     field = gather_candidates(frame, "t", exports=exports, **options)
-    drawn = draw_field(field, frame, outputs or {}, rng=np.random.default_rng(0), draws=draws)
+    drawn = draw_candidates(field, frame, outputs or {}, rng=np.random.default_rng(0), draws=draws)
     return recommend(field, constraints, drawn, run_scores=run_scores(frame))
 
 

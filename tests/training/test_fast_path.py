@@ -15,7 +15,7 @@ from kdlora.spec.sections import Training
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.loop import TrainingData
-from kdlora.training.precision import Compute, place
+from kdlora.training.precision import Compute, ready_for_training
 from tests.harness import training
 from tests.harness.tiny_models import tiny_config
 from tests.harness.training import DATA, TASK, same
@@ -53,7 +53,7 @@ def student(compute: Compute, *, adapted: bool, dropout: float = 0.0):
         with torch.random.fork_rng():
             torch.manual_seed(5)
             model = get_peft_model(model, config)
-    return place(model, compute)
+    return ready_for_training(model, compute)
 
 
 def plain(model):

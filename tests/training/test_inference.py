@@ -12,7 +12,7 @@ from kdlora.spec.run import EncoderRef, TaskRef, TrainedRun
 from kdlora.spec.sections import Data, Training
 from kdlora.training import inference
 from kdlora.training.inference import inference_costs, predict
-from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import TASKS
 from tests.harness.tiny_models import tiny_config
 
@@ -20,7 +20,7 @@ from tests.harness.tiny_models import tiny_config
 def merged(seed: int = 0):
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(tiny_config("bert"))
-    return place_for_inference(model, choose_compute("fp32"))
+    return ready_for_inference(model, choose_compute("fp32"))
 
 
 def texts(n: int) -> Encoded:

@@ -7,7 +7,12 @@ from torch import nn
 from kdlora.data.batches import encode
 from kdlora.training import precision
 from kdlora.training.inference import predict
-from kdlora.training.precision import Compute, choose_compute, place, place_for_inference
+from kdlora.training.precision import (
+    Compute,
+    choose_compute,
+    ready_for_inference,
+    ready_for_training,
+)
 from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
@@ -53,7 +58,7 @@ def test_frozen_weights_are_cast_and_trained_ones_kept():
     net = model()
     net.bert.requires_grad_(False)
     net.bert.pooler.requires_grad_(True)
-    place(net, BF16)
+    ready_for_training(net, BF16)
     for name, parameter in net.named_parameters():
         trained = "pooler" in name or "classifier" in name
         assert parameter.dtype == (torch.float32 if trained else torch.bfloat16), name
@@ -61,7 +66,7 @@ def test_frozen_weights_are_cast_and_trained_ones_kept():
 
 def test_outputs_are_not_rounded_to_bf16():
     """A regression near 4 must not come in steps of 1/32."""
-    net = place_for_inference(model(), BF16)
+    net = ready_for_inference(model(), BF16)
     with torch.no_grad():
         net.classifier.bias += 4
     texts = encode(tiny_tokenizer(net.config), (sentences(64, 0)[0],), max_length=32)
@@ -73,7 +78,7 @@ def test_bf16_and_fp32_agree_within_rounding():
     texts = None
     outputs = []
     for compute in (FP32, BF16):
-        net = place_for_inference(model(3), compute)
+        net = ready_for_inference(model(3), compute)
         texts = texts or encode(tiny_tokenizer(net.config), (sentences(64, 0)[0],), max_length=32)
         outputs.append(torch.from_numpy(predict(net, texts, compute)))
     torch.testing.assert_close(outputs[0], outputs[1], atol=0.02, rtol=0.05)

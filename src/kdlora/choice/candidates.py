@@ -311,7 +311,7 @@ def _reference(planned: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Mod
     return max(teachers, key=lambda c: direction * c.score, default=None)
 
 
-def draw_field(
+def draw_candidates(
     field: Candidates,
     frame: pd.DataFrame,
     outputs: Mapping[str, SplitOutputs],

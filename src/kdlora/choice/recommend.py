@@ -17,7 +17,7 @@ import pandas as pd
 from kdlora.choice.candidates import (
     Candidates,
     ModelForm,
-    draw_field,
+    draw_candidates,
     gather_candidates,
     run_scores,
 )
@@ -127,7 +127,7 @@ def recommend_each(
     seed: int = SEED,
 ) -> list[Recommendation]:
     """One recommendation for each of `asked` (a profile's name and constraints), of one drawing."""
-    drawn = draw_field(pool, frame, outputs, rng=np.random.default_rng(seed), draws=draws)
+    drawn = draw_candidates(pool, frame, outputs, rng=np.random.default_rng(seed), draws=draws)
     scores = run_scores(frame)
     return [
         recommend(pool, constraints, drawn, run_scores=scores, profile=profile)
@@ -143,7 +143,7 @@ def recommend(
     run_scores: Mapping[str, float],
     profile: str | None = None,
 ) -> Recommendation:
-    """Choose among the candidates of a task; `drawn` is what `draw_field` gave for it."""
+    """Choose among the candidates of a task; `drawn` is what `draw_candidates` gave for it."""
     candidates = pool.candidates
     scale = pool.direction * metric(pool.metric).factor
     k = len(candidates)

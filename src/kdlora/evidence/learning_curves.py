@@ -48,14 +48,16 @@ def logged_histories(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def evaluations(cells: pd.DataFrame, histories: Histories, metric: str) -> list[Evaluation]:
     """Every evaluation of the runs of `cells` that has a score, run by run."""
     return [
-        Evaluation(run["arm"], run["run_id"], float(point["epoch"]), float(value), kept(point, run))
+        Evaluation(
+            run["arm"], run["run_id"], float(point["epoch"]), float(value), is_saved(point, run)
+        )
         for run in rows_of(cells)
         for point in histories.get(run["run_id"], ())
         if _is_number(value := (point.get("selection") or {}).get(metric))
     ]
 
 
-def kept(point: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+def is_saved(point: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     """Whether the checkpoint of an evaluation is the one that was saved."""
     return bool(point.get("kept", "step" in point and point["step"] == run.get("best_step")))
 

@@ -73,7 +73,7 @@ from kdlora.training.checkpoint import Paused, Progress
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import inference_costs, load_finished, predict, predict_held_out
 from kdlora.training.loop import Hooks, NewRates, Seeds, TrainingData, TrainingSetup, train
-from kdlora.training.precision import Compute, choose_compute, place
+from kdlora.training.precision import Compute, choose_compute, ready_for_training
 from kdlora.training.schedule import LearningRateSchedule, make_schedule
 
 OnProgress = Callable[[dict[str, Any]], None]
@@ -222,7 +222,7 @@ def _trained(job: _Job) -> RunOutcome:
         "adapter_params": adapters.adapter_parameters(model),
     }
     size_mb = merged_size_mb(model)
-    place(model, compute)
+    ready_for_training(model, compute)
     hidden = None
     if isinstance(run, DistilledRun):
         hidden = match_hidden_states(

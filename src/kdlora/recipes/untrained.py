@@ -37,7 +37,7 @@ from kdlora.training.inference import (
     mean_embeddings,
     predict_held_out,
 )
-from kdlora.training.precision import Compute, choose_compute, place_for_inference
+from kdlora.training.precision import Compute, choose_compute, ready_for_inference
 
 _MOST_TOLD = 20  # answers that are no class, in the record
 
@@ -163,7 +163,7 @@ def embeddings(run: EmbeddingsRun, folder: Path, data: TaskData) -> RunOutcome:
     task, max_length = data.task, run.training.max_length
     compute = choose_compute(run.training.precision, max_length=max_length)
     loaded = load_encoder(run.encoder, task, seed=0, attention=compute.attention)
-    model = place_for_inference(loaded.model, compute)
+    model = ready_for_inference(loaded.model, compute)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
         encoded = encode(loaded.tokenizer, (list(texts),), max_length=max_length)

@@ -27,7 +27,7 @@ from kdlora.records.record import TeacherCalibration
 from kdlora.spec.run import ZeroShotTeacherRun
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import costs_alone, predict
-from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import Task
 
 
@@ -89,7 +89,7 @@ class ZeroShotLabeller:
                 f"{source}: a zero-shot teacher must know entailment, but its files hold no "
                 f"weights for {', '.join(new_modules(checkpoint))}"
             )
-        model = place_for_inference(checkpoint.model, self.compute)
+        model = ready_for_inference(checkpoint.model, self.compute)
         return model, tokenizer, make_forward(model, self.compute), entailment
 
 

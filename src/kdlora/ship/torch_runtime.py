@@ -23,7 +23,7 @@ from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
-from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
 
 LONGEST = 512  # tokens of a text for a model that does not say what it was trained on
@@ -57,7 +57,7 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
     if loaded.config.num_labels != card.num_outputs:
         # Cards once named only the classes of the report split; the model itself names all.
         card = card.model_copy(update={"label_names": list(output_names(loaded.config))})
-    placed = place_for_inference(loaded, compute)
+    placed = ready_for_inference(loaded, compute)
     forward = make_forward(placed, compute)
 
     def run(texts: Texts) -> Outputs:

@@ -21,7 +21,7 @@ from kdlora.models.encoders import load_encoder
 from kdlora.models.saved import load_trained
 from kdlora.spec.run import EncoderRun, GivenTeacherRun
 from kdlora.training.forward import Forward, make_forward
-from kdlora.training.precision import Compute, place_for_inference
+from kdlora.training.precision import Compute, ready_for_inference
 from kdlora.vocabulary.task import Task
 
 TIMING_S = 4.0  # seconds for timing a model in turns with its reference, once a study and shape
@@ -86,7 +86,7 @@ def load_finished(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The finished model of a run from disk, merged in fp32 and then put into its compute type."""
     model, tokenizer = load_merged(run, folder, task, attention=compute.attention)
-    return place_for_inference(model, compute), tokenizer
+    return ready_for_inference(model, compute), tokenizer
 
 
 def load_merged(
@@ -114,7 +114,7 @@ def inference_costs(
     def load_reference() -> nn.Module:
         assert reference is not None
         loaded = load_encoder(reference, task, seed=0, attention=compute.attention)
-        return place_for_inference(loaded.model, compute)
+        return ready_for_inference(loaded.model, compute)
 
     known = [reference.model_dump(mode="json") if reference else None, task.num_outputs]
     others = {"reference": load_reference} if reference else {}

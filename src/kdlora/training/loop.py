@@ -136,7 +136,7 @@ def train(
     """Train in place and leave the model at its best evaluation on the selection split.
 
     Args:
-        model: placed by `precision.place`; what requires a gradient is trained.
+        model: placed by `precision.ready_for_training`; what requires a gradient is trained.
         folder: `history.jsonl` and, while the run is unfinished, `checkpoint.pt` are kept here: at
             the end of an epoch and of the training that is `CHECKPOINT_S` behind the last one, and
             every `checkpoint_minutes`.

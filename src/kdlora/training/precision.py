@@ -77,7 +77,7 @@ def cpu_flags() -> set[str]:
     return next((set(x.split(":", 1)[1].split()) for x in lines if x.startswith("flags")), set())
 
 
-def place(model: nn.Module, compute: Compute) -> nn.Module:
+def ready_for_training(model: nn.Module, compute: Compute) -> nn.Module:
     """Ready a model for training: frozen weights in the compute type, trained ones in fp32.
 
     A frozen weight in bf16 is never cast again; a trained one keeps an fp32 master, so that small
@@ -94,7 +94,7 @@ def place(model: nn.Module, compute: Compute) -> nn.Module:
     return _exact_outputs(model, compute)
 
 
-def place_for_inference(model: nn.Module, compute: Compute) -> nn.Module:
+def ready_for_inference(model: nn.Module, compute: Compute) -> nn.Module:
     """Ready a merged fp32 model for scoring: all weights in the compute type, evaluation mode."""
     model.to(device=compute.device, dtype=compute.dtype)
     model.requires_grad_(False)
