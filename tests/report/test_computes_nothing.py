@@ -26,8 +26,6 @@ LIBRARIES = ("numpy", "scipy", "statsmodels", "sklearn", "statistics", "random")
 # (module, what): why it is no computation of a number that is shown
 ALLOWED = {
     ("explorer.py", "exp"): "the place of a mark on a logarithmic axis",
-    ("matrix.py", "numpy"): "the generator of the draws",
-    ("matrix.py", "default_rng"): "the generator of the draws",
 }
 
 

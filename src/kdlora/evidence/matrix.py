@@ -134,6 +134,10 @@ class Matrix(Result):
         found = (m for m in self.models if (m.teacher, m.student) == (teacher, student))
         return next(m for m in found if m.kind == "distilled")
 
+    def largest(self, kind: str) -> Contrast:
+        """The contrast with the largest difference; one whose sides share no seed comes last."""
+        return max(self.of(kind), key=lambda c: float(np.nan_to_num(abs(c.difference), nan=-1.0)))
+
     def of(self, kind: str) -> list[Contrast]:
         return [c for c in self.contrasts if c.kind == kind]
 
@@ -194,6 +198,18 @@ def crossed(frame: pd.DataFrame) -> list[tuple[str, str]]:
         if min(len(teachers), len(students)) >= 2 and len(cells) == len(teachers) * len(students):
             found.append((str(task), str(arm)))
     return found
+
+
+SEED, MOST = 0, 3  # MOST matrices of a study: tasks times distilled arms
+RULES = Rules(draws=2_000, permutations=0)
+
+
+def study_matrices(study: StudyFrame) -> tuple[Matrix, ...]:
+    """The matrices of a study, with its stored predictions, as its report shows them."""
+    return tuple(
+        analyse_matrix(study, task, arm, rng=np.random.default_rng(SEED), rules=RULES)
+        for task, arm in crossed(study.table)[:MOST]
+    )
 
 
 def _done(frame: pd.DataFrame) -> pd.DataFrame:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
 
-from kdlora.evidence.matrix import Contrast, Matrix, MatrixModel, analyse_matrix, crossed
-from kdlora.evidence.result import Rules, finite
+from kdlora.evidence.matrix import Contrast, Matrix, MatrixModel
+from kdlora.evidence.result import finite
 from kdlora.evidence.sentences import scope_text
-from kdlora.records.tidy import StudyFrame
 from kdlora.report import words as w
 from kdlora.report.content.verdicts import claim_text, flag_text, verdict_name, wider_text
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
@@ -80,9 +79,6 @@ def _rows(
     return pd.DataFrame(rows).assign(shade=shades(known, direction))
 
 
-SEED, MOST = 0, 3  # MOST matrices in a report: tasks times distilled arms
-RULES = Rules(draws=2_000, permutations=0)
-
 KINDS = {
     "teacher": "Teachers, over all students",
     "student": "Students, over all teachers",
@@ -101,14 +97,6 @@ INTRO = (
 )
 
 
-def gather(study: StudyFrame) -> tuple[Matrix, ...]:
-    """The matrices of a study, with its stored predictions."""
-    return tuple(
-        analyse_matrix(study, task, arm, rng=np.random.default_rng(SEED), rules=RULES)
-        for task, arm in crossed(study.table)[:MOST]
-    )
-
-
 def findings(found: Sequence[Matrix]) -> list[Finding]:
     return [finding for one in found for finding in _findings(one, found)]
 
@@ -125,11 +113,11 @@ def _findings(one: Matrix, found: Sequence[Matrix]) -> list[Finding]:
     tail = f", {where}" if where else ""
     made = []
     for kind, topic in (("teacher", "Teacher"), ("student", "Student")):
-        contrast = _largest(one.of(kind))
+        contrast = one.largest(kind)
         whose = "'s students" if kind == "teacher" else ""
         text = f"{contrast.a}{whose} against {contrast.b}{whose}, {_told(contrast)}"
         made.append(Finding(f"{topic} effect{tail}", text, ("matrix_tests",)))
-    edge = _largest(one.of("interaction"))
+    edge = one.largest("interaction")
     lead = (
         "The teacher's edge depends on the student"
         if edge.claim.verdict in ("superior", "inferior")
@@ -149,16 +137,13 @@ def _findings(one: Matrix, found: Sequence[Matrix]) -> list[Finding]:
     return made
 
 
-def _largest(contrasts: Sequence[Contrast]) -> Contrast:
-    """The one with the largest difference; one whose sides share no seed comes last."""
-    return max(contrasts, key=lambda c: np.nan_to_num(abs(c.difference), nan=-1.0))
-
-
 def _told(contrast: Contrast) -> str:
     """The difference with its verdict, or why there is none."""
     c = contrast.comparison
     if not c.claim.made:
-        known = "" if np.isnan(contrast.difference) else f"{w.signed_points(contrast.difference)}, "
+        known = (
+            "" if math.isnan(contrast.difference) else f"{w.signed_points(contrast.difference)}, "
+        )
         return f"on average: {known}cannot be said ({c.claim.cannot}){flag_text(c)}."
     return f"on average: {claim_text(c, c.claim)}{flag_text(c)}.{wider_text([c])}"
 
@@ -168,7 +153,7 @@ def _counted(contrasts: Sequence[Contrast]) -> str:
     words = {"superior": "better", "inferior": "worse"}
     verdicts = [words.get(v := c.claim.verdict, v) for c in contrasts]
     counts = {v: verdicts.count(v) for v in dict.fromkeys(verdicts)}
-    doubtful = sum(c.comparison.n_flagged > 0 for c in contrasts)
+    doubtful = len([c for c in contrasts if c.comparison.n_flagged])
     text = w.join([f"{w.plural(n, 'cell')} {v}" for v, n in counts.items()])
     return f"{text} ({w.plural(doubtful, 'cell')} with flagged runs)" if doubtful else text
 

@@ -13,14 +13,13 @@ from kdlora.choice.recommend import recommend_profiles
 from kdlora.choice.recommendation import Choices
 from kdlora.errors import InputError
 from kdlora.evidence.gains import Facts, describe
-from kdlora.evidence.matrix import Matrix, crossed
+from kdlora.evidence.matrix import Matrix, crossed, study_matrices
 from kdlora.evidence.predictions import ConfidenceBins
 from kdlora.evidence.study import Evidence, gather_report
 from kdlora.records.data_look import DataLook
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame, names, tidy
 from kdlora.report import words as w
-from kdlora.report.content import matrix
 from kdlora.report.document import Block, Finding, Missing, Section, Tile
 from kdlora.report.stored_outputs import StoredOutputs
 
@@ -130,7 +129,7 @@ class ReportData:
         """Teachers and students told apart, where several of each were crossed."""
         if not crossed(self.frame):
             return ()
-        return self.once("matrices", lambda: matrix.gather(self.study))
+        return self.once("matrices", lambda: study_matrices(self.study))
 
     @property
     def choices(self) -> Choices:
