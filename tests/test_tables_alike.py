@@ -61,7 +61,8 @@ def predicting(path: Path) -> tuple[list[str], list[list[str]]]:
 
     def outputs(texts: Any) -> Outputs:
         given.extend(texts[0])
-        return Outputs(np.zeros((len(texts[0]), 2)), np.ones(len(texts[0]), dtype=np.int64))
+        n = len(texts[0])
+        return Outputs(np.zeros((n, 2)), np.ones(n, dtype=np.int64), np.zeros(n, dtype=bool))
 
     target = path.with_name("out.csv")
     predict_file(Predictor(CARD, "stub", outputs), path, target)

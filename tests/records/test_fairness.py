@@ -21,6 +21,7 @@ ASKED_OF_ALL = {
     "epochs": 3,
     "steps": (32, 3, ()),
     "max_length": 128,
+    "windows": None,
     "precision": "auto",
 }
 # field -> another value of its column, and how the two are called in the flag
@@ -29,6 +30,7 @@ BROKEN = {
     "epochs": ("epochs", 5, "5", "3"),
     "steps": ("planned_steps", 117.0, "117", "60"),
     "max_length": ("max_length", 512, "512", "128"),
+    "windows": ("windows", "mean of up to 16", "mean of up to 16", "none"),
     "precision": ("precision", "fp32", "fp32", "bf16"),
     "target": ("target", "in its own unit", "in its own unit", "standardised"),
     "device": ("device", "cuda", "cuda", "cpu"),

@@ -38,7 +38,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> dict
 
     def one_number(texts: Texts) -> Outputs:
         found = pairs.run([texts[0], texts[0]])
-        return Outputs(found.logits[:, :1], found.tokens)
+        return Outputs(found.logits[:, :1], found.tokens, found.truncated)
 
     numbers = Predictor(number, "onnx", one_number)
     return {

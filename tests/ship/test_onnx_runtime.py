@@ -67,6 +67,21 @@ def test_answers_say_how_long_a_text_is_and_whether_it_was_cut(predictor: Predic
     assert [a["truncated"] for a in found] == [False, False, True, True, False]
 
 
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_long_texts_are_read_in_windows_and_their_logits_pooled(tmp_path: Path, how: str) -> None:
+    windows = {"pooling": how, "stride": 4, "max_windows": 3}
+    predictor = load_predictor(save_exported(tmp_path / "windows", card={"windows": windows}))
+    words = [*["film"] * 20, *["good"] * 4]  # windows of 14 words, 10 further each time
+    rows = np.array([logits_of(" ".join(words[:14])), logits_of(" ".join(words[10:24]))])
+    expected = rows.mean(axis=0) if how == "mean" else rows.max(axis=0)
+    texts = [" ".join(words), "good", "bad " * 100]
+    np.testing.assert_allclose(predictor.outputs([texts])[0], expected, atol=1e-6)
+    found = predictor([texts])
+    assert [a["windows"] for a in found] == [2, 1, 3]
+    assert [a["tokens"] for a in found] == [26, 3, 102]
+    assert [a["truncated"] for a in found] == [False, False, True]
+
+
 def test_of_a_pair_both_texts_are_counted(tmp_path: Path) -> None:
     pairs = load_predictor(save_exported(tmp_path / "long-pairs", pairs=True))
     (short, long) = pairs([["good", "good " * 10], ["film", "film " * 10]])

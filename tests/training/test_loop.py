@@ -11,10 +11,18 @@ from torch import nn
 
 from kdlora.data.batches import encode
 from kdlora.distillation.losses import make_loss
-from kdlora.spec.sections import Training
+from kdlora.spec.sections import Training, Windows
 from kdlora.training import loop
 from kdlora.training.inference import predict
-from kdlora.training.loop import Hooks, NewRates, Seeds, clipped_step, gradient_norm, make_optimizer
+from kdlora.training.loop import (
+    Hooks,
+    NewRates,
+    Seeds,
+    TrainingData,
+    clipped_step,
+    gradient_norm,
+    make_optimizer,
+)
 from kdlora.training.schedule import make_schedule
 from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_tokenizer
@@ -84,6 +92,34 @@ def test_gradient_accumulation_changes_nothing_but_memory(tmp_path, micro):
     fit(parts, tmp_path, settings=settings)
     for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-3, msg=name)
+
+
+def test_windows_of_a_text_are_pooled_before_the_loss_however_a_batch_is_divided(tmp_path):
+    texts, moods = sentences(48, 3)
+    long = [f"{'the film with a plot ' * (i % 5)}{text}" for i, text in enumerate(texts)]
+    encoded = encode(
+        tiny_tokenizer(CONFIG), (long,), max_length=16, windows=Windows(stride=4, max_windows=3)
+    )
+    assert encoded.windows.counts.max() == 3
+    data = TrainingData(encoded, torch.tensor([int(mood == "pos") for mood in moods]))
+    seen = []
+
+    def loss(logits, labels, teacher):
+        seen.append(len(logits))
+        return make_loss(TASK, None)(logits, labels, teacher)
+
+    models = []
+    for micro in (None, 5):
+        settings = Training(epochs=1, batch_size=16, micro_batch_size=micro, max_length=16)
+        models.append(make_model(dropout=0.0))
+        fit(
+            models[-1], tmp_path, data=data, settings=settings, loss=loss,
+            schedule=make_schedule(48, settings, 5e-3),
+        )  # fmt: skip
+    assert sum(seen) == 2 * 48  # one loss a text, and no text in two parts
+    assert max(seen[-8:]) <= 5
+    for one, two in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -87,8 +87,9 @@ def _planned(study: Study) -> Plan:
     reach = shortest_reach(plan)
     if reach is None or reach.tokens >= study.training.max_length:
         return plan
-    training = study.training.model_copy(update={"max_length": reach.tokens})
-    plan = make_plan(study.model_copy(update={"training": training}), _choose_length)
+    shorter = {**study.model_dump(), "base_dir": study.base_dir}
+    shorter["training"]["max_length"] = reach.tokens
+    plan = make_plan(make_study(shorter), _choose_length)
     plan.lengths |= {run.task.name: reach for run in plan.runs}
     return plan
 
@@ -385,6 +386,7 @@ def distil(
     batch_size: int | None = None,
     lr: float | None = None,
     max_length: int | Literal["auto"] | None = None,
+    windows: Literal["mean", "max"] | Mapping[str, Any] | None = None,
     max_train: int | None = None,
     rank: int | None = None,
     temperature: float | None = None,
@@ -441,6 +443,8 @@ def distil(
             is where a local folder holds a sequence classifier.
         adaptation: the student's: lora, dora, fft and others.
         seeds: every arm is trained once a seed.
+        windows: read long texts whole, in windows of `max_length` tokens whose logits are pooled
+            by their mean or max; a mapping also says ``stride`` and ``max_windows``.
         epochs, batch_size, lr, max_length, max_train, rank, temperature, kd_weight: settings of
             the study file by their names there; None leaves the default.
         name: of the study; by default distil- and the training file's name.
@@ -480,6 +484,7 @@ def distil(
         batch_size=batch_size,
         lr=lr,
         max_length=max_length,
+        windows=windows,
         max_train=max_train,
         rank=rank,
         temperature=temperature,

@@ -166,10 +166,13 @@ def _splits(one: DataLook) -> Table:
 def _tokens(count: TokenCount) -> str:
     """A tokenizer's figures in a line that any terminal can wrap."""
     part = f" (of {count.measured:,} texts, evenly spaced)" if count.measured < count.texts else ""
+    read = "cut after"
+    if count.windows is not None:
+        read = f"read in {count.windows:.1f} windows in the mean, of at most"
     return (
         f"{', '.join(count.encoders)}: {count.median:,} tokens in the median{part}, 99 % have at "
-        f"most {count.percentile_99:,}, the longest {count.longest:,}; cut after "
+        f"most {count.percentile_99:,}, the longest {count.longest:,}; {read} "
         f"{count.max_length:,}: {percent(count.cut_texts)} of the texts, "
-        f"{percent(count.cut_tokens)} of the tokens; {percent(count.unknown_tokens)} unknown; "
-        f"{count.tokens_per_word:.2f} tokens a word"
+        f"{percent(count.cut_tokens)} of the tokens are cut; "
+        f"{percent(count.unknown_tokens)} unknown; {count.tokens_per_word:.2f} tokens a word"
     )

@@ -166,8 +166,8 @@ def _say_truncated(truncated: int, rows: int, predictor: Predictor) -> None:
     """Tell of texts whose end was not read, beside the answers and not among them."""
     if truncated:
         print(
-            f"warning: {truncated:,} of {rows:,} inputs are longer than the "
-            f"{predictor.card.max_length} tokens that the model reads; the rest of them had no say",
+            f"warning: {truncated:,} of {rows:,} inputs are longer than what the model reads "
+            f"({predictor.card.how_long}); the rest of them had no say",
             file=sys.stderr,
         )
 

@@ -225,6 +225,14 @@ def distil(
             "what encoders and memory allow.",
         ),
     ] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mean|max",
+            help="Read long texts whole, in windows of --max-length tokens that overlap by a "
+            "quarter; their logits are pooled by this. Default: texts are cut.",
+        ),
+    ] = None,
     max_train: Annotated[int | None, typer.Option(help="Train on a subset of this size.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Softens the teacher's logits.")] = None,
     kd_weight: Annotated[float | None, typer.Option(help="Teacher's share in the loss.")] = None,
@@ -262,6 +270,7 @@ def distil(
         batch_size=batch_size,
         lr=lr,
         max_length=max_length,
+        windows=windows,
         max_train=max_train,
         rank=rank,
         temperature=temperature,

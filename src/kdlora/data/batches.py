@@ -6,27 +6,27 @@ in each run costs minutes on a large task. The files are only a cache: any of th
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import compress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
+from kdlora.data.examples import Examples
+from kdlora.data.windows import TextWindows, read_windows
+from kdlora.errors import ModelError
+from kdlora.files import whole_file
+from kdlora.spec.sections import Windows
+
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase
-import hashlib
-import json
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
-from zipfile import BadZipFile
-
-from kdlora.data.examples import Examples
-from kdlora.files import whole_file
-
-if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
@@ -37,37 +37,71 @@ _POOL = 50  # batches that are sorted by length together: long enough to save, s
 class Encoded:
     """Ragged token ids of n texts: row i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    `types` are the token type ids (which sentence of a pair), None where the encoder has none.
+    A row is a text, or one of a text's windows where `windows` says whose. `types` are the token
+    type ids (which sentence of a pair), None where the encoder has none.
     """
 
     ids: np.ndarray  # [total tokens] int32
-    offsets: np.ndarray  # [n + 1] int64
+    offsets: np.ndarray  # [rows + 1] int64
     types: np.ndarray | None
     pad_id: int
     pad_left: bool = False
+    windows: TextWindows | None = None
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        """How many texts there are."""
+        return len(self.offsets if self.windows is None else self.windows.offsets) - 1
 
     @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each text, special tokens included, [n]."""
+    def row_lengths(self) -> np.ndarray:
+        """Tokens of each row, special tokens included, [rows]."""
         return np.diff(self.offsets)
 
     @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, in all its windows, special tokens included, [n]."""
+        if self.windows is None:
+            return self.row_lengths
+        return np.diff(self.offsets[self.windows.offsets])
+
+    @cached_property
     def longest(self) -> int:
-        """Tokens of the longest text; 0 without texts."""
-        return int(self.lengths.max(initial=0))
+        """Tokens of the longest row; 0 without texts."""
+        return int(self.row_lengths.max(initial=0))
+
+    def rows(self, index: np.ndarray) -> np.ndarray:
+        """The rows of the texts at `index`, text by text."""
+        return index if self.windows is None else self.windows.rows(index)
+
+    def pooled(self, values: np.ndarray) -> np.ndarray:
+        """From outputs of all rows [rows, c] to those of the texts [n, c]."""
+        return values if self.windows is None else self.windows.pool(values)
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase, texts: tuple[list[str], ...], *, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    texts: tuple[list[str], ...],
+    *,
+    max_length: int,
+    windows: Windows | None = None,
 ) -> Encoded:
-    """Tokenise one or two text columns; longer inputs are cut (the longer sentence first)."""
+    """Tokenise one or two text columns.
+
+    Longer inputs are cut (the longer sentence first), or with `windows` read in several rows.
+    Raises ModelError for windows of a tokenizer that cannot make them.
+    """
+    if windows is not None and not tokenizer.is_fast:
+        raise ModelError(
+            "windows need a fast tokenizer (tokenizer.json), which this model has not: leave "
+            "training.windows out, or take another encoder"
+        )
+    overlap: dict[str, Any] = {}
+    if windows:
+        overlap = {"stride": windows.overlap(max_length), "return_overflowing_tokens": True}
     wants_types = "token_type_ids" in tokenizer.model_input_names
-    pieces: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
-    lengths = [0]
+    counts: list[int] = []  # windows of each text
     for start in range(0, len(texts[0]), 4096):
         block = [column[start : start + 4096] for column in texts]
         out = tokenizer(
@@ -76,37 +110,81 @@ def encode(
             max_length=max_length,
             return_attention_mask=False,
             return_token_type_ids=wants_types,
+            **overlap,
         )
-        pieces += [np.asarray(row, dtype=np.int32) for row in out["input_ids"]]
+        ids += [np.asarray(row, dtype=np.int32) for row in out["input_ids"]]
         if wants_types:
             types += [np.asarray(row, dtype=np.int32) for row in out["token_type_ids"]]
-    lengths += [len(piece) for piece in pieces]
-    empty = np.zeros(0, dtype=np.int32)
-    return Encoded(
-        ids=np.concatenate(pieces) if pieces else empty,
-        offsets=np.cumsum(lengths, dtype=np.int64),
-        types=(np.concatenate(types) if types else empty) if wants_types else None,
+        if windows:
+            of_text = np.asarray(out["overflow_to_sample_mapping"], dtype=np.int64)
+            counts += np.bincount(of_text, minlength=len(block[0])).tolist()
+    return joined_rows(
+        ids,
+        types if wants_types else None,
+        counts,
+        windows=windows,
         pad_id=int(tokenizer.pad_token_id or 0),
         pad_left=tokenizer.padding_side == "left",
     )
 
 
-def whole_lengths(
+def joined_rows(
+    ids: Sequence[np.ndarray],
+    types: Sequence[np.ndarray] | None,
+    counts: Sequence[int] = (),
+    *,
+    windows: Windows | None,
+    pad_id: int,
+    pad_left: bool = False,
+) -> Encoded:
+    """The ids and types of rows, laid end to end.
+
+    With `windows` text i has counts[i] rows, of which no more are kept than `max_windows`.
+    """
+    own = None
+    if windows:
+        read, own = read_windows(
+            np.array(counts, dtype=np.int64), windows.max_windows, windows.pooling
+        )
+        ids = list(compress(ids, read))
+        types = list(compress(types, read)) if types is not None else None
+    empty = np.zeros(0, dtype=np.int32)
+    return Encoded(
+        ids=np.concatenate([empty, *ids]),
+        offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        types=None if types is None else np.concatenate([empty, *types]),
+        pad_id=pad_id,
+        pad_left=pad_left,
+        windows=own,
+    )
+
+
+class InputLengths(NamedTuple):
+    """How long inputs are, [n] each: tokens of the whole, whether its end is read, its windows."""
+
+    tokens: np.ndarray
+    truncated: np.ndarray
+    windows: np.ndarray | None
+
+
+def input_lengths(
     encoded: Encoded,
     max_length: int,
     texts: Sequence[list[str]],
     count: Callable[[list[list[str]]], Sequence[int] | np.ndarray],
-) -> np.ndarray:
-    """Tokens [n] of every input before it was cut at `max_length`.
+) -> InputLengths:
+    """How long the inputs are that were encoded at `max_length`.
 
     Only inputs that are as long as that can have been cut: they alone are counted again, by
     `count`, which is given their texts column by column.
     """
-    lengths = encoded.lengths.copy()
-    cut = np.flatnonzero(lengths >= max_length)
-    if len(cut):
-        lengths[cut] = count([[column[i] for i in cut] for column in texts])
-    return lengths
+    tokens = encoded.lengths.copy()
+    long = np.flatnonzero(tokens >= max_length)
+    if len(long):
+        tokens[long] = count([[column[i] for i in long] for column in texts])
+    if encoded.windows is None:
+        return InputLengths(tokens, tokens > max_length, None)
+    return InputLengths(tokens, encoded.windows.partly, encoded.windows.counts)
 
 
 def train_batches(
@@ -126,10 +204,24 @@ def train_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def micro_batches(encoded: Encoded, batch: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """A batch of texts in parts of at most `most` rows, and of one text at least."""
+    if encoded.windows is None:
+        yield from (batch[start : start + most] for start in range(0, len(batch), most))
+        return
+    start = 0
+    ends = np.cumsum(encoded.windows.counts[batch])
+    while start < len(batch):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(int(np.searchsorted(ends, before + most, side="right")), start + 1)
+        yield batch[start:stop]
+        start = stop
+
+
 def eval_batches(
     lengths: np.ndarray, *, tokens: int = 8192, largest: int = 256
 ) -> Iterator[np.ndarray]:
-    """All texts once, longest first, about `tokens` padded tokens a batch."""
+    """All rows once, longest first, about `tokens` padded tokens a batch."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -149,12 +241,12 @@ def padded_length(longest: int) -> int:
 
 
 def pad(encoded: Encoded, index: np.ndarray) -> dict[str, np.ndarray]:
-    """Pad the chosen texts to about their longest: int64 [batch, l], by the encoder's inputs.
+    """Pad the chosen rows to about their longest: int64 [batch, l], by the encoder's inputs.
 
-    Lengths above 16 are rounded up (see `padded_length`), but never beyond the longest text of
+    Lengths above 16 are rounded up (see `padded_length`), but never beyond the longest row of
     all, which the encoder is known to take.
     """
-    starts, lengths = encoded.offsets[index], encoded.lengths[index]
+    starts, lengths = encoded.offsets[index], encoded.row_lengths[index]
     longest = min(padded_length(int(lengths.max())), encoded.longest)
     column = np.arange(longest)[None, :]
     shift = (longest - lengths)[:, None] if encoded.pad_left else 0
@@ -185,28 +277,42 @@ WORTH_KEEPING = 1000  # rows; fewer are tokenised faster than a file is found
 
 
 def encode_once(
-    tokenizer: PreTrainedTokenizerBase, rows: Examples, *, max_length: int, folder: Path
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Examples,
+    *,
+    max_length: int,
+    folder: Path,
+    windows: Windows | None = None,
 ) -> Encoded:
     """`encode` from the cache in `folder`, or computed and put there.
 
     The name of a file is a hash of the example ids (which are hashes of the texts), of the
-    tokenizer and of `max_length`, so it can never belong to other texts. Two runs that make the
-    same file at once write the same bytes.
+    tokenizer and of how long texts are read, so it can never belong to other texts. Two runs that
+    make the same file at once write the same bytes.
     """
+
+    def made() -> Encoded:
+        return encode(tokenizer, rows.texts, max_length=max_length, windows=windows)
+
     if len(rows) < WORTH_KEEPING:
-        return encode(tokenizer, rows.texts, max_length=max_length)
-    path = folder / f"{_key(tokenizer, rows, max_length)}.npz"
-    found = _read(path, len(rows))
+        return made()
+    path = folder / f"{_key(tokenizer, rows, max_length, windows)}.npz"
+    found = _read(path, len(rows), windows)
     if found is not None:
         return found
-    encoded = encode(tokenizer, rows.texts, max_length=max_length)
+    encoded = made()
     _write(path, encoded)
     return encoded
 
 
-def _key(tokenizer: PreTrainedTokenizerBase, rows: Examples, max_length: int) -> str:
+def _key(
+    tokenizer: PreTrainedTokenizerBase, rows: Examples, max_length: int, windows: Windows | None
+) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    facts = (max_length, tokenizer.pad_token_id, tokenizer.padding_side, tokenizer.truncation_side)
+    facts: tuple[Any, ...] = (
+        max_length, tokenizer.pad_token_id, tokenizer.padding_side, tokenizer.truncation_side
+    )  # fmt: skip
+    facts = facts if windows is None else (*facts, windows.overlap(max_length), windows.max_windows)
     for part in (_rules(tokenizer), repr(facts), repr(sorted(tokenizer.model_input_names))):
         digest.update(part.encode())
     digest.update(np.ascontiguousarray(rows.ids).tobytes())
@@ -222,16 +328,20 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> str:
     return json.dumps({k: v for k, v in rules.items() if k not in ("truncation", "padding")})
 
 
-def _read(path: Path, rows: int) -> Encoded | None:
+def _read(path: Path, rows: int, windows: Windows | None) -> Encoded | None:
     """The file's content; None where there is none or a crash left it torn."""
     try:
         with np.load(path, allow_pickle=False) as values:
+            own = None
+            if windows is not None:
+                own = TextWindows(values["windows"], values["partly"], windows.pooling)
             encoded = Encoded(
                 ids=values["ids"],
                 offsets=values["offsets"],
                 types=values.get("types"),
                 pad_id=int(values["pad_id"]),
                 pad_left=bool(values["pad_left"]),
+                windows=own,
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
@@ -249,6 +359,8 @@ def _write(path: Path, encoded: Encoded) -> None:
     }
     if encoded.types is not None:
         values["types"] = encoded.types.astype(np.int8)
+    if encoded.windows is not None:
+        values |= {"windows": encoded.windows.offsets, "partly": encoded.windows.partly}
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as handle:

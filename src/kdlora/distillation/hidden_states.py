@@ -148,7 +148,10 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 class TeacherStates(Protocol):
-    """States of the training rows at some positions, text by text: name -> [tokens, width]."""
+    """States of the training rows at some positions, row by row: name -> [tokens, width].
+
+    A row is a text, or a window of one.
+    """
 
     def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]: ...
 
@@ -258,9 +261,9 @@ def _write(
         _require_space(temporary.parent, 2 * shape[0] * shape[1])
         values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
         _reserve(temporary)
-        for index in eval_batches(texts.lengths):
+        for index in eval_batches(texts.row_lengths):
             states = teacher(index)
-            start = np.concatenate([[0], np.cumsum(texts.lengths[index])])
+            start = np.concatenate([[0], np.cumsum(texts.row_lengths[index])])
             for name, place in features.items():
                 block = states[name].float().clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
                 for at, row in enumerate(index):
@@ -295,11 +298,13 @@ def require_same_tokens(student: Encoded, teacher: Encoded, *, names: tuple[str,
     def tokens(encoded: Encoded, i: int) -> np.ndarray:
         return encoded.ids[encoded.offsets[i] : encoded.offsets[i + 1]]
 
-    differing = sum(
-        not np.array_equal(tokens(student, i), tokens(teacher, i)) for i in range(len(student))
+    rows = len(student.row_lengths)
+    differing = rows - sum(
+        np.array_equal(tokens(student, i), tokens(teacher, i))
+        for i in range(min(rows, len(teacher.row_lengths)))
     )
     raise ModelError(
         f"hidden and relations compare token by token, but the tokenizers of student {names[0]} "
-        f"and teacher {names[1]} differ on {differing:,} of {len(student):,} texts: use kl, "
+        f"and teacher {names[1]} differ on {differing:,} of {rows:,} texts: use kl, "
         "logit-mse, dkd or dist, or a pair that shares its tokenizer"
     )

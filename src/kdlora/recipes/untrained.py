@@ -36,6 +36,7 @@ from kdlora.training.inference import (
     load_finished,
     mean_embeddings,
     predict_held_out,
+    windows_per_text,
 )
 from kdlora.training.precision import Compute, choose_compute, ready_for_inference
 
@@ -59,11 +60,17 @@ class RunOutcome:
 
 def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> RunOutcome:
     """Score a teacher that arrived fine-tuned; nothing is trained and nothing copied."""
-    max_length = run.training.max_length
-    compute = choose_compute(run.training.precision, max_length=max_length)
+    training = run.training
+    compute = choose_compute(training.precision, max_length=training.max_length)
     model, tokenizer = load_finished(run, store.folder(run.run_id), data.task, compute)
     texts = {
-        name: encode_once(tokenizer, part, max_length=max_length, folder=store.tokens)
+        name: encode_once(
+            tokenizer,
+            part,
+            max_length=training.max_length,
+            windows=training.windows,
+            folder=store.tokens,
+        )
         for name, part in data.splits().items()
         if name != "train"
     }
@@ -74,6 +81,7 @@ def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> RunOutc
         total_params=count_parameters(model)[1],
         size_mb=merged_size_mb(model),
         train_s=0.0,
+        windows_per_text=windows_per_text(texts["report"]),
         **inference_costs(run, data.task, model, compute, folder=store.costs),
     )
     return RunOutcome(data, outputs, facts, efficiency)
@@ -160,13 +168,18 @@ def baseline(run: BaselineRun, folder: Path, data: TaskData) -> RunOutcome:
 
 def embeddings(run: EmbeddingsRun, folder: Path, data: TaskData) -> RunOutcome:
     """A linear model on the embeddings of a student's encoder as it comes."""
-    task, max_length = data.task, run.training.max_length
-    compute = choose_compute(run.training.precision, max_length=max_length)
+    task, training = data.task, run.training
+    compute = choose_compute(training.precision, max_length=training.max_length)
     loaded = load_encoder(run.encoder, task, seed=0, attention=compute.attention)
     model = ready_for_inference(loaded.model, compute)
 
     def embed(texts: Sequence[str]) -> np.ndarray:
-        encoded = encode(loaded.tokenizer, (list(texts),), max_length=max_length)
+        encoded = encode(
+            loaded.tokenizer,
+            (list(texts),),
+            max_length=training.max_length,
+            windows=training.windows,
+        )
         return mean_embeddings(model, encoded, compute)
 
     started = datetime.now(UTC)

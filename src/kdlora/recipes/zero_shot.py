@@ -40,8 +40,8 @@ class ZeroShotLabeller:
         self, run: ZeroShotTeacherRun, task: Task, calibration: TeacherCalibration | None = None
     ) -> None:
         self.run, self.task, self.calibration = run, task, calibration
-        self.max_length = run.training.max_length
-        self.compute = choose_compute(run.training.precision, max_length=self.max_length)
+        self.training = run.training
+        self.compute = choose_compute(run.training.precision, max_length=run.training.max_length)
         self.sentences = run.zero_shot.sentences(task.label_names)
 
     def knows(self, rows: Examples) -> np.ndarray:
@@ -53,7 +53,12 @@ class ZeroShotLabeller:
         logits = np.zeros((len(rows), len(self.sentences)), dtype=np.float32)
         for place, sentence in enumerate(self.sentences):
             pairs = (rows.texts[0], [sentence] * len(rows))
-            texts = encode(tokenizer, pairs, max_length=self.max_length)
+            texts = encode(
+                tokenizer,
+                pairs,
+                max_length=self.training.max_length,
+                windows=self.training.windows,
+            )
             outputs = predict(model, texts, self.compute, forward=forward)
             logits[:, place] = outputs[:, entailment] if len(rows) else 0.0
         return calibrated(logits, self.calibration)

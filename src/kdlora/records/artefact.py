@@ -21,6 +21,7 @@ from kdlora.errors import InputError, ModelError, Problems, did_you_mean
 from kdlora.json_files import read_json_object
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
+from kdlora.spec.sections import Windows
 from kdlora.vocabulary.metric import POINTS
 
 ARTEFACT = "export.json"
@@ -146,6 +147,9 @@ class Artefact(ArtefactPart):
     inputs: list[str] = Field(["input_ids", "attention_mask"], description="of the ONNX graphs")
     output: str = "logits"
     max_length: int
+    windows: Windows | None = Field(
+        None, description="how longer texts are read, outside of the graphs; None: they are cut"
+    )
     pad_id: int = 0
     report_rows: int | None = None
     max_drop_points: float = Field(0.5, description="in `drop_unit`")

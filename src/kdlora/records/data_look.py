@@ -67,6 +67,7 @@ class TokenCount:
     unknown_tokens: float
     texts_with_unknown: float
     tokens_per_word: float
+    windows: float | None = None  # that a text is read in, in the mean; None: it is cut
 
 
 @dataclass(frozen=True)

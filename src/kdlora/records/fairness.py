@@ -24,6 +24,7 @@ FIELDS = {
     "epochs": "epochs",
     "steps": "optimizer steps",
     "max_length": "sequence length",
+    "windows": "windows of long texts",
     "precision": "precision",
     "target": "regression target",
     "device": "device",
@@ -72,6 +73,7 @@ def asked_of(run: Run) -> dict[str, Hashable]:
         "epochs": passes,
         "steps": (training.batch_size, training.epochs, training.min_steps, texts),
         "max_length": training.max_length,
+        "windows": training.windows and training.windows.title,
         "precision": training.precision,
     }
 
@@ -83,6 +85,8 @@ def conditions(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("train_steps", "planned_steps"):  # as others logged them, as kdlora plans them
         columns |= {"steps": name} if name in frame else {}
     table = {field: frame[column].map(_text) for field, column in columns.items()}
+    if "windows" in table and table["windows"].notna().any():
+        table["windows"] = table["windows"].fillna("none")
     table["hardware"] = environment.map(_hardware)
     table["versions"] = environment.map(_versions)
     made = pd.DataFrame(table, index=frame.index).reindex(columns=list(FIELDS)).astype(object)

@@ -191,6 +191,8 @@ def row(
     if isinstance(run, EncoderRun):
         for name in ("batch_size", "epochs", "max_length"):
             values[name] = getattr(run.training, name)
+        if (windows := run.training.windows) is not None:
+            values["windows"] = windows.title
         if record is not None and record.facts.planned_epochs is not None:
             values["epochs"] = round(record.facts.planned_epochs, 1)
     if isinstance(run, TrainedRun) and run.head_lr is not None:

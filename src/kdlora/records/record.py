@@ -124,6 +124,11 @@ class Efficiency(RecordPart):
     energy_method: str | None = None
     gpu_utilisation_percent: float | None = None
     gpu_power_w: float | None = None
+    windows_per_text: float | None = Field(
+        None,
+        description="where texts are read in windows: how many one of the report split takes, in "
+        "the mean; times and FLOPs are those of one short text",
+    )
     protocol: dict[str, Any] = Field(
         {}, description="merged, seq_length, batch sizes, threads, dtype, device, repeats"
     )

@@ -27,14 +27,14 @@ KEYS = ("pair", "task", "arm", "seed")
 NAMES = ("run_id", "pair", "task", "arm", "role", "adaptation", "distillation", "status")
 TEXTS = ("metric", "precision", "device", "attention", "encoder", "teacher", "student", "error",
          "teacher_run_id", "teacher_arm", "reference", "peak_memory_scope", "energy_method",
-         "stopped", "targets")  # fmt: skip
+         "stopped", "targets", "windows")  # fmt: skip
 NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batch_size", "epochs",
            "max_length", "n_train", "n_selection", "n_report", "trainable_params", "total_params",
            "size_mb", "train_s", "train_examples_per_s", "peak_memory_mb", "forward_flops",
            "train_flops", "latency_p50_ms", "latency_p95_ms", "throughput_per_s",
            "speedup_latency", "energy_j", "agreement", "agreement_chance", "kappa",
            "agreement_lower", "agreement_upper", "teacher_score", "max_train",
-           "temperature", "kd_weight", "inference_s")  # fmt: skip
+           "temperature", "kd_weight", "inference_s", "windows_per_text")  # fmt: skip
 TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids", "label_names")
 DICTS = ("protocol", "environment", "per_class_f1")
 IMPOSSIBLE = "impossible:"  # flags a cell: "impossible:score"

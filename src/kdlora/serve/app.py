@@ -124,6 +124,7 @@ def _add_routes(app: FastAPI, state: State) -> None:
             raise RequestError(500, "model", error.problems) from None
         metrics.latency.observe(time.monotonic() - began)
         metrics.truncated.inc(sum(answer["truncated"] for answer in found))
+        metrics.windows.inc(sum(answer.get("windows", 1) for answer in found))
         size = len(found) * state.predictor.card.num_outputs
         return await state.off_loop(size > _SMALL, lambda: as_json({"predictions": found}))
 
@@ -291,6 +292,6 @@ def _description(predictor: Predictor) -> str:
     card = predictor.card
     answer = f"the labels {', '.join(card.label_names)}" if card.label_names else "a value"
     return (
-        f"Reads {' and '.join(card.text_columns) or 'a text'} (up to {card.max_length} tokens, "
-        f"longer texts are cut) and gives {answer}. Runs as {predictor.variant}."
+        f"Reads {' and '.join(card.text_columns) or 'a text'} ({card.how_long}) "
+        f"and gives {answer}. Runs as {predictor.variant}."
     )

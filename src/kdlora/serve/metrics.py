@@ -36,7 +36,12 @@ class Metrics:
         self.texts = Counter("kdlora_texts", "Texts predicted.", registry=registry)
         self.truncated = Counter(
             "kdlora_truncated_texts",
-            "Texts longer than what the model reads, whose end had no say.",
+            "Texts longer than what the model reads, of which some had no say.",
+            registry=registry,
+        )
+        self.windows = Counter(
+            "kdlora_windows",
+            "Windows that texts were read in; one a text where the model has none.",
             registry=registry,
         )
         self.queue = Gauge("kdlora_queue_texts", "Texts that wait.", registry=registry)

@@ -110,12 +110,15 @@ def answer_schema(predictor: Predictor) -> dict[str, Any]:
     """What `/predict` answers with: a label with all probabilities, or a value."""
     labels = predictor.card.label_names
     share = {"type": "number", "minimum": 0, "maximum": 1}
-    limit = predictor.card.max_length
+    card = predictor.card
     length = {
         "tokens": {"type": "integer", "minimum": 0, "description": "of the whole input"},
-        "truncated": {"type": "boolean", "description": f"whether that is more than {limit}, all "
-                      "that the model reads"},
+        "truncated": {"type": "boolean", "description": "whether some of them are not read; the "
+                      f"model reads {card.how_long}"},
     }  # fmt: skip
+    if card.windows:
+        most = card.windows.max_windows
+        length["windows"] = {"type": "integer", "minimum": 1, "maximum": most}
     if predictor.card.answers.numeric:
         one = _object({"value": {"type": "number"}, **length})
     else:

@@ -25,11 +25,14 @@ Answer = dict[str, Any]
 class Outputs:
     """What a model makes of n texts or pairs: logits [n, c], and how long they are.
 
-    `tokens` [n] are those of each input before it is cut, special tokens included.
+    `tokens` [n] are those of each input before it is cut, special tokens included; `truncated` [n]
+    says which are not read to the end, `windows` [n] in how many windows a text is read.
     """
 
     logits: np.ndarray
     tokens: np.ndarray
+    truncated: np.ndarray
+    windows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,16 @@ class Predictor:
         """One answer a text: {"label", "probability", "probabilities"} or {"value"}.
 
         Each also has "tokens", how long the input is, and "truncated", whether that was more than
-        the model reads.
+        the model reads; and "windows", how many it was read in, by a model that reads in windows.
         """
-        found, limit = self.run(texts), self.card.max_length
+        found = self.run(texts)
+        facts = {"tokens": found.tokens, "truncated": found.truncated}
+        if found.windows is not None:
+            facts["windows"] = found.windows
+        rows = zip(*(column.tolist() for column in facts.values()), strict=True)
         return [
-            {**answer, "tokens": tokens, "truncated": tokens > limit}
-            for answer, tokens in zip(
-                answers(found.logits, self.card), found.tokens.tolist(), strict=True
-            )
+            {**answer, **dict(zip(facts, row, strict=True))}
+            for answer, row in zip(answers(found.logits, self.card), rows, strict=True)
         ]
 
     def outputs(self, texts: Texts) -> np.ndarray:
@@ -113,12 +118,14 @@ def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
 def answer_columns(card: ModelCard) -> list[str]:
     """The columns of a table that a model's answers fill."""
     shares = [] if card.answers.numeric else ["probability", *(f"p_{n}" for n in card.label_names)]
-    return ["prediction", *shares, "tokens", "truncated"]
+    windows = ["windows"] if card.windows else []
+    return ["prediction", *shares, "tokens", "truncated", *windows]
 
 
 def flat(answer: Answer) -> list[Any]:
     """An answer as the cells of `answer_columns`."""
     length = [answer["tokens"], str(answer["truncated"]).lower()]
+    length += [answer["windows"]] if "windows" in answer else []
     if "value" in answer:
         return [answer["value"], *length]
     shares = [round(share, 6) for share in answer["probabilities"].values()]

@@ -16,6 +16,7 @@ from kdlora.json_files import read_json_object
 from kdlora.records.record import KindName, Record, task_facts
 from kdlora.records.store import Store
 from kdlora.spec.run import EncoderRun
+from kdlora.spec.sections import Windows
 from kdlora.vocabulary.task import KINDS, Kind
 
 CARD = "kdlora.json"
@@ -65,6 +66,9 @@ class ModelCard(BaseModel):
     label_names: list[str] = Field(description="in the order of the outputs; none for numbers")
     positive: str | None = Field(None, description="the class that the task asks about")
     max_length: int = Field(ge=1)
+    windows: Windows | None = Field(
+        None, description="how longer texts are read; None: their end is not"
+    )
     metric: str
     selection_score: float | None
     report_score: float | None
@@ -76,6 +80,16 @@ class ModelCard(BaseModel):
     def answers(self) -> Kind:
         """How outputs become answers."""
         return KINDS[self.kind]
+
+    @property
+    def how_long(self) -> str:
+        """How much of a text the model reads, as a part of a sentence."""
+        if self.windows is None:
+            return f"up to {self.max_length} tokens, longer texts are cut"
+        return (
+            f"in up to {self.windows.max_windows} windows of {self.max_length} tokens, whose "
+            f"logits are pooled by their {'maximum' if self.windows.pooling == 'max' else 'mean'}"
+        )
 
     @property
     def num_outputs(self) -> int:
@@ -107,6 +121,7 @@ def make_card(
         label_names=list(facts.label_names),
         positive=facts.positive,
         max_length=run.training.max_length,
+        windows=run.training.windows,
         metric=quality.primary,
         selection_score=quality.splits["selection"].get(quality.primary),
         report_score=quality.score,

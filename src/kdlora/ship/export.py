@@ -95,6 +95,7 @@ def export_model(
             inputs=work.inputs,
             output=OUTPUT,
             max_length=found.card.max_length,
+            windows=found.card.windows,
             pad_id=int(work.tokenizer.pad_token_id or 0),
             report_rows=len(work.texts),
             max_drop_points=work.gate.allowed,

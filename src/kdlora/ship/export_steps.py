@@ -79,7 +79,9 @@ def begin(source: SourceRun, folder: Path, max_drop: float | None, note: OnNote)
     model, tokenizer = load_trained(source.model_folder, encoder=run.encoder)
     model.eval().requires_grad_(False)
     report = data.reports["report"]
-    texts = encode(tokenizer, report.texts, max_length=source.card.max_length)
+    texts = encode(
+        tokenizer, report.texts, max_length=source.card.max_length, windows=source.card.windows
+    )
     if not len(texts):
         raise ModelError(f"task '{data.task.name}' has no report row to gate on")
     parity = []
@@ -117,8 +119,9 @@ def _make_self_contained(work: Work) -> None:
             f"the tokenizer of {encoder_name(work.source)} has no fast form (tokenizer.json), "
             "without which nothing but transformers can read texts for it"
         )
-    tokenizer, max_length = work.tokenizer, work.source.card.max_length
-    reader = runtime.open_tokenizer(path, max_length=max_length)
+    tokenizer, card = work.tokenizer, work.source.card
+    read = {"max_length": card.max_length, "windows": card.windows}
+    reader = runtime.open_tokenizer(path, **read)
     reader.enable_padding(
         direction=tokenizer.padding_side,
         pad_id=int(tokenizer.pad_token_id or 0),
@@ -129,7 +132,7 @@ def _make_self_contained(work: Work) -> None:
     texts = list(work.data.reports["report"].texts)
     pad_id = int(tokenizer.pad_token_id or 0)
     found = runtime.encode(
-        runtime.open_tokenizer(path, max_length=max_length), texts, pad_id=pad_id
+        runtime.open_tokenizer(path, **read), texts, pad_id=pad_id, windows=card.windows
     )
     if not (
         np.array_equal(found.offsets, work.texts.offsets)

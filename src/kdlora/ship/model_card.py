@@ -51,9 +51,9 @@ def readme(
         else f", {teacher.metric} {teacher.score:.4f}",
         "rows": _rows(record),
         "scores": list(_scores(record, card)),
-        "made": list(_made(record, artefact)),
+        "made": list(_made(record, artefact, card)),
         "quantised": [v for v in artefact.variants if v.how],
-        "limit": f"Texts beyond {artefact.max_length} tokens are cut, and what is cut is not read.",
+        "limit": _limit(artefact),
         "limits": [*notes, *_forced(artefact)],
     }
     environment = _environment()
@@ -115,6 +115,17 @@ def example(artefact: Artefact, card: ModelCard) -> str | None:
         path=chosen.path,
         texts=repr(texts),
         labels=repr(card.label_names) if card.label_names else "",
+        windows=artefact.windows,
+    )
+
+
+def _limit(artefact: Artefact) -> str:
+    """What of a long text is not read."""
+    if artefact.windows is None:
+        return f"Texts beyond {artefact.max_length} tokens are cut, and what is cut is not read."
+    return (
+        f"Of texts of more than {artefact.windows.max_windows} windows some are not read. A text "
+        "costs as many passes as it has windows; the times above are of one."
     )
 
 
@@ -171,14 +182,14 @@ def _scores(record: Record, card: ModelCard) -> Any:
         yield f"why this run: {card.chosen_because}"
 
 
-def _made(record: Record, artefact: Artefact) -> Any:
+def _made(record: Record, artefact: Artefact, card: ModelCard) -> Any:
     run = record.run
     assert isinstance(run, TrainedRun)  # nothing else is exported
     yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {shown_name(run.encoder)}"
     epochs = record.facts.planned_epochs or run.training.epochs
     yield (
         f"{epochs:.4g} epochs, batch {run.training.batch_size}, "
-        f"learning rate {run.lr:g}, texts of up to {run.training.max_length} tokens"
+        f"learning rate {run.lr:g}, texts read {card.how_long}"
     )
     if run.adapter is not None:
         rank = record.facts.adapter_rank or run.adapter.rank

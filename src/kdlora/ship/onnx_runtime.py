@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdlora.data.batches import Encoded, eval_batches, pad, whole_lengths
+from kdlora.data.batches import Encoded, eval_batches, input_lengths, joined_rows, pad
 from kdlora.errors import InputError, ModelError
 from kdlora.records.artefact import Artefact, Variant, verify
 from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, read_card
 from kdlora.ship.safety import check_onnx
+from kdlora.spec.sections import Windows
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -37,7 +38,7 @@ def load_onnx(
     if card is None:
         raise ModelError(f"{folder / CARD} cannot be read; export the model again")
     session = open_session(model, threads=threads)
-    reader = open_tokenizer(folder / TOKENIZER, max_length=card.max_length)
+    reader = open_tokenizer(folder / TOKENIZER, max_length=card.max_length, windows=card.windows)
     inputs = [entry.name for entry in session.get_inputs()]
     outputs = [entry.name for entry in session.get_outputs()]
     if strange := [name for name in inputs if name not in _KNOWN_INPUTS]:
@@ -47,12 +48,12 @@ def load_onnx(
     whole = open_tokenizer(folder / TOKENIZER, max_length=None)
 
     def answer(texts: Texts) -> Outputs:
-        encoded = encode(reader, texts, pad_id=artefact.pad_id)
-        tokens = whole_lengths(
+        encoded = encode(reader, texts, pad_id=artefact.pad_id, windows=card.windows)
+        lengths = input_lengths(
             encoded, card.max_length, texts,
             lambda cut: encode(whole, cut, pad_id=artefact.pad_id).lengths,
         )  # fmt: skip
-        return Outputs(run(session, encoded, inputs=inputs, output=wanted), tokens)
+        return Outputs(run(session, encoded, inputs=inputs, output=wanted), *lengths)
 
     width = answer([["a"] for _ in card.text_columns or ["text"]]).logits.shape[1]
     if width != card.num_outputs:
@@ -92,8 +93,13 @@ def scales_by_batch(model: Path) -> bool:
     return b"DynamicQuantize" in content
 
 
-def open_tokenizer(path: Path, *, max_length: int | None) -> tokenizers.Tokenizer:
-    """The tokenizer of a folder, cutting at `max_length`; None cuts nothing. Raises ModelError."""
+def open_tokenizer(
+    path: Path, *, max_length: int | None, windows: Windows | None = None
+) -> tokenizers.Tokenizer:
+    """The tokenizer of a folder, cutting at `max_length`; None cuts nothing.
+
+    With `windows` what is cut off is made into further rows. Raises ModelError.
+    """
     need("tokenizers", "serve", "read texts")
     import tokenizers
 
@@ -106,21 +112,26 @@ def open_tokenizer(path: Path, *, max_length: int | None) -> tokenizers.Tokenize
         reader.no_truncation()
         return reader
     strategy = (reader.truncation or {}).get("strategy", "longest_first")
-    reader.enable_truncation(max_length, strategy=strategy)
+    stride = windows.overlap(max_length) if windows else 0
+    reader.enable_truncation(max_length, stride=stride, strategy=strategy)
     return reader
 
 
-def encode(reader: tokenizers.Tokenizer, texts: Texts, *, pad_id: int) -> Encoded:
-    """Tokenise texts (or pairs, column by column) without padding."""
+def encode(
+    reader: tokenizers.Tokenizer, texts: Texts, *, pad_id: int, windows: Windows | None = None
+) -> Encoded:
+    """Tokenise texts (or pairs, column by column) without padding; with `windows` all of them."""
     rows: list[Any] = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
-    found = reader.encode_batch_fast(rows)
-    ids = [np.asarray(row.ids, dtype=np.int32) for row in found]
-    types = [np.asarray(row.type_ids, dtype=np.int32) for row in found]
-    empty = np.zeros(0, dtype=np.int32)
-    return Encoded(
-        ids=np.concatenate(ids) if ids else empty,
-        offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        types=np.concatenate(types) if types else empty,
+    # The fast form gives the further windows of a pair the token types of a single text.
+    found = reader.encode_batch(rows) if windows else reader.encode_batch_fast(rows)
+    counts = [1 + len(text.overflowing) for text in found] if windows else []
+    if windows:
+        found = [row for text in found for row in (text, *text.overflowing)]
+    return joined_rows(
+        [np.asarray(row.ids, dtype=np.int32) for row in found],
+        [np.asarray(row.type_ids, dtype=np.int32) for row in found],
+        counts,
+        windows=windows,
         pad_id=pad_id,
     )
 
@@ -132,7 +143,7 @@ def run(
     inputs: list[str],
     output: str,
 ) -> np.ndarray:
-    """Outputs of every text [n, c] float32, in the given order.
+    """Outputs of every text [n, c] float32, in the given order; those of its windows are pooled.
 
     By batches of about one length; one text at a time, without padding, where the graph
     `scales_by_batch`: a text then has one answer, whoever else asks at that moment, at a cost of
@@ -140,7 +151,7 @@ def run(
     """
     alone = session.get_session_options().get_session_config_entry(_ALONE) == "1"
     rows: np.ndarray | None = None
-    for index in eval_batches(encoded.lengths, tokens=1 if alone else TOKENS):
+    for index in eval_batches(encoded.row_lengths, tokens=1 if alone else TOKENS):
         batch = _bare(encoded, int(index[0])) if alone else pad(encoded, index)
         try:
             (values,) = session.run([output], {name: batch[name] for name in inputs})
@@ -148,13 +159,13 @@ def run(
             detail = " ".join(str(error).split())[:300]
             raise ModelError(f"onnxruntime fails on these texts: {detail}") from error
         if rows is None:
-            rows = np.zeros((len(encoded), values.shape[1]), dtype=np.float32)
+            rows = np.zeros((len(encoded.row_lengths), values.shape[1]), dtype=np.float32)
         rows[index] = values
-    return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
+    return encoded.pooled(rows) if rows is not None else np.zeros((0, 1), dtype=np.float32)
 
 
 def _bare(encoded: Encoded, i: int) -> dict[str, np.ndarray]:
-    """One text as it is, int64 [1, l]."""
+    """One row as it is, int64 [1, l]."""
     own = slice(encoded.offsets[i], encoded.offsets[i + 1])
     ids = encoded.ids[None, own].astype(np.int64)
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

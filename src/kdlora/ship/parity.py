@@ -27,9 +27,10 @@ Model = Callable[..., Any]  # called with the inputs by name, answers with `.log
 def compare(step: str, one: Model, other: Model, texts: Encoded, *, tolerance: float) -> Parity:
     """Compare logits on real texts, the longest and the shortest among them, in odd batches.
 
-    The tolerance is that of logits up to 1, and grows with larger ones. Raises ModelError.
+    Of texts that are read in windows it is windows. The tolerance is that of logits up to 1, and
+    grows with larger ones. Raises ModelError.
     """
-    order = np.argsort(texts.lengths, kind="stable")
+    order = np.argsort(texts.row_lengths, kind="stable")
     index = order[np.unique(np.linspace(0, len(order) - 1, min(_SAMPLE, len(order))).astype(int))]
     index = np.random.default_rng(0).permutation(index)
     worst, largest, start, size = 0.0, 1.0, 0, 0

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.data.batches import encode, whole_lengths
+from kdlora.data.batches import encode, input_lengths
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import read_config
 from kdlora.models.encoders import output_names
@@ -61,10 +61,10 @@ def load_torch(folder: Path, *, precision: str = "auto", threads: int | None = N
     forward = make_forward(placed, compute)
 
     def run(texts: Texts) -> Outputs:
-        encoded = encode(tokenizer, tuple(texts), max_length=card.max_length)
-        tokens = whole_lengths(encoded, card.max_length, texts, partial(_count, tokenizer))
+        encoded = encode(tokenizer, tuple(texts), max_length=card.max_length, windows=card.windows)
+        lengths = input_lengths(encoded, card.max_length, texts, partial(_count, tokenizer))
         try:
-            return Outputs(predict(placed, encoded, compute, forward=forward), tokens)
+            return Outputs(predict(placed, encoded, compute, forward=forward), *lengths)
         except (RuntimeError, IndexError) as error:  # what torch says of shapes, tokens and memory
             detail = " ".join(str(error).split())[:300]
             raise ModelError(f"{folder}: the model fails on these texts: {detail}") from error

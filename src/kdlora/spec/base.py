@@ -36,7 +36,7 @@ def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "")
     problems = []
     for item in error.errors():
         parts, models = _follow(item["loc"], model)
-        place = prefix + ".".join(parts)
+        place = (prefix + ".".join(parts)).rstrip(".")
         kind, given = item["type"], item.get("input")
         if kind == "string_type" and isinstance(given, dict | BaseModel):
             continue  # a name or a mapping is expected; the mapping's own problem is told too

@@ -21,12 +21,11 @@ from kdlora.spec.base import Strict, explain
 from kdlora.spec.distillation import REST, Distillation, signal_problems
 from kdlora.spec.encoders import Layers, Pair
 from kdlora.spec.grid import Exclusions
-from kdlora.spec.sections import OwnTask, stated_kind, task_name
+from kdlora.spec.sections import OwnTask, stated_kind, task_name, text_columns
 from kdlora.spec.study import Study, merged
 from kdlora.spec.variations import SECTIONS, PlannedArm, Variation
 from kdlora.spec.yaml_file import load_yaml
 from kdlora.vocabulary.arm import BASELINES, EQUAL_STEPS, GIVEN_TEACHER, Arm, matching, teaching_arm
-from kdlora.vocabulary.task import TASKS
 
 _OF_PEFT = ("method", "config", "targets")  # the settings that an arm named peft has
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -62,7 +61,7 @@ def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
     problems.add(*_own_problems(study))
     if not problems:  # what these ask needs arms, names and settings that hold
         problems.add(*_exclusion_problems(study), *_halving_problems(study))
-        problems.add(*_texts_problems(study))
+        problems.add(*_texts_problems(study), *_window_problems(study))
     problems.raise_any()
     return study
 
@@ -151,6 +150,22 @@ def _override_problems(study: Study) -> Iterator[str]:
                 yield from _replaced(getattr(study, section), values, f"{place}.{section}.")
             else:
                 yield f"{place}: unknown section '{section}'.{did_you_mean(section, SECTIONS)}"
+
+
+def _window_problems(study: Study) -> Iterator[str]:
+    """Windows of pairs of texts: the longer one may be left with half of the tokens."""
+    pairs = [task_name(task) for task in study.tasks if len(text_columns(task)) > 1]
+    if any(pair.zero_shot for pair in study.pairs):  # it reads a text and a sentence
+        pairs = pairs or [task_name(task) for task in study.tasks]
+    for arm in study.planned_arms() if pairs else ():
+        training = study.section(arm, "training")
+        windows = training.windows
+        if windows and windows.overlap(training.max_length) > training.max_length // 4:
+            yield (
+                f"{arm}: training.windows.stride is {windows.stride}, but where pairs of texts are "
+                f"read ({', '.join(pairs)}) it can be at most a quarter of max_length "
+                f"({training.max_length})"
+            )
 
 
 def _replaced(section: Strict, values: Any, place: str) -> list[str]:
@@ -372,7 +387,7 @@ def _zero_shot_problems(pair: Pair, item: str | OwnTask) -> Iterator[str]:
     """Tasks that a classifier of entailment cannot answer, as far as the study file tells."""
     kind, name = stated_kind(item), task_name(item)
     place = f"pair '{pair.name}' on task '{name}': a zero-shot teacher"
-    texts = TASKS[item].texts if isinstance(item, str) else item.text
+    texts = text_columns(item)
     if kind is not None and kind.numeric:
         yield f"{place} tells classes, but the task is a {kind}"
     if len(texts) > 1:

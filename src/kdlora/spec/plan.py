@@ -175,9 +175,11 @@ class StudySettings:
 
     def training(self, row: ArmSettings, task: str) -> Training:
         """How an arm is trained on a task."""
-        if row.training.max_length != AUTO:
-            return row.training
-        return row.training.model_copy(update={"max_length": self.lengths[task]})
+        training = row.training
+        if training.max_length != AUTO and training.windows is None:
+            return training
+        auto = training.max_length == AUTO
+        return training.settled(self.lengths[task] if auto else training.max_length)
 
     def student(self, pair: Pair) -> EncoderRef:
         key = (pair.student_encoder, pair.student_layers)

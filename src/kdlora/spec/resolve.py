@@ -16,7 +16,7 @@ from kdlora.spec.distillation import REST, Texts
 from kdlora.spec.encoders import ADAPTER_CONFIG, PACKAGED_ENCODERS, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
-from kdlora.spec.sections import OwnTask, stated_kind, task_name
+from kdlora.spec.sections import OwnTask, stated_kind, task_name, text_columns
 from kdlora.spec.study import Study
 from kdlora.vocabulary.arm import GIVEN_TEACHER
 from kdlora.vocabulary.task import TASKS
@@ -117,7 +117,7 @@ def own_task_ref(own: OwnTask, paths: Mapping[str, Path]) -> TaskRef:
 def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
     """The unlabelled texts of a task."""
     name = task_name(item)
-    columns = TASKS[item].texts if isinstance(item, str) else item.text
+    columns = text_columns(item)
     sources = list(study.unlabelled.get(name, ()))
     if not isinstance(item, str):
         sources = [*item.unlabelled, *sources]
@@ -155,7 +155,7 @@ def outputs_of(study: Study, item: str | OwnTask, pair: Pair) -> OutputsRef | No
     own = None if isinstance(item, str) else item
     name = task_name(item)
     place = f"pair '{pair.name}', teacher_outputs"
-    columns = TASKS[item].texts if isinstance(item, str) else item.text
+    columns = text_columns(item)
     problems = Problems()
     if source.id and source.text:
         problems.add(f"{place}: join by id or by text, not both")

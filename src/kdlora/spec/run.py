@@ -42,7 +42,7 @@ _IN_EVERY_ID = ("lr", "adapter", "kd", "teacher_run_id")
 # id: what was done before they existed stays done.
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "": ("teacher_run_ids", "unlabelled", "target", "head_lr", "counted"),
-    "training": ("min_steps", "count_texts"),
+    "training": ("min_steps", "count_texts", "windows"),
     "data": ("max_selection",),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
@@ -238,10 +238,8 @@ class ZeroShotTeacherRun(BaseRun):
         exclude = {"path", "name"} if self.entailment.source == "folder" else {"path"}
         values = super()._hashed()
         values["entailment"] = self.entailment.model_dump(mode="json", exclude=exclude)
-        values["training"] = {
-            "max_length": self.training.max_length,
-            "precision": self.training.precision,
-        }
+        read = {"max_length", "precision", "windows"}
+        values["training"] = self.training.model_dump(mode="json", include=read)
         return values
 
 

@@ -84,6 +84,43 @@ TextLength = Annotated[
 ]
 
 
+Pooling = Literal["mean", "max"]
+LEAST_WINDOW = 16  # tokens: fewer leave no room for an overlap beside special tokens
+
+
+class Windows(Strict):
+    """Long texts are read whole: in windows of `max_length` tokens, whose logits are pooled."""
+
+    pooling: Pooling = Field(
+        "mean", description="of the logits of a text's windows, output by output"
+    )
+    stride: NonNegativeInt | None = Field(
+        None,
+        description="tokens that a window shares with the one before it, as in transformers. "
+        "Default: a quarter of max_length",
+    )
+    max_windows: int = Field(
+        16,
+        ge=2,
+        description="a text with more windows is read in so many, evenly spread, the first and the "
+        "last among them",
+    )
+
+    @property
+    def title(self) -> str:
+        """How texts are read, as a table shows it."""
+        return f"{self.pooling} of up to {self.max_windows}, stride {self.stride}"
+
+    def overlap(self, max_length: int) -> int:
+        """The stride of windows of so many tokens."""
+        return max_length // 4 if self.stride is None else self.stride
+
+
+def _as_windows(value: Any) -> Any:
+    """A pooling by itself leaves the rest as it is by default."""
+    return {"pooling": value} if isinstance(value, str) else value
+
+
 class Training(Strict):
     """How every arm is trained: the same for all of them, so that they can be compared."""
 
@@ -114,6 +151,14 @@ class Training(Strict):
         description="tokens; longer texts are cut. auto: the 99th percentile of a task's texts, up "
         "to what encoder and memory allow; one number for all arms",
     )
+    windows: Annotated[
+        Windows | None,
+        BeforeValidator(_as_windows, json_schema_input_type=Windows | Pooling | None),
+    ] = Field(
+        None,
+        description="longer texts are read whole, in windows of max_length tokens: a mapping, or "
+        "mean or max alone. Default: they are cut",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto is bf16 where the device computes it fast, else fp32"
     )
@@ -134,9 +179,39 @@ class Training(Strict):
             object.__setattr__(self, "min_steps", MIN_STEPS)
         return self
 
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Training:
+        """A window has to move on, and needs a length that is known."""
+        if self.windows is None:
+            return self
+        if self.max_length == AUTO:
+            raise ValueError(
+                "windows read whole texts, and max_length is the length of a window: give a "
+                "number of tokens instead of auto"
+            )
+        if self.max_length < LEAST_WINDOW:
+            raise ValueError(
+                f"windows of {self.max_length} tokens are too short: set max_length to "
+                f"{LEAST_WINDOW} or more"
+            )
+        if self.windows.overlap(self.max_length) > self.max_length // 2:
+            raise ValueError(
+                f"windows.stride is {self.windows.stride}, more than half of max_length "
+                f"({self.max_length}): every token would be read three times or more"
+            )
+        return self
+
+    def settled(self, max_length: int) -> Training:
+        """As a run has it: with a length that is a number, and windows that name their stride."""
+        changes: dict[str, Any] = {"max_length": max_length}
+        if self.windows is not None:
+            stride = self.windows.overlap(max_length)
+            changes["windows"] = self.windows.model_copy(update={"stride": stride})
+        return self.model_copy(update=changes)
+
     def of_untrained(self) -> Training:
         """What concerns a model that is not trained: how texts are cut and computed."""
-        read = {"max_length": self.max_length, "precision": self.precision}
+        read = {name: getattr(self, name) for name in ("max_length", "windows", "precision")}
         return Training(epochs=3).model_copy(update=read)  # a copy, since the length may be auto
 
     def replaced(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,6 +339,11 @@ class OwnTask(Strict):
 def task_name(item: str | OwnTask) -> str:
     """The name of a task as a study lists it: a known one, or one of its own."""
     return item if isinstance(item, str) else item.name
+
+
+def text_columns(item: str | OwnTask) -> tuple[str, ...]:
+    """The text columns of a task as a study lists it, one or two."""
+    return TASKS[item].texts if isinstance(item, str) else item.text
 
 
 def stated_kind(item: str | OwnTask) -> Kind | None:

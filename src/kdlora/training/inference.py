@@ -35,6 +35,7 @@ def predict(
 ) -> np.ndarray:
     """Outputs of the model for every text, [n, c] float32, in the order of `texts`.
 
+    Of a text that is read in windows they are pooled.
     `forward` is the model's own `make_forward`, where a caller has it already.
     """
     forward = forward or make_forward(model, compute)
@@ -43,30 +44,35 @@ def predict(
     rows: np.ndarray | None = None
     on_cpu = compute.device.type == "cpu"
     sizes = {"tokens": CPU_TOKENS, "largest": CPU_TEXTS} if on_cpu else {}
-    for index in eval_batches(texts.lengths, **sizes):
+    for index in eval_batches(texts.row_lengths, **sizes):
         values = forward(collate(texts, index, compute.device)).cpu().numpy()
         if rows is None:
-            rows = np.zeros((len(texts), values.shape[1]), dtype=np.float32)
+            rows = np.zeros((len(texts.row_lengths), values.shape[1]), dtype=np.float32)
         rows[index] = values
     model.train(was_training)
-    return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
+    return texts.pooled(rows) if rows is not None else np.zeros((0, 1), dtype=np.float32)
 
 
 @torch.inference_mode()
 def mean_embeddings(model: nn.Module, texts: Encoded, compute: Compute) -> np.ndarray:
-    """Means over the tokens of a classifier's last hidden states, [n, d] float32."""
+    """Means over the tokens of a classifier's last hidden states, [n, d] float32.
+
+    Of a text that is read in windows it is the mean of theirs.
+    """
     base: Any = model
     rows: np.ndarray | None = None
-    for index in eval_batches(texts.lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
+    for index in eval_batches(texts.row_lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
         inputs = collate(texts, index, compute.device)
         with compute.autocast():
             states = base.base_model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"].unsqueeze(-1).float()
         values = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
         if rows is None:
-            rows = np.zeros((len(texts), values.shape[1]), dtype=np.float32)
+            rows = np.zeros((len(texts.row_lengths), values.shape[1]), dtype=np.float32)
         rows[index] = values
-    return rows if rows is not None else np.zeros((0, 1), dtype=np.float32)
+    if rows is None:
+        return np.zeros((0, 1), dtype=np.float32)
+    return rows if texts.windows is None else texts.windows.mean(rows)
 
 
 def predict_held_out(
@@ -79,6 +85,13 @@ def predict_held_out(
         for name, part in texts.items()
         if name != "train"
     }
+
+
+def windows_per_text(texts: Encoded) -> float | None:
+    """Windows that a text takes in the mean; None where texts are not read in windows."""
+    if texts.windows is None or not len(texts):
+        return None
+    return float(texts.windows.counts.mean())
 
 
 def load_finished(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdlora.data.batches import Encoded, collate, train_batches
+from kdlora.data.batches import Encoded, collate, micro_batches, train_batches
 from kdlora.distillation.losses import Loss
 from kdlora.distillation.matching import Matching
 from kdlora.measure.quality import better
@@ -303,21 +303,31 @@ def clipped_step(optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: fl
 
 
 def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[float, float]:
-    """Gradient of the batch's mean loss, computed in parts of `micro` examples: loss and FLOPs."""
+    """Gradient of the batch's mean loss, computed in parts of `micro` examples: loss and FLOPs.
+
+    Of texts that are read in windows a part has so many windows, or one text. Their logits are
+    pooled before the loss, so that it is that of whole texts.
+    """
     model, data, setup = training.model, training.data, training.setup
     device = setup.compute.device
+    windows = data.texts.windows
     total, flops = 0.0, 0.0
     extra_done = False
-    for start in range(0, len(batch), micro):
-        part = batch[start : start + micro]
-        inputs = collate(data.texts, part, device)
+    for part in micro_batches(data.texts, batch, micro):
+        rows = data.texts.rows(part)
+        inputs = collate(data.texts, rows, device)
         labels = data.labels[part].to(device)
         teacher = data.teacher[part].to(device) if data.teacher is not None else None
+        matched = None
         if data.matching is None:
-            value = setup.loss(training.forward(inputs), labels, teacher)
+            logits = training.forward(inputs)
         else:
-            logits, matched = data.matching.run(model, inputs, part, setup.compute.autocast)
-            value = setup.loss(logits.float(), labels, teacher, matched)
+            logits, matched = data.matching.run(model, inputs, rows, setup.compute.autocast)
+        logits = logits.float()
+        if windows is not None:
+            logits = windows.pool_tensor(logits, part)
+            matched = None if matched is None else windows.pool_tensor(matched, part, "mean")
+        value = setup.loss(logits, labels, teacher, *([] if matched is None else [matched]))
         value = value * (len(part) / len(batch))
         total += float(value.detach())
         if not extra_done:  # a property of the weights: added once a step
@@ -325,7 +335,7 @@ def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[flo
             value = value if extra is None else value + extra
             extra_done = True
         value.backward()
-        flops += setup.step_flops(len(part), inputs["input_ids"].shape[1])
+        flops += setup.step_flops(*inputs["input_ids"].shape)
     return total, flops
 
 

@@ -134,6 +134,8 @@ def test_encoders_with_one_tokenizer_share_a_count_and_unknown_ones_are_named(tm
         tiny_tokenizer(tiny_config("bert")).save_pretrained(tmp_path / name)
         refs.append(EncoderRef(name=name, source="folder", path=str(tmp_path / name)))
     missing = EncoderRef(name="nobody/has-it", source="hub")
-    found, unread = read_tokenizers([(refs[0], 64), (refs[1], 64), (refs[1], 32), (missing, 64)])
+    found, unread = read_tokenizers(
+        [(refs[0], 64, None), (refs[1], 64, None), (refs[1], 32, None), (missing, 64, None)]
+    )
     assert [(one.encoders, one.max_length) for one in found] == [(("a", "b"), 64), (("b",), 32)]
     assert unread == ["nobody/has-it"]

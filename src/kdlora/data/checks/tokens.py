@@ -19,6 +19,7 @@ from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.errors import DataError
 from kdlora.records.data_look import DataFinding, TokenCount, percent
 from kdlora.spec.run import EncoderRef
+from kdlora.spec.sections import Windows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,6 +49,7 @@ class EncoderTokenizer:
     encoders: tuple[str, ...]
     tokenizer: Tokenizer
     max_length: int
+    windows: Windows | None = None
 
 
 def count_words(text: str) -> float:
@@ -71,26 +73,26 @@ _PIECE = re.compile(f"[^\\s{_SIGNS}]+|[{_SIGNS}]")
 
 
 def read_tokenizers(
-    wanted: Sequence[tuple[EncoderRef, int]],
+    wanted: Sequence[tuple[EncoderRef, int, Windows | None]],
     rules: Callable[[EncoderRef], str | None] = tokenizer_rules,
 ) -> tuple[list[EncoderTokenizer], list[str]]:
     """The tokenizers of encoders at their lengths, and the encoders whose is not at hand.
 
-    Encoders with the same tokenizer and length share one.
+    Encoders with the same tokenizer, length and windows share one.
     """
-    shared: dict[tuple[str, int], list[str]] = {}
+    shared: dict[tuple[str, int, Windows | None], list[str]] = {}
     missing = []
-    for encoder, max_length in wanted:
+    for encoder, max_length, windows in wanted:
         found = rules(encoder)
         if found is None:
             missing.append(encoder.title)
             continue
-        names = shared.setdefault((found, max_length), [])
+        names = shared.setdefault((found, max_length, windows), [])
         if encoder.title not in names:
             names.append(encoder.title)
     return [
-        EncoderTokenizer(tuple(names), parse_tokenizer(found), max_length)
-        for (found, max_length), names in shared.items()
+        EncoderTokenizer(tuple(names), parse_tokenizer(found), max_length, windows)
+        for (found, max_length, windows), names in shared.items()
     ], list(dict.fromkeys(missing))
 
 
@@ -152,7 +154,8 @@ def count_tokens(one: EncoderTokenizer, texts: Sequence[Sequence[str]]) -> Token
     step = max(1, len(rows) // _LARGE)
     words = sum(count_words(text) for column in chosen for text in column[::step])
     own = lengths[::step].sum() - special * len(lengths[::step])
-    beyond = np.maximum(lengths - one.max_length, 0)
+    taken, read = _windows(one, lengths, special)
+    beyond = np.maximum(lengths - read, 0)
     said = max(int(lengths.sum()) - special * len(lengths), 1)
     return TokenCount(
         encoders=one.encoders,
@@ -167,7 +170,29 @@ def count_tokens(one: EncoderTokenizer, texts: Sequence[Sequence[str]]) -> Token
         unknown_tokens=float(unknown.sum() / said),
         texts_with_unknown=float((unknown > 0).mean()),
         tokens_per_word=float(own / max(words, 1.0)),
+        windows=None if taken is None else float(taken.mean()),
     )
+
+
+def _windows(
+    one: EncoderTokenizer, lengths: np.ndarray, special: int
+) -> tuple[np.ndarray | None, int]:
+    """In how many windows inputs [n] are read, None where they are cut; and the most tokens read.
+
+    Of pairs it is what the longer text takes.
+    """
+    if one.windows is None:
+        return None, one.max_length
+    step = one.max_length - special - one.windows.overlap(one.max_length)
+    most = one.windows.max_windows
+    wanted = 1 + np.ceil(np.maximum(lengths - one.max_length, 0) / step)
+    return np.minimum(wanted, most), one.max_length + (most - 1) * step
+
+
+_ADVICE = (
+    "Set training.max_length (--max-length) to auto or to a number, up to what the encoder takes; "
+    "or read long texts whole by training.windows (--windows); or put what matters first"
+)
 
 
 def token_findings(count: TokenCount) -> Iterator[DataFinding]:
@@ -175,16 +200,17 @@ def token_findings(count: TokenCount) -> Iterator[DataFinding]:
     names = " and ".join(count.encoders)
     if count.cut_texts > 0:
         much = count.cut_texts >= CUT_TEXTS or count.cut_tokens >= CUT_TOKENS
+        how, advice = f"{count.max_length} tokens ({names}) and are cut", _ADVICE
+        if count.windows is not None:
+            how = f"the windows of {count.max_length} tokens that are read of each ({names})"
+            advice = "Raise training.windows.max_windows, or training.max_length"
         yield DataFinding(
             "cut_texts",
             "warning" if much else "info",
-            f"{percent(count.cut_texts)} of the texts are longer than {count.max_length} tokens "
-            f"({names}) and are cut: {percent(count.cut_tokens)} of all tokens are never read. The "
+            f"{percent(count.cut_texts)} of the texts are longer than {how}: "
+            f"{percent(count.cut_tokens)} of all tokens are never read. The "
             f"median text has {count.median} tokens, the 99th percentile {count.percentile_99}",
-            "Set training.max_length (--max-length) to auto or to a number, up to what the encoder "
-            "takes, or put what matters first"
-            if much
-            else "",
+            advice if much else "",
         )
     spelled = count.tokens_per_word >= SPELLED
     if count.unknown_tokens >= UNKNOWN_TOKENS or spelled:

@@ -46,6 +46,7 @@ SETTINGS = (
     Column("batch_size", "Batch"),
     Column("epochs", "Epochs"),
     Column("max_length", "Max length", "tokens"),
+    Column("windows", "Windows", numeric=False),
     Column("rank", "Rank"),
     Column("alpha", "Alpha"),
     Column("targets", "Adapter on", numeric=False),
@@ -71,7 +72,7 @@ def values(cells: Iterable[Any]) -> list[str]:
 def trust(facts: Facts) -> list[Finding]:
     """Coverage, flags, unequal conditions."""
     checks: tuple[Callable[[Facts], Finding | None], ...] = (
-        covered, ended_early, flagged, unequal, equal, mixed_protocol, unsteady,
+        covered, ended_early, flagged, unequal, equal, in_windows, mixed_protocol, unsteady,
     )  # fmt: skip
     return [finding for check in checks if (finding := check(facts))]
 
@@ -175,6 +176,23 @@ def equal(facts: Facts) -> Finding | None:
     if len(names(rows, "arm")) < 2 or not same:
         return None
     return Finding("Equal conditions", f"All trained models share {w.join(same)}.", ("settings",))
+
+
+def in_windows(facts: Facts) -> Finding | None:
+    """What a long text costs, where texts are read in windows."""
+    rows = facts.frame[facts.frame["windows_per_text"].notna()].drop_duplicates("run_id")
+    if rows.empty:
+        return None
+    parts = [
+        f"{own['windows_per_text'].mean():.1f} ({w.join(names(own, 'arm'))})"
+        for _, own in groups(rows.assign(shown=rows["windows_per_text"].round(1)), "shown")
+    ]
+    text = (
+        f"Long texts are read in windows, of which one of the report split takes {w.join(parts)} "
+        "in the mean. Latency, throughput and FLOPs are those of one short text, so a long one "
+        "costs as many times more as it has windows."
+    )
+    return Finding("Long texts", text, ("settings",))
 
 
 def mixed_protocol(facts: Facts) -> Finding | None:
