@@ -218,6 +218,17 @@ def _shortened(name: str) -> str:
     return name.encode()[:_LONGEST_PART].decode("utf-8", "ignore")
 
 
+def links_root(folder: Path) -> Path:
+    """Within what links of a model's folder may lead: the folder itself.
+
+    For a snapshot in the hub's cache, whose files are links, it is the model's.
+    """
+    resolved = folder.resolve()
+    model = resolved.parent.parent
+    cached = resolved.parent.name == "snapshots" and model.name.startswith("models--")
+    return model if cached else resolved
+
+
 def cache_dir() -> Path:
     """Where fetched models and data are kept: $KDLORA_CACHE, or ~/.cache/kdlora."""
     return Path(os.environ.get("KDLORA_CACHE") or "~/.cache/kdlora").expanduser()

@@ -86,6 +86,19 @@ def test_the_selection_split_hangs_on_no_other_setting(tmp_path):
     assert reports[0] == reports[1]
 
 
+def test_max_eval_cuts_what_is_reported_on_and_nothing_else(tmp_path):
+    file, held_out = moods(tmp_path / "a.csv", 300, 0), moods(tmp_path / "b.csv", 120, 1)
+    whole = load_task(ref_of(file, held_out), Data(selection_min=30))
+    cut = load_task(ref_of(file, held_out), Data(selection_min=30, max_eval=40))
+    assert len(cut.reports["report"]) == 40
+    assert set(cut.reports["report"].ids) < set(whole.reports["report"].ids)
+    assert cut.train.ids.tolist() == whole.train.ids.tolist()
+    assert cut.selection.ids.tolist() == whole.selection.ids.tolist()
+    shares = [np.mean(one.reports["report"].labels) for one in (whole, cut)]
+    assert abs(shares[0] - shares[1]) < 0.03
+    assert "max_eval: 40 of 120 report rows are used" in cut.notes
+
+
 def test_max_train_cuts_train_and_nothing_else(tmp_path):
     ref = ref_of(moods(tmp_path / "a.csv", 300, 1))
     whole = load_task(ref, Data(selection_min=30))

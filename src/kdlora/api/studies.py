@@ -50,6 +50,8 @@ def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Stud
     `changes` replace top-level keys of the study.
     """
     if isinstance(study, Study):
+        if not changes:  # what it leaves to its defaults stays left to them
+            return study
         study = {**study.model_dump(), "base_dir": study.base_dir}
     if isinstance(study, dict):
         return make_study({**study, **changes})
@@ -65,12 +67,17 @@ def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Stud
 
 def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
+    from kdlora.data.hub_data import as_files
     from kdlora.data.own_task import check_own_task, check_teaching_files
+    from kdlora.spec.hub_data import is_kept
 
     problems, plan = Problems(f"study '{study.name}'"), _planned(study)
     for task in {run.task.name: run.task for run in plan.runs}.values():
-        if task.own is not None:
-            problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(task.own)))
+        own = task.own
+        if own is not None and own.hub is not None:  # what is not here yet is checked once it is
+            own = as_files(own) if is_kept(own) else None
+        if own is not None:
+            problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(own)))
     for run in plan.runs:
         problems.add(*(f"task '{run.task.name}': {p}" for p in check_teaching_files(run)))
     problems.raise_any()
@@ -366,6 +373,7 @@ def distil(
     train: LabelledRows,
     student: str,
     teacher: str | None = None,
+    hub: str | None = None,
     eval: LabelledRows | None = None,
     unlabelled: Texts = (),
     text: str | Sequence[str] = "text",
@@ -388,6 +396,7 @@ def distil(
     max_length: int | Literal["auto"] | None = None,
     windows: Literal["mean", "max"] | Mapping[str, Any] | None = None,
     max_train: int | None = None,
+    max_eval: int | None = None,
     rank: int | None = None,
     temperature: float | None = None,
     kd_weight: float | None = None,
@@ -422,6 +431,8 @@ def distil(
         student: the small encoder: a folder, a packaged encoder such as minilm-l3, or a name of
             the model hub.
         teacher: the large encoder, named in the same ways.
+        hub: a data set of the hub, such as ``fancyzhx/ag_news``, of which `train` and `eval` name
+            splits.
         teacher_outputs: a file of a teacher's answers, joined by `id` where it has that column,
             else by the texts, word for word.
         outputs_kind: what it holds: labels (names of classes), probabilities, logits, votes or
@@ -445,8 +456,8 @@ def distil(
         seeds: every arm is trained once a seed.
         windows: read long texts whole, in windows of `max_length` tokens whose logits are pooled
             by their mean or max; a mapping also says ``stride`` and ``max_windows``.
-        epochs, batch_size, lr, max_length, max_train, rank, temperature, kd_weight: settings of
-            the study file by their names there; None leaves the default.
+        epochs, batch_size, lr, max_length, max_train, max_eval, rank, temperature, kd_weight:
+            settings of the study file by their names there; None leaves the default.
         name: of the study; by default distil- and the training file's name.
         sections: further settings by section, as ``{"training": {"warmup": 0.1}}``.
         out: folder for everything that is made; by default ``results/<name>``.
@@ -466,6 +477,7 @@ def distil(
         **cast(dict[str, Any], files),
         student=student,
         teacher=teacher,
+        hub=hub,
         text=text,
         label=label,
         id=id,
@@ -486,6 +498,7 @@ def distil(
         max_length=max_length,
         windows=windows,
         max_train=max_train,
+        max_eval=max_eval,
         rank=rank,
         temperature=temperature,
         kd_weight=kd_weight,

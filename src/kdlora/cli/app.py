@@ -29,7 +29,6 @@ app = typer.Typer(
     name="kdlora",
     help="Distil a large fine-tuned encoder into a small one, and prove that it was worth it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

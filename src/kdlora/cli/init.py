@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from kdlora.cli import completion
 from kdlora.errors import InputError
 
 
 def init(
     preset: Annotated[
-        str | None, typer.Argument(metavar="[PRESET]", help="Name of a preset; default: list them.")
+        str | None,
+        typer.Argument(
+            metavar="[PRESET]",
+            help="Name of a preset; default: list them.",
+            autocompletion=completion.presets,
+        ),
     ] = None,
     to: Annotated[
         Path | None,

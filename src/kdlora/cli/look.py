@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdlora.cli import completion
 from kdlora.cli.study import AsJson, DataDir, Strict
 from kdlora.errors import InputError
 from kdlora.records.data_look import percent
@@ -28,12 +29,19 @@ def look(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|STUDY",
+            metavar="FILE|STUDY|HUB",
             help="Labelled rows in a CSV, TSV, JSONL or Parquet file; or a study file, a preset "
-            "or a study's folder.",
+            "or a study's folder; or with --train a data set of the hub.",
+            autocompletion=completion.tables_and_studies,
         ),
     ],
-    eval: Annotated[str | None, typer.Option(help="Held-out data of FILE.")] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(help="The split to learn from of a data set of the hub, such as train."),
+    ] = None,
+    eval: Annotated[
+        str | None, typer.Option(help="Held-out data of FILE, or a split of the data set.")
+    ] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="Text column of FILE, default text; twice for a pair.")
     ] = None,
@@ -45,7 +53,8 @@ def look(
         list[str] | None,
         typer.Option(
             help="An encoder that is to read FILE; may be given many times. Without one no tokens "
-            "are counted."
+            "are counted.",
+            autocompletion=completion.encoders,
         ),
     ] = None,
     max_length: Annotated[
@@ -63,12 +72,12 @@ def look(
     console = _console(as_json)
     of_file = {"--eval": eval, "--text": text, "--label": label, "--kind": kind,
                "--encoder": encoder, "--max-length": max_length}  # fmt: skip
-    if is_table_name(Path(source)):
+    if train is not None or is_table_name(Path(source)):
         if data_dir is not None:
             raise InputError("--data-dir is of a study, and a file is given")
         looks = [
             look_at_file(
-                _task(source, eval=eval, text=text, label=label, kind=kind),
+                _task(source, train, eval=eval, text=text, label=label, kind=kind),
                 encoders=encoder or (),
                 max_length=max_length or Training().max_length,
                 on_note=lambda note: console.print(note, style="dim"),
@@ -92,8 +101,11 @@ def look(
         require_sound(looks)
 
 
-def _task(file: str, **options: object) -> OwnTask:
-    """A file as a task of its own; options that are not given have the defaults of a study."""
+def _task(source: str, split: str | None, **options: object) -> OwnTask:
+    """A file, or with a split a data set of the hub, as a task of its own.
+
+    Options that are not given have the defaults of a study.
+    """
     from pydantic import ValidationError
 
     from kdlora.planning.distil_study import task_name_of
@@ -101,8 +113,9 @@ def _task(file: str, **options: object) -> OwnTask:
     from kdlora.spec.sections import OwnTask
 
     given = {name: value for name, value in options.items() if value}
+    rows = {"train": source} if split is None else {"hub": source, "train": split}
     try:
-        return OwnTask.model_validate({"name": task_name_of(file), "train": file, **given})
+        return OwnTask.model_validate({"name": task_name_of(source), **rows, **given})
     except ValidationError as error:
         raise InputError(explain(error, OwnTask)) from None
 

@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from kdlora.cli import completion
+
 Where = Annotated[
     list[str] | None,
     typer.Option(
         metavar="COLUMN=VALUE",
+        autocompletion=completion.runs,
         help="Only runs with this value (task=rte, pair=bert*, rank=8) or of this arm; many times: "
         "values of one column are alternatives, all columns must hold.",
     ),
@@ -18,6 +21,7 @@ Without = Annotated[
     list[str] | None,
     typer.Option(
         metavar="ARM",
+        autocompletion=completion.runs,
         help="Leave out an arm (student/dora, teacher/*) or what has a value (task=wnli); many "
         "times.",
     ),

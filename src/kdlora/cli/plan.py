@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli import completion
 from kdlora.cli.study import AsJson, DataDir, Out, StudyFile, StudyFolder
 from kdlora.errors import InputError
 from kdlora.vocabulary.arm import labelled
@@ -40,7 +41,10 @@ def plan(
     ] = None,
     add_arm: Annotated[
         list[str] | None,
-        typer.Option(help="Say what changes with this arm too, such as student/kd-dora."),
+        typer.Option(
+            help="Say what changes with this arm too, such as student/kd-dora.",
+            autocompletion=completion.arm_names,
+        ),
     ] = None,
     learn_from: Annotated[
         list[Path] | None,

@@ -24,7 +24,10 @@ _LINES = 256  # that are answered together
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A saved student, an export, or a run's folder.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="A saved student, an export or a run's folder, or a name of the model hub."
+        ),
     ],
     file: Annotated[
         Path | None,

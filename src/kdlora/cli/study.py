@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli import completion
 from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
 
@@ -27,6 +28,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATTERN",
+        autocompletion=completion.runs,
         help="Only these runs and the teachers they need: a shell pattern or /regular expression/ "
         "for a task, arm, pair, seed or run id, or for one of them: task=rte, arm=student/kd-*, "
         "seed=1. May be given many times: alternatives within a field, all fields must hold. "
@@ -99,7 +101,11 @@ Strict = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 StudyFile = Annotated[
     str,
-    typer.Argument(metavar="STUDY", help="A study file, or a preset (kdlora init lists them)."),
+    typer.Argument(
+        metavar="STUDY",
+        help="A study file, or a preset (kdlora init lists them).",
+        autocompletion=completion.studies,
+    ),
 ]
 DataDir = Annotated[
     str | None,
@@ -157,9 +163,19 @@ def run(
 
 def distil(
     train: Annotated[str, typer.Option(help="Training data: CSV, TSV, JSONL or Parquet.")],
-    student: Annotated[str, typer.Option(help="Small encoder: hub name, folder or minilm-l3 ...")],
+    student: Annotated[
+        str,
+        typer.Option(
+            help="Small encoder: hub name, folder or minilm-l3 ...",
+            autocompletion=completion.encoders,
+        ),
+    ],
     teacher: Annotated[
-        str | None, typer.Option(help="Large encoder: hub name, folder or minilm-l6 ...")
+        str | None,
+        typer.Option(
+            help="Large encoder: hub name, folder or minilm-l6 ...",
+            autocompletion=completion.encoders,
+        ),
     ] = None,
     teacher_outputs: Annotated[
         str | None,
@@ -189,20 +205,35 @@ def distil(
             "and without labels."
         ),
     ] = None,
-    eval: Annotated[str | None, typer.Option(help="Held-out data; default 20 % of train.")] = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="A data set of the hub, of which --train and --eval name splits.",
+        ),
+    ] = None,
+    eval: Annotated[
+        str | None, typer.Option(help="Held-out data.", show_default="20 % of train")
+    ] = None,
     unlabelled: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FILE",
             help="Texts without labels, which the student learns from the teacher's answers; may "
             "be given many times. Their columns are called as the training data's.",
+            show_default="none",
         ),
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Text column; twice for a pair.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Text column; twice for a pair.", show_default="text")
+    ] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
     id: Annotated[str | None, typer.Option(help="Column of unique example ids.")] = None,
     kind: Annotated[str, typer.Option(help="auto, classification or regression.")] = "auto",
-    metric: Annotated[str | None, typer.Option(help="Primary metric; default macro_f1.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Primary metric.", show_default="macro_f1; pearson of a regression"),
+    ] = None,
     positive: Annotated[str | None, typer.Option(help="Class whose F1 is reported as f1.")] = None,
     teacher_is_trained: Annotated[
         bool | None,
@@ -212,17 +243,36 @@ def distil(
             "local folder that holds a sequence classifier.",
         ),
     ] = None,
-    adaptation: Annotated[str, typer.Option(help="The student's: lora, dora, fft ...")] = "lora",
-    rank: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples per optimizer step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate, of all arms alike.")] = None,
+    adaptation: Annotated[
+        str,
+        typer.Option(
+            help="The student's: lora, dora, fft ...", autocompletion=completion.adaptations
+        ),
+    ] = "lora",
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of the adapter.", show_default="16")
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Passes over the training data.", show_default="3, more up to 200 steps"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate, of all arms alike.",
+            show_default="0.0001 of full fine-tuning, 0.001 of adapters and new heads",
+        ),
+    ] = None,
     max_length: Annotated[
         str | None,
         typer.Option(
             metavar="TOKENS|auto",
             help="Tokens per text; more are cut. auto: the 99th percentile of the texts, up to "
             "what encoders and memory allow.",
+            show_default="128",
         ),
     ] = None,
     windows: Annotated[
@@ -230,20 +280,41 @@ def distil(
         typer.Option(
             metavar="mean|max",
             help="Read long texts whole, in windows of --max-length tokens that overlap by a "
-            "quarter; their logits are pooled by this. Default: texts are cut.",
+            "quarter; their logits are pooled by this.",
+            show_default="texts are cut",
         ),
     ] = None,
-    max_train: Annotated[int | None, typer.Option(help="Train on a subset of this size.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Softens the teacher's logits.")] = None,
-    kd_weight: Annotated[float | None, typer.Option(help="Teacher's share in the loss.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seed; may be given many times.")] = None,
+    max_train: Annotated[
+        int | None,
+        typer.Option(help="Train on a stratified subset of this size.", show_default="all rows"),
+    ] = None,
+    max_eval: Annotated[
+        int | None,
+        typer.Option(help="Report on a stratified subset of this size.", show_default="all rows"),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Softens the teacher's logits.", show_default="2")
+    ] = None,
+    kd_weight: Annotated[
+        float | None, typer.Option(help="Teacher's share in the loss.", show_default="0.5")
+    ] = None,
+    seeds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--seeds",
+            "--seed",
+            metavar="N,N,...",
+            help="Every arm is trained once a seed: 1,2,3; may be given many times.",
+            show_default="42",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     out: Out = None,
     workers: Workers = 1,
     threads: Threads = None,
     strict: Strict = False,
 ) -> None:
-    """Distil a teacher into a small student on your own file."""
+    """Distil a teacher into a small student on your own file, or on a data set of the hub."""
     from kdlora.planning.distil_study import DistilArguments, distil_study
 
     arguments = DistilArguments(
@@ -255,6 +326,7 @@ def distil(
         outputs_label=outputs_label,
         confidence=confidence,
         hypothesis=hypothesis,
+        hub=hub,
         eval=eval,
         unlabelled=unlabelled or (),
         text=text or "text",
@@ -265,13 +337,14 @@ def distil(
         positive=positive,
         teacher_is_trained=teacher_is_trained,
         adaptation=adaptation,
-        seeds=seed or (42,),
+        seeds=_seeds(seeds) or (42,),
         epochs=epochs,
         batch_size=batch_size,
         lr=lr,
         max_length=max_length,
         windows=windows,
         max_train=max_train,
+        max_eval=max_eval,
         rank=rank,
         temperature=temperature,
         kd_weight=kd_weight,
@@ -285,6 +358,14 @@ def distil(
         retry_failed=True,
         strict=strict,
     )
+
+
+def _seeds(given: list[str] | None) -> list[int]:
+    """``1,2`` and ``3`` as whole numbers."""
+    parts = [part.strip() for text in given or () for part in text.split(",")]
+    if wrong := [part for part in parts if not part.removeprefix("-").isdecimal()]:
+        raise InputError(f"--seeds: {wrong[0]!r} is no whole number; expected such as 1,2,3")
+    return [int(part) for part in parts]
 
 
 def report(

@@ -20,6 +20,7 @@ from kdlora.data.examples import (
     joined,
     overlap,
 )
+from kdlora.data.hub_data import as_files
 from kdlora.data.own_task import load_own
 from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.data.splits import (
@@ -156,6 +157,8 @@ def _load(ref: TaskRef, progress: Callable[[str], None] | None) -> Loaded:
             raise DataError("own files are meant, but none are described")
         _check_unchanged(ref, [ref.own.train, ref.own.eval])
         return load_own(ref.own)
+    if ref.own is not None:
+        return load_own(as_files(ref.own, progress=progress))
     if ref.name not in TASKS:
         raise DataError(f"unknown task.{did_you_mean(ref.name, TASKS)}")
     task = TASKS[ref.name]
@@ -212,6 +215,10 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
         report, selection = _carve(report, size, seed_for(data.split_seed, "selection"))
         reports["report"] = report
         notes.append(f"no train row has a label: {len(selection):,} of eval are selected on")
+    for name, part in reports.items():
+        if data.max_eval is not None and data.max_eval < len(part):
+            notes.append(f"max_eval: {data.max_eval:,} of {len(part):,} {name} rows are used")
+            reports[name] = _subset(part, data.max_eval, seed_for(data.split_seed, "max_eval"))[0]
     if data.max_selection == size and data.max_train is not None:
         notes.append(
             f"checkpoints are selected on {size:,} rows: more labels are not at hand where "
@@ -220,10 +227,7 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
     rest = loaded.rest
     if data.max_train is not None and data.max_train < len(train):
         notes.append(f"max_train: {data.max_train:,} of {len(train):,} train rows are used")
-        rng = np.random.default_rng(seed_for(data.split_seed, "max_train"))
-        used = np.zeros(len(train), dtype=bool)
-        used[subset(strata_of(train.labels), size=data.max_train, rng=rng)] = True
-        train, left = train.take(used), train.take(~used)
+        train, left = _subset(train, data.max_train, seed_for(data.split_seed, "max_train"))
         rest = left if rest is None else joined(left, rest)
 
     splits = {"train": train, "selection": selection, **reports}
@@ -249,6 +253,13 @@ def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
             f"no rows can be set aside out of {len(rows):,}: too few different texts per class"
         )
     return rows.take(kept), rows.take(carved)
+
+
+def _subset(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
+    """A stratified subset of rows, and the others."""
+    used = np.zeros(len(rows), dtype=bool)
+    used[subset(strata_of(rows.labels), size=size, rng=np.random.default_rng(seed))] = True
+    return rows.take(used), rows.take(~used)
 
 
 def _class_notes(task: Task, splits: dict[str, Examples], *, taught: bool) -> list[str]:

@@ -17,7 +17,7 @@ from kdlora.errors import DataError, Problems
 from kdlora.planning.inputs import read_inputs
 from kdlora.records.data_look import DataFinding, DataLook
 from kdlora.spec.plan import Plan
-from kdlora.spec.resolve import encoder_ref, own_task_ref
+from kdlora.spec.resolve import encoder_ref, hub_task_ref, own_task_ref
 from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, Run, ZeroShotTeacherRun
 from kdlora.spec.sections import Data, OwnTask, Training, Windows
 
@@ -57,9 +57,15 @@ def look_at_file(
     max_length: int = Training().max_length,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> DataLook:
-    """Look at labelled rows in one or two files. Raises InputError with all that is wrong."""
+    """Look at labelled rows in one or two files, or in a data set of the hub.
+
+    Raises InputError with all that is wrong.
+    """
     files = {"train": own.train, "eval": own.eval}
-    task = own_task_ref(own, {key: Path(name) for key, name in files.items() if name})
+    if own.hub is not None:
+        task = hub_task_ref(own, Path(own.hub).expanduser())
+    else:
+        task = own_task_ref(own, {key: Path(name) for key, name in files.items() if name})
     problems = Problems()
     wanted: list[tuple[EncoderRef, int, Windows | None]] = []
     for name in encoders:

@@ -28,6 +28,7 @@ _SETTINGS = {
     "max_length": "training",
     "windows": "training",
     "max_train": "data",
+    "max_eval": "data",
     "rank": "adapter",
     "temperature": "distillation",
     "kd_weight": "distillation",
@@ -43,6 +44,7 @@ class DistilArguments:
     train: FileName
     student: str
     teacher: str | None = None
+    hub: str | None = None
     eval: FileName | None = None
     unlabelled: FileName | Sequence[FileName] = ()
     text: str | Sequence[str] = "text"
@@ -65,6 +67,7 @@ class DistilArguments:
     max_length: int | str | None = None
     windows: str | Mapping[str, Any] | None = None
     max_train: int | None = None
+    max_eval: int | None = None
     rank: int | None = None
     temperature: float | None = None
     kd_weight: float | None = None
@@ -81,11 +84,12 @@ def distil_study(given: DistilArguments) -> Study:
     """The study that these arguments mean. Raises InputError with all that is wrong with them."""
     if problems := list(_contradictions(given)):
         raise InputError(problems)
-    stem = task_name_of(given.train)
+    stem = task_name_of(given.train if given.hub is None else given.hub)
     task = {
         "name": stem,
         "train": str(given.train),
         "eval": None if given.eval is None else str(given.eval),
+        "hub": given.hub,
         "text": given.text if isinstance(given.text, str) else tuple(given.text),
         "unlabelled": _names(given.unlabelled),
     }
@@ -97,7 +101,7 @@ def distil_study(given: DistilArguments) -> Study:
     changes: dict[str, Any] = {}
     if given.teaches_without_training:  # what it says replaces labels
         task["missing_labels"] = "rest"
-        if not _has_labels(given.train, given.label):
+        if given.hub is None and not _has_labels(given.train, given.label):
             controls, changes = [], {"baselines": False}  # none of them learns without labels
     return make_study(
         {

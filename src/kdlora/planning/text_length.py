@@ -49,7 +49,7 @@ def choose_length(
 @lru_cache(maxsize=64)  # a command plans its study several times
 def _chosen(task: str, data: str, batch: int, encoders: tuple[str, ...]) -> ChosenLength:
     reference = TaskRef.model_validate_json(task)
-    if reference.source == "hub":
+    if reference.source == "hub" and reference.own is None:
         raise InputError(
             f"task '{reference.name}': max_length: auto is for data on this machine; give a number"
         )

@@ -15,6 +15,7 @@ from kdlora.data.splits import selection_size
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
+from kdlora.spec.hub_data import kept_splits
 from kdlora.spec.run import (
     DistilledRun,
     EmbeddingsRun,
@@ -257,9 +258,11 @@ def rows_key(task: TaskRef, data: Data) -> str:
 def _raw_rows(task: TaskRef) -> tuple[int, int, float]:
     """Rows of train and report, and mean tokens."""
     if task.own is not None:
-        columns = task.own.text
-        train, tokens = _look(task.own.train, columns)
-        return train, _look(task.own.eval, columns)[0] if task.own.eval else 0, tokens
+        own, files = task.own, {"train": task.own.train, "eval": task.own.eval}
+        if own.hub is not None:
+            files |= {part: str(path) for part, path in kept_splits(own).items()}
+        train, tokens = _look(str(files["train"]), own.text)
+        return train, _look(str(files["eval"]), own.text)[0] if own.eval else 0, tokens
     if task.folder is not None:
         splits = TASKS[task.name].reports.values()
         train, tokens = _look(str(Path(task.folder) / "train.tsv"), None)

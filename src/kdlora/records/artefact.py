@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
+from kdlora.files import links_root
 from kdlora.json_files import read_json_object
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
@@ -251,7 +252,7 @@ def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = N
 
     `only` names the paths to look at (those that are about to be loaded); default all.
     """
-    root = Path(folder).resolve()
+    root, inside = Path(folder).resolve(), links_root(Path(folder))
     problems = Problems(str(folder))
     for name in artefact.checksums if only is None else only:
         expected, path = artefact.checksums.get(name), root / name
@@ -259,7 +260,7 @@ def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = N
             problems.add(f"{name} is not among the checksums of {ARTEFACT}")
         elif not path.is_file():
             problems.add(f"{name} is missing")
-        elif not path.resolve().is_relative_to(root):
+        elif not path.resolve().is_relative_to(inside):
             problems.add(f"{name} is a link that leads out of the folder")
         elif sha256_of(path) != expected:
             problems.add(f"{name} is not what was exported (SHA-256 differs)")

@@ -120,8 +120,8 @@ def _make_self_contained(work: Work) -> None:
             "without which nothing but transformers can read texts for it"
         )
     tokenizer, card = work.tokenizer, work.source.card
-    read = {"max_length": card.max_length, "windows": card.windows}
-    reader = runtime.open_tokenizer(path, **read)
+    max_length, windows = card.max_length, card.windows
+    reader = runtime.open_tokenizer(path, max_length=max_length, windows=windows)
     reader.enable_padding(
         direction=tokenizer.padding_side,
         pad_id=int(tokenizer.pad_token_id or 0),
@@ -132,7 +132,10 @@ def _make_self_contained(work: Work) -> None:
     texts = list(work.data.reports["report"].texts)
     pad_id = int(tokenizer.pad_token_id or 0)
     found = runtime.encode(
-        runtime.open_tokenizer(path, **read), texts, pad_id=pad_id, windows=card.windows
+        runtime.open_tokenizer(path, max_length=max_length, windows=windows),
+        texts,
+        pad_id=pad_id,
+        windows=windows,
     )
     if not (
         np.array_equal(found.offsets, work.texts.offsets)

@@ -15,6 +15,7 @@ from kdlora.errors import DataError, InputError, ModelError
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
+from kdlora.ship.hub_model import model_folder
 from kdlora.ship.safety import check_folder
 from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.tables.templates import columns_of, composed_columns
@@ -33,11 +34,12 @@ def load_predictor(
 ) -> Predictor:
     """Load a saved student, a run's folder, an exported folder or any classifier's folder.
 
+    A name of the hub, where no folder is called so, is fetched first.
     Of an exported folder `variant` chooses what runs (``torch``, ``onnx``, ``onnx-int8``,
     ``onnx-int4``), by default the fastest that passed the accuracy gate. ONNX variants need no
     torch. `threads` default to what the libraries choose. Raises ModelError or InputError.
     """
-    folder = Path(model).expanduser()
+    folder = model_folder(model)
     if not folder.is_dir():
         raise ModelError(_no_folder(folder))
     if is_artefact(folder):
@@ -95,7 +97,7 @@ def _no_folder(folder: Path) -> str:
         )
     return (
         f"no model folder at {folder}. Give a saved student (the folder `student` of a study), "
-        "an exported folder or a run's folder (below `runs`)"
+        "an exported folder, a run's folder (below `runs`) or a name of the hub"
     )
 
 

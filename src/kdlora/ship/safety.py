@@ -15,6 +15,7 @@ from typing import Any
 
 from kdlora import json_files
 from kdlora.errors import ModelError
+from kdlora.files import links_root
 from kdlora.ship.stated_facts import CONFIG, adapter_problems, config_problems
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
@@ -61,7 +62,7 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds no model: none of {', '.join(_MODEL_FILES)} is there. Give a saved "
             "student, an exported folder, a run's folder, or a classifier saved by transformers"
         )
-    root = _root(folder)
+    root = links_root(folder)
     problems = []
     pickled = []
     for path in sorted(folder.rglob("*")):
@@ -167,14 +168,6 @@ def read_json(path: Path) -> Any:
         return json_files.read_json(path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-
-
-def _root(folder: Path) -> Path:
-    """The folder itself; for a snapshot in the hub's cache, whose files are links, the model's."""
-    resolved = folder.resolve()
-    model = resolved.parent.parent
-    cached = resolved.parent.name == "snapshots" and model.name.startswith("models--")
-    return model if cached else resolved
 
 
 def _paths_out(values: Any) -> Iterator[str]:

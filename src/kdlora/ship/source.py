@@ -11,6 +11,7 @@ from kdlora.records.frame import PLAN_FILE, find_study, load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
 from kdlora.ship.card import ModelCard, make_card, read_calibration, read_card, renewed
+from kdlora.ship.hub_model import model_folder
 from kdlora.spec.run import EncoderRef, EncoderRun, TrainedRun
 
 _EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved student's folder"
@@ -45,7 +46,7 @@ class Teacher:
 
 def find_source(given: str | Path) -> SourceRun:
     """The run that the user named. Raises InputError or ModelError."""
-    folder = Path(given).expanduser()
+    folder = model_folder(given)
     if folder.is_dir():
         return _source_of_folder(folder)
     study, colon, run_id = str(given).rpartition(":")

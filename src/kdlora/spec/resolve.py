@@ -15,6 +15,7 @@ from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
 from kdlora.spec.encoders import ADAPTER_CONFIG, PACKAGED_ENCODERS, Pair
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
+from kdlora.spec.hub_data import data_set_revision
 from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
 from kdlora.spec.sections import OwnTask, stated_kind, task_name, text_columns
 from kdlora.spec.study import Study
@@ -87,10 +88,27 @@ def _own_task_ref(study: Study, own: OwnTask) -> TaskRef:
     place = f"task '{own.name}'"
     if own.name in TASKS:
         raise InputError(f"{place}: the name belongs to a built-in task; choose another")
+    if own.hub is not None:
+        return hub_task_ref(own, study.path(own.hub))
     named = {key: text for key in ("train", "eval") if (text := getattr(own, key))}
     if any(study.lacks_data_dir(text) for text in named.values()):
         raise InputError(f"{place}: its files need data_dir: set it, or give whole paths")
     return own_task_ref(own, {key: study.path(text) for key, text in named.items()})
+
+
+def hub_task_ref(own: OwnTask, folder: Path) -> TaskRef:
+    """A task whose rows are a data set of the hub, or a copy of its repository in `folder`."""
+    assert own.hub is not None
+    place = f"task '{own.name}'"
+    if own.eval == own.train:
+        raise InputError(f"{place}: train and eval are the same split '{own.train}'")
+    try:
+        revision = data_set_revision(own.hub, own.revision, folder)
+    except InputError as error:
+        raise InputError([f"{place}: {problem}" for problem in error.problems]) from None
+    found = {"hub": str(folder.resolve())} if folder.is_dir() else {}
+    resolved = own.model_copy(update={**found, "revision": revision, "unlabelled": ()})
+    return TaskRef(name=own.name, version=1, source="hub", fingerprint=revision, own=resolved)
 
 
 def own_task_ref(own: OwnTask, paths: Mapping[str, Path]) -> TaskRef:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, TypeAdapter, computed_field, model_validator
@@ -43,10 +44,10 @@ _IN_EVERY_ID = ("lr", "adapter", "kd", "teacher_run_id")
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "": ("teacher_run_ids", "unlabelled", "target", "head_lr", "counted"),
     "training": ("min_steps", "count_texts", "windows"),
-    "data": ("max_selection",),
+    "data": ("max_selection", "max_eval"),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
-    "task.own": ("labels", "missing_labels", "grades"),
+    "task.own": ("labels", "missing_labels", "grades", "hub", "config", "revision"),
     "adapter": ("budget", "method", "config"),
     "outputs": ("label", "confidence", "calibrate"),
 }
@@ -180,9 +181,7 @@ class BaseRun(Strict):
         )
         task = self.task.model_dump(mode="json", exclude={"folder", "own"})
         if self.task.own is not None:
-            task["own"] = self.task.own.model_dump(
-                mode="json", exclude={"train", "eval", "unlabelled"}
-            )
+            task["own"] = _hashed_rows(self.task.own)
         return {**dict.fromkeys(_IN_EVERY_ID), **values, "task": task}
 
 
@@ -313,6 +312,14 @@ class DistilledRun(TrainedRun):
         for source in values["unlabelled"]:
             del source["file"]
         return values
+
+
+def _hashed_rows(own: OwnTask) -> dict[str, Any]:
+    """Files are known by what they hold; a data set of the hub by its name and revision."""
+    if own.hub is None:
+        return own.model_dump(mode="json", exclude={"train", "eval", "unlabelled"})
+    exclude = {"unlabelled"} | ({"hub"} if Path(own.hub).is_absolute() else set())
+    return own.model_dump(mode="json", exclude=exclude)
 
 
 def _hashed_encoder(encoder: EncoderRef) -> dict[str, Any]:

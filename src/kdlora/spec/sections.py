@@ -235,6 +235,9 @@ class Data(Strict):
         description="rows of that split at most; default: with max_train a quarter of it, but at "
         f"least {LEAST_SELECTION}, since who has few labels selects on few; else no limit",
     )
+    max_eval: PositiveInt | None = Field(
+        None, description="report on a stratified subset of the eval rows, of each report split"
+    )
     split_seed: int = Field(0, description="draws the selection split; the same for all arms")
 
     def planned(self) -> Data:
@@ -262,14 +265,26 @@ def _as_grades(value: Any) -> Any:
 
 
 class OwnTask(Strict):
-    """Own data: files with one or two text columns and a label column."""
+    """Own data: files, or a data set of the hub, with text columns and a label column."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the task, in runs and reports"
     )
-    train: str = Field(description="CSV, TSV, JSONL or Parquet; {data_dir} is the study's data_dir")
+    train: str = Field(
+        description="CSV, TSV, JSONL or Parquet; {data_dir} is the study's data_dir. With hub: a "
+        "split"
+    )
     eval: str | None = Field(
-        None, description="held-out file; without it 20 % of train is held out"
+        None, description="held-out file, or split; without it 20 % of train is held out"
+    )
+    hub: str | None = Field(
+        None,
+        description="a data set of the hub, such as fancyzhx/ag_news, or a folder that holds a "
+        "copy of one; name is then by default what follows the slash",
+    )
+    config: str | None = Field(None, description="of hub: the configuration, where it has several")
+    revision: str | None = Field(
+        None, description="of hub: branch, tag or commit; default: main as it is when planned"
     )
     text: Strings = Field(
         ("text",),
@@ -305,6 +320,21 @@ class OwnTask(Strict):
         description="what rows of the training file without a label are: an error, or texts that "
         "only the teacher labels. Then the labels there are serve to select and to report on first",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_hub(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("hub"), str):
+            last = values["hub"].rstrip("/").rpartition("/")[2]
+            return {"name": last, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _of_the_hub(self) -> OwnTask:
+        idle = [name for name in ("config", "revision") if getattr(self, name) is not None]
+        if self.hub is None and idle:
+            raise ValueError(f"{' and '.join(idle)} mean nothing without hub")
+        return self
 
     @field_validator("text")
     @classmethod

@@ -174,7 +174,10 @@ class Study(Strict):
             task
             if isinstance(task, str)
             else task.model_copy(
-                update={k: absolute(getattr(task, k)) for k in ("train", "eval")}
+                update={
+                    k: absolute(getattr(task, k))
+                    for k in (("hub",) if task.hub else ("train", "eval"))
+                }
                 | {"unlabelled": texts(task.unlabelled)}
             )
             for task in self.tasks

@@ -116,7 +116,7 @@ def split_source(ref: TaskRef, data: TaskData, split: str) -> str:
     carved = split in ("train", "selection") or data.task.reports[split] == HELD_OUT
     if ref.own is not None:
         name = ref.own.train if carved or ref.own.eval is None else ref.own.eval
-        return Path(name).name
+        return f"{Path(ref.own.hub).name}, {name}" if ref.own.hub else Path(name).name
     stem = "train" if carved else data.task.reports[split]
     return f"{ref.name}/{stem}.tsv" if ref.source == "folder" else f"{ref.name}, {stem}"
 

@@ -1,0 +1,67 @@
+"""Models by their names on the hub: from its cache, and one message where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from kdlora.errors import KdloraError, ModelError
+from kdlora.ship.hub_model import model_folder
+from kdlora.ship.predict import load_predictor
+from kdlora.ship.source import find_source
+from tests.harness.exported import LABELS, save_exported
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub with one model, me/moods, as a download leaves it; the hub is away."""
+    cache = tmp_path / "hub"
+    made = save_exported(tmp_path / "made")
+    repository = cache / "models--me--moods"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for number, file in enumerate(path for path in sorted(made.rglob("*")) if path.is_file()):
+        blob = repository / "blobs" / str(number)
+        blob.write_bytes(file.read_bytes())
+        link = repository / "snapshots" / COMMIT / file.relative_to(made)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return cache
+
+
+def test_a_model_of_the_hub_answers_by_its_name(hub: Path) -> None:
+    predictor = load_predictor("me/moods")
+    (answer,) = predictor([["good film"]])
+    assert answer["label"] in LABELS
+
+
+def test_a_local_folder_of_that_name_goes_first(hub: Path, tmp_path: Path) -> None:
+    local = save_exported(tmp_path / "me" / "moods")
+    assert model_folder("me/moods").resolve() == local.resolve()
+
+
+@pytest.mark.parametrize("ask", [load_predictor, find_source])
+def test_what_the_hub_cannot_give_is_one_message(hub: Path, ask) -> None:
+    with pytest.raises(ModelError) as caught:
+        ask("me/other")
+    (problem,) = caught.value.problems
+    assert "there is no folder me/other, and the hub cannot be asked" in problem
+    assert "hf download me/other" in problem
+
+
+@pytest.mark.parametrize("path", ["./me/moods", "../x", "a/b/c", "results", "me/.hidden", "/a/b"])
+def test_what_is_no_name_of_the_hub_is_a_path(hub: Path, path: str) -> None:
+    assert model_folder(path) == Path(path)
+
+
+def test_an_export_of_a_model_without_its_run_says_what_is_missing(hub: Path) -> None:
+    with pytest.raises(KdloraError, match="which is not beside it"):
+        find_source("me/moods")
