@@ -26,7 +26,8 @@ def predict(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="A saved student, an export or a run's folder, or a name of the model hub."
+            metavar="MODEL",
+            help="A saved student, an export or a run's folder, or a name of the model hub.",
         ),
     ],
     file: Annotated[

@@ -14,7 +14,9 @@ from kdlora.errors import InputError
 def serve(
     model: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="An exported folder or a saved student, or a name of the model hub."),
+        typer.Argument(
+            metavar="DIR", help="An exported folder or a saved student, or a name of the model hub."
+        ),
     ],
     variant: Annotated[
         str | None,
