@@ -6,7 +6,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import cell, defaults, evidence, fuzz, matmul, plan, serve, speed, step, studies
+from benchmarks import (
+    cell,
+    defaults,
+    evidence,
+    fuzz,
+    look,
+    matmul,
+    plan,
+    serve,
+    speed,
+    step,
+    studies,
+)
 from benchmarks.results import OtherMachine, expect_same_machine
 from benchmarks.turns import machine
 
@@ -40,6 +52,9 @@ def main() -> None:
     load.add_argument("--minutes", type=float, default=0.0, help="of the memory check; 0: none")
     load.add_argument("--rate", type=float, default=50.0, help="requests/s of the memory check")
     load.add_argument("--out", type=Path, default=studies.OUT)
+    rows = commands.add_parser("look", help="time and memory of `kdlora look` by rows")
+    rows.add_argument("--rows", type=int, nargs="*", default=list(look.SIZES))
+    rows.add_argument("--out", type=Path, default=studies.OUT)
     large = commands.add_parser("plan", help="time and memory of a large plan")
     large.add_argument("--runs", type=int, default=100_000)
     truth = commands.add_parser("evidence", help="error rates of the verdicts, by simulation")
@@ -82,6 +97,12 @@ def main() -> None:
             out=arguments.out,
         )
         sys.exit("; ".join(found) or 0)
+    if arguments.command == "look":
+        text = look.page(look.measure(tuple(arguments.rows)))
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "look.md").write_text(text, encoding="utf-8")
+        print(text, end="")
+        return
     if arguments.command == "plan":
         plan.print_table(plan.measure(arguments.runs))
         return

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from benchmarks.command import measured
 
 TASKS = ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
 _VARIANTS = ["lora", "adalora", "dora", "mrlora", "olora", "rslora"]
@@ -56,21 +53,12 @@ def measure(runs: int) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "study.yaml"
             path.write_text(yaml.safe_dump(study(runs, form)), encoding="utf-8")
-            begun, spent = time.perf_counter(), _children_s()
-            command = [sys.executable, "-m", "benchmarks.plan", str(path)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            said = re.search(r"^(\d+) runs, ", done.stdout, flags=re.MULTILINE)
-            assert said is not None, done.stdout
-            found["runs"] = int(said.group(1))
-            found |= {"wall_s": time.perf_counter() - begun, "cpu_s": _children_s() - spent}
-            rows.append({"form": form, **found})
+            taken = measured(["plan", str(path), "--out", str(Path(folder) / "out")])
+            said = re.search(r"^(\d+) runs, ", taken.stdout, flags=re.MULTILINE)
+            assert said is not None, taken.stdout
+            found = {"wall_s": taken.wall_s, "cpu_s": taken.cpu_s, "peak_mb": taken.peak_mb}
+            rows.append({"form": form, "runs": int(said.group(1)), **found})
     return rows
-
-
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -80,22 +68,3 @@ def print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['form']:10} {row['runs']:8,} {row['wall_s']:6.1f} s {row['cpu_s']:6.1f} s "
             f"{row['peak_mb']:5.0f} MB"
         )
-
-
-def _one(path: str) -> None:
-    """The command itself, in a process of its own, then how large that grew."""
-    from kdlora.cli import main
-
-    try:
-        main(["plan", path, "--out", str(Path(path).parent / "out")])
-    except SystemExit as end:
-        if end.code:
-            raise
-    # Not getrusage: its peak is inherited from the process that started this one.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
-    print(json.dumps({"peak_mb": peak}))
-
-
-if __name__ == "__main__":
-    _one(sys.argv[1])
