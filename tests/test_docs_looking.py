@@ -22,7 +22,13 @@ LIMITS = dict(re.findall(r"^\| `(\w+)`.*?\| (.+) \|$", TEXT, flags=re.MULTILINE)
 def test_every_finding_has_its_row() -> None:
     sources = "".join(inspect.getsource(module) for module in (labels, look, tokens))
     made = set(re.findall(r'DataFinding\(\s*f?"(\w+)"', sources)) - {"short_"}
-    made |= {"short_selection", "short_report"}
+    made |= {
+        "short_selection",
+        "short_report",
+        "repeated_texts",
+        "repeated_unlabelled",
+        *look.LEAKS,
+    }
     assert set(re.findall(r"`(\w+)`", TEXT.split("## Findings")[1])) >= made
     assert len(made) > 10
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from kdlora.data.checks.look import look_at
 from kdlora.data.checks.tokens import EncoderTokenizer, parse_tokenizer
+from kdlora.data.examples import Examples, TaskData, ids_of_texts
 from kdlora.data.tasks import load_task
 from kdlora.records.data_look import DataFinding, DataLook
 from kdlora.spec.run import TaskRef
@@ -17,13 +18,19 @@ from tests.harness.moods import sentences, write_csv
 from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 
-def look(train: Path, held_out: Path | None = None, **changes: object) -> DataLook:
+def loaded(
+    train: Path, held_out: Path | None = None, **changes: object
+) -> tuple[TaskRef, TaskData]:
     own = OwnTask(
         name="mood", train=str(train), eval=str(held_out) if held_out else None, **changes
     )
     ref = TaskRef(name="mood", version=1, source="files", own=own)
+    return ref, load_task(ref, Data(selection_min=100))
+
+
+def look(train: Path, held_out: Path | None = None, **changes: object) -> DataLook:
+    ref, data = loaded(train, held_out, **changes)
     bare = parse_tokenizer(tiny_tokenizer(tiny_config("bert")).backend_tokenizer.to_str())
-    data = load_task(ref, Data(selection_min=100))
     return look_at(data, ref, [EncoderTokenizer(("tiny",), bare, 32)])
 
 
@@ -47,6 +54,32 @@ def test_sound_files_are_not_doubted(tmp_path):
     ]  # fmt: skip
     assert sum(found.splits[0].classes.values()) == 900
     assert list(found.splits[0].classes) == ["neg", "pos"]
+
+
+def test_unlabelled_texts_that_repeat_each_other_or_a_report_split(tmp_path):
+    held_out = moods(200, seed=1)
+    train = write_csv(tmp_path / "train.csv", **moods(1000))
+    ref, data = loaded(train, write_csv(tmp_path / "dev.csv", **held_out))
+    new = moods(300, seed=2)["text"]
+    sound = look_at(data, ref, unlabelled=texts_alone(new))
+    assert not {f.name for f in sound.findings} & {"repeated_unlabelled", "leaked_unlabelled"}
+    assert sound.splits[-1].rows == 300
+    twice = [*new, *(f"{text.upper()}." for text in new[:60])]
+    leaked = [text.title() for text in held_out["text"][:5]]
+    found = look_at(data, ref, unlabelled=texts_alone([*twice, *leaked]))
+    doubted = doubts(found)
+    assert doubted["repeated_unlabelled"].sentence.startswith("60 of 365 unlabelled texts (16 %)")
+    said = doubted["leaked_unlabelled"].sentence
+    assert said.startswith("5 of 200 rows of the report split (2.5 %) stand among the unlabelled")
+    assert "row 1 of dev.csv is row 361 of the unlabelled texts" in said
+    assert "leaked_texts" not in {f.name for f in found.findings}
+
+
+def texts_alone(texts: list[str]) -> Examples:
+    """Texts without labels, as they are learnt from a teacher."""
+    labels = np.full(len(texts), -1, dtype=np.int64)
+    numbers = np.arange(1, len(texts) + 1)
+    return Examples(ids_of_texts("mood", [texts]), (texts,), labels, numbers)
 
 
 def test_texts_that_are_cut(tmp_path):

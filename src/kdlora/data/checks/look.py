@@ -32,6 +32,7 @@ _ID = re.compile(r"[\w-]{1,64}")
 _ALMOST = 0.95  # share of texts that tells what a column holds
 _DISTINCT, _WITH_DIGITS = 0.9, 0.5
 _SHOWN = 3
+_UNLABELLED = "unlabelled"  # the split of texts that only a teacher labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class _Pool:
 
     def of(self, name: str) -> np.ndarray:
         """Whether each row is of a split, [n]."""
-        return self.split == self.splits.index(name)
+        return self.split == (self.splits.index(name) if name in self.splits else -1)
 
 
 def look_at(
@@ -70,6 +71,10 @@ def look_at(
         SplitCount(name, sources[name], len(part), dict(class_counts(task, part.labels)))
         for name, part in parts.items()
     ]
+    if unlabelled is not None:
+        parts = {**parts, _UNLABELLED: unlabelled}
+        sources[_UNLABELLED] = "the unlabelled texts"
+        counts.append(SplitCount(_UNLABELLED, "unlabelled files", len(unlabelled)))
     texts = tuple([t for p in parts.values() for t in p.texts[i]] for i in range(len(task.texts)))
     pool = _Pool(
         texts,
@@ -80,15 +85,12 @@ def look_at(
     )
     findings = [
         *several_label_findings(task.label_names, task.label),
-        *class_findings(counts),
-        *size_findings(counts),
+        *class_findings(counts[: len(data.splits())]),
+        *size_findings(counts[: len(data.splits())]),
         *_column_findings(task.texts, texts),
         *_repetition_findings(data, pool),
         *(DataFinding("note", "info", note) for note in data.notes),
     ]
-    if unlabelled is not None:
-        texts = tuple([*a, *b] for a, b in zip(texts, unlabelled.texts, strict=True))
-        counts.append(SplitCount("unlabelled", "unlabelled files", len(unlabelled)))
     tokens = [count_tokens(one, texts) for one in tokenizers]
     findings += [found for count in tokens for found in token_findings(count)]
     if unread:
@@ -166,35 +168,61 @@ def _repetition_findings(data: TaskData, pool: _Pool) -> Iterator[DataFinding]:
     exact = numbered(["\n".join(row) for row in zip(*pool.texts, strict=True)])
     plain, near = numbered(forms), near_groups(forms)
     shown = [" / ".join(row) for row in zip(*pool.texts, strict=True)]
-    yield from conflict_findings(data.task, plain, pool.labels, pool.where, shown)
-
+    gold = int((~pool.of(_UNLABELLED)).sum())  # they stand first
+    yield from conflict_findings(
+        data.task, plain[:gold], pool.labels[:gold], pool.where[:gold], shown[:gold]
+    )
     learnt = pool.of("train") | pool.of("selection")
-    rows = int(learnt.sum())
-    same, alike, nearly = (rows - len(np.unique(g[learnt])) for g in (exact, plain, near))
-    if nearly:
-        more = f"; {nearly - alike:,} more nearly do" if nearly > alike else ""
-        yield DataFinding(
-            "repeated_texts",
-            "warning" if alike >= REPEATED * rows else "info",
-            f"{alike:,} of {rows:,} training rows ({percent(alike / rows)}) repeat another but for "
-            f"case, white space or a final stop ({same:,} word for word){more}",
-            "Keep each text once: repeated ones weigh more" if alike >= REPEATED * rows else "",
-        )
+    groups = (exact, plain, near)
+    yield from _repeats("repeated_texts", "training rows", learnt, groups)
+    yield from _repeats("repeated_unlabelled", "unlabelled texts", pool.of(_UNLABELLED), groups)
     for name in data.reports:
-        yield from _leaks(pool, name, learnt, exact, plain, near)
+        yield from _leaks("leaked_texts", pool, name, learnt, groups)
+        yield from _leaks("leaked_unlabelled", pool, name, pool.of(_UNLABELLED), groups)
+
+
+_Groups = tuple[np.ndarray, np.ndarray, np.ndarray]  # of rows that are equal, alike, nearly alike
+
+# Where texts of a report split were learnt, and what to do about it.
+LEAKS = {
+    "leaked_texts": (
+        "in train or selection",
+        "Their scores may flatter: keep each text on one side",
+    ),
+    "leaked_unlabelled": (
+        "among the unlabelled texts",
+        "The student learns the teacher's answers to what it is scored on: leave such texts out",
+    ),
+}
+
+
+def _repeats(finding: str, what: str, chosen: np.ndarray, groups: _Groups) -> Iterator[DataFinding]:
+    """Chosen rows that repeat one another."""
+    rows = int(chosen.sum())
+    same, alike, nearly = (rows - len(np.unique(g[chosen])) for g in groups)
+    if not nearly:
+        return
+    more = f"; {nearly - alike:,} more nearly do" if nearly > alike else ""
+    yield DataFinding(
+        finding,
+        "warning" if alike >= REPEATED * rows else "info",
+        f"{alike:,} of {rows:,} {what} ({percent(alike / rows)}) repeat another but for "
+        f"case, white space or a final stop ({same:,} word for word){more}",
+        "Keep each text once: repeated ones weigh more" if alike >= REPEATED * rows else "",
+    )
 
 
 def _leaks(
-    pool: _Pool, name: str, learnt: np.ndarray, exact: np.ndarray, plain: np.ndarray,
-    near: np.ndarray,
-) -> Iterator[DataFinding]:  # fmt: skip
+    finding: str, pool: _Pool, name: str, learnt: np.ndarray, groups: _Groups
+) -> Iterator[DataFinding]:
     """Rows of a report split whose text a model may have learnt by heart."""
-    report = pool.of(name)
-    hits = [report & np.isin(groups, groups[learnt]) for groups in (exact, plain, near)]
+    report, near = pool.of(name), groups[2]
+    hits = [report & np.isin(each, each[learnt]) for each in groups]
     same, alike, nearly = (int(hit.sum()) for hit in hits)
     rows = int(report.sum())
     if not nearly:
         return
+    place, advice = LEAKS[finding]
     partners = rows_by_group(near)
     pairs = []
     for row in np.flatnonzero(hits[2])[:_SHOWN].tolist():
@@ -203,10 +231,10 @@ def _leaks(
     much = alike >= LEAKED * rows or nearly >= NEARLY_LEAKED * rows
     more = f", and {nearly - alike:,} nearly" if nearly > alike else ""
     yield DataFinding(
-        "leaked_texts",
+        finding,
         "warning" if much else "info",
-        f"{alike:,} of {rows:,} rows of the {name} split ({percent(alike / rows)}) stand in train "
-        f"or selection as well, but for case, white space or a final stop ({same:,} word for "
+        f"{alike:,} of {rows:,} rows of the {name} split ({percent(alike / rows)}) stand {place} "
+        f"as well, but for case, white space or a final stop ({same:,} word for "
         f"word){more}: {'; '.join(pairs)}",
-        "Their scores may flatter: keep each text on one side" if much else "",
+        advice if much else "",
     )
