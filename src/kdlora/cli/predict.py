@@ -117,10 +117,13 @@ def predict(
             f"{len(columns)} --text-column given, but this model reads {expected} "
             f"({', '.join(predictor.card.text_columns)})"
         )
+    from kdlora.tables.reader import open_table
+
     done, seconds = _follow(
+        open_table(file).about_rows(),
         lambda on_rows: predict_file(
             predictor, file, target, columns=columns, overwrite=overwrite, on_rows=on_rows
-        )
+        ),
     )
     print(f"{done.rows:,} rows with predictions: {target}")
     _say_truncated(done.truncated, done.rows, predictor)
@@ -177,19 +180,35 @@ def _say_truncated(truncated: int, rows: int, predictor: Predictor) -> None:
 
 
 def _follow(
+    rows: int,
     work: Callable[[Callable[[int], None]], PredictedFile],
 ) -> tuple[PredictedFile, float]:
-    """Do the work under a line that counts its rows; returns what came of it, and seconds."""
+    """Do the work under a line that counts its rows, of about so many, and tells the time left.
+
+    Returns what came of it, and seconds.
+    """
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     began = time.monotonic()
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.fields[rows]:,} rows, {task.fields[pace]:,.0f} a second"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bar:
-        job = bar.add_task("predict", total=None, rows=0, pace=0.0)
-        done = work(lambda n: bar.update(job, rows=n, pace=n / max(time.monotonic() - began, 1e-9)))
+        job = bar.add_task("predict", total=rows or None, rows=0, pace=0.0)
+        done = work(
+            lambda n: bar.update(
+                job, completed=n, rows=n, pace=n / max(time.monotonic() - began, 1e-9)
+            )
+        )
     return done, time.monotonic() - began

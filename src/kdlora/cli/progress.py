@@ -10,7 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
@@ -147,7 +154,9 @@ class Board:
 
 @contextmanager
 def steps(what: str, total: int, *, hidden: bool = False) -> Iterator[Callable[[str], None]]:
-    """A bar of steps on a terminal's standard error; `hidden`, and elsewhere, nothing.
+    """A bar of steps, with the time left, on a terminal's standard error; elsewhere nothing.
+
+    `hidden` shows nothing anywhere.
 
     What is yielded is called with the name of each step before it begins.
     """
@@ -157,6 +166,7 @@ def steps(what: str, total: int, *, hidden: bool = False) -> Iterator[Callable[[
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[info]}"),
+        TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=hidden or not console.is_terminal,

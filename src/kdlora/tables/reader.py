@@ -159,6 +159,14 @@ class TableFile:
                 rows.append(row)
         return rows, share
 
+    def about_rows(self) -> int:
+        """About how many rows the file holds, by its size and its beginning; 0 without any.
+
+        Raises DataError for what is wrong with the first of them.
+        """
+        rows, share = self.sample(self.columns)
+        return round(len(rows) / share)
+
     def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """The JSON lines that are not blank, with their numbers."""
         seen: dict[str, Any] = {}
