@@ -112,7 +112,8 @@ def test_saved_exported_and_recorded_answers_are_the_same(done, tmp_path):
     program = tmp_path / "ex" / "example.py"
     sample = texts[:3]
     source = program.read_text("utf-8")
-    start, end = source.index("encode_batch(") + len("encode_batch("), source.index("])\n") + 1
+    start = source.index("encode_batch(") + len("encode_batch(")
+    end = source.index("])\n", start) + 1
     program.write_text(source[:start] + repr(sample) + source[end:], "utf-8")
     ran = subprocess.run(
         [sys.executable, str(program)], capture_output=True, text=True, check=True, timeout=120
