@@ -136,7 +136,7 @@ def check_teaching_files(run: Run) -> list[str]:
     """What is wrong with a run's unlabelled texts and its teacher's file, as headers tell."""
     wanted: list[tuple[str, Sequence[str]]] = []
     if isinstance(run, DistilledRun):
-        wanted += [(source.file, source.text) for source in run.unlabelled if not source.is_rest]
+        wanted += [(source.file, source.text) for source in run.unlabelled if not source.of_train]
     if isinstance(run, FileTeacherRun):
         source, task = run.outputs, TASKS.get(run.task.name)
         keys = (source.id,) if source.id else source.text

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
+from kdlora.data.recombined import recombined
 from kdlora.errors import DataError
 from kdlora.spec.run import TextsRef, seed_for
 from kdlora.tables.reader import read_table, require_as_planned, text_columns
@@ -60,7 +61,7 @@ def load_unlabelled(
     tables = []
     for source in sources:
         try:
-            tables.append(_texts(source, data))
+            tables.append(_texts(source, data, split_seed))
         except DataError as error:
             problems += error.problems
     if problems:
@@ -97,8 +98,11 @@ def load_unlabelled(
     return Unlabelled(rows, read=sum(map(len, tables)), **counts)
 
 
-def _texts(source: TextsRef, data: TaskData) -> list[tuple[str, ...]]:
-    """The rows of a file, where nulls are empty texts, or the train rows that are left out."""
+def _texts(source: TextsRef, data: TaskData, split_seed: int) -> list[tuple[str, ...]]:
+    """The rows of a file, where nulls are empty texts, or what the train rows give."""
+    if source.is_recombined:
+        rng = np.random.default_rng(seed_for(split_seed, "recombined"))
+        return [*recombined(list(zip(*data.train.texts, strict=True)), rng)]
     if source.is_rest:
         if data.rest is None:
             raise DataError("rest: max_train leaves no train row out")

@@ -129,7 +129,7 @@ def _check_teaching(
         problems.add(*(f"{run.title}: {problem}" for problem in unfit))
         key = _key_of(run, run.unlabelled)
         extra: Unlabelled | None = once(key, _texts, run.unlabelled, run, data, on_note)
-        lost = extra is None and not all(source.is_rest for source in run.unlabelled)
+        lost = extra is None and not all(source.of_train for source in run.unlabelled)
         teacher = by_id[run.teachers[0]]
         if isinstance(teacher, FileTeacherRun) and not lost:
             table = once(teacher.run_id, _file, teacher, data, on_note)

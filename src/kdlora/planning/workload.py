@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from kdlora.data.recombined import NEAREST, RANDOM
 from kdlora.data.splits import selection_size
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
@@ -280,6 +281,10 @@ def _texts(run: EncoderRun, sources: Sequence[TextsRef]) -> list[tuple[int, floa
             whole = rows_of(run.task, free, {})
             rest = max(0, whole.train - (run.data.max_train or whole.train))
             found.append((min(rest, source.max_rows or rest), whole.tokens))
+        elif source.is_recombined:
+            train = rows_of(run.task, run.data, {})
+            made = (NEAREST + RANDOM) * train.train
+            found.append((min(made, source.max_rows or made), train.tokens))
         else:
             found.append(text_rows(source.file, source.text, source.max_rows))
     return found

@@ -205,7 +205,7 @@ def signal_problems(signals: Signals, kind: Kind) -> Iterator[str]:
             yield f"signal '{name}' compares class probabilities, but {why}"
 
 
-REST = "rest"
+REST, RECOMBINED = "rest", "recombined"
 
 
 class Texts(Strict):
@@ -213,7 +213,8 @@ class Texts(Strict):
 
     file: str = Field(
         description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's. The word rest "
-        "stands for the train rows that data.max_train leaves out, without their labels"
+        "stands for the train rows that data.max_train leaves out, without their labels; the word "
+        "recombined for pairs that are made anew of the texts of the train rows in use"
     )
     text: Strings = Field((), description="default: the task's text columns")
     max_rows: PositiveInt | None = Field(
@@ -224,6 +225,16 @@ class Texts(Strict):
     def is_rest(self) -> bool:
         """Whether these are train rows, and no file's."""
         return self.file == REST
+
+    @property
+    def is_recombined(self) -> bool:
+        """Whether these are pairs made of the train rows' texts."""
+        return self.file == RECOMBINED
+
+    @property
+    def of_train(self) -> bool:
+        """Whether they come of the train rows, and of no file."""
+        return self.is_rest or self.is_recombined
 
 
 def as_texts(value: Any) -> Any:

@@ -150,8 +150,13 @@ def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
                 f"{place}: {len(source.text)} text columns ({', '.join(source.text)}) where the "
                 f"task has {len(columns)} ({', '.join(columns)})"
             )
-        elif source.is_rest:
-            values = source.model_dump() | {"text": columns, "fingerprint": REST}
+        elif source.is_recombined and len(columns) == 1:
+            problems.add(
+                f"{place}: recombined makes pairs anew, but the task has one text, {columns[0]} (a "
+                "file of that name is ./recombined)"
+            )
+        elif source.of_train:
+            values = source.model_dump() | {"text": columns, "fingerprint": source.file}
             references.append(TextsRef(**values))
         elif study.lacks_data_dir(source.file):
             problems.add(f"{place}: {source.file} needs data_dir: set it, or give a whole path")

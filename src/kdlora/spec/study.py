@@ -167,7 +167,8 @@ class Study(Strict):
 
         def texts(sources: tuple[Texts, ...]) -> tuple[Texts, ...]:
             return tuple(
-                s if s.is_rest else s.model_copy(update={"file": absolute(s.file)}) for s in sources
+                s if s.of_train else s.model_copy(update={"file": absolute(s.file)})
+                for s in sources
             )
 
         tasks = [
