@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import (
+    abstention,
     cell,
     defaults,
     evidence,
@@ -62,6 +63,9 @@ def main() -> None:
     truth.add_argument("--minutes", type=float, default=35.0, help="goes on when called again")
     truth.add_argument("--lines", type=Path, default=evidence.LINES, help="keeps what is done")
     truth.add_argument("--out", type=Path, default=studies.OUT)
+    withheld = commands.add_parser("abstention", help="whether answers given are as right as said")
+    withheld.add_argument("study", type=Path, nargs="*", help="folders with stored predictions")
+    withheld.add_argument("--out", type=Path, default=studies.OUT)
     broken = commands.add_parser("fuzz", help="damaged and hostile inputs for every reader")
     broken.add_argument("--inputs", type=int, default=20_000, help="over all readers together")
     broken.add_argument("--seed", type=int, default=0)
@@ -86,6 +90,12 @@ def main() -> None:
         evidence.write(lines, arguments.out)
         print((arguments.out / "evidence.md").read_text(encoding="utf-8"))
         if any(map(evidence.broken, lines)):
+            sys.exit(1)
+        return
+    if arguments.command == "abstention":
+        promises = abstention.run(arguments.study, arguments.out)
+        print(abstention.page(promises))
+        if any(one.broken for one in promises):
             sys.exit(1)
         return
     if arguments.command == "fuzz":

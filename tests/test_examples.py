@@ -16,7 +16,7 @@ from kdlora.spec.plan import make_plan
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "src" / "kdlora" / "spec" / "presets"
 # These presets wait for a file of their user; tests/cli/test_init.py gives them one.
-WAITING = {PRESETS / "own-data.yaml", PRESETS / "llm-labels.yaml"}
+WAITING = {PRESETS / f"{name}.yaml" for name in ("own-data", "llm-labels", "rare-classes")}
 FILES = sorted({*ROOT.glob("examples/*.yaml"), *PRESETS.glob("*.yaml")} - WAITING)
 
 
@@ -36,11 +36,30 @@ def test_a_study_file_plans(path, tmp_path):
     assert any(run.distillation == "kd" for run in plan.runs)
 
 
-def test_the_answers_that_stand_in_for_a_language_models():
-    """As often right and refused as they say, the same for the same seed."""
-    spec = importlib.util.spec_from_file_location("llm_labels", ROOT / "examples" / "llm_labels.py")
+def example(name):
+    """A program of the examples as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_the_texts_of_which_few_are_of_the_rare_class():
+    """As many rare ones as the share says, in both files alike, and no more rows than asked for."""
+    rows = [(f"text {i}", ("negative", "positive")[i % 2]) for i in range(4000)]
+    thinned = example("rare_class").thinned
+    for most, n in ((None, (1250, 833)), (600, (600, 400))):
+        parts = thinned(rows, share=0.04, held_out=0.4, seed=0, most=most)
+        assert len({*parts[0], *parts[1]}) == len(parts[0]) + len(parts[1])
+        for part, size in zip(parts, n, strict=True):
+            assert len(part) == pytest.approx(size, abs=1)
+            assert sum(c == "positive" for _, c in part) == pytest.approx(0.04 * size, abs=1)
+        assert parts == thinned(rows, share=0.04, held_out=0.4, seed=0, most=most)
+
+
+def test_the_answers_that_stand_in_for_a_language_models():
+    """As often right and refused as they say, the same for the same seed."""
+    script = example("llm_labels")
     labels = ["positive", "negative"] * 5000
     given = script.answers(labels, accuracy=0.9, refusals=0.02, seed=0)
     refused = [answer == script.REFUSAL for answer in given]

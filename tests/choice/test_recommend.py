@@ -11,8 +11,9 @@ from kdlora.choice.candidates import draw_candidates, gather_candidates, run_sco
 from kdlora.choice.constraints import PROFILES, Constraints, profile
 from kdlora.choice.formats import MeasuredForm, TextLatency
 from kdlora.choice.next_steps import seeds_to_tell
-from kdlora.choice.recommend import bands, pick, recommend
+from kdlora.choice.recommend import bands, pick, recommend, recommend_each
 from kdlora.errors import InputError
+from kdlora.records.predictions import SplitOutputs
 from tests.harness.choice_studies import outputs_of, row, study
 
 ARMS = {"teacher/fft": 0.90, "student/fft": 0.86, "student/kd-lora": 0.88}
@@ -30,6 +31,32 @@ def choose(frame, constraints, *, outputs=None, exports=(), draws=2000, **option
 
 def titles(judged):
     return [j.candidate.title for j in judged]
+
+
+def test_a_model_that_would_withhold_too_much_is_left_out() -> None:
+    """A model's errors lie among its unsure answers; the other one's everywhere."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 2000)
+    ids = np.array([f"e{i}" for i in range(2000)], object)
+    sure = rng.random(2000)
+    runs = {}
+    for arm, wrong in (("student/fft", sure < 0.14), ("student/kd-lora", rng.random(2000) < 0.12)):
+        said = np.where(wrong, 1 - labels, labels)
+        logits = np.eye(2)[said] * (1 + 4 * sure)[:, None]
+        runs[row(arm, score=0.9)["run_id"]] = SplitOutputs(ids, labels, logits)
+    frame = study(*(row(arm, score=s) for arm, s in ARMS.items() if arm != "teacher/fft"))
+    pool = gather_candidates(frame, "t")
+    asked = [(None, Constraints()), (None, Constraints(min_coverage=0.7))]
+    free, limited = recommend_each(pool, frame, runs, asked, draws=200)
+    assert free.choice.candidate.arm == "student/kd-lora"
+    assert limited.choice.candidate.arm == "student/fft"
+    (effect,) = limited.exclusions
+    assert (effect.constraint, effect.limit) == ("min_coverage", 0.7)
+    unknown = recommend_each(pool, frame, {}, asked[1:], draws=200)[0]
+    assert unknown.choice is None
+    for wrong in ({"min_coverage": 1.5}, {"accuracy": 0.0}):
+        with pytest.raises(InputError, match="expected a share"):
+            Constraints(**wrong)
 
 
 def test_the_best_score_within_a_size() -> None:

@@ -32,7 +32,7 @@ def refused(*arguments: str) -> str:
 
 def test_every_preset_is_listed_with_a_line():
     lines = kdlora().splitlines()
-    for name in ("ablation", "demo", "glue", "glue-small", "llm-labels", "matrix", "own-data"):
+    for name in presets.preset_names():
         (line,) = [text for text in lines if text.split()[:1] == [name]]
         assert len(line) > len(name) + 20
         assert len(line) <= 110
@@ -103,6 +103,21 @@ def test_a_language_models_answers_are_read_where_the_preset_is_called(tmp_path,
     assert {(run.data.max_train, run.data.max_selection) for run in runs} == {(200, 100)}
     (teacher,) = [run for run in runs if run.role == "teacher"]
     assert teacher.outputs.file == str(tmp_path / "answers.csv")
+
+
+def test_weights_and_a_teacher_are_tried_each_with_and_without_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for part, n in (("train", 1200), ("eval", 100)):
+        texts, labels = sentences(n, 1)
+        names = ["positive" if label == "pos" else "negative" for label in labels]
+        write_csv(tmp_path / f"rare-{part}.csv", text=texts, label=names)
+    runs = check(as_study("rare-classes")).runs
+    students = {(r.arm, r.training.class_weights) for r in runs if r.role == "student"}
+    assert students == {
+        (arm, weights)
+        for arm in ("student/lora", "student/kd-lora")
+        for weights in ("none", "balanced")
+    }
 
 
 def test_a_file_is_not_replaced_unasked(tmp_path):

@@ -11,6 +11,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr
 
 from kdlora.distillation.losses import (
+    Weighting,
     bernoulli_kl,
     dist,
     dkd,
@@ -288,3 +289,42 @@ def test_several_labels_mix_the_binary_cross_entropy_and_the_bernoulli_kl():
 def test_signals_of_one_class_a_row_are_refused_where_it_may_have_several(signal):
     with pytest.raises(InputError, match=f"'{signal}' compares class.*several labels.*kl or logit"):
         make_loss(several_labels(), Distillation(signals={signal: 1.0}))
+
+
+def test_weights_count_rows_of_hard_labels_by_their_class_and_leave_the_teacher_alone():
+    s, t, labels = logits(30), logits(31), torch.tensor([0, 2, 1, 0, 2, NO_LABEL, 1])
+    by = Weighting(torch.tensor([1.0, 5.0, 0.5]))
+    each = torch.nn.functional.cross_entropy(s, labels, ignore_index=NO_LABEL, reduction="none")
+    weighted = each * torch.tensor([1.0, 0.5, 5.0, 1.0, 0.5, 0.0, 5.0])
+    torch.testing.assert_close(make_loss(MNLI, None, by)(s, labels, None), weighted.mean())
+    kd = Distillation(kd_weight=0.3, temperature=2.0)
+    share = torch.tensor([0.3, 0.3, 0.3, 0.3, 0.3, 1.0, 0.3])
+    expected = ((1 - share) * weighted + share * kd_kl(s, t, 2.0)).mean()
+    torch.testing.assert_close(make_loss(MNLI, kd, by)(s, labels, t), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_the_gradient_of_the_focal_loss_is_its_closed_form(gamma):
+    student, labels = logits(32).requires_grad_(), torch.tensor([0, 2, 1, 0, 2, 1, 1])
+    make_loss(MNLI, None, Weighting(focal=gamma))(student, labels, None).backward()
+    p = student.detach().softmax(-1)
+    own = p.gather(-1, labels[:, None])
+    # d/dp of -(1 - p)^g log p, times dp/dz = p (1[own] - p_k)
+    slope = gamma * (1 - own) ** (gamma - 1) * own.log() - (1 - own) ** gamma / own
+    ones = torch.nn.functional.one_hot(labels, 3)
+    np.testing.assert_allclose(student.grad, slope * own * (ones - p) / len(labels), atol=1e-9)
+
+
+def test_a_focal_loss_is_finite_where_the_model_is_sure():
+    student = torch.tensor([[90.0, 0.0], [0.0, 90.0]], requires_grad=True)
+    loss = make_loss(RTE, None, Weighting(focal=0.5))(student, torch.tensor([0, 0]), None)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("task", [STSB, several_labels()], ids=["numbers", "several labels"])
+def test_only_classes_of_which_each_row_has_one_are_weighted(task):
+    for by in (Weighting(torch.ones(2)), Weighting(focal=1.0)):
+        with pytest.raises(InputError, match="no class weights and no focal loss"):
+            make_loss(task, None, by)

@@ -89,7 +89,20 @@ def a_teacher_of_other_classes(corner, folder):
     return {"pairs": pair(corner, teacher=model, teacher_is_trained=True)}
 
 
+def weights_of_a_class_that_is_none(corner, folder):
+    return {"training": {"class_weights": {"poss": 3}, "max_length": 32}}
+
+
+def weights_of_numbers(corner, folder):
+    numbers = [float(i) for i in range(60)]
+    tasks = own_rows(corner, folder, mood=numbers)
+    tasks[0] |= {"kind": "regression", "eval": None}
+    return {"tasks": tasks, "training": {"focal": 2, "max_length": 32}}
+
+
 FAULTS = {
+    weights_of_a_class_that_is_none: "task 'moods' has no class 'poss'. Did you mean",
+    weights_of_numbers: "training.focal: task 'moods' has numbers",
     lacks_class_columns: "has no column 'neg'",
     holds_no_classes: "no answer in column 'mood' is a class of the task",
     holds_other_texts: "answers none of the",

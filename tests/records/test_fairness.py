@@ -23,6 +23,8 @@ ASKED_OF_ALL = {
     "max_length": 128,
     "windows": None,
     "precision": "auto",
+    "class_weights": "none",
+    "focal": "0",
 }
 # field -> another value of its column, and how the two are called in the flag
 BROKEN = {
@@ -33,6 +35,8 @@ BROKEN = {
     "windows": ("windows", "mean of up to 16", "mean of up to 16", "none"),
     "precision": ("precision", "fp32", "fp32", "bf16"),
     "target": ("target", "in its own unit", "in its own unit", "standardised"),
+    "class_weights": ("class_weights", "a 1, b 9", "a 1, b 9", "none"),
+    "focal": ("focal", "2", "2", "0"),
     "device": ("device", "cuda", "cuda", "cpu"),
     "hardware": ("environment", {**ENVIRONMENT, "gpu": "A100"}, "A100", "Xeon"),
     "versions": (
@@ -65,6 +69,8 @@ def study() -> pd.DataFrame:
             "max_length": 128,
             "precision": "bf16",
             "target": "standardised",
+            "class_weights": "none",
+            "focal": "0",
             "device": "cpu",
             "environment": ENVIRONMENT,
             "flags": (),

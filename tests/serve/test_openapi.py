@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kdlora.serve.app import make_app
 from kdlora.serve.requests import Limits
 from kdlora.ship.answers import Outputs, Predictor, Texts
+from kdlora.ship.card import Abstention, Calibration
 from kdlora.ship.predict import load_predictor
 from tests.harness.exported import card_of, save_exported
 from tests.harness.serving import call
@@ -23,7 +24,7 @@ from tests.harness.threads import apart
 
 LIMITS = Limits(max_text_chars=20, queue=5, max_body_mb=0.002)
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-KINDS = ("one text", "pairs", "numbers")
+KINDS = ("one text", "pairs", "numbers", "answers withheld")
 _JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=25)
 _JUNK = st.recursive(
     _JSON, lambda v: st.lists(v, max_size=7) | st.dictionaries(st.text(max_size=6), v, max_size=3)
@@ -41,9 +42,11 @@ def apps(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> dict
         return Outputs(found.logits[:, :1], found.tokens, found.truncated)
 
     numbers = Predictor(number, "onnx", one_number)
+    cut = Abstention(aim=0.9, level=0.95, cut=0.6, lower_bound=0.9)
+    unsure = Predictor(card_of(calibration=Calibration(n=9, abstention=cut)), "onnx", predictor.run)
     return {
         kind: make_app(one, LIMITS)
-        for kind, one in zip(KINDS, (predictor, pairs, numbers), strict=True)
+        for kind, one in zip(KINDS, (predictor, pairs, numbers, unsure), strict=True)
     }
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from kdlora.records.artefact import Artefact
-from kdlora.ship.model_card import metadata
+from kdlora.ship.answers import answers
+from kdlora.ship.card import Calibration
+from kdlora.ship.model_card import example, metadata, with_calibration
 from kdlora.spec.check import make_study
 from kdlora.spec.encoders import HUB_NAMES, PACKAGED_ENCODERS, licence_of
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EncoderRef, EncoderRun
-from tests.harness.exported import card_of
+from tests.harness.exported import card_of, logits_of, save_exported
 
 VARIANT = {
     "name": "onnx", "runtime": "onnx", "quantization": "none", "path": "onnx/model.onnx",
@@ -65,3 +72,49 @@ def test_licences_are_of_whole_names() -> None:
     assert licence_of("bert-base-uncased") == licence_of("google-bert/bert-base-cased")
     assert licence_of("microsoft/deberta-v3-small") == "mit"
     assert licence_of("someone/bert-base-uncased") == licence_of(None) == "unknown"
+
+
+TEXTS = ["good good film", "bad dull good", "dull film film", "bad film good"]
+BY_PROBABILITY = {"cut": 0.6, "aim": 0.9, "level": 0.95, "lower_bound": 0.91}
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        None,
+        {"temperature": 0.25},
+        {"threshold": 0.3, "positive": "negative"},
+        {"threshold": 0.7, "positive": "positive", "temperature": 2.0},
+        {"thresholds": {"negative": 0.8, "positive": 0.2}},
+        {
+            "abstention": BY_PROBABILITY,
+            "temperature": 0.5,
+            "threshold": 0.2,
+            "positive": "positive",
+        },
+    ],
+)
+def test_the_example_answers_as_the_model_does(by: Any, tmp_path: Path) -> None:
+    card = card_of(calibration=by and Calibration(n=1, **by))
+    save_exported(tmp_path / "shipped", card=card.model_dump(mode="json"))
+    program = example(ARTEFACT, card)
+    assert program is not None
+    samples = re.search(r"encode_batch\((.*)\)", program)
+    assert samples is not None
+    path = tmp_path / "shipped" / "example.py"
+    path.write_text(program.replace(samples[1], repr(TEXTS)))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    said = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    found = answers(np.stack([logits_of(text) for text in TEXTS]), card)
+    assert [label for label, _ in said] == [str(a["label"]) for a in found]
+    assert [float(p) for _, p in said] == pytest.approx([a["probability"] for a in found], abs=1e-5)
+
+
+def test_a_readme_says_its_calibration_once_and_nothing_without_one() -> None:
+    by = Calibration(n=1, thresholds={"negative": 0.8, "positive": 0.2}, metric="macro-f1")
+    once = with_calibration("# moods\n\n## Forms\n", card_of(calibration=by))
+    assert "negative 0.8000, positive 0.2000" in once
+    assert with_calibration(once, card_of(calibration=by)) == once
+    cleared = with_calibration(once, card_of())
+    assert "thresholds" not in cleared
+    assert cleared.index("calibration") < cleared.index("## Forms")

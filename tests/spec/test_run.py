@@ -11,7 +11,7 @@ from kdlora.errors import InputError
 from kdlora.spec.check import make_study
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import NEW_FIELDS, DistilledRun, OutputsRef, read_run
+from kdlora.spec.run import NEW_FIELDS, DistilledRun, OutputsRef, TrainedRun, read_run
 from kdlora.spec.sections import OwnTask, Training
 from kdlora.spec.study import merged
 
@@ -79,6 +79,19 @@ def test_what_changes_the_training_changes_the_ids_of_distilled_runs_alone(secti
     kept = {run.run_id for run in before.runs} & {run.run_id for run in after.runs}
     assert {run.distillation for run in before.runs if run.run_id not in kept} == {"kd"}
     assert all(run.distillation == "none" for run in before.runs if run.run_id in kept)
+
+
+def test_weights_of_classes_are_part_of_the_ids_of_trained_runs_where_there_are_any():
+    before = plan()
+    for same in ({"class_weights": "none"}, {"focal": 0}, {"class_weights": "none", "focal": 0.0}):
+        same |= {"epochs": 3}
+        assert plan(training=same).runs == plan(training={"epochs": 3}).runs
+    for other in ({"class_weights": "balanced"}, {"class_weights": {"a": 3}}, {"focal": 2}):
+        after = plan(training=other)
+        kept = {run.run_id for run in before.runs} & {run.run_id for run in after.runs}
+        changed = [run for run in before.runs if run.run_id not in kept]
+        assert all(isinstance(run, TrainedRun) for run in changed)
+        assert not any(isinstance(run, TrainedRun) for run in after.runs if run.run_id in kept)
 
 
 def test_the_cache_counts_only_where_states_are_matched():

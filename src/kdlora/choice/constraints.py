@@ -24,7 +24,8 @@ class Constraints(Result):
     which less is better, the most that is allowed. max_drop: hundredths lost at most against the
     teacher (in the metric's own unit where that is unbounded). prefer: what is best among
     those that keep all limits; ties in cost are broken by the score, ties in score by latency.
-    role: student leaves the teachers out.
+    role: student leaves the teachers out. min_coverage: share of the selection split that is
+    answered at least, where unsure answers are withheld so that those given have the `accuracy`.
     """
 
     max_size_mb: float | None = None
@@ -36,6 +37,8 @@ class Constraints(Result):
     prefer: str = "score"
     latency: str = "p95"
     role: str = "any"
+    min_coverage: float | None = None
+    accuracy: float = 0.95
 
     def __post_init__(self) -> None:
         problems = [
@@ -47,6 +50,10 @@ class Constraints(Result):
             problems.append(f"max_drop is {self.max_drop:g}; expected points, 0 or more")
         if self.min_score is not None and not math.isfinite(self.min_score):
             problems.append(f"min_score is {self.min_score}; expected a score such as 0.82")
+        for name in ("min_coverage", "accuracy"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                problems.append(f"{name} is {share:g}; expected a share below 1, such as 0.9")
         for name, known in (("prefer", PREFERENCES), ("runtime", RUNTIMES), ("role", ROLES),
                             ("latency", ("p50", "p95"))):  # fmt: skip
             if getattr(self, name) not in known:
@@ -70,7 +77,7 @@ class Constraints(Result):
         return {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in ("prefer", "latency")
+            if f.name not in ("prefer", "latency", "accuracy")
             and getattr(self, f.name) != getattr(blank, f.name)
         }
 

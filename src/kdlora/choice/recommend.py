@@ -33,12 +33,14 @@ from kdlora.choice.recommendation import (
     Recommendation,
 )
 from kdlora.errors import InputError
+from kdlora.evidence.abstention import choose_cut
 from kdlora.evidence.score_draws import ScoreDraws, quantiles, score_ends
 from kdlora.evidence.students import bands
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import names
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.task import CLASSIFICATION
 
 
 def _costs(candidates: Sequence[ModelForm], constraints: Constraints) -> dict[str, np.ndarray]:
@@ -130,9 +132,39 @@ def recommend_each(
     drawn = draw_candidates(pool, frame, outputs, rng=np.random.default_rng(seed), draws=draws)
     scores = run_scores(frame)
     return [
-        recommend(pool, constraints, drawn, run_scores=scores, profile=profile)
+        recommend(
+            pool, constraints, drawn, run_scores=scores, profile=profile,
+            coverages=coverages_of(pool.candidates, constraints, outputs),
+        )
         for profile, constraints in asked
-    ]
+    ]  # fmt: skip
+
+
+def coverages_of(
+    candidates: Sequence[ModelForm],
+    constraints: Constraints,
+    outputs: Mapping[str, SplitOutputs],
+) -> tuple[float | None, ...]:
+    """The share of selection rows that each candidate answers at the accuracy asked for.
+
+    It is that of the run that ships, as `kdlora calibrate --abstain` chooses it. None
+    without predictions, or where answers have no probability; () where nobody asks.
+    """
+    if constraints.min_coverage is None:
+        return ()
+    known = {
+        run: _coverage(outputs[run], constraints.accuracy) if run in outputs else None
+        for run in dict.fromkeys(candidate.ship for candidate in candidates)
+    }
+    return tuple(known[candidate.ship] for candidate in candidates)
+
+
+def _coverage(own: SplitOutputs, accuracy: float) -> float | None:
+    shares = own.kind.probabilities(own.outputs)
+    if own.kind is not CLASSIFICATION or shares is None:
+        return None
+    cut = choose_cut(shares.max(axis=1), own.kind.right(own.outputs, own.labels), aim=accuracy)
+    return 0.0 if cut is None else cut.coverage
 
 
 def recommend(
@@ -142,8 +174,12 @@ def recommend(
     *,
     run_scores: Mapping[str, float],
     profile: str | None = None,
+    coverages: Sequence[float | None] = (),
 ) -> Recommendation:
-    """Choose among the candidates of a task; `drawn` is what `draw_candidates` gave for it."""
+    """Choose among the candidates of a task; `drawn` is what `draw_candidates` gave for it.
+
+    `coverages` are those of `coverages_of`, where the constraints ask for one.
+    """
     candidates = pool.candidates
     scale = pool.direction * metric(pool.metric).factor
     k = len(candidates)
@@ -154,7 +190,8 @@ def recommend(
         everything = scale * drawn.draws
         values = everything[:, :k]
         tops = everything[:, k] if pool.reference is not None else values.max(1)
-    static = [_static_broken(c, constraints) for c in candidates]
+    answered = dict(zip(candidates, coverages, strict=True)) if coverages else {}
+    static = [_static_broken(c, constraints, answered.get(c)) for c in candidates]
     broken = [
         (*found, *_score_broken(u[i], top, constraints, scale)) for i, found in enumerate(static)
     ]  # fmt: skip
@@ -217,9 +254,15 @@ def recommend(
     return replace(result, next_steps=steps)
 
 
-def _static_broken(candidate: ModelForm, constraints: Constraints) -> tuple[BrokenLimit, ...]:
+def _static_broken(
+    candidate: ModelForm, constraints: Constraints, coverage: float | None
+) -> tuple[BrokenLimit, ...]:
     """Limits that no draw of scores can change."""
     found = []
+    least = constraints.min_coverage
+    if least is not None and (coverage is None or coverage < least):
+        excess = 1.0 if coverage is None else 1 - coverage / least
+        found.append(BrokenLimit("min_coverage", least, coverage, excess))
     latency = candidate.latency_ms(constraints.latency).value
     for name, limit, value in (
         ("max_size_mb", constraints.max_size_mb, candidate.size_mb.value),

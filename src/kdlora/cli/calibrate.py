@@ -1,4 +1,4 @@
-"""`kdlora calibrate`: honest probabilities and a decision threshold for a finished model."""
+"""`kdlora calibrate`: honest probabilities, thresholds, and when to withhold an answer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kdlora.ship.card import Calibration
+    from rich.console import Console
+
+    from kdlora.ship.card import Abstention, Calibration
 
 
 def calibrate(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="MODEL", help="A run's folder, a saved student's, or an exported one."
+            metavar="MODEL",
+            help="A run's folder, a saved student's, an exported one, or a study's, which means "
+            "its student.",
         ),
     ],
     temperature: Annotated[
@@ -27,12 +31,21 @@ def calibrate(
         typer.Option(
             metavar="METRIC",
             help="Choose a decision threshold that maximises f1 (of the positive class), "
-            "macro-f1, accuracy or matthews. Two classes only.",
+            "macro-f1, accuracy, matthews or balanced-accuracy; one for each class where there are "
+            "more than two.",
         ),
     ] = None,
     positive: Annotated[
         str | None,
         typer.Option(help="The class of the threshold; default the task's own, else the second."),
+    ] = None,
+    abstain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ACCURACY",
+            help="Withhold the answers that are too unsure for so many of those given to be right, "
+            "such as 0.95.",
+        ),
     ] = None,
     study: Annotated[
         Path | None,
@@ -40,16 +53,17 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was stored.")] = False,
 ) -> None:
-    """Fit a temperature or a threshold on the selection split, and store it with the model.
+    """Fit a temperature, thresholds or an abstention on the selection split; store it there.
 
-    `kdlora predict`, `kdlora serve` and later exports of the same run apply it. The report split
-    only shows what it changed.
+    What is asked for together replaces what was stored before. `kdlora predict`, `kdlora serve` and
+    later exports of the same run apply it. The report split only shows what it changed.
     """
     from kdlora.ship.calibration import calibrate_folder
 
     target, made = calibrate_folder(
-        model, temperature=temperature, threshold=threshold, positive=positive, study=study
-    )
+        model, temperature=temperature, threshold=threshold, positive=positive, abstain=abstain,
+        study=study,
+    )  # fmt: skip
     if as_json:
         print(json.dumps(made.model_dump(mode="json"), indent=1))
         return
@@ -70,6 +84,11 @@ def _show(made: Calibration) -> None:
             f"{made.metric}",
             markup=False,
         )
+    if made.thresholds is not None:
+        each = ", ".join(f"{name} {value:.3f}" for name, value in made.thresholds.items())
+        console.print(f"thresholds, best by {made.metric}: {each}", markup=False)
+    if made.abstention is not None:
+        _show_abstention(made.abstention, console)
     table = Table("split", "rows", "cross-entropy", "calibration error", "accuracy")
     if made.metric is not None:
         table.add_column(made.metric)
@@ -85,3 +104,19 @@ def _show(made: Calibration) -> None:
     console.print(
         "Chosen on the selection split; the report split shows what to expect.", markup=False
     )
+
+
+def _show_abstention(made: Abstention, console: Console) -> None:
+    console.print(
+        f"answers of a probability above {made.cut:.3f} are given, the others withheld: "
+        f"{100 * made.aim:g} % of those given are right, with {100 * made.level:g} % certainty "
+        f"(at least {100 * made.lower_bound:.1f} % by the selection split)",
+        markup=False,
+    )
+    for split, seen in made.splits.items():
+        right = "" if seen.accuracy is None else f", {100 * seen.accuracy:.1f} % of them right"
+        console.print(
+            f"  {split}: {seen.answered:,} of {seen.n:,} answered "
+            f"({100 * seen.answered / seen.n:.1f} %){right}",
+            markup=False,
+        )

@@ -51,7 +51,8 @@ def export(
         typer.Option(
             metavar="LIST",
             help="First calibrate the run on its selection split: temperature, and/or the metric "
-            "of a threshold (f1, macro-f1, accuracy, matthews). See `kdlora calibrate`.",
+            "of thresholds (f1, macro-f1, accuracy, matthews, balanced-accuracy), and/or "
+            "abstain=0.95. See `kdlora calibrate`.",
         ),
     ] = None,
     push_to_hub: Annotated[

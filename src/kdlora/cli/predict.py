@@ -106,6 +106,7 @@ def predict(
             return
         for sentence, answer in zip(text, answers, strict=True):
             print(f"{_told(answer)}\t{sentence}")
+        _say_withheld(sum(bool(a.get("withheld")) for a in answers), len(answers))
         _say_truncated(sum(answer["truncated"] for answer in answers), len(answers), predictor)
         return
 
@@ -126,6 +127,7 @@ def predict(
         ),
     )
     print(f"{done.rows:,} rows with predictions: {target}")
+    _say_withheld(done.withheld, done.rows)
     _say_truncated(done.truncated, done.rows, predictor)
     pace = done.rows / max(seconds, 1e-9)
     print(f"by {predictor.variant}, {pace:,.0f} rows a second", file=sys.stderr)
@@ -135,7 +137,8 @@ def _told(answer: Answer) -> str:
     """An answer as a line begins with it."""
     if "value" in answer:
         return f"{answer['value']:.3f}"
-    return f"{answer['label']}\t{answer['probability']:.3f}"
+    label = "(withheld)" if answer["label"] is None else answer["label"]
+    return f"{label}\t{answer['probability']:.3f}"
 
 
 def _predict_lines(predictor: Predictor, lines: BinaryIO, *, as_json: bool) -> None:
@@ -143,7 +146,7 @@ def _predict_lines(predictor: Predictor, lines: BinaryIO, *, as_json: bool) -> N
 
     Raises InputError for a line that is no UTF-8 or holds another number of texts.
     """
-    rows = truncated = 0
+    rows = truncated = withheld = 0
     while block := list(islice(lines, _LINES)):
         texts = []
         for number, line in enumerate(block, rows + 1):
@@ -166,7 +169,19 @@ def _predict_lines(predictor: Predictor, lines: BinaryIO, *, as_json: bool) -> N
             )
         rows += len(block)
         truncated += sum(answer["truncated"] for answer in answers)
+        withheld += sum(bool(answer.get("withheld")) for answer in answers)
+    _say_withheld(withheld, rows)
     _say_truncated(truncated, rows, predictor)
+
+
+def _say_withheld(withheld: int, rows: int) -> None:
+    """Tell of texts that got no answer, beside the answers and not among them."""
+    if withheld:
+        print(
+            f"{withheld:,} of {rows:,} answers are withheld: their probability is too low for the "
+            "accuracy that the model was calibrated to",
+            file=sys.stderr,
+        )
 
 
 def _say_truncated(truncated: int, rows: int, predictor: Predictor) -> None:

@@ -36,6 +36,16 @@ def recommend(
     max_drop: Annotated[
         float | None, typer.Option(help="Points lost at most against the teacher.")
     ] = None,
+    min_coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of texts that must be answered, such as 0.8, where unsure answers are "
+            "withheld for those given to have --accuracy."
+        ),
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(help="Of the answers given, with --min-coverage. Default 0.95.")
+    ] = None,
     runtime: Annotated[
         str | None, typer.Option(help="any, torch or onnx. Default any, or the profile's.")
     ] = None,
@@ -86,6 +96,7 @@ def recommend(
     given: dict[str, Any] = {
         "max_size_mb": max_size_mb, "max_latency_ms": max_latency_ms, "min_score": min_score,
         "max_drop": max_drop, "runtime": runtime, "prefer": prefer, "latency": latency,
+        "min_coverage": min_coverage, "accuracy": accuracy,
         "quantize": tuple(q.strip() for q in quantize.split(",")) if quantize else None,
     }  # fmt: skip
     problems = [
@@ -93,6 +104,8 @@ def recommend(
         for name, value, least in (("draws", draws, 100), ("length", length, 1), ("seed", seed, 0))
         if value is not None and value < least
     ]
+    if accuracy is not None and min_coverage is None:
+        problems.append("--accuracy is that of the answers given: it needs --min-coverage")
     if problems:
         raise InputError(problems)
     asked = asked_for(profile, **given)

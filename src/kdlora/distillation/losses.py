@@ -8,6 +8,7 @@ never "alpha", which belongs to LoRA.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -41,9 +42,36 @@ def is_labelled(labels: torch.Tensor) -> torch.Tensor:
     return known if known.ndim == 1 else known.all(-1)
 
 
+@dataclass(frozen=True)
+class Weighting:
+    """What makes rows count unequally in the loss of hard labels.
+
+    weights: [c] of the classes, or None; focal: gamma, 0 for none.
+    """
+
+    weights: torch.Tensor | None = None
+    focal: float = 0.0
+
+
 def hard_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The loss of the task's kind against labels [b], mean over the rows."""
     return task.kind.loss(logits, labels).mean()
+
+
+def weighted_loss(
+    task: Task, logits: torch.Tensor, labels: torch.Tensor, by: Weighting
+) -> torch.Tensor:
+    """The loss of the task's kind against labels [b], per row [b], as much as each row counts.
+
+    A cross-entropy is -log p, so that p, which the focal factor (1 - p)^gamma needs, is known from
+    it. Source: Lin et al. (2017), "Focal loss for dense object detection".
+    """
+    loss = task.kind.loss(logits, labels)
+    if by.focal:
+        loss = (1 - torch.exp(-loss)).clamp_min(_TINY) ** by.focal * loss
+    if by.weights is not None:
+        loss = by.weights.to(loss)[labels.clamp_min(0)] * loss
+    return loss
 
 
 def kd_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -165,14 +193,17 @@ def _pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(a, b, dim=-1, eps=_TINY)
 
 
-def make_loss(task: Task, kd: Distillation | None) -> Loss:
+def make_loss(task: Task, kd: Distillation | None, by: Weighting = Weighting()) -> Loss:
     """The loss of a run: hard labels alone, or mixed with the teacher's term.
 
     A labelled row counts ``(1 - kd_weight) * hard + kd_weight * soft``, one that only the teacher
-    labels ``soft``; soft is the weighted sum of the signals. For regression `kd_kl` gives way to
-    the squared error of both predictions, where rows have several labels to `bernoulli_kl`. Raises
-    InputError for signals that the kind of task cannot have.
+    labels ``soft``; soft is the weighted sum of the signals. `by` weighs rows in `hard` alone. For
+    regression `kd_kl` gives way to the squared error of both predictions, where rows have several
+    labels to `bernoulli_kl`. Raises InputError for signals, class weights or a focal loss that the
+    kind of task cannot have.
     """
+    if (by.focal or by.weights is not None) and not task.kind.weighs_classes:
+        raise InputError(f"a {task.kind} has no class weights and no focal loss", where="training")
     if kd is None:
 
         def plain(
@@ -181,7 +212,7 @@ def make_loss(task: Task, kd: Distillation | None) -> Loss:
             teacher: torch.Tensor | None,
             matched: torch.Tensor | None = None,
         ) -> torch.Tensor:
-            return hard_loss(task, logits, labels)
+            return weighted_loss(task, logits, labels, by).mean()
 
         return plain
     settings = kd
@@ -199,7 +230,7 @@ def make_loss(task: Task, kd: Distillation | None) -> Loss:
         soft = _soft(task, settings, logits, labels, teacher.to(logits.dtype))
         soft = soft if matched is None else soft + matched
         share = torch.where(is_labelled(labels), settings.kd_weight, 1.0).to(soft.dtype)
-        hard = task.kind.loss(logits, labels)
+        hard = weighted_loss(task, logits, labels, by)
         return ((1 - share) * hard + share * soft).mean()
 
     return loss

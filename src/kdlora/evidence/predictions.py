@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from kdlora.evidence.abstention import RiskCoverage, mean_curve, risk_coverage
 from kdlora.records.tidy import groups
 
 BINS = 10
@@ -21,11 +22,16 @@ AGREEMENT = ("agreement", "agreement_lower", "agreement_upper", "agreement_chanc
 
 @dataclass(frozen=True)
 class ConfidenceBins:
-    """A run's report rows by confidence: counts, sums of confidence, correct answers [bins]."""
+    """A run's report rows by confidence: counts, sums of confidence, correct answers [bins].
+
+    `curve` is what is wrong where only the surest rows are answered; None where rows may have
+    several labels, of which each is an answer of its own.
+    """
 
     n: tuple[int, ...]
     confidence: tuple[float, ...]
     correct: tuple[int, ...]
+    curve: RiskCoverage | None = None
 
 
 def confidence_bins(logits: np.ndarray, labels: np.ndarray) -> ConfidenceBins | None:
@@ -51,7 +57,10 @@ def confidence_bins(logits: np.ndarray, labels: np.ndarray) -> ConfidenceBins | 
         return np.bincount(place, weights=weights, minlength=BINS).tolist()
 
     return ConfidenceBins(
-        tuple(map(int, count())), tuple(count(confidence)), tuple(map(int, count(correct * 1.0)))
+        tuple(map(int, count())),
+        tuple(count(confidence)),
+        tuple(map(int, count(correct * 1.0))),
+        risk_coverage(confidence, correct) if labels.ndim == 1 else None,
     )
 
 
@@ -83,10 +92,31 @@ class Confusion:
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
 
+    def rows(self, true: int) -> int:
+        """Rows of a true class."""
+        return sum(self.counts[true])
+
     def share(self, true: int, predicted: int) -> float:
         """Of the rows of a true class; NaN where there are none."""
-        total = sum(self.counts[true])
+        total = self.rows(true)
         return self.counts[true][predicted] / total if total else math.nan
+
+    def precision(self, label: int) -> float:
+        """The share of the rows answered with a class that are of it; NaN where none is."""
+        said = sum(row[label] for row in self.counts)
+        return self.counts[label][label] / said if said else math.nan
+
+
+def risk_curves(
+    frame: pd.DataFrame, bins: Mapping[str, ConfidenceBins]
+) -> dict[tuple[str, str, str], tuple[RiskCoverage, int]]:
+    """(pair, task, arm) -> the mean curve of its runs, and how many they are. `frame` is tidy."""
+    found = {}
+    for key, cells in groups(frame[frame["run_id"].isin(set(bins))], "pair", "task", "arm"):
+        curves = [curve for r in dict.fromkeys(cells["run_id"]) if (curve := bins[r].curve)]
+        if curves:
+            found[key] = mean_curve(curves), len(curves)
+    return found
 
 
 def confusions(frame: pd.DataFrame) -> dict[tuple[str, str, str], Confusion]:

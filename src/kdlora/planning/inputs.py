@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdlora.data.class_weights import weighting_problems
 from kdlora.data.encoder_files import encoder_config
 from kdlora.data.examples import TaskData, joined
 from kdlora.data.packaged import is_fetched
@@ -121,6 +122,8 @@ def _check_teaching(
             problems.add(*_unfit_zero_shot(run, data))
         if isinstance(run, GivenTeacherRun):
             problems.add(*_unfit_classifier(run, data))
+        if isinstance(run, TrainedRun):
+            problems.add(*weighting_problems(run.training, data.task))
         if isinstance(run, TrainedRun) and run.counted:
             once(_key_of(run, run.counted), _texts, run.counted, run, data, on_note)
         if not isinstance(run, DistilledRun):

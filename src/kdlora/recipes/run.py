@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from kdlora.data.batches import Encoded, encode_once
+from kdlora.data.class_weights import class_weights, weighting_problems
 from kdlora.data.examples import TaskData
 from kdlora.data.tasks import load_task
 from kdlora.data.unlabelled import load_unlabelled
 from kdlora.distillation.hidden_states import drop_cache
-from kdlora.distillation.losses import make_loss
+from kdlora.distillation.losses import Weighting, make_loss
+from kdlora.errors import InputError
 from kdlora.measure.agreement import agreement
 from kdlora.measure.efficiency import PeakMemory, count_parameters, merged_size_mb
 from kdlora.measure.energy import EnergyMeter
@@ -166,6 +168,7 @@ class _Built:
     signals: TeacherSignals | None
     hidden: HiddenStateTargets | None
     target: TargetScale | None  # of a regression
+    weights: dict[str, float]  # of the classes; {} where all count alike
 
 
 def _trained(job: _Job) -> RunOutcome:
@@ -241,7 +244,10 @@ def _trained(job: _Job) -> RunOutcome:
             texts=texts["train"],
             device=compute.device,
         )
-    built = _Built(loaded, model, texts, schedule, compute, signals, hidden, target)
+    if problems := list(weighting_problems(run.training, data.task)):
+        raise InputError(problems)
+    weights = class_weights(run.training.class_weights, data.train.labels, data.task)
+    built = _Built(loaded, model, texts, schedule, compute, signals, hidden, target, weights)
     progress, costs = _train(job, built)
     if target is not None:
         restore_unit(model, target)
@@ -297,12 +303,14 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         taught = target.standardised(taught) if taught is not None else None
     matching = hidden.matching if hidden else None
     training = TrainingData(texts["train"], labels, taught, matching)
+    weights = torch.tensor([*built.weights.values()]) if built.weights else None
+    by = Weighting(weights, run.training.focal)
     new = None
     if run.head_lr is not None:
         names = adapters.new_parameters(model, built.loaded.new_modules)
         new = NewRates(names, run.head_lr / run.lr)
     setup = TrainingSetup(
-        loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None),
+        loss=make_loss(task, run.kd if isinstance(run, DistilledRun) else None, by),
         evaluate=evaluate,
         primary=task.primary,
         direction=task.direction,
@@ -418,6 +426,7 @@ def _facts(built: _Built, progress: Progress) -> TrainingFacts:
         targets=adapters.adapted_layers(model),
         adapter_norm=adapter_norm(model),
         rank_pattern=adapters.rank_pattern(model),
+        class_weights=built.weights or None,
         target_mean=built.target.mean if built.target else None,
         target_scale=built.target.scale if built.target else None,
         **compute_facts(built.compute, model),

@@ -27,10 +27,13 @@ FIELDS = {
     "windows": "windows of long texts",
     "precision": "precision",
     "target": "regression target",
+    "class_weights": "class weights",
+    "focal": "focal gamma",
     "device": "device",
     "hardware": "hardware",
     "versions": "software",
 }
+WEIGHTING = {"class_weights": "none", "focal": "0"}  # where all rows count alike
 ASKED = "asked"  # column: what the study file asked of a run, by field
 _GROUP = ("task", "pair")
 
@@ -75,6 +78,8 @@ def asked_of(run: Run) -> dict[str, Hashable]:
         "max_length": training.max_length,
         "windows": training.windows and training.windows.title,
         "precision": training.precision,
+        **WEIGHTING,
+        **training.weighting,
     }
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from kdlora.errors import StoreError
 from kdlora.json_files import read_json_lines, read_json_object
-from kdlora.records.fairness import ASKED, asked_of, flag_unequal
+from kdlora.records.fairness import ASKED, WEIGHTING, asked_of, flag_unequal
 from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
 from kdlora.records.record import Record, TaskFacts, task_facts
@@ -195,8 +195,10 @@ def row(
             values["windows"] = windows.title
         if record is not None and record.facts.planned_epochs is not None:
             values["epochs"] = round(record.facts.planned_epochs, 1)
-    if isinstance(run, TrainedRun) and run.head_lr is not None:
-        values["head_lr"] = run.head_lr
+    if isinstance(run, TrainedRun):
+        values |= WEIGHTING | run.training.weighting
+        if run.head_lr is not None:
+            values["head_lr"] = run.head_lr
     if isinstance(run, DistilledRun):
         values |= {"temperature": run.kd.temperature, "kd_weight": run.kd.kd_weight}
         values |= {"signals": "+".join(run.kd.signals.names), "n_teachers": len(run.teachers)}

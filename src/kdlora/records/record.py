@@ -211,6 +211,9 @@ class TrainingFacts(RecordPart):
     adapter_params: int | None = Field(None, description="trained in the adapter, head excluded")
     adapter_norm: float | None = Field(None, description="Frobenius norm of the merged update")
     rank_pattern: dict[str, int] | None = None
+    class_weights: dict[str, float] | None = Field(
+        None, description="of a row in the loss of hard labels, by its class; absent: all count 1"
+    )
     target_mean: float | None = Field(
         None, description="a regression was trained on (label - target_mean) / target_scale"
     )

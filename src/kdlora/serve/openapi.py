@@ -128,8 +128,15 @@ def answer_schema(predictor: Predictor) -> dict[str, Any]:
             "propertyNames": {"enum": labels},
             "minProperties": len(labels),
         }
-        label = _STRING | {"enum": labels}
-        one = _object({"label": label, "probability": share, "probabilities": shares, **length})
+        label: dict[str, Any] = _STRING | {"enum": labels}
+        withheld = {}
+        if predictor.card.calibration and predictor.card.calibration.abstention:
+            label = {"type": ["string", "null"], "enum": [*labels, None]}
+            why = "why there is no label, or null"
+            withheld = {"withheld": {"type": ["string", "null"], "description": why}}
+        one = _object(
+            {"label": label, "probability": share, "probabilities": shares, **withheld, **length}
+        )
     listed = {"type": "array", "items": one, "description": "one for each text, in the same order"}
     return _object({"predictions": listed})
 

@@ -15,7 +15,8 @@ from kdlora.errors import ModelError, did_you_mean
 from kdlora.ship.stated_facts import name_problems
 
 if TYPE_CHECKING:
-    from kdlora.ship.card import ModelCard
+    from kdlora.ship.card import Calibration, ModelCard
+    from kdlora.vocabulary.task import Kind
 
 Texts = Sequence[list[str]]  # one list of texts, or two for pairs
 Answer = dict[str, Any]
@@ -49,6 +50,9 @@ class Predictor:
     def __call__(self, texts: Texts) -> list[Answer]:
         """One answer a text: {"label", "probability", "probabilities"} or {"value"}.
 
+        A model that may withhold answers adds "withheld" to all of them: why there is none, "label"
+        being None then, or None.
+
         Each also has "tokens", how long the input is, and "truncated", whether that was more than
         the model reads; and "windows", how many it was read in, by a model that reads in windows.
         """
@@ -70,12 +74,12 @@ class Predictor:
         if problems := list(name_problems(self.card.label_names)):
             raise ModelError(problems, where=f"the model of task '{self.card.task}'")
         calibration = self.card.calibration
-        positive = calibration.positive if calibration else None
-        if positive is not None and positive not in self.card.label_names:
-            raise ModelError(
-                f"the model's threshold is for '{positive}', which is none of its labels"
-                f".{did_you_mean(positive, self.card.label_names)} Calibrate it again"
-            )
+        for name in calibration.classes if calibration else ():
+            if name not in self.card.label_names:
+                raise ModelError(
+                    f"the model's threshold is for '{name}', which is none of its labels"
+                    f".{did_you_mean(name, self.card.label_names)} Calibrate it again"
+                )
 
     @property
     def columns(self) -> int:
@@ -83,8 +87,42 @@ class Predictor:
         return max(len(self.card.text_columns), 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What becomes of logits by a model's calibration.
+
+    shares: [n, c] probabilities; chosen: [n] the answers; confidence: [n] their probabilities;
+    given: [n] whether they are, or are withheld.
+    """
+
+    shares: np.ndarray
+    chosen: np.ndarray
+    confidence: np.ndarray
+    given: np.ndarray
+
+
+def decide(
+    outputs: np.ndarray, names: Sequence[str], calibration: Calibration | None, kind: Kind
+) -> Decided:
+    """The classes that outputs [n, c] are answered with, by the calibration where there is one."""
+    temperature = (calibration.temperature if calibration else None) or 1.0
+    shares = kind.probabilities(outputs, temperature)
+    assert shares is not None, "numbers have no probabilities"
+    threshold: float | np.ndarray | None = None
+    positive = None
+    if calibration is not None and calibration.thresholds is not None:
+        threshold = np.array([calibration.thresholds[name] for name in names])
+    elif calibration is not None and calibration.positive is not None:
+        threshold, positive = calibration.threshold, list(names).index(calibration.positive)
+    chosen = kind.decide(shares, threshold=threshold, positive=positive)
+    confidence = np.take_along_axis(shares, chosen[:, None], axis=1)[:, 0]
+    abstention = calibration.abstention if calibration else None
+    given = np.full(len(shares), True) if abstention is None else confidence > abstention.cut
+    return Decided(shares, chosen, confidence, given)
+
+
 def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
-    """Answers for outputs [n, c], by the card's temperature and threshold where it has them.
+    """Answers for outputs [n, c], by the card's calibration where it has one.
 
     Raises ModelError where an output is no number: such an answer would be none.
     """
@@ -94,32 +132,38 @@ def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
             f"the model answers text {odd[0] + 1} of {len(outputs)} with NaN or infinity: its "
             "weights are damaged, or its numbers overflow"
         )
-    names, calibration, kind = card.label_names, card.calibration, card.answers
-    places: dict[str | None, int] = {name: i for i, name in enumerate(names)}
-    temperature = (calibration.temperature if calibration else None) or 1.0
-    shares = kind.probabilities(outputs, temperature)
-    if shares is None:
+    names, kind = card.label_names, card.answers
+    if kind.numeric:
         return [{"value": value} for value in kind.write(kind.decide(outputs), names)]
-    chosen = kind.decide(
-        shares,
-        threshold=calibration.threshold if calibration else None,
-        positive=places.get(calibration.positive) if calibration else None,
-    )
-    return [
+    decided = decide(outputs, names, card.calibration, kind)
+    found = [
         {
             "label": label,
-            "probability": float(row[places[label]]),
+            "probability": float(confidence),
             "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
         }
-        for row, label in zip(shares, kind.write(chosen, names), strict=True)
+        for row, label, confidence in zip(
+            decided.shares, kind.write(decided.chosen, names), decided.confidence, strict=True
+        )
     ]
+    abstention = card.calibration.abstention if card.calibration else None
+    if abstention is not None:
+        for answer, given in zip(found, decided.given.tolist(), strict=True):
+            answer["withheld"] = None if given else abstention.reason(answer["probability"])
+            answer["label"] = answer["label"] if given else None
+    return found
 
 
 def answer_columns(card: ModelCard) -> list[str]:
-    """The columns of a table that a model's answers fill."""
+    """The columns of a table that a model's answers fill, the same for every row.
+
+    A model that may withhold answers has `withheld` besides: the reason, `prediction` being empty
+    then, or nothing.
+    """
     shares = [] if card.answers.numeric else ["probability", *(f"p_{n}" for n in card.label_names)]
+    withheld = ["withheld"] if card.calibration and card.calibration.abstention else []
     windows = ["windows"] if card.windows else []
-    return ["prediction", *shares, "tokens", "truncated", *windows]
+    return ["prediction", *shares, *withheld, "tokens", "truncated", *windows]
 
 
 def flat(answer: Answer) -> list[Any]:
@@ -129,4 +173,5 @@ def flat(answer: Answer) -> list[Any]:
     if "value" in answer:
         return [answer["value"], *length]
     shares = [round(share, 6) for share in answer["probabilities"].values()]
-    return [answer["label"], round(answer["probability"], 6), *shares, *length]
+    withheld = [answer["withheld"]] if "withheld" in answer else []
+    return [answer["label"], round(answer["probability"], 6), *shares, *withheld, *length]

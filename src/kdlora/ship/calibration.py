@@ -1,26 +1,39 @@
-"""Temperature and decision threshold of a saved model, chosen on the selection split alone.
+"""Temperature, thresholds and abstention of a saved model, chosen on the selection split alone.
 
 Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") divides the logits
 by one number that minimises the cross-entropy; answers stay the same, probabilities become honest.
-The threshold of a binary task is the probability from which a text is called positive. Both are
-chosen on the selection split; the report split only shows what they changed.
+The threshold of a binary task is the probability from which a text is called positive; more classes
+have one each. An abstention is the probability from which an answer is given at all. All are chosen
+on the selection split; the report split only shows what they changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
+from kdlora.evidence.abstention import (
+    LEVEL,
+    answered_at,
+    choose_cut,
+    rows_needed,
+    try_cuts,
+)
 from kdlora.measure.calibration import cross_entropy, fit_temperature
+from kdlora.records.frame import PLAN_FILE
 from kdlora.records.predictions import SplitOutputs, read_outputs
-from kdlora.records.store import Store, write_json
+from kdlora.records.store import Store, write_json, write_text
+from kdlora.ship.answers import decide
 from kdlora.ship.card import (
     CALIBRATION,
     CARD,
+    Abstention,
     Calibration,
+    Coverage,
     Fit,
     ModelCard,
     make_card,
@@ -29,11 +42,13 @@ from kdlora.ship.card import (
 )
 from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
-from kdlora.vocabulary.metric import expected_calibration_error
+from kdlora.vocabulary.metric import confusion_counts, expected_calibration_error
 from kdlora.vocabulary.metric import metric as metric_of
-from kdlora.vocabulary.task import CLASSIFICATION
+from kdlora.vocabulary.task import CLASSIFICATION, as_number
 
 # Metrics that a threshold may maximise, as they are written on the command line.
+_LEAST_OF_CLASS = 10  # rows of a class from which on its threshold is chosen
+_CUTS, _SWEEPS = 200, 10  # of the search for thresholds
 METRICS = tuple(name.replace("_", "-") for name, one in EVERY_METRIC.items() if one.of_confusion)
 
 
@@ -73,6 +88,49 @@ def _score_of_counts(
     return np.nan_to_num(of_confusion(table.astype(float), 1))
 
 
+def choose_thresholds(
+    shares: np.ndarray, labels: np.ndarray, *, metric: str, positive: int | None = None
+) -> np.ndarray:
+    """A threshold for each of c classes [c]; the class that exceeds its own by most times is right.
+
+    shares [n, c]: probabilities; labels [n]; `metric` one of `METRICS`. An answer that weighs the
+    classes' probabilities is best for every metric of the confusion matrix (Narasimhan et al. 2015,
+    "Consistent multiclass algorithms for complex performance measures"). The weights are found one
+    class after the other, each at the best of `_CUTS` cuts, until none gets better; a class with
+    fewer than `_LEAST_OF_CLASS` rows keeps its own, since so few would fit it to chance. The
+    thresholds sum to 1; all 1/c is the likeliest class.
+    """
+    c = shares.shape[1]
+    of_confusion = metric_of(metric.replace("-", "_")).of_confusion
+    assert of_confusion is not None
+    log_shares, weights = np.log(np.clip(shares, 1e-300, None)), np.zeros(c)
+
+    def score(answers: np.ndarray) -> float:
+        return float(np.nan_to_num(of_confusion(confusion_counts(answers, labels, c), positive)))
+
+    best = score((log_shares + weights).argmax(1))
+    tunable = np.flatnonzero(np.bincount(labels, minlength=c) >= _LEAST_OF_CLASS)
+    for _ in range(_SWEEPS):
+        before = best
+        for k in tunable:
+            others = log_shares + weights
+            others[:, k] = -np.inf
+            rival, needed = others.argmax(1), others.max(1) - log_shares[:, k]
+            values = np.unique(needed)
+            cuts = (values[1:] + values[:-1]) / 2
+            if len(cuts) > _CUTS:
+                cuts = cuts[np.linspace(0, len(cuts) - 1, _CUTS).round().astype(int)]
+            scores = np.array([score(np.where(needed < cut, k, rival)) for cut in cuts])
+            if len(scores) and scores.max() > best + 1e-12:
+                top = np.flatnonzero(scores >= scores.max() - 1e-12)
+                weights[k] = cuts[top[np.argmin(np.abs(cuts[top]))]]
+                best = scores.max()
+        if best <= before + 1e-12:
+            break
+    found = np.exp(-(weights - weights.min()))
+    return np.asarray(found / found.sum())
+
+
 def calibrate(
     selection: SplitOutputs,
     report: SplitOutputs | None,
@@ -81,82 +139,149 @@ def calibrate(
     temperature: bool,
     threshold: str | None,
     positive: str | None = None,
+    abstain: float | None = None,
 ) -> Calibration:
     """Fit what is asked for on the selection split and measure it on both.
 
     Args:
         label_names: of the classes, in the order of the logits.
         temperature: whether to scale.
-        threshold: metric that the threshold maximises, or None for no threshold.
-        positive: the class that the threshold is about; default the second of two.
+        threshold: metric that the threshold (of more than two classes: the thresholds) maximises,
+            or None for none.
+        positive: the class that the threshold is about; default the second of two. Of more than
+            two, the class of the metric f1.
+        abstain: accuracy that the answers have to reach, or None to answer everything. It is about
+            the probabilities and the answers that temperature and thresholds leave.
 
-    Raises InputError where there is nothing to do, no class, or more than two for a threshold.
+    Raises InputError where there is nothing to do, no class, one that is unknown, or an accuracy
+    that no cut reaches.
     """
     problems = Problems("calibration")
-    if not temperature and threshold is None:
-        problems.add("nothing to do: give --temperature, --threshold METRIC, or both")
+    several = len(label_names) > 2
+    if not temperature and threshold is None and abstain is None:
+        problems.add("nothing to do: give --temperature, --threshold METRIC, --abstain ACCURACY")
     if not label_names:
-        problems.add("a regression has no probabilities to calibrate")
+        problems.add(
+            "a regression has no probabilities to calibrate, and so none by which an answer could "
+            "be withheld"
+        )
     if threshold is not None and threshold not in METRICS:
         problems.add(
             f"unknown threshold metric '{threshold}'.{did_you_mean(threshold, METRICS)}"
         )  # fmt: skip
-    if threshold is not None and label_names and len(label_names) != 2:
-        problems.add(f"a threshold needs two classes; this model has {len(label_names)}")
     if positive is not None and positive not in label_names:
         problems.add(f"no class '{positive}'.{did_you_mean(positive, label_names)}")
+    elif threshold == "f1" and several and positive is None:
+        problems.add(
+            "f1 is of one class: name it with --positive, or take macro-f1 for all of "
+            f"{', '.join(label_names)}"
+        )
+    if abstain is not None and not 0 < abstain < 1:
+        problems.add(f"--abstain is {abstain:g}; expected an accuracy between 0 and 1, such as 0.9")
     problems.raise_any()
-    t = fit_temperature(selection.outputs, selection.labels) if temperature else 1.0
-    cut, index = None, None
+    made = Calibration(n=len(selection.labels))
+    if temperature:
+        t = fit_temperature(selection.outputs, selection.labels)
+        made = made.model_copy(update={"temperature": t})
     if threshold is not None:
-        positive = positive or label_names[1]
-        index = label_names.index(positive)
-        shares = softmax(selection.outputs / t, axis=1)[:, index]
-        cut = choose_threshold(shares, selection.labels, metric=threshold, positive=index)
+        found = _thresholds(selection, label_names, made, threshold, positive)
+        made = made.model_copy(update={"metric": threshold, **found})
     splits = {"selection": selection} | ({"report": report} if report is not None else {})
+    if abstain is not None:
+        withheld = choose_abstention(splits, label_names, made, aim=abstain)
+        made = made.model_copy(update={"abstention": withheld})
+    place = label_names.index(made.positive) if made.positive else None
 
-    def fits(t: float, cut: float | None) -> dict[str, Fit]:
+    def fits(by: Calibration | None) -> dict[str, Fit]:
         return {
-            name: measure_fit(own, temperature=t, threshold=cut, positive=index, metric=threshold)
+            name: measure_fit(own, label_names, by, metric=threshold, positive=place)
             for name, own in splits.items()
         }
 
-    return Calibration(
-        temperature=t if temperature else None,
-        threshold=cut,
-        positive=positive if threshold is not None else None,
-        metric=threshold,
-        n=len(selection.labels),
-        before=fits(1.0, None),
-        after=fits(t, cut),
+    return made.model_copy(update={"before": fits(None), "after": fits(made)})
+
+
+def _thresholds(
+    selection: SplitOutputs,
+    label_names: list[str],
+    made: Calibration,
+    metric: str,
+    positive: str | None,
+) -> dict[str, Any]:
+    """The threshold of two classes or the thresholds of more, as fields of a calibration."""
+    labels = np.asarray(selection.labels, int)
+    shares = decide(selection.outputs, label_names, made, CLASSIFICATION).shares
+    if len(label_names) > 2:
+        place = label_names.index(positive) if positive is not None else None
+        found = choose_thresholds(shares, labels, metric=metric, positive=place)
+        by_class = dict(zip(label_names, found.tolist(), strict=True))
+        return {"thresholds": by_class, "positive": positive if metric == "f1" else None}
+    positive = positive or label_names[1]
+    index = label_names.index(positive)
+    cut = choose_threshold(shares[:, index], labels, metric=metric, positive=index)
+    return {"threshold": cut, "positive": positive}
+
+
+def choose_abstention(
+    splits: Mapping[str, SplitOutputs],
+    label_names: Sequence[str],
+    by: Calibration,
+    *,
+    aim: float,
+) -> Abstention:
+    """From which probability on answers reach the accuracy `aim`, chosen on the selection split.
+
+    Raises InputError where the selection split allows none, with what it does allow.
+    """
+    found = {}
+    for name, own in splits.items():
+        decided = decide(own.outputs, label_names, by, CLASSIFICATION)
+        found[name] = decided.confidence, decided.chosen == own.labels
+    confidence, right = found["selection"]
+    chosen = choose_cut(confidence, right, aim=aim)
+    if chosen is None:
+        best = max(try_cuts(confidence, right), key=lambda cut: cut.lower)
+        raise InputError(
+            f"on the selection split ({len(right):,} rows) no confidence is enough for an accuracy "
+            f"of {aim:g}: at best {best.accuracy:.3f} on {best.answered:,} answers, of which "
+            f"{best.lower:.3f} is sure. Ask for less, or select on more rows: {rows_needed(aim):,} "
+            "answers without a mistake are the fewest that could show it",
+            where="calibration",
+        )
+    measured = {
+        name: (len(right), *answered_at(confidence, right, chosen.cut))
+        for name, (confidence, right) in found.items()
+    }
+    return Abstention(
+        aim=aim,
+        level=LEVEL,
+        cut=chosen.cut,
+        lower_bound=chosen.lower,
+        splits={
+            name: Coverage(n=n, answered=answered, accuracy=accuracy)
+            for name, (n, answered, accuracy) in measured.items()
+        },
     )
 
 
 def measure_fit(
     own: SplitOutputs,
+    label_names: Sequence[str],
+    by: Calibration | None,
     *,
-    temperature: float = 1.0,
-    threshold: float | None = None,
-    positive: int | None = None,
     metric: str | None = None,
+    positive: int | None = None,
 ) -> Fit:
-    """Cross-entropy, calibration error and the scores of the answers on one split."""
-    logits, labels = own.outputs / temperature, np.asarray(own.labels, int)
-    answers = logits.argmax(1)
-    if threshold is not None and positive is not None:
-        shares = softmax(logits, axis=1)
-        answers = CLASSIFICATION.decide(shares, threshold=threshold, positive=positive)
-    size = logits.shape[1]
-    table = np.bincount(labels * size + answers, minlength=size * size).reshape(size, size)
+    """Cross-entropy, calibration error and the scores of all answers, withheld or not."""
+    labels, size = np.asarray(own.labels, int), own.outputs.shape[1]
+    logits = own.outputs / ((by.temperature if by else None) or 1.0)
+    answers = decide(own.outputs, label_names, by, CLASSIFICATION).chosen
     score = None
-    if metric is not None and positive is not None:
-        hit, said = table[positive, positive], table[:, positive].sum()
-        score = float(
-            _score_of_counts(
-                np.array([hit]), np.array([said]), int((labels == positive).sum()), len(labels),
-                metric,
-            )[0]
-        )  # fmt: skip
+    if metric is not None:
+        of_confusion = metric_of(metric.replace("-", "_")).of_confusion
+        assert of_confusion is not None
+        counts = confusion_counts(answers, labels, size)
+        score = float(np.nan_to_num(of_confusion(counts, positive)))
     return Fit(
         n=len(labels),
         nll=cross_entropy(logits, labels),
@@ -172,17 +297,21 @@ def calibrate_folder(
     temperature: bool,
     threshold: str | None,
     positive: str | None = None,
+    abstain: float | None = None,
     study: str | Path | None = None,
 ) -> tuple[Path, Calibration]:
     """Calibrate a run, or a saved or exported student, and store it where it is read from.
 
-    A run keeps it beside its record, and whatever is made of that run later takes it along. A
-    student or an export has it in its card. Needs the run's stored predictions: those of the fp32
-    model, also for a quantised export. Returns the file written.
+    A study means the student that it saved. A run keeps it beside its record, and whatever is made
+    of that run later takes it along. A student or an export has it in its card; an export says it
+    in its README and example, too. Needs the run's stored predictions: those of the fp32 model,
+    also for a quantised export. Returns the file written.
 
     Raises ModelError where no run or card is found, InputError as `calibrate` does.
     """
     folder = Path(folder).expanduser()
+    if (folder / PLAN_FILE).is_file():
+        folder = folder / "student"
     if (folder / "record.json").is_file():
         root, run_id, target = folder.parent.parent, folder.name, folder / CALIBRATION
         record = Store(root).read(run_id)
@@ -205,10 +334,12 @@ def calibrate_folder(
     made = calibrate(
         splits["selection"][run_id], splits["report"].get(run_id), card.label_names,
         temperature=temperature, threshold=threshold, positive=positive or card.positive,
+        abstain=abstain,
     )  # fmt: skip
     if target.name == CARD:
-        write_json(target, card.model_copy(update={"calibration": made}).model_dump(mode="json"))
-        _refresh_checksum(folder)
+        card = card.model_copy(update={"calibration": made})
+        write_json(target, card.model_dump(mode="json"))
+        _renew_export(folder, card)
     else:
         write_json(target, made.model_dump(mode="json"))
     return target, made
@@ -217,21 +348,27 @@ def calibrate_folder(
 def calibrate_run(run: str | Path, wanted: list[str]) -> Calibration:
     """Calibrate the run that `kdlora export` was given, so that its export takes it along.
 
-    `wanted`: "temperature" and at most one threshold metric. Raises InputError for others.
+    `wanted`: "temperature", at most one threshold metric, and at most one "abstain=ACCURACY".
+    Raises InputError for others.
     """
     from kdlora.ship.source import find_source
 
-    known = ("temperature", *METRICS)
-    problems = [f"unknown '{w}'.{did_you_mean(w, known)}" for w in wanted if w not in known]
+    known = ("temperature", *METRICS, "abstain=0.95")
+    aims = [w.removeprefix("abstain=") for w in wanted if w.startswith("abstain=")]
+    others = [w for w in wanted if not w.startswith("abstain=")]
+    problems = [f"unknown '{w}'.{did_you_mean(w, known)}" for w in others if w not in known]
+    problems += [f"abstain={a}: expected a number such as 0.95" for a in aims if not as_number(a)]
     metrics = [w for w in wanted if w in METRICS]
-    if len(metrics) > 1:
-        problems.append(f"one threshold has one metric; given {', '.join(metrics)}")
+    for several, what in ((metrics, "one threshold has one metric"), (aims, "one aim is enough")):
+        if len(several) > 1:
+            problems.append(f"{what}; given {', '.join(several)}")
     if problems or not wanted:
         raise InputError(problems or f"give some of {', '.join(known)}", where="--calibrate")
     source = find_source(run)
     _, made = calibrate_folder(
         source.store.folder(source.record.run_id),
         temperature="temperature" in wanted, threshold=metrics[0] if metrics else None,
+        abstain=as_number(aims[0]) if aims else None,
     )  # fmt: skip
     folder = Path(run).expanduser()
     if (folder / CARD).is_file() and (card := read_card(folder)) is not None:
@@ -252,12 +389,20 @@ def _study_of(folder: Path, card: ModelCard, study: str | Path | None) -> Path:
     )
 
 
-def _refresh_checksum(folder: Path) -> None:
-    """An export lists the card's checksum, which has changed."""
+def _renew_export(folder: Path, card: ModelCard) -> None:
+    """What an export says of its calibration in its README and example, and their checksums."""
     from kdlora.records.artefact import checksums_of, is_artefact, read_artefact, write_artefact
+    from kdlora.ship.model_card import EXAMPLE, README, example, with_calibration
 
-    if is_artefact(folder):
-        artefact = read_artefact(folder)
-        if CARD in artefact.checksums:
-            sums = {**artefact.checksums, CARD: checksums_of(folder)[CARD]}
-            write_artefact(folder, artefact.model_copy(update={"checksums": sums}))
+    if not is_artefact(folder):
+        return
+    artefact = read_artefact(folder)
+    readme = folder / README
+    if readme.is_file():
+        write_text(readme, with_calibration(readme.read_text(encoding="utf-8"), card))
+    if (folder / EXAMPLE).is_file() and (program := example(artefact, card)) is not None:
+        write_text(folder / EXAMPLE, program)
+    now = checksums_of(folder)
+    changed = {name: now[name] for name in (CARD, README, EXAMPLE) if name in artefact.checksums}
+    sums = {**artefact.checksums, **changed}
+    write_artefact(folder, artefact.model_copy(update={"checksums": sums}))

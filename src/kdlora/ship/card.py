@@ -33,11 +33,38 @@ class Fit(BaseModel):
     score: float | None = Field(None, description="the metric that the threshold maximises")
 
 
+class Coverage(BaseModel):
+    """How many rows of a split are answered, and how right those answers are."""
+
+    n: int
+    answered: int
+    accuracy: float | None = Field(None, description="of the answers given; none where none is")
+
+
+class Abstention(BaseModel):
+    """From which probability of its answer on a model gives it, and what is promised of it."""
+
+    aim: float = Field(gt=0, lt=1, description="accuracy that the answers given reach")
+    level: float = Field(gt=0, lt=1, description="probability that they do")
+    cut: float = Field(ge=0, le=1, description="answers of a probability above it are given")
+    lower_bound: float = Field(description="of the accuracy, on the selection split")
+    splits: dict[str, Coverage] = {}
+
+    def reason(self, probability: float) -> str:
+        """Why an answer of this probability is withheld."""
+        return (
+            f"a probability of {probability:.3f} is not above {self.cut:.3f}, from which on "
+            f"answers are right {100 * self.aim:g} % of the time"
+        )
+
+
 class Calibration(BaseModel):
     """What is done to a model's logits before it answers, and what that changed.
 
-    Probabilities are softmax(logits / temperature); with two classes and a threshold, `positive` is
-    answered exactly where its probability reaches the threshold.
+    Probabilities are softmax(logits / temperature). With two classes and a threshold, `positive` is
+    answered exactly where its probability reaches the threshold; with thresholds, the class whose
+    probability exceeds its own by most times is. With an abstention an answer is given only where
+    its probability is above the cut.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -45,11 +72,18 @@ class Calibration(BaseModel):
     temperature: float | None = Field(None, gt=0)
     threshold: float | None = Field(None, ge=0, le=1)
     positive: str | None = None
-    metric: str | None = Field(None, description="what the threshold maximises")
+    thresholds: dict[str, float] | None = Field(None, description="by class; they sum to 1")
+    metric: str | None = Field(None, description="what the threshold or thresholds maximise")
+    abstention: Abstention | None = None
     chosen_on: Literal["selection"] = "selection"
     n: int = Field(description="rows it was chosen on")
     before: dict[str, Fit] = Field({}, description="split -> as the model came")
     after: dict[str, Fit] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that it names."""
+        return (*([self.positive] if self.positive else []), *(self.thresholds or ()))
 
 
 class ModelCard(BaseModel):

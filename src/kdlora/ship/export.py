@@ -174,9 +174,9 @@ def _finish(work: steps.Work, artefact: Artefact, *, name: str) -> Artefact:
     card = work.source.card
     write_json(work.folder / CARD, card.model_dump(mode="json"))
     text = model_card.readme(artefact, card, work.source.record, repository=name, notes=work.limits)
-    write_text(work.folder / "README.md", text)
+    write_text(work.folder / model_card.README, text)
     if (program := model_card.example(artefact, card)) is not None:
-        write_text(work.folder / "example.py", program)
+        write_text(work.folder / model_card.EXAMPLE, program)
     artefact = artefact.model_copy(update={"checksums": checksums_of(work.folder)})
     write_artefact(work.folder, artefact)
     return artefact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from kdlora.spec.run import (
 from kdlora.vocabulary.metric import metric
 from kdlora.vocabulary.task import GLUE, TASKS
 
+README, EXAMPLE = "README.md", "example.py"
+# Between these lines of the README stands what a later calibration replaces.
+_BEGIN, _END = "<!-- calibration -->", "<!-- end of calibration -->"
 _HUB_GLUE = "nyu-mll/glue"
 _SAMPLES = ("A short text to try it on.", "Another one, a little longer than the first.")
 
@@ -59,7 +63,54 @@ def readme(
     environment = _environment()
     environment.filters["drop"] = lambda drop: written_drop(drop, artefact.drop_unit)
     body = environment.get_template("model_card.md.j2").render(values)
+    body = with_calibration(body, card)
     return f"---\n{metadata(artefact, card, run, repository=repository)}\n---\n\n{body}"
+
+
+def with_calibration(text: str, card: ModelCard) -> str:
+    """A README with what the card says of its calibration in the place of what stood there.
+
+    A README without such a place, of an earlier version, gets it before its next section.
+    """
+    told = "\n".join([_BEGIN, *_calibration_lines(card), _END])
+    begin, end = text.find(_BEGIN), text.find(_END)
+    if 0 <= begin < end:
+        return text[:begin] + told + text[end + len(_END) :]
+    place = text.find("\n## Forms")
+    return text if place < 0 else f"{text[:place]}\n{told}\n{text[place:]}"
+
+
+def _calibration_lines(card: ModelCard) -> Iterator[str]:
+    """What is done to the logits before there is an answer, and who does it."""
+    by = card.calibration
+    if by is None:
+        return
+    if by.temperature is not None:
+        yield f"- temperature: the logits are divided by {by.temperature:.4f} before the softmax"
+    if by.threshold is not None:
+        yield (
+            f"- threshold: `{by.positive}` from a probability of {by.threshold:.4f} on, best by "
+            f"{by.metric}"
+        )
+    if by.thresholds is not None:
+        each = ", ".join(f"{name} {value:.4f}" for name, value in by.thresholds.items())
+        yield (
+            "- thresholds: the class whose probability exceeds its own by most times, best by "
+            f"{by.metric}: {each}"
+        )
+    if (withheld := by.abstention) is not None:
+        yield (
+            f"- withheld: an answer of a probability of {withheld.cut:.4f} or less is not given, "
+            f"so that {100 * withheld.aim:g} % of those given are right, with "
+            f"{100 * withheld.level:g} % certainty"
+        )
+        for split, seen in withheld.splits.items():
+            right = "" if seen.accuracy is None else f", {seen.accuracy:.2%} of them right"
+            yield f"  - {split} split: {seen.answered:,} of {seen.n:,} answered{right}"
+    yield (
+        "- chosen on the selection split; `kdlora predict`, `kdlora serve` and `example.py` apply "
+        "it, a plain transformers pipeline does not"
+    )
 
 
 def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) -> str:
@@ -106,7 +157,7 @@ def example(artefact: Artefact, card: ModelCard) -> str | None:
     onnx = [v for v in artefact.variants if v.runtime == "onnx"]
     if not onnx:
         return None
-    best = _shipped(artefact)
+    best, by = _shipped(artefact), card.calibration
     chosen = best if best is not None and best.runtime == "onnx" else onnx[-1]
     pair = len(card.text_columns) > 1
     texts: Any = [_SAMPLES] if pair else list(_SAMPLES)
@@ -115,6 +166,9 @@ def example(artefact: Artefact, card: ModelCard) -> str | None:
         path=chosen.path,
         texts=repr(texts),
         labels=repr(card.label_names) if card.label_names else "",
+        temperature=(by.temperature if by else None) or 1.0,
+        answer=_answer(card),
+        cut=by.abstention.cut if by and by.abstention else None,
         windows=artefact.windows,
     )
 
@@ -127,6 +181,17 @@ def _limit(artefact: Artefact) -> str:
         f"Of texts of more than {artefact.windows.max_windows} windows some are not read. A text "
         "costs as many passes as it has windows; the times above are of one."
     )
+
+
+def _answer(card: ModelCard) -> str:
+    """The place of the answer among the probabilities `p`, as the example writes it."""
+    by = card.calibration
+    if by is not None and by.thresholds is not None:
+        return f"(p / {[by.thresholds[name] for name in card.label_names]!r}).argmax()"
+    if by is not None and by.threshold is not None and by.positive is not None:
+        place = card.label_names.index(by.positive)
+        return f"{place} if p[{place}] >= {by.threshold!r} else {1 - place}"
+    return "p.argmax()"
 
 
 def _shipped(artefact: Artefact) -> Variant | None:

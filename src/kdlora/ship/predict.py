@@ -103,11 +103,15 @@ def _no_folder(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PredictedFile:
-    """What came of predicting a file: rows, those whose end was not read, and where they are."""
+    """What came of predicting a file: rows, those whose end was not read, and where they are.
+
+    `withheld` counts the rows whose answer is withheld.
+    """
 
     rows: int
     truncated: int
     path: Path
+    withheld: int = 0
 
 
 def predict_file(
@@ -122,10 +126,11 @@ def predict_file(
     """Write `source` with its predictions added as a CSV.
 
     Works through the file in chunks, so its length does not matter. Columns added: `prediction`;
-    for classes, `probability` and one `p_<label>` each; and `tokens` and `truncated`, how long the
-    input is and whether its end was not read. The file's own columns stay as they are. The target
-    appears only when whole, and nothing is replaced that this did not make, unless with
-    `overwrite`: no other file than predictions with these columns, and never the source.
+    for classes, `probability` and one `p_<label>` each; `withheld`, where the model may withhold
+    answers: why `prediction` is empty, or nothing; and `tokens` and `truncated`, how long the input
+    is and whether its end was not read. The file's own columns stay as they are. The target appears
+    only when whole, and nothing is replaced that this did not make, unless with `overwrite`: no
+    other file than predictions with these columns, and never the source.
 
     Raises InputError for a file that has no such text column, or columns that are called as the
     added ones are, and for a target that may not be replaced; DataError for a damaged file.
@@ -138,7 +143,7 @@ def predict_file(
     target = _free_target(source, target, header, overwrite)
     fields = columns_of(wanted, table.columns)
     places = [table.columns.index(name) for name in fields]
-    total = truncated = 0
+    total = truncated = withheld = 0
     with (
         whole_file(target) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as handle,
@@ -154,8 +159,9 @@ def predict_file(
             )
             total += len(rows)
             truncated += sum(answer["truncated"] for answer in found)
+            withheld += sum(bool(answer.get("withheld")) for answer in found)
             on_rows(total)
-    return PredictedFile(total, truncated, target)
+    return PredictedFile(total, truncated, target, withheld)
 
 
 def _free_target(source: Path, target: Path, header: list[str], overwrite: bool) -> Path:

@@ -43,7 +43,7 @@ _IN_EVERY_ID = ("lr", "adapter", "kd", "teacher_run_id")
 # id: what was done before they existed stays done.
 NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "": ("teacher_run_ids", "unlabelled", "target", "head_lr", "counted"),
-    "training": ("min_steps", "count_texts", "windows"),
+    "training": ("min_steps", "count_texts", "windows", "class_weights", "focal"),
     "data": ("max_selection", "max_eval"),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),

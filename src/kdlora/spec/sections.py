@@ -121,6 +121,16 @@ def _as_windows(value: Any) -> Any:
     return {"pooling": value} if isinstance(value, str) else value
 
 
+def _as_weights(value: Any) -> Any:
+    """Class names as YAML reads them, and nothing for none."""
+    return (
+        {_name(key): weight for key, weight in value.items()} if isinstance(value, dict) else value
+    )
+
+
+ClassWeights = Literal["none", "balanced"] | dict[str, PositiveFloat]
+
+
 class Training(Strict):
     """How every arm is trained: the same for all of them, so that they can be compared."""
 
@@ -171,6 +181,17 @@ class Training(Strict):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="the encoder's own dropout; default as its config says"
     )
+    class_weights: Annotated[ClassWeights, BeforeValidator(_as_weights)] = Field(
+        "none",
+        description="how much a row counts in the loss of hard labels, by its class: balanced "
+        "gives every class the same say; {name: weight} sets ratios, 1 where a class is not named. "
+        "The teacher's term is never weighted",
+    )
+    focal: NonNegativeFloat = Field(
+        0.0,
+        description="gamma of the focal loss: a hard label counts (1 - p)^gamma times, p being the "
+        "probability that the model gives it already. 0 is cross-entropy",
+    )
 
     @model_validator(mode="after")
     def _enough_steps(self) -> Training:
@@ -208,6 +229,18 @@ class Training(Strict):
             stride = self.windows.overlap(max_length)
             changes["windows"] = self.windows.model_copy(update={"stride": stride})
         return self.model_copy(update=changes)
+
+    @property
+    def weighting(self) -> dict[str, str]:
+        """What makes rows count unequally in the loss of hard labels, as it is written."""
+        weights, found = self.class_weights, {}
+        if isinstance(weights, dict):
+            found["class_weights"] = ", ".join(f"{k} {v:g}" for k, v in sorted(weights.items()))
+        elif weights != "none":
+            found["class_weights"] = weights
+        if self.focal:
+            found["focal"] = f"{self.focal:g}"
+        return found
 
     def of_untrained(self) -> Training:
         """What concerns a model that is not trained: how texts are cut and computed."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kdlora.evidence.abstention import RiskCoverage
 from kdlora.evidence.gains import describe as gather
 from kdlora.evidence.predictions import ConfidenceBins, confidence_bins
 from kdlora.evidence.study import gather_report
 from kdlora.records.tidy import tidy
 from kdlora.report.content import predictions, statistics, trust
 from kdlora.report.content.cost import by_rank
+from kdlora.report.content.task_by_task import found_by_class
 from kdlora.report.render.panels import FAINT, FULL, shades
 from kdlora.vocabulary.metric import expected_calibration_error
 from tests.harness.studies import make_frame, put
@@ -48,6 +50,30 @@ def test_reliability_adds_up_the_seeds(one_task):
     assert [cell.value for cell in row[1:]] == [0.75, 0.5, 8]
     assert "n = 2 runs" in figure.caption
     assert predictions.reliability(tidy(one_task), {}) is None
+
+
+def test_risk_by_coverage_is_the_mean_over_the_seeds(one_task):
+    runs = list(one_task.loc[one_task["arm"] == "student/lora", "run_id"])
+    curves = [RiskCoverage((1.0, 0.5), (0.2, 0.1), 0.12), RiskCoverage((1.0, 0.5), (0.4, 0.1), 0.2)]
+    bins = {
+        run: ConfidenceBins((4,), (3.0,), (2,), curve)
+        for run, curve in zip(runs, curves, strict=True)
+    }
+    figure, table = predictions.risk_coverage(tidy(one_task), bins)
+    found = [[cell.value for cell in row[1:]] for row in table.rows]
+    assert found == [pytest.approx([1.0, 0.3, 0.16, 2]), pytest.approx([0.5, 0.1, 0.16, 2])]
+    drawn = rows_of(figure.panels[0], "Answered")
+    assert [(r["x"], r["y"]) for r in drawn] == [pytest.approx((100, 30)), pytest.approx((50, 10))]
+    several = dict.fromkeys(runs, ConfidenceBins((4,), (3.0,), (2,)))
+    assert predictions.risk_coverage(tidy(one_task), several) is None
+
+
+def test_a_curve_is_of_rows_with_one_answer_each():
+    rng = np.random.default_rng(6)
+    logits, labels = rng.normal(0, 2, (200, 3)), rng.integers(0, 3, 200)
+    curve = confidence_bins(logits, labels).curve
+    assert curve.risk[0] == pytest.approx((logits.argmax(1) != labels).mean())
+    assert confidence_bins(logits, (logits > 0).astype(int)).curve is None
 
 
 def test_confusion_is_the_sum_over_seeds_in_per_cent_of_the_true_class(one_task):
@@ -131,3 +157,15 @@ def test_ranks_of_one_cell_become_models_and_a_line(one_task):
     assert [(r[2].value, r[3].value) for r in table.rows] == [(4, 300_000), (16, 591_362)]
     assert by_rank(gather(one_task)) is None
     assert len(figure.panels) == 1
+
+
+def test_precision_and_recall_of_each_class_come_from_its_counts(one_task):
+    arm = {"arm": "student/fft"}
+    table = found_by_class(tidy(put(one_task, arm, confusion=[[30, 10], [5, 15]])))
+    cells = {row[1].text: [c.value for c in row[2:]] for row in table.rows}
+    assert cells == {
+        "negative": pytest.approx([80, 0.75, 30 / 35]),
+        "positive": pytest.approx([40, 0.75, 15 / 25]),
+    }
+    silent = found_by_class(tidy(put(one_task, arm, confusion=[[40, 0], [20, 0]])))
+    assert [c.value for c in silent.rows[1][2:]] == [40, 0.0, None]

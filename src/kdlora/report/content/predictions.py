@@ -17,6 +17,7 @@ from kdlora.evidence.predictions import (
     agreement_rows,
     confusions,
     mean_agreement,
+    risk_curves,
 )
 from kdlora.evidence.predictions import reliability as added_up
 from kdlora.records.tidy import groups, names, rows_of
@@ -77,17 +78,90 @@ def reliability(
     return Figure("reliability", "Calibration", caption, tuple(panels), ("reliability",)), table
 
 
+def risk_coverage(
+    frame: pd.DataFrame, bins: Mapping[str, ConfidenceBins]
+) -> tuple[Figure, Table] | None:
+    """Wrong answers by the share of rows answered: a panel a task (and pair), a line a model."""
+    lead, rows = Lead(frame), []
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    used = 0
+    for (pair, task, arm), (curve, n) in risk_curves(frame, bins).items():
+        used += n
+        panel = drawn.setdefault(_where(frame, pair, task) or str(task), [])
+        for coverage, risk in zip(curve.coverage, curve.risk, strict=True):
+            panel.append({
+                "arm": arm, "label": w.short_arm_name(arm), "x": 100 * coverage, "y": 100 * risk,
+                "Model": w.arm_name(arm), "Answered": f"{100 * coverage:.0f} %",
+                "Wrong": f"{100 * risk:.1f} %",
+            })  # fmt: skip
+            rows.append((
+                *lead.cells(pair, task, arm), Cell(f"{100 * coverage:.0f}", coverage),
+                Cell(f"{100 * risk:.1f}", risk), Cell(f"{100 * curve.area:.2f}", curve.area),
+                w.count(n),
+            ))  # fmt: skip
+    if not drawn:
+        return None
+    panels = [_risk_panel(where, pd.DataFrame(own)) for where, own in drawn.items()][:MOST_PANELS]
+    table = Table(
+        "risk_coverage",
+        "Wrong answers by the share of rows answered",
+        (*lead.columns, Column("coverage", "Answered", "%"), Column("risk", "Wrong", "%"),
+         Column("area", "Area under the curve", "%"), Column("runs", "Runs")),
+        tuple(rows),
+        "Report rows, the surest first, mean over the runs. The area is the mean of all coverages: "
+        "less is better.",
+        heads=len(lead.columns), folded=True,
+    )  # fmt: skip
+    caption = (
+        "Report rows are answered in the order of the probability of their answer, mean over the "
+        f"seeds (n = {used} runs). `kdlora calibrate --abstain` chooses a point of such a curve on "
+        "the selection split."
+    )
+    return Figure("risk_coverage", "If unsure answers were withheld", caption, tuple(panels),
+                  ("risk_coverage",)), table  # fmt: skip
+
+
+def _risk_panel(where: str, rows: pd.DataFrame) -> Panel:
+    top = 1.15 * max(rows["y"].max(), 1.0)
+    x = alt.X("x:Q", scale=alt.Scale(domain=[0, 100], nice=False),
+              axis=alt.Axis(title="Rows answered, %", tickCount=5))  # fmt: skip
+    y = alt.Y("y:Q", scale=alt.Scale(domain=[0, top], nice=False),
+              axis=alt.Axis(title="Wrong answers, %", tickCount=5))  # fmt: skip
+    alt_text = (
+        f"Share of wrong answers on {where} by the share of rows answered, for "
+        f"{w.join([w.short_arm_name(a) for a in dict.fromkeys(rows['arm'])])}."
+    )
+    layers = alt.layer(*_lines_with_names(rows.sort_values("x"), x, y, top))
+    spec = panel_spec(layers, where, width=SIDE * 1.2, height=SIDE)
+    return Panel(f"risk_coverage_{where}", where, alt_text, spec)
+
+
 def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
     scale = alt.Scale(domain=[0, 100], nice=False)
     x = alt.X("x:Q", scale=scale, axis=alt.Axis(title="Mean confidence, %", tickCount=5))
     y = alt.Y("y:Q", scale=scale, axis=alt.Axis(title="Right answers, %", tickCount=5))
-    arms = list(dict.fromkeys(rows["arm"]))
     diagonal = chart_of(pd.DataFrame({"x": [0, 100], "y": [0, 100]}))
+    diagonal = diagonal.mark_line(color=light("muted"), strokeDash=[4, 4], aria=False)
+    layers = [diagonal.encode(x=x, y=y), *_lines_with_names(rows, x, y, 100.0)]
+    alt_text = (
+        f"Reliability diagram on {where}: share of right answers by confidence for "
+        f"{w.join([w.short_arm_name(a) for a in dict.fromkeys(rows['arm'])])}."
+    )
+    spec = panel_spec(alt.layer(*layers), where, width=SIDE * 1.2, height=SIDE)
+    return Panel(f"reliability_{where}", where, alt_text, spec)
+
+
+def _lines_with_names(rows: pd.DataFrame, x: alt.X, y: alt.Y, top: float) -> list[alt.Chart]:
+    """A line of points a model, and their names in the empty corner at the upper left.
+
+    `rows` are in the order of x. The names stand in the order of the lines' right ends; `top` is
+    where the axis `y` ends.
+    """
+    arms = list(dict.fromkeys(rows["arm"]))
     last = rows.drop_duplicates("arm", keep="last").sort_values("y", ascending=False)
-    named = last.assign(ly=[96 - 6.2 * i for i in range(len(last))], lx=4.0)
+    named = last.assign(ly=[top * (96 - 6.2 * i) / 100 for i in range(len(last))], lx=4.0)
     legend = chart_of(named)
-    layers = [
-        diagonal.mark_line(color=light("muted"), strokeDash=[4, 4], aria=False).encode(x=x, y=y),
+    return [
         chart_of(rows).mark_line(opacity=0.6, strokeWidth=1.3, aria=False)
         .encode(x=x, y=y, color=colour(arms), detail=alt.Detail("arm:N")),
         chart_of(rows).mark_point(filled=True, opacity=0.95, size=42)
@@ -97,12 +171,6 @@ def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
         legend.mark_text(align="left", baseline="middle", dx=8, aria=False)
         .encode(x=alt.X("lx:Q"), y=alt.Y("ly:Q"), text=alt.Text("label:N")),
     ]  # fmt: skip
-    alt_text = (
-        f"Reliability diagram on {where}: share of right answers by confidence for "
-        f"{w.join([w.short_arm_name(a) for a in arms])}."
-    )
-    spec = panel_spec(alt.layer(*layers), where, width=SIDE * 1.2, height=SIDE)
-    return Panel(f"reliability_{where}", where, alt_text, spec)
 
 
 def confusion(frame: pd.DataFrame) -> tuple[Figure, Table] | None:

@@ -230,6 +230,8 @@ PLANS = (
         Part("Learning curves", lambda d: learning.learning(d.frame, d.histories),
              ("learning",)),
         Part("Calibration", lambda d: predictions.reliability(d.frame, d.bins), ("reliability",)),
+        Part("If unsure answers were withheld",
+             lambda d: predictions.risk_coverage(d.frame, d.bins), ("risk_coverage",)),
         Part("Confusion matrices", lambda d: predictions.confusion(d.frame), ("confusion",)),
         Part("Agreement with the teacher, drawn", lambda d: predictions.agreement_figure(d.frame),
              ("agreement",)),
@@ -238,6 +240,8 @@ PLANS = (
         Part("Every metric on the report split", lambda d: task_by_task.metrics(d.frame),
              ("metrics",)),
         Part("F1 of each class", lambda d: task_by_task.per_class(d.frame), ("per_class",)),
+        Part("Precision and recall of each class",
+             lambda d: task_by_task.found_by_class(d.frame), ("found_by_class",)),
     ), "No run is done yet: there is nothing to show of single tasks."),
     SectionPlan("methods", "Methods", (Part("How it was done", methods.methods),)),
     SectionPlan("provenance", "Provenance and rerun", (

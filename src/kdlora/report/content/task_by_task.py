@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import class_f1_means, means_by_group, metric_means
+from kdlora.evidence.predictions import confusions
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, Lead, arrow, task_column
@@ -133,3 +136,26 @@ def per_class(frame: pd.DataFrame) -> Table | None:
         heads=len(lead.columns) + 1,
         folded=True,
     )
+
+
+def found_by_class(frame: pd.DataFrame) -> Table | None:
+    """How much of each class every model finds, and how much of what it says is right."""
+    lead, scale, rows = Lead(frame), w.scale_of("f1"), []
+    for (pair, task, arm), found in confusions(frame).items():
+        for i, label in enumerate(found.labels):
+            shares = (found.share(i, i), found.precision(i))
+            cells = [Cell(scale.write(s), None if math.isnan(s) else s) for s in shares]
+            total = w.count(found.rows(i))
+            rows.append((*lead.cells(pair, task, arm), Cell(label), total, *cells))
+    if not rows:
+        return None
+    return Table(
+        "found_by_class",
+        "Precision and recall of each class",
+        (*lead.columns, Column("class", "Class", numeric=False), Column("rows", "Rows"),
+         Column("recall", "Recall"), Column("precision", "Precision")),
+        tuple(rows),
+        "Report split, points, by each model's own answers, all seeds together.",
+        heads=len(lead.columns) + 1,
+        folded=True,
+    )  # fmt: skip

@@ -56,6 +56,10 @@ SETTINGS = (
     Column("device", "Device", numeric=False),
     Column("attention", "Attention", numeric=False),
 )
+WEIGHTED = (
+    Column("class_weights", "Class weights", numeric=False),
+    Column("focal", "Focal gamma"),
+)
 
 
 def trained(frame: pd.DataFrame) -> pd.DataFrame:
@@ -435,6 +439,11 @@ def settings(frame: pd.DataFrame) -> Table | None:
         return None
     lead = Lead(frame, task=False)
     used = [c for c in SETTINGS if values(cells_of[c.key])]
+    used += [
+        c
+        for c in WEIGHTED
+        if c.key in cells_of and {*values(cells_of[c.key])} - {fairness.WEIGHTING[c.key]}
+    ]
     rows = [
         (
             *lead.cells(pair, "", arm),

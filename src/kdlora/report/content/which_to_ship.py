@@ -147,6 +147,11 @@ def limits_text(constraints: Constraints) -> str:
         parts.append(f"a score of at least {constraints.min_score:g}")
     if constraints.max_drop is not None:
         parts.append(f"at most {constraints.max_drop:g} points below the teacher")
+    if constraints.min_coverage is not None:
+        parts.append(
+            f"at least {100 * constraints.min_coverage:g} % of the texts answered, "
+            f"{100 * constraints.accuracy:g} % of the answers right"
+        )
     if constraints.role != "any":
         parts.append(f"{constraints.role}s only")
     if constraints.runtime != "any":
