@@ -21,7 +21,7 @@ COVERAGES = tuple(k / 20 for k in range(20, 0, -1))
 
 
 @dataclass(frozen=True)
-class Cut:
+class AnswerCut:
     """From which confidence on a model answers, and how right it then was on n rows.
 
     Answers of a confidence above `cut` are given; `cut` 0 gives all. `lower` is the lower bound of
@@ -48,7 +48,7 @@ def lower_bound(right: int, n: int, *, alpha: float) -> float:
     return float(stats.beta.ppf(alpha, right, n - right + 1)) if right else 0.0
 
 
-def try_cuts(confidence: np.ndarray, right: np.ndarray, *, level: float = LEVEL) -> list[Cut]:
+def try_cuts(confidence: np.ndarray, right: np.ndarray, *, level: float = LEVEL) -> list[AnswerCut]:
     """What each of `COVERAGES` gives on rows of a confidence [n] and whether they are right [n].
 
     A cut is the confidence of the first row left out, and only rows above it are counted: given
@@ -69,13 +69,13 @@ def try_cuts(confidence: np.ndarray, right: np.ndarray, *, level: float = LEVEL)
         if answered:
             hit = int(hits[answered])
             lower = lower_bound(hit, answered, alpha=(1 - level) / len(COVERAGES))
-            found.append(Cut(float(cut), n, answered, hit / answered, lower))
+            found.append(AnswerCut(float(cut), n, answered, hit / answered, lower))
     return found
 
 
 def choose_cut(
     confidence: np.ndarray, right: np.ndarray, *, aim: float, level: float = LEVEL
-) -> Cut | None:
+) -> AnswerCut | None:
     """The cut that answers most rows while the accuracy's lower bound reaches `aim`.
 
     `confidence` [n] and `right` [n] are of rows that the model was not trained on. None where no

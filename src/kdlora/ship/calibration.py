@@ -32,8 +32,8 @@ from kdlora.ship.card import (
     CALIBRATION,
     CARD,
     Abstention,
+    AnsweredRows,
     Calibration,
-    Coverage,
     Fit,
     ModelCard,
     make_card,
@@ -258,7 +258,7 @@ def choose_abstention(
         cut=chosen.cut,
         lower_bound=chosen.lower,
         splits={
-            name: Coverage(n=n, answered=answered, accuracy=accuracy)
+            name: AnsweredRows(n=n, answered=answered, accuracy=accuracy)
             for name, (n, answered, accuracy) in measured.items()
         },
     )

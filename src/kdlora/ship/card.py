@@ -33,7 +33,7 @@ class Fit(BaseModel):
     score: float | None = Field(None, description="the metric that the threshold maximises")
 
 
-class Coverage(BaseModel):
+class AnsweredRows(BaseModel):
     """How many rows of a split are answered, and how right those answers are."""
 
     n: int
@@ -48,7 +48,7 @@ class Abstention(BaseModel):
     level: float = Field(gt=0, lt=1, description="probability that they do")
     cut: float = Field(ge=0, le=1, description="answers of a probability above it are given")
     lower_bound: float = Field(description="of the accuracy, on the selection split")
-    splits: dict[str, Coverage] = {}
+    splits: dict[str, AnsweredRows] = {}
 
     def reason(self, probability: float) -> str:
         """Why an answer of this probability is withheld."""

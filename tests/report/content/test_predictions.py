@@ -12,7 +12,7 @@ from kdlora.evidence.study import gather_report
 from kdlora.records.tidy import tidy
 from kdlora.report.content import predictions, statistics, trust
 from kdlora.report.content.cost import by_rank
-from kdlora.report.content.task_by_task import found_by_class
+from kdlora.report.content.task_by_task import precision_and_recall
 from kdlora.report.render.panels import FAINT, FULL, shades
 from kdlora.vocabulary.metric import expected_calibration_error
 from tests.harness.studies import make_frame, put
@@ -63,7 +63,7 @@ def test_risk_by_coverage_is_the_mean_over_the_seeds(one_task):
     found = [[cell.value for cell in row[1:]] for row in table.rows]
     assert found == [pytest.approx([1.0, 0.3, 0.16, 2]), pytest.approx([0.5, 0.1, 0.16, 2])]
     drawn = rows_of(figure.panels[0], "Answered")
-    assert [(r["x"], r["y"]) for r in drawn] == [pytest.approx((100, 30)), pytest.approx((50, 10))]
+    assert [(r["x"], r["y"]) for r in drawn] == [pytest.approx((50, 10)), pytest.approx((100, 30))]
     several = dict.fromkeys(runs, ConfidenceBins((4,), (3.0,), (2,)))
     assert predictions.risk_coverage(tidy(one_task), several) is None
 
@@ -161,11 +161,11 @@ def test_ranks_of_one_cell_become_models_and_a_line(one_task):
 
 def test_precision_and_recall_of_each_class_come_from_its_counts(one_task):
     arm = {"arm": "student/fft"}
-    table = found_by_class(tidy(put(one_task, arm, confusion=[[30, 10], [5, 15]])))
+    table = precision_and_recall(tidy(put(one_task, arm, confusion=[[30, 10], [5, 15]])))
     cells = {row[1].text: [c.value for c in row[2:]] for row in table.rows}
     assert cells == {
         "negative": pytest.approx([80, 0.75, 30 / 35]),
         "positive": pytest.approx([40, 0.75, 15 / 25]),
     }
-    silent = found_by_class(tidy(put(one_task, arm, confusion=[[40, 0], [20, 0]])))
+    silent = precision_and_recall(tidy(put(one_task, arm, confusion=[[40, 0], [20, 0]])))
     assert [c.value for c in silent.rows[1][2:]] == [40, 0.0, None]

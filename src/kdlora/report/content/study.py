@@ -241,7 +241,7 @@ PLANS = (
              ("metrics",)),
         Part("F1 of each class", lambda d: task_by_task.per_class(d.frame), ("per_class",)),
         Part("Precision and recall of each class",
-             lambda d: task_by_task.found_by_class(d.frame), ("found_by_class",)),
+             lambda d: task_by_task.precision_and_recall(d.frame), ("precision_and_recall",)),
     ), "No run is done yet: there is nothing to show of single tasks."),
     SectionPlan("methods", "Methods", (Part("How it was done", methods.methods),)),
     SectionPlan("provenance", "Provenance and rerun", (

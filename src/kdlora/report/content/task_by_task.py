@@ -138,7 +138,7 @@ def per_class(frame: pd.DataFrame) -> Table | None:
     )
 
 
-def found_by_class(frame: pd.DataFrame) -> Table | None:
+def precision_and_recall(frame: pd.DataFrame) -> Table | None:
     """How much of each class every model finds, and how much of what it says is right."""
     lead, scale, rows = Lead(frame), w.scale_of("f1"), []
     for (pair, task, arm), found in confusions(frame).items():
@@ -150,7 +150,7 @@ def found_by_class(frame: pd.DataFrame) -> Table | None:
     if not rows:
         return None
     return Table(
-        "found_by_class",
+        "precision_and_recall",
         "Precision and recall of each class",
         (*lead.columns, Column("class", "Class", numeric=False), Column("rows", "Rows"),
          Column("recall", "Recall"), Column("precision", "Precision")),
