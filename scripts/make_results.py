@@ -110,8 +110,8 @@ def write_index(folder: Path) -> None:
         "[speed](benchmarks/speed.md) with fast bf16 and [without](benchmarks/avx2/speed.md), a "
         "[study's cell](benchmarks/cell.md), a [step's shares](benchmarks/step.md), "
         "[serving](benchmarks/serve.md), the [settings tried](benchmarks/defaults.md), how often "
-        "[verdicts are right](benchmarks/evidence.md), a [fuzz of every reader]"
-        "(benchmarks/fuzz.md), faults, many small runs.",
+        "[verdicts are right](benchmarks/evidence.md) and [promises of withheld answers hold]"
+        "(benchmarks/abstention.md), a [fuzz of every reader](benchmarks/fuzz.md), faults, many small runs.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
