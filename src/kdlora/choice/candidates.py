@@ -27,6 +27,7 @@ from kdlora.evidence.students import RankedStudent, rank_students, with_error
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as metric_of
 
@@ -114,6 +115,32 @@ class Candidates(Result):
         wanted = (set(self.student.run_ids), "torch")
         places = (i for i, c in enumerate(self.candidates) if (set(c.run_ids), c.form) == wanted)
         return next(places, None)
+
+
+NOT_SELECTED = (
+    "these results know no selection split: the reported scores choose, which flatters what comes "
+    "out first"
+)
+NOT_TRAINED_HERE = (
+    "trained elsewhere: nothing is exported here, and what the source does not state is unknown"
+)
+
+
+def imported_candidates(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Imported results with a score that chooses and an encoder for every run; what to say of it.
+
+    There is no selection split where none was imported, and sizes and latencies are known only
+    where the source states them.
+    """
+    table = StudyFrame.of(frame).table.copy()
+    notes = [NOT_TRAINED_HERE]
+    if not np.isfinite(numbers(table["selection_score"])).any():
+        table["selection_score"] = table["score"]
+        notes.insert(0, NOT_SELECTED)
+    unnamed = [f"{role}'s encoder of {pair}" for role, pair in
+               zip(table["role"], table["pair"], strict=True)]  # fmt: skip
+    table["encoder"] = table["encoder"].where(table["encoder"].notna(), pd.Series(unnamed))
+    return table, tuple(notes)
 
 
 def task_names(frame: pd.DataFrame) -> list[str]:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdlora.choice.candidates import gather_candidates, task_names
+from kdlora.choice.candidates import gather_candidates, imported_candidates, task_names
 from kdlora.choice.constraints import Constraints
 from kdlora.choice.formats import FORMS, MeasuredForm, TextLatency
-from kdlora.choice.imports import imported_candidates
 from kdlora.choice.recommend import DRAWS, SEED, recommend_each
 from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.errors import InputError, ModelError, did_you_mean
