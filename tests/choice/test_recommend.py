@@ -250,3 +250,10 @@ def test_seeds_to_tell_is_the_textbook_answer() -> None:
     assert seeds_to_tell(1.0, 1.0) == 10
     assert seeds_to_tell(0.01, 1.0) is None
     assert seeds_to_tell(0.0, 1.0) is None
+
+
+def test_the_way_of_a_metric_that_one_run_does_not_tell_is_that_of_its_task():
+    rows = small()
+    rows["direction"] = rows["direction"].astype(float).where(rows.index > 0)
+    field = gather_candidates(rows, "t")
+    assert (field.metric, field.direction) == ("accuracy", 1)

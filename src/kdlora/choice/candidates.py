@@ -27,9 +27,9 @@ from kdlora.evidence.students import RankedStudent, rank_students, with_error
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, metric_of
 from kdlora.vocabulary.arm import Arm
-from kdlora.vocabulary.metric import metric as metric_of
+from kdlora.vocabulary.metric import metric as facts_of
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def gather_candidates(
             f"nothing to choose from on '{task}': every trained model carries an error flag; the "
             "report lists them, and `kdlora run --retry-flagged` does them again"
         )
-    metric, direction = str(rows["metric"].iloc[0]), int(rows["direction"].iloc[0])
+    metric, direction = metric_of(rows, task)
     ranking, reference = rank_students(frame, task), _reference(planned, rows, direction)
     unsound = [arm for arm in ranking.left_out if arm not in {s.arm for s in ranking.students}]
     if unsound:
@@ -355,7 +355,7 @@ def draw_candidates(
         rows.append((field.reference.run_ids, field.reference.seeds))
     scores = run_scores(frame)
     positive = None
-    if metric_of(field.metric).needs_positive:
+    if facts_of(field.metric).needs_positive:
         positive = positive_place(frame[frame["task"] == field.task])
         outputs = {} if positive is None else outputs
     return draw_scores(

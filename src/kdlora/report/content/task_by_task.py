@@ -30,7 +30,7 @@ def strategy(arm: str) -> str:
 def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
     """How models run across tasks: a line a model (or a strategy of many), a panel a pair."""
     frame = facts.frame
-    tasks = [t for t in names(frame, "task") if w.scale_of(metric_of(frame, t)[0]).factor == 100]
+    tasks = [t for t in names(frame, "task") if metric(metric_of(frame, t)[0]).in_points]
     if len(tasks) < 3:
         return None
     arms = [a for a in names(frame, "arm") if not Arm.read(a).is_baseline]
@@ -41,7 +41,11 @@ def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
         groups = {arm: strategy(arm) if merged else arm for arm in arms if arm not in few}
         drawn = []
         for name, by_task_ in means_by_group(facts.spreads, pair, groups).items():
-            means = {task: 100 * by_task_[task][0] for task in tasks if task in by_task_}
+            means = {
+                task: metric(metric_of(frame, task)[0]).factor * by_task_[task][0]
+                for task in tasks
+                if task in by_task_
+            }
             if not means:
                 continue
             label = w.short_arm_name(name)
