@@ -17,7 +17,7 @@ from kdlora.errors import DataError, InputError
 from kdlora.planning.data_looks import look_at_file
 from kdlora.planning.distil_study import DistilArguments, distil_study
 from kdlora.spec.check import make_study
-from kdlora.spec.hub_data import is_kept
+from kdlora.spec.hub_data import is_stored
 from kdlora.spec.plan import make_plan
 from kdlora.spec.sections import Data, OwnTask
 from tests.harness.moods import sentences
@@ -68,7 +68,7 @@ def test_a_local_repository_is_read_with_the_names_of_its_classes(here, corner):
     plan = make_plan(study(corner))
     ref = plan.runs[0].task
     assert (ref.name, ref.source) == ("moods", "hub")
-    assert not is_kept(ref.own)
+    assert not is_stored(ref.own)
     data = load_task(ref, Data(selection_min=20))
     assert data.task.label_names == ("neg", "pos")
     assert len(data.train) + len(data.selection) == 160
@@ -76,7 +76,7 @@ def test_a_local_repository_is_read_with_the_names_of_its_classes(here, corner):
     texts, moods = sentences(200 - 160, 40)
     assert data.reports["report"].texts[0] == texts
     assert [CLASSES[i] for i in data.reports["report"].labels] == moods
-    assert is_kept(ref.own)
+    assert is_stored(ref.own)
 
 
 def test_a_run_belongs_to_what_the_repository_holds_and_not_to_where_it_lies(here, corner):
@@ -160,7 +160,7 @@ def test_splits_that_name_other_classes_are_refused(here, corner, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *rest, **options: found)
     with pytest.raises(DataError, match="the splits name other classes in 'label'"):
         load_task(ref, Data())
-    assert not is_kept(ref.own)
+    assert not is_stored(ref.own)
 
 
 def test_wrong_splits_and_columns_are_named(here, corner):

@@ -69,13 +69,13 @@ def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
     from kdlora.data.hub_data import as_files
     from kdlora.data.own_task import check_own_task, check_teaching_files
-    from kdlora.spec.hub_data import is_kept
+    from kdlora.spec.hub_data import is_stored
 
     problems, plan = Problems(f"study '{study.name}'"), _planned(study)
     for task in {run.task.name: run.task for run in plan.runs}.values():
         own = task.own
         if own is not None and own.hub is not None:  # what is not here yet is checked once it is
-            own = as_files(own) if is_kept(own) else None
+            own = as_files(own) if is_stored(own) else None
         if own is not None:
             problems.add(*(f"task '{task.name}': {p}" for p in check_own_task(own)))
     for run in plan.runs:

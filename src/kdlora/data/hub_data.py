@@ -11,7 +11,7 @@ from typing import Any
 
 from kdlora.errors import DataError, FetchError, did_you_mean
 from kdlora.files import whole_file
-from kdlora.spec.hub_data import data_set_revision, is_kept, kept_splits
+from kdlora.spec.hub_data import data_set_revision, is_stored, stored_splits
 from kdlora.spec.sections import OwnTask
 from kdlora.tables.reader import changed_since_planned
 
@@ -22,8 +22,8 @@ def as_files(own: OwnTask, *, progress: Callable[[str], None] | None = None) -> 
     Raises FetchError if the hub cannot be reached, DataError if it has no such split or column,
     or its splits name other classes.
     """
-    paths = kept_splits(own)
-    if not is_kept(own):
+    paths = stored_splits(own)
+    if not is_stored(own):
         if progress is not None:
             progress(f"fetching {own.hub}")
         _fetch(own, paths)

@@ -24,7 +24,7 @@ from kdlora.models.families import longest_text
 from kdlora.models.output_names import entailment_output, names_in, require_outputs
 from kdlora.spec.distillation import signal_problems
 from kdlora.spec.encoders import ADAPTER_CONFIG
-from kdlora.spec.hub_data import is_kept
+from kdlora.spec.hub_data import is_stored
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     BaselineRun,
@@ -91,7 +91,7 @@ def read_inputs(
 def _is_here(task: TaskRef) -> bool:
     """Whether a task's rows can be read without a download."""
     if task.source == "hub":
-        return task.own is not None and is_kept(task.own)
+        return task.own is not None and is_stored(task.own)
     return task.source != "package" or is_fetched(task.name)
 
 

@@ -16,7 +16,7 @@ from kdlora.data.splits import selection_size
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.hub_data import kept_splits
+from kdlora.spec.hub_data import stored_splits
 from kdlora.spec.run import (
     DistilledRun,
     EmbeddingsRun,
@@ -261,7 +261,7 @@ def _raw_rows(task: TaskRef) -> tuple[int, int, float]:
     if task.own is not None:
         own, files = task.own, {"train": task.own.train, "eval": task.own.eval}
         if own.hub is not None:
-            files |= {part: str(path) for part, path in kept_splits(own).items()}
+            files |= {part: str(path) for part, path in stored_splits(own).items()}
         train, tokens = _look(str(files["train"]), own.text)
         return train, _look(str(files["eval"]), own.text)[0] if own.eval else 0, tokens
     if task.folder is not None:

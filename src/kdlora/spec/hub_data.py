@@ -67,7 +67,7 @@ def _asked(name: str, revision: str | None) -> str:
     return found
 
 
-def kept_splits(own: OwnTask) -> dict[str, Path]:
+def stored_splits(own: OwnTask) -> dict[str, Path]:
     """Where the rows of a task's "train" and perhaps "eval" split are kept, once they are fetched.
 
     `own` names its revision, as a plan resolves it.
@@ -81,9 +81,9 @@ def kept_splits(own: OwnTask) -> dict[str, Path]:
     }
 
 
-def is_kept(own: OwnTask) -> bool:
+def is_stored(own: OwnTask) -> bool:
     """Whether the rows of a task of the hub can be read without the hub."""
-    return all(path.is_file() for path in kept_splits(own).values())
+    return all(path.is_file() for path in stored_splits(own).values())
 
 
 def _is_path(name: str) -> bool:

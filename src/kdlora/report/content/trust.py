@@ -188,8 +188,8 @@ def in_windows(facts: Facts) -> Finding | None:
     if rows.empty:
         return None
     parts = [
-        f"{own['windows_per_text'].mean():.1f} ({w.join(names(own, 'arm'))})"
-        for _, own in groups(rows.assign(shown=rows["windows_per_text"].round(1)), "shown")
+        f"{shown:.1f} ({w.join(names(own, 'arm'))})"
+        for shown, own in groups(rows.assign(shown=rows["windows_per_text"].round(1)), "shown")
     ]
     text = (
         f"Long texts are read in windows, of which one of the report split takes {w.join(parts)} "
