@@ -111,7 +111,8 @@ def write_index(folder: Path) -> None:
         "[study's cell](benchmarks/cell.md), a [step's shares](benchmarks/step.md), "
         "[serving](benchmarks/serve.md), the [settings tried](benchmarks/defaults.md), how often "
         "[verdicts are right](benchmarks/evidence.md) and [promises of withheld answers hold]"
-        "(benchmarks/abstention.md), a [fuzz of every reader](benchmarks/fuzz.md), faults, many small runs.",
+        "(benchmarks/abstention.md), a [fuzz of every reader](benchmarks/fuzz.md), what a "
+        "[look at the data](benchmarks/look.md) takes, faults, many small runs.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pandas as pd
 
 from kdlora.evidence.best import Mark
-from kdlora.evidence.outcomes import Outcome, Spread
-from kdlora.records.tidy import metric_of, names
+from kdlora.evidence.outcomes import Outcome, Spread, resumed_runs
+from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.document import TIE, Cell, Column
 from kdlora.vocabulary.quantity import Quantity
@@ -100,10 +100,33 @@ def dagger_notes(rows: Sequence[tuple[Cell, ...]], *notes: str) -> tuple[str, ..
 def cost_cell(one: Quantity, outcome: Outcome) -> Cell:
     """A cost of an arm; a training time is marked where a run behind it is no whole one."""
     cell = w.measured(one, outcome.costs[one.column])
-    if one.column != "train_s" or not outcome.resumed or cell.value is None:
+    return time_cell(cell, outcome.resumed) if one.column == "train_s" else cell
+
+
+def time_cell(cell: Cell, resumed: Sequence[str]) -> Cell:
+    """A training time, marked where `resumed` runs behind it were interrupted."""
+    if not resumed or cell.value is None:
         return cell
-    extra = {"resumed_runs": " ".join(outcome.resumed)}
-    return replace(cell, mark=w.RESUMED, extra={**cell.extra, **extra})
+    return replace(cell, mark=w.RESUMED, extra={**cell.extra, "resumed_runs": " ".join(resumed)})
+
+
+def resumed_by_model(frame: pd.DataFrame, *keys: str) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """The done runs that were interrupted and went on, by these columns."""
+    done = frame[frame["status"] == "done"]
+    broken = done[done["run_id"].isin(resumed_runs(done))]
+    return {key: tuple(dict.fromkeys(own["run_id"])) for key, own in groups(broken, *keys)}
+
+
+def resumed_note(frame: pd.DataFrame) -> str:
+    """What a chart's caption says of training times, after a blank; empty if all are whole."""
+    arms = dict.fromkeys(arm for arm, _ in resumed_by_model(frame, "arm", "pair"))
+    if not arms:
+        return ""
+    listed = w.join([w.arm_name(arm) for arm in arms])
+    return (
+        f" Training times of {listed} {w.RESUMED} are no whole ones: a run behind them was "
+        "interrupted and went on from a checkpoint."
+    )
 
 
 def model_cell(arm: str) -> Cell:

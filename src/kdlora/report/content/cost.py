@@ -10,7 +10,17 @@ from kdlora.evidence.gains import Facts
 from kdlora.evidence.study import COSTS
 from kdlora.records.tidy import names
 from kdlora.report import words as w
-from kdlora.report.content.cells import MODEL, PAIR, Lead, cost_cell, dagger_notes, model_cell
+from kdlora.report.content.cells import (
+    MODEL,
+    PAIR,
+    Lead,
+    cost_cell,
+    dagger_notes,
+    model_cell,
+    resumed_by_model,
+    resumed_note,
+    time_cell,
+)
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
 from kdlora.report.render.panels import YAxis, dots, heat_map, shade, trends
 from kdlora.report.render.theme import Logs
@@ -89,11 +99,18 @@ def efficiency_by_task(facts: Facts) -> Table | None:
         return None
     measured = _measured(done)
     means = run_costs.means_by_task(facts.frame, [one.column for one in measured])
+    resumed = resumed_by_model(facts.frame, "pair", "task", "arm")
     rows = [
         (
             *lead.cells(pair, task, arm),
             w.count(n),
-            *(w.measured(one, values[one.column]) for one in measured),
+            *(
+                time_cell(
+                    w.measured(one, values[one.column]),
+                    resumed.get((pair, task, arm), ()) if one.column == "train_s" else (),
+                )
+                for one in measured
+            ),
         )
         for (pair, task, arm), (n, values) in means.items()
     ]
@@ -103,6 +120,7 @@ def efficiency_by_task(facts: Facts) -> Table | None:
         (*lead.columns, Column("runs", "Runs"), *map(w.head, measured)),
         tuple(rows),
         f"Means over all done runs. {COST_CAPTION}",
+        dagger_notes(rows),
         heads=len(lead.columns),
         folded=bool(facts.outcomes),
     )
@@ -167,7 +185,7 @@ def costs_figure(facts: Facts) -> Figure | None:
     n = sorted(set(run_costs.run_counts(facts.frame).values()))
     caption = (
         f"Means over all done runs (n = {_range(n)} a model), lines from the lowest to the highest "
-        "run: tasks differ in what they cost."
+        "run: tasks differ in what they cost." + resumed_note(facts.frame)
     )
     return Figure("costs", "What each model costs", caption, tuple(panels), ("costs",))
 
@@ -179,6 +197,7 @@ def costs_table(facts: Facts) -> Table | None:
     if not used:
         return None
     counts = run_costs.run_counts(facts.frame)
+    resumed = resumed_by_model(facts.frame, "pair", "arm")
     rows = []
     for (pair, arm), own in found.items():
         cells = []
@@ -192,7 +211,9 @@ def costs_table(facts: Facts) -> Table | None:
             low, high = (w.significant(value / per) for value in (one.low, one.high))
             sub = f"{low} to {high}" if low != high else ""
             extra = {"low": one.low, "high": one.high, "n": one.n}
-            cells.append(Cell(mean.text, mean.value, sub, extra=extra))
+            cell = Cell(mean.text, mean.value, sub, extra=extra)
+            broken = resumed.get((pair, arm), ()) if column == "train_s" else ()
+            cells.append(time_cell(cell, broken))
         rows.append((Cell(pair), Cell(w.arm_name(arm), arm), w.count(counts[pair, arm]), *cells))
     return Table(
         "costs",
@@ -201,6 +222,7 @@ def costs_table(facts: Facts) -> Table | None:
          *(Column(c, quantity(c).label, quantity(c).cost_unit) for c in used)),
         tuple(rows),
         "Mean over all done runs, below it the lowest and the highest.",
+        dagger_notes(rows),
         heads=2,
         folded=True,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from kdlora.evidence.trade_off import (
 )
 from kdlora.records.tidy import metric_of, names, rows_of
 from kdlora.report import words as w
-from kdlora.report.content.cells import score_cell
+from kdlora.report.content.cells import resumed_note, score_cell
 from kdlora.report.document import Axis, Explorer, Figure, Panel
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.theme import (
@@ -97,7 +97,7 @@ def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
     caption = (
         f"Large marks are means over the tasks and seeds chosen, small ones single runs (n = "
         f"{len(runs):,} runs); the line joins the models that no other shown one beats on both "
-        f"axes.{sure}{many}"
+        f"axes.{sure}{many}{resumed_note(done) if 'train_s' in {a.key for a in axes} else ''}"
     )
     return Explorer(
         "explorer", "Explore the trade-off", caption, axes, tuple(_with_shares(means, stats)),

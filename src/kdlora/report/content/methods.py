@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from kdlora.evidence.outcomes import resumed_runs
 from kdlora.records.tidy import metric_of, rows_of
 from kdlora.report import words as w
-from kdlora.report.content.cells import MODEL, PAIR, TASK
+from kdlora.report.content.cells import MODEL, PAIR, TASK, dagger_notes, time_cell
 from kdlora.report.content.parts import ReportData
 from kdlora.report.document import Cell, Column, Source, Table
 from kdlora.vocabulary.arm import Arm
@@ -117,7 +118,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
 
 def runs(frame: pd.DataFrame) -> Table:
     """Every run once, so that each number above can be traced to its records."""
-    rows = []
+    rows, resumed = [], resumed_runs(frame)
     for row in rows_of(frame.drop_duplicates(["pair", "run_id"])):
         scale = w.scale_of(row["metric"] or metric_of(frame, row["task"])[0])
         mark = w.DAGGER if row["flagged"] and math.isfinite(row["score"]) else ""
@@ -127,7 +128,8 @@ def runs(frame: pd.DataFrame) -> Table:
             Cell(row["status"]),
             Cell(scale.write(row["score"]), _finite(row["score"]), mark=mark),
             Cell(scale.write(row["selection_score"]), _finite(row["selection_score"])),
-            w.number(row["size_mb"]), w.number(row["latency_p50_ms"]), w.number(row["train_s"]),
+            w.number(row["size_mb"]), w.number(row["latency_p50_ms"]),
+            time_cell(w.number(row["train_s"]), (row["run_id"],) * (row["run_id"] in resumed)),
             Cell(", ".join(row["flags"]) or w.NONE, " ".join(row["flags"])),
         ))  # fmt: skip
     columns = (
@@ -144,7 +146,8 @@ def runs(frame: pd.DataFrame) -> Table:
         w.head(quantity("train_s")),
         Column("flags", "Flags", numeric=False),
     )
-    return Table("runs", "Every run", columns, tuple(rows), folded=True)
+    notes = dagger_notes(rows)
+    return Table("runs", "Every run", columns, tuple(rows), notes=notes, folded=True)
 
 
 def _finite(value: float) -> float | None:
