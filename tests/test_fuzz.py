@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import fuzz, fuzz_targets
-from kdlora.errors import InputError, KdloraError, ModelError
+from kdlora.errors import InputError, KdloraError, ModelError, StoreError
 from kdlora.importing.results import read_results
 from kdlora.records.artefact import read_artefact
 from kdlora.records.record import Record, checksum
@@ -163,7 +163,8 @@ def test_hard_json_files(tmp_path: Path, content: bytes) -> None:
         (folder / name).write_bytes(content)
     assert Store(tmp_path).read_failure("a") is None
     assert Store(tmp_path).read("a") is None
-    assert read_card(folder) is None
+    with pytest.raises(StoreError):
+        read_card(folder)
     with pytest.raises(ModelError):
         read_artefact(folder)
 

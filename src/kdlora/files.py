@@ -21,7 +21,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 _LONGEST_PART = 100  # bytes of a name, or of a host's, in a temporary name; 255 are all there are
 _ABANDONED_S = 7 * 86400.0  # that nothing has changed in what another machine was writing
@@ -110,23 +110,37 @@ def write_new(path: Path, text: str) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Move a file that cannot be trusted to the first free name beside it; returns that name.
+    """Move a file or a folder that cannot be trusted to the first free name beside it.
 
-    ``record.json`` becomes ``record.damaged-0.json``. Nothing that lies there already is replaced,
-    whoever else sets something aside at the same time. Raises FileNotFoundError when another
-    process was as quick, and OSError where the folder cannot be written to.
+    Returns that name: ``record.json`` becomes ``record.damaged-0.json``. Nothing that lies there
+    already is replaced, whoever else sets something aside at the same time. Raises
+    FileNotFoundError when another process was as quick, and OSError where the folder cannot be
+    written to.
     """
     for number in itertools.count():
         aside = path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            if path.is_dir():
+                aside.mkdir()
+            else:
+                os.close(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
             break
     try:
         os.replace(path, aside)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        if aside.is_dir():
+            aside.rmdir()
+        else:
+            aside.unlink(missing_ok=True)
         raise
     return aside
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a path in a folder is plain: relative, with slashes, never upwards."""
+    path = PurePosixPath(name)
+    odd = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
+    return bool(path.parts) and not odd
 
 
 def sync(path: Path) -> None:

@@ -5,9 +5,19 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
-from kdlora.distillation.soft_labels import FILE, SoftLabels, load, mean_of, save, soft_labels
+from kdlora.distillation.soft_labels import (
+    FILE,
+    DamagedCache,
+    SoftLabels,
+    load,
+    mean_of,
+    save,
+    soft_labels,
+)
 from kdlora.errors import ModelError
 from kdlora.vocabulary.task import TASKS
 
@@ -76,16 +86,47 @@ def test_a_cache_from_before_checksums_were_kept_is_used(tmp_path):
     assert made(tmp_path, teacher_checksum="any")[1]
 
 
-def test_a_torn_cache_is_set_aside_and_made_again(tmp_path):
+def test_a_torn_cache_is_set_aside_and_made_again_by_who_may_label(tmp_path):
     made(tmp_path)
     content = (tmp_path / FILE).read_bytes()
     cuts = (0, 7, len(content) // 2, len(content) - 1)
     for cut in cuts:
         (tmp_path / FILE).write_bytes(content[:cut])
-        assert load(tmp_path) is None
-    assert made(tmp_path)[1] is False
+        with pytest.raises(DamagedCache):
+            load(tmp_path)
+        assert made(tmp_path)[1] is False
+        assert load(tmp_path) is not None
     aside = sorted(tmp_path.glob("*.damaged-*"))
+    assert len(aside) == len(cuts)
     assert [path.read_bytes() for path in aside] == [content[:cut] for cut in cuts]
+
+
+def test_one_flipped_bit_anywhere_in_a_cache_is_seen_or_changes_nothing(tmp_path):
+    soft, _ = made(tmp_path)
+    content = bytearray((tmp_path / FILE).read_bytes())
+    seen = 0
+    for at in range(len(content)):
+        harmed = content.copy()
+        harmed[at] ^= 1 << at % 8
+        (tmp_path / FILE).write_bytes(harmed)
+        try:
+            found = load(tmp_path)
+        except DamagedCache:
+            seen += 1
+        else:  # a blank, or the name under which the hash stands
+            assert repr(found) == repr(soft)
+    assert seen > 0.9 * len(content)
+
+
+def test_a_cache_from_before_there_were_hashes_is_used(tmp_path):
+    soft, _ = made(tmp_path)
+    tensors = load_file(tmp_path / FILE)
+    with safe_open(tmp_path / FILE, framework="np") as handle:
+        metadata = {k: v for k, v in handle.metadata().items() if k != "content"}
+    save_file(tensors, tmp_path / FILE, metadata=metadata)
+    again, cached = made(tmp_path)
+    assert cached
+    assert np.array_equal(again.logits, soft.logits)
 
 
 def test_who_waited_for_another_to_label_uses_what_that_one_made(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from kdlora.machine import processor_name
+from kdlora.records.contents import sealed
 from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import DistilledRun, Run
@@ -53,4 +54,4 @@ def write_record(
         "started_at": "2026-01-01T00:00:00+00:00",
         "finished_at": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "record.json").write_text(json.dumps(sealed(record)), encoding="utf-8")

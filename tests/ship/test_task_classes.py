@@ -169,7 +169,7 @@ def forget(study: Finished) -> None:
     """Take the facts out of a record, and out of a card the classes that the report split lacks."""
     path = study.folder / "record.json"
     values = json.loads(path.read_text(encoding="utf-8"))
-    del values["task"]
+    del values["task"], values["files"]
     quality = values["quality"]
     there = [
         name for name, row in zip(study.case.names, quality["confusion"], strict=False) if sum(row)
@@ -178,7 +178,7 @@ def forget(study: Finished) -> None:
     values["checksum"] = checksum(values)
     path.write_text(json.dumps(values), encoding="utf-8")
     card = json.loads((study.student / CARD).read_text(encoding="utf-8"))
-    del card["positive"]
+    del card["positive"], card["checksum"]
     if study.case.known is None:
         card["label_names"] = there
     (study.student / CARD).write_text(json.dumps(card), encoding="utf-8")

@@ -265,6 +265,26 @@ def test_a_torn_checkpoint_is_set_aside(tmp_path):
     assert (tmp_path / "checkpoint.damaged-0.pt").read_bytes() == b"not a checkpoint"
 
 
+def test_a_checkpoint_with_one_flipped_bit_is_set_aside_and_training_begins_anew(tmp_path):
+    (tmp_path / "a").mkdir()
+    fit(undisturbed := make_model(), tmp_path / "a")
+
+    def interrupt(event):
+        if event.get("step") == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(interrupted := make_model(), tmp_path, on_progress=interrupt)
+    path = tmp_path / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    content[content.index(interrupted.classifier.weight.detach().numpy().tobytes()) + 5] ^= 4
+    path.write_bytes(content)
+    progress = fit(model := make_model(), tmp_path)
+    assert progress.resumed == 0
+    assert (tmp_path / "checkpoint.damaged-0.pt").read_bytes() == content
+    assert same(model, undisturbed)
+
+
 def test_patience_counts_only_after_warm_up(tmp_path):
     settings = Training(epochs=10, batch_size=16, patience=1, warmup=0.5, max_length=32)
     progress = fit(make_model(), tmp_path, settings=settings, evaluate=lambda m: {"accuracy": 0.5})

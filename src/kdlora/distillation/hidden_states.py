@@ -21,8 +21,9 @@ from transformers import PreTrainedConfig
 from kdlora.data.batches import Encoded, collate, eval_batches
 from kdlora.errors import ModelError
 from kdlora.files import leftovers, whole_file
-from kdlora.json_files import read_json_object
 from kdlora.models.families import FAMILIES
+from kdlora.records.contents import read_sealed, sealed
+from kdlora.spec.fingerprint import sha256_of
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ def cache_states(
                 raise
             return None
         about_it = {**identity, "seconds": time.perf_counter() - start}
-        (folder / ABOUT).write_text(json.dumps(about_it), encoding="utf-8")
+        about_it["sha256"] = sha256_of(folder / STATES)
+        (folder / ABOUT).write_text(json.dumps(sealed(about_it)), encoding="utf-8")
         found = _read(folder, identity)
         assert found is not None
     values, seconds = found
@@ -236,11 +238,14 @@ def drop_cache(folder: Path) -> None:
 
 
 def _read(folder: Path, identity: dict) -> tuple[np.ndarray, float] | None:
-    """The states on disk and the seconds they took; None if there are none of that identity."""
+    """The states on disk and the seconds they took; None if there are none of that identity.
+
+    Damaged ones are none: they are made again, and dropped when the training is over.
+    """
     try:
-        about = read_json_object(folder / ABOUT)
-        seconds = float(about.pop("seconds", 0.0))
-        if about != identity:
+        about = read_sealed(folder / ABOUT)
+        seconds, content = float(about.pop("seconds", 0.0)), about.pop("sha256", None)
+        if about != identity or content not in (None, sha256_of(folder / STATES)):
             return None
         values = np.load(folder / STATES, mmap_mode="r")
     except (OSError, ValueError, TypeError, AttributeError):

@@ -7,6 +7,7 @@ tempered ones.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -103,20 +104,37 @@ def save(labels: SoftLabels, folder: Path, name: str = FILE) -> Path:
         "data_fingerprint": labels.data_fingerprint,
         "teacher_checksum": labels.teacher_checksum,
     }
+    metadata["content"] = _content_hash(tensors, metadata)
     with whole_file(folder / name) as temporary:
         save_file(tensors, temporary, metadata=metadata)
     return folder / name
 
 
+def _content_hash(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """SHA-256 of ids, logits and all that is said of them."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+class DamagedCache(ValueError):
+    """A file of logits that is no longer what was written."""
+
+
 def load(folder: Path, name: str = FILE) -> SoftLabels | None:
-    """Read a teacher's cache; None when there is none. A damaged one is set aside, not deleted."""
+    """Read a teacher's cache; None when there is none. Raises DamagedCache."""
     try:
         with safe_open(folder / name, framework="np") as handle:
             metadata = handle.metadata()
-            ids, logits = handle.get_tensor("example_id"), handle.get_tensor("logits")
+            tensors = {part: handle.get_tensor(part) for part in ("example_id", "logits")}
+        content = metadata.pop("content", None)  # caches of earlier versions have none
+        if content is not None and content != _content_hash(tensors, metadata):
+            raise DamagedCache(f"{folder / name} is not what was written")
         return SoftLabels(
-            np.array([f"{int(i):016x}" for i in ids], dtype="<U16"),
-            logits,
+            np.array([f"{int(i):016x}" for i in tensors["example_id"]], dtype="<U16"),
+            tensors["logits"],
             metadata["teacher_run_id"],
             tuple(json.loads(metadata["label_names"])),
             metadata["data_fingerprint"],
@@ -124,10 +142,8 @@ def load(folder: Path, name: str = FILE) -> SoftLabels | None:
         )
     except FileNotFoundError:
         return None
-    except (SafetensorError, KeyError, ValueError, TypeError):
-        with suppress(FileNotFoundError):  # another process was as quick
-            set_aside(folder / name)
-        return None
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedCache(f"{folder / name}: {error}") from None
 
 
 def soft_labels(
@@ -190,11 +206,15 @@ def _labelled(
     label: Callable[[Examples], np.ndarray],
     alone: Callable[[], AbstractContextManager[object]],
 ) -> tuple[SoftLabels, bool]:
-    if (cached := _known(folder, name, like)) is not None:
-        return cached, True
-    with alone():
-        if (cached := _known(folder, name, like)) is not None:  # another process has made it
+    with suppress(DamagedCache):
+        if (cached := _known(folder, name, like)) is not None:
             return cached, True
+    with alone():
+        try:
+            if (cached := _known(folder, name, like)) is not None:  # another process has made it
+                return cached, True
+        except DamagedCache:
+            set_aside(folder / name)
         parts = list(parts)
         ids = np.concatenate([part.ids for part in parts])
         logits = np.concatenate([label(part) for part in parts])
@@ -205,7 +225,7 @@ def _labelled(
 
 
 def _known(folder: Path, name: str, like: SoftLabels) -> SoftLabels | None:
-    """The cache, if it is of this teacher and these rows."""
+    """The cache, if it is of this teacher and these rows. Raises DamagedCache."""
     cached = load(folder, name)
     if (
         cached is None

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from kdlora.files import whole_file
+from kdlora.records.contents import read_sealed, sealed
 from kdlora.spec.fingerprint import hash_text
 
 
@@ -51,13 +52,13 @@ def once(folder: Path | None, key: list[Any], find: Callable[[], dict[str, Any]]
     text = json.dumps(key)
     path = folder / f"{hash_text(text, 32)}.json"
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_sealed(path)
         if kept["key"] == json.loads(text):
             return kept["found"]
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none there, or torn by a crash
+        pass  # none there, or damaged
     found = find()
-    _write(path, {"key": key, "found": found})
+    _write(path, sealed({"key": key, "found": found}))
     return found
 
 

@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kdlora.json_files import read_json_lines
 from kdlora.records.record import Record
 from kdlora.spec.run import encoder_of
 
@@ -63,14 +62,6 @@ def entry(record: Record, history: list[dict[str, Any]], *, root: Path, study: s
         finished_ms=_milliseconds(record.finished_at),
         failed=record.status == "failed",
     )
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The learning curve of a run's folder; empty where there is none or it was torn."""
-    try:
-        return read_json_lines(folder / "history.jsonl")
-    except (OSError, ValueError):
-        return []
 
 
 def _params(record: Record) -> dict[str, str]:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.mlflow import entries
+from kdlora.records.contents import read_history
 from kdlora.records.frame import read_plan
 from kdlora.records.record import Record
 from kdlora.records.store import Store
@@ -108,7 +109,7 @@ class Mirror:
         from mlflow.entities import Metric, Param, RunTag
 
         folder = self.store.folder(record.run_id)
-        history = entries.read_history(folder)
+        history = read_history(folder)
         new = entries.entry(record, history, root=self.store.root, study=self.experiment)
         params = [Param(name, value) for name, value in new.params.items()]
         tags = [RunTag(name, value) for name, value in new.tags.items()]

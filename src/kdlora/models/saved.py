@@ -39,6 +39,7 @@ from kdlora.models.encoders import new_modules, output_names, resolve_encoder
 from kdlora.models.merging import initial_factors, merge
 from kdlora.models.mrlora import MrLoraConfig
 from kdlora.models.student_layers import keep_layers
+from kdlora.records.contents import require_whole_model
 from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import EncoderRef
@@ -151,9 +152,11 @@ def load_trained(
     """Load a saved model, an adapter merged onto fresh fp32 base weights, with its tokenizer.
 
     `encoder` says where the adapter's encoder is now; by default it is where it was in training.
-    Raises ModelError for a folder that holds no classifier or an adapter without all it needs.
+    Raises ModelError for a folder that holds no classifier or an adapter without all it needs, and
+    StoreError for one that is damaged, where it is known what was written.
     """
     folder = Path(folder)
+    require_whole_model(folder)
     if (folder / ADAPTER_CONFIG).is_file():
         model = merge(load_adapted(folder, encoder=encoder, attention=attention))
     elif (folder / "config.json").is_file():
@@ -177,6 +180,7 @@ def load_adapted(
     folder: Path, *, encoder: EncoderRef | None = None, attention: str = "eager"
 ) -> PeftModel:
     """Load a saved adapter beside its fp32 base weights, not merged; else as `load_trained`."""
+    require_whole_model(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)

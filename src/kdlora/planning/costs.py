@@ -25,6 +25,8 @@ from pydantic import ValidationError
 
 from kdlora.machine import computes_on
 from kdlora.planning.workload import Rows, Workload, rows_key, rows_of, work_of
+from kdlora.records.contents import changed_files
+from kdlora.records.record import checksum
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
@@ -176,6 +178,10 @@ def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iter
     for name in names:
         try:
             values = json.loads((folder / name / "record.json").read_bytes())
+            if values["checksum"] != checksum(values):
+                continue
+            if changed_files(values.get("files", {}), folder / name, models=False):
+                continue
             run = (planned or {}).get(name) or read_run(values["run"])
             yield _observed(run, values, str(store.root))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):

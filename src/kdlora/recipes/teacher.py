@@ -325,15 +325,14 @@ def start_from_teacher(run: DistilledRun, store: Store, task: Task, folder: Path
     """The student's layers of its finished teacher, head included, saved as a model in `folder`.
 
     DistilBERT and PKD begin like this (Sanh et al. 2019; Sun et al. 2019). With several teachers
-    it is the first. What is there from an interrupted run is used again. Raises ModelError when
-    the teacher is not done.
+    it is the first. What is there from an interrupted run is made again: it may be damaged. Raises
+    ModelError when the teacher is not done.
     """
-    if not folder.is_dir():
-        teacher = finished_teacher(run.teacher_run_id, store)
-        model, tokenizer = load_merged(model_of(teacher), store.folder(teacher.run_id), task)
-        whole = Checkpoint(model, frozenset())
-        kept = keep_layers(whole, run.encoder.layers, where=run.encoder.title, seed=0)
-        save_trained(kept.model, tokenizer, folder)
+    teacher = finished_teacher(run.teacher_run_id, store)
+    model, tokenizer = load_merged(model_of(teacher), store.folder(teacher.run_id), task)
+    whole = Checkpoint(model, frozenset())
+    kept = keep_layers(whole, run.encoder.layers, where=run.encoder.title, seed=0)
+    save_trained(kept.model, tokenizer, folder)
     return EncoderRef(
         name=run.encoder.title,
         source="folder",

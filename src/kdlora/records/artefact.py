@@ -12,14 +12,15 @@ Nothing here needs torch: a program that serves the folder reads it with this mo
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
 from kdlora.files import links_root
-from kdlora.json_files import read_json_object
+from kdlora.records.contents import read_sealed, sealed
+from kdlora.records.record import RelativePath
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
 from kdlora.spec.sections import Windows
@@ -39,17 +40,6 @@ FILES: dict[tuple[Runtime, Quantization], str] = {
 }
 # What to run where nothing was timed, best first.
 _PREFERRED = ("onnx-int8", "onnx", "onnx-int4", "torch")
-
-
-def _inside(value: str) -> str:
-    """A path that stays in its folder: relative, with slashes, never upwards."""
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in value or not path.parts:
-        raise ValueError(f"{value!r} is no path inside the folder")
-    return str(path)
-
-
-RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
 class ArtefactPart(BaseModel):
@@ -216,7 +206,7 @@ def read_artefact(folder: Path) -> Artefact:
     """Read `export.json`. Raises ModelError where there is none that can be used."""
     path = Path(folder) / ARTEFACT
     try:
-        values = read_json_object(path)
+        values = read_sealed(path)
     except FileNotFoundError:
         raise ModelError(f"no {ARTEFACT} in {folder}; make one with `kdlora export`") from None
     except (OSError, ValueError) as error:
@@ -238,7 +228,7 @@ def read_artefact(folder: Path) -> Artefact:
 
 def write_artefact(folder: Path, artefact: Artefact) -> None:
     """Write `export.json`; the rest of the folder must stand already."""
-    write_json(folder / ARTEFACT, artefact.model_dump(mode="json", by_alias=True))
+    write_json(folder / ARTEFACT, sealed(artefact.model_dump(mode="json", by_alias=True)))
 
 
 def checksums_of(folder: Path) -> dict[str, str]:

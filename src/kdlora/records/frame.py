@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from kdlora.errors import StoreError
-from kdlora.json_files import read_json_lines, read_json_object
+from kdlora.records.contents import HISTORY, read_history, read_sealed, sealed
 from kdlora.records.fairness import ASKED, WEIGHTING, asked_of, flag_unequal
 from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
@@ -56,28 +55,29 @@ def save_plan(store: Store, study: Study, plan: Plan) -> None:
         store.root / STUDY_FILE,
         yaml.safe_dump(study.located().model_dump(mode="json"), sort_keys=False),
     )
-    write_json(
-        store.root / PLAN_FILE,
-        {
-            "study": {**study.model_dump(mode="json"), "base_dir": study.base_dir},
-            "cells": [vars(cell) for cell in plan.cells],
-            "runs": {run.run_id: run.model_dump(mode="json") for run in plan.runs},
-        },
-    )
+    values = {
+        "study": {**study.model_dump(mode="json"), "base_dir": study.base_dir},
+        "cells": [vars(cell) for cell in plan.cells],
+        "runs": {run.run_id: run.model_dump(mode="json") for run in plan.runs},
+    }
+    write_json(store.root / PLAN_FILE, sealed(values))
 
 
 def read_plan(root: Path) -> dict[str, Any]:
     """The saved plan of a study's folder. Raises StoreError when it is no such folder."""
     path = root / PLAN_FILE
     try:
-        return read_json_object(path)
+        return read_sealed(path)
     except FileNotFoundError:
         raise StoreError(
             f"{root} holds no study: expected {PLAN_FILE} there. Run `kdlora run study.yaml` or "
             "`kdlora demo` first, or name the folder that its last line printed"
         ) from None
     except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from None
+        raise StoreError(
+            f"cannot read {path}: {error}. Records are untouched; `kdlora run` with the study file "
+            "writes the plan anew"
+        ) from None
 
 
 def find_study(study: str | Path, results: Path = RESULTS) -> Path:
@@ -121,6 +121,7 @@ def load_frame(root: str | Path) -> pd.DataFrame:
 
 def _planned_frame(root: Path, plan: dict[str, Any]) -> pd.DataFrame:
     store = Store(root)
+    damaged: dict[str, str] = {}
     pairs = {pair["name"]: Pair.model_validate(pair) for pair in plan["study"]["pairs"]}
     teachers = {  # who teaches by the plan; `evidence.teacher` knows who did
         name: str(teaching_arm(plan["study"]["arms"], given=pair.arrives_trained))
@@ -135,12 +136,15 @@ def _planned_frame(root: Path, plan: dict[str, Any]) -> pd.DataFrame:
         if run_id not in records:
             record = store.read(run_id) or store.read_failure(run_id)
             records[run_id] = record
+            if record is None and (files := store.damage(run_id)):
+                damaged[run_id] = f"damaged, so not counted: {', '.join(p.name for p in files)}"
             facts[run_id] = task_facts(record, store.folder(run_id)) if record else None
         run = read_run(plan["runs"][run_id])
         rows.append(
             {
                 "study": plan["study"]["name"],
                 **row(run, records[run_id], stops.get(run_id), facts[run_id]),
+                **({"error": damaged[run_id]} if run_id in damaged else {}),
                 "arm": labelled(run.arm, cell.get("label", "")),
                 "label": cell.get("label", ""),
                 "pair": cell["pair"],
@@ -290,8 +294,6 @@ def positive_place(rows: pd.DataFrame) -> int | None:
 
 def load_histories(root: str | Path) -> dict[str, list[dict[str, Any]]]:
     """Learning curves by run id: one row an evaluation of the selection split."""
-    histories = {}
-    for path in sorted((Path(root) / "runs").glob("*/history.jsonl")):
-        with suppress(OSError, ValueError):  # damaged: that run has no curve
-            histories[path.parent.name] = read_json_lines(path)
-    return histories
+    folders = (path.parent for path in sorted((Path(root) / "runs").glob(f"*/{HISTORY}")))
+    curves = {folder.name: read_history(folder) for folder in folders}
+    return {run_id: curve for run_id, curve in curves.items() if curve}

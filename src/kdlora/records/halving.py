@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field
 
 from kdlora.files import set_aside
-from kdlora.json_files import read_json_lines
+from kdlora.records.contents import read_history, read_sealed, sealed
 from kdlora.records.record import RecordPart
 from kdlora.records.store import Store, write_json, write_new_json
 from kdlora.spec.halving import Race
@@ -79,7 +79,7 @@ class Stop:
 
 def write_rung(store: Store, run_id: str, rung: Rung) -> None:
     """Keep what a pausing run scored."""
-    write_json(_rung_path(store, run_id, rung.epoch), rung.model_dump(mode="json"))
+    write_json(_rung_path(store, run_id, rung.epoch), sealed(rung.model_dump(mode="json")))
 
 
 def rung_of(history: Iterable[Mapping[str, Any]], epoch: int, metric: str, direction: int) -> Rung:
@@ -102,15 +102,15 @@ def read_rung(store: Store, run_id: str, epoch: int) -> Rung | None:
     the score of its last evaluation up to that epoch.
     """
     try:
-        text = _rung_path(store, run_id, epoch).read_text(encoding="utf-8")
-        return Rung.model_validate_json(text)
+        return Rung.model_validate(read_sealed(_rung_path(store, run_id, epoch)))
     except (OSError, ValueError):
         pass
     record = store.read(run_id)
     if record is None or record.quality is None:
         return None
     quality = record.quality
-    return rung_of(_history(store, run_id), epoch, quality.primary, quality.direction)
+    curve = read_history(store.folder(run_id))
+    return rung_of(curve, epoch, quality.primary, quality.direction)
 
 
 def decide(race: Race, epoch: int, rungs: Sequence[tuple[str, str, Rung | None]]) -> Decision:
@@ -157,7 +157,7 @@ def record_decision(store: Store, race: Race, decision: Decision) -> Decision:
     """
     path = _decision_path(store.root, race, decision.epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    values = decision.model_dump(mode="json")
+    values = sealed(decision.model_dump(mode="json"))
     while not write_new_json(path, values):  # another has decided meanwhile, or it is damaged
         known = read_decision(store.root, race, decision.epoch)
         if known is not None:
@@ -171,10 +171,8 @@ def read_decision(root: Path, race: Race, epoch: int) -> Decision | None:
     """A recorded decision, or None. Nothing is moved: who decides anew sets a damaged one aside."""
     path = _decision_path(root, race, epoch)
     try:
-        return Decision.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
+        return Decision.model_validate(read_sealed(path))
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -253,13 +251,6 @@ def _rung_path(store: Store, run_id: str, epoch: int) -> Path:
 
 def _decision_path(root: Path, race: Race, epoch: int) -> Path:
     return root / FOLDER / f"{race.key}-epoch{epoch}.json"
-
-
-def _history(store: Store, run_id: str) -> list[dict[str, Any]]:
-    try:
-        return read_json_lines(store.folder(run_id) / "history.jsonl")
-    except (OSError, ValueError):
-        return []
 
 
 def _finite(value: Any) -> float | None:

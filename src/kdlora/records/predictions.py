@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from kdlora.errors import StoreError
 from kdlora.files import whole_file
+from kdlora.records.contents import PREDICTIONS as FILE
+from kdlora.records.contents import require_whole
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
-
-FILE = "predictions.parquet"
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,31 @@ def _labels(column: pd.Series) -> np.ndarray:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """Read what `write_predictions` wrote."""
-    return Predictions(pd.read_parquet(folder / FILE))
+    """Read what `write_predictions` wrote. Raises StoreError for a damaged file."""
+    return Predictions(_read(folder / FILE))
+
+
+def _read(path: Path, **options: Any) -> pd.DataFrame:
+    require_whole(path)
+    try:
+        return pd.read_parquet(path, **options)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError) as error:  # of a run from before there were hashes
+        raise StoreError(f"{path} is damaged: {error}") from None
 
 
 def read_outputs(root: str | Path, run_ids: Iterable[str], split: str) -> dict[str, SplitOutputs]:
-    """Outputs by run id, of the runs that stored any for this split (`selection` or `report`)."""
+    """Outputs by run id, of the runs that stored any for this split (`selection` or `report`).
+
+    Raises StoreError for a damaged file.
+    """
     found = {}
     for run_id in dict.fromkeys(run_ids):
         path = Path(root) / "runs" / run_id / FILE
         if not path.is_file():
             continue
-        rows = pd.read_parquet(path, filters=[("split", "==", split)])
+        rows = _read(path, filters=[("split", "==", split)])
         if len(rows):
             found[run_id] = SplitOutputs(
                 rows["example_id"].to_numpy(object),
@@ -124,7 +139,7 @@ class RunOutputs(Mapping[str, SplitOutputs]):
     def __getitem__(self, run_id: str) -> SplitOutputs:
         try:
             return read_outputs(self.root, [run_id], self.split)[run_id]
-        except (OSError, ValueError):
+        except (OSError, ValueError, StoreError):
             raise KeyError(run_id) from None
 
     def __iter__(self) -> Iterator[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import did_you_mean
+from kdlora.files import stays_inside
 from kdlora.json_files import parse_json, read_json_object
 from kdlora.records.environment import package_version
 from kdlora.spec.fingerprint import hash_json
@@ -30,6 +31,15 @@ def _known_kind(value: str) -> str:
 
 
 KindName = Annotated[str, AfterValidator(_known_kind)]
+
+
+def _inside(value: str) -> str:
+    if not stays_inside(value):
+        raise ValueError(f"{value!r} is no path inside the folder")
+    return str(PurePosixPath(value))
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
 class RecordPart(BaseModel):
@@ -251,6 +261,9 @@ class Record(RecordPart):
     environment: dict[str, Any] = {}
     started_at: str = ""
     finished_at: str = ""
+    files: dict[RelativePath, str] = Field(
+        {}, description="SHA-256 of what lies beside it and is read back, by its path in the folder"
+    )
     checksum: str = ""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)

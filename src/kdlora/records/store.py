@@ -23,6 +23,7 @@ from typing import Any
 from kdlora.errors import StoreError
 from kdlora.files import CHECKPOINT, drop_dead_below, leftovers, set_aside, whole_file, write_new
 from kdlora.records import leases
+from kdlora.records.contents import changed_files, content_hashes
 from kdlora.records.record import DamagedRecord, OtherVersion, Record, read_record
 from kdlora.spec.run import Run
 
@@ -76,12 +77,15 @@ class Store:
     def read(self, run_id: str) -> Record | None:
         """The record of a finished run; None where there is none, or none that can be trusted.
 
-        Nothing is moved or changed: who holds the run's lease sets a damaged record aside
-        (`set_damaged_aside`). Raises StoreError for a whole record that only another version of
-        kdlora understands.
+        It is not trusted either where its predictions or its learning curve are damaged; weights
+        are looked at by `is_done`, and by who loads them. Nothing is moved or changed: who holds
+        the run's lease sets what is damaged aside (`set_damaged_aside`). Raises
+        StoreError for a whole record that only another version of kdlora understands.
         """
         record = self._whole(self.folder(run_id) / "record.json")
-        return record if record and record.run_id == run_id else None
+        if record is None or record.run_id != run_id:
+            return None
+        return None if changed_files(record.files, self.folder(run_id), models=False) else record
 
     def read_failure(self, run_id: str) -> Record | None:
         """The record of a run that failed and has not been done since, or None, as `read` does."""
@@ -102,19 +106,40 @@ class Store:
             ) from None
 
     def is_done(self, run_id: str) -> bool:
-        return self.read(run_id) is not None
+        """Whether a run has a record, and all that lies beside it is whole, its weights too."""
+        record = self.read(run_id)
+        return record is not None and not changed_files(record.files, self.folder(run_id))
 
     def set_damaged_aside(self, run_id: str) -> list[Path]:
         """Give the files of a run that cannot be trusted another name, never deleting them.
 
         Returns what they are called now. The caller holds the run's lease. A record of another
-        version is whole and stays. Raises StoreError where the folder cannot be written to.
+        version is whole and stays; one of which a file is damaged goes with it, and first: from
+        then on the run is not done. Raises StoreError where the folder cannot be written to.
         """
         moved = []
-        for path in (self.folder(run_id) / name for name in ("record.json", "failed.json")):
-            if self._is_damaged(path) and (aside := _aside(path)) is not None:
+        folder = self.folder(run_id)
+        changed = [path.relative_to(folder) for path in self._changed(run_id)]
+        beside = {folder / path.parts[0]: None for path in changed}
+        for path in (folder / "record.json", folder / "failed.json", *beside):
+            damaged = bool(beside) if path.name == "record.json" else path in beside
+            if (damaged or self._is_damaged(path)) and (aside := _aside(path)) is not None:
                 moved.append(aside)
         return moved
+
+    def damage(self, run_id: str) -> list[Path]:
+        """What of a finished run cannot be trusted; weights are not looked at."""
+        path = self.folder(run_id) / "record.json"
+        return [path] if self._is_damaged(path) else self._changed(run_id, models=False)
+
+    def _changed(self, run_id: str, *, models: bool = True) -> list[Path]:
+        """The files of a whole record that are no longer what was written."""
+        content = _content(self.folder(run_id) / "record.json")
+        try:
+            record = read_record(content) if content is not None else None
+        except (DamagedRecord, OtherVersion):
+            record = None
+        return changed_files(record.files, self.folder(run_id), models=models) if record else []
 
     def _is_damaged(self, path: Path) -> bool:
         content = _content(path)
@@ -137,10 +162,13 @@ class Store:
         )
 
     def damaged_in_place(self) -> list[Path]:
-        """All files of runs that cannot be trusted and that nobody has set aside yet."""
-        found = (path for name in ("record.json", "failed.json")
-                 for path in self.root.glob(f"runs/*/{name}"))  # fmt: skip
-        return sorted(path for path in found if self._is_damaged(path))
+        """All files of runs that cannot be trusted and that nobody has set aside yet.
+
+        Weights are not looked at.
+        """
+        failures = [p for p in self.root.glob("runs/*/failed.json") if self._is_damaged(p)]
+        records = self.root.glob("runs/*/record.json")
+        return sorted([*failures, *(p for r in records for p in self.damage(r.parent.name))])
 
     def begin(self, run: Run) -> Path:
         """The folder of a run that starts or resumes; states what is about to be done."""
@@ -158,6 +186,7 @@ class Store:
         Raises AlreadyDone when the run has a record: the first one counts, whoever else was late.
         """
         folder = self.folder(record.run_id)
+        record = record.model_copy(update={"files": content_hashes(folder)})
         values = record.sealed().model_dump(mode="json", by_alias=True)
         while not write_new_json(folder / "record.json", values):
             if self.is_done(record.run_id):
@@ -271,14 +300,14 @@ def _content(path: Path) -> bytes | None:
 
 def _aside(path: Path) -> Path | None:
     """Set a damaged file aside; None where it is gone, or was written anew, and stays."""
-    content = _content(path)
+    content = None if path.is_dir() else _content(path)
     try:
         aside = set_aside(path)
     except FileNotFoundError:  # another process was as quick
         return None
     except OSError as error:
         raise StoreError(f"{path} is damaged and {_explain(error, path)}") from None
-    if aside.read_bytes() == content:
+    if aside.is_dir() or aside.read_bytes() == content:
         return aside
     if not path.exists():
         os.replace(aside, path)  # written anew between the look and the move

@@ -39,6 +39,8 @@ from kdlora.ship.card import (
     make_card,
     read_card,
     renewed,
+    write_calibration,
+    write_card,
 )
 from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
@@ -338,10 +340,10 @@ def calibrate_folder(
     )  # fmt: skip
     if target.name == CARD:
         card = card.model_copy(update={"calibration": made})
-        write_json(target, card.model_dump(mode="json"))
+        write_card(folder, card)
         _renew_export(folder, card)
     else:
-        write_json(target, made.model_dump(mode="json"))
+        write_calibration(folder, made)
     return target, made
 
 
@@ -372,8 +374,7 @@ def calibrate_run(run: str | Path, wanted: list[str]) -> Calibration:
     )  # fmt: skip
     folder = Path(run).expanduser()
     if (folder / CARD).is_file() and (card := read_card(folder)) is not None:
-        new = card.model_copy(update={"calibration": made})
-        write_json(folder / CARD, new.model_dump(mode="json"))
+        write_card(folder, card.model_copy(update={"calibration": made}))
     return made
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kdlora.errors import ModelError
-from kdlora.json_files import read_json_object
+from kdlora.errors import ModelError, StoreError
+from kdlora.records.contents import read_sealed, sealed
 from kdlora.records.record import KindName, Record, task_facts
-from kdlora.records.store import Store
+from kdlora.records.store import Store, write_json
 from kdlora.spec.run import EncoderRun
 from kdlora.spec.sections import Windows
 from kdlora.vocabulary.task import KINDS, Kind
@@ -178,17 +178,37 @@ def renewed(card: ModelCard, store: Store) -> ModelCard:
 
 
 def read_calibration(folder: Path) -> Calibration | None:
-    """What `kdlora calibrate` kept in a run's folder, or None."""
-    path = folder / CALIBRATION
-    try:
-        return Calibration.model_validate(read_json_object(path))
-    except (OSError, ValueError):
-        return None
+    """What `kdlora calibrate` kept in a run's folder, or None. Raises StoreError if damaged."""
+    return _read(folder / CALIBRATION, Calibration, "calibrate the run again")
 
 
 def read_card(folder: Path) -> ModelCard | None:
-    """The card of a saved model, or None where there is none that can be read."""
+    """The card of a saved model, or None where there is none that can be read.
+
+    Raises StoreError for a damaged one: without it the model would answer otherwise.
+    """
+    return _read(folder / CARD, ModelCard, "save or export the model again")
+
+
+def write_card(folder: Path, card: ModelCard) -> None:
+    write_json(folder / CARD, sealed(card.model_dump(mode="json")))
+
+
+def write_calibration(folder: Path, made: Calibration) -> None:
+    write_json(folder / CALIBRATION, sealed(made.model_dump(mode="json")))
+
+
+Part = TypeVar("Part", bound=BaseModel)
+
+
+def _read(path: Path, kind: type[Part], mend: str) -> Part | None:
     try:
-        return ModelCard.model_validate(read_json_object(folder / CARD))
-    except (OSError, ValueError):
+        values = read_sealed(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be used: {error}; {mend}") from None
+    try:
+        return kind.model_validate(values)
+    except ValidationError:  # an adapter's note of the same name, or somebody else's file
         return None

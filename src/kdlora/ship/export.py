@@ -28,11 +28,11 @@ from kdlora.records.artefact import (
     write_artefact,
 )
 from kdlora.records.environment import describe_environment
-from kdlora.records.store import write_json, write_text
+from kdlora.records.store import write_text
 from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card
 from kdlora.ship import onnx_runtime as runtime
-from kdlora.ship.card import CARD
+from kdlora.ship.card import write_card
 from kdlora.ship.onnx_graph import OUTPUT
 from kdlora.ship.source import SourceRun, find_source
 
@@ -172,7 +172,7 @@ def _growing(target: Path) -> Iterator[Path]:
 def _finish(work: steps.Work, artefact: Artefact, *, name: str) -> Artefact:
     """Card, example and checksums, the last file being `export.json`."""
     card = work.source.card
-    write_json(work.folder / CARD, card.model_dump(mode="json"))
+    write_card(work.folder, card)
     text = model_card.readme(artefact, card, work.source.record, repository=name, notes=work.limits)
     write_text(work.folder / model_card.README, text)
     if (program := model_card.example(artefact, card)) is not None:

@@ -6,11 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdlora.errors import StoreError
 from kdlora.evidence.students import RankedStudent, rank_students
-from kdlora.files import whole_folder
+from kdlora.files import set_aside, whole_folder
+from kdlora.records.artefact import checksums_of
+from kdlora.records.contents import CHECKSUMS, require_whole_model, sealed
 from kdlora.records.record import Record
 from kdlora.records.store import Store, write_json
-from kdlora.ship.card import CARD, ModelCard, make_card, read_calibration, read_card
+from kdlora.ship.card import (
+    CALIBRATION,
+    ModelCard,
+    make_card,
+    read_calibration,
+    read_card,
+    write_card,
+)
 from kdlora.spec.run import encoder_of
 
 if TYPE_CHECKING:
@@ -62,17 +72,25 @@ def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -
         f"first of {len(ranked)} students by the mean {record.quality.primary} on the selection "
         f"split; the best of its runs ({len(first.run_ids)}) there"
     )
-    own, before = store.folder(record.run_id), read_card(folder)
-    calibration = read_calibration(own)
+    own = store.folder(record.run_id)
+    try:
+        before = read_card(folder)
+    except StoreError:  # damaged: saved again
+        before = None
+    try:
+        calibration = read_calibration(own)
+    except StoreError:
+        set_aside(own / CALIBRATION)
+        calibration = None
     if calibration is None and before is not None and before.run_id == record.run_id:
         calibration = before.calibration  # of this very model
     card = make_card(record, own, why, arm=first.arm, calibration=calibration)
-    if before != card:
-        _save_merged(record, own / "model", folder, card)
+    if before != card or not _is_whole(folder):
+        save_merged(record, own / "model", folder, card)
     return card
 
 
-def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
+def save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
     """Merge onto fresh fp32 weights and write the whole folder, then put it in place."""
     from kdlora.models.checkpoints import quiet
     from kdlora.models.saved import load_trained, save_tokenizer
@@ -82,4 +100,13 @@ def _save_merged(record: Record, source: Path, folder: Path, card: ModelCard) ->
         with quiet():
             model.save_pretrained(temporary)
         save_tokenizer(tokenizer, temporary, max_length=card.max_length)
-        write_json(temporary / CARD, card.model_dump())
+        write_json(temporary / CHECKSUMS, sealed({"files": checksums_of(temporary)}))
+        write_card(temporary, card)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        require_whole_model(folder)
+    except StoreError:
+        return False
+    return True

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 _BLOCK = 1 << 20
+_SAME_TIME_NS = 2_000_000_000  # clocks of file systems tick as slowly as that
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -28,12 +30,17 @@ def hash_text(text: str, length: int = 16) -> str:
 
 
 def hash_file(path: Path, length: int = 16) -> str:
-    """Hash of a file's whole content; remembered while size and time stay the same."""
+    """Hash of a file's whole content; remembered while size and time stay the same.
+
+    What was written a moment ago is read anew: a second change might have the same time.
+    """
     stat = path.stat()
+    if abs(time.time_ns() - stat.st_mtime_ns) < _SAME_TIME_NS:
+        return sha256_of(path)[:length]
     return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns)[:length]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 16)
 def _hash_file(path: str, size: int, mtime_ns: int) -> str:
     return sha256_of(Path(path))
 

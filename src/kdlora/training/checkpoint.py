@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ import torch
 from torch import nn
 
 from kdlora.files import CHECKPOINT, leftovers, set_aside, whole_file
+from kdlora.records.contents import HISTORY
 from kdlora.training.precision import Compute
-
-HISTORY = "history.jsonl"
 
 
 @dataclass
@@ -58,7 +58,10 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     extra: dict[str, Any] | None,
 ) -> None:
-    """Write everything that the next step depends on, atomically; `extra` is the adapter's own."""
+    """Write everything that the next step depends on, atomically; `extra` is the adapter's own.
+
+    torch writes a zip file, which holds a checksum of each of its members.
+    """
     state = {
         "progress": json.dumps(asdict(progress)),
         "weights": {n: p.detach() for n, p in trained.items()},
@@ -75,8 +78,8 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, compute: Compute, *, unit: str = "") -> dict[str, Any] | None:
     """The state that `save_checkpoint` wrote, or None.
 
-    A torn one is set aside, not deleted; so is one of labels in another `unit`, whose weights
-    answer something else. What processes left that were killed while they wrote is removed:
+    A torn or damaged one is set aside, not deleted; so is one of labels in another `unit`, whose
+    weights answer something else. What processes left that were killed while they wrote is removed:
     whoever loads holds the run.
     """
     path = folder / CHECKPOINT
@@ -85,8 +88,10 @@ def load_checkpoint(folder: Path, compute: Compute, *, unit: str = "") -> dict[s
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as members:  # torch.load compares no checksum
+            torn_member = members.testzip()
         state = torch.load(path, map_location=compute.device, weights_only=True)
-        usable = json.loads(state["progress"]).get("unit", "") == unit
+        usable = torn_member is None and json.loads(state["progress"]).get("unit", "") == unit
     except Exception:  # torn by a crash: start again, keep the evidence
         usable = False
     if not usable:
