@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -80,12 +79,13 @@ def damage_all(folder: Path, plan: Plan, done: Store, *, number: int, seed: int)
     """`number` damages, spread over all kinds of files of a copy of the finished study `done`."""
     kinds = list(make_kinds(folder, plan, done))
     return [
-        _damage(kind, random.Random(f"{seed} {kind.name}"), -(-number // len(kinds)))
+        damage(kind, random.Random(f"{seed} {kind.name}"), -(-number // len(kinds)))
         for kind in kinds
     ]
 
 
-def _damage(kind: Kind, rng: random.Random, number: int) -> Tally:
+def damage(kind: Kind, rng: random.Random, number: int) -> Tally:
+    """Damage the file so often, and look each time; it is whole again afterwards."""
     tally, sound = Tally(kind.name), kind.file.read_bytes()
     expected = kind.read()
     assert expected is not None, kind.name
@@ -357,8 +357,3 @@ _PROVENANCE: dict[str, Any] = {
     "study": "s", "source": "a.csv", "sha256": "0" * 64, "mapping": {}, "aggregates": 0,
     "kept_columns": [], "problems": [], "imported_at": "2026-01-01",
 }  # fmt: skip
-
-
-def kinds_of(tallies: list[Tally]) -> Counter[str]:
-    """Damages by kind of file."""
-    return Counter({tally.kind: tally.flips + tally.cuts for tally in tallies})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ def add_commands(commands: Any) -> None:
     lots.add_argument("--workers", type=int, default=2)
     lots.add_argument("--folder", type=Path, default=None, help="kept, and taken up again")
     broken = commands.add_parser("faults", help="kill and damage a tiny study at random")
-    broken.add_argument("--kills", type=int, default=200)
+    broken.add_argument("--kills", type=int, default=200, help="more of them; 0: none")
+    broken.add_argument("--damages", type=int, default=1000, help="to files, more; 0: none")
+    broken.add_argument("--lines", type=Path, default=OUT / "faults.jsonl", help="keeps each piece")
     broken.add_argument("--runs", type=int, default=12)
     broken.add_argument("--minutes", type=float, default=10.0, help="bound of the disturbing")
     broken.add_argument("--seed", type=int, default=0)
@@ -42,14 +45,14 @@ def run_command(arguments: argparse.Namespace) -> None:
         )
         many_runs.write(found, arguments.out)
     else:
-        with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-            outcome = faults.measure(
-                Path(first),
-                kills=arguments.kills,
-                runs=arguments.runs,
-                minutes=arguments.minutes,
-                seed=arguments.seed,
+        pieces: list[Callable[[Path], dict[str, Any]]] = []
+        if arguments.damages:
+            pieces.append(
+                partial(faults.damage_piece, damages=arguments.damages, seed=arguments.seed)
             )
-            faults.write(outcome, faults.full_disk(Path(second)), arguments.out)
-        if outcome.problems:
+        if arguments.kills:
+            names = ("kills", "runs", "minutes", "seed")
+            asked = {name: getattr(arguments, name) for name in names}
+            pieces.append(partial(faults.kill_piece, **asked))
+        if faults.run(arguments.lines, arguments.out, pieces):
             raise SystemExit(1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 
 import pytest
 
-from benchmarks import faults
+from benchmarks import damage, faults
 from kdlora.records.store import Store
 
 
@@ -47,6 +48,38 @@ def test_every_damage_is_mended_and_kept(reference, tmp_path, how, monkeypatch):
     monkeypatch.setattr(faults, "tiny_plan", lambda inputs, runs: plan)
     faults.work(str(tmp_path), len(plan.runs))
     assert not faults.check(plan, store, disturber.store, disturber.harmed)
+
+
+def test_damaged_weights_and_logits_are_kept_and_made_again(reference, tmp_path, monkeypatch):
+    _, plan, store = reference
+    monkeypatch.setattr(faults, "REPAIRED", ("model/*.safetensors",))
+    assert faults.repairs(tmp_path, plan, store, seed=1) == [
+        {"file": "model/*.safetensors", "problems": []}
+    ]
+
+
+def test_no_damage_to_any_kind_of_file_changes_what_is_read(reference, tmp_path):
+    """A small `python -m benchmarks faults`: a bit or a cut in each of 24 kinds of files."""
+    _, plan, store = reference
+    tallies = damage.damage_all(tmp_path, plan, store, number=100, seed=3)
+    assert len(tallies) > 20
+    assert {tally.kind: tally.wrong for tally in tallies if tally.wrong} == {}
+    seen = sum(tally.named + tally.untrusted for tally in tallies)
+    assert seen > 80
+    text = faults.page([{"seconds": 1.0, "kinds": [vars(tally) for tally in tallies]}])
+    assert "| predictions | " in text
+    assert "Nothing lost" in text
+
+
+def test_a_reader_that_looks_away_is_seen(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    blind = damage.Kind("blind", path, lambda: path.read_bytes())
+    fragile = damage.Kind("fragile", path, lambda: path.read_bytes()[6])
+    for kind in (blind, fragile):
+        tally = damage.damage(kind, random.Random(0), 20)
+        assert len(tally.wrong) > 3
+        assert faults.problems_of([{"kinds": [vars(tally)]}])
 
 
 def test_the_check_sees_what_is_wrong(reference, tmp_path):

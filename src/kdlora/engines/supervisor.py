@@ -81,7 +81,8 @@ class PeerMonitor:
         folder = self.store.folder(run.run_id)
         lease = look(folder)
         verdict = self._observers.setdefault(run.run_id, LeaseObserver()).judge(lease)
-        record = self.store.read(run.run_id)  # after the look: a released lease has its record
+        # After the look: a released lease has its record.
+        record = self.store.read(run.run_id, models=True)
         if record is not None:
             self._observers.pop(run.run_id, None)
             return ObservedRun(record=record)
@@ -285,7 +286,7 @@ class Supervisor:
     def _ended(self, worker: Worker) -> None:
         """What became of a run whose process is gone."""
         run, code = worker.run, worker.process.exitcode
-        record = self.store.read(run.run_id)
+        record = self.store.read(run.run_id, models=True)
         failure = self.store.read_failure(run.run_id)
         if record is not None:
             self._end(run, "done", {"done": record}, took_s=time.monotonic() - worker.since)

@@ -74,18 +74,18 @@ class Store:
         except OSError as error:
             raise StoreError(_explain(error, self.root)) from None
 
-    def read(self, run_id: str) -> Record | None:
+    def read(self, run_id: str, *, models: bool = False) -> Record | None:
         """The record of a finished run; None where there is none, or none that can be trusted.
 
-        It is not trusted either where its predictions or its learning curve are damaged; weights
-        are looked at by `is_done`, and by who loads them. Nothing is moved or changed: who holds
-        the run's lease sets what is damaged aside (`set_damaged_aside`). Raises
+        It is not trusted either where its predictions or its learning curve are damaged, and with
+        `models` where its weights are; else who loads them sees to it. Nothing is moved or changed:
+        who holds the run's lease sets what is damaged aside (`set_damaged_aside`). Raises
         StoreError for a whole record that only another version of kdlora understands.
         """
         record = self._whole(self.folder(run_id) / "record.json")
         if record is None or record.run_id != run_id:
             return None
-        return None if changed_files(record.files, self.folder(run_id), models=False) else record
+        return None if changed_files(record.files, self.folder(run_id), models=models) else record
 
     def read_failure(self, run_id: str) -> Record | None:
         """The record of a run that failed and has not been done since, or None, as `read` does."""
@@ -107,8 +107,7 @@ class Store:
 
     def is_done(self, run_id: str) -> bool:
         """Whether a run has a record, and all that lies beside it is whole, its weights too."""
-        record = self.read(run_id)
-        return record is not None and not changed_files(record.files, self.folder(run_id))
+        return self.read(run_id, models=True) is not None
 
     def set_damaged_aside(self, run_id: str) -> list[Path]:
         """Give the files of a run that cannot be trusted another name, never deleting them.
