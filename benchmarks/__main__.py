@@ -67,8 +67,10 @@ def main() -> None:
     withheld.add_argument("study", type=Path, nargs="*", help="folders with stored predictions")
     withheld.add_argument("--out", type=Path, default=studies.OUT)
     broken = commands.add_parser("fuzz", help="damaged and hostile inputs for every reader")
-    broken.add_argument("--inputs", type=int, default=20_000, help="over all readers together")
-    broken.add_argument("--seed", type=int, default=0)
+    broken.add_argument("--inputs", type=int, default=20_000, help="over all readers, more")
+    broken.add_argument("--minutes", type=float, default=30.0, help="no piece begins after them")
+    broken.add_argument("--seed", type=int, default=0, help="of the first piece; the next are next")
+    broken.add_argument("--lines", type=Path, default=studies.OUT / "fuzz.jsonl", help="the pieces")
     broken.add_argument("--only", nargs="*", default=[], help="readers, by their names")
     broken.add_argument("--keep", type=Path, default=Path("results/fuzz"), help="what breaks one")
     broken.add_argument("--out", type=Path, default=studies.OUT)
@@ -104,7 +106,9 @@ def main() -> None:
             seed=arguments.seed,
             only=tuple(arguments.only),
             keep=arguments.keep,
+            lines=arguments.lines,
             out=arguments.out,
+            minutes=arguments.minutes,
         )
         sys.exit("; ".join(found) or 0)
     if arguments.command == "look":

@@ -35,6 +35,7 @@ LIMIT_S = 5.0  # of processor time for one input; beyond it the reader hangs
 WAIT_S = 60.0  # of anything, however busy the machine is
 MEMORY_MB = 500  # that the whole process may grow by
 _DEEP = 3000
+PIECE = 10_000  # inputs
 
 Read = Callable[[bytes, Path], Any]  # an input, and a folder to lay it in
 
@@ -240,18 +241,20 @@ _NASTY = (
 )  # fmt: skip
 
 
-def page(tallies: list[Tally], about: dict[str, Any]) -> str:
+def page(tallies: list[Tally], pieces: list[dict[str, Any]]) -> str:
     """The table in Markdown."""
+    last = pieces[-1]
     lines = [
         "# Damaged and hostile inputs",
         "",
-        f"{sum(t.inputs for t in tallies):,} inputs, {about['machine']}, "
-        f"{about['date']}, {about['minutes']:g} minutes. Made by "
-        f"`python -m benchmarks fuzz --inputs {about['asked']} --seed {about['seed']}`.",
+        f"{sum(t.inputs for t in tallies):,} inputs in {len(pieces)} pieces, each with a seed of "
+        f"its own, {last['machine']}, {last['date']}, "
+        f"{sum(piece['minutes'] for piece in pieces):.0f} minutes. Made by "
+        "`python -m benchmarks fuzz`.",
         "",
         "An input is taken, or refused with one of kdlora's own errors; a traceback or more than "
         f"{LIMIT_S:g} s of processor time is a fault. Memory is what the process's largest grew "
-        "by while the reader was tried.",
+        "by while the reader was tried, in the piece where it grew most.",
         "",
         "| what reads | inputs | taken | refused | tracebacks | hangs | slowest, ms | memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
@@ -275,19 +278,53 @@ def faults(tallies: list[Tally]) -> list[str]:
     return [*found, *([f"memory grew by {grown:.0f} MB"] if grown > MEMORY_MB else [])]
 
 
-def run(inputs: int, *, seed: int, only: tuple[str, ...], keep: Path, out: Path) -> list[str]:
-    """Measure, print and write the table; returns the faults."""
+def run(
+    inputs: int,
+    *,
+    seed: int,
+    only: tuple[str, ...],
+    keep: Path,
+    lines: Path,
+    out: Path,
+    minutes: float = 30.0,
+) -> list[str]:
+    """Measure pieces until so many inputs or minutes are over, and write the table of all.
+
+    Each piece is a line in the file `lines`, with a seed of its own: called again with the next
+    seed, the script adds to what was tried before. Returns the faults.
+    """
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        tallies = measure(Path(folder), inputs=inputs, seed=seed, only=only, keep=keep)
-    about = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{os.cpu_count()} processors, {platform.machine()}",
-        "seed": seed,
-        "asked": inputs,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-    }
-    text = page(tallies, about)
-    write_results(out, "fuzz", about | {"targets": [asdict(t) for t in tallies]}, text)
+    lines.parent.mkdir(parents=True, exist_ok=True)
+    for piece in range(-(-inputs // PIECE)):
+        if time.monotonic() - began > 60 * minutes:
+            break
+        number = min(PIECE, inputs - piece * PIECE)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            tallies = measure(Path(folder), inputs=number, seed=seed + piece, only=only, keep=keep)
+        about = {
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "machine": f"{os.cpu_count()} processors, {platform.machine()}",
+            "seed": seed + piece,
+            "minutes": round((time.monotonic() - started) / 60, 2),
+        }
+        with lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(about | {"targets": [asdict(t) for t in tallies]}) + "\n")
+    pieces = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    tallies = summed(pieces)
+    text = page(tallies, pieces)
+    write_results(out, "fuzz", {"pieces": len(pieces), "targets": list(map(asdict, tallies))}, text)
     print(text)
     return faults(tallies)
+
+
+def summed(pieces: list[dict[str, Any]]) -> list[Tally]:
+    """What became of the inputs of all pieces, by target."""
+    found: dict[str, Tally] = {}
+    for row in (row for piece in pieces for row in piece["targets"]):
+        own = found.setdefault(row["name"], Tally(row["name"]))
+        for name in ("inputs", "taken", "refused", "tracebacks", "hangs"):
+            setattr(own, name, getattr(own, name) + row[name])
+        for name in ("slowest_ms", "grown_mb"):
+            setattr(own, name, max(getattr(own, name), row[name]))
+    return list(found.values())

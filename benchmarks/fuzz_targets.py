@@ -6,18 +6,29 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.fuzz import Read, Target
 from kdlora.data.own_task import load_own
+from kdlora.distillation import soft_labels
 from kdlora.importing.mapping import read_mapping
 from kdlora.importing.results import read_results
 from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.workload import text_rows
 from kdlora.records.artefact import read_artefact
 from kdlora.records.frame import load_frame, load_histories, read_plan
-from kdlora.records.record import Record
+from kdlora.records.halving import read_rung
+from kdlora.records.predictions import (
+    SplitOutputs,
+    read_outputs,
+    read_predictions,
+    write_predictions,
+)
+from kdlora.records.record import Record, checksum
 from kdlora.records.store import Store
 from kdlora.serve.requests import Limits, parse_request
 from kdlora.ship.card import read_calibration, read_card
@@ -51,6 +62,7 @@ def make_targets(folder: Path) -> list[Target]:
     parquet = tuple(_parquet(_ROWS, checked) for checked in (True, False, False))
     scores = _csv(_SCORES, ",")
     model = _model(folder / "model")
+    adapter = _adapter(folder / "adapter", model)
     own = {"name": "t", "train": "t.csv", "text": "text", "label": "label"}
     studies = [json.dumps(_STUDY | {"tasks": tasks}).encode() for tasks in (["cola"], [own])]
     studies += [text for text in _files("examples/*.yaml") if b"data" not in text]
@@ -63,6 +75,10 @@ def make_targets(folder: Path) -> list[Target]:
         Target("own tasks", _own_task, (csv, jsonl), share=0.3),
         Target("study files", _study, tuple(studies), share=0.3),
         Target("records", _record, (_stored(),), share=0.5),
+        Target("records, sealed again", _resealed, (_stored(),), share=0.5),
+        Target("predictions of runs", _predictions, (_outputs(folder),), share=0.3),
+        Target("cached logits", _logits, (_soft_labels(folder),), share=0.5),
+        Target("scores at rungs", _rung, (_RUNG,), share=0.5),
         Target("plans of studies", _plan, (json.dumps(_saved_plan(folder)).encode(),), share=0.2),
         Target("histories", _history, (b'{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n',)),
         Target("exports", _in_folder("export.json", read_artefact), (_export(),)),
@@ -88,6 +104,26 @@ def make_targets(folder: Path) -> list[Target]:
         Target(
             "model folders, tokenizer", _model_file(model, "tokenizer_config.json"),
             (_file(model, "tokenizer_config.json"),),
+        ),
+        Target(
+            "adapter folders, config", _model_file(adapter, "adapter_config.json"),
+            (_file(adapter, "adapter_config.json"),),
+        ),
+        Target(
+            "adapter folders, note", _model_file(adapter, "kdlora.json"),
+            (_file(adapter, "kdlora.json"),),
+        ),
+        Target(
+            "adapter folders, weights", _model_file(adapter, "adapter_model.safetensors"),
+            (_file(adapter, "adapter_model.safetensors"),), share=0.3,
+        ),
+        Target(
+            "adapters loaded, config", _adapted(adapter, model, "adapter_config.json"),
+            (_file(adapter, "adapter_config.json"),), share=0.02,
+        ),
+        Target(
+            "adapters loaded, note", _adapted(adapter, model, "kdlora.json"),
+            (_file(adapter, "kdlora.json"),), share=0.02,
         ),
         Target("ONNX files", _in_file("m.onnx", check_onnx), (_onnx(),)),
         Target(
@@ -154,6 +190,36 @@ def _record(content: bytes, folder: Path) -> None:
     store.read_failure("a")
 
 
+def _resealed(content: bytes, folder: Path) -> None:
+    """The same with a checksum that fits, so that what the record says is looked at."""
+    with suppress(ValueError, TypeError, AttributeError, RecursionError):
+        values = json.loads(content)
+        values["checksum"] = checksum(values)
+        content = json.dumps(values).encode("utf-8", "surrogatepass")
+    _record(content, folder)
+    with Store(folder).lease("a"):
+        pass
+
+
+def _predictions(content: bytes, folder: Path) -> None:
+    (folder / "runs" / "a").mkdir(parents=True)
+    (folder / "runs" / "a" / "predictions.parquet").write_bytes(content)
+    read_outputs(folder, ["a"], "report")
+    read_predictions(folder / "runs" / "a").by_split()
+
+
+def _logits(content: bytes, folder: Path) -> None:
+    (folder / soft_labels.FILE).write_bytes(content)
+    with suppress(soft_labels.DamagedCache):
+        soft_labels.load(folder)
+
+
+def _rung(content: bytes, folder: Path) -> None:
+    (folder / "runs" / "a").mkdir(parents=True)
+    (folder / "runs" / "a" / "rung-1.json").write_bytes(content)
+    read_rung(Store(folder), "a", 1)
+
+
 def _plan(content: bytes, folder: Path) -> None:
     (folder / "plan.json").write_bytes(content)
     read_plan(folder)
@@ -216,6 +282,18 @@ def _loaded(model: Path, name: str) -> Read:
     return work
 
 
+def _adapted(adapter: Path, model: Path, name: str) -> Read:
+    def work(content: bytes, folder: Path) -> None:
+        from kdlora.models.saved import load_trained
+
+        place = shutil.copytree(adapter, folder / "adapter")
+        (place / name).write_bytes(content)
+        check_folder(place)
+        load_trained(place, encoder=EncoderRef(name="m", source="folder", path=str(model)))
+
+    return work
+
+
 def _files(pattern: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(ROOT.glob(pattern))]
 
@@ -249,6 +327,19 @@ def _stored() -> bytes:
     run = make_plan(make_study(_STUDY)).runs[-1]
     made = Record(run_id=run.run_id, run=run, environment={"python": "3"}).sealed()
     return made.model_dump_json(by_alias=True).encode()
+
+
+def _outputs(folder: Path) -> bytes:
+    ids, labels = np.array([f"{i:016x}" for i in range(8)]), np.arange(8) % 2
+    part = SplitOutputs(ids, labels, np.eye(2)[labels])
+    write_predictions(folder, {"selection": part, "report": part})
+    return (folder / "predictions.parquet").read_bytes()
+
+
+def _soft_labels(folder: Path) -> bytes:
+    ids = np.array([f"{i:016x}" for i in range(8)])
+    labels = soft_labels.SoftLabels(ids, np.eye(8, 2, dtype=np.float32), "t", ("a", "b"), "f", "c")
+    return soft_labels.save(labels, folder).read_bytes()
 
 
 def _saved_plan(folder: Path) -> dict[str, Any]:
@@ -289,6 +380,21 @@ def _model(folder: Path) -> Path:
     return folder
 
 
+def _adapter(folder: Path, model: Path) -> Path:
+    """A small adapter of that classifier, as a run saves it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from kdlora.models.saved import save_trained
+
+    base = AutoModelForSequenceClassification.from_pretrained(model)
+    lora = LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"])
+    encoder = EncoderRef(name="m", source="folder", path=str(model))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    save_trained(get_peft_model(base, lora), tokenizer, folder, encoder=encoder)
+    return folder
+
+
 def _onnx() -> bytes:
     from onnx import TensorProto, helper
 
@@ -326,6 +432,7 @@ _SCORES = [
     {"Task": "CoLA", "BERT FFT": 60.1, "BERT LoRA": 59.4, "BERT KD-LoRA": 57.0},
     {"Task": "RTE", "BERT FFT": 70.3, "BERT LoRA": 71.2, "BERT KD-LoRA": 66.0},
 ]
+_RUNG = b'{"epoch": 1, "step": 4, "metric": "accuracy", "direction": 1, "score": 0.25}'
 _METRICS = json.dumps(
     {
         "eval_accuracy": 0.9, "eval_loss": 0.3, "epoch": 3.0, "train_runtime": 12.0,

@@ -267,5 +267,6 @@ def test_the_fuzz_sees_tracebacks_hangs_and_what_was_kept(
     assert (tally.inputs, tally.tracebacks, tally.hangs) == (2, 1, 1)
     assert fuzz.faults([tally]) == ["bad: 1 tracebacks, 1 hangs"]
     assert {p.read_bytes() for p in (tmp_path / "found" / "bad").glob("?")} == {b"kept", b"slow"}
-    about = {"seed": 0, "machine": "m", "date": "d", "minutes": 1, "asked": 2}
-    assert "| bad | 2 | 0 | 0 | 1 | 1 |" in fuzz.page([tally], about)
+    piece = {"seed": 0, "machine": "m", "date": "d", "minutes": 1, "targets": [vars(tally)]}
+    found = fuzz.summed([piece, piece])
+    assert "| bad | 4 | 0 | 0 | 2 | 2 |" in fuzz.page(found, [piece, piece])

@@ -139,8 +139,9 @@ def set_aside(path: Path) -> Path:
 def stays_inside(name: str) -> bool:
     """Whether a path in a folder is plain: relative, with slashes, never upwards."""
     path = PurePosixPath(name)
-    odd = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
-    return bool(path.parts) and not odd
+    return bool(path.parts) and not (
+        path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or "\0" in name
+    )
 
 
 def sync(path: Path) -> None:

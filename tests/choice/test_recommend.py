@@ -69,6 +69,27 @@ def test_the_best_score_within_a_size() -> None:
     assert titles(found.runners_up) == ["student/kd-lora as ONNX INT8", "student/fft as ONNX INT8"]
 
 
+def test_only_encoders_under_an_allowed_licence_are_taken() -> None:
+    frame = small()
+    frame["licence"] = ["apache-2.0", "mit", "unknown"]
+    allowed = ("mit", "cc0-1.0")
+    found = choose(frame, Constraints(licence=allowed))
+    assert found.choice.candidate.arm == "student/fft"
+    assert found.choice.candidate.licence == "mit"
+    assert any("the data's (unknown)" in note for note in found.notes)
+    (effect,) = found.exclusions
+    assert (effect.constraint, effect.limit) == ("licence", "mit, cc0-1.0")
+    nothing = choose(frame, Constraints(licence=("gpl-3.0",)))
+    assert nothing.choice is None
+    assert {b.value for j in nothing.nearest for b in j.broken} <= {"apache-2.0", "mit", "unknown"}
+    taken = choose(frame, Constraints(licence=("unknown",))).choice.candidate
+    assert taken.arm == "student/kd-lora"
+    of_old = choose(small(), Constraints(licence=("mit",)))  # records that say nothing
+    assert of_old.choice is None
+    with pytest.raises(InputError, match=r"licence 'My own'"):
+        Constraints(licence=("My own",))
+
+
 @pytest.mark.parametrize(("floor", "beaten"), [(0.85, True), (0.95, False)])
 def test_a_choice_that_no_baseline_needs_is_told_apart(floor, beaten) -> None:
     baseline = row("student/fft", score=floor, run_id="b") | {

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
+from kdlora.errors import InputError
 from kdlora.records.artefact import Artefact
+from kdlora.records.record import Record, recorded_licences
 from kdlora.ship.answers import answers
 from kdlora.ship.card import Calibration
 from kdlora.ship.model_card import example, metadata, with_calibration
@@ -38,7 +40,8 @@ def metadata_of(encoder: EncoderRef | None = None, tasks: Any = ("sst2",)) -> di
     assert isinstance(run, EncoderRun)
     if encoder is not None:
         run = run.model_copy(update={"encoder": encoder})
-    return yaml.safe_load(metadata(ARTEFACT, card_of(), run, repository="me/moods"))
+    record = Record(run_id=run.run_id, run=run)
+    return yaml.safe_load(metadata(ARTEFACT, card_of(), record, repository="me/moods"))
 
 
 def test_a_packaged_encoder_has_its_name_on_the_hub() -> None:
@@ -118,3 +121,41 @@ def test_a_readme_says_its_calibration_once_and_nothing_without_one() -> None:
     cleared = with_calibration(once, card_of())
     assert "thresholds" not in cleared
     assert cleared.index("calibration") < cleared.index("## Forms")
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        ("---\nlicense: mit\ntags: [a]\n---\n# A model\n", "mit"),
+        ("---\nlicense: [mit]\n---\n", "unknown"),
+        ("---\nlicense: |\n  do what\n  you want\n---\n", "unknown"),
+        ("---\n: {\n---\n", "unknown"),
+        ("# license: mit\n", "unknown"),
+        ("---\n" + "[" * 5000 + "\n---\n", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_a_folder_states_its_licence_in_its_readme(
+    tmp_path: Path, readme: str | None, licence: str
+) -> None:
+    if readme is not None:
+        (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    found = metadata_of(EncoderRef(name="mine", source="folder", path=str(tmp_path)))
+    assert found["license"] == licence
+
+
+def test_the_licence_of_own_data_is_recorded_and_changes_no_run_id(tmp_path: Path) -> None:
+    train = tmp_path / "t.csv"
+    train.write_text("text,label\n" + "".join(f"film {i},{i % 2}\n" for i in range(40)))
+    own = {"name": "moods", "train": str(train), "text": "text", "label": "label"}
+    values = {"name": "s", "pairs": [{"teacher": "mpnet-base", "student": "minilm-l3"}]}
+    plans = [make_plan(make_study(values | {"tasks": [own | more]}))
+             for more in ({}, {"licence": "cc-by-4.0"})]  # fmt: skip
+    assert [r.run_id for r in plans[0].runs] == [r.run_id for r in plans[1].runs]
+    run = plans[1].runs[-1]
+    record = Record(run_id=run.run_id, run=run)
+    assert recorded_licences(record) == {"encoder": "apache-2.0", "data": "cc-by-4.0"}
+    then = record.model_copy(update={"licences": {"encoder": "mit", "data": "unknown"}})
+    assert recorded_licences(then)["encoder"] == "mit"  # what was stated when it was trained
+    with pytest.raises(InputError, match="identifier"):
+        make_study(values | {"tasks": [own | {"licence": "My own licence"}]})

@@ -28,6 +28,7 @@ from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame, metric_of
+from kdlora.spec.encoders import UNKNOWN_LICENCE
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as facts_of
 
@@ -61,6 +62,8 @@ class ModelForm(Result):
     artefact_score: float | None = None
     folder: str | None = None
     flags: tuple[str, ...] = ()
+    licence: str = UNKNOWN_LICENCE  # of the encoder
+    data_licence: str = UNKNOWN_LICENCE
 
     @property
     def title(self) -> str:
@@ -287,7 +290,15 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Mode
         latency_p50_ms=nothing,
         latency_p95_ms=nothing,
         flags=tuple(dict.fromkeys(flag for found in models["flags"] for flag in tuple(found))),
+        licence=_licence(first, "licence"),
+        data_licence=_licence(first, "data_licence"),
     )
+
+
+def _licence(row: pd.Series, column: str) -> str:
+    """Imported results say nothing of it."""
+    found = row.get(column)
+    return found if isinstance(found, str) else UNKNOWN_LICENCE
 
 
 def _place(source: object) -> str:

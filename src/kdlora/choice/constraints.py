@@ -8,6 +8,7 @@ from typing import Any
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
+from kdlora.spec.encoders import is_licence
 
 PREFERENCES = ("score", "latency", "size")
 ROLES = ("any", "student")
@@ -26,6 +27,8 @@ class Constraints(Result):
     those that keep all limits; ties in cost are broken by the score, ties in score by latency.
     role: student leaves the teachers out. min_coverage: share of the selection split that is
     answered at least, where unsure answers are withheld so that those given have the `accuracy`.
+    licence: those that the encoder may have, none is no
+    limit; "unknown" is one like any other, so what nobody states is left out unless it is named.
     """
 
     max_size_mb: float | None = None
@@ -39,6 +42,7 @@ class Constraints(Result):
     role: str = "any"
     min_coverage: float | None = None
     accuracy: float = 0.95
+    licence: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = [
@@ -64,6 +68,9 @@ class Constraints(Result):
                 problems.append(f"unknown quantize '{given}'.{did_you_mean(given, QUANTIZATIONS)}")
         if not self.quantize:
             problems.append(f"quantize is empty; expected some of {', '.join(QUANTIZATIONS)}")
+        for given in self.licence:
+            if not is_licence(given):
+                problems.append(f"licence '{given}'; expected the hub's identifiers (apache-2.0)")
         if problems:
             raise InputError(problems, where="constraints")
 

@@ -250,6 +250,13 @@ def recommend(
             f"{pool.task}, no less than the model named here: none is worth shipping yet"
         )
         result = replace(result, notes=(told, *result.notes))
+    if constraints.licence:
+        data = ", ".join(dict.fromkeys(c.data_licence for c in candidates))
+        told = (
+            f"the licence asked for is that of the encoder whose weights ship; the data's ({data}) "
+            "and the teacher's are not judged"
+        )
+        result = replace(result, notes=(*result.notes, told))
     steps = what_next(result, run_scores, scale, can_export=pool.can_export)
     return replace(result, next_steps=steps)
 
@@ -278,6 +285,9 @@ def _static_broken(
     if candidate.quantization not in constraints.quantize:
         allowed = ", ".join(constraints.quantize)
         found.append(BrokenLimit("quantize", allowed, candidate.quantization, 1.0))
+    if constraints.licence and candidate.licence not in constraints.licence:
+        allowed = ", ".join(constraints.licence)
+        found.append(BrokenLimit("licence", allowed, candidate.licence, 1.0))
     if candidate.gate == "failed":
         found.append(BrokenLimit("accuracy gate", "passed", "failed", 1.0))
     return tuple(found)

@@ -52,6 +52,13 @@ def recommend(
     quantize: Annotated[
         str | None, typer.Option(help="Allowed, of none,int8,int4. Default all, or the profile's.")
     ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option(
+            help="Allowed for the encoder, such as apache-2.0,mit; what nobody states is "
+            "'unknown'. Default all."
+        ),
+    ] = None,
     prefer: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +105,7 @@ def recommend(
         "max_drop": max_drop, "runtime": runtime, "prefer": prefer, "latency": latency,
         "min_coverage": min_coverage, "accuracy": accuracy,
         "quantize": tuple(q.strip() for q in quantize.split(",")) if quantize else None,
+        "licence": tuple(n.strip().lower() for n in licence.split(",")) if licence else None,
     }  # fmt: skip
     problems = [
         f"--{name} is {value}; expected at least {least}"

@@ -58,6 +58,7 @@ from kdlora.records.record import (
     TaskFacts,
     Teaching,
     TrainingFacts,
+    licences_of,
 )
 from kdlora.records.store import Store
 from kdlora.spec.run import (
@@ -404,6 +405,7 @@ def _record(run: Run, folder: Path, outcome: RunOutcome) -> Record:
         agreement=shared,
         efficiency=outcome.efficiency,
         health=flags,
+        licences=licences_of(run),
     )
 
 

@@ -14,7 +14,7 @@ from kdlora.records.contents import HISTORY, read_history, read_sealed, sealed
 from kdlora.records.fairness import ASKED, WEIGHTING, asked_of, flag_unequal
 from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
-from kdlora.records.record import Record, TaskFacts, task_facts
+from kdlora.records.record import Record, TaskFacts, recorded_licences, task_facts
 from kdlora.records.store import Store, write_json, write_text
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.encoders import Pair
@@ -217,6 +217,8 @@ def row(
         return values
 
     quality, training = record.quality, record.facts
+    licences = recorded_licences(record)
+    values |= {"licence": licences.get("encoder"), "data_licence": licences.get("data")}
     if facts is not None:
         values |= {
             "task_kind": facts.kind,

@@ -18,8 +18,9 @@ from kdlora.errors import did_you_mean
 from kdlora.files import stays_inside
 from kdlora.json_files import parse_json, read_json_object
 from kdlora.records.environment import package_version
+from kdlora.spec.encoders import UNKNOWN_LICENCE
 from kdlora.spec.fingerprint import hash_json
-from kdlora.spec.run import Run
+from kdlora.spec.run import Run, encoder_of
 from kdlora.vocabulary.metric import metric
 from kdlora.vocabulary.task import KINDS, TASKS, Kind, Task, class_name
 
@@ -261,6 +262,9 @@ class Record(RecordPart):
     environment: dict[str, Any] = {}
     started_at: str = ""
     finished_at: str = ""
+    licences: dict[str, str] = Field(
+        {}, description="of the encoder and of the data, 'unknown' where nobody stated one"
+    )
     files: dict[RelativePath, str] = Field(
         {}, description="SHA-256 of what lies beside it and is read back, by its path in the folder"
     )
@@ -411,6 +415,18 @@ def _model_names(folder: Path) -> tuple[str, ...]:
     labels = (_read(folder / "config.json") or {}).get("id2label")
     in_order = [str(i) for i in range(len(labels))] if isinstance(labels, dict) else []
     return tuple(str(labels[i]) for i in in_order) if labels and {*in_order} == {*labels} else ()
+
+
+def licences_of(run: Run) -> dict[str, str]:
+    """The licences of what a run is made from, as far as they are stated."""
+    encoder, own = encoder_of(run), run.task.own
+    found = {"data": own.licence if own is not None else UNKNOWN_LICENCE}
+    return {"encoder": encoder.licence, **found} if encoder is not None else found
+
+
+def recorded_licences(record: Record) -> dict[str, str]:
+    """The same as a record has them; one from before it had any is as good as its run."""
+    return record.licences or licences_of(record.run)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from kdlora.evidence.abstention import (
 from kdlora.measure.calibration import cross_entropy, fit_temperature
 from kdlora.records.frame import PLAN_FILE
 from kdlora.records.predictions import SplitOutputs, read_outputs
-from kdlora.records.store import Store, write_json, write_text
+from kdlora.records.store import Store, write_text
 from kdlora.ship.answers import decide
 from kdlora.ship.card import (
     CALIBRATION,

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from kdlora.records.artefact import Artefact, Variant, written_drop
-from kdlora.records.record import Record
+from kdlora.records.record import Record, recorded_licences
 from kdlora.ship.card import ModelCard
-from kdlora.spec.encoders import UNKNOWN_LICENCE, licence_of
+from kdlora.spec.encoders import UNKNOWN_LICENCE
 from kdlora.spec.run import (
     DistilledRun,
     EncoderRef,
@@ -64,7 +64,7 @@ def readme(
     environment.filters["drop"] = lambda drop: written_drop(drop, artefact.drop_unit)
     body = environment.get_template("model_card.md.j2").render(values)
     body = with_calibration(body, card)
-    return f"---\n{metadata(artefact, card, run, repository=repository)}\n---\n\n{body}"
+    return f"---\n{metadata(artefact, card, record, repository=repository)}\n---\n\n{body}"
 
 
 def with_calibration(text: str, card: ModelCard) -> str:
@@ -113,10 +113,11 @@ def _calibration_lines(card: ModelCard) -> Iterator[str]:
     )
 
 
-def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) -> str:
+def metadata(artefact: Artefact, card: ModelCard, record: Record, *, repository: str) -> str:
     """The hub's YAML: what it is for, what it came from, and its score as the hub lists scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    run = record.run
     best, encoder = _shipped(artefact), encoder_of(run)
     results = None
     if best is not None and best.score is not None:
@@ -141,7 +142,7 @@ def metadata(artefact: Artefact, card: ModelCard, run: Run, *, repository: str) 
         library_name="transformers",
         pipeline_tag="text-classification",
         base_model=encoder.hub_name if encoder else None,
-        license=licence_of(encoder.hub_name if encoder else None),
+        license=recorded_licences(record).get("encoder", UNKNOWN_LICENCE),
         language="en" if run.task.name in TASKS else None,  # of own files nobody said it
         datasets=[_HUB_GLUE] if _dataset(run) == _HUB_GLUE else None,
         metrics=[metric(card.metric).hub_name or card.metric],
@@ -262,8 +263,8 @@ def _made(record: Record, artefact: Artefact, card: ModelCard) -> Any:
     if isinstance(run, DistilledRun):
         kd = run.kd
         yield f"distilled at temperature {kd.temperature:g}, teacher's share {kd.kd_weight:g}"
-    known = licence_of(run.encoder.hub_name)
-    yield f"licence of the encoder: {known}; of the data of `{artefact.task}`: {UNKNOWN_LICENCE}"
+    known = recorded_licences(record)
+    yield f"licence of the encoder: {known['encoder']}; of `{artefact.task}`: {known['data']}"
     if artefact.adapter:
         yield f"`{artefact.adapter}/` holds the adapter alone, as a plain peft folder"
 

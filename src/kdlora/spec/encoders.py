@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import (
     BeforeValidator,
     ConfigDict,
@@ -35,12 +37,31 @@ _LICENCES = {
     "xlm-roberta-": "mit", "microsoft/deberta-": "mit", "microsoft/mpnet-": "mit",
 }  # fmt: skip
 UNKNOWN_LICENCE = "unknown"  # the hub's word, too
+_LONGEST_HEAD = 65_536  # characters of a README.md that are looked at
 
 
 def licence_of(hub_name: str | None) -> str:
     """The licence of a model on the hub where kdlora knows it; `UNKNOWN_LICENCE` elsewhere."""
     name = (hub_name or "").lower()
     return next((v for k, v in _LICENCES.items() if name.startswith(k)), UNKNOWN_LICENCE)
+
+
+def stated_licence(folder: Path) -> str:
+    """What the README.md of a model's folder says in its head, as those of the hub do."""
+    try:
+        with (folder / "README.md").open(encoding="utf-8") as handle:
+            text = handle.read(_LONGEST_HEAD)
+        head = text.split("---\n")[1] if text.startswith("---\n") else ""
+        values = yaml.safe_load(head)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return UNKNOWN_LICENCE
+    found = values.get("license") if isinstance(values, dict) else None
+    return found if isinstance(found, str) and is_licence(found) else UNKNOWN_LICENCE
+
+
+def is_licence(name: str) -> bool:
+    """Whether a text looks like an identifier of the hub, such as cc-by-4.0."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,59}", name) is not None
 
 
 ADAPTER_CONFIG = "adapter_config.json"  # what peft saves beside an adapter's weights

@@ -22,7 +22,13 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, computed_field, mod
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
-from kdlora.spec.encoders import HUB_NAMES, ZeroShot, encoder_title
+from kdlora.spec.encoders import (
+    HUB_NAMES,
+    ZeroShot,
+    encoder_title,
+    licence_of,
+    stated_licence,
+)
 from kdlora.spec.fingerprint import canonical_json, hash_json, hash_text
 from kdlora.spec.sections import Data, OwnTask, Training
 from kdlora.vocabulary.arm import Arm
@@ -91,6 +97,13 @@ class EncoderRef(Strict):
         if self.source == "package":
             return HUB_NAMES.get(self.name)
         return self.name if self.source == "hub" else None
+
+    @property
+    def licence(self) -> str:
+        """Its licence, by the hub's identifiers, as the hub or its own folder states it."""
+        if self.source == "folder" and self.path is not None:
+            return stated_licence(Path(self.path))
+        return licence_of(self.hub_name)
 
 
 class TextsRef(Texts):
@@ -317,8 +330,8 @@ class DistilledRun(TrainedRun):
 def _hashed_rows(own: OwnTask) -> dict[str, Any]:
     """Files are known by what they hold; a data set of the hub by its name and revision."""
     if own.hub is None:
-        return own.model_dump(mode="json", exclude={"train", "eval", "unlabelled"})
-    exclude = {"unlabelled"} | ({"hub"} if Path(own.hub).is_absolute() else set())
+        return own.model_dump(mode="json", exclude={"train", "eval", "unlabelled", "licence"})
+    exclude = {"unlabelled", "licence"} | ({"hub"} if Path(own.hub).is_absolute() else set())
     return own.model_dump(mode="json", exclude=exclude)
 
 

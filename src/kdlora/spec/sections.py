@@ -22,6 +22,7 @@ from pydantic import (
 from kdlora.errors import did_you_mean
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import Sources
+from kdlora.spec.encoders import UNKNOWN_LICENCE, is_licence
 from kdlora.vocabulary.metric import METRICS, metric
 from kdlora.vocabulary.task import KINDS, TASKS, Kind
 
@@ -353,6 +354,11 @@ class OwnTask(Strict):
         description="what rows of the training file without a label are: an error, or texts that "
         "only the teacher labels. Then the labels there are serve to select and to report on first",
     )
+    licence: str = Field(
+        UNKNOWN_LICENCE,
+        description="of the data, as the hub calls licences (cc-by-4.0); it goes into records and "
+        "model cards, and into no run's id",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -368,6 +374,13 @@ class OwnTask(Strict):
         if self.hub is None and idle:
             raise ValueError(f"{' and '.join(idle)} mean nothing without hub")
         return self
+
+    @field_validator("licence")
+    @classmethod
+    def _as_on_the_hub(cls, value: str) -> str:
+        if not is_licence(value):
+            raise ValueError(f"'{value}': expected the hub's identifier, such as cc-by-4.0 or mit")
+        return value
 
     @field_validator("text")
     @classmethod

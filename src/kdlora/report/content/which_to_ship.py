@@ -77,7 +77,7 @@ def _finding(one: Recommendation, *, several: bool) -> Finding:
 LIMITS = {
     "max_size_mb": "the size", "max_latency_ms": "the latency", "min_score": "the score",
     "max_drop": "the drop", "runtime": "the runtime", "quantize": "the quantisation",
-    "role": "the role",
+    "role": "the role", "licence": "the licence",
     "accuracy gate": "the accuracy gate",
 }  # fmt: skip
 
@@ -159,6 +159,8 @@ def limits_text(constraints: Constraints) -> str:
     if "quantize" in constraints.limits():
         given = ", ".join(q for q in constraints.quantize if q != "none")
         parts.append(f"quantised to {given} at most" if given else "not quantised")
+    if constraints.licence:
+        parts.append(f"of an encoder under {w.join(list(constraints.licence), 'or')}")
     wish = {"score": "best score", "latency": "fastest", "size": "smallest"}[constraints.prefer]
     return f"{wish}: {', '.join(parts)}" if parts else wish
 
