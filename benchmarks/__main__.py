@@ -50,6 +50,8 @@ def main() -> None:
     load.add_argument("--variant", default=None)
     load.add_argument("--threads", type=int, default=1)
     load.add_argument("--seconds", type=float, default=10.0, help="of each part")
+    load.add_argument("--hostile-seconds", type=float, default=10.0, help="of hostile clients")
+    load.add_argument("--good", type=int, default=64, help="connections beside the hostile ones")
     load.add_argument("--minutes", type=float, default=0.0, help="of the memory check; 0: none")
     load.add_argument("--rate", type=float, default=50.0, help="requests/s of the memory check")
     load.add_argument("--out", type=Path, default=studies.OUT)
@@ -128,6 +130,8 @@ def main() -> None:
             seconds=arguments.seconds,
             minutes=arguments.minutes,
             rate=arguments.rate,
+            hostile_seconds=arguments.hostile_seconds,
+            good=arguments.good,
         )
         serve.write(served, arguments.out)
         print((arguments.out / "serve.md").read_text(encoding="utf-8"))

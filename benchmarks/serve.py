@@ -74,10 +74,10 @@ async def measure_speed(served: Served, seconds: float) -> dict[str, Any]:
     return found
 
 
-async def measure_hostile(served: Served, seconds: float) -> dict[str, Any]:
-    """Good clients and, at the same time, everything a server should refuse."""
+async def measure_hostile(served: Served, seconds: float, connections: int) -> dict[str, Any]:
+    """Good clients on so many connections and, at the same time, all a server should refuse."""
     good, over = Tally(), asyncio.Event()
-    work = asyncio.create_task(keep_asking(served.port, 8, until=over, tally=good))
+    work = asyncio.create_task(keep_asking(served.port, connections, until=over, tally=good))
     big = predict_bytes({"text": "a" * 3_000_000})
     cases = {
         "not JSON": (predict_bytes(b"{'text': 1"), 400),
@@ -120,6 +120,9 @@ async def measure_hostile(served: Served, seconds: float) -> dict[str, Any]:
     waits = await health
     expected = {name: case[1] for name, case in cases.items()}
     return {
+        "connections": connections,
+        "seconds": seconds,
+        "load_after": round(os.getloadavg()[0], 1),
         "good": good.summary(),
         "refused": asked,
         "status": expected,
@@ -234,9 +237,20 @@ async def measure_end(served: Served, *, reconnect: bool) -> dict[str, Any]:
 
 
 def measure(
-    model: Path, *, variant: str | None, threads: int, seconds: float, minutes: float, rate: float
+    model: Path,
+    *,
+    variant: str | None,
+    threads: int,
+    seconds: float,
+    minutes: float,
+    rate: float,
+    hostile_seconds: float,
+    good: int,
 ) -> dict[str, Any]:
-    """All of it, each part with a server of its own."""
+    """All of it, each part with a server of its own.
+
+    `hostile_seconds` long `good` connections ask beside the hostile clients.
+    """
     options = ["--threads", str(threads), *(["--variant", variant] if variant else [])]
     found: dict[str, Any] = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -248,7 +262,7 @@ def measure(
         found["title"] = served.title
         found["speed"] = asyncio.run(measure_speed(served, seconds))
     with server(model, *options, *_LIMITS) as served:
-        found["hostile"] = asyncio.run(measure_hostile(served, seconds))
+        found["hostile"] = asyncio.run(measure_hostile(served, hostile_seconds, good))
     for name, reconnect in (("end_keep_alive", False), ("end_new_connections", True)):
         with server(model, *options) as served:
             found[name] = asyncio.run(measure_end(served, reconnect=reconnect))
@@ -294,7 +308,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "## Hostile clients",
         "",
-        f"Eight good clients meanwhile got {good['answered']:,} answers "
+        f"For {hostile['seconds']:g} s, {hostile['connections']} good connections beside them got "
+        f"{good['answered']:,} answers "
         f"({good['requests_per_s']:,.0f}/s, p99 {good['p99_ms']:.1f} ms), "
         f"{good['lost'] + good['refused'] + sum(good['other_statuses'].values())} refused or lost.",
         "",
@@ -310,7 +325,8 @@ def page(found: dict[str, Any]) -> str:
         f"({hostile['clients_that_never_read']:,} connections in all), and "
         f"{hostile['clients_that_left']:,} clients left inside their body. "
         f"`GET /health` took {hostile['health_p99_ms']:g} ms at the 99th percentile of "
-        f"{hostile['health_asked']}; resident memory grew by {hostile['memory_grew_mb']:g} MB.",
+        f"{hostile['health_asked']} (load average {hostile['load_after']:g} on "
+        f"{found['machine']}); resident memory grew by {hostile['memory_grew_mb']:g} MB.",
         "",
         "## SIGTERM under load",
         "",

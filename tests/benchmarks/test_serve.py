@@ -17,7 +17,15 @@ from tests.harness.threads import apart
 def test_the_whole_load_test(tmp_path: Path) -> None:
     model = save_exported(tmp_path / "moods")
     found = apart(
-        serve.measure, model, variant="onnx", threads=1, seconds=0.2, minutes=0.02, rate=40
+        serve.measure,
+        model,
+        variant="onnx",
+        threads=1,
+        seconds=0.2,
+        minutes=0.02,
+        rate=40,
+        hostile_seconds=0.2,
+        good=8,
     )
     assert found["title"] == "moods as onnx"
     for connections in serve.CONNECTIONS:
