@@ -66,6 +66,7 @@ def test_a_model_is_made_and_used_without_any_connection(
     kdlora(
         tmp_path, refused, "distil", "--train", "reviews.csv", "--text", "review",
         "--label", "mood", "--teacher", "./big", "--student", "./small", "--epochs", "1",
+        "--max-length", "32",
         "--out", "out",
     )  # fmt: skip
     kdlora(tmp_path, refused, "report", "out")
