@@ -15,7 +15,7 @@ from kdlora.records.store import Store
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    plan, store = faults.undisturbed(folder, 3)
+    plan, store = faults.undisturbed(folder, 4)
     return folder, plan, store
 
 
@@ -95,7 +95,7 @@ def test_the_check_sees_what_is_wrong(reference, tmp_path):
     changed = record.model_copy(update={"quality": quality}).sealed()
     path.write_text(json.dumps(changed.model_dump(mode="json", by_alias=True)))
     assert faults.check(plan, store, copy, {"a lost content"}) == [
-        "records: 2 instead of the 3 planned",
+        "records: 3 instead of the 4 planned",
         f"{first.run_id}: no record",
         f"{second.run_id}: another quality than undisturbed",
         "1 of 1 damaged records were not kept",
