@@ -278,7 +278,7 @@ def _of_caches(folder: Path) -> Iterator[Kind]:
     batches._write(path, batches.Encoded(ids, offsets, None, 0, False))
 
     def tokens() -> Any:
-        found = batches._read(path, 100)
+        found = batches._read(path, 100, None)
         return found and (found.ids.tobytes(), found.offsets.tobytes(), found.pad_id)
 
     yield Kind("tokens", path, tokens)
