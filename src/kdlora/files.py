@@ -136,7 +136,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def stays_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Whether a path in a folder is plain: relative, with slashes, never upwards."""
     path = PurePosixPath(name)
     return bool(path.parts) and not (

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from kdlora.errors import ModelError
-from kdlora.files import stays_inside
+from kdlora.files import is_inside
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.safety import check_folder, check_onnx, read_json
 from tests.harness.exported import TABLE, save_exported, save_onnx, seal
@@ -109,7 +109,7 @@ def test_links_of_the_hubs_cache_are_fine(tmp_path: Path) -> None:
     "value", ["/etc/passwd", "../up.txt", "a/../../up.txt", "..\\up.txt", "C:x", "file:x"]
 )
 def test_paths_that_lead_out(tmp_path: Path, value: str) -> None:
-    assert not stays_inside(value)
+    assert not is_inside(value)
     folder = save_exported(tmp_path / "model")
     (folder / "tokenizer_config.json").write_text(json.dumps({"vocab_file": value}))
     with pytest.raises(ModelError, match="vocab_file"):
@@ -132,8 +132,8 @@ def test_shards_from_elsewhere(classifier: Path) -> None:
 
 
 def test_paths_that_stay(tmp_path: Path) -> None:
-    assert all(map(stays_inside, ("vocab.txt", "onnx/model.onnx", "a..b")))
-    assert not stays_inside("")
+    assert all(map(is_inside, ("vocab.txt", "onnx/model.onnx", "a..b")))
+    assert not is_inside("")
 
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../../secret.bin", "a/../../../b"])

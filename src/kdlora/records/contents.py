@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
-from kdlora.files import stays_inside
+from kdlora.files import is_inside
 from kdlora.json_files import read_json_lines, read_json_object
 from kdlora.records.record import checksum
 from kdlora.spec.fingerprint import hash_file
@@ -111,5 +111,5 @@ def _changed(stated: Path, folder: Path, beginning: str) -> list[Path]:
     except (OSError, ValueError):  # there is none, or whoever reads it says that it is damaged
         return []
     named = files.items() if isinstance(files, dict) else ()
-    looked_at = {n: h for n, h in named if n.startswith(beginning) and stays_inside(n)}
+    looked_at = {n: h for n, h in named if n.startswith(beginning) and is_inside(n)}
     return changed_files(looked_at, folder)

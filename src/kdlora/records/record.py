@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import did_you_mean
-from kdlora.files import stays_inside
+from kdlora.files import is_inside
 from kdlora.json_files import parse_json, read_json_object
 from kdlora.records.environment import package_version
 from kdlora.spec.encoders import UNKNOWN_LICENCE
@@ -35,7 +35,7 @@ KindName = Annotated[str, AfterValidator(_known_kind)]
 
 
 def _inside(value: str) -> str:
-    if not stays_inside(value):
+    if not is_inside(value):
         raise ValueError(f"{value!r} is no path inside the folder")
     return str(PurePosixPath(value))
 

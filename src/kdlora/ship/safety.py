@@ -15,7 +15,7 @@ from typing import Any
 
 from kdlora import json_files
 from kdlora.errors import ModelError
-from kdlora.files import links_root, stays_inside
+from kdlora.files import is_inside, links_root
 from kdlora.ship.stated_facts import CONFIG, adapter_problems, config_problems
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
@@ -145,7 +145,7 @@ def check_onnx(path: Path) -> list[str]:
     root = path.parent.resolve()
     problems = []
     for name in found:
-        if not stays_inside(name) or not (root / name).resolve().is_relative_to(root):
+        if not is_inside(name) or not (root / name).resolve().is_relative_to(root):
             problems.append(f"tensors would be read from {name!r}, outside the folder: refused")
         elif not (root / name).is_file():
             problems.append(f"the file {name} with its tensors is missing")
@@ -175,7 +175,7 @@ def _paths_out(values: Any) -> Iterator[str]:
             if isinstance(shards := value.get("weight_map"), dict):
                 named += [("weight_map", name) for name in set(map(str, shards.values()))]
             for key, name in named:
-                if isinstance(name, str) and name and not stays_inside(name):
+                if isinstance(name, str) and name and not is_inside(name):
                     yield f"{key} is {name!r}, which leads out of the folder: refused"
 
 
