@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -329,7 +330,7 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _read(path: Path, rows: int, windows: Windows | None) -> Encoded | None:
-    """The file's content; None where there is none or a crash left it torn."""
+    """The file's content; None where there is none, or a torn or damaged one."""
     try:
         with np.load(path, allow_pickle=False) as values:
             own = None
@@ -343,7 +344,7 @@ def _read(path: Path, rows: int, windows: Windows | None) -> Encoded | None:
                 pad_left=bool(values["pad_left"]),
                 windows=own,
             )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError, zlib.error):
         return None
     whole = len(encoded) == rows and int(encoded.offsets[-1]) == len(encoded.ids)
     return encoded if whole else None
