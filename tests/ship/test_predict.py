@@ -262,7 +262,7 @@ def test_standard_input_is_answered_line_by_line(
     shown = capsys.readouterr()
     answers = [json.loads(line) for line in shown.out.splitlines()]
     assert [answer["truncated"] for answer in answers] == [False, True]
-    assert "1 of 2 inputs are longer than the 16 tokens" in shown.err
+    assert "1 of 2 inputs are longer than what the model reads (up to 16 tokens" in shown.err
 
 
 @pytest.mark.parametrize(
