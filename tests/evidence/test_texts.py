@@ -149,3 +149,13 @@ def test_the_spread_of_mean_average_precision_is_that_of_drawing_texts_anew() ->
         drawn.append(found.score)
         told.append(found.values.std(ddof=1) / np.sqrt(200))
     assert np.mean(told) == pytest.approx(np.std(drawn), rel=0.15)
+
+
+def test_a_score_that_jumps_has_no_error_over_texts_and_says_why() -> None:
+    own = classes(60, 0.8, np.random.default_rng(9))
+    run = PairedRuns(
+        "t", (("a", 1.0),), (("b", 1.0),), 50.0, 50.0, "recall_at_precision_80", 1
+    )  # fmt: skip
+    told = text_differences([run], StoredTexts({"a": own, "b": own}))
+    assert isinstance(told, str)
+    assert "recall at 80 % precision jumps" in told
