@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from kdlora.data.splits import (
     apportion,
     carve,
+    folds_of,
     groups_of,
     report_size,
     selection_size,
@@ -150,3 +151,13 @@ def test_scarce_labels_serve_to_select_and_to_report_first(n, report, selection)
     assert report_size(n, data, scarce=True) == report
     assert selection_size(n - report, data, scarce=True) == selection
     assert report_size(n, data) == n // 5
+
+
+def test_folds_spread_classes_and_keep_groups_together():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 2)
+    strata = np.repeat(np.array([0] * 45 + [1] * 15), 2)
+    fold = folds_of(strata, groups, 5, rng=rng)
+    assert (fold[::2] == fold[1::2]).all()
+    counts = np.array([[np.sum((fold == f) & (strata == s)) for s in (0, 1)] for f in range(5)])
+    assert counts.tolist() == [[18, 6]] * 5

@@ -7,8 +7,13 @@ import pytest
 
 from kdlora.data.examples import Examples
 from kdlora.errors import DataError
-from kdlora.models.embedding_baseline import features_of, train_embeddings
-from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION, TASKS
+from kdlora.models.embedding_baseline import (
+    EmbeddingBaseline,
+    features_of,
+    out_of_fold,
+    train_embeddings,
+)
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION, TASKS, Task
 
 SST2, STSB, MRPC = TASKS["sst2"], TASKS["stsb"], TASKS["mrpc"]
 
@@ -26,12 +31,17 @@ def examples(labels, *texts: list[str]) -> Examples:
     return Examples(np.array([str(i) for i in range(len(labels))]), texts, np.asarray(labels))
 
 
+def trained(task: Task, train: Examples) -> EmbeddingBaseline:
+    features = features_of(task.kind, train.texts, embed) if len(train) else np.zeros((0, 2))
+    return train_embeddings(task, features, train.labels, seed=0)
+
+
 def test_a_class_that_the_embedding_shows_is_found(tmp_path):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(400, 8)) * [1, 100, 1, 1, 1, 1, 1, 0.01]
     labels = (values[:, 7] > 0).astype(np.int64)  # however small the feature
     train = examples(labels[:300], written(values[:300]))
-    model = train_embeddings(SST2, train, embed, seed=0)
+    model = trained(SST2, train)
     answers = model.predict([written(values[300:])], embed)
     assert answers.shape == (100, 2)
     assert (answers.argmax(1) == labels[300:]).mean() > 0.9
@@ -48,7 +58,7 @@ def test_similarity_is_the_cosine_and_nothing_else():
     a, b = rng.normal(size=(2, 200, 16))
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     labels = (2.5 + 2 * cosine + rng.normal(0, 0.01, 200)).astype(np.float32)
-    model = train_embeddings(STSB, examples(labels, written(a), written(b)), embed, seed=0)
+    model = trained(STSB, examples(labels, written(a), written(b)))
     found = model.predict([written(a), written(b)], embed)
     assert np.corrcoef(found, cosine)[0, 1] == pytest.approx(1, abs=1e-6)
     assert found == pytest.approx(labels, abs=0.1)
@@ -63,6 +73,19 @@ def test_a_pair_of_a_classification_is_seen_from_both_sides():
 
 def test_equal_features_divide_by_no_zero():
     train = examples([0, 1] * 30, ["1 2"] * 60)
-    assert np.isfinite(train_embeddings(SST2, train, embed, seed=0).predict([["1 2"]], embed)).all()
+    assert np.isfinite(trained(SST2, train).predict([["1 2"]], embed)).all()
     with pytest.raises(DataError, match="no rows"):
-        train_embeddings(MRPC, examples([], [], []), embed, seed=0)
+        trained(MRPC, examples([], [], []))
+
+
+def test_out_of_fold_no_row_answers_for_itself_nor_for_its_text():
+    """Every text stands twice; one random label in each, which only a leak could know."""
+    rng = np.random.default_rng(3)
+    values = np.repeat(rng.normal(size=(150, 40)), 2, axis=0)
+    labels = np.repeat(rng.integers(0, 2, 150), 2)
+    train = examples(labels, written(values))
+    features = features_of(SST2.kind, train.texts, embed)
+    whole = trained(SST2, train).predict(train.texts, embed).argmax(1)
+    folded = out_of_fold(SST2, features, train, strength=10.0, seed=0).argmax(1)
+    assert (whole == labels).mean() > 0.65
+    assert abs((folded == labels).mean() - 0.5) < 0.12

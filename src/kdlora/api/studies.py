@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kdlora.engines.supervisor import OnEvent
+    from kdlora.evidence.mistakes import TaskMistakes
+    from kdlora.planning.preflight import Inspected
     from kdlora.records.data_look import DataLook
     from kdlora.records.store import Store
     from kdlora.report.build import ReportFiles
@@ -189,16 +191,21 @@ def run(
     selection = RunSelection(tuple(only), max_hours, retry_failed, retry_flagged)
     if selection.only:
         chosen_runs(planned, selection.only)  # a wrong pattern is told before anything is read
-    looks: list[DataLook] = []
+    inspected: Inspected | None = None
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
         from kdlora.planning.preflight import preflight  # needs torch; a finished study does not
 
-        looks = preflight(planned, on_note)
-        _tell(looks, on_note, strict=strict)
+        inspected = preflight(planned, on_note)
+        _tell(inspected.looks, on_note, strict=strict)
     store.prepare()
     save_plan(store, study, planned)
-    if looks:
-        write_looks(looks, store.root)
+    if inspected is not None:
+        from kdlora.planning.preflight import read_rules
+        from kdlora.planning.stored_rows import keep_rows
+
+        write_looks(inspected.looks, store.root)
+        keep_rows(planned, inspected.data, store.root, texts=study.keep_texts, rules=read_rules)
+        del inspected  # the rows; workers read their own
     status = execution.run_plan(
         planned,
         store,
@@ -282,6 +289,7 @@ def write_report(
     without: Sequence[str] = (),
     out: str | Path | None = None,
     refresh_s: int | None = None,
+    texts: bool = True,
 ) -> ReportFiles:
     """Write the report of a study's folder from its records.
 
@@ -289,6 +297,7 @@ def write_report(
         where, without: the part of the study that is shown, see `records.subset.subset`.
         out: default the study's folder, or the folder ``part`` in it for a part of the study.
         refresh_s: the page loads itself again after so many seconds; for a study that still runs.
+        texts: whether rows that are shown, such as mistakes, come with their texts.
 
     A part that cannot be made says why in its place on the page, and stands in `failures` of what
     is returned.
@@ -299,11 +308,17 @@ def write_report(
     root = find_study(folder)
     frame, part = subset(load_frame(root), where, without)
     place = Path(out) if out is not None else root / "part" if part else root
-    return _report(root, frame, place, part=part, refresh_s=refresh_s)
+    return _report(root, frame, place, part=part, refresh_s=refresh_s, texts=texts)
 
 
 def _report(
-    root: Path, frame: pd.DataFrame, out: Path, *, part: str = "", refresh_s: int | None = None
+    root: Path,
+    frame: pd.DataFrame,
+    out: Path,
+    *,
+    part: str = "",
+    refresh_s: int | None = None,
+    texts: bool = True,
 ) -> ReportFiles:
     from kdlora.choice.exports import read_exports
     from kdlora.records.data_look import read_looks
@@ -327,9 +342,46 @@ def _report(
         if planned
         else None,
         texts=RunOutputs(root, "report"),
+        mistakes=lambda: _mistakes(root, frame, texts=texts),
         part=part,
     )
     return build.write_report(frame, out, inputs, refresh_s=refresh_s)
+
+
+def mistakes(
+    study: str | Path, *, where: Sequence[str] = (), without: Sequence[str] = (), texts: bool = True
+) -> list[TaskMistakes]:
+    """Where a study's students are wrong: one `evidence.mistakes.TaskMistakes` a task.
+
+    The surest wrong answers of the student to ship beside its teacher's, labels that may be wrong,
+    and scores by slice.
+
+    Args:
+        study: its folder, or its name below ``results``.
+        where, without: the part of the study that is read, see `records.subset.subset`.
+        texts: whether rows come with their texts, where the study keeps them.
+    """
+    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.subset import subset
+
+    root = find_study(study)
+    frame, _ = subset(load_frame(root), where, without)
+    return _mistakes(root, frame, texts=texts)
+
+
+def _mistakes(root: Path, frame: pd.DataFrame, *, texts: bool) -> list[TaskMistakes]:
+    from kdlora.evidence.mistakes import OUT_OF_FOLD, Answers, gather_mistakes
+    from kdlora.records import predictions
+    from kdlora.records.predictions import RunOutputs
+    from kdlora.records.rows import read_rows
+
+    answers = Answers(
+        RunOutputs(root, "report"),
+        RunOutputs(root, "selection"),
+        RunOutputs(root, OUT_OF_FOLD, file=predictions.OUT_OF_FOLD),
+        lambda task: read_rows(root, task, texts=texts),
+    )
+    return gather_mistakes(frame, answers)
 
 
 def watch_report(
@@ -340,6 +392,7 @@ def watch_report(
     without: Sequence[str] = (),
     out: str | Path | None = None,
     on_written: Callable[[ReportFiles, int, int], None] = lambda files, done, planned: None,
+    texts: bool = True,
 ) -> ReportFiles:
     """Write the report again whenever a run ends, until no run is missing any more.
 
@@ -359,7 +412,12 @@ def watch_report(
         now = (ended, running)
         if now != before:
             files = write_report(
-                root, where=where, without=without, out=out, refresh_s=every_s if running else None
+                root,
+                where=where,
+                without=without,
+                out=out,
+                refresh_s=every_s if running else None,
+                texts=texts,
             )
             on_written(files, int(status.get("done", 0)), len(frame))
             before = now

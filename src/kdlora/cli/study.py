@@ -98,6 +98,14 @@ Strict = Annotated[
         help="What a look at the data warns of is an error (exit code 2); default: no.",
     ),
 ]
+NoTexts = Annotated[
+    bool,
+    typer.Option(
+        "--no-texts",
+        help="Keep no text of the data in the study's folder, and show none in the report; "
+        "default: both, so that mistakes can be read.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
 StudyFile = Annotated[
     str,
@@ -138,6 +146,7 @@ def run(
     mlflow: Mlflow = False,
     mlflow_uri: MlflowUri = None,
     strict: Strict = False,
+    no_texts: NoTexts = False,
 ) -> None:
     """Do what is missing of a study, then write its report.
 
@@ -145,7 +154,7 @@ def run(
     on one machine or on many that share the folder, divide the runs among themselves.
     """
     _run(
-        _read(study, data_dir),
+        without_texts(_read(study, data_dir), no_texts),
         out,
         workers=workers,
         threads=threads,
@@ -313,6 +322,7 @@ def distil(
     workers: Workers = 1,
     threads: Threads = None,
     strict: Strict = False,
+    no_texts: NoTexts = False,
 ) -> None:
     """Distil a teacher into a small student on your own file, or on a data set of the hub."""
     from kdlora.planning.distil_study import DistilArguments, distil_study
@@ -351,7 +361,7 @@ def distil(
         name=name,
     )
     _run(
-        distil_study(arguments),
+        without_texts(distil_study(arguments), no_texts),
         out,
         workers=workers,
         threads=threads,
@@ -383,11 +393,16 @@ def report(
         bool, typer.Option("--watch", help="Write it again whenever a run ends, until all have.")
     ] = False,
     every: Annotated[int, typer.Option(min=1, help="Seconds between looks, with --watch.")] = 10,
+    no_texts: Annotated[
+        bool,
+        typer.Option("--no-texts", help="Show mistakes without their texts; default: with them."),
+    ] = False,
 ) -> None:
     """Write the report of a study again from its records."""
     from kdlora.api import watch_report, write_report
 
     part: dict[str, Any] = {"where": where or (), "without": without or (), "out": out}
+    part["texts"] = not no_texts
     if not watch:
         files = write_report(folder, **part)
         print(files.html)
@@ -417,6 +432,11 @@ def _read(study: str, data_dir: str | None) -> Study:
     if data_dir is None:
         return as_study(study)
     return as_study(study, data_dir=str(Path(data_dir).expanduser().resolve()))
+
+
+def without_texts(study: Study, no_texts: bool) -> Study:
+    """The study as it is, or with no text kept in its folder."""
+    return study.model_copy(update={"keep_texts": False}) if no_texts else study
 
 
 def _run(study: Study, out: Path | None, **options: Any) -> None:

@@ -117,3 +117,15 @@ def subset(strata: np.ndarray, *, size: int, rng: np.random.Generator) -> np.nda
     order = rng.permutation(len(strata))
     chosen = [order[stratum[order] == i][: shares[i]] for i in range(len(names))]
     return np.sort(np.concatenate(chosen))
+
+
+def folds_of(
+    strata: np.ndarray, groups: np.ndarray, folds: int, *, rng: np.random.Generator
+) -> np.ndarray:
+    """Fold [n] of each row, from 0: spread over the strata, a group in one fold as a whole."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    order = rng.permutation(len(first))
+    order = order[np.argsort(strata[first][order], kind="stable")]  # stratum after stratum
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[order] = np.arange(len(first)) % folds
+    return fold[group]

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlora.data.examples import Examples
+from kdlora.data.splits import folds_of, groups_of, strata_of
 from kdlora.errors import DataError
-from kdlora.models.baselines import LINEAR_MODELS, choose_regularisation
+from kdlora.models.baselines import CHOICE_ROWS, LINEAR_MODELS, choose_regularisation
 from kdlora.vocabulary.task import Kind, Task
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation to choose from
+FOLDS = 5  # of the training rows, for answers to rows that were not fitted
 _TINY = 1e-8
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # n texts -> [n, d]
@@ -32,7 +34,7 @@ class EmbeddingBaseline:
     """A linear model on standardised features of embeddings.
 
     `mean` and `spread` [features] are those of the training rows, `coefficients` [c, features],
-    `intercept` [c]; c is 1 for regression.
+    `intercept` [c]; c is 1 for regression. `strength` is the inverse regularisation.
     """
 
     kind: Kind
@@ -41,6 +43,7 @@ class EmbeddingBaseline:
     spread: NDArray[np.float64]
     coefficients: NDArray[np.float64]
     intercept: NDArray[np.float64]
+    strength: float
 
     def predict(self, texts: Sequence[Sequence[str]], embed: Embed) -> NDArray[np.float64]:
         """Logits [n, c], or numbers [n], of one or two columns of n texts."""
@@ -82,17 +85,41 @@ def features_of(kind: Kind, texts: Sequence[Sequence[str]], embed: Embed) -> NDA
     return cosine if kind.numeric else np.hstack([a, b, np.abs(a - b), a * b, cosine])
 
 
-def train_embeddings(task: Task, train: Examples, embed: Embed, *, seed: int) -> EmbeddingBaseline:
-    """Fit logistic regression (ridge for regression) on embeddings of the training rows.
+def train_embeddings(
+    task: Task, features: NDArray[np.float64], labels: NDArray[Any], *, seed: int
+) -> EmbeddingBaseline:
+    """Fit logistic regression (ridge for regression) on features [n, f] of the training rows.
 
     The regularisation is chosen as that of the TF-IDF baseline. Raises DataError without rows.
     """
-    labels = np.asarray(train.labels)
     if not len(labels):
         raise DataError(f"task '{task.name}': no rows to train the embedding baseline on")
-    features = features_of(task.kind, train.texts, embed)
     mean, spread = features.mean(axis=0), np.maximum(features.std(axis=0), _TINY)
     features = (features - mean) / spread
     strength = choose_regularisation(task, features, labels, seed, strengths=STRENGTHS)
     coefficients, intercept = LINEAR_MODELS[task.kind].fit(task, features, labels, strength)
-    return EmbeddingBaseline(task.kind, task.label_names, mean, spread, coefficients, intercept)
+    return EmbeddingBaseline(
+        task.kind, task.label_names, mean, spread, coefficients, intercept, strength
+    )
+
+
+def out_of_fold(
+    task: Task, features: NDArray[np.float64], train: Examples, *, strength: float, seed: int
+) -> NDArray[np.float64]:
+    """Outputs [n, c] on the training rows, each by a model that was fitted without it.
+
+    Rows with the same texts are left out together, so that no text answers for itself.
+    """
+    rng = np.random.default_rng(seed)
+    fold = folds_of(strata_of(train.labels), groups_of(train.texts), FOLDS, rng=rng)
+    outputs = np.zeros((len(train), task.num_outputs))
+    for number in range(FOLDS):
+        left = fold == number
+        others = rng.permutation(np.flatnonzero(~left))[:CHOICE_ROWS]
+        mean = features[others].mean(axis=0)
+        spread = np.maximum(features[others].std(axis=0), _TINY)
+        coefficients, intercept = LINEAR_MODELS[task.kind].fit(
+            task, (features[others] - mean) / spread, train.labels[others], strength
+        )
+        outputs[left] = (features[left] - mean) / spread @ coefficients.T + intercept
+    return outputs

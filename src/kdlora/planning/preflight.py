@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,16 @@ def _shape(encoder: EncoderRef) -> StateShape | None:
     return shape_of(with_layers(read_config(source), encoder.layers, where=encoder.name))
 
 
-def preflight(plan: Plan, on_note: Callable[[str], None]) -> list[DataLook]:
-    """Read every task's rows and what every encoder says of itself; returns a look at each task.
+@dataclass(frozen=True)
+class Inspected:
+    """A look at each task of a plan, and its rows by the task's name."""
+
+    looks: list[DataLook]
+    data: dict[str, TaskData]
+
+
+def preflight(plan: Plan, on_note: Callable[[str], None]) -> Inspected:
+    """Read every task's rows and what every encoder says of itself.
 
     Raises InputError with all problems together; nothing has been written then, but for downloads
     in the cache.
@@ -109,10 +118,10 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> list[DataLook]:
         _check_states(plan, loaded, problems)
     problems.raise_any()
     on_note("looking at the data")
-    return look_at_plan(plan, loaded, rules=_rules)
+    return Inspected(look_at_plan(plan, loaded, rules=read_rules), loaded)
 
 
-def _rules(encoder: EncoderRef) -> str | None:
+def read_rules(encoder: EncoderRef) -> str | None:
     """An encoder's tokenizer as JSON, made from its vocabulary where no tokenizer.json is there."""
     found = tokenizer_rules(encoder)
     if found is not None:

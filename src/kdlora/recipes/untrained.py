@@ -17,10 +17,11 @@ from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.calibration import calibrate_teacher, calibrated
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
-from kdlora.models.embedding_baseline import train_embeddings
+from kdlora.models.embedding_baseline import features_of, out_of_fold, train_embeddings
 from kdlora.models.encoders import load_encoder
 from kdlora.recipes.teacher import calibrated_file, labels_at_hand
 from kdlora.recipes.zero_shot import ZeroShotLabeller
+from kdlora.records.predictions import OUT_OF_FOLD, SplitOutputs, write_predictions
 from kdlora.records.record import Efficiency, TeacherFileFacts, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import (
@@ -183,9 +184,15 @@ def embeddings(run: EmbeddingsRun, folder: Path, data: TaskData) -> RunOutcome:
         return mean_embeddings(model, encoded, compute)
 
     started = datetime.now(UTC)
-    linear = train_embeddings(task, data.train, embed, seed=seed_for(run.seed, "baseline"))
+    features = features_of(task.kind, data.train.texts, embed)
+    seed = seed_for(run.seed, "baseline")
+    linear = train_embeddings(task, features, data.train.labels, seed=seed)
     train_s = (datetime.now(UTC) - started).total_seconds()
     linear.save(folder / "model")
+    if not task.kind.numeric:  # what labels are held against after the training
+        folded = out_of_fold(task, features, data.train, strength=linear.strength, seed=seed)
+        rows = SplitOutputs(data.train.ids, data.train.labels, folded)
+        write_predictions(folder, {"train": rows}, file=OUT_OF_FOLD)
     parts = {"selection": data.selection, **data.reports}
     outputs = {name: linear.predict(part.texts, embed) for name, part in parts.items()}
     facts = TrainingFacts(stopped="not trained", **compute_facts(compute, model))

@@ -16,6 +16,8 @@ from kdlora.records.contents import PREDICTIONS as FILE
 from kdlora.records.contents import require_whole
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
 
+OUT_OF_FOLD = "out_of_fold.parquet"  # training rows, each by a model that was fitted without it
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -66,8 +68,10 @@ class SplitOutputs:
         return SplitOutputs(self.ids[positions], self.labels[positions], self.outputs[positions])
 
 
-def write_predictions(folder: Path, splits: Mapping[str, SplitOutputs]) -> None:
-    """Store the outputs of the held-out splits, keyed by example id, atomically."""
+def write_predictions(
+    folder: Path, splits: Mapping[str, SplitOutputs], *, file: str = FILE
+) -> None:
+    """Store the outputs of splits, keyed by example id, atomically."""
     blocks = []
     for split, part in splits.items():
         values = np.asarray(part.outputs, dtype=np.float32)
@@ -82,7 +86,7 @@ def write_predictions(folder: Path, splits: Mapping[str, SplitOutputs]) -> None:
                 }
             )
         )
-    with whole_file(folder / FILE) as temporary:
+    with whole_file(folder / file) as temporary:
         pd.concat(blocks, ignore_index=True).to_parquet(temporary, index=False)
 
 
@@ -107,14 +111,16 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
         raise StoreError(f"{path} is damaged: {error}") from None
 
 
-def read_outputs(root: str | Path, run_ids: Iterable[str], split: str) -> dict[str, SplitOutputs]:
+def read_outputs(
+    root: str | Path, run_ids: Iterable[str], split: str, *, file: str = FILE
+) -> dict[str, SplitOutputs]:
     """Outputs by run id, of the runs that stored any for this split (`selection` or `report`).
 
     Raises StoreError for a damaged file.
     """
     found = {}
     for run_id in dict.fromkeys(run_ids):
-        path = Path(root) / "runs" / run_id / FILE
+        path = Path(root) / "runs" / run_id / file
         if not path.is_file():
             continue
         rows = _read(path, filters=[("split", "==", split)])
@@ -133,17 +139,17 @@ class RunOutputs(Mapping[str, SplitOutputs]):
     A run whose predictions cannot be read is as one that stored none.
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
-        self.root, self.split = Path(root), split
+    def __init__(self, root: str | Path, split: str, *, file: str = FILE) -> None:
+        self.root, self.split, self.file = Path(root), split, file
 
     def __getitem__(self, run_id: str) -> SplitOutputs:
         try:
-            return read_outputs(self.root, [run_id], self.split)[run_id]
+            return read_outputs(self.root, [run_id], self.split, file=self.file)[run_id]
         except (OSError, ValueError, StoreError):
             raise KeyError(run_id) from None
 
     def __iter__(self) -> Iterator[str]:
-        return (path.parent.name for path in sorted(self.root.glob(f"runs/*/{FILE}")))
+        return (path.parent.name for path in sorted(self.root.glob(f"runs/*/{self.file}")))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -12,9 +12,10 @@ import pandas as pd
 
 from kdlora.errors import ReportError, StoreError
 from kdlora.records.store import write_text
+from kdlora.report.content.mistakes import PAGE as MISTAKES
 from kdlora.report.content.parts import ERROR_LOG, ReportInputs, guarded
 from kdlora.report.content.study import FILES, build
-from kdlora.report.document import Block, Explorer, Figure, Report, Table
+from kdlora.report.document import MOST_ROWS, Block, Explorer, Figure, Link, Report, Table
 from kdlora.report.privacy import without_private
 from kdlora.report.render import raster
 from kdlora.report.render.html import render_html
@@ -33,7 +34,10 @@ TABLE_KINDS = ("csv", "tex")
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written. `failures` names parts that could not be made: "Section: part (error)"."""
+    """What was written. `failures` names parts that could not be made: "Section: part (error)".
+
+    `mistakes` is the page of the student's mistakes, where there are some.
+    """
 
     html: Path
     markdown: Path
@@ -41,6 +45,7 @@ class ReportFiles:
     tables: tuple[Path, ...]
     failures: tuple[str, ...] = ()
     errors: Path | None = None
+    mistakes: Path | None = None
 
     def check(self) -> None:
         """Raise ReportError where parts could not be made: which they are, and where it is told."""
@@ -88,12 +93,31 @@ def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> R
     finally:
         if page:  # also where the pictures beside it could not be made
             write_text(out / "report.html", page)
+    others = _write_linked(report, out)
     _remove_stale(out, {*figures, *tables})
     return ReportFiles(
         out / "report.html", out / "report.md", tuple(figures), tuple(tables),
         failures=tuple(f"{section.title}: {part.title}" for section, part in report.failures()),
-        errors=_write_errors(report, out),
+        errors=_write_errors(report, out), mistakes=others.get(MISTAKES),
     )  # fmt: skip
+
+
+def _write_linked(report: Report, out: Path) -> dict[str, Path]:
+    """The pages that sections link to, by their names: their tables with all that a page can show.
+
+    One of an earlier report that this one does not link to is removed.
+    """
+    written = {}
+    for section in report.sections:
+        for link in (block for block in section.blocks if isinstance(block, Link)):
+            shown = (block for block in section.blocks if isinstance(block, Table))
+            tables = tuple(replace(table, most=MOST_ROWS) for table in shown)
+            alone = Report(report.title, report.subtitle, (replace(section, blocks=tables),))
+            written[link.file] = out / link.file
+            write_text(written[link.file], render_html(alone))
+    if MISTAKES not in written:
+        (out / MISTAKES).unlink(missing_ok=True)
+    return written
 
 
 def _drawn(report: Report) -> tuple[Report, dict[str, str]]:

@@ -60,7 +60,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first `heads` columns name the row. `folded` ones start closed in the HTML."""
+    """A table; the first `heads` columns name the row. `folded` ones start closed in the HTML.
+
+    A page shows the first `most` rows; the CSV has all.
+    """
 
     key: str
     title: str
@@ -70,17 +73,18 @@ class Table:
     notes: tuple[str, ...] = ()
     heads: int = 1
     folded: bool = False
+    most: int = MOST_ROWS
 
     @property
     def shown_rows(self) -> tuple[tuple[Cell, ...], ...]:
         """What a page has room for."""
-        return self.rows[:MOST_ROWS]
+        return self.rows[: self.most]
 
     @property
     def shown_notes(self) -> tuple[str, ...]:
-        if len(self.rows) <= MOST_ROWS:
+        if len(self.rows) <= self.most:
             return self.notes
-        kept = f"The first {MOST_ROWS:,} of {len(self.rows):,} rows; all are in {self.key}.csv."
+        kept = f"The first {self.most:,} of {len(self.rows):,} rows; all are in {self.key}.csv."
         return (*self.notes, kept)
 
     def records(self) -> list[dict[str, Value]]:
@@ -201,7 +205,16 @@ class Missing:
     trace: str = ""
 
 
-Block = Table | Figure | Explorer | Source | Missing
+@dataclass(frozen=True)
+class Link:
+    """Another page beside this one."""
+
+    key: str
+    title: str
+    file: str
+
+
+Block = Table | Figure | Explorer | Source | Missing | Link
 
 
 @dataclass(frozen=True)

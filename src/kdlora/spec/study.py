@@ -95,6 +95,11 @@ class Study(Strict):
         tuple[Halving, ...],
         BeforeValidator(as_halvings, json_schema_input_type=Halving | list[Halving]),
     ] = Field((), description="arms of which only the better ones are trained to the end")
+    keep_texts: bool = Field(
+        True,
+        description="whether the study's folder keeps the texts of its rows, so that the report "
+        "can show mistakes with their texts",
+    )
     base_dir: str = Field(".", exclude=True, description="relative paths start here")
 
     @field_validator("arms")

@@ -14,6 +14,7 @@ from kdlora.choice.recommendation import Choices
 from kdlora.errors import InputError
 from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.matrix import Matrix, crossed, study_matrices
+from kdlora.evidence.mistakes import TaskMistakes
 from kdlora.evidence.predictions import ConfidenceBins
 from kdlora.evidence.study import Evidence, gather_report
 from kdlora.records.data_look import DataLook
@@ -42,6 +43,7 @@ class ReportInputs:
         bins: run id -> its report rows by confidence, for the reliability diagrams.
         examples: stored outputs and measured exports, for the recommendation and the matrix.
         texts: stored outputs on the report split by run id, for the comparisons.
+        mistakes: where the student of each task is wrong.
     """
 
     title: str
@@ -54,6 +56,7 @@ class ReportInputs:
     bins: Callable[[], dict[str, ConfidenceBins]] = dict
     examples: Callable[[], StoredOutputs] | None = None
     texts: Mapping[str, SplitOutputs] = field(default_factory=dict)
+    mistakes: Callable[[], list[TaskMistakes]] = list
 
 
 class ReportData:
@@ -112,6 +115,11 @@ class ReportData:
     @property
     def bins(self) -> dict[str, ConfidenceBins]:
         return self.once("bins", self._inputs.bins)
+
+    @property
+    def mistakes(self) -> list[TaskMistakes]:
+        """Where the first student of each task is wrong."""
+        return self.once("mistakes", self._inputs.mistakes)
 
     @property
     def keeps_models(self) -> bool:

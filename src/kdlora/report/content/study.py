@@ -22,6 +22,7 @@ from kdlora.report.content import (
     learning,
     matrix,
     methods,
+    mistakes,
     pair_answer,
     predictions,
     quality,
@@ -243,6 +244,15 @@ PLANS = (
         Part("Precision and recall of each class",
              lambda d: task_by_task.precision_and_recall(d.frame), ("precision_and_recall",)),
     ), "No run is done yet: there is nothing to show of single tasks."),
+    SectionPlan("mistakes", "Where it is wrong", (
+        Part("The mistakes in words", lambda d: mistakes.findings(d.mistakes)),
+        Part("The page of mistakes", lambda d: mistakes.page(d.mistakes)),
+        Part("The most certain mistakes", lambda d: mistakes.mistakes(d.mistakes),
+             ("mistakes",)),
+        Part("Labels that may be wrong", lambda d: mistakes.label_errors(d.mistakes),
+             ("label_errors",)),
+        Part("Scores by slice", lambda d: mistakes.slices(d.mistakes), ("slices",)),
+    )),
     SectionPlan("methods", "Methods", (Part("How it was done", methods.methods),)),
     SectionPlan("provenance", "Provenance and rerun", (
         Part("To rerun", lambda d: Source("rerun", "To rerun", d.rerun, "sh")),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from kdlora.report.document import Explorer, Figure, Missing, Source, Table
+from kdlora.report.document import Explorer, Figure, Link, Missing, Source, Table
 
 
 def environment(suffix: str, **filters: Callable[..., str]) -> Environment:
@@ -24,6 +24,7 @@ def environment(suffix: str, **filters: Callable[..., str]) -> Environment:
         "figure": lambda block: isinstance(block, Figure | Explorer),
         "explorer": lambda block: isinstance(block, Explorer),
         "source": lambda block: isinstance(block, Source),
+        "link": lambda block: isinstance(block, Link),
         "missing": lambda block: isinstance(block, Missing),
     }
     return made

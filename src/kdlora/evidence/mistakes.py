@@ -1,0 +1,287 @@
+"""Where a study's student is wrong: its surest mistakes, labels to doubt, and slices.
+
+One model a task: the student that ranks first, in its best run, beside the model that taught it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from kdlora.errors import InputError
+from kdlora.evidence.label_errors import suspected_labels
+from kdlora.evidence.result import Result, Rules
+from kdlora.evidence.slices import SliceScore, judged, slice_scores
+from kdlora.evidence.students import rank_students
+from kdlora.evidence.teacher import named_teachers, teacher_of
+from kdlora.records.predictions import SplitOutputs
+from kdlora.records.rows import TaskRows
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
+
+SUREST = 30  # mistakes of which it is said how many look like wrong labels
+OUT_OF_FOLD = "train"  # the split whose probabilities come of cross-validation
+
+
+@dataclass(frozen=True)
+class RowOfInterest(Result):
+    """A row of a task: by which split and id it is found, and its texts where they are kept."""
+
+    split: str
+    example_id: str
+    number: int | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Mistake(Result):
+    """A report row that the student answers wrong, and what its teacher says.
+
+    Classes are places in `TaskMistakes.label_names`; confidences are probabilities of the answer.
+    suspected: whether the label itself may be wrong; None where that was not asked.
+    """
+
+    row: RowOfInterest
+    label: int
+    answer: int
+    confidence: float
+    teacher_answer: int | None
+    teacher_confidence: float | None
+    suspected: bool | None
+
+
+@dataclass(frozen=True)
+class SuspectedLabel(Result):
+    """A row whose label may be wrong: the class that is likelier, and both probabilities."""
+
+    row: RowOfInterest
+    label: int
+    likely: int
+    label_probability: float
+    likely_probability: float
+
+
+@dataclass(frozen=True)
+class TaskMistakes(Result):
+    """One student on its task's report split.
+
+    n, wrong: report rows, and those that it answers wrong (0 where answers are numbers).
+    judge_right: share of the report rows on which the teacher, who judges held-out labels, is
+    right; None where there is no teacher and the student judges its own. checked:
+    rows of each split whose labels were held against out-of-sample probabilities; not_checked: why
+    none were. mistakes: the surest first; suspects: the likeliest first, split by split.
+    """
+
+    task: str
+    arm: str
+    run_id: str
+    teacher_arm: str | None
+    label_names: tuple[str, ...]
+    is_regression: bool
+    n: int
+    wrong: int
+    judge_right: float | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    checked: dict[str, int] = field(default_factory=dict)
+    not_checked: str = ""
+    suspects: tuple[SuspectedLabel, ...] = ()
+    slices: tuple[SliceScore, ...] = ()
+
+    @property
+    def surest(self) -> tuple[Mistake, ...]:
+        """The mistakes that a reader should look at first."""
+        return self.mistakes[:SUREST]
+
+    @property
+    def surest_suspected(self) -> int:
+        """How many of the surest mistakes look like wrong labels."""
+        return sum(bool(one.suspected) for one in self.surest)
+
+    @property
+    def tested(self) -> int:
+        """Slices with rows enough for a test."""
+        return sum(one.p is not None for one in self.slices)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a study's runs answered: outputs by run id on a split, and the rows of a task.
+
+    out_of_fold: outputs on training rows, each by a model that was fitted without it.
+    """
+
+    report: Mapping[str, SplitOutputs]
+    selection: Mapping[str, SplitOutputs]
+    out_of_fold: Mapping[str, SplitOutputs]
+    rows: Callable[[str], TaskRows | None]
+
+
+def gather_mistakes(
+    frame: pd.DataFrame, answers: Answers, rules: Rules | None = None
+) -> list[TaskMistakes]:
+    """The mistakes of the first student of every task that stored its predictions.
+
+    The slices of all tasks are one family of tests.
+    """
+    rules = rules or Rules()
+    tasks = dict.fromkeys(map(str, frame["task"]))
+    found = [one for task in tasks if (one := _of_task(frame, task, answers, rules)) is not None]
+    slices = iter(judged([part for one in found for part in one.slices], rules))
+    return [replace(one, slices=tuple(next(slices) for _ in one.slices)) for one in found]
+
+
+def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> TaskMistakes | None:
+    first = rank_students(frame, task).first
+    outputs = answers.report.get(first.ship) if first is not None else None
+    if first is None or outputs is None:
+        return None
+    cells = frame[(frame["task"] == task) & frame["pair"].isin(first.pairs)]
+    own = cells[cells["run_id"] == first.ship]
+    kind = str(own["task_kind"].iloc[0]) if "task_kind" in own else ""
+    if kind not in (CLASSIFICATION.name, REGRESSION.name):
+        return None
+    teacher, teacher_run = _teacher(cells, own)
+    labels = own["label_names"].iloc[0] if "label_names" in own else ()
+    names = tuple(map(str, labels)) if isinstance(labels, tuple | list) else ()
+    rows = answers.rows(task)
+    one = TaskMistakes(
+        task, first.arm, first.ship, teacher, names, kind == REGRESSION.name, len(outputs.ids), 0
+    )
+    if one.is_regression:
+        errors = np.abs(np.ravel(outputs.outputs) - outputs.labels)
+        columns = _slices_of(outputs, rows, {})
+        return replace(one, slices=tuple(slice_scores(columns, errors, is_error=True, rules=rules)))
+    right = CLASSIFICATION.decide(outputs.outputs) == outputs.labels
+    classes = {"class": [names[i] for i in outputs.labels.astype(int)]}
+    columns = _slices_of(outputs, rows, classes)
+    slices = slice_scores(columns, right * 1.0, is_error=False, rules=rules)
+    one = replace(one, wrong=int((~right).sum()), slices=tuple(slices))
+    beside = answers.report.get(teacher_run) if teacher_run else None
+    judge = first.ship if beside is None or teacher_run is None else teacher_run
+    try:
+        one = _with_suspects(one, judge, _folded(frame, task, answers), answers, rows)
+    except InputError as lacking:
+        one = replace(one, not_checked=str(lacking))
+    if beside is not None:
+        one = replace(one, judge_right=_share_right(beside))
+    return replace(one, mistakes=_mistakes(one, outputs, beside, rows))
+
+
+def _teacher(cells: pd.DataFrame, own: pd.DataFrame) -> tuple[str | None, str | None]:
+    """The arm and the run of the model that taught the student, or would have taught it."""
+    named = next((ids for ids in named_teachers(own) if ids), ())
+    taught = teacher_of(cells)
+    run = next(iter(named or taught.run_ids), None)
+    arms = cells.loc[cells["run_id"] == run, "arm"]
+    return (str(arms.iloc[0]) if len(arms) else taught.arm), run
+
+
+def _slices_of(
+    outputs: SplitOutputs, rows: TaskRows | None, classes: dict[str, list[str]]
+) -> dict[str, Sequence[object]]:
+    """What sorts the report rows: their class, length, script and the columns of their file."""
+    columns: dict[str, Sequence[object]] = {**classes}
+    if rows is None:
+        return columns
+    own = rows.at("report", outputs.ids.tolist())
+    if own["tokens"].notna().all():
+        columns["length in tokens"] = own["tokens"].tolist()
+    columns["script"] = own["script"].tolist()
+    return columns | {name: own[rows.column(name)].tolist() for name in rows.columns}
+
+
+def _folded(frame: pd.DataFrame, task: str, answers: Answers) -> SplitOutputs | None:
+    """Training rows, each answered by a model that was fitted without it."""
+    baselines = frame[(frame["task"] == task) & (frame["role"] == "baseline")]
+    found = (answers.out_of_fold.get(run) for run in dict.fromkeys(baselines["run_id"]))
+    return next((one for one in found if one is not None), None)
+
+
+def _with_suspects(
+    one: TaskMistakes,
+    judge: str,
+    folded: SplitOutputs | None,
+    answers: Answers,
+    rows: TaskRows | None,
+) -> TaskMistakes:
+    """Labels that may be wrong: held-out ones by the judge, training ones by folds."""
+    asked = {
+        "report": answers.report.get(judge),
+        "selection": answers.selection.get(judge),
+        OUT_OF_FOLD: folded,
+    }
+    known = {split: outputs for split, outputs in asked.items() if outputs is not None}
+    suspects = [s for split, outputs in known.items() for s in _suspects(split, outputs, rows)]
+    checked = {split: len(outputs.ids) for split, outputs in known.items()}
+    return replace(one, suspects=tuple(suspects), checked=checked)
+
+
+def _share_right(outputs: SplitOutputs) -> float:
+    return float((CLASSIFICATION.decide(outputs.outputs) == outputs.labels).mean())
+
+
+def _suspects(split: str, outputs: SplitOutputs, rows: TaskRows | None) -> list[SuspectedLabel]:
+    labels, probabilities = outputs.labels, _probabilities(outputs.outputs)
+    places = suspected_labels(labels, probabilities)
+    interest = _rows_of_interest(split, outputs.ids[places], rows)
+    found = []
+    for row, place in zip(interest, places.tolist(), strict=True):
+        label, values = int(labels[place]), probabilities[place]
+        likely = int(np.where(np.arange(len(values)) == label, -1.0, values).argmax())
+        both = float(values[label]), float(values[likely])
+        found.append(SuspectedLabel(row, label, likely, *both))
+    return found
+
+
+def _mistakes(
+    one: TaskMistakes, own: SplitOutputs, beside: SplitOutputs | None, rows: TaskRows | None
+) -> tuple[Mistake, ...]:
+    """The wrong answers, the surest first."""
+    probabilities = _probabilities(own.outputs)
+    answers = CLASSIFICATION.decide(own.outputs)
+    sure = probabilities.max(axis=1)
+    wrong = np.flatnonzero(answers != own.labels)
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    teacher: dict[str, np.ndarray] = {}
+    if beside is not None:
+        teacher = dict(zip(beside.ids, _probabilities(beside.outputs), strict=True))
+    asked = "report" in one.checked
+    suspected = {s.row.example_id for s in one.suspects if s.row.split == "report"}
+    found = []
+    for row, place in zip(_rows_of_interest("report", own.ids[wrong], rows), wrong, strict=True):
+        said = teacher.get(own.ids[place])
+        found.append(
+            Mistake(
+                row,
+                int(own.labels[place]),
+                int(answers[place]),
+                float(sure[place]),
+                None if said is None else int(said.argmax()),
+                None if said is None else float(said.max()),
+                row.example_id in suspected if asked else None,
+            )
+        )
+    return tuple(found)
+
+
+def _rows_of_interest(split: str, ids: np.ndarray, rows: TaskRows | None) -> list[RowOfInterest]:
+    if rows is None:
+        return [RowOfInterest(split, str(one), None, None) for one in ids]
+    known = rows.at(split, list(ids))
+    return [
+        RowOfInterest(
+            split,
+            str(example),
+            None if pd.isna(row["number"]) else int(row["number"]),
+            rows.text(row),
+        )
+        for example, (_, row) in zip(ids, known.iterrows(), strict=True)
+    ]
+
+
+def _probabilities(outputs: np.ndarray) -> np.ndarray:
+    found = CLASSIFICATION.probabilities(outputs)
+    assert found is not None
+    return found
