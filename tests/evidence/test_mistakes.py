@@ -77,6 +77,7 @@ def test_training_rows_are_doubted_by_outputs_out_of_fold_alone(study):
     folded = outputs(np.tile([0, 1], 20), np.tile([0, 1], 20), np.full(40, 0.7))
     (one,) = gather_mistakes(frame, replace(answers, out_of_fold={baseline: folded}))
     assert one.checked["train"] == 40
+    assert one.folds_right == 1.0
     assert [s.row.example_id for s in one.suspects if s.row.split == "train"] == ["id3", "id0"]
     likely = next(s for s in one.suspects if s.row.split == "train")
     assert (likely.label, likely.likely) == (1, 0)

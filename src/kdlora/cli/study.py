@@ -501,9 +501,12 @@ def _why_not(better: BetterBaseline) -> str:
 
 def _show(result: StudyResult, console: Any) -> None:
     from kdlora.evidence.students import better_baseline
+    from kdlora.report.content.few_rows import told_few_rows
     from kdlora.report.render.terminal import flags_panel, results_table
 
     console.print(results_table(result.frame))
+    for text in told_few_rows(result.frame):
+        console.print(f"[yellow]few rows:[/yellow] {text}", soft_wrap=True, highlight=False)
     panel = flags_panel(result.frame)
     if panel is not None:
         console.print(panel)

@@ -69,7 +69,8 @@ class TaskMistakes(Result):
 
     n, wrong: report rows, and those that it answers wrong (0 where answers are numbers).
     judge_right: share of the report rows on which the teacher, who judges held-out labels, is
-    right; None where there is no teacher and the student judges its own. checked:
+    right; None where there is no teacher and the student judges its own. folds_right: the same of
+    what judges training labels, on training rows. checked:
     rows of each split whose labels were held against out-of-sample probabilities; not_checked: why
     none were. mistakes: the surest first; suspects: the likeliest first, split by split.
     """
@@ -83,6 +84,7 @@ class TaskMistakes(Result):
     n: int
     wrong: int
     judge_right: float | None = None
+    folds_right: float | None = None
     mistakes: tuple[Mistake, ...] = ()
     checked: dict[str, int] = field(default_factory=dict)
     not_checked: str = ""
@@ -159,13 +161,16 @@ def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> 
     slices = slice_scores(columns, right * 1.0, is_error=False, rules=rules)
     one = replace(one, wrong=int((~right).sum()), slices=tuple(slices))
     beside = answers.report.get(teacher_run) if teacher_run else None
+    folded = _folded(frame, task, answers)
     judge = first.ship if beside is None or teacher_run is None else teacher_run
     try:
-        one = _with_suspects(one, judge, _folded(frame, task, answers), answers, rows)
+        one = _with_suspects(one, judge, folded, answers, rows)
     except InputError as lacking:
         one = replace(one, not_checked=str(lacking))
     if beside is not None:
         one = replace(one, judge_right=_share_right(beside))
+    if folded is not None:
+        one = replace(one, folds_right=_share_right(folded))
     return replace(one, mistakes=_mistakes(one, outputs, beside, rows))
 
 

@@ -40,6 +40,7 @@ from kdlora.training.inference import (
     windows_per_text,
 )
 from kdlora.training.precision import Compute, choose_compute, ready_for_inference
+from kdlora.vocabulary.task import CLASSIFICATION
 
 _MOST_TOLD = 20  # answers that are no class, in the record
 
@@ -189,7 +190,7 @@ def embeddings(run: EmbeddingsRun, folder: Path, data: TaskData) -> RunOutcome:
     linear = train_embeddings(task, features, data.train.labels, seed=seed)
     train_s = (datetime.now(UTC) - started).total_seconds()
     linear.save(folder / "model")
-    if not task.kind.numeric:  # what labels are held against after the training
+    if task.kind is CLASSIFICATION:  # what labels are held against after the training
         folded = out_of_fold(task, features, data.train, strength=linear.strength, seed=seed)
         rows = SplitOutputs(data.train.ids, data.train.labels, folded)
         write_predictions(folder, {"train": rows}, file=OUT_OF_FOLD)

@@ -21,6 +21,7 @@ def found(n: int = 40, *, text: str | None = "=1+1 is fun", slices=()) -> TaskMi
     return TaskMistakes(
         "movie-reviews", "student/kd-lora", "run", "teacher/fft", ("neg", "pos"), False, 200, n,
         judge_right=0.762,
+        folds_right=0.68,
         mistakes=tuple(
             Mistake(row(i, text=text), 0, 1, 0.99 - i / 100, 0, 0.7, i < 12) for i in range(n)
         ),
@@ -41,7 +42,8 @@ def test_a_reader_in_a_hurry_sees_how_many_mistakes_look_like_wrong_labels():
         "12 of the 30 most certain mistakes look like wrong labels to the teacher, who is right on "
         "76.2 % of them." in text
     )
-    assert "1 of 900 training rows has a label that other rows speak against." in text
+    assert "1 of 900 training rows has a label that other rows speak against, by a linear" in text
+    assert "right on 68.0 % of them." in text
 
 
 def test_only_slices_that_the_test_told_apart_are_named():

@@ -41,7 +41,10 @@ def told(one: TaskMistakes) -> str:
         n = sum(s.row.split == OUT_OF_FOLD for s in one.suspects)
         total = one.checked[OUT_OF_FOLD]
         verb = "has a label" if n == 1 else "have labels"
-        said.append(f"{n:,} of {total:,} training rows {verb} that other rows speak against.")
+        said.append(
+            f"{n:,} of {total:,} training rows {verb} that other rows speak against, by a linear "
+            f"model that is right on {w.fixed(100 * (one.folds_right or 0), 1)} % of them."
+        )
     if one.not_checked:
         said.append(f"{w.sentence_case(one.not_checked)}.")
     return " ".join(said)
