@@ -222,9 +222,9 @@ def test_labels_that_are_no_classes_are_told_once(tmp_path):
 
 
 def test_too_few_rows(tmp_path):
-    (said,) = problems_of(tmp_path, rows(18))
-    assert "train.csv holds 18 usable rows; at least 20 are needed" in said
-    assert len(load(tmp_path, rows(20)).train) == 20
+    (said,) = problems_of(tmp_path, rows(14))
+    assert "train.csv holds 14 usable rows; at least 16 are needed" in said
+    assert len(load(tmp_path, rows(16)).train) == 16
 
 
 def test_lists_of_json_are_neither_texts_nor_labels(tmp_path):
@@ -517,7 +517,7 @@ def load_split(folder, train, held_out=None):
 
 def test_without_any_label_there_is_nothing_to_select_on(tmp_path):
     (problem,) = problems_of(tmp_path, {"text": WORDS}, **REST)
-    assert "there are 0 rows with a label; at least 20 are needed" in problem
+    assert "there are 0 rows with a label; at least 16 are needed" in problem
 
 
 def stars(names):

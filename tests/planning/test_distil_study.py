@@ -125,7 +125,13 @@ def test_a_column_of_labels_that_is_empty_is_none(answers):
 
 def test_labels_that_are_there_train_the_controls(answers):
     study = distil_study(**without_labels(answers, train=answers / "few.csv"))
-    assert study.arms == ["teacher/given", "student/fft", "student/lora", "student/kd-lora"]
+    assert study.arms == [
+        "teacher/given",
+        "student/fft",
+        "student/lora",
+        "student/frozen",  # of fewer than 200 labels
+        "student/kd-lora",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,7 @@ def distil(
     temperature: float | None = None,
     kd_weight: float | None = None,
     name: str | None = None,
+    keep_texts: bool = True,
     sections: Mapping[str, Mapping[str, Any]] | None = None,
     out: str | Path | None = None,
     workers: int = 1,
@@ -517,6 +518,7 @@ def distil(
         epochs, batch_size, lr, max_length, max_train, max_eval, rank, temperature, kd_weight:
             settings of the study file by their names there; None leaves the default.
         name: of the study; by default distil- and the training file's name.
+        keep_texts: whether the study's folder keeps the texts, so that mistakes can be read.
         sections: further settings by section, as ``{"training": {"warmup": 0.1}}``.
         out: folder for everything that is made; by default ``results/<name>``.
         workers, threads, strict, on_event, on_note: see `run`.
@@ -561,6 +563,7 @@ def distil(
         temperature=temperature,
         kd_weight=kd_weight,
         name=name,
+        keep_texts=keep_texts,
         sections=sections,
     )
     with row_files or nullcontext():

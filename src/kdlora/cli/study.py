@@ -98,12 +98,12 @@ Strict = Annotated[
         help="What a look at the data warns of is an error (exit code 2); default: no.",
     ),
 ]
-NoTexts = Annotated[
+KeepTexts = Annotated[
     bool,
     typer.Option(
-        "--no-texts",
-        help="Keep no text of the data in the study's folder, and show none in the report; "
-        "default: both, so that mistakes can be read.",
+        "--keep-texts/--no-texts",
+        help="Whether the study's folder keeps the texts, so that mistakes can be read in the "
+        "report; default: yes.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script to read.")]
@@ -146,7 +146,7 @@ def run(
     mlflow: Mlflow = False,
     mlflow_uri: MlflowUri = None,
     strict: Strict = False,
-    no_texts: NoTexts = False,
+    keep_texts: KeepTexts = True,
 ) -> None:
     """Do what is missing of a study, then write its report.
 
@@ -154,7 +154,7 @@ def run(
     on one machine or on many that share the folder, divide the runs among themselves.
     """
     _run(
-        without_texts(_read(study, data_dir), no_texts),
+        _read(study, data_dir, keep_texts=keep_texts),
         out,
         workers=workers,
         threads=threads,
@@ -322,7 +322,7 @@ def distil(
     workers: Workers = 1,
     threads: Threads = None,
     strict: Strict = False,
-    no_texts: NoTexts = False,
+    keep_texts: KeepTexts = True,
 ) -> None:
     """Distil a teacher into a small student on your own file, or on a data set of the hub."""
     from kdlora.planning.distil_study import DistilArguments, distil_study
@@ -359,9 +359,10 @@ def distil(
         temperature=temperature,
         kd_weight=kd_weight,
         name=name,
+        keep_texts=keep_texts,
     )
     _run(
-        without_texts(distil_study(arguments), no_texts),
+        distil_study(arguments),
         out,
         workers=workers,
         threads=threads,
@@ -425,18 +426,14 @@ def report(
         print("stopped watching; the report stays as it was last written")
 
 
-def _read(study: str, data_dir: str | None) -> Study:
+def _read(study: str, data_dir: str | None, *, keep_texts: bool = True) -> Study:
     """A study file or preset; a data_dir of the command line is relative to where it is called."""
     from kdlora.api import as_study
 
-    if data_dir is None:
-        return as_study(study)
-    return as_study(study, data_dir=str(Path(data_dir).expanduser().resolve()))
-
-
-def without_texts(study: Study, no_texts: bool) -> Study:
-    """The study as it is, or with no text kept in its folder."""
-    return study.model_copy(update={"keep_texts": False}) if no_texts else study
+    changes: dict[str, Any] = {} if keep_texts else {"keep_texts": False}
+    if data_dir is not None:
+        changes["data_dir"] = str(Path(data_dir).expanduser().resolve())
+    return as_study(study, **changes)
 
 
 def _run(study: Study, out: Path | None, **options: Any) -> None:

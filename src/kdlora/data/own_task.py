@@ -166,7 +166,7 @@ def _required(own: OwnTask, wanted: Sequence[str]) -> list[str]:
     return [name for name in wanted if name != own.label or own.missing_labels == "error"]
 
 
-_LEAST_ROWS = 20
+_LEAST_ROWS = 16
 
 
 @dataclass(frozen=True)

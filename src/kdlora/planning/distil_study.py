@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kdlora.errors import DataError, InputError
 from kdlora.spec.check import make_study
 from kdlora.spec.resolve import encoder_ref, is_sequence_classifier
 from kdlora.spec.run import SCORE
+from kdlora.spec.sections import FEW_ROWS
 from kdlora.spec.study import Study
 from kdlora.tables.reader import is_missing, open_table
 from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
@@ -33,6 +35,8 @@ _SETTINGS = {
     "temperature": "distillation",
     "kd_weight": "distillation",
 }
+
+_READ_ROWS = 20_000  # of a file, to see whether it has so few
 
 FileName = str | Path
 
@@ -72,6 +76,7 @@ class DistilArguments:
     temperature: float | None = None
     kd_weight: float | None = None
     name: str | None = None
+    keep_texts: bool = True
     sections: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
@@ -98,6 +103,8 @@ def distil_study(given: DistilArguments) -> Study:
     arrives = bool(pair.get("teacher_is_trained")) or given.teaches_without_training
     student = Arm("student", given.adaptation)
     controls = [str(student.as_full()), str(student)]
+    if has_few_labels(given):  # what fits them best is often the encoder as it is
+        controls.append(str(Arm("student", "frozen")))
     changes: dict[str, Any] = {}
     if given.teaches_without_training:  # what it says replaces labels
         task["missing_labels"] = "rest"
@@ -114,6 +121,7 @@ def distil_study(given: DistilArguments) -> Study:
                 str(replace(student, distillation="kd")),
             ],
             "seeds": list(given.seeds),
+            "keep_texts": given.keep_texts,
             **changes,
             **_sections(given),
         }
@@ -182,6 +190,16 @@ def _columns(file: FileName) -> list[str]:
     with suppress(DataError):
         return open_table(Path(file)).columns
     return []
+
+
+def has_few_labels(given: DistilArguments) -> bool:
+    """Whether a file has so few labelled rows that a frozen encoder should stand beside."""
+    with suppress(DataError):
+        table = open_table(Path(given.train))
+        labels = (label for _, (label,) in table.rows([given.label]))
+        known = sum(1 for label in islice(labels, _READ_ROWS) if not is_missing(label))
+        return known < FEW_ROWS
+    return False
 
 
 def _has_labels(file: FileName, column: str) -> bool:

@@ -143,6 +143,10 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
     if not isinstance(run, TrainedRun):  # a teacher that is given
         return Workload(0.0, forward * held_out, 0, 0, shape.params, 0.0, shape.vocabulary)
 
+    if run.adaptation == "frozen":  # every text once, and a last layer that costs nothing
+        head = shape.width * outputs
+        read = forward * (n + held_out)
+        return Workload(0.0, 2 * read, 0, head, shape.params, 0.0, shape.vocabulary)
     trained = _trained_params(run, shape)
     # Backward goes by the inputs and, where they train, by the weights.
     step = 3 * forward if run.adapter is None else 2 * forward + 6 * trained * tokens * windows

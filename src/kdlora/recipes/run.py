@@ -36,6 +36,7 @@ from kdlora.models.encoders import LoadedEncoder, load_encoder
 from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
 from kdlora.models.target_scale import TargetScale, restore_unit, standardise_head
+from kdlora.recipes.frozen import frozen
 from kdlora.recipes.hidden_states import HiddenStateTargets, match_hidden_states
 from kdlora.recipes.teacher import TeacherSignals, prepare_signals, start_from_teacher
 from kdlora.recipes.untrained import (
@@ -116,6 +117,8 @@ def run_one(
     elif isinstance(run, GivenTeacherRun):
         on_progress({"stage": "scoring the given teacher"})
         outcome = given_teacher(run, store, data)
+    elif run.adaptation == "frozen":
+        outcome = frozen(run, store, data, on_progress)
     else:
         try:
             outcome = _trained(_Job(run, store, data, on_progress, pause_epoch))

@@ -243,6 +243,8 @@ def row(
     for split, metrics in quality.splits.items():
         values |= {f"{split}.{name}": value for name, value in metrics.items()}
     values |= {k: v for k, v in record.efficiency.model_dump().items() if v is not None}
+    if folded := training.cross_validation:
+        values |= {"cv_folds": folded.folds, "cv_rows": folded.rows, "cv_right": folded.right}
     if record.agreement:
         shared = record.agreement
         values |= {

@@ -197,6 +197,15 @@ class TeacherFileFacts(RecordPart):
     )
 
 
+class CrossValidation(RecordPart):
+    """All labelled rows of a small task, each answered by a head that was fitted without it."""
+
+    folds: int
+    rows: int
+    right: int = Field(description="rows that are answered right")
+    metrics: dict[str, float | None]
+
+
 class TrainingFacts(RecordPart):
     """What the loop really did, which may differ from what was asked for."""
 
@@ -230,6 +239,11 @@ class TrainingFacts(RecordPart):
     )
     target_scale: float | None = None
     teaching: Teaching | None = None
+    head_sees: Literal["mean", "first token"] | None = Field(
+        None, description="what the only layer that was fitted reads; of frozen encoders"
+    )
+    head_strength: float | None = Field(None, description="its inverse regularisation")
+    cross_validation: CrossValidation | None = Field(None, description="of frozen encoders")
     teacher_file: TeacherFileFacts | None = Field(None, description="of a teacher that is a file")
     calibration: TeacherCalibration | None = Field(
         None,

@@ -27,6 +27,9 @@ README, EXAMPLE = "README.md", "example.py"
 # Between these lines of the README stands what a later calibration replaces.
 _BEGIN, _END = "<!-- calibration -->", "<!-- end of calibration -->"
 _HUB_GLUE = "nyu-mll/glue"
+# How models are told to be trained that have no adapter.
+_DISTILLED = {"fft": "full fine-tuning", "frozen": "the last layer alone, its encoder as it came"}
+_TRAINED = {"fft": "fully fine-tuned", "frozen": "its last layer fitted to an encoder as it came"}
 _SAMPLES = ("A short text to try it on.", "Another one, a little longer than the first.")
 
 
@@ -207,11 +210,9 @@ def _what(run: Run, artefact: Artefact) -> str:
     model = f"A {artefact.model_type} classifier{size} for `{artefact.task}`"
     if isinstance(run, DistilledRun):
         name = artefact.teacher.name if artefact.teacher else "a larger teacher"
-        how = (
-            "full fine-tuning" if run.adaptation == "fft" else f"{run.adaptation} adapters, merged"
-        )
+        how = _DISTILLED.get(run.adaptation, f"{run.adaptation} adapters, merged")
         return f"{model}, distilled from {name} ({how})."
-    how = "fully fine-tuned" if run.adaptation == "fft" else f"tuned with {run.adaptation}, merged"
+    how = _TRAINED.get(run.adaptation, f"tuned with {run.adaptation}, merged")
     return f"{model}, {how}, without a teacher."
 
 

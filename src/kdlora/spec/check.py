@@ -195,6 +195,13 @@ def _variation_problems(study: Study, overrides: Mapping[str, Mapping[str, Any]]
         method = study.section(planned, "adapter").method
         if planned.arm.adaptation == "peft" and method is None:
             yield f"{planned}: which method of peft? Name it in adapter.method, such as LOHA"
+        if planned.arm.is_frozen and planned.arm.is_distilled:
+            kd = study.section(planned, "distillation")
+            if kd.signals.match_states or kd.start == "teacher":
+                yield (
+                    f"{planned}: a frozen encoder learns from its teacher's logits alone; leave "
+                    "out signals of hidden states and `start: teacher`"
+                )
 
 
 def _label_problems(
@@ -218,7 +225,8 @@ def _label_problems(
         if not planned.changes:
             yield f"{name}: changes nothing; give training, adapter or distillation settings"
         unused = {
-            "adapter": planned.arm.is_full,
+            "adapter": not planned.arm.has_adapter,
+            "training": planned.arm.is_frozen,
             "distillation": not planned.arm.is_distilled,
         }
         adapter = set(planned.changes.get("adapter", ()))

@@ -233,15 +233,13 @@ def _choose_lengths(
 def _arm_settings(study: Study, planned: PlannedArm) -> ArmSettings:
     arm = planned.arm
     training = study.section(planned, "training")
-    if arm.is_given:
+    if arm.is_given or arm.is_frozen:
         training = training.of_untrained()
     return ArmSettings(
         arm,
         str(arm),
         training,
-        None
-        if arm.is_full or arm.is_given
-        else study.section(planned, "adapter").of(arm.adaptation),
+        None if not arm.has_adapter else study.section(planned, "adapter").of(arm.adaptation),
         study.section(planned, "distillation") if arm.is_distilled else None,
     )
 
@@ -365,7 +363,7 @@ class Block:
         rates, texts = training.lr, references.unlabelled[self.task.name]
         lr = rates.of(adapted=row.adapter is not None)
         common |= {"role": arm.role, "label": arm.label, "lr": lr, "adapter": row.adapter}
-        common["head_lr"] = rates.head if rates.head != lr else None
+        common["head_lr"] = rates.head if rates.head != lr and not arm.is_frozen else None
         if training.count_texts:
             learnt = row.kd is not None and row.kd.unlabelled
             common["counted"] = () if learnt else texts

@@ -29,6 +29,7 @@ from kdlora.vocabulary.task import KINDS, TASKS, Kind
 MIN_STEPS = 200  # of trainings that name neither epochs nor min_steps
 HEAD_LR = 1e-3  # of new modules where no rate is named
 LEAST_SELECTION = 100  # rows below which one checkpoint cannot be told from another
+FEW_ROWS = 200  # labelled rows below which a frozen encoder is fitted and all are cross-validated
 MOST_EPOCHS = 50  # to which min_steps raises
 
 

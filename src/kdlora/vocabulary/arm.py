@@ -22,7 +22,8 @@ from kdlora.errors import did_you_mean
 # Adaptations. "given" is a teacher that arrives fine-tuned: it is scored, never trained.
 # "peft" is any other method of peft, which the adapter section names.
 PEFT_VARIANTS = ("lora", "adalora", "dora", "mrlora", "olora", "rslora")
-ADAPTATIONS = ("fft", *PEFT_VARIANTS, "peft")
+# "frozen" fits the last layer alone.
+ADAPTATIONS = ("fft", *PEFT_VARIANTS, "peft", "frozen")
 BASELINES = ("majority", "tfidf", "embeddings")
 ROLES = ("teacher", "student")  # the encoders of a pair
 SEEDLESS = ("given", *BASELINES)  # nothing random: one result serves every seed
@@ -42,6 +43,7 @@ _TITLES = {
     "olora": "OLoRA",
     "rslora": "rsLoRA",
     "peft": "PEFT",
+    "frozen": "frozen encoder",
 }
 _BASELINE_TITLES = {
     "majority": "majority or mean",
@@ -49,7 +51,7 @@ _BASELINE_TITLES = {
     "embeddings": "untrained embeddings + linear",
 }
 _BASELINE_SHORT = {"majority": "majority", "tfidf": "TF-IDF", "embeddings": "embeddings"}
-_IN_SENTENCES = {"fft": "fully fine-tuned", "given": "given"}
+_IN_SENTENCES = {"fft": "fully fine-tuned", "given": "given", "frozen": "frozen-encoder"}
 _SETTINGS = {
     "lr": "learning rate",
     "lr.peft": "learning rate",
@@ -146,9 +148,14 @@ class Arm:
         return self.adaptation == "given"
 
     @property
+    def is_frozen(self) -> bool:
+        """The encoder stays as it is: only the last layer is fitted."""
+        return self.adaptation == "frozen"
+
+    @property
     def has_adapter(self) -> bool:
         """Trained by a PEFT method, known or not."""
-        return self.adaptation not in ("fft", "given", *BASELINES)
+        return self.adaptation not in ("fft", "given", "frozen", *BASELINES)
 
     @property
     def is_seedless(self) -> bool:

@@ -37,7 +37,7 @@ SHAPES = {
     "fft": "square", "given": "square", "lora": "circle", "adalora": "triangle-up",
     "dora": "cross", "mrlora": "diamond", "olora": "triangle-down", "rslora": "triangle-right",
     "tfidf": "triangle-left", "majority": "triangle-left",
-    "embeddings": "triangle-left",
+    "embeddings": "triangle-left", "frozen": "triangle-left",
 }  # fmt: skip
 
 
