@@ -12,7 +12,7 @@ from kdlora.models.inspection import output_layer
 from kdlora.models.mean_pooling import with_mean_pooling
 from kdlora.spec.run import EncoderRef
 from kdlora.training.inference import head_inputs, mean_embeddings, predict
-from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import TASKS
 from tests.harness.tiny_models import save_tiny_encoder
 
@@ -49,7 +49,7 @@ def test_saved_it_is_a_plain_model_and_the_lean_pass_agrees(tmp_path, family):
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
     texts = encode(loaded.tokenizer, (TEXTS,), max_length=32)
     compute = choose_compute("fp32", max_length=32)
-    lean = predict(place_for_inference(model, compute), texts, compute)
+    lean = predict(ready_for_inference(model, compute), texts, compute)
     rows = loaded.tokenizer(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         assert lean == pytest.approx(plain(**rows).logits.numpy(), abs=1e-5)

@@ -9,6 +9,7 @@ import pytest
 from kdlora.evidence.compare import compare
 from kdlora.evidence.diagnosis import diagnose
 from kdlora.records.fairness import ASKED, FIELDS, differences, flag_unequal
+from tests.harness.studies import make_frame
 
 ENVIRONMENT = {
     "python": "3.11.9",
@@ -202,3 +203,13 @@ def test_an_arm_with_texts_names_its_control_of_as_many_steps():
         (detail,) = flag_unequal(frame).at[taught, "flag_details"]
         told = f"{arm} took as many" if control else "no student took as many without"
         assert detail.endswith(f": it learns from texts without labels; {told}")
+
+
+def test_a_last_layer_that_is_fitted_alone_takes_no_steps_to_be_compared():
+    frame = make_frame(arms=("teacher/fft", "student/fft", "student/lora"), baselines=False)
+    frozen = frame[frame["arm"] == "student/lora"].assign(
+        arm="student/frozen", adaptation="frozen", batch_size=None, epochs=None, steps=0
+    )
+    whole = pd.concat([frame[frame["arm"] != "student/lora"], frozen], ignore_index=True)
+    fields = {found.field for found in differences(whole)}
+    assert not fields & {"batch_size", "epochs", "steps"}

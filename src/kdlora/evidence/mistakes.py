@@ -101,6 +101,16 @@ class TaskMistakes(Result):
         """How many of the surest mistakes look like wrong labels."""
         return sum(bool(one.suspected) for one in self.surest)
 
+    def suspected(self, split: str) -> int:
+        """How many labels of a split may be wrong."""
+        return sum(one.row.split == split for one in self.suspects)
+
+    @property
+    def worse(self) -> tuple[SliceScore, ...]:
+        """The slices that are told apart as worse than the rest, the surest first."""
+        found = [one for one in self.slices if one.verdict == "worse"]
+        return tuple(sorted(found, key=lambda one: one.p_adjusted or 0.0))
+
     @property
     def tested(self) -> int:
         """Slices with rows enough for a test."""

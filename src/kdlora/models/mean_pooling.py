@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from kdlora.models.families import take_apart
+from kdlora.models.families import Layer, take_apart
 from kdlora.models.inspection import head_modules, output_layer
 from kdlora.models.student_layers import shares_layers, with_layers
 
@@ -42,18 +42,31 @@ def with_mean_pooling(model: PreTrainedModel) -> tuple[PreTrainedModel, bool]:
     if pools_by_config(model):
         model.config.classifier_pooling = "mean"
         return model, True
-    parts = take_apart(model)
-    if parts is None or parts.position_bias is not None or shares_layers(model.config):
+    if not _may_grow(model):
         return model, False
     longer = _with_one_more_layer(model)
     if longer is None:
         return model, False
-    last = take_apart(longer)
-    assert last is not None
-    _make_mean(last.layers[-1])
+    parts = take_apart(longer)
+    assert parts is not None
+    last = parts.layers[-1]
+    assert isinstance(last, Layer)
+    _make_mean(last)
     longer.eval()  # dropout would hide how the head passes on what it reads
     _let_pass(longer)
     return longer, True
+
+
+def _may_grow(model: PreTrainedModel) -> bool:
+    """Whether one more layer can be set so that it attends to all tokens alike."""
+    parts = take_apart(model)
+    return (
+        parts is not None
+        and all(isinstance(layer, Layer) for layer in parts.layers)
+        and parts.position_bias is None
+        and parts.positions is None
+        and not shares_layers(model.config)
+    )
 
 
 def _with_one_more_layer(model: PreTrainedModel) -> PreTrainedModel | None:
@@ -69,18 +82,25 @@ def _with_one_more_layer(model: PreTrainedModel) -> PreTrainedModel | None:
 
 
 @torch.no_grad()
-def _make_mean(layer: object) -> None:
+def _make_mean(layer: Layer) -> None:
     """Set the weights of a layer so that it puts the mean of all tokens before each."""
-    parts = layer
-    for module in (parts.query, parts.key, parts.up, parts.down):  # type: ignore[attr-defined]
-        module.weight.zero_()
-        module.bias.zero_()
-    for module, factor in ((parts.value, 1.0), (parts.out, LOUDNESS)):  # type: ignore[attr-defined]
-        module.weight.copy_(factor * torch.eye(len(module.weight)))
-        module.bias.zero_()
-    for norm in (parts.attention_norm, parts.output_norm):  # type: ignore[attr-defined]
+    for part in (layer.query, layer.key, layer.up, layer.down):
+        _set(part, 0.0)
+    for part, factor in ((layer.value, 1.0), (layer.out, LOUDNESS)):
+        _set(part, factor)
+    for norm in (layer.attention_norm, layer.output_norm):
         norm.weight.fill_(1.0)
         norm.bias.zero_()
+
+
+def _set(part: nn.Module, factor: float) -> None:
+    """Make a layer pass on its input times a factor; zero for any shape."""
+    assert isinstance(part, nn.Linear)
+    part.weight.zero_()
+    if factor:
+        part.weight.fill_diagonal_(factor)
+    if part.bias is not None:
+        part.bias.zero_()
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ from kdlora.records.store import Store
 from kdlora.spec.run import DistilledRun, TrainedRun, seed_for
 from kdlora.spec.sections import FEW_ROWS
 from kdlora.training.inference import head_inputs, inference_costs, load_finished, predict_held_out
-from kdlora.training.precision import choose_compute, place_for_inference
+from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import CLASSIFICATION
 
 FOLDS = 5
@@ -77,7 +77,7 @@ def frozen(
         for name, part in {**data.splits(), "train": rows}.items()
     }
     started = time.perf_counter()
-    placed = place_for_inference(copy.deepcopy(model), compute)  # what is saved stays in fp32
+    placed = ready_for_inference(copy.deepcopy(model), compute)  # what is saved stays in fp32
     reader = output_layer(placed)
     assert reader is not None
     features = {

@@ -95,6 +95,8 @@ def conditions(frame: pd.DataFrame) -> pd.DataFrame:
     table["hardware"] = environment.map(_hardware)
     table["versions"] = environment.map(_versions)
     made = pd.DataFrame(table, index=frame.index).reindex(columns=list(FIELDS)).astype(object)
+    if "adaptation" in frame:  # a last layer that is fitted alone takes no steps
+        made.loc[frame["adaptation"].eq("frozen"), ["batch_size", "epochs", "steps"]] = None
     return made.where(made.notna(), None)
 
 

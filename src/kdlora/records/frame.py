@@ -182,7 +182,7 @@ def row(
         "encoder": encoder.title if (encoder := encoder_of(run)) else None,
         "teacher_run_id": next(iter(run.teachers), None),
         "teacher_run_ids": run.teachers,
-        "lr": run.lr if isinstance(run, TrainedRun) else None,
+        "lr": run.lr if isinstance(run, TrainedRun) and run.adaptation != "frozen" else None,
         "max_train": run.data.max_train,
         "status": record.status if record else "missing",
         "error": record.error if record else None,
@@ -193,7 +193,8 @@ def row(
     if adapter := adapter_of(run):
         values |= _adapter(adapter, record)
     if isinstance(run, EncoderRun):
-        for name in ("batch_size", "epochs", "max_length"):
+        stepless = run.adaptation == "frozen"
+        for name in ("max_length",) if stepless else ("batch_size", "epochs", "max_length"):
             values[name] = getattr(run.training, name)
         if (windows := run.training.windows) is not None:
             values["windows"] = windows.title

@@ -38,7 +38,7 @@ def told(one: TaskMistakes) -> str:
             judge = f"to the teacher, who is right on {w.fixed(100 * one.judge_right, 1)} % of them"
         said.append(f"{doubted} of the {surest} most certain mistakes {verb} {judge}.")
     if OUT_OF_FOLD in one.checked:
-        n = sum(s.row.split == OUT_OF_FOLD for s in one.suspects)
+        n = one.suspected(OUT_OF_FOLD)
         total = one.checked[OUT_OF_FOLD]
         verb = "has a label" if n == 1 else "have labels"
         said.append(
@@ -52,7 +52,7 @@ def told(one: TaskMistakes) -> str:
 
 def told_slices(one: TaskMistakes) -> str:
     """The slices that are worse than the rest, with their numbers; or that none is."""
-    worse = sorted((s for s in one.slices if s.verdict == "worse"), key=lambda s: s.p_adjusted or 0)
+    worse = one.worse
     tested = w.plural(one.tested, "slice")
     if not one.tested:
         return "No slice has rows enough to be held against the others."
@@ -162,16 +162,15 @@ def slices(found: Sequence[TaskMistakes]) -> Table | None:
         Column("n", "Rows"), Column("score", "Right, or mean error"), Column("rest", "The rest"),
         Column("p", "p, corrected"), Column("verdict", "Against the rest", numeric=False),
     )  # fmt: skip
-    tested = sum(one.tested for one in found)
     return Table(
         "slices",
         "Scores by slice",
         columns,
         rows,
-        f"Of the student to ship on the report split, with 95 % intervals. Each slice is held "
-        f"against all other rows (Fisher's exact test; Welch's for errors); {tested} tests are "
-        "corrected together by Holm. Numbers are cut in quarters. Slices of under 20 rows are not "
-        "tested.",
+        "Of the student to ship on the report split, with 95 % intervals. Each slice is held "
+        "against all other rows (Fisher's exact test; Welch's for errors); all tests of the table "
+        "are corrected together by Holm. Numbers are cut in quarters. Slices of under 20 rows are "
+        "not tested.",
         heads=len(lead) + 2,
     )
 
