@@ -43,7 +43,13 @@ from kdlora.records.record import CrossValidation, Efficiency, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import DistilledRun, TrainedRun, seed_for
 from kdlora.spec.sections import FEW_ROWS
-from kdlora.training.inference import head_inputs, inference_costs, load_finished, predict_held_out
+from kdlora.training.inference import (
+    head_inputs,
+    inference_costs,
+    load_finished,
+    predict_held_out,
+    windows_per_text,
+)
 from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import CLASSIFICATION
 
@@ -73,7 +79,13 @@ def frozen(
             "bias, so it cannot be fitted alone: train student/fft or student/lora"
         )
     texts = {
-        name: encode_once(loaded.tokenizer, part, max_length=max_length, folder=store.tokens)
+        name: encode_once(
+            loaded.tokenizer,
+            part,
+            max_length=max_length,
+            windows=run.training.windows,
+            folder=store.tokens,
+        )
         for name, part in {**data.splits(), "train": rows}.items()
     }
     started = time.perf_counter()
@@ -98,6 +110,7 @@ def frozen(
         target_mean=fitted.target.mean if fitted.target else None,
         target_scale=fitted.target.scale if fitted.target else None,
         cross_validation=None if signals else _cross_validated(run, data, features, fitted),
+        windows_per_text=windows_per_text(texts["report"]),
         **compute_facts(compute, placed),
     )
     on_progress({"stage": "saving and scoring"})

@@ -195,6 +195,9 @@ def _variation_problems(study: Study, overrides: Mapping[str, Mapping[str, Any]]
         method = study.section(planned, "adapter").method
         if planned.arm.adaptation == "peft" and method is None:
             yield f"{planned}: which method of peft? Name it in adapter.method, such as LOHA"
+        windows = study.section(planned, "training").windows
+        if planned.arm.is_frozen and windows is not None and windows.pooling != "mean":
+            yield f"{planned}: the head of a frozen encoder is fitted to the mean of its windows"
         if planned.arm.is_frozen and planned.arm.is_distilled:
             kd = study.section(planned, "distillation")
             if kd.signals.match_states or kd.start == "teacher":

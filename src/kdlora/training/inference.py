@@ -77,19 +77,22 @@ def mean_embeddings(model: nn.Module, texts: Encoded, compute: Compute) -> np.nd
 
 @torch.inference_mode()
 def head_inputs(model: nn.Module, layer: nn.Linear, texts: Encoded, compute: Compute) -> np.ndarray:
-    """What the last layer of a classifier reads of every text, [n, d] float32."""
+    """What the last layer of a classifier reads of every text, [n, d] float32.
+
+    Of a text that is read in windows it is the mean of theirs.
+    """
     seen: list[torch.Tensor] = []
     watching = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    rows = np.zeros((len(texts), layer.in_features), dtype=np.float32)
+    rows = np.zeros((len(texts.row_lengths), layer.in_features), dtype=np.float32)
     try:
-        for index in eval_batches(texts.lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
+        for index in eval_batches(texts.row_lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
             seen.clear()
             with compute.autocast():
                 model(**collate(texts, index, compute.device))
             rows[index] = seen[-1].float().cpu().numpy().reshape(len(index), -1)
     finally:
         watching.remove()
-    return rows
+    return rows if texts.windows is None else texts.windows.mean(rows)
 
 
 def predict_held_out(
