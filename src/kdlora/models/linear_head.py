@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdlora.distillation.losses import Loss
 from kdlora.models.embedding_baseline import STRENGTHS
+
+# logits [n, c], labels [n], teacher's logits [n, c] or None -> mean over n
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 _MAX_STEPS = 200
 _TINY = 1e-6

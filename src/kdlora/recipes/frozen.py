@@ -21,7 +21,7 @@ from kdlora.data.batches import encode_once
 from kdlora.data.examples import Examples, TaskData, is_labelled, joined
 from kdlora.data.own_task import HELD_OUT
 from kdlora.data.splits import SHORT_SELECTION, folds_of, groups_of, strata_of
-from kdlora.distillation.losses import Loss, make_loss
+from kdlora.distillation.losses import make_loss
 from kdlora.errors import ModelError
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.measure.quality import score_split
@@ -30,6 +30,7 @@ from kdlora.models.inspection import output_layer
 from kdlora.models.linear_head import (
     HeadData,
     LinearHead,
+    Loss,
     choose_strength,
     fit_head,
     out_of_fold,
