@@ -46,7 +46,9 @@ def rows_of(data: TaskData, runs: Sequence[Run], *, texts: bool, rules: Rules) -
     readers = [r for r in runs if isinstance(r, EncoderRun)]
     student = next((r for r in readers if r.role == "student"), next(iter(readers), None))
     if student is not None:
-        tokenizers, _ = read_tokenizers([(student.encoder, student.training.max_length)], rules)
+        training = student.training
+        wanted = [(student.encoder, training.max_length, training.windows)]
+        tokenizers, _ = read_tokenizers(wanted, rules)
         if tokenizers and len(parts["report"]):
             tokens["report"] = token_lengths(tokenizers[0].tokenizer, parts["report"].texts) * 1.0
     facts = pd.DataFrame(

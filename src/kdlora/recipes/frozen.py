@@ -111,7 +111,6 @@ def frozen(
         target_mean=fitted.target.mean if fitted.target else None,
         target_scale=fitted.target.scale if fitted.target else None,
         cross_validation=None if signals else _cross_validated(run, data, features, fitted),
-        windows_per_text=windows_per_text(texts["report"]),
         **compute_facts(compute, placed),
     )
     on_progress({"stage": "saving and scoring"})
@@ -130,6 +129,7 @@ def frozen(
         train_s=train_s,
         train_examples_per_s=len(rows) / max(train_s, 1e-9),
         labelling_s=signals.labelling_s if signals else None,
+        windows_per_text=windows_per_text(texts["report"]),
         **inference_costs(run, task, merged, compute, folder=store.costs),
     )
     return RunOutcome(data, outputs, facts, efficiency, signals.soft if signals else None)
