@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdlora.models.fused.forward import fuse
+from kdlora.training.precision import choose_compute, ready_for_inference
 from tests.harness.fused import FAMILIES, VARIANTS, assert_same, trained
 from tests.harness.models import adapt, load
 from tests.harness.tiny_models import tiny_batch
@@ -39,6 +40,18 @@ def test_a_model_of_another_layout_has_none(encoder):
     model = load(encoder("modernbert")).model
     model.config.classifier_pooling = "mean"
     assert fuse(model, torch.float32) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_placed_for_answers_in_bf16(encoder, family):
+    loaded = load(encoder(family))
+    batch = tiny_batch(loaded.tokenizer)
+    exact = loaded.model.eval()(**batch).logits.detach()
+    compute = choose_compute("bf16")
+    placed = ready_for_inference(loaded.model, compute)
+    with torch.inference_mode():
+        logits = fuse(placed, torch.bfloat16)(batch)
+    torch.testing.assert_close(logits, exact, rtol=0.05, atol=0.05)
 
 
 def test_bf16_is_as_close_to_fp32_as_autocast(encoder):

@@ -26,9 +26,18 @@ def _parts(model: Any) -> Parts | None:
         base.embeddings,
         None,
         layers_of(_layer, base.layers),
-        lambda hidden: model.classifier(model.drop(model.head(base.final_norm(hidden[:, 0])))),
+        lambda hidden: model.classifier(model.drop(model.head(_final(base, hidden[:, 0])))),
         positions=lambda length: _rotary(base, length),
     )
+
+
+def _final(base: Any, hidden: Any) -> Any:
+    """The norm after the last layer, in fp32 as the stream that it ends, whatever its weights."""
+    from torch.nn.functional import layer_norm
+
+    norm = base.final_norm
+    bias = None if norm.bias is None else norm.bias.float()
+    return layer_norm(hidden, norm.normalized_shape, norm.weight.float(), bias, norm.eps)
 
 
 def _rotary(base: Any, length: int) -> Rotary:
