@@ -52,6 +52,17 @@ def test_texts_without_labels_teach_the_distilled_student_alone(files):
     assert [texts.file for texts in alone.tasks[0].unlabelled] == [str(files / "many.csv")]
 
 
+def test_the_texts_of_training_pairs_may_make_more_pairs(files):
+    texts = sentences(60, 0)[0]
+    write_csv(files / "pairs.csv", a=texts, b=texts[::-1], mood=["alike", "other"] * 30)
+    given = {"train": files / "pairs.csv", "text": ("a", "b"), "label": "mood", **ENCODERS}
+    plan = kdlora.plan(distil_study(**given, unlabelled="recombined"))
+    (run,) = (run for run in plan.runs if isinstance(run, DistilledRun))
+    assert [(source.file, source.text) for source in run.unlabelled] == [("recombined", ("a", "b"))]
+    with pytest.raises(InputError, match="recombined makes pairs anew, but the task has one text"):
+        kdlora.plan(distil_study(**columns(files), unlabelled="recombined"))
+
+
 def test_all_that_is_wrong_with_the_files_comes_in_one_message(files):
     write_csv(files / "other.csv", reviews=["x"])
     with pytest.raises(InputError) as caught:

@@ -502,7 +502,8 @@ def distil(
         eval: held-out rows to report on; without it a fifth of the training rows is held out.
         unlabelled: files of texts without labels, or a DataFrame, a data set or a list of mappings
             of them, which the student learns from the teacher's answers. Texts that stand in a
-            labelled row in use are left out.
+            labelled row in use are left out. The word "recombined" stands for the training pairs'
+            texts in new pairs.
         text: the column of the text, or the two of a pair; of the unlabelled files too.
         label: the column of the class or the number.
         id: a column of unique ids; without it rows are told apart by their texts.

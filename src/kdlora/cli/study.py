@@ -229,7 +229,8 @@ def distil(
         typer.Option(
             metavar="FILE",
             help="Texts without labels, which the student learns from the teacher's answers; may "
-            "be given many times. Their columns are called as the training data's.",
+            "be given many times. Their columns are called as the training data's. The word "
+            "recombined stands for the training pairs' texts in new pairs.",
             show_default="none",
         ),
     ] = None,
