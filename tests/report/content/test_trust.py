@@ -6,6 +6,10 @@ import numpy as np
 
 from kdlora.evidence.gains import describe as gather
 from kdlora.report.content import trust
+from kdlora.report.content.parts import ReportInputs
+from kdlora.report.content.study import build
+from kdlora.report.document import Figure
+from tests.harness.evidence_frames import grid, noisy
 from tests.harness.studies import blank, make_frame, put
 
 WHERE = {"arm": "student/lora", "seed": 42}
@@ -94,3 +98,25 @@ def test_an_unsteady_machine(one_task):
     assert "minilm-l3" not in text
     elsewhere = put(slow, {"arm": "teacher/lora", "seed": 42}, device="cuda")
     assert trust.unsteady(gather(elsewhere)) is None
+
+
+def test_of_an_import_nothing_is_said_to_be_planned() -> None:
+    frame = grid(noisy(0.02), pairs=("bert", "roberta"), tasks=("a", "b", "c")).iloc[1:]
+    report = build(frame, ReportInputs("theirs"))
+    shown = [f.text for s in report.sections for f in s.findings]
+    shown += [text for t in report.tables() for text in (t.title, t.caption, *t.notes)]
+    shown += [cell.text for t in report.tables() for row in t.rows for cell in row]
+    shown += [
+        text
+        for figure in report.figures()
+        if isinstance(figure, Figure)
+        for panel in figure.panels
+        for text in (figure.title, figure.caption, panel.title, panel.alt)
+    ]
+    known = "35 runs; what was planned is not known."
+    assert [text for text in shown if "planned" in text] == [
+        text for text in shown if known in text
+    ]
+    (table,) = [t for t in report.tables() if t.key == "coverage"]
+    assert table.title == "Runs by model and task"
+    assert {cell.text for row in table.rows for cell in row if cell.extra} >= {"2", "3", "35"}

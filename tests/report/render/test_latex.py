@@ -75,9 +75,30 @@ def test_bold_ties_and_second_lines():
     assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
 
 
+def tall(n):
+    """A table of few rows that are many lines high, with a text that does not break everywhere."""
+    tied = "; ".join(f"seed\N{NO-BREAK SPACE}{i}:\N{NO-BREAK SPACE}+1234.5" for i in range(6))
+    numbers = (Column(f"c{i}", "Number") for i in range(6))
+    first, last = (Column(key, key.title(), numeric=False) for key in ("finding", "seeds"))
+    columns = (first, *numbers, last)
+    words = "the optimizer steps show different numbers of devices"
+    rows = tuple((Cell(words), *[Cell("1,234.5")] * 6, Cell(tied)) for _ in range(n))
+    return Table("tall", "Tall", columns, rows)
+
+
+def test_a_table_that_is_higher_than_a_page_breaks_over_pages():
+    assert "{longtable}" in render_latex(tall(LONG - 1))
+    assert "{longtable}" not in render_latex(tall(3))
+
+
+def test_a_column_holds_what_a_no_break_space_ties():
+    widths = [float(w) for w in re.findall(r"p\{([\d.]+)pt\}", render_latex(tall(3)))]
+    assert widths[-1] >= text_width("seed\N{NO-BREAK SPACE}0:\N{NO-BREAK SPACE}+1234.5;", 7.0)
+
+
 def test_long_tables_break_over_pages():
     assert r"\begin{longtable}" in render_latex(table(LONG))
-    assert r"\begin{table}" in render_latex(table(LONG - 1))
+    assert r"\begin{table}" in render_latex(table(3))
 
 
 def test_the_widths_of_letters_are_those_of_computer_modern():
@@ -165,7 +186,7 @@ def test_every_table_of_a_report_is_set_by_latex(troubled, tmp_path):
         pytest.skip("no pdflatex on this machine: tables are checked for their structure only")
     inputs = ReportInputs("A study", histories=lambda: make_histories(troubled))
     report = build(troubled, inputs)
-    found = [*report.tables(), table(), table(LONG + 3), table(3, 9)]
+    found = [*report.tables(), table(), table(LONG + 3), table(3, 9), tall(LONG - 1)]
     for i, one in enumerate(found):
         (tmp_path / f"t{i}.tex").write_text(render_latex(one), encoding="utf-8")
     known = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
@@ -182,3 +203,5 @@ def test_every_table_of_a_report_is_set_by_latex(troubled, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-1500:]
     assert (tmp_path / "all.pdf").read_bytes().startswith(b"%PDF")
+    log = (tmp_path / "all.log").read_text(errors="replace")
+    assert re.findall(r"Overfull .hbox.*|.*Float too large.*", log) == []

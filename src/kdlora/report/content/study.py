@@ -157,7 +157,7 @@ PLANS = (
         Part("Health flags by name", lambda d: trust.flags_by_name(d.frame), ("flag_counts",)),
         Part("Health flags", lambda d: trust.flags(d.frame), ("flags",)),
         Part("Runs without a result", lambda d: trust.unfinished(d.frame), ("unfinished",)),
-        Part("Runs done of runs planned", lambda d: trust.coverage(d.frame), ("coverage",)),
+        Part("Runs by model and task", lambda d: trust.coverage(d.frame), ("coverage",)),
         Part("What is done", lambda d: trust.completion(trust.coverage(d.frame), d.facts),
              ("completion",)),
         Part("Blocks that all trained models share", lambda d: trust.shared(d.facts),

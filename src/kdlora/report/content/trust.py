@@ -82,8 +82,9 @@ def trust(facts: Facts) -> list[Finding]:
 
 
 def _is_own(frame: pd.DataFrame) -> bool:
-    """Whether runs were recorded by kdlora, which plans them and checks their health."""
-    return any(bool(found) for found in frame["environment"])
+    """Whether runs were planned here, not imported: kdlora's records tell of their machine."""
+    done = frame[frame["status"] == "done"]
+    return done.empty or any(bool(found) for found in done["environment"])
 
 
 def covered(facts: Facts) -> Finding | None:
@@ -313,8 +314,13 @@ def unfinished(frame: pd.DataFrame) -> Table | None:
     return Table("unfinished", "Runs without a result", columns, rows)
 
 
+PLANNED = "Runs done of runs planned"
+
+
 def coverage(frame: pd.DataFrame) -> Table:
-    """Done of planned cells, model by task, with what is failed, missing, flagged or unscored."""
+    """Done of planned cells, model by task, with what is failed, missing, flagged or unscored; of
+    an import, which knows no plan, how many runs there are."""
+    own = _is_own(frame)
     lead, tasks = Lead(frame, task=False), names(frame, "task")
     counted, nothing = counts_by_cell(frame), CellCounts()
     rows = []
@@ -323,13 +329,13 @@ def coverage(frame: pd.DataFrame) -> Table:
             found = [counted.get((pair, arm, task), nothing) for task in tasks]
             if len(tasks) > 1:
                 found.append(_together(found))
-            rows.append((*lead.cells(pair, "", arm), *map(_covered, found)))
+            rows.append((*lead.cells(pair, "", arm), *(_covered(n, own) for n in found)))
     total = (*(Cell("") for _ in lead.columns[1:]),)
     if len(rows) > 1:
         sums = [_together(n for (*_, name), n in counted.items() if name == task) for task in tasks]
         if len(tasks) > 1:
             sums.append(_together(sums))
-        rows.append((Cell("All"), *total, *map(_covered, sums)))
+        rows.append((Cell("All"), *total, *(_covered(n, own) for n in sums)))
         if (grid := size_of_full_grid(frame)) > len(frame):
             each = [w.count(grid // len(tasks)) for _ in tasks]
             whole = [w.count(grid)] if len(tasks) > 1 else []
@@ -339,7 +345,7 @@ def coverage(frame: pd.DataFrame) -> Table:
         columns.append(Column("all", "All tasks"))
     return Table(
         "coverage",
-        "Runs done of runs planned",
+        PLANNED if own else "Runs by model and task",
         (*lead.columns, *columns),
         tuple(rows),
         heads=len(lead.columns),
@@ -351,19 +357,24 @@ def _together(counts: Iterable[CellCounts]) -> CellCounts:
     return reduce(add, counts, CellCounts())
 
 
-def _covered(counts: CellCounts) -> Cell:
+def _covered(counts: CellCounts, own: bool) -> Cell:
     planned, done = counts.planned, counts.done
     if not planned:
         return Cell(w.NONE)
     kinds = ("failed", "missing", "stopped", "flagged", "unscored")
     rest = {name: getattr(counts, name) for name in kinds}
     sub = ", ".join(f"{n} {what}" for what, n in rest.items() if n)
-    return Cell(f"{done} of {planned}", done / planned, sub,
+    text = f"{done} of {planned}" if own or done < planned else str(done)
+    return Cell(text, done / planned, sub,
                 extra={"done": done, "planned": planned, **rest})  # fmt: skip
 
 
 def completion(coverage: Table, facts: Facts) -> Figure | None:
-    """Runs done of runs planned, model by task, as a picture of the coverage table."""
+    """The coverage table as a picture: a share of what was planned, or how many runs there are."""
+    own, most = _is_own(facts.frame), 0
+    if not own:
+        inner = (c for row in coverage.rows[:-1] for c in row[:-1] if c.extra)
+        most = max((int(c.extra["done"] or 0) for c in inner), default=0)
     tasks = names(facts.frame, "task")
     rows = []
     for row in coverage.rows:
@@ -375,19 +386,23 @@ def completion(coverage: Table, facts: Facts) -> Figure | None:
         for column, cell in zip(coverage.columns, row, strict=True):
             if column.key in tasks and cell.extra:
                 done, planned = cell.extra["done"], cell.extra["planned"]
-                share = float(cell.value or 0)
+                share = float(cell.value or 0) if own else int(done or 0) / max(most, 1)
                 rows.append({
                     "column": column.label, "row": label, "shade": shade(share),
-                    "label": f"{done}/{planned}", "Model": w.arm_name(name.value),
+                    "label": f"{done}/{planned}" if own or done != planned else f"{done}",
+                    "Model": w.arm_name(name.value),
                     "Task": column.label, "Done": cell.shown,
                 })  # fmt: skip
     if len(rows) < 2 or not (facts.frame["status"] == "done").any():
         return None
     table = _columns_in_order(pd.DataFrame(rows), tasks)
-    alt_text = "Heat map of the share of planned runs that are done, models by tasks."
-    panel = heat_map("completion", "Runs done of runs planned", alt_text, table)
-    caption = "Done of planned runs of each model and task; the stronger the shade, the more."
-    return Figure("completion", "What is done", caption, (panel,), ("coverage",))
+    what = "the share of planned runs that are done" if own else "how many runs there are"
+    alt_text = f"Heat map of {what}, models by tasks."
+    panel = heat_map("completion", coverage.title, alt_text, table)
+    caption = "Done of planned runs" if own else "Runs"
+    caption += " of each model and task; the stronger the shade, the more."
+    title = "What is done" if own else "What is there"
+    return Figure("completion", title, caption, (panel,), ("coverage",))
 
 
 def shared(facts: Facts) -> Table | None:

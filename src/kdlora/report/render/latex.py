@@ -6,6 +6,7 @@ long for a place stands in a note. A table that would not fit is set smaller, th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from kdlora.report.document import TIE, Cell, Column, Table
 
 LONG = 40  # rows from which a table may break over pages
+FULL_PAGE = 0.75  # of a page's height, from which a table may break over pages, too
 LONG_WORD = 24  # characters from which a word may break behind a slash, a dash or an underscore
 LONG_SUB = 24  # characters from which what stands below a number goes to a note
 TEXT_WIDTH_PT, TEXT_HEIGHT_PT = 345.0, 550.0  # of LaTeX's article; a page on its side is as wide
@@ -94,7 +96,7 @@ def layout_of(table: Table, rows: Sequence[Sequence[Cell]]) -> Layout:
     """
     for sideways, page in ((False, TEXT_WIDTH_PT), (True, TEXT_HEIGHT_PT)):
         for size, points, wider, separation in SIZES[: 4 if sideways else 3]:
-            room = page - 2 * separation * len(table.columns)
+            room = page - 2 * separation * len(table.columns) - 0.5
             parts = [
                 _widths(column, [row[i] for row in rows], points, wider)
                 for i, column in enumerate(table.columns)
@@ -135,10 +137,13 @@ def _widths(
 
 
 def _parts(text: str) -> list[str]:
-    """What a line of a text may not break: words, of long ones what lies between slashes."""
+    """What a line of a text may not break: words, of long ones what lies between slashes.
+
+    A no-break space is no end of a word.
+    """
     return [
         part
-        for word in text.split()
+        for word in re.split(r"[ \t\n]+", text)
         for part in (re.findall(r"[^/_-]*[/_-]?", word) if len(word) > LONG_WORD else [word])
         if part
     ]
@@ -159,7 +164,9 @@ def render_latex(table: Table) -> str:
     label = f"tab:{table.key.replace('_', '-')}"
     font = f"\\{layout.size}\\setlength{{\\tabcolsep}}{{{layout.separation:g}pt}}"
     side = (["\\begin{landscape}"], ["\\end{landscape}"]) if layout.sideways else ([], [])
-    if len(body) >= LONG:
+    page = TEXT_WIDTH_PT if layout.sideways else TEXT_HEIGHT_PT
+    told = (caption, *long, *table.shown_notes)
+    if len(body) >= LONG or _height(table.columns, rows, layout, told) > FULL_PAGE * page:
         lines = [
             PREAMBLE,
             *side[0],
@@ -191,6 +198,28 @@ def render_latex(table: Table) -> str:
         *side[1],
     ]  # fmt: skip
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def _height(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], layout: Layout, texts: Sequence[str]
+) -> float:
+    """About how high a table stands on a page with its caption and notes, in points."""
+    points, wider = next(size[1:3] for size in SIZES if size[0] == layout.size)
+
+    def lines(texts: Sequence[str]) -> int:
+        if layout.widths is None:
+            return 1
+        # a ragged line is a quarter empty
+        return max(
+            math.ceil(1.25 * text_width(text, points, wider) / width)
+            for text, width in zip(texts, layout.widths, strict=True)
+        )
+
+    table = [[f"{column.label} {column.unit}" for column in columns]]
+    table += [[f"{c.text} {c.sub}".strip() for c in row] for row in rows]
+    page = TEXT_HEIGHT_PT if layout.sideways else TEXT_WIDTH_PT
+    around = sum(1 + text_width(text) // page for text in texts)
+    return 1.2 * (points * sum(map(lines, table)) + 10.0 * around)
 
 
 def _with_notes(rows: Sequence[Sequence[Cell]]) -> tuple[list[tuple[Cell, ...]], list[str]]:
