@@ -70,8 +70,9 @@ def test_a_model_is_made_and_used_without_any_connection(
         "--out", "out",
     )  # fmt: skip
     kdlora(tmp_path, refused, "report", "out")
-    kdlora(tmp_path, refused, "export", "out/student", "--to", "shipped", "--format", "torch")
-    kdlora(tmp_path, refused, "recommend", "out")
+    (run,) = (tmp_path / "out" / "runs").glob("*student-kd-lora*")  # flagged or not
+    kdlora(tmp_path, refused, "export", str(run), "--to", "shipped", "--format", "torch")
+    kdlora(tmp_path, refused, "status", "out")
     assert "pos" in kdlora(tmp_path, refused, "predict", "shipped", "--text", "a good film")
     asked = tmp_path / "asked"
     assert not asked.exists(), asked.read_text()
