@@ -90,7 +90,7 @@ def test_only_encoders_under_an_allowed_licence_are_taken() -> None:
         Constraints(licence=("My own",))
 
 
-@pytest.mark.parametrize(("floor", "beaten"), [(0.85, True), (0.95, False)])
+@pytest.mark.parametrize(("floor", "beaten"), [(0.85, True), (0.95, False), (0.8998, False)])
 def test_a_choice_that_no_baseline_needs_is_told_apart(floor, beaten) -> None:
     baseline = row("student/fft", score=floor, run_id="b") | {
         "arm": "baseline/tfidf", "role": "baseline", "adaptation": "tfidf",

@@ -29,9 +29,18 @@ def test_a_student_above_the_baselines_is_offered() -> None:
     assert "not yet" not in told
 
 
-@pytest.mark.parametrize("score", [0.021, 1.0])
-def test_one_that_a_linear_model_reaches_is_not(score: float) -> None:
+@pytest.mark.parametrize(
+    ("score", "why"),
+    [
+        (0.021, "too little"),
+        (0.9994, "too little"),
+        (0.9996, "no better than"),  # both are shown as 100.0
+        (1.0, "no better than"),
+    ],
+)
+def test_one_that_a_linear_model_reaches_is_not(score: float, why: str) -> None:
     frame = put(make_frame(), {"arm": "student/kd-lora", "seed": 42}, score=score)
     told = screen(put(frame, {"arm": "baseline/tfidf"}, score=1.0))
     assert "try it" not in told
     assert f"scores 100.0 on the report split, this student {100 * score:.1f}" in told
+    assert [said for said in ("too little", "no better than") if said in told] == [why]

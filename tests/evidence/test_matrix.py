@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from kdlora.evidence.compare import compare
-from kdlora.evidence.matrix import analyse_matrix, crossed, positive_class, split_effects
+from kdlora.evidence.matrix import analyse_matrix, class_shown, crossed, split_effects
 from kdlora.evidence.result import THESE_TASKS, TRAINED_MODELS, Rules
 from kdlora.records.tidy import StudyFrame
 from tests.harness.choice_studies import CELLS, matrix_study, outputs_of
@@ -179,17 +179,39 @@ def test_holm_is_within_a_kind() -> None:
 
 def test_the_positive_class_is_the_tasks_own_else_the_rarer_one() -> None:
     frame = matrix_study()
-    assert positive_class(frame) == "yes"
-    assert positive_class(frame.assign(positive_class="no")) == "no"
-    assert positive_class(frame.assign(positive_class=np.nan)) == "yes"
-    assert positive_class(frame.assign(label_names=np.nan)) is None
+    assert class_shown(frame) == "yes"
+    assert class_shown(frame.assign(positive_class="no")) == "no"
+    assert class_shown(frame.assign(positive_class=np.nan)) == "yes"
+    assert class_shown(frame.assign(label_names=np.nan)) is None
+
+
+def test_all_models_show_the_f1_of_one_class() -> None:
+    """Where no class is asked about, runs that saw other rows must not choose another one."""
+    frame = matrix_study().assign(positive_class=np.nan)
+    frame["confusion"] = [
+        [[1, 0], [0, 9]] if role == "teacher" else counted
+        for role, counted in zip(frame["role"], frame["confusion"], strict=True)
+    ]
+    frame["per_class_f1"] = [{"no": 0.5, "yes": 0.8}] * len(frame)
+    frame["label_names"] = [("no", "yes")] * len(frame)
+    found = analyse(frame)
+    assert found.positive == "yes"
+    assert {m.positive_f1 for m in found.models} == {0.8}
+
+
+def test_a_first_row_without_a_direction_crashes_nothing() -> None:
+    frame = matrix_study()
+    frame["direction"] = frame["direction"].astype(float)
+    frame.loc[frame.index[frame["arm"].eq("student/kd-lora")][0], "direction"] = np.nan
+    assert analyse(frame).direction == 1
+    assert analyse(frame).mean == analyse(matrix_study()).mean
 
 
 def test_a_class_that_the_report_split_lacks_changes_nothing_about_the_positive_one() -> None:
     frame = matrix_study()
     names = [("a", "no", "yes")] * len(frame)
     frame = frame.assign(label_names=names, positive_class="yes")
-    assert positive_class(frame) == "yes"
+    assert class_shown(frame) == "yes"
     assert analyse(frame).cell("huge", "tiny").positive_f1 == 0.8
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdlora.evidence.students import better_baseline
+from kdlora.evidence.students import better_baseline, rank_students
 from tests.harness.studies import make_frame, put
 
 
@@ -24,7 +24,9 @@ def test_a_student_far_below_a_linear_model_is_told_so():
     found = better_baseline(frame, student_of(frame))
     assert (found.arm, found.score, found.student_score) == ("baseline/tfidf", 1.0, 0.021)
     level = put(frame, {"arm": "student/kd-lora", "seed": 42}, score=1.0)
-    assert better_baseline(level, student_of(level)) is not None  # it costs more for the same
+    assert better_baseline(level, student_of(level)).is_level  # it costs more for the same
+    above = put(level, {"arm": "baseline/tfidf"}, score=0.9996)  # shown as 100.0, too
+    assert better_baseline(above, student_of(above)).is_level
 
 
 def test_where_less_is_better_the_baseline_is_better_below():
@@ -35,6 +37,18 @@ def test_where_less_is_better_the_baseline_is_better_below():
     assert better_baseline(worst, row) is None
     best = put(frame, {"arm": "baseline/tfidf"}, score=0.001)
     assert better_baseline(best, row).arm == "baseline/tfidf"
+
+
+def test_a_first_row_without_a_direction_turns_nothing_round():
+    frame = make_frame(("toxicity",))
+    frame["direction"] = frame["direction"].astype(object)
+    students = frame.index[frame["role"] == "student"]
+    frame.loc[[frame.index[0], students[0]], "direction"] = None
+    whole = rank_students(make_frame(("toxicity",)), "toxicity")
+    assert rank_students(frame, "toxicity") == whole
+    assert whole.direction == -1
+    worst = put(frame, {"role": "baseline"}, score=9.0)
+    assert better_baseline(worst, str(frame.at[students[0], "run_id"])) is None
 
 
 @pytest.mark.parametrize("without", ["baselines", "score", "run"])

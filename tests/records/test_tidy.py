@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.records.tidy import metric_of, names, severities, tidy
+from kdlora.records.tidy import directions, metric_of, names, severities, tidy
 from tests.harness.studies import make_frame, put
 
 
@@ -63,3 +63,25 @@ def test_metric_and_direction_come_from_done_cells():
     assert metric_of(frame, "toxicity") == ("rmse", -1)
     assert metric_of(frame, "cola") == ("matthews", 1)
     assert metric_of(frame, "unknown") == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("metric", "stated", "expected"),
+    [
+        ("rmse", [None, None], [-1, -1]),  # as the metric says
+        ("rmse", [None, 1], [1, 1]),  # as another row of the task and metric states
+        ("its own", [None, -1], [-1, -1]),
+        ("its own", [0, -1], [-1, -1]),  # no direction
+        ("accuracy", [-1, 1], [-1, 1]),  # as each row states
+    ],
+)
+def test_a_direction_that_one_row_lacks_the_others_tell(metric, stated, expected) -> None:
+    frame = pd.DataFrame({"task": "t", "metric": metric, "direction": stated})
+    assert directions(frame).tolist() == expected
+    assert metric_of(frame, "t") == (metric, expected[0])
+
+
+def test_a_direction_that_nothing_tells_is_not_made_up() -> None:
+    frame = pd.DataFrame({"task": "t", "metric": ["its own", None]})
+    assert directions(frame).isna().all()
+    assert metric_of(frame, "t") == ("its own", 1)

@@ -246,8 +246,9 @@ def recommend(
     )
     if pool.baseline is not None and not result.beats_baseline:
         told = (
-            f"{pool.baseline.arm} scores {pool.baseline.score:.4g} on the selection split of "
-            f"{pool.task}, no less than the model named here: none is worth shipping yet"
+            f"{pool.baseline.arm} scores {metric(pool.metric).shown(pool.baseline.score):g} on the "
+            f"selection split of {pool.task}, the model named here no more: none is worth shipping "
+            "yet"
         )
         result = replace(result, notes=(told, *result.notes))
     if constraints.licence:

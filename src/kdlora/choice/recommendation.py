@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kdlora.choice.candidates import Baseline, ModelForm
 from kdlora.choice.constraints import Constraints
 from kdlora.evidence.result import Result
+from kdlora.vocabulary.metric import metric
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,14 @@ class Recommendation(Result):
 
     @property
     def beats_baseline(self) -> bool:
-        """Whether the choice, or else the best of all, scores more than the task's baselines."""
+        """Whether the choice, or else the best of all, is shown to score more than baselines."""
         if self.baseline is None:
             return True
         chosen = self.choice or max(
             self.considered, key=lambda j: self.direction * j.candidate.score
         )
-        return self.direction * (chosen.candidate.score - self.baseline.score) > 0
+        shown = metric(self.metric).shown
+        return self.direction * (shown(chosen.candidate.score) - shown(self.baseline.score)) > 0
 
 
 @dataclass(frozen=True)

@@ -489,11 +489,18 @@ def _why_not(better: BetterBaseline) -> str:
     from kdlora.report import words as w
 
     scale = w.scale_of(better.metric)
-    return (
+    told = (
         f"{w.phrase(better.arm)} scores {scale.write(better.score)} on the report split, this "
-        f"student {scale.write(better.student_score)} ({w.metric_name(better.metric)}): it learnt "
-        "too little to be worth its cost. More epochs, a higher learning rate or more rows may "
-        "help; kdlora look says what is doubtful in the data"
+        f"student {scale.write(better.student_score)} ({w.metric_name(better.metric)}): "
+    )
+    if better.is_level:
+        return told + (
+            "it is no better than what costs next to nothing. Use the baseline, or judge both on "
+            "more and harder rows"
+        )
+    return told + (
+        "it learnt too little to be worth its cost. More epochs, a higher learning rate or more "
+        "rows may help; kdlora look says what is doubtful in the data"
     )
 
 

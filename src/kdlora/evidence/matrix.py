@@ -26,9 +26,10 @@ from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores, score_ends
 from kdlora.evidence.scores import numbers, usable_runs
 from kdlora.evidence.teacher import teacher_of
-from kdlora.records.frame import positive_place
+from kdlora.records.frame import positive_class, positive_place
 from kdlora.records.predictions import SplitOutputs, shared_examples
 from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import metric_of as task_metric
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as metric_of
 
@@ -167,17 +168,17 @@ def shares_of(table: np.ndarray) -> dict[str, float]:
     return {name: value / total for name, value in squares.items()} if total > 1e-12 else {}
 
 
-def positive_class(rows: pd.DataFrame) -> str | None:
-    """The class whose F1 stands in the table: the task's own, else the rarer of the report split.
+def class_shown(rows: pd.DataFrame) -> str | None:
+    """The class whose F1 the table shows: the one the task asks about, else the rarest class.
 
-    None where there are no classes.
+    Which is rarest the report split tells. None where there are no classes.
     """
+    if (asked := positive_class(rows)) is not None:
+        return asked
     for row in rows.to_dict("records"):
         names, confusion = row.get("label_names"), row.get("confusion")
         if not isinstance(names, tuple) or len(names) < 2:
             continue
-        if row.get("positive_class") in names:
-            return str(row["positive_class"])
         if isinstance(confusion, list) and len(confusion) == len(names):
             return str(names[int(np.argmin(np.sum(confusion, axis=1)))])
     return None
@@ -244,7 +245,8 @@ def analyse_matrix(
     distilled = rows[rows["arm"] == arm]
     teachers = [str(t) for t in dict.fromkeys(distilled["teacher"])]
     students = [str(s) for s in dict.fromkeys(distilled["student"])]
-    metric, direction = str(distilled["metric"].iloc[0]), int(distilled["direction"].iloc[0])
+    metric, direction = task_metric(distilled, task)
+    shown = class_shown(distilled)
     control = _control(arm, rows)
     models = dict(_models(rows, arm, control, teachers, students))
     drawn = _drawn_scores(models, study.outputs, metric, rng, rules.draws)
@@ -260,10 +262,12 @@ def analyse_matrix(
         control=control,
         metric=metric,
         direction=direction,
-        positive=positive_class(distilled),
+        positive=shown,
         teachers=tuple(teachers),
         students=tuple(students),
-        models=tuple(_model(name, own, drawn, at, rules.alpha) for name, own in models.items()),
+        models=tuple(
+            _model(name, own, drawn, at, rules.alpha, shown) for name, own in models.items()
+        ),
         mean=Effect("mean", "", float(table.mean()), low, high),
         effects=tuple(_effects(table, teachers, students, judge)),
         shares=shares_of(table),
@@ -340,16 +344,16 @@ def _model(
     drawn: ScoreDraws,
     at: Mapping[tuple[str, str], int],
     alpha: float,
+    shown: str | None,
 ) -> MatrixModel:
-    """One model of the matrix as means over its seeds."""
+    """One model of the matrix as means over its seeds; `shown` is the class of `positive_f1`."""
     draws = None if drawn.draws is None else drawn.draws[:, at[name]]
     low, high = score_ends(draws, str(rows["metric"].iloc[0]), alpha)
     kind = name[0] if name[0] in ("teacher", *ALONE) else "distilled"
     size = _mean(rows, "size_mb")
 
     def f1_of(found: Any) -> float | None:
-        label = positive_class(rows)
-        return found.get(label) if isinstance(found, dict) and label else None
+        return found.get(shown) if isinstance(found, dict) and shown else None
 
     return MatrixModel(
         kind=kind,

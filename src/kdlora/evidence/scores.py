@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, directions
 from kdlora.vocabulary.arm import matching
 from kdlora.vocabulary.metric import Metric, metric
 
@@ -162,10 +162,10 @@ def _directions(
     frame: pd.DataFrame, metrics: list[Metric], score: str, notes: list[str]
 ) -> np.ndarray:
     """+1 or -1 [rows]: as the frame states, else as the metric says, else +1 with a note."""
-    direction = np.array([one.direction if one.is_known else np.nan for one in metrics], float)
     if score in ("score", "selection_score"):
-        stated = frame["direction"].to_numpy(float)
-        direction = np.where(np.isin(stated, [1, -1]), stated, direction)
+        direction = directions(frame).to_numpy(float)
+    else:
+        direction = np.array([one.direction if one.is_known else np.nan for one in metrics], float)
     unknown = sorted({str(m) or score for m in frame["metric"][np.isnan(direction)]})
     if unknown:
         notes.append(f"more is taken to be better for {', '.join(unknown)}")

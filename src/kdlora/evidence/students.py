@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.scores import numbers
+from kdlora.records.tidy import metric_of
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.metric import metric
 
 ALIKE = 1.02  # costs within this factor of the least of their group are taken as equal
 
@@ -88,8 +90,7 @@ def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
     if not np.isfinite(scores).any():
         split, scores = "report", _scores(students, "score")
     known = students.assign(ranked_by=scores)[np.isfinite(scores)]
-    stated = numbers(known["direction"]) if "direction" in known else np.ones(len(known))
-    direction = -1 if len(stated) and stated[0] < 0 else 1
+    direction = metric_of(frame, task)[1]
     flagged = done[bad & (done["role"] == "student").to_numpy()]
     left_out = {
         str(arm): tuple(dict.fromkeys(rows["run_id"]))
@@ -110,12 +111,20 @@ def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
 
 @dataclass(frozen=True)
 class BetterBaseline:
-    """A baseline that scores no worse than a student on the report split; both in stored units."""
+    """A baseline that scores no worse than a student on the report split, as scores are shown.
+
+    Both scores in stored units; `is_level` where one number is shown for the two.
+    """
 
     arm: str
     score: float
     student_score: float
     metric: str
+
+    @property
+    def is_level(self) -> bool:
+        shown = metric(self.metric).shown
+        return shown(self.score) == shown(self.student_score)
 
 
 def better_baseline(frame: pd.DataFrame, run_id: str) -> BetterBaseline | None:
@@ -126,17 +135,17 @@ def better_baseline(frame: pd.DataFrame, run_id: str) -> BetterBaseline | None:
     own = frame[frame["run_id"] == run_id]
     if own.empty or not np.isfinite(score := float(_scores(own, "score")[0])):
         return None
-    task, metric = own["task"].iloc[0], str(own["metric"].iloc[0])
-    direction = float(_scores(own, "direction")[0])
+    task = str(own["task"].iloc[0])
+    name, direction = metric_of(frame, task)
     rows = frame[(frame["task"] == task) & (frame["role"] == "baseline")]
     rows = rows.assign(known=_scores(rows, "score"))
     means = rows[np.isfinite(rows["known"])].groupby("arm", sort=False)["known"].mean()
     if means.empty:
         return None
     best = (direction * means).idxmax()
-    if direction * means[best] < direction * score:
-        return None
-    return BetterBaseline(str(best), float(means[best]), score, metric)
+    found = BetterBaseline(str(best), float(means[best]), score, name)
+    beaten = direction * found.score < direction * score and not found.is_level
+    return None if beaten else found
 
 
 def _scores(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -290,10 +290,21 @@ def _adapter(adapter: Adapter, record: Record | None) -> dict[str, Any]:
 
 def positive_place(rows: pd.DataFrame) -> int | None:
     """Where the class that a task asks about stands among its classes, as its records say."""
+    found = _positive(rows)
+    return None if found is None else found[1]
+
+
+def positive_class(rows: pd.DataFrame) -> str | None:
+    """The class that a task asks about, as its records say."""
+    found = _positive(rows)
+    return None if found is None else found[0]
+
+
+def _positive(rows: pd.DataFrame) -> tuple[str, int] | None:
     for row in rows.to_dict("records"):
         names, positive = row.get("label_names"), row.get("positive_class")
         if isinstance(names, tuple) and positive in names:
-            return names.index(positive)
+            return str(positive), names.index(positive)
     return None
 
 

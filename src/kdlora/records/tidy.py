@@ -21,6 +21,7 @@ from kdlora.errors import InputError, did_you_mean
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.record import NOT_DONE
 from kdlora.vocabulary.arm import SEEDLESS, Arm
+from kdlora.vocabulary.metric import metric
 
 KEYS = ("pair", "task", "arm", "seed")
 # Columns by what they hold; all of them are there after `normalise`.
@@ -302,11 +303,28 @@ def seeds_of(frame: pd.DataFrame) -> list[int]:
     return sorted({int(seed) for seed in frame.loc[~frame["any_seed"], "seed"]})
 
 
+def directions(frame: pd.DataFrame) -> pd.Series:
+    """+1 where more is better, -1 where less is, of each row's metric; NaN where nothing tells.
+
+    As the row states, else as another row of its task and metric states, else as the metric says.
+    """
+    stated = numeric(frame, "direction")
+    stated = stated.where(stated.isin([1.0, -1.0]))
+    if "metric" not in frame or stated.notna().all():
+        return stated
+    own = [frame[key] for key in ("task", "metric") if key in frame]
+    stated = stated.fillna(stated.groupby(own, dropna=False).transform("first"))
+    known = [metric(name) for name in frame["metric"]]
+    said = [float(one.direction) if one.is_known else np.nan for one in known]
+    return stated.fillna(pd.Series(said, index=frame.index, dtype=float))
+
+
 def metric_of(frame: pd.DataFrame, task: str) -> tuple[str, int]:
     """A task's metric and direction, from its done cells; ("", +1) where none is done."""
+    if "metric" not in frame:
+        return "", 1
     known = (frame["task"].to_numpy() == task) & frame["metric"].notna().to_numpy()
     if not known.any():
         return "", 1
-    first = int(known.argmax())
-    direction = float(frame["direction"].to_numpy()[first])
-    return str(frame["metric"].iat[first]), -1 if direction < 0 else 1
+    rows = frame.loc[known, [name for name in ("task", "metric", "direction") if name in frame]]
+    return str(rows["metric"].iat[0]), -1 if directions(rows).eq(-1).iat[0] else 1

@@ -37,9 +37,7 @@ class Scale:
 
 def scale_of(name: str) -> Scale:
     one = metric(name)
-    if one.in_points:
-        return Scale(one.factor, 1, POINTS)
-    return Scale(one.factor, 3, one.title)
+    return Scale(one.factor, one.decimals, POINTS if one.in_points else one.title)
 
 
 def metric_name(name: str) -> str:

@@ -93,6 +93,15 @@ class Metric:
         return 100.0 if self.in_points else 1.0
 
     @property
+    def decimals(self) -> int:
+        """How many of them a score has where it is shown."""
+        return 1 if self.in_points else 3
+
+    def shown(self, score: float) -> float:
+        """The number that a table shows for a score. Two scores of one number are alike."""
+        return round(score * self.factor, self.decimals)
+
+    @property
     def unit(self) -> str:
         """The unit of a score that was multiplied by `factor`: points, or the metric itself."""
         return POINTS if self.in_points else self.name or "score"

@@ -155,6 +155,7 @@ def test_what_cannot_be_read_costs_only_what_needs_it(tmp_path):
         ("The answer", "Whether the teacher is the better choice"),
         ("Task by task", "Learning curves"),
         ("Task by task", "Calibration"),
+        ("Task by task", "If unsure answers were withheld"),
     }
     assert {"summary", "quality", "efficiency", "comparisons", "runs"} <= {
         table.key for table in made.tables()

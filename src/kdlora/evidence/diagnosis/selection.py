@@ -11,7 +11,7 @@ from scipy import stats
 
 from kdlora.evidence.diagnosis.finding import DiagnosisFinding, counts, has, is_done, runs, strategy
 from kdlora.evidence.diagnosis.scores import degenerate_kinds
-from kdlora.records.tidy import numeric
+from kdlora.records.tidy import directions, numeric
 
 SCORE_DIGITS = 1e-6  # histories are logged with six digits
 LOSS_DIGITS = 1e-5
@@ -51,7 +51,7 @@ def epochs_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _epochs(block: pd.DataFrame, scores: np.ndarray, losses: np.ndarray) -> pd.DataFrame:
     """`epochs_table` of runs with equally many epochs. scores, losses [runs, epochs]"""
-    sign = numeric(block, "direction").fillna(1.0).to_numpy()[:, None]
+    sign = directions(block).fillna(1.0).to_numpy()[:, None]
     final = numeric(block, "score").to_numpy()[:, None]
     final_loss = numeric(block, "final_loss").to_numpy()[:, None]
     told = np.isfinite(losses).all(axis=1)
@@ -133,7 +133,7 @@ def choice(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
         "mean"
     ) > UNFAITHFUL
     left_out = sorted(set(rows.loc[unfaithful, "adaptation"].astype(str)))
-    sign = numeric(frame, "direction").fillna(1.0).loc[table.index]
+    sign = directions(frame).fillna(1.0).loc[table.index]
     score = numeric(frame, "score").loc[table.index]
     for name, index in rows[~unfaithful].groupby("strategy").groups.items():
         part = table.loc[index]
@@ -200,7 +200,7 @@ def on_report_split(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
 def _lost_by_selection(frame: pd.DataFrame, table: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     kinds = degenerate_kinds(frame).loc[table.index]
     score = numeric(frame, "score").loc[table.index]
-    sign = numeric(frame, "direction").fillna(1.0).loc[table.index]
+    sign = directions(frame).fillna(1.0).loc[table.index]
     better = sign * (table["best_score"] - score) > 0.05
     rescued = kinds.notna() & better
     if rescued.any():

@@ -41,7 +41,7 @@ class ReportInputs:
         histories: run id -> rows of its history, for the learning curves.
         looks: what was found in the data of the tasks before anything was trained.
         bins: run id -> its report rows by confidence, for the reliability diagrams.
-        examples: stored outputs and measured exports, for the recommendation and the matrix.
+        examples: stored outputs and measured exports, for the recommendation.
         texts: stored outputs on the report split by run id, for the comparisons.
         mistakes: where the student of each task is wrong.
     """
