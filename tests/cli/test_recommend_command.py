@@ -120,7 +120,7 @@ def test_the_documents_commands_exist_and_their_profiles_are_all() -> None:
         shlex.split(line.split("#")[0])
         for line in re.findall(r"^kdlora .*$", DOCS, flags=re.MULTILINE)
     ]
-    assert {command[1] for command in commands} == {"recommend", "calibrate"}
+    assert {command[1] for command in commands} == {"recommend"}
     rows = re.findall(r"^\| `([a-z-]+)` \| .* \| (\w+) \| ", DOCS, flags=re.MULTILINE)
     assert {name: prefer for name, prefer in rows if name in PROFILES} == {
         name: p.constraints.prefer for name, p in PROFILES.items()

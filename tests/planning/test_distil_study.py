@@ -201,3 +201,21 @@ def test_arms_that_have_nothing_to_learn_from_are_refused(answers):
         kdlora.plan(more)
     assert "student/lora learns from labels, but no train row of task 'texts'" in str(caught.value)
     assert "no train row has a label: set baselines: false" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "joins"),
+    [
+        ({}, True),
+        ({"windows": "mean"}, True),
+        ({"windows": {"stride": 4}}, True),
+        ({"windows": "max"}, False),  # a frozen encoder's head is fitted to means
+        ({"sections": {"training": {"windows": {"pooling": "max"}}}}, False),
+    ],
+)
+def test_a_frozen_encoder_joins_few_labels_where_it_can_read_the_texts(tmp_path, options, joins):
+    file = tmp_path / "few.csv"
+    file.write_text("text,label\n" + "good,yes\nbad,no\n" * 10)
+    study = distil_study(train=file, **ENCODERS, **options)
+    arms = [str(planned) for planned in study.planned_arms()]
+    assert ("student/frozen" in arms) == joins

@@ -103,8 +103,10 @@ def distil_study(given: DistilArguments) -> Study:
     arrives = bool(pair.get("teacher_is_trained")) or given.teaches_without_training
     student = Arm("student", given.adaptation)
     controls = [str(student.as_full()), str(student)]
-    if has_few_labels(given):  # what fits them best is often the encoder as it is
-        controls.append(str(Arm("student", "frozen")))
+    sections = _sections(given)
+    frozen = Arm("student", "frozen")  # what fits few labels best is often the encoder as it is
+    if student != frozen and _takes_means(sections) and has_few_labels(given):
+        controls.append(str(frozen))
     changes: dict[str, Any] = {}
     if given.teaches_without_training:  # what it says replaces labels
         task["missing_labels"] = "rest"
@@ -123,7 +125,7 @@ def distil_study(given: DistilArguments) -> Study:
             "seeds": list(given.seeds),
             "keep_texts": given.keep_texts,
             **changes,
-            **_sections(given),
+            **sections,
         }
     )
 
@@ -219,6 +221,13 @@ def _sections(given: DistilArguments) -> dict[str, dict[str, Any]]:
         if (value := getattr(given, name)) is not None:
             found.setdefault(section, {})[name] = value
     return found
+
+
+def _takes_means(sections: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a frozen encoder can read the texts: its head is fitted to the mean of windows."""
+    windows = sections.get("training", {}).get("windows")
+    pooling = windows.get("pooling", "mean") if isinstance(windows, Mapping) else windows
+    return pooling in (None, "mean")
 
 
 def _names(files: FileName | Sequence[FileName]) -> tuple[str, ...]:
