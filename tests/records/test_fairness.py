@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+import kdlora
 from kdlora.evidence.compare import compare
 from kdlora.evidence.diagnosis import diagnose
-from kdlora.records.fairness import ASKED, FIELDS, differences, flag_unequal
+from kdlora.records.fairness import ASKED, CONDITIONS, FIELDS, differences, flag_unequal
 from tests.harness.studies import make_frame
 
 ENVIRONMENT = {
@@ -91,6 +95,25 @@ def broken(field: str) -> tuple[pd.DataFrame, int]:
     row = frame.index[frame["run_id"] == "mrpc-student/lora-2"][0]
     frame.at[row, BROKEN[field][0]] = BROKEN[field][1]
     return frame, row
+
+
+def test_what_should_be_alike_stands_in_one_list():
+    """No other module lists the conditions of a fair training; column lists of imports aside."""
+    package, core = Path(kdlora.__file__).parent, {"batch_size", "epochs", "device"}
+    lists = []
+    for path in package.rglob("*.py"):
+        if path.parent.name == "importing":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            found = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", ())
+            if core <= {one.value for one in found if isinstance(one, ast.Constant)}:
+                lists.append(f"{path.name}:{node.lineno}")
+    assert lists == []
+
+
+def test_each_condition_is_held_to_by_somebody():
+    assert len({one.field for one in CONDITIONS}) == len(CONDITIONS)
+    assert all(one.flagged or one.listed or one.across_tasks for one in CONDITIONS)
 
 
 def test_equal_runs_carry_no_flag():

@@ -1,9 +1,9 @@
 """The fairness guard: runs that are compared were trained alike, or carry a flag that says how not.
 
 Within a task and pair every trained run should have the same batch size, optimizer steps, epochs,
-sequence length, precision, device, hardware and software. A run that differs from most gets a flag
-with the field and both values. A difference that the study file asks for is *stated* (severity
-info); one that came about otherwise is not (a warning).
+maximum length, precision, device, hardware and software: `CONDITIONS` is the one list. A run that
+differs from most gets a flag with the field and both values. A difference that the study file asks
+for is *stated* (severity info); one that came about otherwise is not (a warning).
 """
 
 from __future__ import annotations
@@ -18,21 +18,45 @@ from kdlora.records.record import NOT_DONE
 from kdlora.spec.run import DistilledRun, EncoderRun, Run, TrainedRun
 from kdlora.vocabulary.arm import Arm
 
-# field -> how it is called in a sentence
-FIELDS = {
-    "batch_size": "batch size",
-    "epochs": "epochs",
-    "steps": "optimizer steps",
-    "max_length": "sequence length",
-    "windows": "windows of long texts",
-    "precision": "precision",
-    "target": "regression target",
-    "class_weights": "class weights",
-    "focal": "focal gamma",
-    "device": "device",
-    "hardware": "hardware",
-    "versions": "software",
-}
+
+@dataclass(frozen=True)
+class Condition:
+    """Something that should be alike in runs that are compared, and who holds runs to it.
+
+    flagged: run by run, against most of its task and pair. How many rows there are is not: arms
+    may differ in it by the study's design.
+    listed: arm by arm in the report, within a task and pair. What is not listed there is seen by
+    its flags.
+    across_tasks: arm by arm in `kdlora doctor`, over all tasks of any results. Only what one choice
+    settles for all tasks: steps, rows, targets and weights depend on the task.
+    """
+
+    field: str
+    title: str
+    flagged: bool = True
+    listed: bool = False
+    across_tasks: bool = False
+
+
+CONDITIONS = (
+    Condition("batch_size", "batch size", listed=True, across_tasks=True),
+    Condition("epochs", "epochs", listed=True, across_tasks=True),
+    Condition("steps", "optimizer steps"),
+    Condition("max_length", "maximum length", listed=True, across_tasks=True),
+    Condition("windows", "windows of long texts"),
+    Condition("precision", "precision", listed=True, across_tasks=True),
+    Condition("target", "regression target"),
+    Condition("class_weights", "class weights"),
+    Condition("focal", "focal gamma"),
+    Condition("device", "device", listed=True, across_tasks=True),
+    Condition("hardware", "hardware"),
+    Condition("versions", "software"),
+    Condition("n_train", "training rows", flagged=False, listed=True),
+    Condition("n_selection", "selection rows", flagged=False, listed=True),
+    Condition("max_train", "max_train", flagged=False, across_tasks=True),
+)
+# field -> how it is called in a sentence, of what is flagged
+FIELDS = {one.field: one.title for one in CONDITIONS if one.flagged}
 WEIGHTING = {"class_weights": "none", "focal": "0"}  # where all rows count alike
 ASKED = "asked"  # column: what the study file asked of a run, by field
 _GROUP = ("task", "pair")

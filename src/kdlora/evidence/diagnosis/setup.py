@@ -18,10 +18,9 @@ from kdlora.evidence.diagnosis.finding import (
     strategy,
 )
 from kdlora.evidence.diagnosis.public_facts import shape_of
-from kdlora.records.fairness import trained
+from kdlora.records.fairness import CONDITIONS, trained
 from kdlora.records.tidy import numeric
 
-SETTINGS = ("batch_size", "epochs", "max_length", "precision", "device", "max_train")
 MAX_DEVICES = 64
 
 
@@ -160,8 +159,8 @@ def settings(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     frame = frame[is_done(frame) & trained(frame)]
     if frame.empty or "arm" not in frame:
         return
-    for column in SETTINGS:
-        if not has(frame, column):
+    for one in CONDITIONS:
+        if not one.across_tasks or not has(frame, column := one.field):
             continue
         text = frame[column].map(_as_text).where(frame[column].notna())
         by_arm: dict[Any, tuple[str, ...]] = {
@@ -173,7 +172,7 @@ def settings(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
             yield DiagnosisFinding(
                 "setting_differs",
                 "warning",
-                f"{column.replace('_', ' ')} differs between arms ({told}): they are compared "
+                f"{one.title} differs between arms ({told}): they are compared "
                 "for more than their method.",
                 (),
                 {"column": column, "by_arm": {str(arm): list(v) for arm, v in by_arm.items()}},
@@ -182,8 +181,7 @@ def settings(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
             yield DiagnosisFinding(
                 "setting_varies",
                 "info",
-                f"{column.replace('_', ' ')} varies within arms: "
-                f"{', '.join(next(iter(by_arm.values())))}.",
+                f"{one.title} varies within arms: {', '.join(next(iter(by_arm.values())))}.",
                 (),
                 {"column": column},
             )

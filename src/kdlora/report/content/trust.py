@@ -29,17 +29,6 @@ from kdlora.report.content.quality import _columns_in_order
 from kdlora.report.document import Cell, Column, Figure, Finding, Table
 from kdlora.report.render.panels import heat_map, shade
 
-# What must be the same for all trained arms of a comparison, and what may differ by design.
-SAME = {
-    "batch_size": "batch size",
-    "epochs": "epochs",
-    "max_length": "maximum length",
-    "precision": "precision",
-    "device": "device",
-    "n_train": "training rows",
-    "n_selection": "selection rows",
-}
-
 SETTINGS = (
     Column("encoder", "Encoder", numeric=False),
     Column("lr", "Peak learning rate"),
@@ -150,17 +139,17 @@ def unequal(facts: Facts) -> Finding | None:
     frame = facts.frame
     parts = []
     for (pair, task), cells in groups(trained(frame), "pair", "task"):
-        for column, name in SAME.items():
-            if len(values(cells[column])) < 2:
+        for one in (c for c in fairness.CONDITIONS if c.listed):
+            if len(values(cells[one.field])) < 2:
                 continue
             by_arm = [
                 f"{'/'.join(found)} in {w.arm_name(arm)}"
                 for arm, rows in groups(cells, "arm")
-                if (found := values(rows[column]))
+                if (found := values(rows[one.field]))
             ]
             where = f" on {task}" if len(names(frame, "task")) > 1 else ""
             where += f" ({pair})" if len(names(frame, "pair")) > 1 else ""
-            parts.append(f"{name}{where}: {', '.join(by_arm)}")
+            parts.append(f"{one.title}{where}: {', '.join(by_arm)}")
     if not parts:
         return None
     text = f"Not the same for all trained models: {'; '.join(parts)}."
@@ -172,11 +161,11 @@ def equal(facts: Facts) -> Finding | None:
     rows = trained(facts.frame)
     if "effective_batch" in rows and len(set(rows["effective_batch"].dropna())) > 1:
         rows = rows.assign(batch_size=None)  # the setting alone would mislead
-    columns = ("batch_size", "epochs", "max_length", "precision", "device")
     same = [
-        f"{SAME[column]} {found[0]}"
-        for column in columns
-        if len(found := values(rows[column])) == 1 and rows[column].notna().all()
+        f"{one.title} {found[0]}"
+        for one in fairness.CONDITIONS
+        if one.listed and one.across_tasks
+        if len(found := values(rows[one.field])) == 1 and rows[one.field].notna().all()
     ]
     if len(names(rows, "arm")) < 2 or not same:
         return None
