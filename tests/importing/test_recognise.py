@@ -341,3 +341,68 @@ def test_a_database_of_another_program_is_refused(tmp_path):
     sqlite3.connect(path).execute("CREATE TABLE runs (x)").connection.close()
     with pytest.raises(InputError, match="no readable database of MLflow"):
         read_results(path)
+
+
+def arms_of(imported) -> dict[str, float]:
+    """Arm and pair of the runs of one task -> score."""
+    frame = imported.frame
+    pairs = frame["pair"] if "pair" in frame else [""] * len(frame)
+    return dict(zip(zip(frame["arm"], pairs, strict=True), frame["score"], strict=True))
+
+
+def test_a_method_on_the_compressed_encoder_is_the_students_and_families_are_pairs(tmp_path):
+    wide = "Method,SST-2,RTE\nBERT LoRA,92.1,70.5\nDistilBERT LoRA,90.1,60.5\n"
+    frame = read_results(write(tmp_path, "w.csv", wide)).frame
+    assert frame["arm"].tolist() == ["teacher/lora", "student/lora"] * 2
+    families = "Method,SST-2,RTE\nBERT FFT,92.7,71.5\nRoBERTa FFT,94.1,75.0\n"
+    frame = read_results(write(tmp_path, "f.csv", families)).frame
+    assert frame["pair"].tolist() == ["bert", "roberta"] * 2
+    long = (
+        "model,task,method,seed,acc\nbert-base-uncased,sst2,LoRA,1,0.91\n"
+        "distilbert-base-uncased,sst2,LoRA,1,0.89\n"
+    )
+    assert arms_of(read_results(write(tmp_path, "l.csv", long))) == {
+        ("teacher/lora", "bert"): 0.91, ("student/lora", "bert"): 0.89,
+    }  # fmt: skip
+    for other, arm in (("DistilBERT LoRA", "student/lora"), ("TinyBERT by KD", "student/kd-fft")):
+        across = f"Task,BERT LoRA,{other}\nRTE,70.1,61.0\nSST-2,92.7,90.1\n"
+        frame = read_results(write(tmp_path, "a.csv", across)).frame
+        assert frame["arm"].tolist() == ["teacher/lora", "teacher/lora", arm, arm]
+
+
+def test_a_folder_tells_students_by_their_encoders_and_scores_by_patterns(tmp_path):
+    for encoder, score in (("bert-base", 0.7), ("distilbert", 0.6)):
+        text = json.dumps({"eval_accuracy": score})
+        write(tmp_path, f"out/rte_{encoder}_lora_seed1/all_results.json", text)
+        write(tmp_path, f"flat/results_rte_{encoder}_lora_seed1.json", text)
+    for folder in ("out", "flat"):
+        found = cells(read_results(tmp_path / folder))
+        assert found == {("rte", "teacher/lora"): 0.7, ("rte", "student/lora"): 0.6}
+
+
+def test_different_methods_are_never_read_as_one(tmp_path):
+    wide = "Method,SST-2,RTE\nLoRA (r=8),92.1,70.5\nLoRA (r=16),92.3,70.9\n"
+    long = "task,method,seed,acc\nrte,LoRA (r=8),1,0.705\nrte,LoRA (r=16),1,0.709\n"
+    across = "Task,LoRA (r=8),LoRA (r=16)\nRTE,70.5,70.9\nSST-2,92.1,92.3\n"
+    for name, text in (("w.csv", wide), ("l.csv", long), ("a.csv", across)):
+        with pytest.raises(InputError, match=r"'LoRA \(r=8\)' and 'LoRA \(r=16\)' as teacher/lora"):
+            read_results(write(tmp_path, name, text))
+    ranks = "task,method,rank,seed,acc\nrte,LoRA 8,8,1,0.705\nrte,LoRA 16,16,1,0.709\n"
+    assert (
+        len(read_results(write(tmp_path, "r.csv", ranks)).frame) == 2
+    )  # the rank tells them apart
+
+
+@pytest.mark.parametrize(
+    ("cell", "state"),
+    [("-", "missing"), ("n/a", "missing"), ("OOM", "failed"), ("out of memory", "failed")],
+)
+def test_a_cell_without_a_score_says_how_its_run_ended(tmp_path, cell, state):
+    text = f"task,method,seed,acc\nrte,FFT,1,71.5\nrte,LoRA,1,{cell}\n"
+    imported = read_results(write(tmp_path, "s.csv", text))
+    assert imported.frame["status"].tolist() == ["done", state]
+    assert not any("although" in note or "not a number" in note for note in imported.problems)
+    assert f"status: 1 row {state}; in no mean" in imported.problems
+    told = "task,method,seed,state,acc\nrte,FFT,1,finished,0.7\nrte,LoRA,1,finished,\n"
+    notes = read_results(write(tmp_path, "t.csv", told)).problems
+    assert any("has no score although it is done" in note for note in notes)

@@ -13,7 +13,14 @@ import pandas as pd
 from kdlora.errors import InputError, Problems
 from kdlora.importing import read as foreign
 from kdlora.importing.mapping import ColumnMapping, Mapping
-from kdlora.importing.numbers import INTEGERS, Decimal, is_nothing, table_decimal, to_numbers
+from kdlora.importing.numbers import (
+    INTEGERS,
+    Decimal,
+    is_nothing,
+    plain_text,
+    table_decimal,
+    to_numbers,
+)
 from kdlora.records.plausible import as_fractions, flag_impossible, impossible_values
 from kdlora.spec.fingerprint import hash_json
 from kdlora.vocabulary.arm import GIVEN_TEACHER, ROLES, Arm, teaching_arm
@@ -29,7 +36,7 @@ TEXT = (
 STATES = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success", "succeeded"), "done"),
     **dict.fromkeys(("failed", "failure", "crashed", "killed", "error", "oom", "aborted",
-                     "canceled", "cancelled"), "failed"),
+                     "canceled", "cancelled", "out of memory", "diverged", "timeout"), "failed"),
     **dict.fromkeys(("missing", "running", "pending", "queued", "scheduled", "preempted",
                      "preempting"), "missing"),
     "stopped": "stopped",
@@ -72,7 +79,8 @@ def tidy(table: pd.DataFrame, mapping: Mapping, path: Path) -> Imported:
     elsewhere = mapping.decimal or _decimal_of(table)
     reading = _Reading(mapping, elsewhere, wrong)
     frame = reading.convert(table[~aggregate])
-    aggregates = _Reading(mapping, elsewhere, wrong).convert(table[aggregate])
+    of_aggregates = _Reading(mapping, elsewhere, wrong)
+    aggregates = of_aggregates.convert(table[aggregate])
     wrong.raise_any()
     sha = foreign.fingerprint(path)
     kept = [str(c) for c in table.columns if c not in {*mapping.consumed(), foreign.ROW}]
@@ -83,10 +91,9 @@ def tidy(table: pd.DataFrame, mapping: Mapping, path: Path) -> Imported:
             part[name if own else f"source.{name}"] = rows[name]
         if "status" not in part:
             part["status"] = "done"
-        if mapping.melt and "score" in part and mapping.melt.value in table:
-            empty = np.array([is_nothing(cell) for cell in rows[mapping.melt.value]], bool)
-            empty &= part["score"].isna().to_numpy()
-            part["status"] = part["status"].mask(empty, "missing")  # an empty cell is no run
+            if path.is_file() and "score" in part:
+                told = reading if part is frame else of_aggregates
+                part["status"] = told.states_of_scores(part, rows)
         part["source"] = [f"{path.name}, {row}, sha256 {sha[:12]}" for row in rows[foreign.ROW]]
     frame["flags"] = _flags(frame, reading.flags)
     if "flag_severities" in frame:
@@ -240,6 +247,9 @@ class _Reading:
         present = [s for s in column.source if s in table]
         one = len(present) == 1 and not column.values
         raw = table[present[0]] if one else self.text(table, column)
+        if self.scores_tell_states and _is_score(target):
+            ended = raw.map(lambda cell: _state_of(cell) is not None).astype(bool)
+            raw = raw.mask(ended) if ended.any() else raw
         found = to_numbers(
             raw,
             target,
@@ -312,6 +322,27 @@ class _Reading:
             self.notes.append(f"status: {_rows(int(n))} {state}; in no mean")
         return found.astype(object)
 
+    @property
+    def scores_tell_states(self) -> bool:
+        """Whether a score's cell may say how its run ended, for nothing else does."""
+        return "status" not in {*self.mapping.columns, *self.mapping.set}
+
+    def states_of_scores(self, out: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
+        """done, missing where the cell of the score is empty, failed where it says "OOM"."""
+        cells = pd.Series(pd.NA, table.index, dtype=object)
+        metrics = out.get("metric", cells)
+        for target, column in self.mapping.columns.items():
+            if target == "score" or target.startswith("report."):
+                own = metrics.eq(target.removeprefix("report.")) | (target == "score")
+                cells = cells.where(cells.notna() | ~own.fillna(False).astype(bool),
+                                    _joined(table, column))  # fmt: skip
+        empty = out["score"].isna()
+        told = [
+            "done" if not missing else "missing" if is_nothing(cell) else _state_of(cell) or "done"
+            for cell, missing in zip(cells, empty, strict=True)
+        ]
+        return self.states(pd.Series(told, out.index, dtype=object))
+
     def score(self, out: pd.DataFrame, table: pd.DataFrame) -> None:
         """Fill in metric, direction, score and the metric's own column, each from the others."""
         tasks = out.get("task", pd.Series(pd.NA, out.index, dtype=object))
@@ -344,6 +375,17 @@ class _Reading:
                 out["selection_score"] = chosen.where(~mine | chosen.notna(), out[selected])
         if "epoch_scores" not in out:
             _history_of_primary(out, table, self.mapping)
+
+
+def _is_score(target: str) -> bool:
+    return target == "score" or target.startswith(("report.", "selection."))
+
+
+def _state_of(cell: Any) -> str | None:
+    """What a word in a score's cell says of its run, such as "OOM"; None for numbers and others."""
+    if not isinstance(cell, str):
+        return None
+    return STATES.get(re.sub(r"[-_\s]+", " ", plain_text(cell).lower()).strip(" ."))
 
 
 def _joined(table: pd.DataFrame, column: ColumnMapping) -> pd.Series:

@@ -16,7 +16,13 @@ import pandas as pd
 
 from kdlora.errors import InputError, Problems
 from kdlora.importing.mapping import ROW, Mapping
-from kdlora.importing.names import arm_named, task_named, tokens_of
+from kdlora.importing.names import (
+    arm_named,
+    families_named,
+    task_named,
+    tokens_of,
+    with_students,
+)
 from kdlora.importing.read import flatten, load_json
 from kdlora.importing.trackers import is_lm_eval, lm_eval_rows
 from kdlora.vocabulary.arm import Arm
@@ -78,14 +84,34 @@ def read_folder(folder: Path, mapping: Mapping) -> tuple[pd.DataFrame, list[str]
         if match is None:
             named = _named_by(relative if relative != path.name else place)
             if arm := _with_adapter(named.get("strategy"), beside.pop("strategy", None)):
-                named["strategy"] = assumed[relative] = arm
+                assumed[relative] = arm
         own = _last_evaluation(values) | flatten(values) if path.name == STATE else flatten(values)
         rows.append({**named, **beside, **own, **(named if match else {}), ROW: relative})
     wrong.raise_any()
+    assumed, families = _by_encoders(assumed, rows)
+    for row in rows:
+        if row[ROW] in assumed:
+            row |= {"strategy": assumed[row[ROW]], **families.get(row[ROW], {})}
     told = "; ".join(f"{place} is {arm}" for place, arm in list(assumed.items())[:4])
     more = f" and {len(assumed) - 4} more" if len(assumed) > 4 else ""
     notes = [f"arm: assumed by path ({told}{more}); a mapping with `path` says otherwise"]
     return pd.DataFrame(rows).infer_objects(), notes if assumed else []
+
+
+def _by_encoders(
+    arms: dict[str, str], rows: list[dict[str, Any]]
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """The arms with the students that the encoders tell, and the pair of each path where paths
+    hold several families and nothing else says a pair."""
+    encoders = {row[ROW]: str(row.get("encoder") or "") for row in rows}
+    names = {f"{Path(place).with_suffix('')} {encoders[place]}": place for place in arms}
+    told = with_students({name: arms[place] for name, place in names.items()})
+    silent = not any("pair" in row or "model_family" in row for row in rows)
+    families = families_named(names) if silent else {}
+    return (
+        {names[name]: arm for name, arm in told.items()},
+        {names[name]: {"pair": family} for name, family in families.items()},
+    )
 
 
 def _with_adapter(named: str | None, adapter: str | None) -> str | None:
@@ -173,7 +199,8 @@ def _named_by(relative: str) -> dict[str, Any]:
     words = tokens_of(relative)
     pairs = [f"{a}-{b}" for a, b in pairwise(words)]
     task = next((t for word in (*pairs, *words) if (t := task_named(word))), None)
-    found: dict[str, Any] = {"task": task, "strategy": arm_named(str(Path(relative).parent))}
+    arm = arm_named(str(Path(relative).parent)) or arm_named(str(Path(relative).with_suffix("")))
+    found: dict[str, Any] = {"task": task, "strategy": arm}
     for name, pattern in (("seed", _SEED), ("rank", _RANK)):
         match = pattern.search(relative)
         found[name] = match[1] if match else None

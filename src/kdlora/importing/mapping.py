@@ -30,7 +30,7 @@ Everything that the file does not name is kept under its own name.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -185,16 +185,24 @@ def built_in(name: str) -> Mapping:
 
 
 def known_by_columns(columns: Iterable[str]) -> Mapping | None:
-    """The mapping that comes with kdlora whose needed columns are all there, None for none."""
+    """The mapping that comes with kdlora whose needed columns are all there, None for none.
+
+    Of a wide table it must understand every other column: a method beside those that it knows would
+    be lost.
+    """
     present = {str(name) for name in columns if name != ROW}
     fitting = [
         mapping
         for mapping in map(built_in, built_in_names())
         if mapping.needs
         and present.issuperset(mapping.needs)
-        and (mapping.melt is None or any(re.search(mapping.melt.columns, c) for c in present))
+        and (mapping.melt is None or _melts_all(mapping.melt, present - {*mapping.needs}))
     ]
     return max(fitting, key=lambda mapping: len(mapping.needs), default=None)
+
+
+def _melts_all(melt: Melt, columns: Collection[str]) -> bool:
+    return bool(columns) and all(re.search(melt.columns, column) for column in columns)
 
 
 def find_mapping(given: str | Path | Mapping) -> Mapping:

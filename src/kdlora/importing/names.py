@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from kdlora.importing.numbers import plain_text
@@ -29,6 +31,10 @@ _OTHER_METHODS = {
 }  # fmt: skip
 _METHODS = {*ADAPTATIONS, *_OTHER_METHODS} - {"fft", "peft"}
 _FAMILIES = ("modernbert", "deberta", "roberta", "electra", "albert", "mpnet", "minilm", "bert")
+# Encoders that were made small of a larger one: DistilBERT, TinyBERT, MiniLM, bert-small, ...
+_COMPRESSED = re.compile(
+    r"(?:distil|tiny|mobile)(?:ro|de)?bert|minilm|(?:bert|electra)(?:v3)?x?(?:tiny|mini|small)"
+)
 _BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
 
 
@@ -100,7 +106,39 @@ def _joined(words: list[str]) -> list[str]:
     return found
 
 
+def is_compressed(text: str) -> bool:
+    """Whether a name speaks of an encoder that is a small one of its family: DistilBERT."""
+    return _COMPRESSED.search(_letters(text)) is not None
+
+
+def with_students(arms: Mapping[str, str]) -> dict[str, str]:
+    """Text -> arm, where methods on the compressed encoder are the student's.
+
+    "DistilBERT LoRA" beside "BERT LoRA" is student/lora. Where no text names another encoder, the
+    compressed one is what a teacher is, as of methods without an encoder.
+    """
+    small = {text for text in arms if is_compressed(text)}
+    if len(small) == len(arms):
+        return dict(arms)
+
+    def read(text: str) -> str:
+        arm = Arm.read(arms[text])
+        stated = {"teacher", "teachers"} & set(tokens_of(text))
+        is_student = text in small and arm.role == "teacher" and not stated
+        return str(replace(arm, role="student")) if is_student else arms[text]
+
+    return {text: read(text) for text in arms}
+
+
 def family_of(encoder: str) -> str:
     """The family of an encoder: "bert" of bert-base-uncased and of DistilBERT; else its name."""
     letters = _letters(encoder)
     return next((name for name in _FAMILIES if name in letters), encoder)
+
+
+def families_named(texts: Iterable[str]) -> dict[str, str]:
+    """Text -> family, where every one of several names holds one and they differ; else nothing."""
+    plain = {text: " ".join(tokens_of(text)) for text in texts}
+    families = {text: family_of(name) for text, name in plain.items()}
+    known = all(families[text] != plain[text] for text in families)
+    return families if known and len(set(families.values())) > 1 else {}

@@ -11,7 +11,7 @@ changed where the assumption is wrong.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -20,10 +20,12 @@ from kdlora.importing.mapping import ROW, ColumnMapping, Mapping, Melt, built_in
 from kdlora.importing.names import (
     arm_named,
     bracketed,
+    families_named,
     family_of,
     metric_named,
     task_named,
     tokens_of,
+    with_students,
 )
 from kdlora.importing.numbers import FACTORS, is_nothing, plain_text, quantity_of
 from kdlora.vocabulary.metric import METRICS
@@ -63,6 +65,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "inference_s": ("inference_s", "inference_time"),
     "precision": ("precision", "dtype"),
 }  # fmt: skip
+# What tells runs of one arm apart.
+_SETTINGS = ("task", "pair", "seed", "rank", "alpha", "lr", "batch_size", "epochs", "max_length",
+             "encoder", "teacher", "student")  # fmt: skip
 METHODS = ("arm", "method", "strategy", "approach", "adaptation", "peft", "peft_type",
            "peft_method", "tuning", "tuning_method", "finetuning", "finetuning_type",
            "fine_tuning", "distillation", "setting")  # fmt: skip
@@ -166,13 +171,19 @@ def _methods_of(
 
 def _texts(table: pd.DataFrame, sources: Sequence[str]) -> list[str]:
     """The different texts of some columns put side by side, as a mapping's `join` does."""
-    found: dict[str, None] = {}
-    for row in table[list(sources)].itertuples(index=False, name=None):
-        cells = [str(int(c)) if isinstance(c, float) and c.is_integer() else str(c)
-                 for c in row if not is_nothing(c)]  # fmt: skip
-        if cells:
-            found[" ".join(cells)] = None
-    return list(found)
+    return [text for text in dict.fromkeys(_rows_of(table, sources)) if text]
+
+
+def _rows_of(table: pd.DataFrame, sources: Sequence[str]) -> list[str]:
+    """The text of some columns put side by side in each row."""
+    rows = table[[s for s in sources if s in table]].astype(object).to_numpy()
+    return [
+        " ".join(
+            str(int(c)) if isinstance(c, float) and c.is_integer() else str(c)
+            for c in row if not is_nothing(c)
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def _unknown_arms(unread: Sequence[str]) -> InputError:
@@ -196,6 +207,56 @@ def _pairs(table: pd.DataFrame, fields: dict[str, ColumnMapping]) -> list[str]:
     fields["pair"] = ColumnMapping(source=source, values=families, keep=True)
     told = "; ".join(f"{encoder} is {family}" for encoder, family in list(families.items())[:8])
     return [f"pair: assumed to be the encoder's family ({told}); map `pair` to say otherwise"]
+
+
+def _with_encoders(
+    table: pd.DataFrame, fields: dict[str, ColumnMapping], arm: ColumnMapping
+) -> ColumnMapping:
+    """The arms where the encoder's column tells students from teachers, too, and the pairs where
+    the methods' names hold families."""
+    encoder = next((s for s in fields["encoder"].source if s in table), "") if (
+        "encoder" in fields) else ""  # fmt: skip
+    if not encoder:
+        values = with_students(arm.values)
+        if "pair" not in fields and (families := families_named(values)):
+            fields["pair"] = arm.model_copy(update={"values": families, "keep": True})
+        return arm.model_copy(update={"values": values})
+    own = [s for s in arm.source if s in table]
+    sources = (*own, encoder)
+    both = dict(zip(_rows_of(table, sources), _rows_of(table, own), strict=True))
+    arms = {text: arm.values.get(name, name) for text, name in both.items() if name}
+    values = with_students(arms)
+    if values == arms:
+        return arm
+    return arm.model_copy(update={"source": sources, "join": " ", "values": values})
+
+
+def _require_rows_apart(
+    table: pd.DataFrame, fields: dict[str, ColumnMapping], arm: ColumnMapping
+) -> None:
+    settings = [s for f in _SETTINGS if f in fields for s in fields[f].source if s in table]
+    texts = _rows_of(table, arm.source)
+    arms = [arm.values.get(text, text) for text in texts]
+    _require_apart(zip(texts, arms, _rows_of(table, settings), strict=True))
+
+
+def _require_apart(methods: Iterable[tuple[str, str, str]]) -> None:
+    """Raise InputError where methods of different names would be averaged as one and the same.
+
+    A method's name, its arm, and what else tells its runs apart.
+    """
+    named: dict[tuple[str, str], dict[str, None]] = {}
+    for text, arm, place in methods:
+        if text:
+            named.setdefault((arm, place), {})[text] = None
+    alike = {arm: list(texts) for (arm, _), texts in named.items() if len(texts) > 1}
+    if alike:
+        told = "; ".join(f"{' and '.join(map(repr, t))} as {a}" for a, t in alike.items())
+        raise InputError(
+            f"methods that their names tell apart would be read as the same: {told}. A mapping "
+            "file says what they are, under `arm: {from: COLUMN, values: {...}}`, such as "
+            "student/lora or teacher/lora[rank 16]"
+        )
 
 
 def _roles(arm: ColumnMapping) -> list[str]:
@@ -233,6 +294,8 @@ def _long(table: pd.DataFrame, columns: list[str]) -> Recognised | None:
             fields["encoder"] = fields["encoder"].model_copy(update={"source": left})
             if not left:
                 del fields["encoder"]
+    arm = _with_encoders(table, fields, arm)
+    _require_rows_apart(table, fields, arm)
     notes = [*_roles(arm), *_pairs(table, fields)]
     of_task, fixed, told = _metric_of_tasks(table, fields, metrics)
     mapping = Mapping(
@@ -300,6 +363,8 @@ def _tasks_across(table: pd.DataFrame, columns: list[str]) -> Recognised | None:
     if twice:
         raise InputError(f"several columns are scores of {', '.join(twice)}: a mapping says which")
     metrics = _stated_metrics(tasks)
+    arm = _with_encoders(table, fields, arm)
+    _require_rows_apart(table, fields, arm)
     notes = [*_roles(arm), *_pairs(table, fields), *_assumed_metrics(tasks, metrics)]
     names = "|".join(re.escape(c) for c in tasks)
     return Mapping(
@@ -322,9 +387,9 @@ def _methods_across(table: pd.DataFrame, columns: list[str]) -> Recognised | Non
     if down is None:
         return None
     named = {text: task_named(text) for text in _texts(table, [down])}
-    arms = {
+    arms = with_students({
         c: arm for c in columns if c != down and (arm := arm_named(c)) and _key(c) not in METHODS
-    }
+    })  # fmt: skip
     if sum(map(bool, named.values())) < 2 or len(arms) < 2:
         return None
     left = [text for text, name in named.items() if not name and _AVERAGE & {*tokens_of(text)}]
@@ -332,6 +397,7 @@ def _methods_across(table: pd.DataFrame, columns: list[str]) -> Recognised | Non
     metrics = _stated_metrics(tasks)
     families = {c: family_of(" ".join(tokens_of(c))) for c in arms}
     known = {c: f for c, f in families.items() if f != " ".join(tokens_of(c))}
+    _require_apart((c, arm, known.get(c, "")) for c, arm in arms.items())
     fields = {
         "task": ColumnMapping(source=(down,), values=tasks),
         "score": ColumnMapping(source=("printed",)),
