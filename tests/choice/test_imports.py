@@ -11,7 +11,9 @@ from kdlora.errors import InputError
 from kdlora.evidence.gains import describe
 from kdlora.importing.results import import_results
 from kdlora.records.imported import load_imported
+from kdlora.records.tidy import StudyFrame
 from kdlora.report.content import trust
+from kdlora.report.content.study import _subtitle
 
 TABLE = (
     "task,method,seed,accuracy,latency_ms\n"
@@ -56,3 +58,10 @@ def test_an_import_without_scores_cannot_be_chosen_from(tmp_path):
 def test_an_import_says_how_many_runs_there_are_and_not_what_was_planned(study):
     text = trust.covered(describe(load_imported(study))).text
     assert text == "4 runs; what was planned is not known."
+
+
+def test_a_report_of_an_import_names_no_encoders_that_nobody_named(study):
+    frame = load_imported(study)
+    assert _subtitle(StudyFrame.of(frame).table) == "rte · seeds 1 and 2"
+    named = frame.assign(teacher="big", student=["small", None, "small", None])
+    assert _subtitle(StudyFrame.of(named).table) == "rte · big to small · seeds 1 and 2"

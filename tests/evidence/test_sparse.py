@@ -78,6 +78,11 @@ def test_models_that_share_little_stand_against_the_reference_each() -> None:
     assert {(one.arm, one.n_cells, one.n_tasks) for one in found.apart} == {
         (LORA, 15, 5), (KD, 15, 5),
     }  # fmt: skip
+    facts = describe(frame)  # and so says the summary of the pair
+    assert facts.outcomes == {}
+    assert {(a.own.arm, a.own.blocks, a.teacher.blocks) for a in facts.apart["bert"]} == {
+        (LORA, 15, 15), (KD, 15, 15),
+    }  # fmt: skip
 
 
 def test_a_few_runs_of_another_rank_rename_nothing() -> None:

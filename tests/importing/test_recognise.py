@@ -404,5 +404,7 @@ def test_a_cell_without_a_score_says_how_its_run_ended(tmp_path, cell, state):
     assert not any("although" in note or "not a number" in note for note in imported.problems)
     assert f"status: 1 row {state}; in no mean" in imported.problems
     told = "task,method,seed,state,acc\nrte,FFT,1,finished,0.7\nrte,LoRA,1,finished,\n"
-    notes = read_results(write(tmp_path, "t.csv", told)).problems
-    assert any("has no score although it is done" in note for note in notes)
+    accuracy_of_cola = "task,method,seed,acc\nrte,FFT,1,0.7\ncola,FFT,1,0.8\n"
+    for text in (told, accuracy_of_cola):
+        notes = read_results(write(tmp_path, "t.csv", text)).problems
+        assert any("has no score although it is done" in note for note in notes)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.evidence.sparse import sparse_arms
+from kdlora.evidence.sparse import sparse_arms, too_few
 from kdlora.evidence.teacher import gives_shares, teacher_arm
 from kdlora.records.tidy import groups, metric_of, names, scored
 from kdlora.vocabulary.arm import MAJORITY
@@ -56,13 +56,15 @@ def shared_blocks(
     """The (task, seed) blocks in which every trained arm that has any score has one.
 
     Arms that were stopped early somewhere are not asked for, nor those with few cells (the teacher
-    always is). `cells` are those of `in_blocks`.
+    always is). There are none where they are less than half of what each arm has: a mean over them
+    would lose more than it compares. `cells` are those of `in_blocks`.
     """
     own = cells[(cells["pair"] == pair) & (cells["role"] != "baseline") & ~cells["raced"]]
     own = own[~own["arm"].isin(sparse_arms(own[own["task"].isin(tasks)], never=(teacher,)))]
-    arms = set(own["arm"])
-    present = own[own["task"].isin(tasks)].groupby(["task", "seed"], sort=False)["arm"].agg(set)
-    return [block for block, found in present.items() if found == arms]  # type: ignore[misc]
+    arms, averaged = set(own["arm"]), own[own["task"].isin(tasks)]
+    present = averaged.groupby(["task", "seed"], sort=False)["arm"].agg(set)
+    blocks = [block for block, found in present.items() if found == arms]
+    return [] if too_few(len(blocks), averaged, arms) else blocks  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

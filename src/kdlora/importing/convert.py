@@ -328,18 +328,23 @@ class _Reading:
         return "status" not in {*self.mapping.columns, *self.mapping.set}
 
     def states_of_scores(self, out: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
-        """done, missing where the cell of the score is empty, failed where it says "OOM"."""
+        """done, missing where the cell of the score is empty, failed where it says "OOM".
+
+        A run whose metric has no column at all is done, and lacks its score.
+        """
         cells = pd.Series(pd.NA, table.index, dtype=object)
+        has_column = pd.Series(False, table.index)
         metrics = out.get("metric", cells)
         for target, column in self.mapping.columns.items():
             if target == "score" or target.startswith("report."):
-                own = metrics.eq(target.removeprefix("report.")) | (target == "score")
-                cells = cells.where(cells.notna() | ~own.fillna(False).astype(bool),
-                                    _joined(table, column))  # fmt: skip
-        empty = out["score"].isna()
+                own = metrics.eq(target.removeprefix("report.")).fillna(False).astype(bool)
+                own |= target == "score"
+                has_column |= own
+                cells = cells.where(cells.notna() | ~own, _joined(table, column))
+        unread = out["score"].isna() & has_column
         told = [
             "done" if not missing else "missing" if is_nothing(cell) else _state_of(cell) or "done"
-            for cell, missing in zip(cells, empty, strict=True)
+            for cell, missing in zip(cells, unread, strict=True)
         ]
         return self.states(pd.Series(told, out.index, dtype=object))
 

@@ -55,7 +55,7 @@ def _subtitle(frame: pd.DataFrame) -> str:
     pairs = [
         f"{teacher} to {student}"
         for teacher, student in dict.fromkeys(zip(frame["teacher"], frame["student"], strict=True))
-        if teacher and student
+        if pd.notna(teacher) and pd.notna(student) and teacher and student
     ]
     seeds = [str(seed) for seed in seeds_of(frame)]
     parts = [w.join(names(frame, "task")), w.join(pairs)]
