@@ -77,6 +77,16 @@ def test_the_evidence_wing_imports_nothing_that_trains():
     assert done.stdout.strip() == "True", done.stderr
 
 
+@pytest.mark.parametrize("package", ["records", "evidence", "choice", "report"])
+def test_no_circular_import_is_hidden_from_the_running_program(package):
+    hidden = [
+        path.name
+        for path in (ROOT / "src" / "kdlora" / package).rglob("*.py")
+        if "TYPE_CHECKING" in path.read_text(encoding="utf-8")
+    ]
+    assert hidden == []
+
+
 def texts_of(tree: ast.AST) -> Iterator[ast.Constant]:
     """Every text of a module that is no docstring."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from kdlora.evidence.compare import Comparison
+from kdlora.evidence.comparison import Comparison, sentence
 from kdlora.evidence.costs import Ratio
 from kdlora.evidence.paired_tests import adjust
-from kdlora.evidence.sentences import sentence
 
 LEVELS = ("runs", "blocks", "tasks")
 SHOWN = (

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.aggregates import aggregate, shared_cells
-from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.ranks import rank_methods
 from kdlora.evidence.result import Rules
 from kdlora.evidence.sentences import scope_text

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 
 from kdlora.evidence.aggregates import aggregate, shared_cells
-from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.correlation import correlate
 from kdlora.evidence.costs import Ratio, cost_ratios
 from kdlora.evidence.paired_tests import adjust

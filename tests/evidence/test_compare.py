@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from kdlora.errors import InputError
-from kdlora.evidence.compare import Comparison, compare, compare_many
+from kdlora.evidence.compare import compare, compare_many
+from kdlora.evidence.comparison import Comparison, sentence
 from kdlora.evidence.result import Rules
-from kdlora.evidence.sentences import sentence
 from tests.harness.evidence_frames import grid, noisy
 
 A, B = "teacher/fft", "student/kd-lora"

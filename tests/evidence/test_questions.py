@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlora.evidence.compare import Comparison
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.questions import ask, ask_for, questions
 from kdlora.evidence.result import Rules
 from kdlora.records.tidy import StudyFrame

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from kdlora.choice.recommendation import Choices
-    from kdlora.evidence.compare import Comparison
+    from kdlora.evidence.comparison import Comparison
     from kdlora.evidence.coverage import Coverage
     from kdlora.evidence.diagnosis import DiagnosisFinding
     from kdlora.evidence.result import Rules

@@ -17,7 +17,7 @@ from kdlora.vocabulary.quantity import quantity
 if TYPE_CHECKING:
     import numpy as np
 
-    from kdlora.evidence.compare import Comparison, Level
+    from kdlora.evidence.comparison import Comparison, Level
     from kdlora.evidence.costs import Ratio
     from kdlora.evidence.power import SeedsNeeded
     from kdlora.evidence.result import Rules
@@ -37,7 +37,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
     Estimates are those of the widest claim that is made; a scope in which none is has no column.
     Names fold, numbers never do: with many scopes p stands below the interval.
     """
-    from kdlora.evidence.sentences import made_scopes
+    from kdlora.evidence.comparison import made_scopes
 
     against = {c.b for c in comparisons}
     scopes = made_scopes(comparisons)
@@ -366,7 +366,7 @@ def _show_comparisons(
     wishes: Sequence[SeedsNeeded | None],
     tested: Sequence[list[dict[str, Any]]],
 ) -> None:
-    from kdlora.evidence.sentences import sentence
+    from kdlora.evidence.comparison import sentence
 
     console = _console()
     console.print(verdict_table(made, "Comparisons"))

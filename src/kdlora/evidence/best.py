@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from kdlora.evidence.compare import Comparison
+from kdlora.evidence.comparison import Comparison
 
 Mark = Literal["best", "not told apart"]
 Cell = tuple[str, str, str]  # pair, task and seed, as text

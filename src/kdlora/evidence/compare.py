@@ -11,29 +11,25 @@ independent, which they are not: they carry no verdict.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdlora.evidence import intervals, paired_tests
-from kdlora.evidence.claim import Claim, Verdict, leading
+from kdlora.evidence.claim import Claim
+from kdlora.evidence.comparison import Comparison, Level
 from kdlora.evidence.estimator import Nesting
 from kdlora.evidence.pairing import Matched, match_usable
-from kdlora.evidence.power import Components, variance_components
+from kdlora.evidence.power import variance_components
 from kdlora.evidence.result import (
-    TASKS_LIKE_THESE,
-    THESE_TASKS,
-    TRAINED_MODELS,
-    Result,
     Rules,
     Scope,
     finite,
-    plain,
 )
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
-from kdlora.evidence.sentences import claim_notes, sentence
+from kdlora.evidence.sentences import claim_notes
 from kdlora.evidence.texts import PairedRuns, StoredTexts, TextDifferences, text_differences
 from kdlora.evidence.verdicts import judge_all
 from kdlora.records.fairness import FIELDS, conditions
@@ -68,36 +64,6 @@ def unequal_between(known: Mapping[str, Mapping[str, Any]], cells: pd.DataFrame)
         shown = "" if column in _LONG else f" ({a} against {b})"
         sentences.append(f"{name} differs in {len(differing)} of {len(pairs)} paired cells{shown}")
     return sentences
-
-
-@dataclass(frozen=True)
-class Level(Result):
-    """Differences of one level (a minus b), each taken as an independent value.
-
-    `low`, `high`: interval of the mean over these values (the bootstrap, or Student's for few);
-    `low_tasks`, `high_tasks`: the same with whole tasks as units (runs and blocks only).
-    """
-
-    level: str
-    n: int
-    mean: float | None = None
-    median: float | None = None
-    sd: float | None = None
-    d_z: float | None = None
-    rank_biserial: float | None = None
-    wins: int = 0
-    ties: int = 0
-    losses: int = 0
-    t: float | None = None
-    p_t: float | None = None
-    p_wilcoxon: float | None = None
-    p_permutation: float | None = None
-    permutations: int = 0  # drawn patterns; 0 when all were listed
-    low: float | None = None
-    high: float | None = None
-    low_tasks: float | None = None
-    high_tasks: float | None = None
-    cannot: str = ""
 
 
 def describe_levels(
@@ -153,75 +119,6 @@ def _level(
     smallest = 2.0 ** (1 - n)
     cannot = f"{n} values: no exact test can get below p = {smallest:.2g}" if n < 6 else ""
     return Level(name, n, **known, cannot=cannot)
-
-
-@dataclass(frozen=True)
-class Comparison(Result):
-    """Arm a against arm b over the cells they share. Positive differences: a is better.
-
-    `only_a`, `only_b`: cells that the other side lacks, which are not used. `unequal`: what else
-    than the arm differs between paired runs. `claims` are those of every scope, the widest first.
-    `n_flagged`: paired cells of which a run carries a health flag that is more than information;
-    `unflagged` is the difference over the others, None where there are none.
-    `question`: what it answers together with those of its family, where it is one of a study's own
-    (see `questions`).
-    """
-
-    a: str
-    b: str
-    score: str
-    unit: str
-    keys: tuple[str, ...]
-    n_runs: int
-    n_blocks: int
-    n_tasks: int
-    only_a: int
-    only_b: int
-    mean_a: float | None
-    mean_b: float | None
-    levels: dict[str, Level]
-    claims: dict[Scope, Claim]
-    components: Components | None
-    by_task: dict[str, float]
-    family_size: int
-    rules: Rules
-    notes: tuple[str, ...]
-    matched: Matched = field(repr=False, compare=False)
-    unequal: tuple[str, ...] = ()
-    question: str = ""
-    n_flagged: int = 0
-    unflagged: float | None = None
-
-    @property
-    def claim(self) -> Claim:
-        """The widest claim that the design allows: it carries the verdict."""
-        return leading(self.claims)
-
-    @property
-    def tasks_like_these(self) -> Claim:
-        return self.claims[TASKS_LIKE_THESE]
-
-    @property
-    def these_tasks(self) -> Claim:
-        return self.claims[THESE_TASKS]
-
-    @property
-    def trained_models(self) -> Claim:
-        return self.claims[TRAINED_MODELS]
-
-    @property
-    def verdict(self) -> Verdict:
-        return self.claim.verdict
-
-    def to_dict(self) -> dict:
-        """Also the verdict, the sentence and the cells used, as block -> other keys' values."""
-        return {
-            **super().to_dict(),
-            "verdict": self.verdict,
-            "scope": self.claim.scope,
-            "sentence": sentence(self),
-            "cells": plain(cells_used(self.matched)),
-        }
 
 
 def compare(
@@ -364,15 +261,3 @@ def _comparison(
         levels, claims, components, by_task, family, rules, tuple(notes), matched,
         unequal,
     )  # fmt: skip
-
-
-def cells_used(matched: Matched) -> dict[str, list]:
-    """Block -> what the runs in it are told apart by (seeds as a rule), for the record."""
-    inside = [k for k in matched.keys if k not in matched.block] or list(matched.block)
-    used: dict[str, list] = {}
-    columns = [matched.cells[k].astype(object).tolist() for k in (*matched.block, *inside)]
-    for row in zip(*columns, strict=True):
-        label = "/".join(map(str, row[: len(matched.block)]))
-        rest = row[len(matched.block) :]
-        used.setdefault(label, []).append(rest[0] if len(rest) == 1 else list(rest))
-    return used

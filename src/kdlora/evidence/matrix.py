@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.claim import Claim
-from kdlora.evidence.compare import Comparison, compare_matched
+from kdlora.evidence.compare import compare_matched
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.pairing import Matched, matched_sums
 from kdlora.evidence.prediction_tests import mcnemar
 from kdlora.evidence.result import Result, Rules, finite

@@ -87,6 +87,18 @@ class Matched(Result):
         return Design(self.nesting, codes, shared)
 
 
+def cells_used(matched: Matched) -> dict[str, list]:
+    """Block -> what the runs in it are told apart by (seeds as a rule), for the record."""
+    inside = [k for k in matched.keys if k not in matched.block] or list(matched.block)
+    used: dict[str, list] = {}
+    columns = [matched.cells[k].astype(object).tolist() for k in (*matched.block, *inside)]
+    for row in zip(*columns, strict=True):
+        label = "/".join(map(str, row[: len(matched.block)]))
+        rest = row[len(matched.block) :]
+        used.setdefault(label, []).append(rest[0] if len(rest) == 1 else list(rest))
+    return used
+
+
 def match(
     frame: StudyFrame | pd.DataFrame,
     a: str | Selection,

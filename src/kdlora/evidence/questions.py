@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, Problems, did_you_mean
-from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.costs import budget_matched
 from kdlora.evidence.result import Rules
 from kdlora.evidence.scores import KEYS, Selection, usable_runs

@@ -21,7 +21,8 @@ from kdlora.evidence.aggregates import (
 )
 from kdlora.evidence.averages import Averages, averages
 from kdlora.evidence.best import Mark, best_of, marks
-from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.correlation import Correlation, correlate
 from kdlora.evidence.costs import PerResource, Ratio, cost_ratios, positive_runs, score_per_cost
 from kdlora.evidence.diagnosis import DiagnosisFinding, diagnose, epochs_table

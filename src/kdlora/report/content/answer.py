@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kdlora.evidence import gains as g
-from kdlora.evidence.compare import Comparison
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, OutcomeApart, outcome_metric
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER

@@ -10,11 +10,11 @@ import altair as alt
 import pandas as pd
 
 from kdlora.evidence.claim import Claim
-from kdlora.evidence.compare import Comparison
+from kdlora.evidence.comparison import Comparison, made_scopes
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
 from kdlora.evidence.ranks import Ranking
 from kdlora.evidence.result import Scope
-from kdlora.evidence.sentences import claim_notes, made_scopes, sample_text
+from kdlora.evidence.sentences import claim_notes, sample_text
 from kdlora.evidence.study import Evidence
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, interval_cell, model_cell, p_cell, points_cell

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdlora.evidence.claim import Claim
-from kdlora.evidence.compare import Comparison
+from kdlora.evidence.comparison import Comparison, narrower
 from kdlora.evidence.questions import AGAINST, OF_COPIES
 from kdlora.evidence.result import TRAINED_MODELS
-from kdlora.evidence.sentences import narrower, sample_text, scope_text
+from kdlora.evidence.sentences import sample_text, scope_text
 from kdlora.report import words as w
 
 
