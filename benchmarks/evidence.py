@@ -33,7 +33,8 @@ import numpy as np
 from benchmarks.results import write_results
 from benchmarks.simulated_studies import METRIC, Design, Drawn, draw
 from kdlora.evidence.claim import Claim
-from kdlora.evidence.compare import Comparison, compare_many
+from kdlora.evidence.compare import compare_many
+from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.questions import ask
 from kdlora.evidence.result import SCOPES, TASKS_LIKE_THESE, TRAINED_MODELS, Rules, Scope
 from kdlora.evidence.verdicts import difference_p, equivalence_p
