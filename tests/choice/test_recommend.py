@@ -14,6 +14,7 @@ from kdlora.choice.next_steps import seeds_to_tell
 from kdlora.choice.recommend import bands, pick, recommend, recommend_each
 from kdlora.errors import InputError
 from kdlora.records.predictions import SplitOutputs
+from kdlora.report.content.which_to_ship import recommended
 from tests.harness.choice_studies import outputs_of, row, study
 
 ARMS = {"teacher/fft": 0.90, "student/fft": 0.86, "student/kd-lora": 0.88}
@@ -186,6 +187,23 @@ def test_probability_of_a_clear_and_of_an_even_choice() -> None:
     assert even.certainty == "undecided"
     assert even.probability == pytest.approx(0.5, abs=0.05)
     assert sum(j.p_best for j in even.considered) == pytest.approx(1.0)
+
+
+def test_an_interval_says_whether_texts_and_seeds_vary_in_it() -> None:
+    frame = study(row("teacher/fft", score=0.90), row("student/fft", score=0.80),
+                  row("student/lora", score=0.80),
+                  row("student/lora", score=0.80, seed=2))  # fmt: skip
+    outputs = outputs_of({"teacher-fft-1": 0.90, "student-fft-1": 0.80, "student-lora-1": 0.80,
+                          "student-lora-2": 0.80})  # fmt: skip
+    found = choose(frame, Constraints(quantize=("none",)), outputs=outputs)
+    told = {j.candidate.arm: (j.score_over, j.difference_over) for j in found.considered}
+    one = "texts only, one seed"
+    assert told == {
+        "teacher/fft": (one, one), "student/fft": (one, one),
+        "student/lora": ("texts and seeds", "texts, and seeds of one of the two only"),
+    }  # fmt: skip
+    assert found.to_dict()["choice"]["score_over"] == one
+    assert f", {one}'" in str(recommended([found]).rows)
 
 
 def test_probability_of_keeping_a_limit_of_the_score() -> None:

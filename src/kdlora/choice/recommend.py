@@ -8,7 +8,7 @@ and is the best of those that do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -208,7 +208,9 @@ def recommend(
         picked = pick(values, keeps, levels, ties)
         meets = keeps.mean(0)
         p_best = np.bincount(picked[picked >= 0], minlength=k) / len(values)
-    drawn_scores = _Drawn(pool.metric, scale, u, top, values, tops, meets, p_best)
+    drawn_scores = _Drawn(
+        pool.metric, scale, u, top, values, tops, meets, p_best, drawn.over
+    )  # fmt: skip
     judged = [
         _judged(i, candidate, broken[i], best, drawn_scores)
         for i, candidate in enumerate(candidates)
@@ -338,6 +340,7 @@ class _Drawn:
     tops: np.ndarray | None
     meets: np.ndarray | None
     p_best: np.ndarray | None
+    over: Callable[..., str]  # the places of candidates -> what varies in an interval of them
 
 
 def _judged(
@@ -353,6 +356,7 @@ def _judged(
         candidate, broken, *ends, float(drawn.top - drawn.u[i]), *drops,
         None if drawn.meets is None else float(drawn.meets[i]),
         None if drawn.p_best is None else float(drawn.p_best[i]), difference, *differences,
+        drawn.over(i), drawn.over(i, best) if best >= 0 else "",
     )  # fmt: skip
 
 

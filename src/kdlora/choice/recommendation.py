@@ -36,6 +36,7 @@ class JudgedForm(Result):
     """A candidate under the constraints. Differences and drops in points, more being better.
 
     drop: below the best teacher. difference: to the choice, with its interval.
+    score_over, difference_over: what varies in the interval, such as "texts only, one seed".
     """
 
     candidate: ModelForm
@@ -50,6 +51,8 @@ class JudgedForm(Result):
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    score_over: str = ""
+    difference_over: str = ""
 
     @property
     def fits(self) -> bool:

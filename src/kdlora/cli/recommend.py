@@ -205,6 +205,9 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
         if judged is not None:
             row("*" if judged is one.choice else str(i + (one.choice is None)), judged)
     console.print(table)
+    over = {judged.score_over: None for judged in shown if judged is not None and judged.score_over}
+    if over:
+        console.print(f"  best, fits: over {'; '.join(over)}", markup=False, highlight=False)
     if not brief and one.choice is not None:
         c = one.choice.candidate
         for what, cost in (("size", c.size_mb), ("latency", c.latency_ms(one.constraints.latency))):

@@ -103,6 +103,17 @@ class ScoreDraws:
     n_examples: int
     n_seeds: tuple[int, ...]
 
+    def over(self, *places: int) -> str:
+        """What varies in an interval of the candidates at these places, "" without draws."""
+        if self.draws is None or not places:
+            return ""
+        seeds = [self.n_seeds[place] for place in places]
+        if self.n_examples == 0:
+            return "seeds only"
+        if max(seeds) == 1:
+            return "texts only, one seed"
+        return "texts and seeds" if min(seeds) > 1 else "texts, and seeds of one of the two only"
+
 
 def draw_scores(
     runs: Sequence[Sequence[str]],

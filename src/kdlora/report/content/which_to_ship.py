@@ -174,7 +174,8 @@ def recommended(found: Sequence[Recommendation]) -> Table:
         sure = "" if one.probability is None else w.fixed(100 * one.probability, 0)
         spread = ""
         if judged.score_low is not None and judged.score_high is not None:
-            spread = f"{scale.write(judged.score_low)} to {scale.write(judged.score_high)}"
+            ends = f"{scale.write(judged.score_low)} to {scale.write(judged.score_high)}"
+            spread = f"{ends}, {judged.score_over}"
         rows.append((
             *_task_cell(one.task, several),
             Cell(one.profile or w.NONE),
