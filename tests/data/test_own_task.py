@@ -237,7 +237,8 @@ def test_lists_of_json_are_neither_texts_nor_labels(tmp_path):
         load_own(own(path))
     assert [p.removeprefix(f"{path}: ") for p in caught.value.problems] == [
         "column 'text' holds no text in row 2",
-        "column 'label' holds no single label in row 3",
+        "column 'label' holds no single label in row 3. Where a text may have several labels, set "
+        "`kind: multilabel`",
     ]
 
 

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlora.data.splits import (
     apportion,
     carve,
+    carve_labels,
     folds_of,
     groups_of,
     report_size,
@@ -161,3 +162,37 @@ def test_folds_spread_classes_and_keep_groups_together():
     assert (fold[::2] == fold[1::2]).all()
     counts = np.array([[np.sum((fold == f) & (strata == s)) for s in (0, 1)] for f in range(5)])
     assert counts.tolist() == [[18, 6]] * 5
+
+
+@given(st.integers(1, 6), st.integers(20, 200), st.floats(0.05, 0.5), seeds)
+@settings(max_examples=40, deadline=None)
+def test_several_labels_keep_their_rates_on_both_sides(labels, n, share, seed):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((n, labels)) < rng.random(labels) * 0.5).astype(int)
+    size = int(share * n)
+    kept, carved = carve_labels(truth, np.arange(n), size=size, rng=rng)
+    assert sorted([*kept.tolist(), *carved.tolist()]) == list(range(n))
+    assert len(carved) == size
+    counts = truth.sum(0)
+    # each label is shared out within a row or two of its part, however the labels come together
+    assert np.abs(truth[carved].sum(0) - counts * size / n).max() <= 1 + labels / 2
+    assert (truth[kept].sum(0)[counts > 0] >= 1).all()
+
+
+def test_a_text_that_stands_several_times_goes_to_one_side_with_all_its_labels():
+    rng = np.random.default_rng(4)
+    groups = rng.integers(0, 60, 150)
+    truth = (rng.random((150, 3)) < 0.3).astype(int)
+    kept, carved = carve_labels(truth, groups, size=30, rng=rng)
+    assert not set(groups[kept]) & set(groups[carved])
+    assert len(carved) <= 30
+    assert np.abs(truth[carved].mean(0) - truth.mean(0)).max() < 0.12
+
+
+def test_carving_labels_is_drawn_by_the_generator_alone():
+    truth = (np.random.default_rng(1).random((80, 4)) < 0.3).astype(int)
+    first, again, other = (
+        carve_labels(truth, np.arange(80), size=20, rng=np.random.default_rng(s))[1].tolist()
+        for s in (1, 1, 2)
+    )
+    assert first == again != other

@@ -12,7 +12,7 @@ from kdlora.errors import DataError
 from kdlora.spec.distillation import TeacherOutputs
 from kdlora.spec.fingerprint import hash_file
 from kdlora.spec.run import OutputsRef
-from kdlora.vocabulary.task import TASKS
+from kdlora.vocabulary.task import MULTILABEL, TASKS, Task
 from tests.harness.moods import write_csv
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
@@ -227,3 +227,23 @@ def test_a_text_that_is_answered_twice_has_one_answer(tmp_path):
 def test_columns_of_another_kind_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TeacherOutputs(file="t.csv", **values)
+
+
+SEVERAL = Task("topics", MULTILABEL, ("sentence",), ("food", "price"), "mean_average_precision")
+
+
+def test_of_several_labels_each_has_a_probability_of_its_own(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=["a", "b"], price=[0.9, 0.0], food=[0.8, 1.0])
+    table = read_teacher_outputs(reference(path), SEVERAL)
+    np.testing.assert_allclose(1 / (1 + np.exp(-table.logits[0])), [0.8, 0.9], rtol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-table.logits[1])), [1 - 1e-6, 1e-6], rtol=0.1)
+    logits = read_teacher_outputs(reference(path, "logits"), SEVERAL).logits
+    np.testing.assert_allclose(logits[0], [0.8, 0.9])
+
+
+def test_a_file_that_says_one_class_a_row_does_not_teach_several(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=["a"], price=[1.2], food=[-3])
+    with pytest.raises(DataError, match=r"between 0 and 1, but not in row 1.*kind logits"):
+        read_teacher_outputs(reference(path), SEVERAL)
+    with pytest.raises(DataError, match="'votes' does not fit a multilabel: expected prob"):
+        read_teacher_outputs(reference(path, "votes"), SEVERAL)

@@ -68,3 +68,18 @@ class Corner:
             "data": {"selection_min": 40},
         }
         return make_study(values | changes)
+
+
+TOPICS = {"price": ("good", "great"), "service": ("bad", "awful"), "food": ("funny", "sad")}
+
+
+def reviews(n: int, seed: int) -> tuple[list[str], list[list[str]]]:
+    """Sentences with none, one or several of three topics, which their words tell."""
+    rng = np.random.default_rng(seed)
+    texts, labels = [], []
+    for _ in range(n):
+        own = [topic for topic in TOPICS if rng.random() < 0.4]
+        words = [*rng.choice(PLAIN, rng.integers(3, 7)), *(rng.choice(TOPICS[t]) for t in own)]
+        texts.append(" ".join(rng.permutation(words)))
+        labels.append(own)
+    return texts, labels

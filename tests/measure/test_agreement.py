@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
@@ -12,7 +12,7 @@ from kdlora.errors import DataError
 from kdlora.measure.agreement import agreement, impossible
 from kdlora.records.plausible import agreement_bounds
 from kdlora.records.record import Agreement
-from kdlora.vocabulary.task import CLASSIFICATION, TASKS, Task
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
@@ -59,7 +59,8 @@ def test_always_within_its_bounds(seed, n_classes, n, copied):
 
     order = rng.permutation(n)
     again = agreement(task, *(o[order] for o in outputs), truth[order], teacher_run_id="T")
-    assert again.model_dump() == pytest.approx(found.model_dump())
+    mine, theirs = (one.model_dump(exclude={"per_label"}) for one in (again, found))
+    assert mine == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -122,3 +123,26 @@ def test_outputs_that_are_not_finite_agree_on_nothing():
     good = one_hot([0, 1], 2)
     found = agreement(SST2, good * np.nan, good, np.array([0, 1]), teacher_run_id="T")
     assert (found.agreement, found.kappa, found.teacher_score) == (None, None, 1.0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(5, 60))
+def test_sets_of_labels_agree_as_classes_do_and_each_label_as_two(seed, labels, n):
+    rng = np.random.default_rng(seed)
+    names = tuple(f"l{i}" for i in range(labels))
+    task = Task("own", MULTILABEL, ("t",), names, "mean_average_precision")
+    truth = rng.integers(0, 2, (n, labels))
+    s, t = (np.where(rng.random((n, labels)) < 0.8, truth, 1 - truth) - 0.5 for _ in range(2))
+    found = agreement(task, s, t, truth, teacher_run_id="T")
+    assert found.agreement == pytest.approx(((s > 0) == (t > 0)).all(1).mean())
+    assert found.lower_bound - 1e-9 <= found.agreement <= found.upper_bound + 1e-9
+    assert not impossible(found)
+    for i, one in enumerate(found.per_label.values()):
+        two = Task("two", CLASSIFICATION, ("t",), ("no", "yes"), "accuracy")
+        sides = [np.stack([-x[:, i], x[:, i]], 1) for x in (s, t)]
+        alone = agreement(two, *sides, truth[:, i], teacher_run_id="T")
+        assert one.model_dump() == {k: getattr(alone, k) for k in one.model_dump()}
+    if labels == 1:
+        only = found.per_label["l0"]
+        assert (found.agreement, found.lower_bound) == (only.agreement, only.lower_bound)
+        assert found.kappa == pytest.approx(only.kappa) if only.kappa else True

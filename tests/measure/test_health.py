@@ -21,7 +21,7 @@ from kdlora.spec.run import (
     TrainedRun,
 )
 from kdlora.spec.sections import Data, Training
-from kdlora.vocabulary.task import REGRESSION, TASKS, Task
+from kdlora.vocabulary.task import MULTILABEL, REGRESSION, TASKS, Task
 
 SST2, STSB = TASKS["sst2"], TASKS["stsb"]
 
@@ -293,3 +293,29 @@ def test_a_collapsed_model_end_to_end():
     )
     assert set(found) == {"constant_predictions", "at_or_below_majority"}
     assert "0.6" in found["at_or_below_majority"].detail
+
+
+def several_labels(outputs: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """Flags of a run of three labels whose report split is answered like this."""
+    task = Task("own", MULTILABEL, ("t",), ("a", "b", "c"), "mean_average_precision")
+    values = {"selection": outputs, "report": outputs}
+    block = quality(task, values, dict.fromkeys(values, truth), n_train=100)
+    curve = history([0.1, 0.2], [3.0, 1.0], task.primary)
+    counts = count_predictions(task, outputs)
+    return flags(task, quality=block, history=curve, floor=0.1, prediction_counts=counts)
+
+
+def test_labels_that_are_never_or_always_answered():
+    truth = (np.random.default_rng(0).random((200, 3)) < [0.5, 0.05, 0.5]).astype(int)
+    right = 4.0 * truth - 2
+    assert several_labels(right, truth) == {}
+    one_sided = right + np.array([0, -5, 5])
+    found = several_labels(one_sided, truth)
+    assert set(found) == {"label_never_predicted", "label_always_predicted"}
+    assert {flag.severity for flag in found.values()} == {"warning"}
+    assert f"'b' ({truth[:, 1].sum()} rows have it)" in found["label_never_predicted"].detail
+    assert "1 of 3 labels is always answered with: 'c'" in found["label_always_predicted"].detail
+    constant = several_labels(right + np.array([9, -9, -9]), truth)
+    assert set(constant) == {"constant_predictions"}
+    assert "all 200 rows" in constant["constant_predictions"].detail
+    assert "(a)" in constant["constant_predictions"].detail

@@ -22,7 +22,7 @@ from kdlora.measure.quality import (
     quality,
     score_split,
 )
-from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION, TASKS, Task
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Task
 
 MRPC, COLA, STSB = TASKS["mrpc"], TASKS["cola"], TASKS["stsb"]
 ABC = Task("abc", CLASSIFICATION, ("text",), ("a", "b", "c"), "macro_f1")
@@ -210,3 +210,46 @@ def test_every_problem_with_the_shapes_is_told():
 def test_no_torch_needed():
     code = "import sys, kdlora.measure.health; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+SEVERAL = Task("several", MULTILABEL, ("text",), ("a", "b", "c"), "mean_average_precision")
+
+
+def test_each_of_several_labels_by_hand():
+    truth = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]])
+    outputs = np.array([[3.0, 1.0, -1.0], [2.0, 2.0, -2.0], [1.0, -1.0, -1.0], [-1.0, -3.0, -4.0]])
+    values = {"selection": outputs, "report": outputs}
+    block = quality(SEVERAL, values, dict.fromkeys(values, truth), n_train=7)
+    a, b, c = block.per_label.values()
+    assert (a.true_positive, a.false_positive, a.false_negative, a.true_negative) == (2, 1, 1, 0)
+    assert (a.positives, a.answers) == (3, 3)
+    assert (a.precision, a.recall) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert a.average_precision == pytest.approx((1 + 1 + 3 / 4) / 3)
+    assert (b.precision, b.recall, b.average_precision) == (0.5, 1.0, 1.0)
+    assert (c.precision, c.recall, c.average_precision) == (None, None, None)
+    assert block.per_class_f1 == {"a": pytest.approx(2 / 3), "b": pytest.approx(2 / 3)}
+    assert block.confusion == []
+    assert block.splits["report"]["macro_f1"] == pytest.approx(2 / 3)
+    assert block.splits["report"]["subset_accuracy"] == 0.25
+    assert block.score == pytest.approx((a.average_precision + 1) / 2)
+    assert count_predictions(SEVERAL, outputs) == {"a": 3, "b": 2, "c": 0}
+
+
+def test_the_floor_of_several_labels_is_their_mean_rate():
+    train = np.array([[1, 0, 0]] * 9 + [[0, 1, 1]])
+    report = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
+    assert floor_score(SEVERAL, train, report) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "told"),
+    [
+        (np.zeros((2, 3)), np.zeros(2, int), "labels have shape"),
+        (np.zeros((2, 3)), np.zeros((2, 2), int), "labels have shape"),
+        (np.zeros((2, 2)), np.zeros((2, 3), int), "outputs have shape"),
+        (np.zeros((2, 3)), np.full((2, 3), 2), "labels hold 2, expected 0 or 1 for each label"),
+    ],
+)
+def test_sets_of_labels_that_do_not_fit(outputs, labels, told):
+    with pytest.raises(DataError, match=told):
+        score_split(SEVERAL, outputs, labels)

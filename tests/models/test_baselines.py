@@ -15,8 +15,8 @@ from kdlora.data.examples import Examples
 from kdlora.errors import DataError, ModelError
 from kdlora.models import baselines
 from kdlora.models.baselines import LinearBaseline, majority, train_tfidf
-from kdlora.vocabulary.task import CLASSIFICATION, TASKS, Task
-from tests.harness.moods import sentences
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, TASKS, Task
+from tests.harness.moods import TOPICS, reviews, sentences
 
 SST2, STSB, MNLI = TASKS["sst2"], TASKS["stsb"], TASKS["mnli"]
 
@@ -204,3 +204,34 @@ def test_real_paraphrases_beat_the_majority(shared):
     train, test = (read(folder / f"{s}.tsv", 2, np.int64) for s in ("train", "validation"))
     outputs = train_tfidf(TASKS["mrpc"], train, seed=0).predict(test.texts)
     assert (outputs.argmax(axis=1) == test.labels).mean() > test.labels.mean() + 0.04
+
+
+def topics(n: int, seed: int) -> tuple[Task, Examples]:
+    texts, sets = reviews(n, seed)
+    task = Task("own", MULTILABEL, ("text",), (*TOPICS, "never"), "mean_average_precision")
+    return task, examples(MULTILABEL.decode(sets, task.label_names), texts)
+
+
+def test_several_labels_are_told_one_against_the_rest(tmp_path):
+    task, train = topics(300, 1)
+    _, held = topics(100, 2)
+    model = train_tfidf(task, train, seed=0)
+    outputs = model.predict(held.texts)
+    answers = task.kind.decide(outputs)
+    assert (answers[:, :3] == held.labels[:, :3]).mean() > 0.95
+    assert not answers[:, 3].any()  # of which training has no row
+    features = baselines._features(model._vectoriser, train.texts)
+    alone = LogisticRegression(
+        C=baselines.choose_regularisation(task, features, train.labels, 0), max_iter=1000
+    ).fit(features, train.labels[:, 1])
+    held_features = baselines._features(model._vectoriser, held.texts)
+    np.testing.assert_allclose(outputs[:, 1], alone.decision_function(held_features), atol=1e-4)
+    model.save(tmp_path)
+    np.testing.assert_array_equal(LinearBaseline.load(tmp_path).predict(held.texts), outputs)
+
+
+def test_what_ignores_the_text_answers_with_each_labels_rate():
+    task, train = topics(300, 1)
+    outputs = majority(task, train.labels, 5)
+    shares = task.kind.probabilities(outputs)[0]
+    np.testing.assert_allclose(shares, (train.labels.sum(0) + 0.5) / 301)

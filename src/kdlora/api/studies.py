@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
@@ -436,6 +437,8 @@ def distil(
     unlabelled: Texts = (),
     text: str | Sequence[str] = "text",
     label: str = "label",
+    label_separator: str | None = None,
+    labels: Mapping[str, str] | Sequence[str] = MappingProxyType({}),
     id: str | None = None,
     kind: str = "auto",
     metric: str | None = None,
@@ -505,10 +508,14 @@ def distil(
             labelled row in use are left out. The word "recombined" stands for the training pairs'
             texts in new pairs.
         text: the column of the text, or the two of a pair; of the unlabelled files too.
-        label: the column of the class or the number.
+        label: the column of the class or the number, or of a list of labels.
+        label_separator: what stands between the labels of a cell, where a text may have several.
+        labels: label in the file: name of its class. Or the columns of labels, of which a text may
+            have several: one a label, holding 1 or 0.
         id: a column of unique ids; without it rows are told apart by their texts.
-        kind: auto, classification or regression.
-        metric: the primary metric; by default macro_f1, of a regression pearson.
+        kind: auto, classification, regression or multilabel (several labels a text, or none).
+        metric: the primary metric; by default macro_f1, of a regression pearson, of several labels
+            mean_average_precision.
         positive: the class whose F1 is reported as f1.
         teacher_is_trained: whether the teacher is fine-tuned on this task already; by default it
             is where a local folder holds a sequence classifier.
@@ -532,8 +539,8 @@ def distil(
     if any(map(is_in_memory, files.values())):
         out = Path(out) if out is not None else Path("results") / (name or "distil-train")
         row_files = RowFiles(out, (text,) if isinstance(text, str) else tuple(text))
-        labels = {"train": label, "eval": label, "unlabelled": None}
-        files = {part: row_files.file(rows, part, labels[part]) for part, rows in files.items()}
+        named = {"train": label, "eval": label, "unlabelled": None}
+        files = {part: row_files.file(rows, part, named[part]) for part, rows in files.items()}
     arguments = DistilArguments(
         **cast(dict[str, Any], files),
         student=student,
@@ -541,6 +548,8 @@ def distil(
         hub=hub,
         text=text,
         label=label,
+        label_separator=label_separator,
+        labels=dict(labels) if isinstance(labels, Mapping) else tuple(labels),
         id=id,
         kind=kind,
         metric=metric,

@@ -32,7 +32,8 @@ def calibrate(
             metavar="METRIC",
             help="Choose a decision threshold that maximises f1 (of the positive class), "
             "macro-f1, accuracy, matthews or balanced-accuracy; one for each class where there are "
-            "more than two.",
+            "more than two. Of several labels a text one for each, by macro-f1, micro-f1 or "
+            "subset-accuracy.",
         ),
     ] = None,
     positive: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdlora.cli import completion
+from kdlora.cli.options import LabelColumns, LabelSeparator, split_names
 from kdlora.cli.study import AsJson, DataDir, Strict
 from kdlora.errors import InputError
 from kdlora.records.data_look import percent
@@ -46,8 +47,11 @@ def look(
         list[str] | None, typer.Option(help="Text column of FILE, default text; twice for a pair.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="Label column of FILE, default label.")] = None,
+    label_separator: LabelSeparator = None,
+    labels: LabelColumns = None,
     kind: Annotated[
-        str | None, typer.Option(help="auto (default), classification or regression, of FILE.")
+        str | None,
+        typer.Option(help="auto (default), classification, regression or multilabel, of FILE."),
     ] = None,
     encoder: Annotated[
         list[str] | None,
@@ -71,13 +75,23 @@ def look(
 
     console = _console(as_json)
     of_file = {"--eval": eval, "--text": text, "--label": label, "--kind": kind,
+               "--label-separator": label_separator, "--labels": labels,
                "--encoder": encoder, "--max-length": max_length}  # fmt: skip
     if train is not None or is_table_name(Path(source)):
         if data_dir is not None:
             raise InputError("--data-dir is of a study, and a file is given")
         looks = [
             look_at_file(
-                _task(source, train, eval=eval, text=text, label=label, kind=kind),
+                _task(
+                    source,
+                    train,
+                    eval=eval,
+                    text=text,
+                    label=label,
+                    kind=kind,
+                    label_separator=label_separator,
+                    labels=split_names(labels),
+                ),
                 encoders=encoder or (),
                 max_length=max_length or Training().max_length,
                 on_note=lambda note: console.print(note, style="dim"),

@@ -1,12 +1,33 @@
-"""How every command reads its options."""
+"""How every command reads its options, and those that several commands share."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any
 
-from typer import BadParameter
+from typer import BadParameter, Option
 from typer.core import TyperCommand
+
+LabelSeparator = Annotated[
+    str | None,
+    Option(
+        metavar="SIGN",
+        help="What stands between the labels of a cell, such as '|': a text may have several.",
+    ),
+]
+LabelColumns = Annotated[
+    str | None,
+    Option(
+        "--labels",
+        metavar="A,B,...",
+        help="Columns of labels, of which a text may have several: one a label, holding 1 or 0.",
+    ),
+]
+
+
+def split_names(given: str | None) -> tuple[str, ...] | dict[str, str]:
+    """Names with commas between; nothing where none are given."""
+    return tuple(name.strip() for name in given.split(",") if name.strip()) if given else {}
 
 
 class SingleValued(TyperCommand):

@@ -137,6 +137,9 @@ def _told(answer: Answer) -> str:
     """An answer as a line begins with it."""
     if "value" in answer:
         return f"{answer['value']:.3f}"
+    if "labels" in answer:
+        shares = answer["probabilities"]
+        return ", ".join(f"{name} {shares[name]:.3f}" for name in answer["labels"]) or "no label"
     label = "(withheld)" if answer["label"] is None else answer["label"]
     return f"{label}\t{answer['probability']:.3f}"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdlora.cli import completion
+from kdlora.cli.options import LabelColumns, LabelSeparator, split_names
 from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
 
@@ -238,8 +239,12 @@ def distil(
         list[str] | None, typer.Option(help="Text column; twice for a pair.", show_default="text")
     ] = None,
     label: Annotated[str, typer.Option(help="Label column.")] = "label",
+    label_separator: LabelSeparator = None,
+    labels: LabelColumns = None,
     id: Annotated[str | None, typer.Option(help="Column of unique example ids.")] = None,
-    kind: Annotated[str, typer.Option(help="auto, classification or regression.")] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="auto, classification, regression or multilabel.")
+    ] = "auto",
     metric: Annotated[
         str | None,
         typer.Option(help="Primary metric.", show_default="macro_f1; pearson of a regression"),
@@ -342,6 +347,8 @@ def distil(
         unlabelled=unlabelled or (),
         text=text or "text",
         label=label,
+        label_separator=label_separator,
+        labels=split_names(labels),
         id=id,
         kind=kind,
         metric=metric,

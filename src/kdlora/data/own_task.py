@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kdlora.data.label_sets import check_label_sets, label_sets, told
 from kdlora.errors import DataError, Problems, did_you_mean
 from kdlora.spec.run import DistilledRun, FileTeacherRun, Run
-from kdlora.spec.sections import OwnTask
+from kdlora.spec.sections import OwnTask, stated_kind
 from kdlora.tables.reader import (
     FileTable,
     column_problems,
@@ -30,7 +31,7 @@ from kdlora.tables.templates import columns_of
 from kdlora.vocabulary.metric import metric, metrics_of
 from kdlora.vocabulary.task import (
     CLASSIFICATION,
-    KINDS,
+    MULTILABEL,
     REGRESSION,
     TASKS,
     Kind,
@@ -122,9 +123,9 @@ def show(items: Sequence[str], most: int = _SHOWN) -> str:
 
 def wanted_columns(own: OwnTask) -> list[str]:
     """The columns that a task names. Raises DataError if it uses one for two things."""
-    names = [*own.text, own.label, *([own.id] if own.id else [])]
+    names = [*own.text, *own.label_columns, *([own.id] if own.id else [])]
     inside = [name for name in columns_of(own.text) if name not in own.text]
-    if told := [name for name in (own.label, own.id) if name in inside]:
+    if told := [name for name in (*own.label_columns, own.id) if name in inside]:
         raise DataError(f"text must not hold the label or the id: {', '.join(map(str, told))}")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -163,7 +164,9 @@ def check_own_task(own: OwnTask) -> list[str]:
 
 def _required(own: OwnTask, wanted: Sequence[str]) -> list[str]:
     """The columns that the training file must have: without labels its rows are mere texts."""
-    return [name for name in wanted if name != own.label or own.missing_labels == "error"]
+    if own.missing_labels == "error":
+        return list(wanted)
+    return [name for name in wanted if name not in own.label_columns]
 
 
 _LEAST_ROWS = 16
@@ -218,30 +221,32 @@ def load_own(own: OwnTask) -> Loaded:
             f"{train.path} holds {len(gold.labels)} usable rows; at least {_LEAST_ROWS} are needed"
             if own.missing_labels == "error"
             else f"there are {len(gold.labels)} rows with a label; at least {_LEAST_ROWS} are "
-            f"needed, to select and to report on: in column '{own.label}' of the training file, or "
+            f"needed, to select and to report on: in {own.label_title} of the training file, or "
             "in a held-out file (eval)"
         )
     if not gold.labels:
         problems.raise_any(DataError)
-    stated = CLASSIFICATION if own.labels else KINDS.get(own.kind)
-    kind = stated or infer_kind(gold.labels)
-    names = kind.names(gold.labels)
+    kind = _stated(own) or infer_kind(gold.labels)
+    names = own.label_columns if own.label_columns_are_labels else kind.names(gold.labels)
     if grades := _grades_of(own, kind):
         names = _in_order(grades, names, gold, problems)
     problems.add(*_PROBLEMS[kind](own, names, gold, held_out))
     positive = _check_metric(own, kind, names, problems)
     problems.raise_any(DataError)
 
-    if own.kind == "auto":
+    if kind.several:
+        notes.append(f"{own.label_title}: {told(names, gold.labels)}: {show(names)}")
+    elif own.kind == "auto":
         what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
         notes.append(f"column '{own.label}' was read as {what}")
     notes += [
-        f"column '{own.label}': the classes {' and '.join(map(repr, alike))} look alike and are "
+        f"{own.label_title}: the classes {' and '.join(map(repr, alike))} look alike and are "
         "kept apart; `labels` can join them"
         for alike in look_alikes(names)
     ]
     if names and held_out:
-        absent = [n for n in names if n not in {class_name(v) for v in held_out.labels}]
+        present = kind.names(held_out.labels)
+        absent = [n for n in names if n not in present]
         if absent:
             notes.append(f"{held_out.path} has no row of class {show(absent)}")
     task = Task(
@@ -253,7 +258,7 @@ def load_own(own: OwnTask) -> Loaded:
         positive=positive,
         graded=grades is not None,
         reports={"report": "eval" if held_out else HELD_OUT},
-        label=own.label,
+        label=", ".join(own.label_columns),
     )
     reports = {"report": _examples(task, held_out)} if held_out else {}
     rest = None
@@ -267,12 +272,18 @@ def load_own(own: OwnTask) -> Loaded:
     return Loaded(task, _examples(task, train, train.labelled), reports, tuple(notes), rest)
 
 
+def _stated(own: OwnTask) -> Kind | None:
+    """The kind of task that a study says, where it does."""
+    return stated_kind(own) or (CLASSIFICATION if own.class_names else None)
+
+
 def _read(own: OwnTask, path: Path, wanted: Sequence[str], *, may_lack: bool) -> FileTable:
     """The wanted columns of a file; of one that may lack labels the column may be missing."""
-    if not may_lack or own.label in open_table(path).columns:
+    if not may_lack or not {*own.label_columns}.isdisjoint(open_table(path).columns):
         return read_table(path, wanted)
     table = read_table(path, _required(own, wanted))
-    return replace(table, columns={**table.columns, own.label: [None] * len(table)})
+    without = {name: [None] * len(table) for name in own.label_columns}
+    return replace(table, columns={**table.columns, **without})
 
 
 def _gold(own: OwnTask, train: _Rows, held_out: _Rows | None) -> _Rows:
@@ -299,14 +310,10 @@ def _checked_rows(
     """
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
-    values = _named(own, table, problems)
+    values, odd = _labels(own, table, problems)
     numbers = table.numbers
-    structured = table.where(own.label, is_structured)
-    if structured:
-        problems.add(
-            f"{table.path}: column '{own.label}' holds no single label in {name_rows(structured)}"
-        )
-    missing = [] if may_lack else table.where(own.label, is_missing)
+    unsaid = [n for n, value in zip(numbers, values, strict=True) if is_missing(value)]
+    missing = [] if may_lack else [number for number in unsaid if number not in odd]
     if missing:
         problems.add(
             f"{table.path}: no label in {name_rows(missing)} of {len(table):,} "
@@ -324,25 +331,43 @@ def _checked_rows(
         if partly:
             notes.append(f"{table.path}: column '{name}' is empty in {name_rows(partly)}")
     rows = _Rows(table.path, texts, values, keys, numbers)
-    skip = {*missing, *dropped, *structured}
+    skip = {*missing, *dropped, *odd}
     return rows.at([i for i, n in enumerate(numbers) if n not in skip]) if skip else rows
 
 
-def _named(own: OwnTask, table: FileTable, problems: Problems) -> list[Any]:
-    """The labels by the names that `own.labels` gives them, if it does."""
+def _labels(own: OwnTask, table: FileTable, problems: Problems) -> tuple[list[Any], set[int]]:
+    """What the rows' labels are, and the numbers of the rows whose cell holds none of the kind."""
+    if _stated(own) is MULTILABEL:
+        sets, wrong, odd = label_sets(own, table)
+        problems.add(*wrong)
+        name = _namer(own, table, [label for row in sets for label in row or ()], problems)
+        return [None if row is None else tuple(map(name, row)) for row in sets], odd
     values = table.columns[own.label]
-    if not own.labels:
-        return values
-    names = {class_name(key): name for key, name in own.labels.items()}
+    structured = table.where(own.label, is_structured)
+    if structured:
+        problems.add(
+            f"{table.path}: column '{own.label}' holds no single label in {name_rows(structured)}. "
+            "Where a text may have several labels, set `kind: multilabel`"
+        )
+    name = _namer(own, table, [value for value in values if not is_missing(value)], problems)
+    return [value if is_missing(value) else name(value) for value in values], {*structured}
+
+
+def _namer(
+    own: OwnTask, table: FileTable, found: Sequence[Any], problems: Problems
+) -> Callable[[Any], Any]:
+    """From a label to the name that `own.labels` gives it, if it does."""
+    if not own.class_names:
+        return lambda value: value
+    names = {class_name(key): name for key, name in own.class_names.items()}
     for truth in {"true", "false"} & set(names):  # a study says true where a file has True
         names = {truth.title(): names[truth], truth.upper(): names[truth], **names}
-    found = {class_name(v) for v in values if not is_missing(v)}
-    unnamed = sorted(found - set(names))
+    unnamed = sorted({class_name(value) for value in found} - set(names))
     if unnamed:
         problems.add(
             f"{table.path}: `labels` has no name for {show(unnamed)} of column '{own.label}'"
         )
-    return [value if is_missing(value) else names.get(class_name(value), value) for value in values]
+    return lambda value: names.get(class_name(value), value)
 
 
 def _text_column(table: FileTable, name: str, problems: Problems) -> list[str]:
@@ -396,7 +421,7 @@ def _shared_keys(files: dict[str, _Rows]) -> list[str]:
 def _class_problems(
     own: OwnTask, names: tuple[str, ...], train: _Rows, held_out: _Rows | None
 ) -> list[str]:
-    stated = KINDS.get(own.kind) is CLASSIFICATION
+    stated = stated_kind(own) is CLASSIFICATION
     found = {train.path: check_classes(train.labels, names, stated=stated)}
     # many unknown labels follow from labels that are no classes; one problem is enough
     if held_out and not found[train.path]:
@@ -414,16 +439,30 @@ def _number_problems(
     return _of_column(own, found)
 
 
+def _label_problems(
+    own: OwnTask, names: tuple[str, ...], train: _Rows, held_out: _Rows | None
+) -> list[str]:
+    found = {train.path: list(check_label_sets(own, names, train.labels))}
+    if held_out and not found[train.path]:
+        known = [label for row in held_out.labels for label in row]
+        found[held_out.path] = check_unknown(known, names)
+    return _of_column(own, found)
+
+
 def _of_column(own: OwnTask, found: dict[Path, list[str]]) -> list[str]:
     return [
-        f"{path}: column '{own.label}': {problem}"
+        f"{path}: {own.label_title}: {problem}"
         for path, problems in found.items()
         for problem in problems
     ]
 
 
 # What is wrong with the labels of both files, by kind of task.
-_PROBLEMS = {CLASSIFICATION: _class_problems, REGRESSION: _number_problems}
+_PROBLEMS = {
+    CLASSIFICATION: _class_problems,
+    REGRESSION: _number_problems,
+    MULTILABEL: _label_problems,
+}
 
 
 def _grades_of(own: OwnTask, kind: Kind) -> Literal["integers"] | tuple[str, ...] | None:
@@ -472,7 +511,7 @@ def _check_metric(
     """The positive class as the labels name it; what is wrong with it or the metric is told."""
     if own.metric and kind.name not in metric(own.metric).kinds:
         problems.add(
-            f"metric '{own.metric}' does not fit {kind}, which column '{own.label}' calls for: "
+            f"metric '{own.metric}' does not fit {kind}, which {own.label_title} calls for: "
             f"choose among {', '.join(metrics_of(kind.name, positive=True, graded=True))}"
         )
     positive = None if own.positive is None else class_name(own.positive)
@@ -480,7 +519,11 @@ def _check_metric(
         problems.add(
             f"metric '{own.metric}' is of one class: name it as `positive`, or use macro_f1"
         )
-    if positive is not None and kind.numeric:
+    if positive is not None and kind.several:
+        problems.add(
+            f"positive '{own.positive}' is given, but every label of kind multilabel is scored"
+        )
+    elif positive is not None and kind.numeric:
         problems.add(f"positive '{own.positive}' is given, but the labels are numbers")
     elif positive is not None and positive not in names:
         problems.add(

@@ -1,5 +1,7 @@
 """Splits carved from one set of rows: stratified, and never with one text on both sides.
 
+Rows are stratified by their class or their number, or by all their labels at once.
+
 Where models are selected and where they are reported must differ, so the selection split comes
 out of train. All of it depends on `split_seed` alone: every run of a study sees the same rows.
 """
@@ -38,7 +40,12 @@ def report_size(n: int, data: Data, *, scarce: bool = False) -> int:
 
 
 def strata_of(labels: np.ndarray) -> np.ndarray:
-    """Stratum [n] of each row: its class, or the quantile bin of its number (at most ten)."""
+    """Stratum [n] of each row: its class, or the quantile bin of its number (at most ten).
+
+    Of labels [n, c], of which a row may have several, it is the set of them.
+    """
+    if labels.ndim == 2:
+        return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     if labels.dtype.kind != "f":
         return labels.astype(np.int64)
     bins = int(np.clip(len(labels) // _BIN_ROWS, 1, _MOST_BINS))
@@ -106,6 +113,49 @@ def carve(
                 left -= int(sizes[candidate])
     taken = carved[group]
     return np.flatnonzero(~taken), np.flatnonzero(taken)
+
+
+def carve_labels(
+    labels: np.ndarray, groups: np.ndarray, *, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`carve` where a row may have several labels [n, c]: each label keeps its rate on both sides.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of
+    multi-label data"): the rarest label that is left is shared out first, each of its groups to the
+    side that lacks it most. The carved part has exactly `size` rows, or fewer where groups of the
+    same text are larger than what is missing.
+    """
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    counts = np.zeros((len(sizes), labels.shape[1]))  # rows of each group that have each label
+    np.add.at(counts, group, labels > 0)
+    share = size / max(len(labels), 1)
+    lacks = np.stack([(1 - share) * counts.sum(0), share * counts.sum(0)])  # kept, carved
+    room = np.array([len(labels) - size, size], dtype=np.float64)
+    side = np.full(len(sizes), -1)
+    order = rng.permutation(len(sizes))
+
+    def place(one: int, wanted: np.ndarray) -> None:
+        fits = sizes[one] <= room
+        fits[0] |= not fits.any()  # what is too large for either side is kept
+        lacking = np.where(fits, wanted, -np.inf)
+        best = np.flatnonzero(lacking == lacking.max())
+        chosen = int(best[np.argmax(room[best])])
+        side[one] = chosen
+        lacks[chosen] -= counts[one]
+        room[chosen] -= sizes[one]
+
+    while True:
+        open_groups = order[side[order] < 0]
+        left = counts[open_groups].sum(0)
+        if not left.any():
+            break
+        label = int(np.argmin(np.where(left > 0, left, np.inf)))
+        for one in open_groups[counts[open_groups, label] > 0].tolist():
+            place(one, lacks[:, label])
+    for one in order[side[order] < 0].tolist():  # without any label
+        place(one, room)
+    carved = side[group] == 1
+    return np.flatnonzero(~carved), np.flatnonzero(carved)
 
 
 def subset(strata: np.ndarray, *, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -26,6 +26,7 @@ from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.data.splits import (
     LARGEST_SHARE,
     carve,
+    carve_labels,
     groups_of,
     report_size,
     selection_size,
@@ -245,9 +246,11 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
 
 
 def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
-    kept, carved = carve(
-        strata_of(rows.labels), groups_of(rows.texts), size=size, rng=np.random.default_rng(seed)
-    )
+    groups, rng = groups_of(rows.texts), np.random.default_rng(seed)
+    if rows.labels.ndim == 2:
+        kept, carved = carve_labels(rows.labels, groups, size=size, rng=rng)
+    else:
+        kept, carved = carve(strata_of(rows.labels), groups, size=size, rng=rng)
     if len(carved) == 0:
         raise DataError(
             f"no rows can be set aside out of {len(rows):,}: too few different texts per class"
@@ -257,8 +260,12 @@ def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
 
 def _subset(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
     """A stratified subset of rows, and the others."""
-    used = np.zeros(len(rows), dtype=bool)
-    used[subset(strata_of(rows.labels), size=size, rng=np.random.default_rng(seed))] = True
+    used, rng = np.zeros(len(rows), dtype=bool), np.random.default_rng(seed)
+    if rows.labels.ndim == 2:
+        chosen = carve_labels(rows.labels, np.arange(len(rows)), size=size, rng=rng)[1]
+    else:
+        chosen = subset(strata_of(rows.labels), size=size, rng=rng)
+    used[chosen] = True
     return rows.take(used), rows.take(~used)
 
 
@@ -267,15 +274,16 @@ def _class_notes(task: Task, splits: dict[str, Examples], *, taught: bool) -> li
 
     A teacher knows all of them.
     """
-    notes = []
+    notes, what = [], "label" if task.kind.several else "class"
     for split, part in splits.items():
-        present = set(part.labels.tolist())
-        absent = [name for i, name in enumerate(task.label_names) if i not in present]
+        absent = [
+            name for name, n in task.kind.counts(part.labels, task.label_names).items() if not n
+        ]
         if absent and split == "train" and not taught:
             raise DataError(
-                f"{len(part):,} train rows hold no row of class {', '.join(absent)}: raise "
-                "max_train, or give each class more rows with different texts"
+                f"{len(part):,} train rows hold no row of {what} {', '.join(absent)}: raise "
+                f"max_train, or give each {what} more rows with different texts"
             )
         if absent and len(part):
-            notes.append(f"the {split} split has no row of class {', '.join(absent)}")
+            notes.append(f"the {split} split has no row of {what} {', '.join(absent)}")
     return notes

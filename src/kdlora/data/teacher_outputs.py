@@ -22,7 +22,7 @@ from kdlora.tables.reader import (
     require_as_planned,
     text_columns,
 )
-from kdlora.vocabulary.task import Task, as_number, class_name
+from kdlora.vocabulary.task import Kind, Task, as_number, class_name
 
 LEAST_PROBABILITY = 1e-6  # a probability of 0 has no logarithm; annotators' votes hold many
 PSEUDO_VOTES = 0.5  # added to each class's votes: three of three annotators may all be wrong
@@ -85,9 +85,10 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     """Read and check a teacher's file. Raises DataError with every problem found in it.
 
     Probabilities become their logarithms, so that softmax gives them back; those below 1e-6 are
-    raised to it first. Votes become shares, half a vote being added to each class first. A class
-    alone gets its confidence, or an assumed accuracy, as its probability; the others share the
-    rest. Rows for texts that no split holds are ignored.
+    raised to it first. Of several labels a row, each is a probability of its own, and becomes its
+    log odds. Votes become shares, half a vote being added to each class first. A class alone gets
+    its confidence, or an assumed accuracy, as its probability; the others share the rest. Rows for
+    texts that no split holds are ignored.
     """
     where = f"task '{task.name}', teacher_outputs"
     path = Path(ref.file)
@@ -103,7 +104,7 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
         if ref.kind == "labels":
             return _labels_table(table, ref, task)
         values = _numbers(table, columns)
-        logits = _logits(table, values, ref.kind)
+        logits = _logits(table, values, ref.kind, task.kind)
         rows = _keys(table, ref, task, values)
     except DataError as error:
         raise DataError(error.problems, where=where) from None
@@ -229,11 +230,13 @@ def _named(table: FileTable, chosen: Any) -> str:
     return name_rows([table.numbers[i] for i in np.flatnonzero(chosen)])
 
 
-def _logits(table: FileTable, values: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "votes":
+def _logits(table: FileTable, values: np.ndarray, what: str, kind: Kind) -> np.ndarray:
+    if what == "votes":
         return _shares(table, values)
-    if kind != "probabilities":
+    if what != "probabilities":
         return values.astype(np.float32)
+    if kind.several:
+        return _log_odds(table, values)
     sums = values.sum(axis=1)
     outside = np.any((values < 0) | (values > 1), axis=1)
     wrong = np.abs(sums - 1) > SUM_TOLERANCE
@@ -254,6 +257,19 @@ def _logits(table: FileTable, values: np.ndarray, kind: str) -> np.ndarray:
         raise DataError(problems)
     clipped = np.clip(values / sums[:, None], LEAST_PROBABILITY, None)
     return np.log(clipped).astype(np.float32)
+
+
+def _log_odds(table: FileTable, values: np.ndarray) -> np.ndarray:
+    """Log odds of the probabilities [n, c] of labels, of which a row may have several."""
+    outside = ((values < 0) | (values > 1)).any(axis=1)
+    if outside.any():
+        counts = " Columns of logits are of kind logits" if (values < 0).any() else ""
+        raise DataError(
+            f"{table.path}: probabilities lie between 0 and 1, but not in "
+            f"{_named(table, outside)}.{counts}"
+        )
+    clipped = np.clip(values, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return (np.log(clipped) - np.log1p(-clipped)).astype(np.float32)
 
 
 def _are_votes(values: np.ndarray) -> bool:

@@ -152,3 +152,68 @@ def mean_agreement(rows: pd.DataFrame) -> dict[tuple[str, str], Mapping[str, flo
         key: {name: float(own[name].mean()) for name in AGREEMENT}
         for key, own in groups(rows, "pair", "arm")
     }
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """One label of a model, where a text may have several: counts over all its runs' report rows.
+
+    average_precision, agreement and kappa (with the teacher) are means over the runs; None where
+    none has any.
+    """
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+    average_precision: float | None
+    agreement: float | None
+    kappa: float | None
+
+    @property
+    def precision(self) -> float | None:
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float | None:
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def f1(self) -> float | None:
+        hit = 2 * self.true_positive
+        return _ratio(hit, hit + self.false_positive + self.false_negative)
+
+
+def label_results(frame: pd.DataFrame) -> dict[tuple[str, str, str], dict[str, LabelResult]]:
+    """(pair, task, arm) -> label -> how it is found. `frame` is tidy; {} without such a task."""
+    done = frame[frame["status"] == "done"].drop_duplicates(["pair", "run_id"])
+    done = done[done["per_label"].map(bool).astype(bool)]
+    found = {}
+    for key, cells in groups(done, "pair", "task", "arm"):
+        runs, shared = list(cells["per_label"]), list(cells["agreement_per_label"])
+        found[key] = {
+            label: LabelResult(
+                **{
+                    name: sum(int(run[label][name]) for run in runs if label in run)
+                    for name in _LABEL_COUNTS
+                },
+                average_precision=_mean_of(runs, label, "average_precision"),
+                agreement=_mean_of(shared, label, "agreement"),
+                kappa=_mean_of(shared, label, "kappa"),
+            )
+            for label in next(filter(None, cells["label_names"]), ())
+        }
+    return found
+
+
+_LABEL_COUNTS = ("true_positive", "false_positive", "false_negative", "true_negative")
+
+
+def _mean_of(runs: Sequence[Mapping[str, Any]], label: str, name: str) -> float | None:
+    values = [run[label][name] for run in runs if label in run]
+    known = [float(value) for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

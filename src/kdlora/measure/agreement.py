@@ -8,11 +8,13 @@ whoever reported it, such as a flipped label map.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from kdlora.measure.quality import Array, checked, score_split
 from kdlora.records.plausible import agreement_bounds
-from kdlora.records.record import Agreement
+from kdlora.records.record import Agreement, LabelAgreement
 from kdlora.vocabulary.metric import correlation
 from kdlora.vocabulary.task import Task
 
@@ -27,10 +29,11 @@ def agreement(
 ) -> Agreement:
     """Compare the outputs of student and teacher on the same rows.
 
-    Outputs are logits [n, c] or numbers [n]; `labels` [n]. The chance level and kappa are
-    those of Cohen 1960; kappa is None where chance alone already gives full agreement. For
-    numbers only the correlation of the two predictions and the teacher's score are set.
-    Values are None where an output is not finite or there are no rows.
+    Outputs are logits [n, c] or numbers [n]; `labels` [n], or [n, c] where a row may have several:
+    two sets of labels agree where they are the same, and each label is told beside. The chance
+    level and kappa are those of Cohen 1960; kappa is None where chance alone already gives full
+    agreement. For numbers only the correlation of the two predictions and the teacher's score are
+    set. Values are None where an output is not finite or there are no rows.
     """
     student, truth = checked(task, student_outputs, labels)
     teacher, _ = checked(task, teacher_outputs, labels)
@@ -46,21 +49,35 @@ def agreement(
         return result.model_copy(update={"pearson": correlation(student, teacher)})
 
     a, b = task.kind.decide(student), task.kind.decide(teacher)
+    if not task.kind.several:
+        return result.model_copy(update=_of_answers(a, b, truth, task.num_outputs))
+    # each set of labels is an answer
+    sets = np.unique(np.concatenate([a, b, truth]), axis=0, return_inverse=True)[1]
+    said, taught, true = np.split(sets.reshape(-1), 3)
+    per_label = {
+        name: LabelAgreement(**_of_answers(a[:, i], b[:, i], truth[:, i], 2))
+        for i, name in enumerate(task.label_names)
+    }
+    of_sets = _of_answers(said, taught, true, 2 if task.num_outputs == 1 else 3)
+    return result.model_copy(update={**of_sets, "per_label": per_label})
+
+
+def _of_answers(a: Array, b: Array, truth: Array, n_answers: int) -> dict[str, Any]:
+    """Agreement of answers [n] of which so many are possible (3: any more than 2), its bounds."""
     observed = float(np.mean(a == b))
-    shares = [np.bincount(x, minlength=task.num_outputs) / len(x) for x in (a, b)]
+    size = max(n_answers, int(max(a.max(), b.max())) + 1)
+    shares = [np.bincount(x, minlength=size) / len(x) for x in (a, b)]
     chance = float(shares[0] @ shares[1])
     lower, upper = agreement_bounds(
-        float(np.mean(a == truth)), float(np.mean(b == truth)), n_classes=task.num_outputs
+        float(np.mean(a == truth)), float(np.mean(b == truth)), n_classes=n_answers
     )
-    return result.model_copy(
-        update={
-            "agreement": observed,
-            "kappa": (observed - chance) / (1 - chance) if chance < 1 else None,
-            "chance": chance,
-            "lower_bound": lower,
-            "upper_bound": upper,
-        }
-    )
+    return {
+        "agreement": observed,
+        "kappa": (observed - chance) / (1 - chance) if chance < 1 else None,
+        "chance": chance,
+        "lower_bound": lower,
+        "upper_bound": upper,
+    }
 
 
 def impossible(agreement: Agreement, *, tolerance: float = 1e-6) -> bool:

@@ -16,6 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from kdlora.records.record import TeacherCalibration
+from kdlora.vocabulary import label_metrics
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL
 
 LEAST, MOST = 0.05, 20.0  # temperatures that are looked at
 LEAST_ROWS = 20  # labelled rows on which a teacher is calibrated; fewer tell nothing
@@ -23,7 +25,12 @@ _PSEUDO_ANSWERS = 10.0  # a class's counts are drawn towards the overall accurac
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood in nats of labels [n] under logits [n, c] / temperature."""
+    """Mean negative log-likelihood in nats of labels [n] under logits [n, c] / temperature.
+
+    Of labels [n, c], of which a row may have several, it is the mean over rows and labels.
+    """
+    if labels.ndim == 2:
+        return label_metrics.cross_entropy(logits / temperature, labels).score
     rows = np.arange(len(labels))
     return float(-log_softmax(logits / temperature, axis=1)[rows, np.asarray(labels, int)].mean())
 
@@ -65,11 +72,12 @@ def calibrate_teacher(
     """
     if len(labels) < LEAST_ROWS:
         return None
-    answers = logits.argmax(axis=1)
+    kind = MULTILABEL if labels.ndim == 2 else CLASSIFICATION
+    answers = kind.decide(logits)
     found = TeacherCalibration(
         method="answers" if answers_alone else "temperature",
         n=len(labels),
-        accuracy=float((answers == labels).mean()),
+        accuracy=float(kind.right(logits, labels).mean()),
         cross_entropy_before=cross_entropy(logits, labels),
         cross_entropy_after=0.0,
         temperature=None if answers_alone else fit_temperature(logits, labels),

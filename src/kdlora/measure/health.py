@@ -19,6 +19,7 @@ from kdlora.vocabulary.task import Task
 
 MIN_LATER_SCORES = 2  # at a plateau a single later evaluation is lower by chance
 MIN_LOSS_FALL = 0.01  # share of the first loss
+_SHOWN = 5  # labels that are named
 
 History = Sequence[Mapping[str, Any]]
 
@@ -80,7 +81,9 @@ def _about_scores(
         return
     rows = quality.n.get("report", 0)
     report = quality.splits["report"]
-    if counts is not None:
+    if task.kind.several:
+        yield from _about_labels(quality, rows)
+    elif counts is not None:
         used = [name for name, count in counts.items() if count]
         total = sum(counts.values())
         if len(used) == 1 and total > 1:
@@ -104,6 +107,33 @@ def _about_scores(
             f"{task.primary} {_number(quality.score)} on the report split is no better than "
             f"{_number(floor)}, what a model that ignores the text reaches",
         )
+
+
+def _about_labels(quality: Quality, rows: int) -> Iterator[Flag]:
+    """Labels that the model never or always answers with, at a probability of one half."""
+    found = quality.per_label
+    never = [n for n, one in found.items() if one.positives and not one.answers]
+    always = [n for n, one in found.items() if one.answers == rows > one.positives]
+    same = {n for n, one in found.items() if one.answers in (0, rows)}
+    if rows > 1 and len(same) == len(found) > 0:
+        yield _flag(
+            "constant_predictions",
+            "warning",
+            f"all {rows} rows of the report split are answered with the same labels "
+            f"({', '.join(n for n, one in found.items() if one.answers) or 'none'}) at a "
+            "probability of one half; thresholds of their own may tell them apart (calibrate)",
+        )
+        return
+    for word, labels in (("never", never), ("always", always)):
+        if labels:
+            shown = ", ".join(f"'{n}' ({found[n].positives} rows have it)" for n in labels[:_SHOWN])
+            more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+            yield _flag(
+                f"label_{word}_predicted",
+                "warning",
+                f"on the {rows} rows of the report split {len(labels)} of {len(found)} labels "
+                f"{'is' if len(labels) == 1 else 'are'} {word} answered with: {shown}{more}",
+            )
 
 
 def _about_training(

@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlora.errors import DataError
-from kdlora.records.record import Quality
+from kdlora.records.record import LabelQuality, Quality
+from kdlora.vocabulary.label_metrics import answered
 from kdlora.vocabulary.metric import confusion_counts, f1_by_class, metric
 from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.terms import RankedTerms
 
 Array = NDArray[Any]
 
@@ -29,8 +31,9 @@ Array = NDArray[Any]
 def score_split(task: Task, outputs: Array, labels: Array) -> dict[str, float | None]:
     """Every metric of the task on one split.
 
-    `outputs` are logits [n, c], or numbers [n] or [n, 1]; `labels` [n] hold
-    class indices or target values. Cross-entropy is in nats. Raises DataError if they do not fit.
+    `outputs` are logits [n, c], or numbers [n] or [n, 1]; `labels` [n] hold class indices or target
+    values, or 0 and 1 for each label [n, c]. Cross-entropy is in nats. Raises DataError if they do
+    not fit.
     """
     values, truth = checked(task, outputs, labels)
     if not len(truth) or not np.isfinite(values).all():
@@ -46,18 +49,45 @@ def per_class_f1(task: Task, outputs: Array, labels: Array) -> dict[str, float]:
     values, truth = checked(task, outputs, labels)
     if not _is_countable(task, values):
         return {}
+    if task.kind.several:
+        found = per_label(task, outputs, labels)
+        totals = {n: one.positives + one.answers for n, one in found.items()}
+        return {n: 2 * found[n].true_positive / total for n, total in totals.items() if total}
     scores = f1_by_class(confusion_counts(task.kind.decide(values), truth, task.num_outputs))
     pairs = zip(task.label_names, scores.tolist(), strict=True)
     return {name: score for name, score in pairs if not math.isnan(score)}
 
 
 def confusion(task: Task, outputs: Array, labels: Array) -> list[list[int]]:
-    """Counts [c][c], row = true class, column = predicted class; [] without classes."""
+    """Counts [c][c], row = true class, column = predicted class.
+
+    [] without classes, and where a row may have several: `per_label` counts each of them.
+    """
     values, truth = checked(task, outputs, labels)
-    if not _is_countable(task, values):
+    if not _is_countable(task, values) or task.kind.several:
         return []
     counts = confusion_counts(task.kind.decide(values), truth, task.num_outputs)
     return [[int(n) for n in row] for row in counts]
+
+
+def per_label(task: Task, outputs: Array, labels: Array) -> dict[str, LabelQuality]:
+    """Each label by itself; {} where a row has exactly one class, or a number."""
+    values, truth = checked(task, outputs, labels)
+    if not task.kind.several or not _is_countable(task, values):
+        return {}
+    said, there = answered(values), truth > 0
+    found = {}
+    for i, name in enumerate(task.label_names):
+        precision = RankedTerms(values[:, [i]], there[:, [i]]).score
+        s, t = said[:, i], there[:, i]
+        found[name] = LabelQuality(
+            true_positive=int((s & t).sum()),
+            false_positive=int((s & ~t).sum()),
+            false_negative=int((~s & t).sum()),
+            true_negative=int((~s & ~t).sum()),
+            average_precision=None if math.isnan(precision) else precision,
+        )
+    return found
 
 
 def count_predictions(task: Task, outputs: Array) -> dict[str, int] | None:
@@ -65,8 +95,7 @@ def count_predictions(task: Task, outputs: Array) -> dict[str, int] | None:
     values = np.asarray(outputs, dtype=np.float64)
     if not task.label_names or not np.isfinite(values).all():
         return None
-    counts = np.bincount(task.kind.decide(values), minlength=task.num_outputs)
-    return dict(zip(task.label_names, counts.tolist(), strict=True))
+    return task.kind.counts(task.kind.decide(values), task.label_names)
 
 
 def quality(
@@ -84,6 +113,7 @@ def quality(
         splits={name: score_split(task, outputs[name], labels[name]) for name in outputs},
         per_class_f1=per_class_f1(task, outputs["report"], labels["report"]),
         confusion=confusion(task, outputs["report"], labels["report"]),
+        per_label=per_label(task, outputs["report"], labels["report"]),
         n={"train": n_train, **{name: len(values) for name, values in labels.items()}},
     )
 
@@ -100,7 +130,8 @@ def better(a: float | None, b: float | None, direction: int) -> bool:
 def floor_score(task: Task, train_labels: Array, labels: Array) -> float | None:
     """What a model that ignores the text scores on `labels` under the primary metric.
 
-    It answers with the class shares (so the majority class) or the mean of the training labels.
+    It answers with the class shares (so the majority class), each label's rate, or the mean of the
+    training labels.
     A correlation is undefined for it; the floor of a correlation is 0, that of no relation.
     None for ECE, on which knowing nothing but the class shares is nearly perfect, and for no rows.
     """
@@ -114,7 +145,7 @@ def floor_score(task: Task, train_labels: Array, labels: Array) -> float | None:
 
 
 def checked(task: Task, outputs: Array, labels: Array) -> tuple[NDArray[np.float64], Array]:
-    """Outputs as float64 [n, c] (numbers: [n]) and labels [n]; DataError if they do not fit."""
+    """Outputs as float64 [n, c] (numbers: [n]) and labels; DataError if they do not fit."""
     values, truth = np.asarray(outputs, dtype=np.float64), np.asarray(labels)
     numeric = task.kind.numeric
     if numeric and values.ndim == 2 and values.shape[1] == 1:
@@ -125,14 +156,20 @@ def checked(task: Task, outputs: Array, labels: Array) -> tuple[NDArray[np.float
         () if numeric else (task.num_outputs,)
     ):
         problems.append(f"outputs have shape {list(values.shape)}, expected {expected}")
-    if truth.ndim != 1 or (values.ndim and len(values) != len(truth)):
+    fits = truth.ndim == 1 + task.kind.several
+    if not fits or (values.ndim and len(values) != len(truth)):
         problems.append(f"labels have shape {list(truth.shape)}, outputs {list(values.shape)}")
-    strange = truth[:0] if numeric else truth[~task.kind.valid(truth, task.num_outputs)]
+    elif task.kind.several and truth.shape[1] != task.num_outputs:
+        problems.append(f"labels have shape {list(truth.shape)}, expected {expected}")
+    strange = truth[:0] if numeric or not fits else truth[~task.kind.valid(truth, task.num_outputs)]
     if len(strange):
-        shown = sorted({str(x) for x in strange})[:5]
-        problems.append(
-            f"labels hold {', '.join(shown)}, expected class indices 0 to {task.num_outputs - 1}"
+        shown = sorted({str(x) for x in strange.ravel()})[:5]
+        wanted = (
+            "0 or 1 for each label"
+            if task.kind.several
+            else f"class indices 0 to {task.num_outputs - 1}"
         )
+        problems.append(f"labels hold {', '.join(shown)}, expected {wanted}")
     if problems:
         raise DataError(problems, where=f"task '{task.name}'")
     return values, truth.astype(np.float64 if numeric else np.int64)

@@ -25,7 +25,7 @@ from sklearn.model_selection import train_test_split
 
 from kdlora.errors import DataError, ModelError
 from kdlora.json_files import read_json_object
-from kdlora.vocabulary.task import CLASSIFICATION, KINDS, REGRESSION, Kind, Task
+from kdlora.vocabulary.task import CLASSIFICATION, KINDS, MULTILABEL, REGRESSION, Kind, Task
 
 if TYPE_CHECKING:
     from kdlora.data.examples import Examples
@@ -174,6 +174,8 @@ class LinearBaseline:
 def train_tfidf(task: Task, train: Examples, *, seed: int) -> LinearBaseline:
     """Fit logistic regression (ridge for regression) on TF-IDF features of words and word pairs.
 
+    Where a row may have several labels there is one regression a label, against the rest.
+
     A pair of texts is both vectors, their product, their absolute difference and their cosine:
     the last carries most of what a linear model can see of similarity. The regularisation is
     chosen by macro-F1 (R² for regression) on a fifth of the training rows that `seed` draws.
@@ -242,6 +244,19 @@ def _fit_logistic(task: Task, features: Features, labels: Array, strength: float
     return coefficients, intercept
 
 
+def _fit_labels(task: Task, features: Features, labels: Array, strength: float) -> Linear:
+    """One against the rest: a logistic regression a label, which knows nothing of the others."""
+    coefficients = np.zeros((task.num_outputs, features.shape[1]))
+    intercept = np.zeros(task.num_outputs)
+    for i, own in enumerate(labels.T):
+        if len(np.unique(own)) == 1:
+            intercept[i] = UNSEEN_CLASS_LOGIT * (-1 if own[0] else 1)
+            continue
+        model = LogisticRegression(C=strength, max_iter=1000).fit(features, own)
+        coefficients[i], intercept[i] = model.coef_[0], model.intercept_[0]
+    return coefficients, intercept
+
+
 @dataclass(frozen=True)
 class LinearModel:
     """How a kind of task is fitted, and what its regularisation is chosen by (more is better)."""
@@ -255,6 +270,10 @@ LINEAR_MODELS: dict[Kind, LinearModel] = {
         _fit_logistic, lambda truth, answers: float(f1_score(truth, answers, average="macro"))
     ),
     REGRESSION: LinearModel(_fit_ridge, lambda truth, answers: float(r2_score(truth, answers))),
+    MULTILABEL: LinearModel(
+        _fit_labels,
+        lambda truth, answers: float(f1_score(truth, answers, average="macro", zero_division=0)),
+    ),
 }
 
 

@@ -14,7 +14,12 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import Checkpoint, read_classifier, read_config, read_tokenizer
 from kdlora.models.inspection import dropout_fields, output_layer
-from kdlora.models.output_names import label_permutation, names_in, require_outputs
+from kdlora.models.output_names import (
+    label_permutation,
+    names_in,
+    require_outputs,
+    require_problem_type,
+)
 from kdlora.models.student_layers import keep_layers
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.task import Task
@@ -207,6 +212,7 @@ def _load_given(source: str, task: Task, *, attention: str) -> LoadedEncoder:
             )
         model = checkpoint.model
     require_outputs(output_names(model.config), task, where=source)
+    require_problem_type(model.config.problem_type, task, where=source)
     notes = order_labels(model, task, where=source)
     for field, value in label_fields(task).items():
         setattr(model.config, field, value)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdlora.errors import ModelError
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import MULTILABEL, Task
 
 _NAMELESS = re.compile(r"LABEL_\d+")
 
@@ -58,6 +58,22 @@ def require_outputs(names: Sequence[str], task: Task, *, where: str) -> None:
             f"{where}: its outputs are named {', '.join(names)}, but those of task '{task.name}' "
             f"are {', '.join(task.label_names)}. Correct id2label in its config.json"
         )
+
+
+def require_problem_type(stated: object, task: Task, *, where: str) -> None:
+    """Raises ModelError for a classifier that was not trained for a task's kind of answer.
+
+    `stated` is `problem_type` of its config. One that says nothing answers with one class of
+    several: whoever trains several labels a text with transformers has to say it.
+    """
+    if (stated == MULTILABEL.problem_type) == task.kind.several:
+        return
+    given = f"problem_type {stated}" if stated else "no problem_type"
+    raise ModelError(
+        f"{where}: given as fine-tuned for task '{task.name}', a {task.kind}, but its config has "
+        f"{given}, and so its outputs answer another question. If the config is wrong, set "
+        f"problem_type to {task.kind.problem_type} in its config.json"
+    )
 
 
 def entailment_output(names: Sequence[str], *, where: str) -> int:

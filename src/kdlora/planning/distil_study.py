@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class DistilArguments:
     unlabelled: FileName | Sequence[FileName] = ()
     text: str | Sequence[str] = "text"
     label: str = "label"
+    label_separator: str | None = None
+    labels: Mapping[str, str] | Sequence[str] = field(default_factory=dict)
     id: str | None = None
     kind: str = "auto"
     metric: str | None = None
@@ -80,6 +82,11 @@ class DistilArguments:
     sections: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
+    def label_columns(self) -> Sequence[str]:
+        """The columns that say the labels of a row."""
+        return (self.label,) if isinstance(self.labels, Mapping) else self.labels
+
+    @property
     def teaches_without_training(self) -> bool:
         """Whether the teacher needs no label: a file, or a model that answers by entailment."""
         return self.teacher_outputs is not None or self.hypothesis is not None
@@ -98,7 +105,8 @@ def distil_study(given: DistilArguments) -> Study:
         "text": given.text if isinstance(given.text, str) else tuple(given.text),
         "unlabelled": _names(given.unlabelled),
     }
-    task |= {key: getattr(given, key) for key in ("label", "id", "kind", "metric", "positive")}
+    said = ("label", "label_separator", "labels", "id", "kind", "metric", "positive")
+    task |= {key: getattr(given, key) for key in said}
     pair = _pair(given)
     arrives = bool(pair.get("teacher_is_trained")) or given.teaches_without_training
     student = Arm("student", given.adaptation)
@@ -110,7 +118,7 @@ def distil_study(given: DistilArguments) -> Study:
     changes: dict[str, Any] = {}
     if given.teaches_without_training:  # what it says replaces labels
         task["missing_labels"] = "rest"
-        if given.hub is None and not _has_labels(given.train, given.label):
+        if given.hub is None and not _has_labels(given.train, given.label_columns):
             controls, changes = [], {"baselines": False}  # none of them learns without labels
     return make_study(
         {
@@ -184,6 +192,8 @@ def _kind(given: DistilArguments) -> str:
     columns = _columns(given.teacher_outputs)
     if SCORE in columns:
         return "scores"
+    if given.label_separator or not isinstance(given.labels, Mapping):
+        return "probabilities"  # one column a label
     return "labels" if given.label in columns or not columns else "probabilities"
 
 
@@ -198,19 +208,20 @@ def has_few_labels(given: DistilArguments) -> bool:
     """Whether a file has so few labelled rows that a frozen encoder should stand beside."""
     with suppress(DataError):
         table = open_table(Path(given.train))
-        labels = (label for _, (label,) in table.rows([given.label]))
-        known = sum(1 for label in islice(labels, _READ_ROWS) if not is_missing(label))
+        rows = (row for _, row in table.rows(list(given.label_columns)))
+        known = sum(1 for row in islice(rows, _READ_ROWS) if not all(map(is_missing, row)))
         return known < FEW_ROWS
     return False
 
 
-def _has_labels(file: FileName, column: str) -> bool:
-    """Whether any row of a file has a label."""
+def _has_labels(file: FileName, columns: Sequence[str]) -> bool:
+    """Whether any row of a file has a label in these columns."""
     with suppress(DataError):
         table = open_table(Path(file))
-        if column not in table.columns:
-            return False
-        return any(not is_missing(label) for _, (label,) in table.rows([column]))
+        there = [name for name in columns if name in table.columns]
+        return (
+            any(not all(map(is_missing, row)) for _, row in table.rows(there)) if there else False
+        )
     return True  # what is wrong with it is told when the study is planned
 
 

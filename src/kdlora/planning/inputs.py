@@ -21,7 +21,12 @@ from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.errors import ModelError, Problems, did_you_mean
 from kdlora.measure.calibration import LEAST_ROWS
 from kdlora.models.families import longest_text
-from kdlora.models.output_names import entailment_output, names_in, require_outputs
+from kdlora.models.output_names import (
+    entailment_output,
+    names_in,
+    require_outputs,
+    require_problem_type,
+)
 from kdlora.spec.distillation import signal_problems
 from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.hub_data import is_stored
@@ -186,11 +191,11 @@ def _file(teacher: FileTeacherRun, data: TaskData, on_note: OnNote) -> TeacherTa
 def _unfit_zero_shot(run: ZeroShotTeacherRun, data: TaskData) -> Iterator[str]:
     """What the data and a local model's config say against a teacher that answers by entailment."""
     place, task = f"zero-shot teacher {run.entailment.name}", data.task
-    if task.kind.numeric:
-        yield f"{place} tells classes, but task '{task.name}' is a {task.kind}"
-    for name in (
-        () if task.kind.numeric else sorted(set(run.zero_shot.labels) - {*task.label_names})
-    ):
+    if task.kind.numeric or task.kind.several:
+        why = ": it shares one certainty out among them" if task.kind.several else ""
+        yield f"{place} tells one class a text{why}, but task '{task.name}' is a {task.kind}"
+        return
+    for name in sorted(set(run.zero_shot.labels) - {*task.label_names}):
         hint = did_you_mean(name, task.label_names)
         yield f"{place}: labels: task '{task.name}' has no class '{name}'.{hint}"
     config = encoder_config(run.entailment)
@@ -203,10 +208,12 @@ def _unfit_zero_shot(run: ZeroShotTeacherRun, data: TaskData) -> Iterator[str]:
 
 def _unfit_classifier(run: GivenTeacherRun, data: TaskData) -> Iterator[str]:
     """What a local classifier's config says against its being fine-tuned on the task already."""
-    names = names_in(encoder_config(run.encoder) or {})
+    config = encoder_config(run.encoder) or {}
+    names = names_in(config)
     if names:  # without names it is seen once the model is loaded
         try:
             require_outputs(names, data.task, where=run.encoder.name)
+            require_problem_type(config.get("problem_type"), data.task, where=run.encoder.name)
         except ModelError as error:
             yield from error.problems
 

@@ -97,7 +97,7 @@ def _further_columns(own: OwnTask, data: TaskData) -> dict[str, list[Any]]:
     files = {"train": Path(own.train), "report": Path(own.eval) if own.eval else Path(own.train)}
     if own.eval and data.task.reports.get("report") == HELD_OUT:
         files["report"] = files["train"]
-    used = {*columns_of(own.text), *own.text, own.label, own.id}
+    used = {*columns_of(own.text), *own.text, *own.label_columns, own.id}
     present = [set(open_table(path).columns) for path in files.values()]
     names = sorted(set.intersection(*present) - used)
     if not names:

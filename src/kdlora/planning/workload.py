@@ -228,7 +228,7 @@ def _states_mb(
 def _outputs(run: Run) -> int:
     task, own = TASKS.get(run.task.name), run.task.own
     if own is not None:
-        return max(2, len(set(own.labels.values())))
+        return max(2, len(set(own.class_names.values() or own.label_columns)))
     return task.num_outputs if task else 2
 
 

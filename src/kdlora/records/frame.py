@@ -239,6 +239,7 @@ def row(
         "n_selection": quality.n["selection"],
         "n_report": quality.n["report"],
         "per_class_f1": quality.per_class_f1,
+        "per_label": {name: one.model_dump() for name, one in quality.per_label.items()},
         "confusion": quality.confusion,
     }
     for split, metrics in quality.splits.items():
@@ -250,6 +251,9 @@ def row(
         shared = record.agreement
         values |= {
             "agreement": shared.agreement,
+            "agreement_per_label": {
+                name: one.model_dump() for name, one in shared.per_label.items()
+            },
             "kappa": shared.kappa,
             "agreement_chance": shared.chance,
             "agreement_lower": shared.lower_bound,

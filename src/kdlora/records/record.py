@@ -72,6 +72,37 @@ class TaskFacts(RecordPart):
         )
 
 
+class LabelQuality(RecordPart):
+    """One label of a task with several, on the report split; answers are those at probability 1/2.
+
+    A value is None where it is undefined: without a row that has the label, or without an answer.
+    """
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+    average_precision: float | None = None
+
+    @property
+    def positives(self) -> int:
+        """Rows that have the label."""
+        return self.true_positive + self.false_negative
+
+    @property
+    def answers(self) -> int:
+        """Rows that are answered with it."""
+        return self.true_positive + self.false_positive
+
+    @property
+    def precision(self) -> float | None:
+        return self.true_positive / self.answers if self.answers else None
+
+    @property
+    def recall(self) -> float | None:
+        return self.true_positive / self.positives if self.positives else None
+
+
 class Quality(RecordPart):
     """Every metric of the task on every split, recomputable from `predictions.parquet`."""
 
@@ -82,6 +113,9 @@ class Quality(RecordPart):
     )
     per_class_f1: dict[str, float] = {}
     confusion: list[list[int]] = Field([], description="report split; row = true class")
+    per_label: dict[str, LabelQuality] = Field(
+        {}, description="of a task whose rows may have several labels: each by itself"
+    )
     n: dict[str, int] = Field(description="split -> rows; train too")
 
     @property
@@ -90,8 +124,22 @@ class Quality(RecordPart):
         return self.splits["report"].get(self.primary)
 
 
+class LabelAgreement(RecordPart):
+    """How often student and teacher say the same of one label."""
+
+    agreement: float
+    kappa: float | None = None
+    chance: float
+    lower_bound: float
+    upper_bound: float
+
+
 class Agreement(RecordPart):
-    """How often student and teacher say the same on the report split, and what was possible."""
+    """How often student and teacher say the same on the report split, and what was possible.
+
+    Where rows may have several labels, the same is the same set of them; `per_label` says it of
+    each label by itself.
+    """
 
     teacher_run_id: str
     agreement: float | None = None
@@ -101,6 +149,7 @@ class Agreement(RecordPart):
     upper_bound: float | None = None
     teacher_score: float | None = None
     pearson: float | None = Field(None, description="regression: correlation of the predictions")
+    per_label: dict[str, LabelAgreement] = {}
 
 
 class Efficiency(RecordPart):
@@ -178,7 +227,7 @@ class TeacherCalibration(RecordPart):
 
     method: Literal["temperature", "answers"]
     n: int = Field(description="rows of the selection split that the teacher answers")
-    accuracy: float = Field(description="of the teacher on them")
+    accuracy: float = Field(description="of the teacher on them; of several labels, all of them")
     cross_entropy_before: float = Field(description="in nats, on the same rows")
     cross_entropy_after: float
     temperature: float | None = Field(None, description="the logits are divided by it")
@@ -401,7 +450,7 @@ def _told_names(record: Record, kind: Kind, folder: Path) -> Iterator[tuple[str,
     if kind.numeric:
         yield ()
         return
-    stated = kind.names(list(own.labels.values())) if own is not None else ()
+    stated = kind.names(list(own.class_names.values())) if own is not None else ()
     for names in (stated, tuple(record.quality.per_class_f1)):
         if names and len(names) == len(counts):
             yield names

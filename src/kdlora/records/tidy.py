@@ -37,7 +37,7 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "agreement_lower", "agreement_upper", "teacher_score", "max_train",
            "temperature", "kd_weight", "inference_s", "windows_per_text")  # fmt: skip
 TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids", "label_names")
-DICTS = ("protocol", "environment", "per_class_f1")
+DICTS = ("protocol", "environment", "per_class_f1", "per_label", "agreement_per_label")
 IMPOSSIBLE = "impossible:"  # flags a cell: "impossible:score"
 AS_GIVEN = "as_given."  # what stood in such a cell: "as_given.score"
 COLUMNS = (*NAMES, "seed", *TEXTS, *NUMBERS, *TUPLES, *DICTS)

@@ -290,7 +290,8 @@ def problem(
 
 def _description(predictor: Predictor) -> str:
     card = predictor.card
-    answer = f"the labels {', '.join(card.label_names)}" if card.label_names else "a value"
+    which = "any of the labels" if card.answers.several else "one of the labels"
+    answer = f"{which} {', '.join(card.label_names)}" if card.label_names else "a value"
     return (
         f"Reads {' and '.join(card.text_columns) or 'a text'} ({card.how_long}) "
         f"and gives {answer}. Runs as {predictor.variant}."

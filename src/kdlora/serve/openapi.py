@@ -107,7 +107,7 @@ def request_schema(columns: int, limits: Limits) -> dict[str, Any]:
 
 
 def answer_schema(predictor: Predictor) -> dict[str, Any]:
-    """What `/predict` answers with: a label with all probabilities, or a value."""
+    """What `/predict` answers with: a label or several with all probabilities, or a value."""
     labels = predictor.card.label_names
     share = {"type": "number", "minimum": 0, "maximum": 1}
     card = predictor.card
@@ -134,9 +134,10 @@ def answer_schema(predictor: Predictor) -> dict[str, Any]:
             label = {"type": ["string", "null"], "enum": [*labels, None]}
             why = "why there is no label, or null"
             withheld = {"withheld": {"type": ["string", "null"], "description": why}}
-        one = _object(
-            {"label": label, "probability": share, "probabilities": shares, **withheld, **length}
-        )
+        said: dict[str, Any] = {"label": label, "probability": share}
+        if card.answers.several:
+            said = {"labels": {"type": "array", "items": label, "uniqueItems": True}}
+        one = _object({**said, "probabilities": shares, **withheld, **length})
     listed = {"type": "array", "items": one, "description": "one for each text, in the same order"}
     return _object({"predictions": listed})
 

@@ -5,6 +5,7 @@ Light on purpose: a program that serves an ONNX model imports no more than numpy
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from kdlora.errors import ModelError, did_you_mean
 from kdlora.ship.stated_facts import name_problems
+from kdlora.vocabulary.task import MULTILABEL
 
 if TYPE_CHECKING:
     from kdlora.ship.card import Calibration, ModelCard
@@ -50,8 +52,9 @@ class Predictor:
     def __call__(self, texts: Texts) -> list[Answer]:
         """One answer a text: {"label", "probability", "probabilities"} or {"value"}.
 
-        A model that may withhold answers adds "withheld" to all of them: why there is none, "label"
-        being None then, or None.
+        Where a text may have several labels it is {"labels", "probabilities"}. A model that may
+        withhold answers adds "withheld" to all of them: why there is none, "label" being None then,
+        or None.
 
         Each also has "tokens", how long the input is, and "truncated", whether that was more than
         the model reads; and "windows", how many it was read in, by a model that reads in windows.
@@ -71,6 +74,12 @@ class Predictor:
         return self.run(texts).logits
 
     def __post_init__(self) -> None:
+        named = self.card.calibration.thresholds if self.card.calibration else None
+        if named is not None and set(named) != set(self.card.label_names):
+            raise ModelError(
+                f"the model's thresholds are for {', '.join(named)}, its labels are "
+                f"{', '.join(self.card.label_names)}. Calibrate it again"
+            )
         if problems := list(name_problems(self.card.label_names)):
             raise ModelError(problems, where=f"the model of task '{self.card.task}'")
         calibration = self.card.calibration
@@ -121,6 +130,19 @@ def decide(
     return Decided(shares, chosen, confidence, given)
 
 
+def decide_labels(
+    outputs: np.ndarray, names: Sequence[str], calibration: Calibration | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities [n, c] of several labels a text, and which of them are answered [n, c]."""
+    shares = MULTILABEL.probabilities(
+        outputs, (calibration.temperature if calibration else None) or 1.0
+    )
+    if calibration is None or calibration.thresholds is None:
+        return shares, MULTILABEL.decide(outputs)
+    cuts = np.array([calibration.thresholds[name] for name in names])
+    return shares, MULTILABEL.decide(shares, threshold=cuts)
+
+
 def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
     """Answers for outputs [n, c], by the card's calibration where it has one.
 
@@ -135,12 +157,18 @@ def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
     names, kind = card.label_names, card.answers
     if kind.numeric:
         return [{"value": value} for value in kind.write(kind.decide(outputs), names)]
+    if kind.several:
+        shares, chosen = decide_labels(outputs, names, card.calibration)
+        return [
+            {"labels": labels, "probabilities": _by_name(names, row)}
+            for row, labels in zip(shares, kind.write(chosen, names), strict=True)
+        ]
     decided = decide(outputs, names, card.calibration, kind)
     found = [
         {
             "label": label,
             "probability": float(confidence),
-            "probabilities": {name: float(p) for name, p in zip(names, row, strict=True)},
+            "probabilities": _by_name(names, row),
         }
         for row, label, confidence in zip(
             decided.shares, kind.write(decided.chosen, names), decided.confidence, strict=True
@@ -154,13 +182,19 @@ def answers(outputs: np.ndarray, card: ModelCard) -> list[Answer]:
     return found
 
 
+def _by_name(names: Sequence[str], row: np.ndarray) -> dict[str, float]:
+    return {name: float(p) for name, p in zip(names, row, strict=True)}
+
+
 def answer_columns(card: ModelCard) -> list[str]:
     """The columns of a table that a model's answers fill, the same for every row.
 
     A model that may withhold answers has `withheld` besides: the reason, `prediction` being empty
     then, or nothing.
     """
-    shares = [] if card.answers.numeric else ["probability", *(f"p_{n}" for n in card.label_names)]
+    shares = [] if card.answers.numeric else [f"p_{name}" for name in card.label_names]
+    if shares and not card.answers.several:
+        shares.insert(0, "probability")
     withheld = ["withheld"] if card.calibration and card.calibration.abstention else []
     windows = ["windows"] if card.windows else []
     return ["prediction", *shares, *withheld, "tokens", "truncated", *windows]
@@ -173,5 +207,7 @@ def flat(answer: Answer) -> list[Any]:
     if "value" in answer:
         return [answer["value"], *length]
     shares = [round(share, 6) for share in answer["probabilities"].values()]
+    if "labels" in answer:  # as a study reads them back
+        return [json.dumps(answer["labels"], ensure_ascii=False), *shares, *length]
     withheld = [answer["withheld"]] if "withheld" in answer else []
     return [answer["label"], round(answer["probability"], 6), *shares, *withheld, *length]

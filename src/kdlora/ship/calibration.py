@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kdlora.errors import InputError, ModelError, Problems, did_you_mean
+from kdlora.errors import InputError, ModelError, Problems, alternatives, did_you_mean
 from kdlora.evidence.abstention import (
     LEVEL,
     answered_at,
@@ -42,11 +42,13 @@ from kdlora.ship.card import (
     write_calibration,
     write_card,
 )
+from kdlora.ship.label_thresholds import METRICS as LABEL_METRICS
+from kdlora.ship.label_thresholds import choose_label_thresholds, measure_label_fit
 from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
 from kdlora.vocabulary.metric import confusion_counts, expected_calibration_error
 from kdlora.vocabulary.metric import metric as metric_of
-from kdlora.vocabulary.task import CLASSIFICATION, as_number
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, as_number
 
 # Metrics that a threshold may maximise, as they are written on the command line.
 _LEAST_OF_CLASS = 10  # rows of a class from which on its threshold is chosen
@@ -155,9 +157,14 @@ def calibrate(
         abstain: accuracy that the answers have to reach, or None to answer everything. It is about
             the probabilities and the answers that temperature and thresholds leave.
 
-    Raises InputError where there is nothing to do, no class, one that is unknown, or an accuracy
-    that no cut reaches.
+    Where a text may have several labels there is a threshold for each. Raises InputError where
+    there is nothing to do, no class, one that is unknown, or an accuracy that no cut reaches.
     """
+    if selection.kind.several:
+        return _calibrate_labels(
+            selection, report, label_names, temperature=temperature, metric=threshold,
+            abstain=abstain,
+        )  # fmt: skip
     problems = Problems("calibration")
     several = len(label_names) > 2
     if not temperature and threshold is None and abstain is None:
@@ -266,6 +273,49 @@ def choose_abstention(
     )
 
 
+def _calibrate_labels(
+    selection: SplitOutputs,
+    report: SplitOutputs | None,
+    label_names: list[str],
+    *,
+    temperature: bool,
+    metric: str | None,
+    abstain: float | None,
+) -> Calibration:
+    """`calibrate` where a text may have several labels."""
+    problems = Problems("calibration")
+    if abstain is not None:
+        problems.add(
+            "--abstain withholds the one answer of a text, but here a text may have several "
+            "labels: raise the thresholds of the labels instead"
+        )
+    elif not temperature and metric is None:
+        problems.add("nothing to do: give --temperature, --threshold METRIC, or both")
+    if metric is not None and metric not in LABEL_METRICS:
+        problems.add(
+            f"unknown threshold metric '{metric}' of several labels: expected "
+            f"{alternatives(LABEL_METRICS)}.{did_you_mean(metric, LABEL_METRICS)}"
+        )
+    problems.raise_any()
+    t = fit_temperature(selection.outputs, selection.labels) if temperature else 1.0
+    cuts = None
+    if metric is not None:
+        shares = MULTILABEL.probabilities(selection.outputs, t)
+        cuts = choose_label_thresholds(shares, selection.labels, metric=metric)
+    splits = {"selection": selection} | ({"report": report} if report is not None else {})
+    return Calibration(
+        temperature=t if temperature else None,
+        thresholds=None if cuts is None else dict(zip(label_names, cuts.tolist(), strict=True)),
+        metric=metric,
+        n=len(selection.labels),
+        before={n: measure_label_fit(own, metric=metric) for n, own in splits.items()},
+        after={
+            n: measure_label_fit(own, temperature=t, thresholds=cuts, metric=metric)
+            for n, own in splits.items()
+        },
+    )
+
+
 def measure_fit(
     own: SplitOutputs,
     label_names: Sequence[str],
@@ -333,6 +383,8 @@ def calibrate_folder(
     splits = {name: read_outputs(root, [run_id], name) for name in ("selection", "report")}
     if run_id not in splits["selection"]:
         raise ModelError(f"run {run_id} stored no predictions of its selection split in {root}")
+    if positive is not None and card.answers.several:
+        raise InputError("--positive is of a threshold of two classes; here each label has its own")
     made = calibrate(
         splits["selection"][run_id], splits["report"].get(run_id), card.label_names,
         temperature=temperature, threshold=threshold, positive=positive or card.positive,
@@ -355,12 +407,13 @@ def calibrate_run(run: str | Path, wanted: list[str]) -> Calibration:
     """
     from kdlora.ship.source import find_source
 
-    known = ("temperature", *METRICS, "abstain=0.95")
+    thresholds = tuple(dict.fromkeys((*METRICS, *LABEL_METRICS)))
+    known = ("temperature", *thresholds, "abstain=0.95")
     aims = [w.removeprefix("abstain=") for w in wanted if w.startswith("abstain=")]
     others = [w for w in wanted if not w.startswith("abstain=")]
     problems = [f"unknown '{w}'.{did_you_mean(w, known)}" for w in others if w not in known]
     problems += [f"abstain={a}: expected a number such as 0.95" for a in aims if not as_number(a)]
-    metrics = [w for w in wanted if w in METRICS]
+    metrics = [w for w in wanted if w in thresholds]
     for several, what in ((metrics, "one threshold has one metric"), (aims, "one aim is enough")):
         if len(several) > 1:
             problems.append(f"{what}; given {', '.join(several)}")

@@ -29,7 +29,7 @@ class Fit(BaseModel):
     n: int
     nll: float = Field(description="cross-entropy in nats")
     ece: float = Field(description="expected calibration error, 15 bins")
-    accuracy: float
+    accuracy: float = Field(description="of several labels: texts with exactly their labels")
     score: float | None = Field(None, description="the metric that the threshold maximises")
 
 
@@ -65,6 +65,9 @@ class Calibration(BaseModel):
     answered exactly where its probability reaches the threshold; with thresholds, the class whose
     probability exceeds its own by most times is. With an abstention an answer is given only where
     its probability is above the cut.
+
+    Where a text may have several labels, probabilities are sigmoid(logits / temperature), and with
+    thresholds each label is answered exactly where its probability reaches its own.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -72,7 +75,9 @@ class Calibration(BaseModel):
     temperature: float | None = Field(None, gt=0)
     threshold: float | None = Field(None, ge=0, le=1)
     positive: str | None = None
-    thresholds: dict[str, float] | None = Field(None, description="by class; they sum to 1")
+    thresholds: dict[str, float] | None = Field(
+        None, description="by class; they sum to 1. Of several labels a text, of each by itself"
+    )
     metric: str | None = Field(None, description="what the threshold or thresholds maximise")
     abstention: Abstention | None = None
     chosen_on: Literal["selection"] = "selection"

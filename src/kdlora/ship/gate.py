@@ -70,8 +70,8 @@ class Gate:
             drop = self.metric.factor * (before - score) * self.metric.direction
         agreement = None
         if self.task.label_names:
-            decide = self.task.kind.decide
-            agreement = float(np.mean(decide(outputs) == decide(self.reference)))
+            kind = self.task.kind
+            agreement = float(np.mean(kind.right(outputs, kind.decide(self.reference))))
         return Verdict(
             score=score,
             drop_points=drop,

@@ -48,7 +48,7 @@ def readme(
         "card": card,
         "metric": card.metric,
         "direction": " (less is better)" if metric(card.metric).direction < 0 else "",
-        "outputs": ", ".join(card.label_names) or "one number",
+        "outputs": _outputs(card),
         "has_torch": any(v.runtime == "torch" for v in artefact.variants),
         "smaller": teacher is not None and run.role != "teacher",
         "timed": timed,
@@ -174,6 +174,7 @@ def example(artefact: Artefact, card: ModelCard) -> str | None:
         answer=_answer(card),
         cut=by.abstention.cut if by and by.abstention else None,
         windows=artefact.windows,
+        several=card.answers.several,
     )
 
 
@@ -188,14 +189,26 @@ def _limit(artefact: Artefact) -> str:
 
 
 def _answer(card: ModelCard) -> str:
-    """The place of the answer among the probabilities `p`, as the example writes it."""
+    """The place of the answer among the probabilities `p`, as the example writes it.
+
+    Of several labels a text, which of them are answered.
+    """
     by = card.calibration
+    if card.answers.several:
+        cuts = (by.thresholds if by else None) or dict.fromkeys(card.label_names, 0.5)
+        return f"p >= {[cuts[name] for name in card.label_names]!r}"
     if by is not None and by.thresholds is not None:
         return f"(p / {[by.thresholds[name] for name in card.label_names]!r}).argmax()"
     if by is not None and by.threshold is not None and by.positive is not None:
         place = card.label_names.index(by.positive)
         return f"{place} if p[{place}] >= {by.threshold!r} else {1 - place}"
     return "p.argmax()"
+
+
+def _outputs(card: ModelCard) -> str:
+    """What a reader has to know of the answers."""
+    names = ", ".join(card.label_names) or "one number"
+    return f"any number of {names}, each by itself (sigmoid)" if card.answers.several else names
 
 
 def _shipped(artefact: Artefact) -> Variant | None:
@@ -240,11 +253,19 @@ def _scores(record: Record, card: ModelCard) -> Any:
         yield f"{split} split as trained ({record.facts.precision or 'fp32'}): {shown}"
     if record.quality.per_class_f1:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in record.quality.per_class_f1.items())
-        yield f"F1 by class: {shown}"
+        yield f"F1 by {'label' if record.quality.per_label else 'class'}: {shown}"
+    precision = [
+        f"{name} {one.average_precision:.3f}"
+        for name, one in record.quality.per_label.items()
+        if one.average_precision is not None
+    ]
+    if precision:
+        yield f"average precision by label: {', '.join(precision)}"
     if record.agreement is not None and record.agreement.agreement is not None:
         a = record.agreement
         kappa = "" if a.kappa is None else f", kappa {a.kappa:.3f}"
-        yield f"agrees with its teacher on {a.agreement:.1%} of the rows{kappa}"
+        on = "all labels of " if a.per_label else ""
+        yield f"agrees with its teacher on {on}{a.agreement:.1%} of the rows{kappa}"
     if card.chosen_because:
         yield f"why this run: {card.chosen_because}"
 

@@ -24,7 +24,7 @@ from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.precision import choose_compute, ready_for_inference
-from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
 
 LONGEST = 512  # tokens of a text for a model that does not say what it was trained on
 
@@ -121,15 +121,15 @@ def _card_of_config(folder: Path) -> ModelCard:
     """What a model without a card says of itself."""
     config = read_config(str(folder))
     stated = config.problem_type
-    kind = REGRESSION if config.num_labels == 1 else CLASSIFICATION
-    if stated not in (None, kind.problem_type):
-        several = "each of its labels may hold or not, alone or with others"
-        numbers = f"it answers with {config.num_labels} numbers"
-        why = numbers if stated == REGRESSION.problem_type else several
+    kind: Kind = REGRESSION if config.num_labels == 1 else CLASSIFICATION
+    if stated == MULTILABEL.problem_type:
+        kind = MULTILABEL
+    elif stated not in (None, kind.problem_type):
         raise ModelError(
-            f"{folder}: its config says problem_type {stated}: {why}. kdlora predicts with models "
-            "that answer with one of several classes or with one number. If the config is wrong, "
-            f"set problem_type to {kind.problem_type} in its config.json"
+            f"{folder}: its config says problem_type {stated}: it answers with {config.num_labels} "
+            "numbers. kdlora predicts with models that answer with one of several classes, with "
+            "any of several labels, or with one number. If the config is wrong, set problem_type "
+            f"to {kind.problem_type} in its config.json"
         )
     return ModelCard(
         run_id="",

@@ -53,7 +53,15 @@ NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "data": ("max_selection", "max_eval"),
     "kd": ("signals", "hidden_cache_mb", "start"),
     "encoder": ("layers",),
-    "task.own": ("labels", "missing_labels", "grades", "hub", "config", "revision"),
+    "task.own": (
+        "labels",
+        "missing_labels",
+        "grades",
+        "hub",
+        "config",
+        "revision",
+        "label_separator",
+    ),
     "adapter": ("budget", "method", "config"),
     "outputs": ("label", "confidence", "calibrate"),
 }

@@ -24,7 +24,7 @@ from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import Sources
 from kdlora.spec.encoders import UNKNOWN_LICENCE, is_licence
 from kdlora.vocabulary.metric import METRICS, metric
-from kdlora.vocabulary.task import KINDS, TASKS, Kind
+from kdlora.vocabulary.task import KINDS, MULTILABEL, TASKS, Kind
 
 MIN_STEPS = 200  # of trainings that name neither epochs nor min_steps
 HEAD_LR = 1e-3  # of new modules where no rate is named
@@ -284,7 +284,9 @@ class Data(Strict):
 
 
 def _as_names(value: Any) -> Any:
-    """YAML reads 0 and true where a file has '0' and 'true'."""
+    """YAML reads 0 and true where a file has '0' and 'true'; a list names columns of labels."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_name, value))
     if not isinstance(value, dict):
         return value
     return {_name(key): _name(name) for key, name in value.items()}
@@ -328,14 +330,26 @@ class OwnTask(Strict):
     )
     label: str = Field("label", description="column of the class or the number")
     id: str | None = Field(None, description="column of unique example ids")
-    kind: Literal["auto", "classification", "regression"] = Field(
-        "auto", description="auto tells it from the labels"
+    kind: Literal["auto", "classification", "regression", "multilabel"] = Field(
+        "auto",
+        description="auto tells classes from numbers by the labels; multilabel, where a text may "
+        "have several labels or none, has to be said (see docs/several-labels.md)",
     )
     metric: str | None = Field(
-        None, description="the primary metric; default: accuracy, or pearson of a regression"
+        None,
+        description="the primary metric; default: macro_f1, of a regression pearson, of several "
+        "labels mean_average_precision",
     )
-    labels: Annotated[dict[str, str], BeforeValidator(_as_names)] = Field(
-        {}, description="label in the file: name of its class; equal names join classes"
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="what stands between the labels of a cell, such as `|`; the kind is then "
+        "multilabel",
+    )
+    labels: Annotated[dict[str, str] | tuple[str, ...], BeforeValidator(_as_names)] = Field(
+        {},
+        description="label in the file: name of its class; equal names join classes. Or a list of "
+        "columns, one a label, that hold 1 or 0; the kind is then multilabel",
     )
     positive: str | None = Field(
         None,
@@ -390,18 +404,57 @@ class OwnTask(Strict):
             raise ValueError(f"{len(value)} text columns given, 1 or 2 expected")
         return value
 
+    @property
+    def class_names(self) -> dict[str, str]:
+        """What labels of the file are called; {} where they keep their names."""
+        return self.labels if isinstance(self.labels, dict) else {}
+
+    @property
+    def label_columns_are_labels(self) -> bool:
+        """Whether each label has a column of its own, of 0 and 1."""
+        return isinstance(self.labels, tuple)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that say a row's labels."""
+        return self.labels if isinstance(self.labels, tuple) else (self.label,)
+
+    @property
+    def label_title(self) -> str:
+        """Where the labels stand, as a message says it."""
+        if len(self.label_columns) == 1:
+            return f"column '{self.label_columns[0]}'"
+        return f"columns {', '.join(self.label_columns)}"
+
     @model_validator(mode="after")
     def _named_classes(self) -> OwnTask:
-        if self.labels and self.kind == "regression":
+        several = self.kind == "multilabel"
+        if self.class_names and self.kind == "regression":
             raise ValueError("labels names classes, but kind is regression")
         if isinstance(self.grades, tuple):
             if self.kind == "regression":
                 raise ValueError("grades names classes, but kind is regression: say integers")
             if len(set(self.grades)) < max(len(self.grades), 2):
                 raise ValueError(f"grades {list(self.grades)}: expected two or more different ones")
-        if len(set(self.labels.values())) == 1:
-            only = next(iter(self.labels.values()))
+        if len(set(self.class_names.values())) == 1 and not several:
+            only = next(iter(self.class_names.values()))
             raise ValueError(f"labels joins everything in one class, '{only}'")
+        given = [
+            *(["label_separator"] if self.label_separator else []),
+            *(["labels, a list of columns,"] if self.label_columns_are_labels else []),
+        ]
+        if len(given) == 2:
+            raise ValueError(f"{' and '.join(given)} say the labels twice: give one of them")
+        if self.grades is not None and (several or given):
+            raise ValueError(
+                "grades orders classes of which a text has one, but kind is multilabel"
+            )
+        if given and not several and self.kind != "auto":
+            raise ValueError(f"{given[0]} is of kind multilabel, but kind is {self.kind}")
+        if self.label_columns_are_labels and len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels names a column twice")
+        if self.label_columns_are_labels and not self.labels:
+            raise ValueError("labels is an empty list: name the columns, one a label")
         return self
 
     @field_validator("metric")
@@ -427,4 +480,6 @@ def stated_kind(item: str | OwnTask) -> Kind | None:
     """The kind of a task as far as the study file tells."""
     if isinstance(item, str):
         return TASKS[item].kind
+    if item.label_separator or item.label_columns_are_labels:
+        return MULTILABEL
     return KINDS.get(item.kind)

@@ -81,6 +81,13 @@ class Kind(ABC):
     def valid(self, labels: NDArray[Any], n_outputs: int) -> NDArray[np.bool_]:
         """Which of the numbers [n] are labels of a task with so many outputs."""
 
+    def counts(self, labels: NDArray[Any], names: Sequence[str]) -> dict[str, int]:
+        """In how many of the rows each class or label is; {} for numbers."""
+        import numpy as np
+
+        found = np.bincount(labels, minlength=len(names))
+        return {name: int(n) for name, n in zip(names, found, strict=True)}
+
     @abstractmethod
     def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
         """The labels [n] of rows of which nobody said any."""
@@ -248,6 +255,9 @@ class Regression(Kind):
 
         return np.isfinite(labels)
 
+    def counts(self, labels: NDArray[Any], names: Sequence[str]) -> dict[str, int]:
+        return {}
+
     def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
         import numpy as np
 
@@ -328,6 +338,9 @@ class Multilabel(Kind):
 
         return np.all(np.isin(labels, (0, 1)), axis=1)
 
+    def counts(self, labels: NDArray[Any], names: Sequence[str]) -> dict[str, int]:
+        return {name: int(n) for name, n in zip(names, (labels > 0).sum(axis=0), strict=True)}
+
     def unlabelled(self, n: int, n_outputs: int) -> NDArray[Any]:
         import numpy as np
 
@@ -347,9 +360,7 @@ class Multilabel(Kind):
         each = cross_entropy(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
         return each.where(known, each.new_zeros(())).mean(dim=-1)
 
-    def probabilities(
-        self, outputs: NDArray[Any], temperature: float = 1.0
-    ) -> NDArray[np.float64] | None:
+    def probabilities(self, outputs: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
         """sigmoid(outputs / temperature), a label each."""
         import numpy as np
 
@@ -387,7 +398,7 @@ class Multilabel(Kind):
 
 
 CLASSIFICATION, REGRESSION, MULTILABEL = Classification(), Regression(), Multilabel()
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CLASSIFICATION, REGRESSION, MULTILABEL)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ sound (SST-2, tweets, movie reviews, QQP) stay below all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -96,8 +96,8 @@ def several_label_findings(names: Sequence[str], column: str) -> Iterator[DataFi
             "warning",
             f"column '{column}' looks like several labels in one: {joined} of its {len(names)} "
             f"classes join {len(tags)} tags by '{separator}' ({', '.join(tags[: 2 * _SHOWN])})",
-            "Each combination would be a class of its own. Train one model a tag (a yes/no column "
-            "each), or keep the rows with a single tag",
+            "Each combination would be a class of its own. Several labels a text are of kind "
+            f"multilabel: --label-separator '{separator}' (`label_separator` in the study file)",
         )
 
 
@@ -115,7 +115,7 @@ def conflict_findings(
     conflicts = []
     for rows in rows_by_group(groups).values():
         found = labels[rows]
-        if np.ptp(found) > apart:
+        if np.ptp(found, axis=0).max() > apart:
             conflicts.append(rows)
     if not conflicts:
         return
@@ -129,7 +129,8 @@ def conflict_findings(
         "conflicting_labels",
         "warning" if share >= CONFLICTING_SHARE else "info",
         f"{_count(len(conflicts), 'text')} ({concerned:,} rows, {percent(share)}) "
-        f"{'stands' if len(conflicts) == 1 else 'stand'} under several labels: {'; '.join(quoted)}",
+        f"{'stands' if len(conflicts) == 1 else 'stand'} under "
+        f"{'different' if task.kind.several else 'several'} labels: {'; '.join(quoted)}",
         "Decide which label is right: no model can answer both",
     )
 
@@ -138,10 +139,17 @@ def _told(task: Task, labels: np.ndarray, rows: Sequence[int], where: Sequence[s
     """``positive in row 3 of train.csv, negative in row 9 of train.csv``."""
     said: dict[str, str] = {}
     for row in rows:
-        value = labels[row]
-        name = f"{value:g}" if task.kind.numeric else task.label_names[int(value)]
+        name = _written(task, labels[row])
         said.setdefault(name, where[row])
     return ", ".join(f"{name} in {place}" for name, place in list(said.items())[:_SHOWN])
+
+
+def _written(task: Task, label: np.ndarray) -> str:
+    """The label of one row as a user reads it."""
+    if task.kind.numeric:
+        return f"{label:g}"
+    (written,) = task.kind.write(label[None], task.label_names)
+    return " + ".join(written) or "no label" if task.kind.several else str(written)
 
 
 def quote(text: str, most: int = 60) -> str:
@@ -152,11 +160,3 @@ def quote(text: str, most: int = 60) -> str:
 
 def _count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
-def class_counts(task: Task, labels: np.ndarray) -> Mapping[str, int]:
-    """Rows of each class; nothing for numbers."""
-    if task.kind.numeric:
-        return {}
-    counts = np.bincount(labels, minlength=len(task.label_names))
-    return {name: int(n) for name, n in zip(task.label_names, counts, strict=True)}

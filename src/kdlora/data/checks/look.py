@@ -11,7 +11,6 @@ import numpy as np
 
 from kdlora.data.checks.duplicates import near_groups, numbered, plain_forms, rows_by_group
 from kdlora.data.checks.labels import (
-    class_counts,
     class_findings,
     conflict_findings,
     quote,
@@ -68,7 +67,7 @@ def look_at(
     task, parts = data.task, data.splits()
     sources = {name: split_source(ref, data, name) for name in parts}
     counts = [
-        SplitCount(name, sources[name], len(part), dict(class_counts(task, part.labels)))
+        SplitCount(name, sources[name], len(part), task.kind.counts(part.labels, task.label_names))
         for name, part in parts.items()
     ]
     if unlabelled is not None:
@@ -84,7 +83,7 @@ def look_at(
         [place for name, part in parts.items() for place in _places(part, sources[name])],
     )
     findings = [
-        *several_label_findings(task.label_names, task.label),
+        *([] if task.kind.several else several_label_findings(task.label_names, task.label)),
         *class_findings(counts[: len(data.splits())]),
         *size_findings(counts[: len(data.splits())]),
         *_column_findings(task.texts, texts),

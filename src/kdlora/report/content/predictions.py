@@ -27,6 +27,7 @@ from kdlora.report.document import Cell, Column, Figure, Panel, Table
 from kdlora.report.render.panels import ROW, heat_map, shade, tips
 from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
 from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.task import MULTILABEL
 
 SIDE = 250  # px of a reliability diagram
 MOST_PANELS = 12
@@ -68,12 +69,14 @@ def reliability(
         (*lead.columns, Column("confidence", "Mean confidence", "%"), Column("right", "Right", "%"),
          Column("rows", "Rows")),
         tuple(rows),
-        f"Report rows of all runs shown, in {BINS} bins of the predicted class's probability.",
+        f"Report rows of all runs shown, in {BINS} bins of the predicted class's probability."
+        f"{_of_labels(frame)}",
         heads=len(lead.columns), folded=True,
     )  # fmt: skip
     caption = (
         f"Report rows in {BINS} bins of confidence, all seeds together (n = {len(used)} runs). On "
         "the dashed line a model is right as often as it says; below it, it is overconfident."
+        f"{_of_labels(frame)}"
     )
     return Figure("reliability", "Calibration", caption, tuple(panels), ("reliability",)), table
 
@@ -134,6 +137,16 @@ def _risk_panel(where: str, rows: pd.DataFrame) -> Panel:
     layers = alt.layer(*_lines_with_names(rows.sort_values("x"), x, y, top))
     spec = panel_spec(layers, where, width=SIDE * 1.2, height=SIDE)
     return Panel(f"risk_coverage_{where}", where, alt_text, spec)
+
+
+def _of_labels(frame: pd.DataFrame) -> str:
+    """What confidence is where a text may have several labels; nothing where none has."""
+    if "task_kind" not in frame or not (frame["task_kind"] == MULTILABEL.name).any():
+        return ""
+    return (
+        " Where a text may have several labels, each label of each text counts by its probability, "
+        "and as right where it is there."
+    )
 
 
 def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
@@ -333,6 +346,6 @@ def agreement_table(frame: pd.DataFrame) -> Table | None:
         tuple(rows),
         "Share of report rows on which a distilled student and its teacher say the same. The two "
         "accuracies bound what is possible; chance is the agreement of independent guesses with "
-        "the same class shares.",
+        "the same class shares. Of several labels a text, the same is the same set of them.",
         heads=len(lead.columns),
     )

@@ -26,7 +26,8 @@ const showPrediction = (found, milliseconds) => {
   if (found.value !== undefined) {
     parts.push(make("p", found.value.toFixed(3), "label"));
   } else {
-    parts.push(make("p", found.label ?? "No answer", "label"));
+    const several = found.labels && (found.labels.join(", ") || "No label");
+    parts.push(make("p", several ?? found.label ?? "No answer", "label"));
     if (found.withheld) parts.push(make("p", `Withheld: ${found.withheld}.`, "quiet"));
     const table = make("table");
     const head = make("caption", "Probability of every label", "quiet");
