@@ -263,7 +263,8 @@ def test_the_page_is_light_and_dark(written):
 def test_reading_order(made):
     titles = [section.title for section in made("one_task").sections]
     assert titles == ["The answer", "Can it be trusted?", "Quality", "Efficiency", "Trade-off",
-                      "Statistics", "Task by task", "Methods", "Provenance and rerun"]  # fmt: skip
+                      "Statistics", "Task by task", "Where it is wrong", "Methods",
+                      "Provenance and rerun"]  # fmt: skip
 
 
 def test_the_same_records_make_the_same_report(one_task, tmp_path):
@@ -348,7 +349,7 @@ def test_a_study_without_results_still_has_a_report(tmp_path):
         frame = blank(frame, {"arm": arm}, "missing")
     files = build.write_report(frame, tmp_path, ReportInputs("Not begun"))
     text = files.markdown.read_text(encoding="utf-8")
-    assert "0 of 12 runs are done; 12 missing." in text
+    assert "0 of 12 planned runs are done; 12 missing." in text
     assert "No task and seed has a score of every trained model yet" in text
     assert files.figures == ()
     assert "vegaEmbed" not in files.html.read_text(encoding="utf-8")
