@@ -170,7 +170,7 @@ def test_shared_blocks_say_what_is_left_out(one_task, troubled):
 
 def test_flags_in_full_and_the_worst_first(one_task, troubled):
     assert trust.flags(tidy(one_task)) is None
-    assert trust.flag_counts(tidy(one_task)) is None
+    assert trust.flags_by_name(tidy(one_task)) is None
     rows = trust.flags(tidy(troubled)).rows
     assert [row[4].text for row in rows] == ["error", "warning"]
     assert rows[0][0].text == "cola-student-lora-s43-0a1b2c3d4e5f"
@@ -181,7 +181,7 @@ def test_flags_are_counted_by_run(troubled):
     frame = put(troubled, {"task": "rte", "arm": "student/lora"}, flags=("never_improved",))
     frame = put(frame, {"task": "rte", "arm": "student/fft"}, flags=("resumed",),
                 flag_severities=("info",))  # fmt: skip
-    counts = by_row(trust.flag_counts(tidy(frame)), "runs")
+    counts = by_row(trust.flags_by_name(tidy(frame)), "runs")
     assert counts[("never_improved",)].value == 3
     assert counts[("resumed",)].value == 2
     assert counts[("any warning or error",)].value == 3

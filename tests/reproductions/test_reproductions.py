@@ -365,7 +365,7 @@ def test_everything_is_written(reproduction, tmp_path):
     assert "mrlora & LoRA-only & 39 & 0.7600 & 318.9 & 0.751 & 0.827 & 589.3 & 742.3" in latex
     tests = (out / "001" / "supplementary_table_statistical_tests.tex").read_text()
     assert "adalora & 0.6418 & 0.6209 & 0.0210 & 0.7154 & No" in tests
-    assert tests.count("\\begin{tabular}") == 2
+    assert tests.count("\\begin{longtable}") == 2
     assert str(tmp_path) not in page
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot write to"):
