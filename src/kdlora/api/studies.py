@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
@@ -438,7 +437,7 @@ def distil(
     text: str | Sequence[str] = "text",
     label: str = "label",
     label_separator: str | None = None,
-    labels: Mapping[str, str] | Sequence[str] = MappingProxyType({}),
+    labels: Mapping[str, str] | Sequence[str] = (),
     id: str | None = None,
     kind: str = "auto",
     metric: str | None = None,
@@ -549,7 +548,7 @@ def distil(
         text=text,
         label=label,
         label_separator=label_separator,
-        labels=dict(labels) if isinstance(labels, Mapping) else tuple(labels),
+        labels=labels,
         id=id,
         kind=kind,
         metric=metric,

@@ -25,9 +25,9 @@ LabelColumns = Annotated[
 ]
 
 
-def split_names(given: str | None) -> tuple[str, ...] | dict[str, str]:
-    """Names with commas between; nothing where none are given."""
-    return tuple(name.strip() for name in given.split(",") if name.strip()) if given else {}
+def split_names(given: str | None) -> tuple[str, ...]:
+    """Names with commas between; () where none are given."""
+    return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
 class SingleValued(TyperCommand):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class DistilArguments:
     text: str | Sequence[str] = "text"
     label: str = "label"
     label_separator: str | None = None
-    labels: Mapping[str, str] | Sequence[str] = field(default_factory=dict)
+    labels: Mapping[str, str] | Sequence[str] = ()
     id: str | None = None
     kind: str = "auto"
     metric: str | None = None
@@ -82,9 +82,14 @@ class DistilArguments:
     sections: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
+    def labels_are_columns(self) -> bool:
+        """Whether each label has a column of its own."""
+        return bool(self.labels) and not isinstance(self.labels, Mapping)
+
+    @property
     def label_columns(self) -> Sequence[str]:
         """The columns that say the labels of a row."""
-        return (self.label,) if isinstance(self.labels, Mapping) else self.labels
+        return tuple(self.labels) if self.labels_are_columns else (self.label,)
 
     @property
     def teaches_without_training(self) -> bool:
@@ -97,7 +102,7 @@ def distil_study(given: DistilArguments) -> Study:
     if problems := list(_contradictions(given)):
         raise InputError(problems)
     stem = task_name_of(given.train if given.hub is None else given.hub)
-    task = {
+    task: dict[str, Any] = {
         "name": stem,
         "train": str(given.train),
         "eval": None if given.eval is None else str(given.eval),
@@ -107,6 +112,7 @@ def distil_study(given: DistilArguments) -> Study:
     }
     said = ("label", "label_separator", "labels", "id", "kind", "metric", "positive")
     task |= {key: getattr(given, key) for key in said}
+    task["labels"] = given.labels or {}
     pair = _pair(given)
     arrives = bool(pair.get("teacher_is_trained")) or given.teaches_without_training
     student = Arm("student", given.adaptation)
@@ -192,7 +198,7 @@ def _kind(given: DistilArguments) -> str:
     columns = _columns(given.teacher_outputs)
     if SCORE in columns:
         return "scores"
-    if given.label_separator or not isinstance(given.labels, Mapping):
+    if given.label_separator or given.labels_are_columns:
         return "probabilities"  # one column a label
     return "labels" if given.label in columns or not columns else "probabilities"
 
