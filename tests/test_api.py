@@ -36,7 +36,8 @@ def ending(monkeypatch) -> Callable[[Callable[[Run], str]], None]:
             return states
 
         monkeypatch.setattr(Execution, "run_plan", run_plan)
-        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: [])
+        nothing = preflight.Inspected([], {})
+        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: nothing)
 
     return play
 
