@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from kdlora.cli.app import app
 from kdlora.errors import InputError
 from kdlora.planning.status import study_status, totals
+from kdlora.records.contents import sealed
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     path = store.folder(first[1].run_id) / "record.json"
     record = json.loads(path.read_text())
     record["health"] = [{"name": "diverged", "severity": "error", "detail": "x"}]
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
     mrpc = [r for r in runs if (r.task.name, r.seed) == ("mrpc", 1)]
     for run, name in zip(mrpc, ("failed.json", "record.damaged-0.json"), strict=False):
         store.folder(run.run_id).mkdir(parents=True)
