@@ -124,6 +124,7 @@ def test_lists_of_kind_auto_are_refused_with_what_to_set(tmp_path):
     ("cells", "changes", "told"),
     [
         (["['a']"], {"kind": "multilabel"}, "with double quotes"),
+        (["[" * 3000 + "]" * 3000], {"kind": "multilabel"}, "holds no set of labels in row 1"),
         ([[["a"]]], {"kind": "multilabel"}, "no name of a label"),
         ([None], {"kind": "multilabel"}, "no label in row 1 of 60"),
     ],

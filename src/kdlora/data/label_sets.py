@@ -6,10 +6,10 @@ without any label is a row. What is no statement at all (a null where a list is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from kdlora.json_files import parse_json
 from kdlora.spec.sections import OwnTask
 from kdlora.tables.reader import FileTable, is_missing, name_rows
 from kdlora.vocabulary.task import class_name
@@ -74,7 +74,7 @@ def _reader(own: OwnTask) -> Callable[[Any], LabelSet | None]:
 def _parsed(cell: str, separator: str | None) -> Any:
     """A list written as JSON; a text of another form stays as it is where a separator is set."""
     try:
-        return json.loads(cell)
+        return parse_json(cell)
     except ValueError:
         if separator is not None:
             return cell

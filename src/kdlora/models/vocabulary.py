@@ -28,6 +28,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
 from kdlora.files import whole_folder
+from kdlora.json_files import read_json_object
 from kdlora.models.checkpoints import quiet, read_tokenizer
 
 KEPT_FACTS = "vocabulary.json"  # in the folder: how it was made and what was measured
@@ -273,7 +274,7 @@ def _write_tokenizer(
     (folder / _TABLE).write_text(text, encoding="utf-8")
     settings = folder / "tokenizer_config.json"
     if settings.is_file():
-        values = json.loads(settings.read_text(encoding="utf-8"))
+        values = read_json_object(settings)
         if known_added := values.get("added_tokens_decoder"):
             values["added_tokens_decoder"] = {
                 str(int(places[int(i)])): token for i, token in known_added.items()
@@ -298,8 +299,12 @@ def _write_weights(
     source: Path, kept: np.ndarray, places: np.ndarray, folder: Path
 ) -> tuple[int, float]:
     """Weights and config with the kept rows; returns parameters and MB of the source."""
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    rows, before = int(config["vocab_size"]), _sizes(source)
+    try:
+        config = read_json_object(source / "config.json")
+        rows = int(config["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{source}: its config.json names no vocab_size: {error}") from None
+    before = _sizes(source)
     wanted = torch.from_numpy(kept)
     weights: dict[str, torch.Tensor] = {}
     tables = 0
