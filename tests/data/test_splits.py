@@ -158,7 +158,7 @@ def test_folds_spread_classes_and_keep_groups_together():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(60), 2)
     strata = np.repeat(np.array([0] * 45 + [1] * 15), 2)
-    fold = folds_of(strata, groups, 5, rng=rng)
+    fold = folds_of(strata, ([f"text {group}" for group in groups],), rng=rng)
     assert (fold[::2] == fold[1::2]).all()
     counts = np.array([[np.sum((fold == f) & (strata == s)) for s in (0, 1)] for f in range(5)])
     assert counts.tolist() == [[18, 6]] * 5

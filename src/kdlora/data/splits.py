@@ -16,6 +16,7 @@ from kdlora.spec.sections import Data
 
 LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
 SHORT_SELECTION = 100  # rows; a choice made on fewer is noisy
+FOLDS = 5  # of rows that are answered out of fold
 _BIN_ROWS, _MOST_BINS = 20, 10
 
 
@@ -170,12 +171,16 @@ def subset(strata: np.ndarray, *, size: int, rng: np.random.Generator) -> np.nda
 
 
 def folds_of(
-    strata: np.ndarray, groups: np.ndarray, folds: int, *, rng: np.random.Generator
+    labels: np.ndarray, texts: Sequence[Sequence[str]], *, rng: np.random.Generator
 ) -> np.ndarray:
-    """Fold [n] of each row, from 0: spread over the strata, a group in one fold as a whole."""
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    """One of `FOLDS` folds for each row [n], from 0: spread over the strata of the labels.
+
+    Rows of the same text are in one fold.
+    """
+    strata = strata_of(labels)
+    _, first, group = np.unique(groups_of(texts), return_index=True, return_inverse=True)
     order = rng.permutation(len(first))
     order = order[np.argsort(strata[first][order], kind="stable")]  # stratum after stratum
     fold = np.empty(len(first), dtype=np.int64)
-    fold[order] = np.arange(len(first)) % folds
+    fold[order] = np.arange(len(first)) % FOLDS
     return fold[group]

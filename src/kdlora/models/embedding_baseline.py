@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdlora.data.examples import Examples
-from kdlora.data.splits import folds_of, groups_of, strata_of
+from kdlora.data.splits import FOLDS, folds_of
 from kdlora.errors import DataError
 from kdlora.models.baselines import CHOICE_ROWS, LINEAR_MODELS, choose_regularisation
 from kdlora.vocabulary.task import Kind, Task
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation to choose from
-FOLDS = 5  # of the training rows, for answers to rows that were not fitted
 _TINY = 1e-8
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # n texts -> [n, d]
@@ -111,7 +110,7 @@ def out_of_fold(
     Rows with the same texts are left out together, so that no text answers for itself.
     """
     rng = np.random.default_rng(seed)
-    fold = folds_of(strata_of(train.labels), groups_of(train.texts), FOLDS, rng=rng)
+    fold = folds_of(train.labels, train.texts, rng=rng)
     outputs = np.zeros((len(train), task.num_outputs))
     for number in range(FOLDS):
         left = fold == number

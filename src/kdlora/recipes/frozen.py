@@ -20,7 +20,7 @@ import torch
 from kdlora.data.batches import encode_once
 from kdlora.data.examples import Examples, TaskData, is_labelled, joined
 from kdlora.data.own_task import HELD_OUT
-from kdlora.data.splits import SHORT_SELECTION, folds_of, groups_of, strata_of
+from kdlora.data.splits import FOLDS, SHORT_SELECTION, folds_of
 from kdlora.distillation.losses import make_loss
 from kdlora.errors import ModelError
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
@@ -53,8 +53,6 @@ from kdlora.training.inference import (
 )
 from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import CLASSIFICATION
-
-FOLDS = 5
 
 
 def frozen(
@@ -187,7 +185,7 @@ def _fit(
 def _folds(run: TrainedRun, rows: Examples) -> np.ndarray:
     """The fold of each row [n]; rows of the same text are in one."""
     rng = np.random.default_rng(seed_for(run.seed, "folds"))
-    return folds_of(strata_of(rows.labels), groups_of(rows.texts), FOLDS, rng=rng)
+    return folds_of(rows.labels, rows.texts, rng=rng)
 
 
 def _cross_validated(

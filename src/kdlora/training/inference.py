@@ -41,16 +41,9 @@ def predict(
     forward = forward or make_forward(model, compute)
     was_training = model.training
     model.eval()
-    rows: np.ndarray | None = None
-    on_cpu = compute.device.type == "cpu"
-    sizes = {"tokens": CPU_TOKENS, "largest": CPU_TEXTS} if on_cpu else {}
-    for index in eval_batches(texts.row_lengths, **sizes):
-        values = forward(collate(texts, index, compute.device)).cpu().numpy()
-        if rows is None:
-            rows = np.zeros((len(texts.row_lengths), values.shape[1]), dtype=np.float32)
-        rows[index] = values
+    rows = _of_rows(texts, compute, forward)
     model.train(was_training)
-    return texts.pooled(rows) if rows is not None else np.zeros((0, 1), dtype=np.float32)
+    return texts.pooled(rows)
 
 
 @torch.inference_mode()
@@ -60,18 +53,14 @@ def mean_embeddings(model: nn.Module, texts: Encoded, compute: Compute) -> np.nd
     Of a text that is read in windows it is the mean of theirs.
     """
     base: Any = model
-    rows: np.ndarray | None = None
-    for index in eval_batches(texts.row_lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
-        inputs = collate(texts, index, compute.device)
+
+    def mean(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         with compute.autocast():
             states = base.base_model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"].unsqueeze(-1).float()
-        values = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
-        if rows is None:
-            rows = np.zeros((len(texts.row_lengths), values.shape[1]), dtype=np.float32)
-        rows[index] = values
-    if rows is None:
-        return np.zeros((0, 1), dtype=np.float32)
+        return (states * mask).sum(1) / mask.sum(1)
+
+    rows = _of_rows(texts, compute, mean)
     return rows if texts.windows is None else texts.windows.mean(rows)
 
 
@@ -83,16 +72,37 @@ def head_inputs(model: nn.Module, layer: nn.Linear, texts: Encoded, compute: Com
     """
     seen: list[torch.Tensor] = []
     watching = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    rows = np.zeros((len(texts.row_lengths), layer.in_features), dtype=np.float32)
+
+    def read(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        seen.clear()
+        with compute.autocast():
+            model(**inputs)
+        return seen[-1].float().reshape(len(inputs["input_ids"]), -1)
+
     try:
-        for index in eval_batches(texts.row_lengths, tokens=CPU_TOKENS, largest=CPU_TEXTS):
-            seen.clear()
-            with compute.autocast():
-                model(**collate(texts, index, compute.device))
-            rows[index] = seen[-1].float().cpu().numpy().reshape(len(index), -1)
+        rows = _of_rows(texts, compute, read, width=layer.in_features)
     finally:
         watching.remove()
     return rows if texts.windows is None else texts.windows.mean(rows)
+
+
+def _of_rows(
+    texts: Encoded,
+    compute: Compute,
+    read: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    *,
+    width: int = 1,
+) -> np.ndarray:
+    """What `read` says of every row, [rows, c] float32; [0, width] where there is none."""
+    on_cpu = compute.device.type == "cpu"
+    sizes = {"tokens": CPU_TOKENS, "largest": CPU_TEXTS} if on_cpu else {}
+    rows: np.ndarray | None = None
+    for index in eval_batches(texts.row_lengths, **sizes):
+        values = read(collate(texts, index, compute.device)).cpu().numpy()
+        if rows is None:
+            rows = np.zeros((len(texts.row_lengths), values.shape[1]), dtype=np.float32)
+        rows[index] = values
+    return np.zeros((0, width), dtype=np.float32) if rows is None else rows
 
 
 def predict_held_out(

@@ -7,6 +7,7 @@ sums (`Terms`); a metric that ranks the rows, such as average precision, needs a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,14 +59,8 @@ class _Ranking:
 
 
 @dataclass(frozen=True)
-class RankedTerms:
-    """Mean average precision of rows ranked by scores [n, c], where `truth` [n, c] says who is one.
-
-    Average precision is the mean, over the rows that have the label, of the share that has it among
-    the rows with no lower score (Manning, Raghavan and Schütze 2008, "Introduction to Information
-    Retrieval", ch. 8); no interpolation. The mean is over the labels that some row has, NaN if none
-    has any.
-    """
+class _ScoredRows(ABC):
+    """Rows by a model's scores, [n, ...], and `truth` of the same shape: who is one."""
 
     scores: Floats
     truth: Array
@@ -76,10 +71,25 @@ class RankedTerms:
 
     @property
     def score(self) -> float:
-        """On the rows as they are; NaN where no row has a label."""
+        """On the rows as they are; NaN where no row has what is looked for."""
         import numpy as np
 
         return float(self.of_weights(np.ones((1, self.rows)))[0])
+
+    @abstractmethod
+    def of_weights(self, weights: Floats) -> Floats:
+        """Scores [d] where the rows count as often as `weights` [d, n] says."""
+
+
+@dataclass(frozen=True)
+class RankedTerms(_ScoredRows):
+    """Mean average precision of rows ranked by scores [n, c], where `truth` [n, c] says who is one.
+
+    Average precision is the mean, over the rows that have the label, of the share that has it among
+    the rows with no lower score (Manning, Raghavan and Schütze 2008, "Introduction to Information
+    Retrieval", ch. 8); no interpolation. The mean is over the labels that some row has, NaN if none
+    has any.
+    """
 
     def of_weights(self, weights: Floats) -> Floats:
         """Mean average precision [d] where the rows count as often as `weights` [d, n] says."""
@@ -127,27 +137,14 @@ class RankedTerms:
 
 
 @dataclass(frozen=True)
-class RecallTerms:
+class RecallTerms(_ScoredRows):
     """The most of the rows with `truth` [n] that any threshold on `scores` [n] finds.
 
     Among the rows at or above it, at least a share of `precision` must have it. 0 where no
     threshold reaches that, NaN where no row has it.
     """
 
-    scores: Floats
-    truth: Array
     precision: float
-
-    @property
-    def rows(self) -> int:
-        return len(self.scores)
-
-    @property
-    def score(self) -> float:
-        """On the rows as they are."""
-        import numpy as np
-
-        return float(self.of_weights(np.ones((1, self.rows)))[0])
 
     def of_weights(self, weights: Floats) -> Floats:
         """Recall [d] where the rows count as often as `weights` [d, n] says."""

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd import Function
 
+from kdlora.models.fused.ops import read_one, weighted, weighted_backward
+
 
 class Distances(NamedTuple):
     """Projected distances of texts of l tokens, in the compute dtype.
@@ -76,10 +78,8 @@ def attention_forward(
     else:
         whole = scores.view(heads, texts, length, length)
         scores = torch.add(bias.transpose(0, 1), whole, alpha=root)
-    weights = torch.softmax(scores, -1).view(-1, length, length)
-    half = weights.to(qkv.dtype)
-    dropped = half if keep is None else (half * keep.view_as(half)).mul_(scale)
-    context = torch.bmm(dropped, value).view(heads, texts, length, -1)
+    context, weights, dropped = weighted(scores, value, keep, scale)
+    context = context.view(heads, texts, length, -1)
     return context.permute(1, 2, 0, 3).flatten(2), (query, key, value, weights, dropped)
 
 
@@ -93,16 +93,12 @@ def attention_backward(
     wants_distances: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """The gradients of qkv [b, l, 3 d] and of the distances' keys and queries, if wanted."""
-    query, key, value, weights, dropped = saved
+    query, key, *_ = saved
     heads, columns, _ = distances.key.shape
     texts, length = grad.shape[:2]
     grad = grad.unflatten(-1, (heads, -1)).permute(2, 0, 1, 3).reshape(query.shape)
     out = query.new_empty(3, *query.shape)
-    torch.bmm(dropped.transpose(1, 2), grad, out=out[2])
-    g_weights = torch.bmm(grad, value.transpose(1, 2))
-    if keep is not None:
-        g_weights.mul_(keep.view_as(g_weights)).mul_(scale)
-    g_scores = torch.ops.aten._softmax_backward_data(g_weights.float(), weights, -1, torch.float32)
+    g_scores = weighted_backward(grad, saved, keep, scale, out[2])
     g_scores = g_scores.mul_((3 * query.shape[-1]) ** -0.5).to(query.dtype)
     torch.bmm(g_scores, key, out=out[0])
     torch.bmm(g_scores.transpose(1, 2), query, out=out[1])
@@ -193,8 +189,4 @@ def attend_one(
     query = query.unflatten(-1, (heads, -1)).unsqueeze(2)  # [b, h, 1, e]
     scores = torch.matmul(query, (key + distances.key).transpose(-1, -2)).float()
     scores = scores + (key.float() * distances.query.float()).sum(-1).unsqueeze(2)
-    scores = scores * (3 * query.shape[-1]) ** -0.5
-    weights = torch.softmax(scores if bias is None else scores + bias, -1).to(key.dtype)
-    if keep is not None:
-        weights = weights * keep * scale
-    return torch.matmul(weights, value).squeeze(2).flatten(1)
+    return read_one(scores * (3 * query.shape[-1]) ** -0.5, value, bias, keep, scale)

@@ -205,11 +205,44 @@ def attention_forward(
         scores.mul_(root)
     else:
         scores = torch.add(bias, scores.view(texts, heads, length, length), alpha=root)
-    weights = torch.softmax(scores, -1).view(-1, length, length)
-    half = weights.to(qkv.dtype)
-    dropped = half if keep is None else (half * keep.view_as(half)).mul_(scale)
-    context = torch.bmm(dropped, value).view(texts, heads, length, -1)
+    context, weights, dropped = weighted(scores, value, keep, scale)
+    context = context.view(texts, heads, length, -1)
     return context.transpose(1, 2).flatten(2), (query, key, value, weights, dropped)
+
+
+def weighted(
+    scores: torch.Tensor, value: torch.Tensor, keep: torch.Tensor | None, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """From scores, fp32 with m matrices [l, l], and values [m, l, e] to the context [m, l, e].
+
+    Beside it the weights [m, l, l] in fp32, and in the compute dtype what dropout leaves of them.
+    """
+    weights = torch.softmax(scores, -1).view(-1, *scores.shape[-2:])
+    half = weights.to(value.dtype)
+    dropped = half if keep is None else (half * keep.view_as(half)).mul_(scale)
+    return torch.bmm(dropped, value), weights, dropped
+
+
+def weighted_backward(
+    grad: torch.Tensor,
+    saved: Sequence[torch.Tensor],
+    keep: torch.Tensor | None,
+    scale: float,
+    g_value: torch.Tensor,
+) -> torch.Tensor:
+    """The gradient of the scores [m, l, l] fp32; that of the values is written to `g_value`.
+
+    `grad` is the one of the context [m, l, e]; `saved` ends in value, weights and dropped.
+    """
+    value, weights, dropped = saved[-3:]
+    torch.bmm(dropped.transpose(1, 2), grad, out=g_value)
+    g_weights = torch.bmm(grad, value.transpose(1, 2))
+    if keep is not None:
+        g_weights.mul_(keep.view_as(g_weights)).mul_(scale)
+    g_scores: torch.Tensor = torch.ops.aten._softmax_backward_data(
+        g_weights.float(), weights, -1, torch.float32
+    )
+    return g_scores
 
 
 def attention_backward(
@@ -221,15 +254,11 @@ def attention_backward(
     g_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The gradient of qkv [b, l, 3 d]; the one of the scores is added to `g_bias` if given."""
-    query, key, value, weights, dropped = saved
+    query, key, *_ = saved
     texts, length = grad.shape[:2]
     grad = grad.unflatten(-1, (heads, -1)).transpose(1, 2).reshape(query.shape)
     out = query.new_empty(3, *query.shape)
-    torch.bmm(dropped.transpose(1, 2), grad, out=out[2])
-    g_weights = torch.bmm(grad, value.transpose(1, 2))
-    if keep is not None:
-        g_weights.mul_(keep.view_as(g_weights)).mul_(scale)
-    g_scores = torch.ops.aten._softmax_backward_data(g_weights.float(), weights, -1, torch.float32)
+    g_scores = weighted_backward(grad, saved, keep, scale, out[2])
     if g_bias is not None:
         whole = g_scores.view(texts, heads, length, length)
         g_bias += whole.sum_to_size(g_bias.shape)
@@ -300,7 +329,18 @@ def attend_one(
     key, value = key_value.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
     query = query.unflatten(-1, (heads, -1)).unsqueeze(2)  # [b, h, 1, e]
     scores = torch.matmul(query, key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    weights = torch.softmax(scores if bias is None else scores + bias, -1).to(key.dtype)
+    return read_one(scores, value, bias, keep, scale)
+
+
+def read_one(
+    scores: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    keep: torch.Tensor | None,
+    scale: float,
+) -> torch.Tensor:
+    """The context [b, d] of one query a text, from its scores [b, h, 1, l] in fp32."""
+    weights = torch.softmax(scores if bias is None else scores + bias, -1).to(value.dtype)
     if keep is not None:
         weights = weights * keep * scale
     return torch.matmul(weights, value).squeeze(2).flatten(1)
