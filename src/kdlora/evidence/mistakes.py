@@ -165,7 +165,7 @@ def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> 
         errors = np.abs(np.ravel(outputs.outputs) - outputs.labels)
         columns = _slices_of(outputs, rows, {})
         return replace(one, slices=tuple(slice_scores(columns, errors, is_error=True, rules=rules)))
-    right = CLASSIFICATION.decide(outputs.outputs) == outputs.labels
+    right = outputs.right
     classes = {"class": [names[i] for i in outputs.labels.astype(int)]}
     columns = _slices_of(outputs, rows, classes)
     slices = slice_scores(columns, right * 1.0, is_error=False, rules=rules)
@@ -178,9 +178,9 @@ def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> 
     except InputError as lacking:
         one = replace(one, not_checked=str(lacking))
     if beside is not None:
-        one = replace(one, judge_right=_share_right(beside))
+        one = replace(one, judge_right=float(beside.right.mean()))
     if folded is not None:
-        one = replace(one, folds_right=_share_right(folded))
+        one = replace(one, folds_right=float(folded.right.mean()))
     return replace(one, mistakes=_mistakes(one, outputs, beside, rows))
 
 
@@ -231,10 +231,6 @@ def _with_suspects(
     suspects = [s for split, outputs in known.items() for s in _suspects(split, outputs, rows)]
     checked = {split: len(outputs.ids) for split, outputs in known.items()}
     return replace(one, suspects=tuple(suspects), checked=checked)
-
-
-def _share_right(outputs: SplitOutputs) -> float:
-    return float((CLASSIFICATION.decide(outputs.outputs) == outputs.labels).mean())
 
 
 def _suspects(split: str, outputs: SplitOutputs, rows: TaskRows | None) -> list[SuspectedLabel]:

@@ -158,7 +158,7 @@ def load_trained(
     folder = Path(folder)
     require_whole_model(folder)
     if (folder / ADAPTER_CONFIG).is_file():
-        model = merge(load_adapted(folder, encoder=encoder, attention=attention))
+        model = merge(_load_adapter(folder, encoder, attention))
     elif (folder / "config.json").is_file():
         checkpoint = read_classifier(
             str(folder), read_config(str(folder)), seed=0, attention=attention
@@ -181,6 +181,11 @@ def load_adapted(
 ) -> PeftModel:
     """Load a saved adapter beside its fp32 base weights, not merged; else as `load_trained`."""
     require_whole_model(folder)
+    return _load_adapter(folder, encoder, attention)
+
+
+def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> PeftModel:
+    """The same of a folder that is known to be whole."""
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)

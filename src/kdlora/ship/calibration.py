@@ -43,16 +43,16 @@ from kdlora.ship.card import (
     write_card,
 )
 from kdlora.ship.label_thresholds import METRICS as LABEL_METRICS
-from kdlora.ship.label_thresholds import choose_label_thresholds, measure_label_fit
+from kdlora.ship.label_thresholds import best_cut, choose_label_thresholds, measure_label_fit
 from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
 from kdlora.vocabulary.metric import confusion_counts, expected_calibration_error
 from kdlora.vocabulary.metric import metric as metric_of
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, as_number
 
-# Metrics that a threshold may maximise, as they are written on the command line.
 _LEAST_OF_CLASS = 10  # rows of a class from which on its threshold is chosen
 _CUTS, _SWEEPS = 200, 10  # of the search for thresholds
+# Metrics that a threshold may maximise, as they are written on the command line.
 METRICS = tuple(name.replace("_", "-") for name, one in EVERY_METRIC.items() if one.of_confusion)
 
 
@@ -76,8 +76,7 @@ def choose_threshold(
     above = len(shares) - np.searchsorted(order, cuts, side="left")
     true_positive = len(hits) - np.searchsorted(hits, cuts, side="left")
     scores = _score_of_counts(true_positive, above, int(truth.sum()), len(shares), metric)
-    best = np.flatnonzero(scores >= np.nanmax(scores) - 1e-12)
-    return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])
+    return best_cut(cuts, scores, 0.5)
 
 
 def _score_of_counts(
@@ -126,9 +125,7 @@ def choose_thresholds(
                 cuts = cuts[np.linspace(0, len(cuts) - 1, _CUTS).round().astype(int)]
             scores = np.array([score(np.where(needed < cut, k, rival)) for cut in cuts])
             if len(scores) and scores.max() > best + 1e-12:
-                top = np.flatnonzero(scores >= scores.max() - 1e-12)
-                weights[k] = cuts[top[np.argmin(np.abs(cuts[top]))]]
-                best = scores.max()
+                weights[k], best = best_cut(cuts, scores, 0.0), scores.max()
         if best <= before + 1e-12:
             break
     found = np.exp(-(weights - weights.min()))

@@ -49,9 +49,7 @@ def _common(shares: np.ndarray, labels: np.ndarray, metric: str) -> float:
     cuts = np.concatenate([[0.5], cuts[places]])
     outputs = logit(shares)
     found = [metric_of(_name(metric)).score(outputs - logit(cut), labels) for cut in cuts]
-    scores = np.array([-1.0 if score is None else score for score in found])
-    best = np.flatnonzero(scores >= scores.max() - 1e-12)
-    return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])
+    return best_cut(cuts, np.array([-1.0 if score is None else score for score in found]), 0.5)
 
 
 def _best_f1(shares: np.ndarray, labels: np.ndarray, common: float) -> float:
@@ -63,9 +61,13 @@ def _best_f1(shares: np.ndarray, labels: np.ndarray, common: float) -> float:
     said = len(shares) - np.searchsorted(np.sort(shares), cuts, side="left")
     own = np.sort(shares[labels > 0])
     hit = len(own) - np.searchsorted(own, cuts, side="left")
-    scores = 2 * hit / np.maximum(said + len(own), 1)
-    best = np.flatnonzero(scores >= scores.max() - 1e-12)
-    return float(cuts[best[np.argmin(np.abs(cuts[best] - common))]])
+    return best_cut(cuts, 2 * hit / np.maximum(said + len(own), 1), common)
+
+
+def best_cut(cuts: np.ndarray, scores: np.ndarray, near: float) -> float:
+    """The cut with the highest score; of equally good ones the nearest to `near`."""
+    best = np.flatnonzero(scores >= np.nanmax(scores) - 1e-12)
+    return float(cuts[best[np.argmin(np.abs(cuts[best] - near))]])
 
 
 def measure_label_fit(
