@@ -15,7 +15,6 @@ from kdlora.distillation.losses import (
     bernoulli_kl,
     dist,
     dkd,
-    hard_loss,
     kd_kl,
     logit_mse,
     make_loss,
@@ -80,7 +79,7 @@ def test_the_loss_is_a_mean_over_examples(signal):
 def test_kd_weight_is_the_teachers_share():
     s, t = logits(9, classes=2), logits(10, classes=2)
     labels = torch.tensor([0, 1, 1, 0, 1, 0, 0])
-    hard, soft = hard_loss(RTE, s, labels), kd_kl(s, t, 3.0).mean()
+    hard, soft = RTE.kind.loss(s, labels).mean(), kd_kl(s, t, 3.0).mean()
     for weight in (0.0, 0.3, 1.0):
         loss = make_loss(RTE, Distillation(temperature=3.0, kd_weight=weight))
         assert loss(s, labels, t).item() == pytest.approx(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdlora.evidence.score_draws import draw_scores, quantiles, resampled, two_sided_p
+from kdlora.evidence.score_draws import draw_scores, quantiles, resampled
 from kdlora.records.predictions import SplitOutputs, shared_examples
 from kdlora.vocabulary.metric import metric
 from tests.harness.choice_studies import outputs_of
@@ -78,11 +78,6 @@ def test_other_labels_are_another_data_set() -> None:
     made = outputs_of({"a": 0.9, "b": 0.7}, n=50)
     flipped = SplitOutputs(made["b"].ids, 1 - made["b"].labels, made["b"].outputs)
     assert shared_examples({"a": made["a"], "b": flipped}) == {}
-
-
-def test_p_of_draws() -> None:
-    assert two_sided_p(np.linspace(0.1, 1, 999)) == pytest.approx(2 / 1000)
-    assert two_sided_p(np.linspace(-1, 1, 1001)) == pytest.approx(1.0)
 
 
 def test_a_ranking_metric_is_drawn_as_its_rows_are_and_pairs_its_models() -> None:

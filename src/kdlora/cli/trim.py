@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from kdlora.models.vocabulary import Cut
 
+_NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a model of the hub
+
 
 def trim(
     encoder: Annotated[
@@ -49,13 +51,17 @@ def trim(
 
     from kdlora.errors import InputError
     from kdlora.models.encoders import resolve_encoder
-    from kdlora.models.vocabulary import local_folder, trim_vocabulary
+    from kdlora.models.vocabulary import trim_vocabulary
+    from kdlora.ship.hub_model import fetch_model
     from kdlora.spec.resolve import encoder_ref
 
     if to.exists() and not replace:
         raise InputError(f"{to} is there already: give another name, or --replace")
     reference = encoder_ref(encoder, ".")
     texts = read_corpus(corpus, text or ["text"])
+    source = resolve_encoder(reference)
+    of_hub = reference.source == "hub"
+    folder = fetch_model(source, _NEEDED) if of_hub else Path(source)
     console = Console(stderr=True)
     with Progress(
         TextColumn("tokenising"), BarColumn(bar_width=24), TimeRemainingColumn(),
@@ -63,7 +69,7 @@ def trim(
     ) as bars:  # fmt: skip
         job = bars.add_task("", total=len(texts))
         made = trim_vocabulary(
-            local_folder(resolve_encoder(reference)),
+            folder,
             texts,
             to,
             keep=keep,

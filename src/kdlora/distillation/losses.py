@@ -53,11 +53,6 @@ class Weighting:
     focal: float = 0.0
 
 
-def hard_loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The loss of the task's kind against labels [b], mean over the rows."""
-    return task.kind.loss(logits, labels).mean()
-
-
 def weighted_loss(
     task: Task, logits: torch.Tensor, labels: torch.Tensor, by: Weighting
 ) -> torch.Tensor:

@@ -188,9 +188,3 @@ def score_ends(
         None if low is None else max(low, known.low),
         None if high is None else min(high, known.high),
     )
-
-
-def two_sided_p(values: np.ndarray) -> float:
-    """Bootstrap p-value of "the difference is zero": twice the smaller tail, never quite 0."""
-    below, above = (np.sum(values <= 0) + 1), (np.sum(values >= 0) + 1)
-    return float(min(1.0, 2 * min(below, above) / (len(values) + 1)))

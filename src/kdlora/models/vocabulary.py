@@ -131,19 +131,6 @@ def trim_vocabulary(
     return facts
 
 
-def local_folder(source: str) -> Path:
-    """A model folder, or the files of a hub's model, fetched where they are not there yet."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt",
-                                                              "*.model"]))  # fmt: skip
-    except Exception as error:  # the library has many, for names, networks and gates
-        raise ModelError(f"cannot fetch '{source}': {error}") from None
-
-
 def _count(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], on_progress: Progress
 ) -> np.ndarray:

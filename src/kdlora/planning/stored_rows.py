@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,6 @@ def rows_of(data: TaskData, runs: Sequence[Run], *, texts: bool, rules: Rules) -
         if texts
     }
     return make_rows(facts, kept, columns)
-
-
-def _texts(part: Examples) -> Iterator[tuple[str, ...]]:
-    return zip(*part.texts, strict=True)
 
 
 def _numbers(part: Examples) -> np.ndarray:
