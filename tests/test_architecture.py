@@ -202,6 +202,20 @@ def test_a_table_of_metrics_is_seen(line):
     assert metric_tables(line)
 
 
+SHAPE_OF_LABELS = re.compile(r"(labels|truth|gold)\.ndim|ndim\((\w+\.)?(labels|truth|gold)\)")
+
+
+def test_several_labels_are_told_by_the_kind_of_task_and_by_a_shape_in_one_place_alone():
+    found = [
+        name
+        for name, path in modules_beside("vocabulary/label_metrics.py")
+        if SHAPE_OF_LABELS.search(path.read_text(encoding="utf-8"))
+    ]
+    assert found == ["measure/quality.py"], "ask the kind; quality.checked says what does not fit"
+    assert SHAPE_OF_LABELS.search("if own.labels.ndim == 2:")
+    assert SHAPE_OF_LABELS.search("np.ndim(rows.labels)")
+
+
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     """What a caller gives; `self` and `cls` are not given."""
     arguments = function.args

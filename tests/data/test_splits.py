@@ -15,6 +15,7 @@ from kdlora.data.splits import (
     subset,
 )
 from kdlora.spec.sections import Data
+from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
 
 counts = st.lists(st.integers(0, 400), min_size=1, max_size=12).filter(lambda c: sum(c) > 0)
 rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60)), min_size=1, max_size=200)
@@ -129,14 +130,14 @@ def test_subset_is_exact_stratified_and_deterministic(strata, share, seed):
 
 
 def test_strata_of_classes_are_the_classes():
-    assert strata_of(np.array([2, 0, 2])).tolist() == [2, 0, 2]
+    assert strata_of(CLASSIFICATION, np.array([2, 0, 2])).tolist() == [2, 0, 2]
 
 
 def test_strata_of_numbers_are_deciles():
     labels = np.random.default_rng(0).permutation(1000).astype(np.float32)
-    strata = strata_of(labels)
+    strata = strata_of(REGRESSION, labels)
     assert strata.tolist() == (labels.astype(int) // 100).tolist()
-    assert set(strata_of(np.full(50, 3.5, dtype=np.float32)).tolist()) <= {0, 1}
+    assert set(strata_of(REGRESSION, np.full(50, 3.5, dtype=np.float32)).tolist()) <= {0, 1}
 
 
 def test_groups_of_equal_rows_are_equal():
@@ -158,7 +159,7 @@ def test_folds_spread_classes_and_keep_groups_together():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(60), 2)
     strata = np.repeat(np.array([0] * 45 + [1] * 15), 2)
-    fold = folds_of(strata, ([f"text {group}" for group in groups],), rng=rng)
+    fold = folds_of(CLASSIFICATION, strata, ([f"text {group}" for group in groups],), rng=rng)
     assert (fold[::2] == fold[1::2]).all()
     counts = np.array([[np.sum((fold == f) & (strata == s)) for s in (0, 1)] for f in range(5)])
     assert counts.tolist() == [[18, 6]] * 5

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlora.data.batches import collate, encode, encode_once, input_lengths, micro_batches
 from kdlora.data.examples import Examples
-from kdlora.data.windows import TextWindows, read_windows
+from kdlora.data.windows import TextWindows, count_windows, longest_read, read_windows
 from kdlora.errors import ModelError
 from kdlora.ship.onnx_runtime import encode as encode_light
 from kdlora.ship.onnx_runtime import open_tokenizer
@@ -172,3 +172,21 @@ def test_a_tokenizer_that_makes_no_windows_is_refused():
 
     with pytest.raises(ModelError, match="fast tokenizer"):
         encode(Slow(), (TEXTS,), max_length=16, windows=FEW)
+
+
+@given(
+    words=st.lists(st.integers(1, 90), min_size=1, max_size=8),
+    max_length=st.integers(16, 40),
+    share=st.integers(0, 8),
+    most=st.integers(2, 9),
+)
+@settings(max_examples=40)
+def test_windows_are_counted_beforehand_as_the_tokenizer_makes_them(words, max_length, share, most):
+    rule = Windows(stride=share, max_windows=most)
+    texts = [" ".join(KNOWN[:n]) for n in words]
+    made = encode(TOKENIZER, (texts,), max_length=max_length, windows=rule)
+    whole = encode(TOKENIZER, (texts,), max_length=200).lengths
+    counted = count_windows(whole, max_length, rule, special=2)
+    assert counted.tolist() == made.windows.counts.tolist()
+    beyond = whole > longest_read(max_length, rule, special=2)
+    assert beyond.tolist() == made.windows.partly.tolist()

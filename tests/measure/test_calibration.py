@@ -13,6 +13,7 @@ from kdlora.measure.calibration import (
     cross_entropy,
     fit_answers,
 )
+from kdlora.vocabulary.task import CLASSIFICATION
 
 
 def truths(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -24,7 +25,7 @@ def test_logits_that_claim_too_much_are_scaled_back():
     rng = np.random.default_rng(0)
     honest = rng.normal(size=(4000, 3)) * 2
     labels = truths(honest, rng)
-    found = calibrate_teacher(3 * honest, labels, answers_alone=False)
+    found = calibrate_teacher(CLASSIFICATION, 3 * honest, labels, answers_alone=False)
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert found.cross_entropy_before == pytest.approx(cross_entropy(3 * honest, labels))
     assert found.cross_entropy_after < found.cross_entropy_before
@@ -40,7 +41,7 @@ def test_answers_without_probabilities_get_what_was_true_of_them():
     right = rng.random(len(answers)) < np.where(answers == 0, 0.95, 0.7)
     labels = np.where(right, answers, 1 - answers)
     logits = np.log(np.where(np.arange(2) == answers[:, None], 0.9, 0.1))
-    found = calibrate_teacher(logits, labels, answers_alone=True)
+    found = calibrate_teacher(CLASSIFICATION, logits, labels, answers_alone=True)
     np.testing.assert_allclose(found.given_answer, [[0.95, 0.05], [0.3, 0.7]], atol=0.01)
     assert found.cross_entropy_after < found.cross_entropy_before
     shares = np.exp(calibrated(logits, found))
@@ -59,6 +60,6 @@ def test_few_answers_are_drawn_towards_the_accuracy_over_all():
 
 def test_too_little_gold_calibrates_nothing():
     logits, labels = np.zeros((LEAST_ROWS, 2)), np.arange(LEAST_ROWS) % 2
-    assert calibrate_teacher(logits[1:], labels[1:], answers_alone=True) is None
-    assert calibrate_teacher(logits, labels, answers_alone=True) is not None
+    assert calibrate_teacher(CLASSIFICATION, logits[1:], labels[1:], answers_alone=True) is None
+    assert calibrate_teacher(CLASSIFICATION, logits, labels, answers_alone=True) is not None
     assert (calibrated(logits, None) == logits).all()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kdlora.spec.sections import Data
+from kdlora.vocabulary.task import Kind
 
 LARGEST_SHARE = 0.2  # of train, for the selection split and for a report split held out of it
 SHORT_SELECTION = 100  # rows; a choice made on fewer is noisy
@@ -40,14 +41,14 @@ def report_size(n: int, data: Data, *, scarce: bool = False) -> int:
     return max(fifth, min(data.selection_min, n // 3)) if scarce else fifth
 
 
-def strata_of(labels: np.ndarray) -> np.ndarray:
+def strata_of(kind: Kind, labels: np.ndarray) -> np.ndarray:
     """Stratum [n] of each row: its class, or the quantile bin of its number (at most ten).
 
     Of labels [n, c], of which a row may have several, it is the set of them.
     """
-    if labels.ndim == 2:
+    if kind.several:
         return np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
-    if labels.dtype.kind != "f":
+    if not kind.numeric:
         return labels.astype(np.int64)
     bins = int(np.clip(len(labels) // _BIN_ROWS, 1, _MOST_BINS))
     edges = np.unique(np.quantile(labels, np.linspace(0, 1, bins + 1)[1:-1]))
@@ -171,13 +172,13 @@ def subset(strata: np.ndarray, *, size: int, rng: np.random.Generator) -> np.nda
 
 
 def folds_of(
-    labels: np.ndarray, texts: Sequence[Sequence[str]], *, rng: np.random.Generator
+    kind: Kind, labels: np.ndarray, texts: Sequence[Sequence[str]], *, rng: np.random.Generator
 ) -> np.ndarray:
     """One of `FOLDS` folds for each row [n], from 0: spread over the strata of the labels.
 
     Rows of the same text are in one fold.
     """
-    strata = strata_of(labels)
+    strata = strata_of(kind, labels)
     _, first, group = np.unique(groups_of(texts), return_index=True, return_inverse=True)
     order = rng.permutation(len(first))
     order = order[np.argsort(strata[first][order], kind="stable")]  # stratum after stratum

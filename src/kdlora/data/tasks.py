@@ -38,7 +38,7 @@ from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.run import TaskRef, seed_for
 from kdlora.spec.sections import Data
 from kdlora.tables.reader import changed_since_planned, name_rows, open_table, read_table
-from kdlora.vocabulary.task import TASKS, Task, as_number
+from kdlora.vocabulary.task import TASKS, Kind, Task, as_number
 
 
 def load_folder(task: Task, folder: Path) -> Loaded:
@@ -199,7 +199,7 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
     train, scarce = loaded.train, loaded.rest is not None and len(loaded.rest) > 0
     if not reports:
         size = report_size(len(train), data, scarce=scarce)
-        train, report = _carve(train, size, seed_for(data.split_seed, "report"))
+        train, report = _carve(task.kind, train, size, seed_for(data.split_seed, "report"))
         reports = {"report": report}
         notes.append(f"no eval file: {len(report):,} rows of train are held out to report on")
     if data.selection_fraction > LARGEST_SHARE:
@@ -209,17 +209,19 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
         )
     if len(train):
         size = selection_size(len(train), data, scarce=scarce)
-        train, selection = _carve(train, size, seed_for(data.split_seed, "selection"))
+        train, selection = _carve(task.kind, train, size, seed_for(data.split_seed, "selection"))
     else:
         report = reports["report"]
         size = selection_size(len(report), data, scarce=True)
-        report, selection = _carve(report, size, seed_for(data.split_seed, "selection"))
+        report, selection = _carve(task.kind, report, size, seed_for(data.split_seed, "selection"))
         reports["report"] = report
         notes.append(f"no train row has a label: {len(selection):,} of eval are selected on")
     for name, part in reports.items():
         if data.max_eval is not None and data.max_eval < len(part):
             notes.append(f"max_eval: {data.max_eval:,} of {len(part):,} {name} rows are used")
-            reports[name] = _subset(part, data.max_eval, seed_for(data.split_seed, "max_eval"))[0]
+            reports[name] = _subset(
+                task.kind, part, data.max_eval, seed_for(data.split_seed, "max_eval")
+            )[0]
     if data.max_selection == size and data.max_train is not None:
         notes.append(
             f"checkpoints are selected on {size:,} rows: more labels are not at hand where "
@@ -228,7 +230,9 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
     rest = loaded.rest
     if data.max_train is not None and data.max_train < len(train):
         notes.append(f"max_train: {data.max_train:,} of {len(train):,} train rows are used")
-        train, left = _subset(train, data.max_train, seed_for(data.split_seed, "max_train"))
+        train, left = _subset(
+            task.kind, train, data.max_train, seed_for(data.split_seed, "max_train")
+        )
         rest = left if rest is None else joined(left, rest)
 
     splits = {"train": train, "selection": selection, **reports}
@@ -245,12 +249,12 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
     )
 
 
-def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
+def _carve(kind: Kind, rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
     groups, rng = groups_of(rows.texts), np.random.default_rng(seed)
-    if rows.labels.ndim == 2:
+    if kind.several:
         kept, carved = carve_labels(rows.labels, groups, size=size, rng=rng)
     else:
-        kept, carved = carve(strata_of(rows.labels), groups, size=size, rng=rng)
+        kept, carved = carve(strata_of(kind, rows.labels), groups, size=size, rng=rng)
     if len(carved) == 0:
         raise DataError(
             f"no rows can be set aside out of {len(rows):,}: too few different texts per class"
@@ -258,13 +262,13 @@ def _carve(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
     return rows.take(kept), rows.take(carved)
 
 
-def _subset(rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
+def _subset(kind: Kind, rows: Examples, size: int, seed: int) -> tuple[Examples, Examples]:
     """A stratified subset of rows, and the others."""
     used, rng = np.zeros(len(rows), dtype=bool), np.random.default_rng(seed)
-    if rows.labels.ndim == 2:
+    if kind.several:
         chosen = carve_labels(rows.labels, np.arange(len(rows)), size=size, rng=rng)[1]
     else:
-        chosen = subset(strata_of(rows.labels), size=size, rng=rng)
+        chosen = subset(strata_of(kind, rows.labels), size=size, rng=rng)
     used[chosen] = True
     return rows.take(used), rows.take(~used)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdlora.spec.sections import Pooling
+from kdlora.spec.sections import Pooling, Windows
 
 if TYPE_CHECKING:
     import torch
@@ -79,3 +79,26 @@ def read_windows(counts: np.ndarray, most: int, pooling: Pooling) -> tuple[np.nd
         own[np.round(np.linspace(0, counts[i] - 1, most)).astype(np.int64)] = True
     offsets = np.concatenate([[0], np.cumsum(np.minimum(counts, most))]).astype(np.int64)
     return read, TextWindows(offsets, partly, pooling)
+
+
+def count_windows(
+    lengths: np.ndarray, max_length: int, windows: Windows, *, special: int
+) -> np.ndarray:
+    """In how many windows inputs of so many tokens [n] are read, before they are tokenised: [n].
+
+    Both `lengths` and `max_length` count the `special` tokens that stand in every window. Of pairs
+    it is what the longer text takes.
+    """
+    beyond = np.maximum(np.asarray(lengths) - max_length, 0)
+    wanted = 1 + np.ceil(beyond / _new_tokens(max_length, windows, special))
+    return np.minimum(wanted, windows.max_windows)
+
+
+def longest_read(max_length: int, windows: Windows, *, special: int) -> int:
+    """The tokens of the longest input of which no window is left out."""
+    return max_length + (windows.max_windows - 1) * _new_tokens(max_length, windows, special)
+
+
+def _new_tokens(max_length: int, windows: Windows, special: int) -> int:
+    """What a window reads that the one before it has not read."""
+    return max_length - special - windows.overlap(max_length)

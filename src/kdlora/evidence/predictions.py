@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
 from kdlora.evidence.abstention import RiskCoverage, mean_curve, risk_coverage
 from kdlora.records.tidy import groups
+from kdlora.vocabulary.task import Kind
 
 BINS = 10
 AGREEMENT = ("agreement", "agreement_lower", "agreement_upper", "agreement_chance")
@@ -34,23 +34,23 @@ class ConfidenceBins:
     curve: RiskCoverage | None = None
 
 
-def confidence_bins(logits: np.ndarray, labels: np.ndarray) -> ConfidenceBins | None:
-    """Rows by the confidence of the predicted class; None for outputs that are no classes.
+def confidence_bins(
+    kind: Kind, logits: np.ndarray, labels: np.ndarray
+) -> ConfidenceBins | None:  # fmt: skip
+    """Rows by the confidence of the predicted class; None for numbers, which have no classes.
 
     `logits` [n, c], `labels` [n]. Equal-width bins, closed on the right (Guo et al., 2017). Where a
     row may have several labels, `labels` [n, c], each label of each row counts by its probability,
     and as correct where the label is there.
     """
-    if logits.ndim != 2 or not np.isfinite(logits).all():
+    if kind.numeric or not np.isfinite(logits).all():
         return None
-    if labels.ndim == 2:
-        confidence, correct = expit(logits).ravel(), labels.ravel() > 0
-    elif logits.shape[1] < 2:
-        return None
+    shares = kind.probabilities(logits)
+    assert shares is not None
+    if kind.several:
+        confidence, correct = shares.ravel(), labels.ravel() > 0
     else:
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        confidence = 1 / np.exp(shifted).sum(axis=1)
-        correct = logits.argmax(axis=1) == labels
+        confidence, correct = shares.max(axis=1), kind.right(logits, labels)
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
     def count(weights: np.ndarray | None = None) -> list[float]:
@@ -60,7 +60,7 @@ def confidence_bins(logits: np.ndarray, labels: np.ndarray) -> ConfidenceBins | 
         tuple(map(int, count())),
         tuple(count(confidence)),
         tuple(map(int, count(correct * 1.0))),
-        risk_coverage(confidence, correct) if labels.ndim == 1 else None,
+        None if kind.several else risk_coverage(confidence, correct),
     )
 
 

@@ -13,11 +13,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from kdlora.records.record import TeacherCalibration
-from kdlora.vocabulary import label_metrics
-from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL
+from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.task import Kind
 
 LEAST, MOST = 0.05, 20.0  # temperatures that are looked at
 LEAST_ROWS = 20  # labelled rows on which a teacher is calibrated; fewer tell nothing
@@ -29,10 +28,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, temperature: float = 1
 
     Of labels [n, c], of which a row may have several, it is the mean over rows and labels.
     """
-    if labels.ndim == 2:
-        return label_metrics.cross_entropy(logits / temperature, labels).score
-    rows = np.arange(len(labels))
-    return float(-log_softmax(logits / temperature, axis=1)[rows, np.asarray(labels, int)].mean())
+    return metric("cross_entropy").terms(logits / temperature, labels).score
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -64,7 +60,7 @@ def fit_answers(answers: np.ndarray, labels: np.ndarray, n_classes: int) -> NDAr
 
 
 def calibrate_teacher(
-    logits: np.ndarray, labels: np.ndarray, *, answers_alone: bool
+    kind: Kind, logits: np.ndarray, labels: np.ndarray, *, answers_alone: bool
 ) -> TeacherCalibration | None:
     """How a teacher's logits [n, c] become honest on gold labels [n]; None on too few of them.
 
@@ -72,7 +68,6 @@ def calibrate_teacher(
     """
     if len(labels) < LEAST_ROWS:
         return None
-    kind = MULTILABEL if labels.ndim == 2 else CLASSIFICATION
     answers = kind.decide(logits)
     found = TeacherCalibration(
         method="answers" if answers_alone else "temperature",

@@ -110,7 +110,7 @@ def out_of_fold(
     Rows with the same texts are left out together, so that no text answers for itself.
     """
     rng = np.random.default_rng(seed)
-    fold = folds_of(train.labels, train.texts, rng=rng)
+    fold = folds_of(task.kind, train.labels, train.texts, rng=rng)
     outputs = np.zeros((len(train), task.num_outputs))
     for number in range(FOLDS):
         left = fold == number

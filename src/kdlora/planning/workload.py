@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from kdlora.data.recombined import NEAREST, RANDOM
 from kdlora.data.splits import selection_size
+from kdlora.data.windows import count_windows
 from kdlora.errors import DataError
 from kdlora.planning.encoder_shapes import EncoderShape, shape_of
 from kdlora.spec.distillation import Distillation
@@ -33,6 +36,7 @@ from kdlora.training.schedule import steps_of
 from kdlora.vocabulary.task import TASKS
 
 _CHARACTERS_A_TOKEN = 4.2  # English text and word pieces
+_SPECIAL = 2  # tokens that stand around a text, as [CLS] and [SEP] do
 _PADDING = 1.15  # batches of similar length still hold some padding
 _UNREADABLE = (1000, 32.0)  # rows and tokens of a file; the check of the plan tells why
 _STEPS_OPTIMIZER = 30.0  # bytes that AdamW moves a trained weight and step
@@ -196,10 +200,11 @@ def asking_flops(teacher: ZeroShotTeacherRun, tokens: float) -> float:
 def _windows(tokens: float, training: Training) -> tuple[float, float]:
     """In how many windows a text of so many tokens is read, and their tokens; cut, it is one."""
     length = min(tokens, training.max_length)
-    if training.windows is None or tokens <= training.max_length:
+    if training.windows is None:
         return 1.0, length
-    step = training.max_length - training.windows.overlap(training.max_length)
-    return min(1 + (tokens - training.max_length) / step, training.windows.max_windows), length
+    of_one = np.array([tokens])
+    count = count_windows(of_one, training.max_length, training.windows, special=_SPECIAL)
+    return float(count[0]), length
 
 
 def activation_mb(shape: EncoderShape, batch: int, tokens: float) -> float:

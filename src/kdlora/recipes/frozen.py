@@ -52,7 +52,7 @@ from kdlora.training.inference import (
     windows_per_text,
 )
 from kdlora.training.precision import choose_compute, ready_for_inference
-from kdlora.vocabulary.task import CLASSIFICATION
+from kdlora.vocabulary.task import CLASSIFICATION, Kind
 
 
 def frozen(
@@ -162,7 +162,7 @@ def _fit(
     whole = HeadData(features["train"], labels, None if logits is None else logits.double())
     fold = None
     if len(data.selection) < SHORT_SELECTION:
-        fold = _folds(run, rows)
+        fold = _folds(run, data.task.kind, rows)
     known = is_labelled(rows.labels)
 
     def score(strength: float) -> float | None:
@@ -182,10 +182,10 @@ def _fit(
     return _Fitted(head, strength, loss, target)
 
 
-def _folds(run: TrainedRun, rows: Examples) -> np.ndarray:
+def _folds(run: TrainedRun, kind: Kind, rows: Examples) -> np.ndarray:
     """The fold of each row [n]; rows of the same text are in one."""
     rng = np.random.default_rng(seed_for(run.seed, "folds"))
-    return folds_of(rows.labels, rows.texts, rng=rng)
+    return folds_of(kind, rows.labels, rows.texts, rng=rng)
 
 
 def _cross_validated(
@@ -202,7 +202,7 @@ def _cross_validated(
         return None
     whole = torch.cat([features["train"], features["selection"], features["report"]])
     everything = HeadData(whole, torch.from_numpy(rows.labels), None)
-    fold, strength = _folds(run, rows), fitted.strength
+    fold, strength = _folds(run, data.task.kind, rows), fitted.strength
     outputs = out_of_fold(everything, fold, task.num_outputs, fitted.loss, strength=strength)
     right = int((task.kind.decide(outputs) == rows.labels).sum())
     scores = score_split(task, outputs, rows.labels)

@@ -226,7 +226,9 @@ def calibration_on_gold(
     `answers_alone`: it says classes without any probability.
     """
     gold = data.selection.take(teacher.knows(data.selection))
-    return calibrate_teacher(teacher.label(gold), gold.labels, answers_alone=answers_alone)
+    return calibrate_teacher(
+        data.task.kind, teacher.label(gold), gold.labels, answers_alone=answers_alone
+    )
 
 
 def teacher_of(record: Record, store: Store, task: Task) -> Labeller:

@@ -119,7 +119,7 @@ def zero_shot_teacher(run: ZeroShotTeacherRun, store: Store, data: TaskData) -> 
     teacher = ZeroShotLabeller(run, data.task)
     raw = {name: teacher.label(part) for name, part in data.splits().items() if name != "train"}
     teacher.calibration = calibrate_teacher(
-        raw["selection"], data.selection.labels, answers_alone=False
+        data.task.kind, raw["selection"], data.selection.labels, answers_alone=False
     )
     outputs = {name: calibrated(logits, teacher.calibration) for name, logits in raw.items()}
     facts = TrainingFacts(

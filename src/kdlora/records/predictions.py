@@ -14,6 +14,7 @@ from kdlora.errors import StoreError
 from kdlora.files import whole_file
 from kdlora.records.contents import PREDICTIONS as FILE
 from kdlora.records.contents import require_whole
+from kdlora.vocabulary.label_metrics import holds_several
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # training rows, each by a model that was fitted without it
@@ -51,7 +52,7 @@ class SplitOutputs:
     @property
     def kind(self) -> Kind:
         """The kind of task, as the shapes tell it."""
-        if self.labels.ndim == 2:
+        if holds_several(self.labels):
             return MULTILABEL
         of_classes = self.outputs.ndim == 2 and self.outputs.shape[1] > 1
         return CLASSIFICATION if of_classes else REGRESSION
@@ -81,7 +82,7 @@ def write_predictions(
                 {
                     "split": split,
                     "example_id": part.ids.astype(object),
-                    "label": part.labels if part.labels.ndim == 1 else list(part.labels),
+                    "label": list(part.labels) if holds_several(part.labels) else part.labels,
                     "logits": list(values),
                 }
             )

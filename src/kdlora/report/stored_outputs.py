@@ -11,7 +11,7 @@ import pandas as pd
 from kdlora.choice.formats import MeasuredForm
 from kdlora.evidence.predictions import ConfidenceBins, confidence_bins
 from kdlora.records.predictions import FILE as PREDICTIONS
-from kdlora.records.predictions import SplitOutputs, read_outputs, read_predictions
+from kdlora.records.predictions import SplitOutputs, read_outputs
 
 MOST_BINNED = 200  # runs whose predictions are read for the reliability diagrams
 
@@ -49,7 +49,7 @@ def read_bins(frame: pd.DataFrame, root: Path) -> dict[str, ConfidenceBins]:
         folder = root / "runs" / str(run_id)
         if len(found) == MOST_BINNED or not (folder / PREDICTIONS).is_file():
             continue
-        outputs, labels = read_predictions(folder).by_split()
-        if "report" in outputs and (bins := confidence_bins(outputs["report"], labels["report"])):
+        own = read_outputs(root, [str(run_id)], "report").get(str(run_id))
+        if own and (bins := confidence_bins(own.kind, own.outputs, own.labels)):
             found[str(run_id)] = bins
     return found

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+def holds_several(labels: Array) -> bool:
+    """Whether labels, [n] or [n, c], are of a task whose rows may have several, as the shape tells.
+
+    For stored numbers; where the task is known, its kind tells.
+    """
+    import numpy as np
+
+    return np.ndim(labels) == 2
+
+
 def answered(outputs: Floats) -> NDArray[np.bool_]:
     """Which labels [n, c] the outputs [n, c] answer with: those whose probability is above 1/2."""
     import numpy as np

@@ -120,7 +120,7 @@ class Metric:
         self._check(positive)
         if self.is_correlation:
             return correlation(_one_output(outputs), labels, by_rank=self.name == "spearman")
-        if self.of_confusion is not None and labels.ndim == 1:
+        if self.of_confusion is not None and not label_metrics.holds_several(labels):
             counts = confusion_counts(outputs.argmax(axis=1), labels, outputs.shape[1])
             value = float(self.of_confusion(counts, positive))
         else:
@@ -136,7 +136,7 @@ class Metric:
 
         self._check(positive)
         values = np.asarray(outputs, dtype=np.float64)
-        if np.ndim(labels) == 2:
+        if label_metrics.holds_several(labels):
             assert self.of_labels is not None, f"{self.name} is of one label a row"
             return self.of_labels(values, np.asarray(labels))
         if self.of_positive is not None:

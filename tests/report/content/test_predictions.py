@@ -15,6 +15,7 @@ from kdlora.report.content.cost import by_rank
 from kdlora.report.content.task_by_task import precision_and_recall
 from kdlora.report.render.panels import FAINT, FULL, shades
 from kdlora.vocabulary.metric import expected_calibration_error
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION
 from tests.harness.studies import make_frame, put
 
 
@@ -30,7 +31,7 @@ def rows_of(panel, *columns):
 def test_bins_give_the_calibration_error_of_the_records():
     rng = np.random.default_rng(5)
     logits, labels = rng.normal(0, 2, (400, 3)), rng.integers(0, 3, 400)
-    bins = confidence_bins(logits, labels)
+    bins = confidence_bins(CLASSIFICATION, logits, labels)
     gaps = np.abs(np.array(bins.correct) - np.array(bins.confidence)).sum()
     assert gaps / 400 == pytest.approx(expected_calibration_error(logits, labels, bins=10))
     assert sum(bins.n) == 400
@@ -38,8 +39,8 @@ def test_bins_give_the_calibration_error_of_the_records():
 
 
 def test_outputs_that_are_no_classes_have_no_bins():
-    assert confidence_bins(np.zeros((5, 1)), np.zeros(5)) is None
-    assert confidence_bins(np.full((5, 2), np.nan), np.zeros(5, int)) is None
+    assert confidence_bins(REGRESSION, np.zeros((5, 1)), np.zeros(5)) is None
+    assert confidence_bins(CLASSIFICATION, np.full((5, 2), np.nan), np.zeros(5, int)) is None
 
 
 def test_reliability_adds_up_the_seeds(one_task):
@@ -71,9 +72,9 @@ def test_risk_by_coverage_is_the_mean_over_the_seeds(one_task):
 def test_a_curve_is_of_rows_with_one_answer_each():
     rng = np.random.default_rng(6)
     logits, labels = rng.normal(0, 2, (200, 3)), rng.integers(0, 3, 200)
-    curve = confidence_bins(logits, labels).curve
+    curve = confidence_bins(CLASSIFICATION, logits, labels).curve
     assert curve.risk[0] == pytest.approx((logits.argmax(1) != labels).mean())
-    assert confidence_bins(logits, (logits > 0).astype(int)).curve is None
+    assert confidence_bins(MULTILABEL, logits, (logits > 0).astype(int)).curve is None
 
 
 def test_confusion_is_the_sum_over_seeds_in_per_cent_of_the_true_class(one_task):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdlora.data.encoder_files import tokenizer_rules
+from kdlora.data.windows import count_windows, longest_read
 from kdlora.errors import DataError
 from kdlora.records.data_look import DataFinding, TokenCount, percent
 from kdlora.spec.run import EncoderRef
@@ -154,7 +155,10 @@ def count_tokens(one: EncoderTokenizer, texts: Sequence[Sequence[str]]) -> Token
     step = max(1, len(rows) // _LARGE)
     words = sum(count_words(text) for column in chosen for text in column[::step])
     own = lengths[::step].sum() - special * len(lengths[::step])
-    taken, read = _windows(one, lengths, special)
+    taken, read = None, one.max_length
+    if one.windows is not None:
+        taken = count_windows(lengths, one.max_length, one.windows, special=special)
+        read = longest_read(one.max_length, one.windows, special=special)
     beyond = np.maximum(lengths - read, 0)
     said = max(int(lengths.sum()) - special * len(lengths), 1)
     return TokenCount(
@@ -172,21 +176,6 @@ def count_tokens(one: EncoderTokenizer, texts: Sequence[Sequence[str]]) -> Token
         tokens_per_word=float(own / max(words, 1.0)),
         windows=None if taken is None else float(taken.mean()),
     )
-
-
-def _windows(
-    one: EncoderTokenizer, lengths: np.ndarray, special: int
-) -> tuple[np.ndarray | None, int]:
-    """In how many windows inputs [n] are read, None where they are cut; and the most tokens read.
-
-    Of pairs it is what the longer text takes.
-    """
-    if one.windows is None:
-        return None, one.max_length
-    step = one.max_length - special - one.windows.overlap(one.max_length)
-    most = one.windows.max_windows
-    wanted = 1 + np.ceil(np.maximum(lengths - one.max_length, 0) / step)
-    return np.minimum(wanted, most), one.max_length + (most - 1) * step
 
 
 _ADVICE = (
