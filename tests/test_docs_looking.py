@@ -39,6 +39,8 @@ def test_limits_are_those_of_the_checks() -> None:
 
     assert percents("conflicting_labels") == [labels.CONFLICTING_SHARE]
     assert percents("leaked_texts") == [look.LEAKED, look.NEARLY_LEAKED]
+    assert percents("garbled_texts") == [look._GARBLED]
+    assert percents("empty_texts") == [look._EMPTY]
     assert percents("repeated_texts") == [look.REPEATED]
     assert percents("cut_texts") == [tokens.CUT_TEXTS, tokens.CUT_TOKENS]
     assert percents("foreign_tokenizer") == [tokens.UNKNOWN_TOKENS]

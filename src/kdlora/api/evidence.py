@@ -201,7 +201,7 @@ def reproduce(
     out: str | Path | None = None,
     seed: int = 0,
     draws: int = 10_000,
-    on_step: Callable[[str], None] = lambda step: None,
+    on_step: Callable[[str], None] | None = None,
 ) -> Reproduction:
     """The five published reports again, each number beside what was printed.
 
@@ -219,6 +219,7 @@ def reproduce(
     from kdlora_reproductions import reproduce as regenerate
     from kdlora_reproductions.write import write_reports
 
+    on_step = on_step or (lambda step: None)
     inputs = read_inputs(folder, runs=runs, scores=scores, costs=costs, matrix=matrix)
     found = regenerate(inputs, seed=seed, rules=Rules(draws=draws), on_step=on_step)
     if out is not None:

@@ -151,7 +151,7 @@ def run(
     mlflow_uri: str | None = None,
     strict: bool = False,
     on_event: OnEvent | None = None,
-    on_note: Callable[[str], None] = lambda text: None,
+    on_note: Callable[[str], None] | None = None,
 ) -> StudyResult:
     """Do what is missing of a study, then write its report and keep its best student.
 
@@ -182,6 +182,7 @@ def run(
     from kdlora.records.store import Store
     from kdlora.ship.student import save_students
 
+    on_note = on_note or _say_nothing
     study = as_study(study)
     planned = check(study)
     store = Store(Path(out) if out is not None else RESULTS / study.name)
@@ -227,6 +228,10 @@ def run(
         )
     _require_some(planned, result)
     return result
+
+
+def _say_nothing(text: str) -> None:
+    """Where nobody wants to be told."""
 
 
 def _tell(
@@ -429,8 +434,8 @@ def watch_report(
 def distil(
     *,
     train: LabelledRows,
-    student: str,
-    teacher: str | None = None,
+    student: str | Path,
+    teacher: str | Path | None = None,
     hub: str | None = None,
     eval: LabelledRows | None = None,
     unlabelled: Texts = (),
@@ -468,7 +473,7 @@ def distil(
     threads: int | None = None,
     strict: bool = False,
     on_event: OnEvent | None = None,
-    on_note: Callable[[str], None] = lambda text: None,
+    on_note: Callable[[str], None] | None = None,
 ) -> StudyResult:
     """Distil a teacher into a small student on your own data.
 

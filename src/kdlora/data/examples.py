@@ -56,6 +56,7 @@ class Loaded:
     """What a source gives, before any split is carved. `reports` is empty if it has none.
 
     `rest` are train rows without a label, where the source may lack some; None where it may not.
+    `dropped` counts rows without any text, which are not among the others.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Loaded:
     reports: dict[str, Examples]
     notes: tuple[str, ...] = ()
     rest: Examples | None = None
+    dropped: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,7 @@ class TaskData:
     rest: train rows that `max_train` leaves out, and those without a label; they belong to no
         split. None where there cannot be any.
     notes: what a user should be told.
+    dropped: rows of the source that hold no text; they belong to no split either.
     """
 
     task: Task
@@ -86,6 +89,7 @@ class TaskData:
     fingerprint: str
     notes: tuple[str, ...] = ()
     rest: Examples | None = None
+    dropped: int = 0
 
     def splits(self) -> dict[str, Examples]:
         """All splits by name, train first."""

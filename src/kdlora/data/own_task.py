@@ -181,6 +181,7 @@ class _Rows:
     labels: list[Any]
     keys: list[str] | None
     numbers: list[int]
+    dropped: int = 0  # rows of the file that hold none
 
     @property
     def labelled(self) -> list[int]:
@@ -194,6 +195,7 @@ class _Rows:
             [self.labels[i] for i in index],
             None if self.keys is None else [self.keys[i] for i in index],
             [self.numbers[i] for i in index],
+            self.dropped,
         )
 
 
@@ -239,11 +241,6 @@ def load_own(own: OwnTask) -> Loaded:
     elif own.kind == "auto":
         what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
         notes.append(f"column '{own.label}' was read as {what}")
-    notes += [
-        f"{own.label_title}: the classes {' and '.join(map(repr, alike))} look alike and are "
-        "kept apart; `labels` can join them"
-        for alike in look_alikes(names)
-    ]
     if names and held_out:
         present = kind.names(held_out.labels)
         absent = [n for n in names if n not in present]
@@ -269,7 +266,9 @@ def load_own(own: OwnTask) -> Loaded:
             f"{train.path}: {len(without):,} of {len(train.labels):,} rows have no label and are "
             "learnt from the teacher alone"
         )
-    return Loaded(task, _examples(task, train, train.labelled), reports, tuple(notes), rest)
+    dropped = sum(part.dropped for part in files.values())
+    learnt = _examples(task, train, train.labelled)
+    return Loaded(task, learnt, reports, tuple(notes), rest, dropped)
 
 
 def _stated(own: OwnTask) -> Kind | None:
@@ -330,7 +329,7 @@ def _checked_rows(
         partly = [n for n, b, e in zip(numbers, column, empty, strict=True) if b and not e]
         if partly:
             notes.append(f"{table.path}: column '{name}' is empty in {name_rows(partly)}")
-    rows = _Rows(table.path, texts, values, keys, numbers)
+    rows = _Rows(table.path, texts, values, keys, numbers, len(dropped))
     skip = {*missing, *dropped, *odd}
     return rows.at([i for i, n in enumerate(numbers) if n not in skip]) if skip else rows
 

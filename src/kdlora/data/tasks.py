@@ -246,6 +246,7 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
         fingerprint=fingerprint(splits),
         notes=tuple(notes),
         rest=rest,
+        dropped=loaded.dropped,
     )
 
 

@@ -68,9 +68,9 @@ class Cut:
 
 
 def trim_vocabulary(
-    source: Path,
+    source: str | Path,
     texts: Sequence[str],
-    target: Path,
+    target: str | Path,
     *,
     keep: float = 0.999,
     name: str | None = None,
@@ -90,6 +90,7 @@ def trim_vocabulary(
     Raises ModelError where the tokenizer cannot be cut, or where the cut encoder would answer
     otherwise on a text that needs no cut token.
     """
+    source, target = Path(source), Path(target)
     if not 0 < keep <= 1:
         raise ModelError(f"keep is {keep}: expected a share above 0 and at most 1")
     if len(texts) < HELD_OUT:

@@ -46,8 +46,8 @@ class DistilArguments:
     """What a user says to `kdlora.distil`, which describes each argument, or to the command."""
 
     train: FileName
-    student: str
-    teacher: str | None = None
+    student: FileName
+    teacher: FileName | None = None
     hub: str | None = None
     eval: FileName | None = None
     unlabelled: FileName | Sequence[FileName] = ()
@@ -169,7 +169,7 @@ def _contradictions(given: DistilArguments) -> Iterator[str]:
 
 def _pair(given: DistilArguments) -> dict[str, Any]:
     """The pair of the study: who teaches, and how."""
-    pair: dict[str, Any] = {"student": given.student}
+    pair: dict[str, Any] = {"student": str(given.student)}
     if given.teacher_outputs is not None:
         outputs: dict[str, Any] = {"file": str(given.teacher_outputs), "kind": _kind(given)}
         if given.id is not None and given.id in _columns(given.teacher_outputs):
@@ -178,14 +178,15 @@ def _pair(given: DistilArguments) -> dict[str, Any]:
             outputs |= {"label": given.outputs_label, "confidence": given.confidence}
         return pair | {"teacher_outputs": outputs}
     assert given.teacher is not None
+    teacher = str(given.teacher)
     if given.hypothesis is not None:
-        return pair | {"teacher": {"zero_shot": given.teacher, "hypothesis": given.hypothesis}}
+        return pair | {"teacher": {"zero_shot": teacher, "hypothesis": given.hypothesis}}
     trained = given.teacher_is_trained
     if trained is None:
         trained = False
         with suppress(InputError):  # told when the study is planned
-            trained = is_sequence_classifier(encoder_ref(given.teacher, "."))
-    return pair | {"teacher": given.teacher, "teacher_is_trained": trained}
+            trained = is_sequence_classifier(encoder_ref(teacher, "."))
+    return pair | {"teacher": teacher, "teacher_is_trained": trained}
 
 
 def _kind(given: DistilArguments) -> str:

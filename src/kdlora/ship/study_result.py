@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from kdlora.errors import InputError
 from kdlora.ship.card import ModelCard
@@ -59,6 +59,10 @@ class StudyResult:
         labels = [f"{c.label} ({c.unit})" if c.unit else c.label for c in found.columns]
         return pd.DataFrame(rows, columns=labels)
 
+    @overload
+    def predict(self, texts: pd.DataFrame) -> pd.DataFrame: ...
+    @overload
+    def predict(self, texts: str | Sequence[str] | Sequence[Sequence[str]]) -> list[Answer]: ...
     def predict(
         self, texts: str | Sequence[str] | Sequence[Sequence[str]] | pd.DataFrame
     ) -> list[Answer] | pd.DataFrame:

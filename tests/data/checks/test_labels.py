@@ -15,6 +15,8 @@ from kdlora.data.checks.labels import quote, several_labels
         (["a", "b", "a;b", "b; a"], ["a", "b"]),
         (["['a']", "['b']", "['a', 'b']", "['b', 'a']"], ["a", "b"]),
         (["x,y", "y,x", "x,z"], ["x", "y", "z"]),
+        (["price", "service", "price and service"], ["price", "service"]),
+        (['["price"]', '["service"]', '["price", "service"]'], ["price", "service"]),
     ],
 )  # fmt: skip
 def test_classes_that_join_tags_are_seen(names, tags):
@@ -32,6 +34,7 @@ def test_classes_that_join_tags_are_seen(names, tags):
         ["positive", "negative"],
         ["0", "1"],
         ["1,5", "2,5", "3"],
+        ["salt", "salt and pepper", "sugar"],
         [],
     ],
 )

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from kdlora.data.checks.look import look_at
+from kdlora.data.checks.look import is_garbled, look_at
 from kdlora.data.checks.tokens import EncoderTokenizer, parse_tokenizer
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
 from kdlora.data.tasks import load_task
@@ -167,6 +168,25 @@ def test_classes_of_three_rows(tmp_path):
     assert finding.sentence == ("1 of 3 classes have fewer than 10 training rows: 'rare' (1)")
 
 
+def test_a_class_in_two_spellings(tmp_path):
+    columns = moods(300)
+    columns["label"][:100] = [label.title() for label in columns["label"][:100]]
+    found = look(write_csv(tmp_path / "a.csv", **columns))
+    told = [f for f in found.of("warning") if f.name == "alike_classes"]
+    assert [f.sentence for f in told] == [
+        f"column 'label': the classes '{a.title()}' and '{a}' look alike and are kept apart"
+        for a in ("neg", "pos")
+    ]
+
+
+def test_few_scores_are_told_as_a_correlation(tmp_path):
+    columns = moods(300) | {"label": [i / 7 for i in range(300)]}
+    (told,) = (f for f in look(write_csv(tmp_path / "a.csv", **columns)).findings
+               if f.name == "short_report")  # fmt: skip
+    assert told.sentence.endswith("chance alone moves a correlation by up to ±0.25")
+    assert "accuracy" not in told.sentence
+
+
 def test_twenty_four_rows(tmp_path):
     found = doubts(look(write_csv(tmp_path / "a.csv", **moods(24))))
     report, selection = found["short_report"], found["short_selection"]
@@ -189,6 +209,45 @@ def test_a_column_of_ids_and_one_that_is_often_empty(tmp_path):
     words = write_csv(tmp_path / "c.csv", text=[f"name{w}x" for w in map(chr, range(97, 417))],
                       label=[*"xyzx" * 80])  # fmt: skip
     assert "text_looks_like_ids" not in doubts(look(words))
+
+
+def test_rows_without_any_text_are_counted(tmp_path):
+    for empty, severity in ((30, ["warning"]), (2, [])):
+        columns = moods(300)
+        columns["text"][:empty] = [" "] * empty
+        found = look(write_csv(tmp_path / "a.csv", **columns))
+        told = [f for f in found.findings if f.name == "empty_texts"]
+        assert [f.severity for f in told] == severity
+        assert all("30 of 300 rows (10 %) hold no text" in f.sentence for f in told)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+@pytest.mark.parametrize("sign", ["\u00e9", "\u00fc", "\u00df", "\u2019", "\u2026", "\U0001f600"])
+def test_texts_of_a_wrong_encoding(sign, encoding):
+    right = f"a caf{sign} here"
+    assert not is_garbled(right)
+    misread = right.encode("utf-8").decode(encoding, errors="replace")
+    assert is_garbled(misread)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CAF\u00c9\u00a0!", "Spa\u00df\u00ab", "\u201cno\u201d", "IRM\u00c3", "\u00c2\u00e2\u20ac"],
+)
+def test_signs_that_stand_so_in_a_language_are_not_garbled(text):
+    assert not is_garbled(text)
+
+
+def test_a_file_of_a_wrong_encoding(tmp_path):
+    for rows, severity in ((20, "warning"), (1, "info")):
+        columns = moods(300)
+        columns["text"][:rows] = [
+            f"{text} don\u00e2\u20ac\u2122t" for text in columns["text"][:rows]
+        ]
+        found = look(write_csv(tmp_path / "a.csv", **columns)).findings
+        (told,) = (f for f in found if f.name == "garbled_texts")
+        assert told.severity == severity
+        assert told.sentence.startswith(f"{rows} of 300 texts of column 'text' (")
 
 
 def test_notes_of_the_reader_are_information(tmp_path):

@@ -12,16 +12,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kdlora.data.checks.duplicates import rows_by_group
+from kdlora.data.own_task import look_alikes
 from kdlora.data.splits import SHORT_SELECTION
 from kdlora.records.data_look import DataFinding, SplitCount, percent
-from kdlora.vocabulary.task import Task
+from kdlora.vocabulary.task import Kind, Task
 
 RARE_CLASS_ROWS = 10  # of train; fewer teach a class nothing that its score could show
 SHORT_REPORT = 100  # rows; below it one answer moves a score by more than a point
 THIN_ROWS = 30  # rows of a held-out split; below it no score means anything
 CONFLICTING_SHARE = 0.01  # of labelled rows; a few occur in every large file
 _SHOWN = 3
-_SEPARATORS = "|;,/+&"
+_SEPARATORS = (*"|;,/+&", " and ")
 
 
 def class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
@@ -42,7 +43,19 @@ def class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
         )
 
 
-def size_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
+def alike_class_findings(names: Sequence[str], column: str) -> Iterator[DataFinding]:
+    """Classes that are most likely one: a class that is written in two ways is learnt as two."""
+    for alike in look_alikes(names):
+        yield DataFinding(
+            "alike_classes",
+            "warning",
+            f"column '{column}': the classes {' and '.join(map(repr, alike))} look alike and are "
+            "kept apart",
+            "Write them in one way, or join them (`labels` in the study file)",
+        )
+
+
+def size_findings(counts: Sequence[SplitCount], kind: Kind) -> Iterator[DataFinding]:
     """Splits of so few rows that what is scored on them says little."""
     for count in counts[1:]:
         enough = SHORT_SELECTION if count.split == "selection" else SHORT_REPORT
@@ -50,31 +63,45 @@ def size_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
             continue
         thin = count.rows < THIN_ROWS
         use = "chosen" if count.split == "selection" else "scored"
-        spread = 100 * 1.96 * math.sqrt(0.25 / count.rows)  # of a share, where it varies most
         yield DataFinding(
             f"short_{count.split}",
             "warning" if thin else "info",
             f"models are {use} on {count.rows} rows ({count.split}, of {counts[0].rows:,} for "
-            f"training): one answer is {100 / count.rows:.2g} points, and chance alone moves an "
-            f"accuracy by up to ±{spread:.0f} points",
+            f"training): {_chance(count.rows, kind)}",
             "Label more rows, or give a larger held-out file" if thin else "",
         )
+
+
+def _chance(rows: int, kind: Kind) -> str:
+    """How far chance moves a score on so few rows, where it moves it most."""
+    if kind.numeric:  # Fisher (1915): atanh(r) has a standard error of 1 / sqrt(n - 3)
+        spread = math.tanh(1.96 / math.sqrt(max(rows - 3, 1)))
+        return f"chance alone moves a correlation by up to ±{spread:.2f}"
+    spread = 100 * 1.96 * math.sqrt(0.25 / rows)
+    what = "the accuracy on a label" if kind.several else "an accuracy"
+    return (
+        f"one answer is {100 / rows:.2g} points, and chance alone moves {what} by up to "
+        f"±{spread:.0f} points"
+    )
 
 
 def several_labels(names: Sequence[str]) -> tuple[str, list[str]] | None:
     """The separator and the tags, if classes look like sets of tags: ``price|service``.
 
-    They do if two names or more join what are, for the greater part, names of classes as well, or
-    what stands first in one name and later in another.
+    They do if all that one joins are names of classes as well; or if two names or more join what
+    are, for the greater part, names of classes, or what stands first in one name and later in
+    another.
     """
     for separator in _SEPARATORS:
         split = {name: _tags(name, separator) for name in names}
         joined = [tags for tags in split.values() if len(tags) > 1]
-        if len(joined) < 2 or not all(all(tags) for tags in joined):
+        if not joined or not all(all(tags) for tags in joined):
             continue
         alone = {tags[0] for tags in split.values() if len(tags) == 1}
         first, later = {tags[0] for tags in joined}, {tag for tags in joined for tag in tags[1:]}
         parts = first | later
+        if len(joined) == 1 and not parts <= alone:
+            continue
         if len(parts & alone) >= len(parts) / 2 or len(first & later) >= len(parts) / 2:
             return separator, sorted(parts | alone)
     return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from kdlora.data.checks.duplicates import near_groups, numbered, plain_forms, rows_by_group
 from kdlora.data.checks.labels import (
+    alike_class_findings,
     class_findings,
     conflict_findings,
     quote,
@@ -27,6 +28,7 @@ LEAKED = 0.01  # share of a report split from which repeated texts flatter its s
 NEARLY_LEAKED = 0.05  # the same of texts that are nearly repeated
 REPEATED = 0.1  # share of rows; phrases of sentences, as in SST-2, reach 8 %
 _EMPTY = 0.01  # share of a text column's rows
+_GARBLED = 0.01  # share of a column's texts
 _ID = re.compile(r"[\w-]{1,64}")
 _ALMOST = 0.95  # share of texts that tells what a column holds
 _DISTINCT, _WITH_DIGITS = 0.9, 0.5
@@ -84,8 +86,10 @@ def look_at(
     )
     findings = [
         *([] if task.kind.several else several_label_findings(task.label_names, task.label)),
+        *alike_class_findings(task.label_names, task.label),
         *class_findings(counts[: len(data.splits())]),
-        *size_findings(counts[: len(data.splits())]),
+        *size_findings(counts[: len(data.splits())], task.kind),
+        *_empty_findings(data.dropped, sum(len(part) for part in data.splits().values())),
         *_column_findings(task.texts, texts),
         *_repetition_findings(data, pool),
         *(DataFinding("note", "info", note) for note in data.notes),
@@ -128,8 +132,21 @@ def _places(part: Examples, source: str) -> list[str]:
     return [f"row {number:,} of {source}" for number in part.numbers.tolist()]
 
 
+def _empty_findings(dropped: int, rows: int) -> Iterator[DataFinding]:
+    """Rows without any text, beside those that are used."""
+    share = dropped / (dropped + rows) if dropped else 0.0
+    if share >= _EMPTY:
+        yield DataFinding(
+            "empty_texts",
+            "warning",
+            f"{dropped:,} of {dropped + rows:,} rows ({percent(share)}) hold no text and are left "
+            "out",
+            "Name the column of the text (--text, or `text` in the study file), or fill it",
+        )
+
+
 def _column_findings(names: Sequence[str], texts: Sequence[Sequence[str]]) -> Iterator[DataFinding]:
-    """Text columns that look like ids, or that are empty in many rows."""
+    """Text columns that look like ids, that are garbled, or that are empty in many rows."""
     for name, column in zip(names, texts, strict=True):
         filled = [text for text in column if text.strip()]
         empty = len(column) - len(filled)
@@ -140,6 +157,15 @@ def _column_findings(names: Sequence[str], texts: Sequence[Sequence[str]]) -> It
                 f"column '{name}' is empty in {empty:,} of {len(column):,} rows "
                 f"({percent(empty / len(column))})",
                 "Fill it, or leave the column out",
+            )
+        if garbled := [text for text in filled if is_garbled(text)]:
+            share = len(garbled) / len(filled)
+            yield DataFinding(
+                "garbled_texts",
+                "warning" if share >= _GARBLED else "info",
+                f"{len(garbled):,} of {len(filled):,} texts of column '{name}' ({percent(share)}) "
+                f"were decoded wrongly before they were saved: {quote(garbled[0])}",
+                "Export the file again as UTF-8 from where it comes" if share >= _GARBLED else "",
             )
         ids = sum(_ID.fullmatch(text) is not None for text in filled)
         digits = sum(any(c.isdigit() for c in text) for text in filled)
@@ -157,6 +183,36 @@ def _column_findings(names: Sequence[str], texts: Sequence[Sequence[str]]) -> It
                 f"column '{name}' looks like ids and not like text: {shown}",
                 "Name the column of the text (--text, or `text` in the study file)",
             )
+
+
+# UTF-8 that was read as Windows-1252 or Latin-1: what accents, dashes, quotes and emoji become.
+_MISREAD = re.compile(
+    "[\u00c2\u00c3\u00e2\u00f0][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u203a\u20ac\u2122]+"
+)
+
+
+def is_garbled(text: str) -> bool:
+    """Whether a text holds UTF-8 that was read as another encoding, or signs that were lost so."""
+    if text.isascii():
+        return False
+    return "\ufffd" in text or any(map(_was_utf8, _MISREAD.findall(text)))
+
+
+def _was_utf8(signs: str) -> bool:
+    """Whether signs are letters of UTF-8, read as Windows-1252 or, where that has none, Latin-1."""
+    found = bytearray()
+    for sign in signs:
+        try:
+            found += sign.encode("cp1252")
+        except UnicodeEncodeError:
+            if ord(sign) > 0xFF:
+                return False
+            found.append(ord(sign))
+    try:
+        found.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _repetition_findings(data: TaskData, pool: _Pool) -> Iterator[DataFinding]:
