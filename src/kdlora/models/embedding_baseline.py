@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from kdlora.data.examples import Examples
 from kdlora.data.splits import FOLDS, folds_of
-from kdlora.errors import DataError
+from kdlora.errors import DataError, ModelError
+from kdlora.json_files import read_json_object
 from kdlora.models.baselines import CHOICE_ROWS, LINEAR_MODELS, choose_regularisation
-from kdlora.vocabulary.task import Kind, Task
+from kdlora.vocabulary.task import KINDS, Kind, Task
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # inverse regularisation to choose from
 _TINY = 1e-8
+_ARRAYS = ("mean", "spread", "coefficients", "intercept")
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]  # n texts -> [n, d]
 
@@ -59,15 +61,25 @@ class EmbeddingBaseline:
         """Write `baseline.json` and `baseline.npz`; the encoder is the run's."""
         folder.mkdir(parents=True, exist_ok=True)
         about: dict[str, Any] = {"format": "kdlora embedding baseline 1", "kind": self.kind.name}
-        about["label_names"] = self.label_names
+        about |= {"label_names": self.label_names, "strength": self.strength}
         (folder / "baseline.json").write_text(json.dumps(about), encoding="utf-8")
-        np.savez_compressed(
-            folder / "baseline.npz",
-            mean=self.mean,
-            spread=self.spread,
-            coefficients=self.coefficients,
-            intercept=self.intercept,
-        )
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        np.savez_compressed(folder / "baseline.npz", **arrays)
+
+    @classmethod
+    def load(cls, folder: Path) -> EmbeddingBaseline:
+        """Read what `save` wrote. Raises ModelError if the folder holds none."""
+        try:
+            about = read_json_object(folder / "baseline.json")
+            with np.load(folder / "baseline.npz", allow_pickle=False) as weights:
+                return cls(
+                    kind=KINDS[about["kind"]],
+                    label_names=tuple(about["label_names"]),
+                    strength=about["strength"],
+                    **{name: weights[name] for name in _ARRAYS},
+                )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{folder} holds no readable embedding baseline: {error}") from None
 
 
 def features_of(kind: Kind, texts: Sequence[Sequence[str]], embed: Embed) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     DistilledRun,
+    EmbeddingsTeacherRun,
     EncoderRun,
     Run,
     TrainedRun,
@@ -247,8 +248,10 @@ class _Guesses:
         return work_of(run, self._rows[key], labels=labels, teacher=teacher)
 
     def asked(self, run: Run) -> tuple[str, str] | None:
-        """What decides the work of a teacher that answers by entailment, as `run` is or has one."""
+        """What decides the work of a teacher that is no classifier, as `run` is or has one."""
         teacher = self.runs.get(run.teachers[0]) if run.teachers else run
+        if isinstance(teacher, EmbeddingsTeacherRun):
+            return teacher.embeddings.title, ""
         if not isinstance(teacher, ZeroShotTeacherRun):
             return None
         return teacher.entailment.title, teacher.zero_shot.hypothesis

@@ -18,7 +18,15 @@ from kdlora.planning.inputs import read_inputs
 from kdlora.records.data_look import DataFinding, DataLook
 from kdlora.spec.plan import Plan
 from kdlora.spec.resolve import encoder_ref, hub_task_ref, own_task_ref
-from kdlora.spec.run import DistilledRun, EncoderRef, EncoderRun, Run, ZeroShotTeacherRun
+from kdlora.spec.run import (
+    DistilledRun,
+    EmbeddingsTeacherRun,
+    EncoderRef,
+    EncoderRun,
+    Run,
+    ZeroShotTeacherRun,
+    reader_of,
+)
 from kdlora.spec.sections import Data, OwnTask, Training, Windows
 
 Rules = Callable[[EncoderRef], str | None]  # an encoder's tokenizer as JSON, None if not at hand
@@ -87,8 +95,9 @@ def _look(runs: Sequence[Run], data: TaskData, rules: Rules) -> DataLook:
     """A look at a task by the runs that read it, which are one at least."""
     readers: dict[tuple[str, int, Windows | None], tuple[EncoderRef, int, Windows | None]] = {}
     for run in runs:
-        if isinstance(run, EncoderRun | ZeroShotTeacherRun):
-            encoder = run.encoder if isinstance(run, EncoderRun) else run.entailment
+        if isinstance(run, EncoderRun | ZeroShotTeacherRun | EmbeddingsTeacherRun):
+            encoder = reader_of(run)
+            assert encoder is not None
             read = run.training.max_length, run.training.windows
             readers[encoder.title, *read] = encoder, *read
     tokenizers, unread = read_tokenizers(list(readers.values()), rules)

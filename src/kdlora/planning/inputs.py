@@ -34,6 +34,7 @@ from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     BaselineRun,
     DistilledRun,
+    EmbeddingsTeacherRun,
     EncoderRef,
     EncoderRun,
     FileTeacherRun,
@@ -43,7 +44,7 @@ from kdlora.spec.run import (
     TextsRef,
     TrainedRun,
     ZeroShotTeacherRun,
-    encoder_of,
+    reader_of,
 )
 
 _TOKENIZERS = (
@@ -148,6 +149,7 @@ def _check_teaching(
 def _without_labels(run: Run, data: TaskData) -> Iterator[str]:
     """Runs that learn from labels alone, of which the training file has none."""
     learns = isinstance(run, TrainedRun) and not isinstance(run, DistilledRun)
+    learns = learns or isinstance(run, EmbeddingsTeacherRun)
     if isinstance(run, BaselineRun):
         yield f"task '{data.task.name}': no train row has a label: set baselines: false"
     elif learns:
@@ -239,14 +241,13 @@ def _too_long(plan: Plan) -> Iterator[str]:
     """
     lengths: dict[tuple[EncoderRef, int], None] = {}
     for run in plan.runs:
-        if isinstance(run, ZeroShotTeacherRun):
-            lengths[run.entailment, run.training.max_length] = None
-        if isinstance(run, EncoderRun):
-            lengths[run.encoder, run.training.max_length] = None
-            if (
-                matches_states(run) and run.reference is not None
-            ):  # it reads at its student's length
-                lengths[run.reference, run.training.max_length] = None
+        if isinstance(run, EncoderRun | ZeroShotTeacherRun | EmbeddingsTeacherRun):
+            encoder = reader_of(run)
+            assert encoder is not None
+            lengths[encoder, run.training.max_length] = None
+        if isinstance(run, EncoderRun) and matches_states(run) and run.reference is not None:
+            # it reads at its student's length
+            lengths[run.reference, run.training.max_length] = None
     for encoder, length in lengths:
         config = encoder_config(encoder)
         if config is not None and (problem := length_problem(encoder, length, config)):
@@ -262,7 +263,7 @@ def _unreadable(plan: Plan) -> Iterator[str]:
     """Local models without weights that can be read, or without a tokenizer."""
     named = {}
     for run in plan.runs:
-        found = run.entailment if isinstance(run, ZeroShotTeacherRun) else encoder_of(run)
+        found = reader_of(run)
         if found is not None and found.path is not None:
             named[found.path] = found.name
     for path, name in named.items():

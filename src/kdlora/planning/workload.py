@@ -23,6 +23,8 @@ from kdlora.spec.hub_data import stored_splits
 from kdlora.spec.run import (
     DistilledRun,
     EmbeddingsRun,
+    EmbeddingsTeacherRun,
+    EncoderRef,
     EncoderRun,
     Run,
     TaskRef,
@@ -122,17 +124,16 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
 
     Args:
         labels: whether it also runs the teacher over all texts.
-        teacher: its teacher where that answers by entailment; others are known by `reference`.
+        teacher: its teacher where that is no classifier; others are known by `reference`.
     """
     if isinstance(run, ZeroShotTeacherRun):
         asking = asking_flops(run, rows.tokens) * (rows.selection + rows.report)
         known = shape_of(run.entailment)[0]
         return Workload(0.0, asking, 0, 0, known.params, 0.0)
-    if isinstance(run, EmbeddingsRun):
-        known = shape_of(run.encoder)[0]
-        windows, length = _windows(rows.tokens * _PADDING, run.training)
-        labelling = windows * known.forward_flops(length, _outputs(run)) * rows.all
-        return Workload(0.0, labelling, 0, 0, known.params, 0.0, 0)
+    if isinstance(run, EmbeddingsRun | EmbeddingsTeacherRun):
+        encoder = run.encoder if isinstance(run, EmbeddingsRun) else run.embeddings
+        read = _embedding_flops(encoder, run, rows.tokens) * rows.all
+        return Workload(0.0, read, 0, 0, shape_of(encoder)[0].params, 0.0, 0)
     if not isinstance(run, EncoderRun):  # baselines, and teachers that are files
         return Workload(0.0, 0.0, 0, 0, 0, 0.0)
     shape, _ = shape_of(run.encoder)
@@ -159,6 +160,8 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
     of_teacher = 0.0
     if isinstance(teacher, ZeroShotTeacherRun):
         of_teacher = asking_flops(teacher, mean)
+    elif isinstance(teacher, EmbeddingsTeacherRun):
+        of_teacher = _embedding_flops(teacher.embeddings, teacher, mean)
     elif run.reference is not None and (labels or matches):
         of_teacher = windows * shape_of(run.reference)[0].forward_flops(tokens, outputs)
     if matches:
@@ -187,6 +190,14 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
         labels=labelled * (outputs + 2),  # an id is as long as two numbers
         states_mb=states_mb,
     )
+
+
+def _embedding_flops(
+    encoder: EncoderRef, run: EmbeddingsRun | EmbeddingsTeacherRun, tokens: float
+) -> float:
+    """What an encoder computes that reads a text, or both of a pair, once."""
+    windows, length = _windows(tokens * _PADDING, run.training)
+    return windows * shape_of(encoder)[0].forward_flops(length, _outputs(run))
 
 
 def asking_flops(teacher: ZeroShotTeacherRun, tokens: float) -> float:

@@ -38,8 +38,8 @@ from kdlora.models.linear_head import (
 from kdlora.models.mean_pooling import with_mean_pooling
 from kdlora.models.saved import save_trained
 from kdlora.models.target_scale import TargetScale, target_scale
+from kdlora.recipes.outcome import RunOutcome, compute_facts, folder_mb
 from kdlora.recipes.teacher import prepare_signals
-from kdlora.recipes.untrained import RunOutcome, compute_facts, folder_mb
 from kdlora.records.record import CrossValidation, Efficiency, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import DistilledRun, TrainedRun, seed_for

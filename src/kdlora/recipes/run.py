@@ -36,15 +36,13 @@ from kdlora.models.encoders import LoadedEncoder, load_encoder
 from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
 from kdlora.models.target_scale import TargetScale, restore_unit, standardise_head
+from kdlora.recipes.embeddings import embeddings, embeddings_teacher
 from kdlora.recipes.frozen import frozen
 from kdlora.recipes.hidden_states import HiddenStateTargets, match_hidden_states
+from kdlora.recipes.outcome import RunOutcome, compute_facts, folder_mb
 from kdlora.recipes.teacher import TeacherSignals, prepare_signals, start_from_teacher
 from kdlora.recipes.untrained import (
-    RunOutcome,
     baseline,
-    compute_facts,
-    embeddings,
-    folder_mb,
     given_teacher,
     outputs_teacher,
     zero_shot_teacher,
@@ -66,6 +64,7 @@ from kdlora.spec.run import (
     BaselineRun,
     DistilledRun,
     EmbeddingsRun,
+    EmbeddingsTeacherRun,
     FileTeacherRun,
     GivenTeacherRun,
     Run,
@@ -114,6 +113,8 @@ def run_one(
     elif isinstance(run, ZeroShotTeacherRun):
         on_progress({"stage": "asking the zero-shot teacher"})
         outcome = zero_shot_teacher(run, store, data)
+    elif isinstance(run, EmbeddingsTeacherRun):
+        outcome = embeddings_teacher(run, store, data)
     elif isinstance(run, GivenTeacherRun):
         on_progress({"stage": "scoring the given teacher"})
         outcome = given_teacher(run, store, data)

@@ -31,6 +31,7 @@ from kdlora.measure.quality import score_split
 from kdlora.models.checkpoints import Checkpoint
 from kdlora.models.saved import save_trained
 from kdlora.models.student_layers import keep_layers
+from kdlora.recipes.embeddings import EmbeddingsLabeller
 from kdlora.recipes.zero_shot import ZeroShotLabeller
 from kdlora.records.leases import waited_for
 from kdlora.records.record import Record, TeacherCalibration, Teaching
@@ -38,6 +39,7 @@ from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_model_folder
 from kdlora.spec.run import (
     DistilledRun,
+    EmbeddingsTeacherRun,
     EncoderRef,
     EncoderRun,
     FileTeacherRun,
@@ -237,6 +239,8 @@ def teacher_of(record: Record, store: Store, task: Task) -> Labeller:
         return FileTeacher(record.run.outputs, task, record.facts.calibration)
     if isinstance(record.run, ZeroShotTeacherRun):
         return ZeroShotLabeller(record.run, task, record.facts.calibration)
+    if isinstance(record.run, EmbeddingsTeacherRun):
+        return EmbeddingsLabeller(record.run, task, store.folder(record.run_id))
     return ModelTeacher(model_of(record), store, task)
 
 

@@ -1,32 +1,23 @@
-"""Runs that train no encoder: a teacher that arrives as a model or a file, and the baselines."""
+"""Runs that train no encoder: a teacher that arrives as a model or a file, and two baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from torch import nn
-
-from kdlora.data.batches import encode, encode_once
+from kdlora.data.batches import encode_once
 from kdlora.data.examples import Examples, TaskData
-from kdlora.distillation.soft_labels import SoftLabels
 from kdlora.measure.calibration import calibrate_teacher, calibrated
 from kdlora.measure.efficiency import count_parameters, merged_size_mb
 from kdlora.models import baselines
-from kdlora.models.embedding_baseline import features_of, out_of_fold, train_embeddings
-from kdlora.models.encoders import load_encoder
+from kdlora.recipes.outcome import RunOutcome, compute_facts, folder_mb
 from kdlora.recipes.teacher import calibrated_file, labels_at_hand
 from kdlora.recipes.zero_shot import ZeroShotLabeller
-from kdlora.records.predictions import OUT_OF_FOLD, SplitOutputs, write_predictions
 from kdlora.records.record import Efficiency, TeacherFileFacts, TrainingFacts
 from kdlora.records.store import Store
 from kdlora.spec.run import (
     BaselineRun,
-    EmbeddingsRun,
     FileTeacherRun,
     GivenTeacherRun,
     ZeroShotTeacherRun,
@@ -35,29 +26,12 @@ from kdlora.spec.run import (
 from kdlora.training.inference import (
     inference_costs,
     load_finished,
-    mean_embeddings,
     predict_held_out,
     windows_per_text,
 )
-from kdlora.training.precision import Compute, choose_compute, ready_for_inference
-from kdlora.vocabulary.task import CLASSIFICATION
+from kdlora.training.precision import choose_compute
 
 _MOST_TOLD = 20  # answers that are no class, in the record
-
-
-@dataclass
-class RunOutcome:
-    """What any kind of run leaves: outputs [n, c] by held-out split, facts and costs.
-
-    `scored` are the rows that the outputs belong to.
-    """
-
-    scored: TaskData
-    outputs: dict[str, np.ndarray]
-    facts: TrainingFacts
-    efficiency: Efficiency
-    soft: SoftLabels | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def given_teacher(run: GivenTeacherRun, store: Store, data: TaskData) -> RunOutcome:
@@ -166,58 +140,3 @@ def baseline(run: BaselineRun, folder: Path, data: TaskData) -> RunOutcome:
     )  # fmt: skip
     outputs = {name: model.predict(part.texts) for name, part in parts.items()}
     return RunOutcome(data, outputs, facts, efficiency)
-
-
-def embeddings(run: EmbeddingsRun, folder: Path, data: TaskData) -> RunOutcome:
-    """A linear model on the embeddings of a student's encoder as it comes."""
-    task, training = data.task, run.training
-    compute = choose_compute(training.precision, max_length=training.max_length)
-    loaded = load_encoder(run.encoder, task, seed=0, attention=compute.attention)
-    model = ready_for_inference(loaded.model, compute)
-
-    def embed(texts: Sequence[str]) -> np.ndarray:
-        encoded = encode(
-            loaded.tokenizer,
-            (list(texts),),
-            max_length=training.max_length,
-            windows=training.windows,
-        )
-        return mean_embeddings(model, encoded, compute)
-
-    started = datetime.now(UTC)
-    features = features_of(task.kind, data.train.texts, embed)
-    seed = seed_for(run.seed, "baseline")
-    linear = train_embeddings(task, features, data.train.labels, seed=seed)
-    train_s = (datetime.now(UTC) - started).total_seconds()
-    linear.save(folder / "model")
-    if task.kind is CLASSIFICATION:  # what labels are held against after the training
-        folded = out_of_fold(task, features, data.train, strength=linear.strength, seed=seed)
-        rows = SplitOutputs(data.train.ids, data.train.labels, folded)
-        write_predictions(folder, {"train": rows}, file=OUT_OF_FOLD)
-    parts = {"selection": data.selection, **data.reports}
-    outputs = {name: linear.predict(part.texts, embed) for name, part in parts.items()}
-    facts = TrainingFacts(stopped="not trained", **compute_facts(compute, model))
-    efficiency = Efficiency(
-        trainable_params=linear.n_params,
-        total_params=count_parameters(model)[1],
-        size_mb=merged_size_mb(model),
-        saved_mb=folder_mb(folder / "model"),
-        train_s=train_s,
-        train_examples_per_s=len(data.train) / max(train_s, 1e-9),
-    )
-    return RunOutcome(data, outputs, facts, efficiency)
-
-
-def compute_facts(compute: Compute, model: nn.Module) -> dict[str, Any]:
-    """How the model was computed; attention is what the family really offered."""
-    return {
-        "precision": compute.name,
-        "precision_reason": compute.reason,
-        "attention": getattr(model.config, "_attn_implementation", compute.attention),
-        "device": str(compute.device),
-    }
-
-
-def folder_mb(folder: Path) -> float:
-    """Size of all files below a folder; MB = 10^6 bytes."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6

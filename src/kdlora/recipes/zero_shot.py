@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kdlora.data.batches import encode
@@ -68,10 +68,8 @@ class ZeroShotLabeller:
 
         `folder` keeps what was timed, for every teacher of this shape and number of classes.
         """
-        asked = OncePerClass(self._loaded[0], len(self.sentences))
-        found = costs_alone(asked, self.compute, folder=folder)
-        found["protocol"] |= {"passes_per_text": len(self.sentences)}
-        return found
+        passes = len(self.sentences)
+        return costs_alone(self._loaded[0], self.compute, folder=folder, passes=passes)
 
     @cached_property
     def total_params(self) -> int:
@@ -96,20 +94,3 @@ class ZeroShotLabeller:
             )
         model = ready_for_inference(checkpoint.model, self.compute)
         return model, tokenizer, make_forward(model, self.compute), entailment
-
-
-class OncePerClass(nn.Module):
-    """Reads each text as often as there are classes, as its teacher does with their sentences."""
-
-    def __init__(self, model: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.model, self.classes = model, classes
-        self.config = model.config
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        rows = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return self.model(**{k: v.repeat_interleave(self.classes, 0) for k, v in rows.items()})
-
-    def extra_repr(self) -> str:
-        """Read by `measure.shape_cache.shape_of`: two numbers of classes are two shapes."""
-        return f"classes={self.classes}"

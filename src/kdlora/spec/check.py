@@ -382,15 +382,18 @@ def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
         )
     if pair.teacher_has_no_head and kd.signals.match_states:
         names = [n for n in ("hidden", "relations") if n in kd.signals.names]
-        what = "is a file of outputs" if pair.teacher_outputs else "reads each text in pairs"
+        what = "reads each text in pairs"
+        if pair.zero_shot is None:
+            what = f"is a {'linear model' if pair.teacher_embeddings else 'file of outputs'}"
         yield (
             f"{arm}: {' and '.join(names)} need the teacher's inner states, but the teacher of "
             f"pair '{pair.name}' {what}: use kl, logit-mse, dkd or dist"
         )
-    if pair.zero_shot is not None and kd.start == "teacher":
+    if (pair.zero_shot is not None or pair.teacher_embeddings) and kd.start == "teacher":
+        how = "is a linear model" if pair.teacher_embeddings else "answers by entailment"
         yield (
             f"{arm}: distillation.start: teacher needs a teacher with a head for the task, but the "
-            f"one of pair '{pair.name}' answers by entailment"
+            f"one of pair '{pair.name}' {how}"
         )
 
 

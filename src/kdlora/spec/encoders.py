@@ -128,8 +128,16 @@ class ZeroShotTeacher(ZeroShot):
     zero_shot: str = Field(description="a classifier of entailment: a folder or a model of the hub")
 
 
+class EmbeddingsTeacher(Strict):
+    """A linear model on an encoder's embeddings, as a pair names it."""
+
+    embeddings: str = Field(description="an encoder: packaged, a folder, or a model of the hub")
+
+
 def _model_of(value: Any) -> Any:
-    """The name of a teacher; `Pair` keeps what else a zero-shot teacher says."""
+    """The name of a teacher; `Pair` keeps what else is said of it."""
+    if isinstance(value, EmbeddingsTeacher):
+        return value.embeddings
     return value.zero_shot if isinstance(value, ZeroShotTeacher) else value
 
 
@@ -139,10 +147,13 @@ class Pair(Strict):
     name: str = Field("", description="default: teacher--student")
     teacher: Annotated[
         str,
-        BeforeValidator(_model_of, json_schema_input_type=str | ZeroShotTeacher),
+        BeforeValidator(
+            _model_of, json_schema_input_type=str | ZeroShotTeacher | EmbeddingsTeacher
+        ),
     ] = Field(
         description="a packaged encoder, a folder, or a model of the hub; or {zero_shot: MODEL, "
-        "hypothesis: ..., labels: ...} for one that answers by entailment"
+        "hypothesis: ..., labels: ...} for one that answers by entailment, or {embeddings: "
+        "ENCODER} for a linear model on its embeddings"
     )
     student: str | Layers = Field(description="the same, or layers of another encoder")
     teacher_is_trained: bool = Field(
@@ -156,6 +167,11 @@ class Pair(Strict):
         None,
         description="how the teacher answers by entailment; set by `teacher: {zero_shot: ...}`",
     )
+    teacher_embeddings: bool = Field(
+        False,
+        description="the teacher is a linear model on the embeddings of its encoder as it comes, "
+        "fitted on the labels; set by `teacher: {embeddings: ...}`",
+    )
 
     @property
     def arrives_trained(self) -> bool:
@@ -164,11 +180,12 @@ class Pair(Strict):
 
     @property
     def teacher_has_no_head(self) -> bool:
-        """Whether the teacher is no model of the task: a file, or one that answers by entailment.
+        """Whether the teacher is no classifier of the task: a file, entailment, or embeddings.
 
         It has no inner states of the student's texts, and no student is timed against it.
         """
-        return self.teacher_outputs is not None or self.zero_shot is not None
+        others = self.teacher_outputs is not None or self.zero_shot is not None
+        return others or self.teacher_embeddings
 
     @model_validator(mode="after")
     def _one_teacher(self) -> Pair:
@@ -176,6 +193,7 @@ class Pair(Strict):
             "teacher_outputs": self.teacher_outputs is not None,
             "teacher_is_trained": self.teacher_is_trained,
             "zero_shot": self.zero_shot is not None,
+            "embeddings": self.teacher_embeddings,
         }
         if sum(ways.values()) > 1:
             named = " or ".join(name for name, chosen in ways.items() if chosen)
@@ -195,6 +213,13 @@ class Pair(Strict):
         if isinstance(told, dict) and "zero_shot" in told:
             rest = {key: words for key, words in told.items() if key != "zero_shot"}
             value = {**value, "teacher": told["zero_shot"], "zero_shot": rest}
+        elif isinstance(told, dict) and "embeddings" in told:
+            if others := sorted(set(told) - {"embeddings"}):
+                raise ValueError(
+                    f"teacher: {', '.join(others)} does not go with embeddings: give "
+                    "{embeddings: ENCODER} alone"
+                )
+            value = {**value, "teacher": told["embeddings"], "teacher_embeddings": True}
         outputs = value.get("teacher_outputs") if isinstance(value, dict) else None
         if isinstance(outputs, dict) and not value.get("teacher"):
             value = {**value, "teacher": Path(str(outputs.get("file", ""))).name}

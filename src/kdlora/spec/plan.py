@@ -25,6 +25,7 @@ from kdlora.spec.run import (
     BaselineRun,
     DistilledRun,
     EmbeddingsRun,
+    EmbeddingsTeacherRun,
     EncoderRef,
     FileTeacherRun,
     GivenTeacherRun,
@@ -338,9 +339,9 @@ class Block:
         arm, pair, references = row.arm, self.pair, self._settings.references
         common = {"task": self.task, "seed": 0, "data": self._settings.data}
         common["adaptation"] = arm.adaptation
+        untrained = row._replace(training=self._settings.study.training.of_untrained())
         if arm == EMBEDDINGS:
-            asked = row._replace(training=self._settings.study.training.of_untrained())
-            training = self._settings.training(asked, self.task.name)
+            training = self._settings.training(untrained, self.task.name)
             return EmbeddingsRun(**common, encoder=self._settings.student(pair), training=training)
         if arm.is_baseline:
             return BaselineRun(**common)
@@ -356,6 +357,10 @@ class Block:
                 zero_shot=pair.zero_shot,
                 training=training,
             )
+        if arm.is_teacher and pair.teacher_embeddings:
+            training = self._settings.training(untrained, self.task.name)
+            encoder = references.encoders[pair.teacher]
+            return EmbeddingsTeacherRun(**common, embeddings=encoder, training=training)
         teacher = None if pair.teacher_has_no_head else references.encoders[pair.teacher]
         common |= {"training": training, "reference": teacher}
         if arm.is_given:

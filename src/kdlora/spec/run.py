@@ -1,9 +1,9 @@
 """One run, fully resolved: what a worker needs to know and what its record states.
 
-There are seven kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
-`GivenTeacherRun`, `ZeroShotTeacherRun`, `FileTeacherRun`, `BaselineRun` and, one of these,
-`EmbeddingsRun`. Code asks ``isinstance``, or matches on the class; `EncoderRun` stands for the
-three that are models of the task.
+There are eight kinds, each with the fields that it really has: `TrainedRun`, `DistilledRun`,
+`GivenTeacherRun`, `ZeroShotTeacherRun`, `EmbeddingsTeacherRun`, `FileTeacherRun`, `BaselineRun`
+and, one of these, `EmbeddingsRun`. Code asks ``isinstance``, or matches on the class; `EncoderRun`
+stands for the three that are models of the task.
 
 `run_id` hashes only the fields that affect the run. A teacher's id does not know its students, a
 full fine-tuning does not know the adapter's rank, and a setting of the report changes no id.
@@ -255,9 +255,28 @@ class ZeroShotTeacherRun(BaseRun):
     training: Training  # how texts are cut and computed
 
     def _hashed(self) -> dict[str, Any]:
-        exclude = {"path", "name"} if self.entailment.source == "folder" else {"path"}
         values = super()._hashed()
-        values["entailment"] = self.entailment.model_dump(mode="json", exclude=exclude)
+        values["entailment"] = _hashed_encoder(self.entailment)
+        read = {"max_length", "precision", "windows"}
+        values["training"] = self.training.model_dump(mode="json", include=read)
+        return values
+
+
+class EmbeddingsTeacherRun(BaseRun):
+    """A teacher that is a linear model on the embeddings of an encoder as it comes.
+
+    It is fitted on the labels within a second, and scored; no seed changes it.
+    """
+
+    role: Literal["teacher"] = "teacher"
+    adaptation: Literal["given"] = "given"
+    distillation: Literal["none"] = "none"
+    embeddings: EncoderRef
+    training: Training  # how texts are cut and computed
+
+    def _hashed(self) -> dict[str, Any]:
+        values = super()._hashed()
+        values["embeddings"] = _hashed_encoder(self.embeddings)
         read = {"max_length", "precision", "windows"}
         values["training"] = self.training.model_dump(mode="json", include=read)
         return values
@@ -354,6 +373,13 @@ def encoder_of(run: BaseRun) -> EncoderRef | None:
     return run.encoder if isinstance(run, EncoderRun) else None
 
 
+def reader_of(run: BaseRun) -> EncoderRef | None:
+    """The encoder that a run's texts are cut for; None of a baseline and of a file."""
+    if isinstance(run, ZeroShotTeacherRun):
+        return run.entailment
+    return run.embeddings if isinstance(run, EmbeddingsTeacherRun) else encoder_of(run)
+
+
 def adapter_of(run: BaseRun) -> Adapter | None:
     """The adapter's settings of a run; None where all weights train, or none."""
     return run.adapter if isinstance(run, TrainedRun) else None
@@ -370,6 +396,8 @@ def _kind_of(values: Any) -> str:
         kind = FileTeacherRun
     elif found.get("zero_shot"):
         kind = ZeroShotTeacherRun
+    elif found.get("embeddings"):
+        kind = EmbeddingsTeacherRun
     elif found.get("adaptation") == "given":
         kind = GivenTeacherRun
     else:
@@ -377,12 +405,13 @@ def _kind_of(values: Any) -> str:
     return kind.__name__
 
 
-# One training, or one scoring of what is not trained: one of seven kinds.
+# One training, or one scoring of what is not trained: one of eight kinds.
 Run = Annotated[
     Annotated[BaselineRun, Tag("BaselineRun")]
     | Annotated[EmbeddingsRun, Tag("EmbeddingsRun")]
     | Annotated[FileTeacherRun, Tag("FileTeacherRun")]
     | Annotated[ZeroShotTeacherRun, Tag("ZeroShotTeacherRun")]
+    | Annotated[EmbeddingsTeacherRun, Tag("EmbeddingsTeacherRun")]
     | Annotated[GivenTeacherRun, Tag("GivenTeacherRun")]
     | Annotated[TrainedRun, Tag("TrainedRun")]
     | Annotated[DistilledRun, Tag("DistilledRun")],

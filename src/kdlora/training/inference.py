@@ -177,11 +177,35 @@ def inference_costs(
 
 
 def costs_alone(
-    model: nn.Module, compute: Compute, *, folder: Path | None = None
+    model: nn.Module, compute: Compute, *, folder: Path | None = None, passes: int | None = None
 ) -> dict[str, Any]:
-    """Latency, throughput and FLOPs of a model that is timed beside no other one."""
-    timings = _timed(model, compute, folder, ["alone"], {})
-    return _own_costs(model, timings["model"], compute, folder)
+    """Latency, throughput and FLOPs of a model that is timed beside no other one.
+
+    `passes` is how often it reads a text, where it is no classifier that reads it once.
+    """
+    timed = model if passes is None else _Repeated(model, passes)
+    timings = _timed(timed, compute, folder, ["alone"], {})
+    found = _own_costs(timed, timings["model"], compute, folder)
+    if passes is not None:
+        found["protocol"] |= {"passes_per_text": passes}
+    return found
+
+
+class _Repeated(nn.Module):
+    """Reads each text so often: with a sentence for each class, or both texts of a pair."""
+
+    def __init__(self, model: nn.Module, passes: int) -> None:
+        super().__init__()
+        self.model, self.passes = model, passes
+        self.config = model.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        rows = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.model(**{k: v.repeat_interleave(self.passes, 0) for k, v in rows.items()})
+
+    def extra_repr(self) -> str:
+        """Read by `measure.shape_cache.shape_of`: two numbers of passes are two shapes."""
+        return f"passes={self.passes}"
 
 
 def _own_costs(
