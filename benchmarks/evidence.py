@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,8 @@ def _rates(
     found: list[tuple[Comparison, dict[Scope, float]]], scope: Scope, arms: int = 1
 ) -> dict[str, float] | None:
     """None where the design allows no such claim."""
-    claims = [(c.claims[scope], truth[scope]) for c, truth in found if c.claims[scope].made]
+    all_claims = [c.claims[scope] for c, _ in found]
+    claims = [(c, truth[scope]) for c, (_, truth) in zip(all_claims, found, strict=True) if c.made]
     if not claims:
         return None
     truths = np.array([truth for _, truth in claims])
@@ -188,13 +189,16 @@ def _rates(
         "coverage": float(covered.mean()),
         "power": float((seen & (off + ORACLE * true_se > 0)).mean()),
         "true_se": true_se,
-        **({"family": _in_families(claims, arms)} if arms > 1 and not truths.any() else {}),
+        **({"family": _in_families(all_claims, arms)} if arms > 1 and not truths.any() else {}),
     }
 
 
-def _in_families(claims: list[tuple[Claim, float]], arms: int) -> float:
-    """How often any of the comparisons that are corrected together declares a difference."""
-    told = np.array([claim.verdict in ("superior", "inferior") for claim, _ in claims])
+def _in_families(claims: Sequence[Claim], arms: int) -> float:
+    """How often any of the comparisons that are corrected together declares a difference.
+
+    A comparison without a claim declares none.
+    """
+    told = np.array([claim.verdict in ("superior", "inferior") for claim in claims])
     return float(told.reshape(-1, arms).any(1).mean())
 
 

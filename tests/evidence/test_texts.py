@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdlora.evidence.estimator import Design, Nesting
+from kdlora.evidence.estimator import Design, Nesting, on_these_tasks
 from kdlora.evidence.prediction_tests import mcnemar
 from kdlora.evidence.texts import (
     PairedRuns,
@@ -119,8 +119,26 @@ def test_texts_count_once_beside_seeds() -> None:
         values = rng.normal(0, 0.5, (seeds, 1)) + text + both
         drawn.append(values.mean())
         of_seeds = values.mean(1).var(ddof=1) / seeds
-        told.append(of_seeds + text_variance(design, (values,)))
+        told.append(of_seeds + text_variance(design, (values,)).alone)
     assert np.mean(told) == pytest.approx(np.var(drawn), rel=0.1)
+
+
+def test_seeds_that_are_equal_by_chance_still_have_an_error() -> None:
+    """Three differences of 2.4 points, made by other texts each: whether a claim is made hangs on
+    the design, and the error is what seeds do to single texts."""
+    values = np.zeros((3, 500))
+    for seed in range(3):
+        values[seed, seed * 40 : seed * 40 + 26] = 100.0
+        values[seed, 200 + seed * 40 : 200 + seed * 40 + 14] = -100.0
+    design = Design(Nesting.of([0] * 3, [0] * 3), np.arange(3))
+    assert values.mean(1) == pytest.approx(2.4)
+    found = text_variance(design, (values,))
+    estimate = on_these_tasks(values.mean(1), design, found)
+    # 40 of 500 texts differ in each run, no text in two: the variance of a mean over runs
+    assert found.in_seeds == pytest.approx(values.var(1).mean() / 500 / 3, rel=0.05)
+    assert estimate.se**2 == pytest.approx(sum(found))
+    assert estimate.df >= 2
+    assert np.isnan(on_these_tasks(np.zeros(3), design, text_variance(design, (0 * values,))).se)
 
 
 def labelled(n: int, noise: float, rng: np.random.Generator) -> SplitOutputs:

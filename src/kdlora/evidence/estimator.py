@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
@@ -279,21 +280,32 @@ def _design_effect(design: Design) -> float:
     return float(matrix.sum() / len(blocks))
 
 
+class TextVariance(NamedTuple):
+    """Variances of a mean over runs from the texts that they were scored on.
+
+    What a seed does to single texts is in the spread of seeds, too: it counts there, once.
+    """
+
+    alone: float  # of drawing texts, beyond what the spread of seeds holds
+    in_seeds: float  # what seeds do to single texts, measured text by text
+
+
 def on_these_tasks(
-    values: np.ndarray, design: Design, text_variance: float | None = None
+    values: np.ndarray, design: Design, texts: TextVariance | None = None
 ) -> Estimate:
     """The mean over the tasks of a design whose blocks are all replicated.
 
-    `text_variance` is that of the mean over these runs, from drawing texts, without what the
-    spread of seeds holds of it already; None where texts are taken as they are.
+    Without `texts` they are taken as they are. With them, seeds whose differences are equal by
+    chance still have an error: what they do to single texts.
     """
     values = np.asarray(values, dtype=float)
     mean = design.nesting.task_means(values).mean(-1)
     variance, df = seed_error(values, design)
-    if text_variance is None:
+    if texts is None:
         return _estimate(mean, variance, df, variance > _nothing(values))
-    total = variance + text_variance
-    df = joint_df(variance, df, np.broadcast_to(text_variance, total.shape))
+    variance = np.where(variance > _nothing(values), variance, texts.in_seeds)
+    total = variance + texts.alone
+    df = joint_df(variance, df, np.broadcast_to(texts.alone, total.shape))
     return _estimate(mean, total, df, total > _nothing(values))
 
 

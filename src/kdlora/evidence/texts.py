@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import rankdata
 
-from kdlora.evidence.estimator import Design, Estimate, clustered, satterthwaite
+from kdlora.evidence.estimator import Design, Estimate, TextVariance, clustered, satterthwaite
 from kdlora.records.predictions import SplitOutputs
 from kdlora.vocabulary.metric import Metric
 from kdlora.vocabulary.metric import metric as metric_of
@@ -253,20 +253,17 @@ def on_trained_models(differences: np.ndarray, design: Design, texts: TextDiffer
     )
 
 
-def text_variance(design: Design, by_task: tuple[np.ndarray, ...]) -> float:
-    """Variance of the mean over tasks from drawing texts, beyond what the spread of seeds holds.
-
-    What a seed does to single texts is in both: it is taken off once, measured as the error from
-    seeds is, text by text.
-    """
+def text_variance(design: Design, by_task: tuple[np.ndarray, ...]) -> TextVariance:
+    """Variances of the mean over tasks that come of texts: `by_task` holds runs x texts each."""
     nesting = design.nesting
     weights, task = nesting.weights() / nesting.n_tasks, nesting.task_of_run()
     matrix = clustered(design.joined).matrix
-    total = 0.0
+    alone = in_seeds = 0.0
     for t, values in enumerate(by_task):
         own, n = task == t, values.shape[1]
         each = weights[own] @ values
         centred = values - values.mean(1, keepdims=True)
         twice = ((matrix[:, own] @ centred) ** 2).sum() / n**2
-        total += max(0.0, float(each.var(ddof=1)) / n - float(twice))
-    return total
+        in_seeds += float(twice)
+        alone += max(0.0, float(each.var(ddof=1)) / n - float(twice))
+    return TextVariance(alone, in_seeds)

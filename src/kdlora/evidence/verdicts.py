@@ -19,6 +19,7 @@ from kdlora.evidence.estimator import (
     MIN_DF,
     MIN_TASKS,
     Estimate,
+    TextVariance,
     clustered,
     design_df,
     on_tasks_like_these,
@@ -113,7 +114,7 @@ def _of_these_tasks(matched: Matched, texts: TextDifferences | str) -> Estimated
         return _needs_seeds(matched)
     rows = design.replicated
     kept = design.at(rows)
-    drawn: float | None = None
+    drawn: TextVariance | None = None
     sampled: tuple[Sample, ...] = ("seeds",)
     n_texts = 0
     if isinstance(texts, TextDifferences) and texts.rows[rows].all():
