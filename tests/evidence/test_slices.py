@@ -12,7 +12,7 @@ RULES = Rules()
 
 
 def scored(values: np.ndarray, *, is_error: bool = False, **columns) -> dict:
-    slices = judged(slice_scores(columns, values, is_error=is_error, rules=RULES), RULES)
+    (slices,) = judged([slice_scores(columns, values, is_error=is_error, rules=RULES)], RULES)
     return {(one.column, one.value): one for one in slices}
 
 
@@ -75,3 +75,35 @@ def test_studies_without_a_worse_slice_claim_one_in_at_most_one_of_twenty():
         found = scored((rng.random(n) < 0.85) * 1.0, **columns)
         claims += any(one.verdict in ("worse", "better") for one in found.values())
     assert claims <= 0.05 * studies
+
+
+def test_the_halves_of_a_column_are_one_test():
+    right = np.r_[np.ones(100), np.arange(100) < 60] * 1.0
+    halves = scored(right, side=["a"] * 100 + ["b"] * 100)
+    assert [halves["side", name].p_adjusted for name in "ab"] == [halves["side", "a"].p] * 2
+    parts = scored(right, side=["a"] * 100 + ["b"] * 50 + ["c"] * 50)
+    assert parts["side", "a"].p_adjusted == pytest.approx(3 * parts["side", "a"].p)
+
+
+def test_all_tasks_are_one_family():
+    right = np.r_[np.ones(100), np.arange(100) < 60] * 1.0
+    one = slice_scores({"side": ["a"] * 100 + ["b"] * 100}, right, is_error=False, rules=RULES)
+    twice = judged([one, one, []], RULES)
+    assert [len(own) for own in twice] == [2, 2, 0]
+    assert twice[0][0].p_adjusted == pytest.approx(2 * one[0].p)
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_a_difference_is_found_as_often_as_it_is_said(n):
+    """Of a slice of 40 % of the rows, beside three others, in about four of five studies."""
+    part = int(0.4 * n)
+    channel, rng = np.array(["mail"] * part + ["web"] * (n - part)), np.random.default_rng(0)
+    length = np.tile(np.arange(4.0), n // 4)
+    first = scored((np.arange(n) % 10 < 7) * 1.0, channel=channel, length=length)
+    gap = first["channel", "mail"].detectable
+    found, studies = 0, 300
+    for _ in range(studies):
+        right = rng.random(n) < np.where(channel == "mail", 0.7 - 0.6 * gap, 0.7 + 0.4 * gap)
+        one = scored(right * 1.0, channel=channel, length=rng.permutation(length))
+        found += one["channel", "mail"].verdict == "worse"
+    assert 0.7 * studies <= found <= 0.95 * studies

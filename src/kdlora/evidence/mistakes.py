@@ -140,8 +140,8 @@ def gather_mistakes(
     rules = rules or Rules()
     tasks = dict.fromkeys(map(str, frame["task"]))
     found = [one for task in tasks if (one := _of_task(frame, task, answers, rules)) is not None]
-    slices = iter(judged([part for one in found for part in one.slices], rules))
-    return [replace(one, slices=tuple(next(slices) for _ in one.slices)) for one in found]
+    slices = judged([one.slices for one in found], rules)
+    return [replace(one, slices=tuple(own)) for one, own in zip(found, slices, strict=True)]
 
 
 def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> TaskMistakes | None:

@@ -2,12 +2,15 @@
 
 A slice is held against all other rows: shares of right answers by Fisher's exact test, errors of a
 regression by Welch's t. All slices of a study are one family, corrected together, so that a study
-without a worse slice claims one with a probability of at most alpha. The claim is of this trained
-model on texts like these; another seed is another model.
+without a worse slice claims one with a probability of at most alpha. Two slices that make up a
+column are one test, which is counted once. The claim is of this trained model on texts like these;
+another seed is another model.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,6 +21,7 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from kdlora.evidence.paired_tests import adjust
+from kdlora.evidence.power import detectable_difference
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.texts import MIN_TEXTS
 
@@ -31,8 +35,9 @@ class SliceScore(Result):
     """A model on the rows of one slice.
 
     score: share of right answers, or the mean absolute error where answers are numbers. low, high:
-    its interval. rest: the same of all other rows. p: of the difference, `p_adjusted` over all
-    slices tested together.
+    its interval. rest: the same of all `others`, the other rows. p: of the difference, `p_adjusted`
+    over all slices tested together. se: standard error of the difference where there is none.
+    detectable: the smallest true difference that is found in 4 of 5 such studies.
     """
 
     column: str
@@ -46,6 +51,9 @@ class SliceScore(Result):
     p: float | None = None
     p_adjusted: float | None = None
     verdict: Verdict = "too few rows"
+    others: int = 0
+    se: float | None = None
+    detectable: float | None = None
 
 
 def slice_scores(
@@ -63,20 +71,42 @@ def slice_scores(
     ]
 
 
-def judged(slices: Sequence[SliceScore], rules: Rules) -> list[SliceScore]:
-    """The same slices with their verdicts, corrected over all of them."""
-    p = np.array([np.nan if one.p is None else one.p for one in slices], float)
+def judged(tasks: Sequence[Sequence[SliceScore]], rules: Rules) -> list[list[SliceScore]]:
+    """The slices of every task with their verdicts, corrected over all tasks."""
+    tests: list[float] = []  # their p-values
+    places = [list(_tests(slices, tests)) for slices in tasks]
+    adjusted = adjust(np.array(tests, float), rules.correction)
+    alpha = rules.alpha if rules.correction == "none" else rules.alpha / max(len(tests), 1)
     return [
-        one if one.p is None else _with_verdict(one, float(q), rules)
-        for one, q in zip(slices, adjust(p, rules.correction), strict=True)
+        [
+            one if place is None else _with_verdict(one, float(adjusted[place]), alpha, rules)
+            for one, place in zip(slices, own, strict=True)
+        ]
+        for slices, own in zip(tasks, places, strict=True)
     ]
 
 
-def _with_verdict(one: SliceScore, p: float, rules: Rules) -> SliceScore:
+def _tests(slices: Sequence[SliceScore], tests: list[float]) -> Iterator[int | None]:
+    """Which of the tests each slice of a task has; new ones are added."""
+    sizes = Counter(one.column for one in slices)
+    before: SliceScore | None = None
+    for one in slices:
+        if one.p is None:
+            yield None
+            continue
+        other_half = sizes[one.column] == 2 and before is not None and before.column == one.column
+        if not other_half:
+            tests.append(one.p)
+        before = one
+        yield len(tests) - 1
+
+
+def _with_verdict(one: SliceScore, p: float, alpha: float, rules: Rules) -> SliceScore:
+    seen = detectable_difference(one.se or 0.0, one.n + one.others - 2, alpha=alpha)
     verdict: Verdict = "not told apart"
     if p <= rules.alpha and one.rest is not None:
         verdict = "worse" if (one.score > one.rest) == one.is_error else "better"
-    return replace(one, p_adjusted=p, verdict=verdict)
+    return replace(one, p_adjusted=p, verdict=verdict, detectable=seen)
 
 
 def _masks(cells: Sequence[Any]) -> Iterator[tuple[str, np.ndarray]]:
@@ -112,13 +142,19 @@ def _score(one: SliceScore, mask: np.ndarray, values: np.ndarray, rules: Rules) 
     own, rest = values[mask], values[~mask]
     low, high = _interval(own, one.is_error, rules.alpha)
     others = float(rest.mean()) if len(rest) else None
-    one = replace(one, n=len(own), score=float(own.mean()), low=low, high=high, rest=others)
+    one = replace(
+        one, n=len(own), score=float(own.mean()), low=low, high=high, rest=others, others=len(rest)
+    )
     if min(len(own), len(rest)) < MIN_TEXTS:
         return one
     if one.is_error:
-        return replace(one, p=finite(stats.ttest_ind(own, rest, equal_var=False).pvalue))
+        test = stats.ttest_ind(own, rest, equal_var=False)
+        se = math.sqrt(own.var(ddof=1) / len(own) + rest.var(ddof=1) / len(rest))
+        return replace(one, p=finite(test.pvalue), se=se)
     table = [[own.sum(), len(own) - own.sum()], [rest.sum(), len(rest) - rest.sum()]]
-    return replace(one, p=float(stats.fisher_exact(table).pvalue))
+    se = math.sqrt(values.var() * (1 / len(own) + 1 / len(rest)))
+    p = float(stats.fisher_exact(table).pvalue)
+    return replace(one, p=p, se=se)
 
 
 def _interval(
