@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 import kdlora
 from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
+from tests.harness.notebooks import run_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "src" / "kdlora" / "spec" / "presets"
@@ -81,3 +83,23 @@ def test_the_example_with_its_own_data_runs(corner, tmp_path):
     assert set(result.status.values()) == {"done"}
     assert result.frame.set_index("arm").loc["student/kd-lora", "temperature"] == 4.0
     assert "report.f1" in result.frame
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(corner, tmp_path, capsys):
+    shutil.copytree(ROOT / "examples" / "data", tmp_path / "data")
+    instead = {
+        '"minilm-l6", "minilm-l3"': f"{corner.teacher!r}, {corner.student!r}",
+        "epochs=5,": "epochs=4, lr=1e-2, batch_size=16,",
+    }
+    shown = run_notebook(ROOT / "examples" / "tutorial.ipynb", tmp_path, instead)
+    said = capsys.readouterr().out
+    assert "info: models are scored on 80 rows" in said
+    assert "student/kd-lora against student/lora: " in said
+    assert "report rows are answered wrong" in said
+    assert "max-quality: " in said
+    values = {type(value).__name__: value for value in shown if value is not None}
+    assert "<table>" in values["StudyResult"]._repr_html_()
+    assert values["VConcatChart"].to_dict()["vconcat"]
+    assert {"label", "probability"} <= values["list"][0].keys()
+    assert "prediction" in values["DataFrame"]  # the last frame that is shown

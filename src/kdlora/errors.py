@@ -126,6 +126,33 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f"{hint} Known: {', '.join(names)}."
 
 
+_MOST_SLIPS = 2  # letters that are wrong, missing or too many
+
+
+def typo_of(given: str, known: Iterable[str]) -> str | None:
+    """The known name of which the given one is a slip of the keyboard; None where there is none.
+
+    A letter in three may differ, at most two, and case; figures may not, since they tell models and
+    versions apart. A given name that is known is none.
+    """
+    names = set(known)
+    if given in names:
+        return None
+    slips = {name: _slips(given, name) for name in sorted(names)}
+    near = min(slips, key=lambda name: slips[name], default=None)
+    most = min(_MOST_SLIPS, len(given) // 3)
+    return near if near is not None and slips[near] <= most else None
+
+
+def _slips(a: str, b: str) -> int:
+    """How many letters of two names differ; more than may if their figures do."""
+    a, b = a.casefold(), b.casefold()
+    if [c for c in a if c.isdigit()] != [c for c in b if c.isdigit()]:
+        return _MOST_SLIPS + 1
+    parts = difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes()
+    return sum(max(i2 - i1, j2 - j1) for kind, i1, i2, j1, j2 in parts if kind != "equal")
+
+
 def alternatives(names: Sequence[str]) -> str:
     """``a, b or c``."""
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from kdlora.errors import typo_of
+
 _LONGEST_PART = 100  # bytes of a name, or of a host's, in a temporary name; 255 are all there are
 _ABANDONED_S = 7 * 86400.0  # that nothing has changed in what another machine was writing
 _TEMPORARY = re.compile(
@@ -134,6 +136,24 @@ def set_aside(path: Path) -> Path:
             aside.unlink(missing_ok=True)
         raise
     return aside
+
+
+def nearest_folder(path: Path) -> Path | None:
+    """A folder that there is, of whose path this one is a slip of the keyboard in one part."""
+    folder, name = path.parent, path.name
+    if folder.is_dir():
+        near = typo_of(name, _folders(folder))
+        return folder / near if near else None
+    near = typo_of(folder.name, _folders(folder.parent))
+    found = folder.parent / near / name if near else None
+    return found if found is not None and found.is_dir() else None
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError:
+        return []
 
 
 def is_inside(name: str) -> bool:

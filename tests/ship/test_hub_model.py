@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from kdlora.errors import KdloraError, ModelError
+from kdlora.ship import hub_model
 from kdlora.ship.hub_model import model_folder
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.source import find_source
@@ -55,6 +56,16 @@ def test_what_the_hub_cannot_give_is_one_message(hub: Path, ask) -> None:
     (problem,) = caught.value.problems
     assert "there is no folder me/other, and the hub cannot be asked" in problem
     assert "hf download me/other" in problem
+
+
+@pytest.mark.parametrize("given", ["results/studnet", "reslts/student", "Results/student"])
+def test_a_slip_in_the_name_of_a_folder_is_told_and_the_hub_not_asked(
+    hub: Path, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_exported(tmp_path / "results" / "student")
+    monkeypatch.setattr(hub_model, "fetch_model", None)
+    with pytest.raises(ModelError, match="Did you mean 'results/student'"):
+        model_folder(given)
 
 
 @pytest.mark.parametrize("path", ["./me/moods", "../x", "a/b/c", "results", "me/.hidden", "/a/b"])

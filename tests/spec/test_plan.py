@@ -124,6 +124,20 @@ def test_near_names_of_packaged_encoders_are_suggested():
     assert encoder_ref("microsoft/MiniLM-L12-H384-uncased", ".").source == "hub"
 
 
+@pytest.mark.parametrize("given", ["MiniLM-L6", "minlm-l6", "mimilm-l6"])
+def test_a_slip_in_a_packaged_name_is_told(given):
+    with pytest.raises(InputError, match="Did you mean 'minilm-l6'"):
+        encoder_ref(given, ".")
+
+
+def test_a_slip_in_the_name_of_a_folder_is_told_and_another_figure_is_none(tmp_path):
+    (tmp_path / "google" / "bert-v1-teacher").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"Did you mean '.*google/bert-v1-teacher'"):
+        encoder_ref("google/bert-v1-techer", str(tmp_path))
+    for name in ("google/bert-v2-teacher", "google/bert-v1-student", "facebook/bert-v1-teacher"):
+        assert encoder_ref(name, str(tmp_path)).source == "hub"
+
+
 def test_a_run_survives_json():
     for run in make_plan(study()).runs:
         again = read_run(run.model_dump_json())

@@ -295,6 +295,7 @@ def write_report(
     out: str | Path | None = None,
     refresh_s: int | None = None,
     texts: bool = True,
+    on_section: Callable[[str], None] | None = None,
 ) -> ReportFiles:
     """Write the report of a study's folder from its records.
 
@@ -303,6 +304,7 @@ def write_report(
         out: default the study's folder, or the folder ``part`` in it for a part of the study.
         refresh_s: the page loads itself again after so many seconds; for a study that still runs.
         texts: whether rows that are shown, such as mistakes, come with their texts.
+        on_section: told the title of each section before it is made.
 
     A part that cannot be made says why in its place on the page, and stands in `failures` of what
     is returned.
@@ -313,7 +315,9 @@ def write_report(
     root = find_study(folder)
     frame, part = subset(load_frame(root), where, without)
     place = Path(out) if out is not None else root / "part" if part else root
-    return _report(root, frame, place, part=part, refresh_s=refresh_s, texts=texts)
+    return _report(
+        root, frame, place, part=part, refresh_s=refresh_s, texts=texts, on_section=on_section
+    )
 
 
 def _report(
@@ -324,6 +328,7 @@ def _report(
     part: str = "",
     refresh_s: int | None = None,
     texts: bool = True,
+    on_section: Callable[[str], None] | None = None,
 ) -> ReportFiles:
     from kdlora.choice.exports import read_exports
     from kdlora.records.data_look import read_looks
@@ -348,6 +353,7 @@ def _report(
         else None,
         texts=RunOutputs(root, "report"),
         mistakes=lambda: _mistakes(root, frame, texts=texts),
+        on_section=on_section or _say_nothing,
         part=part,
     )
     return build.write_report(frame, out, inputs, refresh_s=refresh_s)

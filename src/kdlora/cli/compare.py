@@ -294,6 +294,7 @@ def compare(
     import numpy as np
 
     from kdlora import api
+    from kdlora.cli.progress import waiting
     from kdlora.evidence.result import Rules
     from kdlora.evidence.teacher import has_taught
     from kdlora.records.frame import find_study, load_frame
@@ -316,11 +317,13 @@ def compare(
     runs = StudyFrame.of(frame, RunOutputs(find_study(study), "report"))
     made: Sequence[Comparison]
     if named := bool(a or b or budget):
-        made = api.compare_arms(runs, a or (), b or (), budget=budget, **options)
+        with waiting("comparing", hidden=as_json):
+            made = api.compare_arms(runs, a or (), b or (), budget=budget, **options)
         rest: dict[str, Any] = {}
         told = reference or made[0].b
     else:
-        evidence = api.compare(runs, **options)
+        with waiting("comparing", hidden=as_json):
+            evidence = api.compare(runs, **options)
         made = list({(c.a, c.b): c for _, c in evidence.comparisons}.values())
         rest = evidence.to_dict()
         told = evidence.reference

@@ -69,6 +69,7 @@ def look(
     as_json: AsJson = False,
 ) -> None:
     """Say what is in the data and what is doubtful about it; trains nothing."""
+    from kdlora.cli.progress import waiting
     from kdlora.planning.data_looks import look_at_file, read_and_look, require_sound
     from kdlora.spec.sections import Training
     from kdlora.tables.formats import is_table_name
@@ -80,23 +81,24 @@ def look(
     if train is not None or is_table_name(Path(source)):
         if data_dir is not None:
             raise InputError("--data-dir is of a study, and a file is given")
-        looks = [
-            look_at_file(
-                _task(
-                    source,
-                    train,
-                    eval=eval,
-                    text=text,
-                    label=label,
-                    kind=kind,
-                    label_separator=label_separator,
-                    labels=split_names(labels),
-                ),
+        task = _task(
+            source,
+            train,
+            eval=eval,
+            text=text,
+            label=label,
+            kind=kind,
+            label_separator=label_separator,
+            labels=split_names(labels),
+        )
+        with waiting("looking at the data", hidden=as_json):
+            one = look_at_file(
+                task,
                 encoders=encoder or (),
                 max_length=max_length or Training().max_length,
                 on_note=lambda note: console.print(note, style="dim"),
             )
-        ]
+        looks = [one]
     else:
         from kdlora.api import check
         from kdlora.cli.study import _read
@@ -105,7 +107,9 @@ def look(
             raise InputError(
                 f"{', '.join(given)}: of a file, and {source} is a study, which says it itself"
             )
-        looks = read_and_look(check(_read(_study_file(source), data_dir)))
+        planned = check(_read(_study_file(source), data_dir))
+        with waiting("looking at the data", hidden=as_json):
+            looks = read_and_look(planned)
     if as_json:
         print(json.dumps({"tasks": [one.as_dict() for one in looks]}, indent=1, ensure_ascii=False))
     else:

@@ -30,9 +30,11 @@ def mistakes(
     from rich.console import Console
 
     from kdlora.api import mistakes as find
+    from kdlora.cli.progress import waiting
     from kdlora.report.content import mistakes as content
 
-    found = find(study, where=where or (), without=without or (), texts=not no_texts)
+    with waiting("looking for mistakes", hidden=as_json):
+        found = find(study, where=where or (), without=without or (), texts=not no_texts)
     if as_json:
         tasks = [one.to_dict() for one in found]
         print(json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False, allow_nan=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -181,6 +183,32 @@ def steps(what: str, total: int, *, hidden: bool = False) -> Iterator[Callable[[
             begun += 1
 
         yield on_step
+
+
+_PATIENCE_S = 1.0  # what takes no longer shows nothing
+
+
+@contextmanager
+def waiting(what: str, *, hidden: bool = False) -> Iterator[None]:
+    """What is done and for how long already, on a terminal's standard error; elsewhere nothing.
+
+    For work whose steps are not known beforehand. `hidden` shows nothing anywhere.
+    """
+    console = Console(stderr=True)
+    if hidden or not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    shown = Progress(*columns, console=console, transient=True)
+    shown.add_task(what, total=None)
+    begin = threading.Timer(_PATIENCE_S, shown.start)
+    begin.start()
+    try:
+        yield
+    finally:
+        begin.cancel()
+        begin.join()  # else it could begin after its end
+        shown.stop()
 
 
 def say_set_aside(root: Path, console: Console) -> None:

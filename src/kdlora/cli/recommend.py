@@ -98,6 +98,7 @@ def recommend(
     """
     from kdlora.choice.constraints import asked_for
     from kdlora.choice.exports import recommend_study
+    from kdlora.cli.progress import waiting
     from kdlora.records.subset import StudyPart
 
     given: dict[str, Any] = {
@@ -117,10 +118,12 @@ def recommend(
     if problems:
         raise InputError(problems)
     asked = asked_for(profile, **given)
-    made = recommend_study(
-        study, asked, part=StudyPart(task or (), where or (), without or ()),
-        exports=export or (), length=length, measured_only=measured_only, draws=draws, seed=seed,
-    )  # fmt: skip
+    with waiting("choosing", hidden=as_json):
+        made = recommend_study(
+            study, asked, part=StudyPart(task or (), where or (), without or ()),
+            exports=export or (), length=length, measured_only=measured_only, draws=draws,
+            seed=seed,
+        )  # fmt: skip
     if as_json:
         rows = [one.to_dict() for one in made.found]
         told = {"study": str(study), "seed": seed, "recommendations": rows}

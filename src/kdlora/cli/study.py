@@ -409,11 +409,14 @@ def report(
 ) -> None:
     """Write the report of a study again from its records."""
     from kdlora.api import watch_report, write_report
+    from kdlora.cli.progress import steps
+    from kdlora.report.content.study import sections
 
     part: dict[str, Any] = {"where": where or (), "without": without or (), "out": out}
     part["texts"] = not no_texts
     if not watch:
-        files = write_report(folder, **part)
+        with steps("report", sections()) as on_section:
+            files = write_report(folder, on_section=on_section, **part)
         print(files.html)
         if open_it:
             typer.launch(str(files.html))

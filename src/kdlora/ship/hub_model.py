@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 from kdlora.errors import ModelError
+from kdlora.files import nearest_folder
 
 # owner/name as the hub allows it; with a dot or tilde before it a path is meant
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
+
+_PATIENCE_S = 5.0  # for the hub's first answer
 
 
 def model_folder(model: str | Path) -> Path:
@@ -19,7 +22,14 @@ def model_folder(model: str | Path) -> Path:
     """
     folder = Path(model).expanduser()
     name = str(model)
-    return folder if folder.exists() or not _NAME.fullmatch(name) else fetch_model(name)
+    if folder.exists() or not _NAME.fullmatch(name):
+        return folder
+    if near := nearest_folder(folder):
+        raise ModelError(
+            f"there is no folder {name}. Did you mean '{near}'? A model of the hub whose name is "
+            "so near is given by its folder: hf download prints it"
+        )
+    return fetch_model(name)
 
 
 def fetch_model(name: str, patterns: list[str] | None = None) -> Path:
@@ -32,7 +42,7 @@ def fetch_model(name: str, patterns: list[str] | None = None) -> Path:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=_PATIENCE_S))
     except RepositoryNotFoundError:
         raise ModelError(
             f"there is no folder {name}, and the hub has no model of that name that may be read"

@@ -17,7 +17,7 @@ from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.sections import OwnTask
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 8.0
 
 
 def data_set_revision(name: str, revision: str | None, folder: Path) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from kdlora.errors import InputError, Problems, alternatives, did_you_mean
+from kdlora.errors import InputError, Problems, alternatives, did_you_mean, typo_of
+from kdlora.files import nearest_folder
 from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
@@ -43,8 +44,14 @@ def encoder_ref(name: str, base_dir: str) -> EncoderRef:
             f"({', '.join(PACKAGED_ENCODERS)}) or a name of the model hub"
         )
     near = did_you_mean(name, PACKAGED_ENCODERS)
-    if "Did you mean" in near and "/" not in name and name.split("-")[0] in ("minilm", "mpnet"):
+    of_package = "Did you mean" in near and name.split("-")[0] in ("minilm", "mpnet")
+    if "/" not in name and (of_package or typo_of(name, PACKAGED_ENCODERS)):
         raise InputError(f"unknown packaged encoder '{name}'.{near}")
+    if "/" in name and (folder := nearest_folder(path)):
+        raise InputError(
+            f"no model folder at {path}. Did you mean '{folder}'? A model of the hub whose name is "
+            "so near is given by its folder: hf download prints it"
+        )
     return EncoderRef(name=name, source="hub")
 
 

@@ -44,6 +44,7 @@ class ReportInputs:
         examples: stored outputs and measured exports, for the recommendation.
         texts: stored outputs on the report split by run id, for the comparisons.
         mistakes: where the student of each task is wrong.
+        on_section: told the title of each section before it is made.
     """
 
     title: str
@@ -57,6 +58,7 @@ class ReportInputs:
     examples: Callable[[], StoredOutputs] | None = None
     texts: Mapping[str, SplitOutputs] = field(default_factory=dict)
     mistakes: Callable[[], list[TaskMistakes]] = list
+    on_section: Callable[[str], None] = lambda title: None
 
 
 class ReportData:

@@ -47,9 +47,18 @@ def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
         nothing = "The study has no runs: there is nothing to report."
         return Report(inputs.title, "", (Section("answer", "The answer", (nothing,)),))
     data = ReportData(frame, inputs)
-    sections = [section for plan in PLANS if (section := plan.make(data))]
+    made = []
+    for plan in PLANS:
+        inputs.on_section(plan.title)
+        made.append(plan.make(data))
+    inputs.on_section("drawing and writing")
     subtitle = " · ".join(filter(None, (_subtitle(data.frame), inputs.part.rstrip("."))))
-    return Report(inputs.title, subtitle, tuple(sections))
+    return Report(inputs.title, subtitle, tuple(filter(None, made)))
+
+
+def sections() -> int:
+    """How often `build` tells `on_section`."""
+    return len(PLANS) + 1
 
 
 def _subtitle(frame: pd.DataFrame) -> str:
