@@ -11,6 +11,7 @@ from benchmarks import (
     cell,
     defaults,
     evidence,
+    few_rows,
     fuzz,
     look,
     matmul,
@@ -84,6 +85,13 @@ def main() -> None:
     tried.add_argument("--minutes", type=float, default=25.0, help="what is done then is printed")
     tried.add_argument("--folder", type=Path, default=Path("results/defaults"), help="the runs")
     tried.add_argument("--out", type=Path, default=studies.OUT)
+    few = commands.add_parser("few_rows", help="what 16 to 200 labels are worth, SetFit beside")
+    few.add_argument("--data-dir", type=Path, required=True, help="folder of hate/train.tsv")
+    few.add_argument("--rows", type=int, nargs="*", default=list(few_rows.ROWS))
+    few.add_argument("--draws", type=int, default=3, help="of the rows")
+    few.add_argument("--setfit-python", help="a Python that has setfit; without it, no SetFit")
+    few.add_argument("--minutes", type=float, default=10.0, help="goes on when called again")
+    few.add_argument("--out", type=Path, default=studies.OUT)
     studies.add_commands(commands)
     arguments = parser.parse_args()
     if arguments.command in studies.COMMANDS:
@@ -118,6 +126,18 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "look.md").write_text(text, encoding="utf-8")
         print(text, end="")
+        return
+    if arguments.command == "few_rows":
+        expect_same_machine(arguments.out, "few_rows", machine())
+        few_rows.measure(
+            arguments.data_dir,
+            arguments.out,
+            rows=arguments.rows,
+            draws=arguments.draws,
+            setfit_python=arguments.setfit_python,
+            minutes=arguments.minutes,
+        )
+        print((arguments.out / "few_rows.md").read_text(encoding="utf-8"))
         return
     if arguments.command == "plan":
         plan.print_table(plan.measure(arguments.runs))
