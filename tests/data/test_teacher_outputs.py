@@ -222,6 +222,7 @@ def test_a_text_that_is_answered_twice_has_one_answer(tmp_path):
         ({"kind": "labels", "columns": {"positive": "p"}}, "kind labels has one: set label"),
         ({"kind": "votes", "label": "answer"}, "label is a column of kind labels, but kind is"),
         ({"kind": "logits", "confidence": "c"}, "confidence is a column of kind labels"),
+        ({"kind": "logits", "label_separator": "|"}, "label_separator is of kind labels, but"),
     ],
 )
 def test_columns_of_another_kind_are_refused(values, message):
@@ -247,3 +248,64 @@ def test_a_file_that_says_one_class_a_row_does_not_teach_several(tmp_path):
         read_teacher_outputs(reference(path), SEVERAL)
     with pytest.raises(DataError, match="'votes' does not fit a multilabel: expected prob"):
         read_teacher_outputs(reference(path, "votes"), SEVERAL)
+
+
+SETS = [["food"], ["price", "food"], [], ["Price."]]
+
+
+@pytest.mark.parametrize("separator", [None, "|"])
+def test_several_labels_are_named_by_a_list_or_with_a_sign_between(tmp_path, separator):
+    cells = ["[]" if not row else (separator or "").join(row) for row in SETS]
+    if separator is None:
+        cells = [json.dumps(row) for row in SETS]
+    path = write_csv(tmp_path / "t.csv", sentence=list("abcd"), tags=cells)
+    ref = reference(path, "labels", label="tags", label_separator=separator)
+    table = read_teacher_outputs(ref, SEVERAL)
+    shares = 1 / (1 + np.exp(-table.logits))
+    np.testing.assert_allclose(shares, [[0.9, 0.1], [0.9, 0.9], [0.1, 0.1], [0.1, 0.9]], rtol=1e-5)
+    assert table.remarks() == []
+
+
+def test_labels_that_the_task_has_not_are_counted_and_named(tmp_path):
+    cells = ["food|servce", "servce", "", "none", "price|", "food|servce|staff"]
+    path = write_csv(tmp_path / "t.csv", sentence=list("abcdef"), tags=cells)
+    ref = reference(path, "labels", label="tags", label_separator="|")
+    table = read_teacher_outputs(ref, SEVERAL)
+    known = table.find(examples(*"abcdef")) >= 0
+    assert known.tolist() == [True, False, False, False, True, True]
+    assert (table.logits[[0, 5]] > 0).tolist() == [[True, False]] * 2
+    assert table.left_out == {"empty, where [] says none": 1, "that name no label of the task": 2}
+    assert table.no_class == {"servce": 3, "none": 1, "staff": 1}
+    assert table.partly == 2
+    left, partly = table.remarks()
+    assert "3 of 6 answers are left out (" in left
+    assert "2 of 6 answers name labels that the task has not, beside others" in partly
+    assert partly.endswith("taken: 'servce' (3), 'none' (1), 'staff' (1)")
+
+
+def test_a_sets_confidence_is_that_of_each_label_said_or_not(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=list("ab"), tags=["food", "[]"], sure=[0.8, 0.2])
+    ref = reference(path, "labels", label="tags", label_separator="|", confidence="sure")
+    shares = 1 / (1 + np.exp(-read_teacher_outputs(ref, SEVERAL).logits))
+    np.testing.assert_allclose(shares[0], [0.8, 0.2], rtol=1e-5)
+    assert (shares[1] < 0.5).all()  # however unsure, what was answered
+
+
+def test_joined_names_without_a_separator_are_no_sets(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=["a", "b"], tags=["food|price", "food"])
+    with pytest.raises(
+        DataError, match=r"no answer in column 'tags' is a set of labels .*food\|pr"
+    ):
+        read_teacher_outputs(reference(path, "labels", label="tags"), SEVERAL)
+    with pytest.raises(DataError, match="set `label_separator`"):
+        read_teacher_outputs(reference(path, "labels", label="tags"), SEVERAL)
+    ref = reference(path, "labels", label="tags", label_separator="|")
+    with pytest.raises(DataError, match="label_separator is given, but in a classification"):
+        read_teacher_outputs(ref, SST2)
+
+
+def test_a_text_with_two_sets_of_labels_is_refused(tmp_path):
+    path = write_csv(tmp_path / "t.csv", sentence=["a", "a"], tags=["food", "price"])
+    ref = reference(path, "labels", label="tags", label_separator="|")
+    with pytest.raises(DataError, match="row 2 repeat the text of an earlier row with another ans"):
+        read_teacher_outputs(ref, SEVERAL)

@@ -12,8 +12,9 @@ from kdlora.measure.calibration import (
     calibrated,
     cross_entropy,
     fit_answers,
+    fit_label_answers,
 )
-from kdlora.vocabulary.task import CLASSIFICATION
+from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL
 
 
 def truths(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -63,3 +64,30 @@ def test_too_little_gold_calibrates_nothing():
     assert calibrate_teacher(CLASSIFICATION, logits[1:], labels[1:], answers_alone=True) is None
     assert calibrate_teacher(CLASSIFICATION, logits, labels, answers_alone=True) is not None
     assert (calibrated(logits, None) == logits).all()
+
+
+def test_labels_without_probabilities_get_what_was_true_of_each():
+    """A teacher that finds half of a rare label, all of a common one, and more than there are."""
+    rng = np.random.default_rng(2)
+    labels = (rng.random((40_000, 2)) < [0.1, 0.5]).astype(np.int64)
+    found = rng.random(labels.shape) < np.where(labels == 1, [0.5, 1.0], [0.05, 0.2])
+    logits = np.where(found, 2.2, -2.2)
+    fit = calibrate_teacher(MULTILABEL, logits, labels, answers_alone=True)
+    assert fit.method == "labels"
+    rare = [0.05 / (0.05 + 0.9 * 0.95), 0.05 / (0.05 + 0.9 * 0.05)]
+    np.testing.assert_allclose(fit.given_answer, [rare, [0, 0.5 / 0.6]], atol=0.015)
+    assert fit.cross_entropy_after < fit.cross_entropy_before
+    shares = 1 / (1 + np.exp(-calibrated(logits, fit)))
+    np.testing.assert_allclose(shares[found[:, 0], 0], rare[1], atol=0.015)
+    np.testing.assert_allclose(shares[~found[:, 0], 0], rare[0], atol=0.015)
+
+
+def test_a_label_of_which_little_was_said_is_drawn_towards_all_labels_together():
+    labels = np.array([[1, 0]] * 20 + [[0, 1]])
+    said = np.array([[1, 0]] * 18 + [[0, 0]] * 2 + [[0, 1]])
+    shares = fit_label_answers(said, labels)
+    overall = (19 + 1) / (19 + 2)
+    np.testing.assert_allclose(shares[1, 1], (1 + 10 * overall) / 11)
+    missed = (2 + 1) / (23 + 2)
+    np.testing.assert_allclose(shares[0, 0], (2 + 10 * missed) / (3 + 10))
+    assert ((shares > 0) & (shares < 1)).all()

@@ -6,7 +6,7 @@ without any label is a row. What is no statement at all (a null where a list is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kdlora.json_files import parse_json
@@ -31,12 +31,13 @@ def label_sets(own: OwnTask, table: FileTable) -> tuple[list[LabelSet | None], l
     """
     if own.label_columns_are_labels:
         return _of_columns(own, table)
-    read = _reader(own)
+    separator = own.label_separator
+    empty = () if separator and own.missing_labels == "error" else None
     found: list[LabelSet | None] = []
     odd: list[tuple[int, Any, str]] = []
     for number, cell in zip(table.numbers, table.columns[own.label], strict=True):
         try:
-            found.append(read(cell))
+            found.append(empty if is_missing(cell) else label_set(cell, separator))
         except NoLabelSet as error:
             found.append(None)
             odd.append((number, cell, str(error)))
@@ -50,25 +51,21 @@ def label_sets(own: OwnTask, table: FileTable) -> tuple[list[LabelSet | None], l
     return found, problems, {number for number, _, _ in odd}
 
 
-def _reader(own: OwnTask) -> Callable[[Any], LabelSet | None]:
-    """How a cell of the label column is read."""
-    separator = own.label_separator
+def label_set(cell: Any, separator: str | None) -> LabelSet:
+    """The labels that a cell names: a list, one in JSON, or names with a sign between.
 
-    def read(cell: Any) -> LabelSet | None:
-        if is_missing(cell):
-            return () if separator and own.missing_labels == "error" else None
-        if isinstance(cell, str) and cell.lstrip().startswith("["):
-            cell = _parsed(cell, separator)
-        if isinstance(cell, list | tuple):
-            return _named(cell)
-        if separator is None:
-            raise NoLabelSet(
-                'Expected a list such as ["a", "b"], or [] for none; for names with a sign '
-                "between set `label_separator`, for a 0/1 column a label `labels: [a, b]`"
-            )
-        return _named(str(cell).split(separator))
-
-    return read
+    Raises NoLabelSet where it is none of these.
+    """
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        cell = _parsed(cell, separator)
+    if isinstance(cell, list | tuple):
+        return _named(cell)
+    if separator is None:
+        raise NoLabelSet(
+            'Expected a list such as ["a", "b"], or [] for none; for names with a sign '
+            "between set `label_separator`, for a 0/1 column a label `labels: [a, b]`"
+        )
+    return _named(str(cell).split(separator))
 
 
 def _parsed(cell: str, separator: str | None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kdlora.data.examples import Examples, ids_of_keys
+from kdlora.data.label_sets import NoLabelSet, label_set
 from kdlora.data.own_task import at_a_glance
 from kdlora.errors import DataError, alternatives, did_you_mean
 from kdlora.spec.run import SCORE, OutputsRef
@@ -38,7 +39,8 @@ class TeacherTable:
     """Logits (or a regression's predictions) of the file's rows by example id or by text.
 
     `read` rows were there; of those that `left_out` counts by reason nothing is learnt. `no_class`
-    counts the answers that are no class of the task.
+    counts the answers that are no class of the task. Of several labels a text, it counts the names
+    that are none of them; `partly` rows have such names beside others, which are learnt.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class TeacherTable:
     read: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     no_class: dict[str, int] = field(default_factory=dict)
+    partly: int = 0
 
     def find(self, examples: Examples) -> np.ndarray:
         """Row of each example in `logits`, -1 where the file lacks it, [n] int64."""
@@ -68,17 +71,23 @@ class TeacherTable:
         )
 
     def remarks(self) -> list[str]:
-        """What a user should be told of the rows that are left out."""
-        if not self.left_out:
-            return []
-        counts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+        """What a user should be told of the rows that are left out, or learnt in part."""
         first = [f"'{name}' ({count:,})" for name, count in list(self.no_class.items())[:_SHOWN]]
         more = ", ..." if len(self.no_class) > _SHOWN else ""
         named = f": {', '.join(first)}{more}" if first else ""
-        return [
-            f"{self.path}: {sum(self.left_out.values()):,} of {self.read:,} answers are left out "
-            f"({', '.join(counts)}{named})"
-        ]
+        found = []
+        if self.left_out:
+            counts = [f"{count:,} {reason}" for reason, count in self.left_out.items()]
+            found.append(
+                f"{self.path}: {sum(self.left_out.values()):,} of {self.read:,} answers are left "
+                f"out ({', '.join(counts)}{'' if self.partly else named})"
+            )
+        if self.partly:
+            found.append(
+                f"{self.path}: {self.partly:,} of {self.read:,} answers name labels that the task "
+                f"has not, beside others, which are taken{named}"
+            )
+        return found
 
 
 def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
@@ -87,7 +96,8 @@ def read_teacher_outputs(ref: OutputsRef, task: Task) -> TeacherTable:
     Probabilities become their logarithms, so that softmax gives them back; those below 1e-6 are
     raised to it first. Of several labels a row, each is a probability of its own, and becomes its
     log odds. Votes become shares, half a vote being added to each class first. A class alone gets
-    its confidence, or an assumed accuracy, as its probability; the others share the rest. Rows for
+    its confidence, or an assumed accuracy, as its probability; the others share the rest. So does
+    each of several labels, whether it is said or not. Rows for
     texts that no split holds are ignored.
     """
     where = f"task '{task.name}', teacher_outputs"
@@ -121,89 +131,146 @@ def _unfit(ref: OutputsRef, task: Task) -> list[str]:
     if ref.kind not in task.kind.teacher_files:
         fitting = alternatives(task.kind.teacher_files)
         problems.append(f"kind '{ref.kind}' does not fit a {task.kind}: expected {fitting}")
+    if ref.label_separator is not None and not task.kind.several:
+        problems.append(f"label_separator is given, but in a {task.kind} a text has one label")
     return problems
 
 
+@dataclass(frozen=True, eq=False)
+class _Named:
+    """What the cells of a column name: said [n, c], and which of the rows [n] say anything."""
+
+    said: np.ndarray
+    usable: np.ndarray
+    left_out: dict[str, int]
+    strange: Counter[str]  # names that are none of the task's
+    partly: int = 0
+    hint: str = ""  # what to do where no row is usable
+
+
 def _labels_table(table: FileTable, ref: OutputsRef, task: Task) -> TeacherTable:
-    """Names of classes in one column; cells that name none are counted and left out."""
+    """Names in one column; cells that name no class, or label, are counted and left out."""
     assert ref.label is not None
-    cells = table.columns[ref.label]
-    answers = _answers(cells, task.label_names)
-    strange = Counter(
-        str(cell).strip()
-        for cell, answer in zip(cells, answers, strict=True)
-        if answer == _NO_CLASS
-    )
-    counts = {
-        "empty": int((answers == _EMPTY).sum()),
-        "that name no class": int((answers == _NO_CLASS).sum()),
-    }
-    if not (answers >= 0).any():
-        names = ", ".join(f"'{name}'" for name, _ in strange.most_common(_SHOWN)) or "empty cells"
+    several, cells = task.kind.several, table.columns[ref.label]
+    place = _place_of(task.label_names)
+    named = _sets(cells, place, ref, task) if several else _classes(cells, place, task)
+    if not named.usable.any():
+        names = ", ".join(f"'{name}'" for name, _ in named.strange.most_common(_SHOWN))
+        what = "set of labels" if several else "class"
         raise DataError(
-            f"{table.path}: no answer in column '{ref.label}' is a class of the task. It holds "
-            f"{names}; the classes are {', '.join(task.label_names)}"
+            f"{table.path}: no answer in column '{ref.label}' is a {what} of the task. It holds "
+            f"{names or 'empty cells'}; the {'labels' if several else 'classes'} are "
+            f"{', '.join(task.label_names)}{named.hint}"
         )
-    sure = _confidence(table, ref, task, answers)
-    size = task.num_outputs
-    shares = np.repeat(((1 - sure) / (size - 1))[:, None], size, axis=1)
-    shares[np.arange(len(answers)), np.maximum(answers, 0)] = sure
-    rows = _keys(table, ref, task, shares, use=answers >= 0)
+    least = 1 / (2 if several else task.num_outputs)
+    sure = _confidence(table, ref, named.usable, least=least)
+    others = (1 - sure) / (1 if several else task.num_outputs - 1)
+    shares = np.where(named.said, sure[:, None], others[:, None])
+    rows = _keys(table, ref, task, shares, use=named.usable)
     return TeacherTable(
         table.path,
         ref.id is not None,
         rows,
-        np.log(shares).astype(np.float32),
+        _odds(shares) if several else np.log(shares).astype(np.float32),
         read=len(table),
-        left_out={reason: count for reason, count in counts.items() if count},
-        no_class=dict(strange.most_common()),
+        left_out={reason: count for reason, count in named.left_out.items() if count},
+        no_class=dict(named.strange.most_common()),
+        partly=named.partly,
     )
 
 
-def _answers(cells: Sequence[Any], names: Sequence[str]) -> np.ndarray:
-    """The place of the class that each cell names, [n] int64, or below 0.
+def _place_of(names: Sequence[str]) -> Callable[[Any], int]:
+    """The place of the class or label that a text names, or `_NO_CLASS`.
 
-    "Positive." is positive, unless two classes differ in no more than that.
+    "Positive." is positive, unless two of them differ in no more than that.
     """
     exact = {name: place for place, name in enumerate(names)}
     alike = Counter(map(_plain, names))
     plain = {_plain(name): place for name, place in exact.items() if alike[_plain(name)] == 1}
 
-    def place(cell: Any) -> int:
-        if is_missing(cell):
-            return _EMPTY
-        name = class_name(cell)
+    def place(written: Any) -> int:
+        name = class_name(written)
         return exact.get(name, plain.get(_plain(name), _NO_CLASS))
 
-    return np.array([place(cell) for cell in cells], dtype=np.int64)
+    return place
+
+
+def _classes(cells: Sequence[Any], place: Callable[[Any], int], task: Task) -> _Named:
+    """The one class that each cell names."""
+    answers = np.array([_EMPTY if is_missing(cell) else place(cell) for cell in cells], np.int64)
+    strange = Counter(
+        str(cell).strip()
+        for cell, answer in zip(cells, answers, strict=True)
+        if answer == _NO_CLASS
+    )
+    return _Named(
+        said=np.arange(task.num_outputs) == answers[:, None],
+        usable=answers >= 0,
+        left_out={
+            "empty": int((answers == _EMPTY).sum()),
+            "that name no class": int((answers == _NO_CLASS).sum()),
+        },
+        strange=strange,
+    )
+
+
+def _sets(
+    cells: Sequence[Any], place: Callable[[Any], int], ref: OutputsRef, task: Task
+) -> _Named:  # fmt: skip
+    """All labels that each cell names; [] are none, and an empty cell says nothing."""
+    said = np.zeros((len(cells), task.num_outputs), bool)
+    usable = np.zeros(len(cells), bool)
+    reasons, strange, partly, hint = Counter[str](), Counter[str](), 0, ""
+    for row, cell in enumerate(cells):
+        if is_missing(cell):
+            reasons["empty, where [] says none"] += 1
+            continue
+        try:
+            names = label_set(cell, ref.label_separator)
+        except NoLabelSet as error:
+            reasons["that are no set of labels"] += 1
+            strange[str(cell).strip()] += 1
+            hint = hint or f". {error}"
+            continue
+        places = [place(name) for name in names]
+        unknown = [n for n, found in zip(names, places, strict=True) if found == _NO_CLASS]
+        strange.update(unknown)
+        if names and len(unknown) == len(names):
+            reasons["that name no label of the task"] += 1
+            continue
+        partly += bool(unknown)
+        usable[row] = True
+        said[row, [found for found in places if found != _NO_CLASS]] = True
+    return _Named(said, usable, dict(reasons), strange, partly, hint)
 
 
 def _plain(answer: str) -> str:
     return at_a_glance(answer).strip(_MARKS)
 
 
-def _confidence(table: FileTable, ref: OutputsRef, task: Task, answers: np.ndarray) -> np.ndarray:
-    """How sure each answer [n] is, as the probability of its class [n].
+def _confidence(
+    table: FileTable, ref: OutputsRef, usable: np.ndarray, *, least: float
+) -> np.ndarray:
+    """How sure each answer is, as the probability [n] of what it says, which is above `least`.
 
     A cell without a number counts as the mean of the others. However unsure, an answer stays the
-    likeliest class.
+    likeliest.
     """
     if ref.confidence is None:
-        return np.full(len(answers), ASSUMED_ACCURACY)
+        return np.full(len(usable), ASSUMED_ACCURACY)
     numbers = [as_number(value) for value in table.columns[ref.confidence]]
     sure = np.array([np.nan if x is None else x for x in numbers], dtype=np.float64)
-    wrong = (answers >= 0) & ((sure < 0) | (sure > 1))
+    wrong = usable & ((sure < 0) | (sure > 1))
     if wrong.any():
         percent = " Per cents are divided by 100" if 1 < np.nanmax(sure) <= 100 else ""
         raise DataError(
             f"{table.path}: column '{ref.confidence}' is not between 0 and 1 in "
             f"{_named(table, wrong)}.{percent}"
         )
-    known = np.isfinite(sure) & (answers >= 0)
+    known = np.isfinite(sure) & usable
     if not known.any():
         raise DataError(f"{table.path}: column '{ref.confidence}' holds no number")
     sure = np.where(np.isfinite(sure), sure, sure[known].mean())
-    least = 1 / task.num_outputs
     return np.clip(sure, least + 0.01 * (1 - least), 1 - LEAST_PROBABILITY)
 
 
@@ -268,7 +335,12 @@ def _log_odds(table: FileTable, values: np.ndarray) -> np.ndarray:
             f"{table.path}: probabilities lie between 0 and 1, but not in "
             f"{_named(table, outside)}.{counts}"
         )
-    clipped = np.clip(values, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return _odds(values)
+
+
+def _odds(shares: np.ndarray) -> np.ndarray:
+    """The log odds of probabilities, those next to 0 and 1 drawn away from them first."""
+    clipped = np.clip(shares, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     return (np.log(clipped) - np.log1p(-clipped)).astype(np.float32)
 
 

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.special import logit
 
 from kdlora.records.record import TeacherCalibration
 from kdlora.vocabulary.metric import metric
@@ -59,26 +60,43 @@ def fit_answers(answers: np.ndarray, labels: np.ndarray, n_classes: int) -> NDAr
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 
 
+def fit_label_answers(said: np.ndarray, labels: np.ndarray) -> NDArray[np.float64]:
+    """The probability of each label where it was not said, and where it was, [label, 2].
+
+    said, labels: [n, c], 0 or 1. Counts are few, so each label's are drawn towards what is true of
+    all labels together.
+    """
+    found = []
+    for answered in (said == 0, said == 1):
+        hits, n = (answered & (labels == 1)).sum(axis=0), answered.sum(axis=0)
+        overall = (hits.sum() + 1) / (n.sum() + 2)
+        found.append((hits + _PSEUDO_ANSWERS * overall) / (n + _PSEUDO_ANSWERS))
+    return np.stack(found, axis=1)
+
+
 def calibrate_teacher(
     kind: Kind, logits: np.ndarray, labels: np.ndarray, *, answers_alone: bool
 ) -> TeacherCalibration | None:
     """How a teacher's logits [n, c] become honest on gold labels [n]; None on too few of them.
 
-    `answers_alone`: the teacher said classes without any probability.
+    `answers_alone`: the teacher said classes without any probability. Of several labels a text,
+    labels are [n, c].
     """
     if len(labels) < LEAST_ROWS:
         return None
-    answers = kind.decide(logits)
+    answers, given = kind.decide(logits), None
+    if answers_alone and kind.several:
+        given = fit_label_answers(answers, labels).tolist()
+    elif answers_alone:
+        given = fit_answers(answers, labels, logits.shape[1]).tolist()
     found = TeacherCalibration(
-        method="answers" if answers_alone else "temperature",
+        method="temperature" if given is None else "labels" if kind.several else "answers",
         n=len(labels),
         accuracy=float(kind.right(logits, labels).mean()),
         cross_entropy_before=cross_entropy(logits, labels),
         cross_entropy_after=0.0,
-        temperature=None if answers_alone else fit_temperature(logits, labels),
-        given_answer=fit_answers(answers, labels, logits.shape[1]).tolist()
-        if answers_alone
-        else None,
+        temperature=fit_temperature(logits, labels) if given is None else None,
+        given_answer=given,
     )
     after = cross_entropy(calibrated(logits, found), labels)
     return found.model_copy(update={"cross_entropy_after": after})
@@ -88,6 +106,10 @@ def calibrated(logits: np.ndarray, found: TeacherCalibration | None) -> NDArray[
     """A teacher's logits [n, c] as its calibration makes them; as they are without one."""
     if found is None:
         return np.asarray(logits, dtype=np.float32)
-    if found.given_answer is not None:
-        return np.log(np.asarray(found.given_answer))[logits.argmax(axis=1)].astype(np.float32)
-    return (logits / found.temperature).astype(np.float32)
+    if found.given_answer is None:
+        return (logits / found.temperature).astype(np.float32)
+    given = np.asarray(found.given_answer)
+    if found.method == "labels":
+        shares = np.where(logits > 0, given[:, 1], given[:, 0])
+        return logit(shares).astype(np.float32)
+    return np.log(given)[logits.argmax(axis=1)].astype(np.float32)

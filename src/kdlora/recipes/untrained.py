@@ -83,6 +83,7 @@ def outputs_teacher(run: FileTeacherRun, data: TaskData) -> RunOutcome:
         read=table.read,
         left_out=table.left_out,
         no_class=dict(list(table.no_class.items())[:_MOST_TOLD]),
+        partly=table.partly,
     )
     facts = TrainingFacts(stopped="not trained", teacher_file=told, calibration=teacher.calibration)
     return RunOutcome(scored, outputs, facts, Efficiency(trainable_params=0, train_s=0.0))

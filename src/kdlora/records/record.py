@@ -225,14 +225,16 @@ class Teaching(RecordPart):
 class TeacherCalibration(RecordPart):
     """What made a teacher's answers honest, fitted on the gold labels of the selection split."""
 
-    method: Literal["temperature", "answers"]
+    method: Literal["temperature", "answers", "labels"]
     n: int = Field(description="rows of the selection split that the teacher answers")
     accuracy: float = Field(description="of the teacher on them; of several labels, all of them")
     cross_entropy_before: float = Field(description="in nats, on the same rows")
     cross_entropy_after: float
     temperature: float | None = Field(None, description="the logits are divided by it")
     given_answer: list[list[float]] | None = Field(
-        None, description="[answer][class]: probability of the class where this was answered"
+        None,
+        description="[answer][class]: probability of the class where this was answered; by method "
+        "labels [label][0 or 1]: that of the label where it was not said, or was",
     )
 
 
@@ -244,6 +246,7 @@ class TeacherFileFacts(RecordPart):
     no_class: dict[str, int] = Field(
         {}, description="the commonest answers that are no class -> rows"
     )
+    partly: int = Field(0, description="rows that name unknown labels beside others, which teach")
 
 
 class CrossValidation(RecordPart):

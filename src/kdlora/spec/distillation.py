@@ -255,7 +255,7 @@ class TeacherOutputs(Strict):
     file: str = Field(description="CSV, TSV, JSON lines or Parquet; {task} becomes the task's name")
     kind: Literal["probabilities", "logits", "votes", "scores", "labels"] = Field(
         description="what the columns hold; votes are counts, scores are a regression's, labels "
-        "are names of classes in one column"
+        "are names in one column: of a class, or of all labels that a text has"
     )
     id: str | None = Field(None, description="join by this column and the task's id column")
     text: Strings = Field((), description="join by these columns; default: the task's text columns")
@@ -264,6 +264,12 @@ class TeacherOutputs(Strict):
     )
     label: str | None = Field(
         None, description="of kind labels: the column; default: called as the task's label column"
+    )
+    label_separator: str | None = Field(
+        None,
+        min_length=1,
+        description="of kind labels, where a text may have several: what stands between them, such "
+        "as `|`; default: as in the task. A list in JSON needs none",
     )
     confidence: str | None = Field(
         None, description="of kind labels: a column that says how sure the answer is, 0 to 1"
@@ -279,4 +285,6 @@ class TeacherOutputs(Strict):
         for name in ("label", "confidence"):
             if self.kind != "labels" and getattr(self, name) is not None:
                 raise ValueError(f"{name} is a column of kind labels, but kind is {self.kind}")
+        if self.kind != "labels" and self.label_separator is not None:
+            raise ValueError(f"label_separator is of kind labels, but kind is {self.kind}")
         return self

@@ -216,6 +216,8 @@ def outputs_of(study: Study, item: str | OwnTask, pair: Pair) -> OutputsRef | No
         values["calibrate"] = False
     if source.kind == "labels" and source.label is None:
         values["label"] = TASKS[name].label if own is None else own.label
+    if source.kind == "labels" and source.label_separator is None and own is not None:
+        values["label_separator"] = own.label_separator
     return OutputsRef(**values, fingerprint=fingerprint)
 
 

@@ -63,7 +63,7 @@ NEW_FIELDS: dict[str, tuple[str, ...]] = {
         "label_separator",
     ),
     "adapter": ("budget", "method", "config"),
-    "outputs": ("label", "confidence", "calibrate"),
+    "outputs": ("label", "label_separator", "confidence", "calibrate"),
 }
 
 

@@ -311,7 +311,7 @@ class Multilabel(Kind):
     several = True
     default_metric = "mean_average_precision"
     problem_type = "multi_label_classification"
-    teacher_files = ("probabilities", "logits")
+    teacher_files = ("probabilities", "logits", "labels")
 
     def names(self, written: Sequence[Any]) -> tuple[str, ...]:
         """In numerical order if all are numbers, else in alphabetical order."""
