@@ -41,6 +41,15 @@ def rows_of(n: int, seed: int = 0, classes: Sequence[str] = CLASSES) -> datasets
     return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
 
 
+def sets_of(n: int, names: Sequence[str] = ("food", "price")) -> datasets.Dataset:
+    """Rows of which each has any of two labels, as lists of their numbers."""
+    texts, _ = sentences(n, n)
+    labels = [[j for j in (1, 0) if (i >> j) & 1] for i in range(n)]
+    feature = datasets.List(datasets.ClassLabel(names=[*names]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    return datasets.Dataset.from_dict({"text": texts, "label": labels}, features=features)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """An empty cache and working folder."""
@@ -205,3 +214,21 @@ def test_a_study_written_elsewhere_finds_its_copy(here, corner):
     (task,) = study(corner).located().tasks
     assert task.hub == str((here / "org" / "moods").resolve())
     assert (task.train, task.eval) == ("train", "test")
+
+
+def test_lists_of_classes_have_names_and_splits_must_agree_on_them(here, corner, monkeypatch):
+    for split, n in (("train", 160), ("test", 40)):
+        path = here / "org" / "topics" / "data" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sets_of(n).to_parquet(str(path))
+    ref = make_plan(study(corner, hub="org/topics", kind="multilabel")).runs[0].task
+    data = load_task(ref, Data(selection_min=20))
+    assert data.task.kind.several
+    assert data.task.label_names == ("food", "price")
+    assert data.reports["report"].labels[:4].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+    (here / "org" / "topics" / "README.md").write_text("another")  # so another fingerprint
+    ref = make_plan(study(corner, hub="org/topics", kind="multilabel")).runs[0].task
+    found = {"train": sets_of(160), "test": sets_of(40, names=("price", "food"))}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *rest, **options: found)
+    with pytest.raises(DataError, match="the splits name other classes in 'label'"):
+        load_task(ref, Data())

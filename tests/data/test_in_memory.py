@@ -54,6 +54,47 @@ def test_a_class_label_of_minus_one_is_no_label(tmp_path):
     assert read_table(path, ["label"]).columns["label"] == ["b", None]
 
 
+SETS = [["pos", "neg"], [], ["neg"]]
+
+
+def forms_of_sets():
+    names = ["neg", "pos"]
+    feature = datasets.List(datasets.ClassLabel(names=names))
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    coded = [[names.index(one) for one in row] for row in SETS]
+    frame = pd.DataFrame({"text": TEXTS, "label": SETS})
+    yield frame
+    yield frame.assign(label=[np.array(row, dtype=object) for row in SETS])  # as Parquet is read
+    yield frame.assign(label=[tuple(row) for row in SETS])
+    yield datasets.Dataset.from_dict({"text": TEXTS, "label": coded}, features=features)
+    yield list(zip(TEXTS, SETS, strict=True))
+
+
+def test_lists_of_labels_are_one_file_in_all_forms_and_have_names(tmp_path):
+    paths = {
+        write_rows(rows, tmp_path, stem="train", texts=["text"], label="label")
+        for rows in forms_of_sets()
+    }
+    (path,) = paths
+    assert read_table(path, ["label"]).columns["label"] == SETS
+
+
+def test_sets_are_written_in_one_order_and_arrays_of_one_stay_lists(tmp_path):
+    rows = [{"text": "x", "label": {"b", "a"}}, {"text": "y", "label": np.array(["a"])}]
+    path = write_rows(rows, tmp_path, stem="x", texts=["text"], label="label")
+    assert read_table(path, ["label"]).columns["label"] == [["a", "b"], ["a"]]
+
+
+def test_a_list_that_holds_no_class_is_not_known(tmp_path):
+    feature = datasets.List(datasets.ClassLabel(names=["a", "b"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+    rows = datasets.Dataset.from_dict(
+        {"text": ["x", "y"], "label": [[1, -1], [0]]}, features=features
+    )
+    path = write_rows(rows, tmp_path, stem="x", texts=["text"], label="label")
+    assert read_table(path, ["label"]).columns["label"] == [None, ["a"]]
+
+
 def test_texts_and_pairs_without_labels(tmp_path):
     path = write_rows(["a", "b"], tmp_path, stem="u", texts=["review"])
     assert read_table(path, ["review"]).columns == {"review": ["a", "b"]}

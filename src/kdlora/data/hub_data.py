@@ -1,6 +1,7 @@
 """Data sets of the hub as tables: fetched once a revision, then read like any own files.
 
-A column of `datasets.ClassLabel` becomes the names of its classes; everything else stays as it is.
+A column of `datasets.ClassLabel`, or of lists of them, becomes the names of the classes; everything
+else stays as it is.
 """
 
 from __future__ import annotations
@@ -64,9 +65,7 @@ def _fetch(own: OwnTask, paths: dict[str, Path]) -> None:
 
 def _check_classes(own: OwnTask, parts: dict[str, Any]) -> None:
     """Raises DataError where splits give the same numbers to other classes."""
-    names = {
-        part: getattr(rows.features.get(own.label), "names", None) for part, rows in parts.items()
-    }
+    names = {part: classes_of(rows.features).get(own.label) for part, rows in parts.items()}
     distinct = {tuple(found) if found else None for found in names.values()}
     if len(distinct) > 1:
         told = "; ".join(
@@ -76,22 +75,46 @@ def _check_classes(own: OwnTask, parts: dict[str, Any]) -> None:
         raise DataError(f"{own.hub}: the splits name other classes in '{own.label}' ({told})")
 
 
+def classes_of(features: Any) -> dict[str, list[str]]:
+    """The names of the classes of each column of `datasets.Features` that holds any.
+
+    That is one class a row, or a list of them.
+    """
+    found = {}
+    for name, feature in features.items():
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        if names:
+            found[name] = list(names)
+    return found
+
+
+def named_class(value: Any, names: list[str]) -> Any:
+    """The name of a class by its number, or of each of a list; None for none, such as -1.
+
+    A list that holds none is none as a whole: what a row has is then not known.
+    """
+    if isinstance(value, list):
+        found = [named_class(one, names) for one in value]
+        return None if None in found else found
+    return names[value] if value is not None and 0 <= value < len(names) else None
+
+
 def _named(rows: Any) -> Any:
-    """The rows with names of classes instead of their numbers; -1 is no class."""
-    classes = {
-        name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")
-    }
+    """The rows with names of classes instead of their numbers."""
+    classes = classes_of(rows.features)
     if not classes:
         return rows
     import datasets
 
     features = rows.features.copy()
     for name in classes:
-        features[name] = datasets.Value("string")
+        several = hasattr(features[name], "feature")
+        text = datasets.Value("string")
+        features[name] = datasets.List(text) if several else text
 
     def translate(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return {
-            name: [None if i is None or i < 0 else names[i] for i in batch[name]]
+            name: [named_class(value, names) for value in batch[name]]
             for name, names in classes.items()
         }
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from kdlora.data.hub_data import classes_of, named_class
 from kdlora.errors import DataError, InputError
 from kdlora.files import whole_file
 
@@ -109,17 +110,10 @@ def _rows(source: Any, names: Sequence[str]) -> Iterable[dict[str, Any]]:
 
 def _of_dataset(source: Any) -> list[dict[str, Any]]:
     """Rows of a data set of the hub's library, classes by their names."""
-    classes = {
-        name: feature.names
-        for name, feature in source.features.items()
-        if getattr(feature, "names", None)
-    }
+    classes = classes_of(source.features)
 
     def named(name: str, value: Any) -> Any:
-        known = classes.get(name)
-        if known is None or value is None:
-            return _plain(value)
-        return known[value] if 0 <= value < len(known) else None  # -1 stands for no label
+        return named_class(value, classes[name]) if name in classes else _plain(value)
 
     return [{name: named(name, value) for name, value in row.items()} for row in source]
 
@@ -136,16 +130,19 @@ def _of_list(place: int, row: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: numbers of numpy become numbers, missing ones null."""
-    if hasattr(value, "item") and not isinstance(value, str):
-        value = value.item()
+    """A value as JSON has it: numbers of numpy become numbers, missing ones null, arrays lists.
+
+    A set, whose order says nothing, becomes a sorted list.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     pandas = sys.modules.get("pandas")
     if pandas is not None and value is pandas.NA:
         return None
-    return (
-        value
-        if isinstance(value, str | int | float | bool | list | dict | type(None))
-        else str(value)
-    )
+    return value if isinstance(value, str | int | float | bool | dict | type(None)) else str(value)
