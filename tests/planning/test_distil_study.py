@@ -153,12 +153,72 @@ def test_labels_that_are_there_train_the_controls(answers):
         ({"score": [3.5]}, {}, "scores"),
         ({"verdict": ["pos"]}, {"outputs_label": "verdict"}, "labels"),
         ({"pos": [3], "neg": [0]}, {"outputs_kind": "votes"}, "votes"),
+        ({"mood": ["pos|neg"]}, {"label_separator": "|"}, "labels"),
+        ({"mood": ['["pos"]']}, {"kind": "multilabel"}, "labels"),
+        ({"pos": [0.9], "neg": [0.8]}, {"label_separator": "|"}, "probabilities"),
+        ({"pos": [0.9], "neg": [0.8]}, {"labels": ("pos", "neg")}, "probabilities"),
+        (
+            {"mood": ["pos;neg"]},
+            {"labels": ("pos", "neg"), "outputs_separator": ";"},
+            "labels",
+        ),
     ],
 )
 def test_a_files_columns_tell_what_it_holds(answers, columns, changes, kind):
     write_csv(answers / "said.csv", review=["x"], **columns)
     given = without_labels(answers, teacher_outputs=answers / "said.csv", **changes)
     assert distil_study(**given).pairs[0].teacher_outputs.kind == kind
+
+
+def test_rows_without_any_label_are_labelled_rows(answers):
+    texts = sentences(240, 9)[0]
+    write_csv(answers / "tags.csv", review=texts, mood=["pos", "", ""] * 80)
+    given = {"train": answers / "tags.csv", "text": "review", "label": "mood", **ENCODERS}
+    assert "student/frozen" not in distil_study(**given, label_separator="|").arms
+    assert "student/frozen" in distil_study(**given).arms  # 80 labels
+
+
+def test_a_teachers_separator_is_the_tasks_where_none_is_given(answers):
+    write_csv(answers / "tags.csv", review=["x"] * 20, mood=["pos|neg", ""] * 10)
+    write_csv(answers / "said.csv", review=["x"], mood=["pos"])
+    given = without_labels(answers, teacher_outputs=answers / "said.csv", label_separator="|")
+    given |= {"train": answers / "tags.csv", "eval": None}
+    for changes, separator in (({}, "|"), ({"outputs_separator": ";"}, ";")):
+        plan = make_plan(distil_study(**given, **changes))
+        (outputs,) = (run.outputs for run in plan.runs if run.title == "teacher/given")
+        assert outputs.label_separator == separator
+
+
+def test_weights_of_classes_are_given_by_option_and_by_argument(files, monkeypatch):
+    from typer.testing import CliRunner
+
+    from kdlora.cli import study as module
+    from kdlora.cli.app import app
+
+    seen = []
+    monkeypatch.setattr(module, "_run", lambda study, *rest, **options: seen.append(study.training))
+    words = ["distil", "--train", str(files / "few.csv"), "--text", "review", "--label", "mood",
+             "--teacher", "minilm-l6", "--student", "minilm-l3"]  # fmt: skip
+
+    def said(*more: str):
+        result = CliRunner().invoke(app, [*words, *more], catch_exceptions=True)
+        return seen.pop() if seen else str(result.exception or result.output)
+
+    assert said("--class-weights", "balanced", "--focal", "2").weighting == {
+        "class_weights": "balanced",
+        "focal": "2",
+    }
+    weights = {"pos": 10.0, "a=b": 0.5}
+    named = ("--class-weights", "pos=10", "--class-weights", "a=b=0.5")
+    assert said(*named).class_weights == weights
+    assert said().weighting == {}
+    assert "expected balanced alone, or CLASS=WEIGHT" in said("--class-weights", "pos=many")
+    assert "expected balanced alone" in said(
+        "--class-weights", "balanced", "--class-weights", "pos=2"
+    )
+    assert "twice" in said("--class-weights", "pos=2", "--class-weights", "pos=3")
+    python = distil_study(**columns(files), class_weights=weights, focal=2)
+    assert python.training.weighting == {"class_weights": "a=b 0.5, pos 10", "focal": "2"}
 
 
 def test_a_file_that_is_not_there_is_the_only_problem(answers):

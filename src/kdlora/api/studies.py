@@ -457,6 +457,7 @@ def distil(
     teacher_outputs: str | Path | None = None,
     outputs_kind: str = "auto",
     outputs_label: str | None = None,
+    outputs_separator: str | None = None,
     confidence: str | None = None,
     hypothesis: str | None = None,
     adaptation: str = "lora",
@@ -466,6 +467,8 @@ def distil(
     lr: float | None = None,
     max_length: int | Literal["auto"] | None = None,
     windows: Literal["mean", "max"] | Mapping[str, Any] | None = None,
+    class_weights: Literal["none", "balanced"] | Mapping[str, float] | None = None,
+    focal: float | None = None,
     max_train: int | None = None,
     max_eval: int | None = None,
     rank: int | None = None,
@@ -511,6 +514,8 @@ def distil(
             scores; by default as its columns tell.
         outputs_label, confidence: of labels, the column of the names (by default called as
             `label`), and one that says how sure each is, from 0 to 1.
+        outputs_separator: of labels, what stands between several of one text (by default as
+            `label_separator`); a list in JSON needs none.
         hypothesis: ``"This text is about {}."``: the teacher answers by entailment.
         eval: held-out rows to report on; without it a fifth of the training rows is held out.
         unlabelled: files of texts without labels, or a DataFrame, a data set or a list of mappings
@@ -533,6 +538,10 @@ def distil(
         seeds: every arm is trained once a seed.
         windows: read long texts whole, in windows of `max_length` tokens whose logits are pooled
             by their mean or max; a mapping also says ``stride`` and ``max_windows``.
+        class_weights: how much a row counts in the loss of hard labels: balanced gives every class
+            the same say, a mapping says the weights of classes by name. The teacher's term is
+            never weighted.
+        focal: gamma of the focal loss, which makes rows count less that are learnt already.
         epochs, batch_size, lr, max_length, max_train, max_eval, rank, temperature, kd_weight:
             settings of the study file by their names there; None leaves the default.
         name: of the study; by default distil- and the training file's name.
@@ -568,6 +577,7 @@ def distil(
         teacher_outputs=teacher_outputs,
         outputs_kind=outputs_kind,
         outputs_label=outputs_label,
+        outputs_separator=outputs_separator,
         confidence=confidence,
         hypothesis=hypothesis,
         adaptation=adaptation,
@@ -577,6 +587,8 @@ def distil(
         lr=lr,
         max_length=max_length,
         windows=windows,
+        class_weights=class_weights,
+        focal=focal,
         max_train=max_train,
         max_eval=max_eval,
         rank=rank,

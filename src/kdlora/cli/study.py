@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from kdlora.cli import completion
 from kdlora.cli.options import LabelColumns, LabelSeparator, split_names
 from kdlora.cli.part import Where, Without
 from kdlora.errors import InputError, StudyFailed, without_traceback
+from kdlora.vocabulary.task import as_number
 
 if TYPE_CHECKING:
     from kdlora.evidence.students import BetterBaseline
@@ -205,6 +207,13 @@ def distil(
     outputs_label: Annotated[
         str | None, typer.Option(help="Its column of class names; default as --label.")
     ] = None,
+    outputs_separator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIGN",
+            help="What stands between several labels of its; default as --label-separator.",
+        ),
+    ] = None,
     confidence: Annotated[
         str | None, typer.Option(help="Its column of how sure each is, 0 to 1.")
     ] = None,
@@ -299,6 +308,22 @@ def distil(
             show_default="texts are cut",
         ),
     ] = None,
+    class_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="balanced|CLASS=WEIGHT",
+            help="How much a row counts in the loss of labels: balanced gives every class the same "
+            "say; CLASS=WEIGHT may be given many times, classes not named count 1.",
+            show_default="all alike",
+        ),
+    ] = None,
+    focal: Annotated[
+        float | None,
+        typer.Option(
+            help="Gamma of the focal loss: rows that are learnt already count less.",
+            show_default="0",
+        ),
+    ] = None,
     max_train: Annotated[
         int | None,
         typer.Option(help="Train on a stratified subset of this size.", show_default="all rows"),
@@ -340,6 +365,7 @@ def distil(
         teacher_outputs=teacher_outputs,
         outputs_kind=outputs_kind,
         outputs_label=outputs_label,
+        outputs_separator=outputs_separator,
         confidence=confidence,
         hypothesis=hypothesis,
         hub=hub,
@@ -361,6 +387,8 @@ def distil(
         lr=lr,
         max_length=max_length,
         windows=windows,
+        class_weights=_class_weights(class_weights or []),
+        focal=focal,
         max_train=max_train,
         max_eval=max_eval,
         rank=rank,
@@ -377,6 +405,25 @@ def distil(
         retry_failed=True,
         strict=strict,
     )
+
+
+def _class_weights(given: Sequence[str]) -> str | dict[str, float] | None:
+    """One word, or ``complaint=10`` and others as a mapping; None where nothing is given."""
+    if len(given) <= 1 and not any("=" in text for text in given):
+        return given[0] if given else None
+    found: dict[str, float] = {}
+    for text in given:
+        name, sign, weight = text.rpartition("=")
+        number = as_number(weight)
+        if not sign or number is None:
+            raise InputError(
+                f"--class-weights: {text!r}; expected balanced alone, or CLASS=WEIGHT such as "
+                "complaint=10"
+            )
+        if name in found:
+            raise InputError(f"--class-weights names the class {name!r} twice")
+        found[name] = number
+    return found
 
 
 def _seeds(given: list[str] | None) -> list[int]:

@@ -29,6 +29,8 @@ _SETTINGS = {
     "lr": "training",
     "max_length": "training",
     "windows": "training",
+    "class_weights": "training",
+    "focal": "training",
     "max_train": "data",
     "max_eval": "data",
     "rank": "adapter",
@@ -63,6 +65,7 @@ class DistilArguments:
     teacher_outputs: FileName | None = None
     outputs_kind: str = "auto"
     outputs_label: str | None = None
+    outputs_separator: str | None = None
     confidence: str | None = None
     hypothesis: str | None = None
     adaptation: str = "lora"
@@ -72,6 +75,8 @@ class DistilArguments:
     lr: float | None = None
     max_length: int | str | None = None
     windows: str | Mapping[str, Any] | None = None
+    class_weights: str | Mapping[str, float] | None = None
+    focal: float | None = None
     max_train: int | None = None
     max_eval: int | None = None
     rank: int | None = None
@@ -157,6 +162,7 @@ def _contradictions(given: DistilArguments) -> Iterator[str]:
         for name, default in (
             ("outputs_kind", "auto"),
             ("outputs_label", None),
+            ("outputs_separator", None),
             ("confidence", None),
         ):
             if getattr(given, name) != default:
@@ -176,6 +182,7 @@ def _pair(given: DistilArguments) -> dict[str, Any]:
             outputs["id"] = given.id
         if outputs["kind"] == "labels":
             outputs |= {"label": given.outputs_label, "confidence": given.confidence}
+            outputs["label_separator"] = given.outputs_separator
         return pair | {"teacher_outputs": outputs}
     assert given.teacher is not None
     teacher = str(given.teacher)
@@ -194,12 +201,13 @@ def _kind(given: DistilArguments) -> str:
     assert given.teacher_outputs is not None
     if given.outputs_kind != "auto":
         return given.outputs_kind
-    if given.confidence is not None or given.outputs_label is not None:
+    of_labels = (given.confidence, given.outputs_label, given.outputs_separator)
+    if any(said is not None for said in of_labels):
         return "labels"
     columns = _columns(given.teacher_outputs)
     if SCORE in columns:
         return "scores"
-    if given.label_separator or given.labels_are_columns:
+    if given.labels_are_columns:
         return "probabilities"  # one column a label
     return "labels" if given.label in columns or not columns else "probabilities"
 
@@ -212,11 +220,17 @@ def _columns(file: FileName) -> list[str]:
 
 
 def has_few_labels(given: DistilArguments) -> bool:
-    """Whether a file has so few labelled rows that a frozen encoder should stand beside."""
+    """Whether a file has so few labelled rows that a frozen encoder should stand beside.
+
+    Beside a separator an empty cell says that the text has none of the labels.
+    """
+    says_none = bool(given.label_separator) and not given.teaches_without_training
     with suppress(DataError):
         table = open_table(Path(given.train))
         rows = (row for _, row in table.rows(list(given.label_columns)))
-        known = sum(1 for row in islice(rows, _READ_ROWS) if not all(map(is_missing, row)))
+        known = sum(
+            1 for row in islice(rows, _READ_ROWS) if says_none or not all(map(is_missing, row))
+        )
         return known < FEW_ROWS
     return False
 
