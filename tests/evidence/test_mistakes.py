@@ -109,3 +109,60 @@ def test_numbers_have_no_wrong_answers_but_slices_of_errors(study):
     assert not one.mistakes
     verdicts = {(s.column, s.value): s.verdict for s in one.slices}
     assert verdicts == {("side", "l"): "better", ("side", "r"): "worse"}
+
+
+@pytest.fixture
+def several(study):
+    """Two labels a text: the student misses `a` in row 0 and says `b` wrongly in rows 0 and 1."""
+    frame, answers = study
+    frame = frame.assign(
+        task_kind="multilabel", label_names=[("a", "b")] * len(frame), metric="macro_f1"
+    )
+    labels = np.stack([np.tile([1, 0], N // 2), np.tile([0, 0, 1, 1], N // 4)], axis=1)
+    logits = np.where(labels == 1, 2.0, -2.0)
+    logits[0] = [-3.0, 1.0]
+    logits[1, 1] = 2.5
+    student, teacher = (SplitOutputs(IDS, labels, x) for x in (logits, (labels * 2 - 1) * 0.4))
+    found = {
+        run: teacher if arm.startswith("teacher") else student
+        for run, arm in zip(frame["run_id"], frame["arm"], strict=True)
+    }
+    return frame, replace(answers, report=found, selection=found)
+
+
+def test_of_several_labels_each_is_an_answer_of_its_own(several):
+    frame, answers = several
+    (one,) = gather_mistakes(frame, answers)
+    assert one.several
+    assert (one.n, one.wrong, len(one.mistakes)) == (N, 2, 3)
+    told = [
+        (m.row.number, one.named(m.label, m.about), one.named(m.answer, m.about))
+        for m in one.mistakes
+    ]
+    assert told == [(1, "a", "not a"), (2, "not b", "b"), (1, "not b", "b")]
+    first = one.mistakes[0]
+    assert one.named(first.teacher_answer, first.about) == "a"
+    shares = 1 / (1 + np.exp(-np.array([3.0, 0.4])))
+    assert (first.confidence, first.teacher_confidence) == pytest.approx(tuple(shares))
+    assert [m.suspected for m in one.mistakes] == [True, False, True]  # row 0, either label
+
+
+def test_suspected_labels_are_those_of_each_label_by_itself(several):
+    frame, answers = several
+    (one,) = gather_mistakes(frame, answers)
+    report = [s for s in one.suspects if s.row.split == "report"]
+    assert [(s.row.number, s.about) for s in report] == [(4, 0), (1, 0), (4, 1), (1, 1)]
+    assert [one.named(s.label, s.about) for s in report] == ["not a", "a", "b", "not b"]
+    assert [one.named(s.likely, s.about) for s in report] == ["a", "not a", "not b", "b"]
+
+
+def test_each_of_few_labels_makes_slices(several, monkeypatch):
+    frame, answers = several
+    (one,) = gather_mistakes(frame, answers)
+    assert {s.column for s in one.slices} == {"label a", "label b", "side"}
+    found = {(s.column, s.value): s.score for s in one.slices}
+    assert found["label b", "no"] == pytest.approx(1 - 2 / 60)
+    assert found["label b", "yes"] == 1
+    monkeypatch.setattr(module, "MOST_LABELS", 1)
+    (one,) = gather_mistakes(frame, answers)
+    assert {s.column for s in one.slices} == {"side"}

@@ -1,11 +1,12 @@
 """Where a study's student is wrong: its surest mistakes, labels to doubt, and slices.
 
 One model a task: the student that ranks first, in its best run, beside the model that taught it.
+Where a text may have several labels, each of them is an answer of its own, right or wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,9 +20,10 @@ from kdlora.evidence.students import rank_students
 from kdlora.evidence.teacher import named_teachers, teacher_of
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.rows import TaskRows
-from kdlora.vocabulary.task import CLASSIFICATION, REGRESSION
+from kdlora.vocabulary.task import KINDS
 
 SUREST = 30  # mistakes of which it is said how many look like wrong labels
+MOST_LABELS = 20  # of a task whose texts may have several, up to which each makes slices
 OUT_OF_FOLD = "train"  # the split whose probabilities come of cross-validation
 
 
@@ -40,7 +42,9 @@ class Mistake(Result):
     """A report row that the student answers wrong, and what its teacher says.
 
     Classes are places in `TaskMistakes.label_names`; confidences are probabilities of the answer.
-    suspected: whether the label itself may be wrong; None where that was not asked.
+    suspected: whether the label itself may be wrong; None where that was not asked. about: where a
+    text may have several labels, the place of the one that is meant; label and answers are then 1
+    where it is there, else 0.
     """
 
     row: RowOfInterest
@@ -50,24 +54,30 @@ class Mistake(Result):
     teacher_answer: int | None
     teacher_confidence: float | None
     suspected: bool | None
+    about: int | None = None
 
 
 @dataclass(frozen=True)
 class SuspectedLabel(Result):
-    """A row whose label may be wrong: the class that is likelier, and both probabilities."""
+    """A row whose label may be wrong: the class that is likelier, and both probabilities.
+
+    about: as of a `Mistake`.
+    """
 
     row: RowOfInterest
     label: int
     likely: int
     label_probability: float
     likely_probability: float
+    about: int | None = None
 
 
 @dataclass(frozen=True)
 class TaskMistakes(Result):
     """One student on its task's report split.
 
-    n, wrong: report rows, and those that it answers wrong (0 where answers are numbers).
+    n, wrong: report rows, and those that it answers wrong (0 where answers are numbers). Of
+    several labels a text, it is right where all of them are.
     judge_right: share of the report rows on which the teacher, who judges held-out labels, is
     right; None where there is no teacher and the student judges its own. folds_right: the same of
     what judges training labels, on training rows. checked:
@@ -85,11 +95,18 @@ class TaskMistakes(Result):
     wrong: int
     judge_right: float | None = None
     folds_right: float | None = None
+    several: bool = False
     mistakes: tuple[Mistake, ...] = ()
     checked: dict[str, int] = field(default_factory=dict)
     not_checked: str = ""
     suspects: tuple[SuspectedLabel, ...] = ()
     slices: tuple[SliceScore, ...] = ()
+
+    def named(self, answer: int, about: int | None) -> str:
+        """A label or an answer of a mistake or a suspicion, as a reader sees it."""
+        if about is None:
+            return self.label_names[answer]
+        return self.label_names[about] if answer else f"not {self.label_names[about]}"
 
     @property
     def surest(self) -> tuple[Mistake, ...]:
@@ -151,23 +168,23 @@ def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> 
         return None
     cells = frame[(frame["task"] == task) & frame["pair"].isin(first.pairs)]
     own = cells[cells["run_id"] == first.ship]
-    kind = str(own["task_kind"].iloc[0]) if "task_kind" in own else ""
-    if kind not in (CLASSIFICATION.name, REGRESSION.name):
+    kind = KINDS.get(str(own["task_kind"].iloc[0]) if "task_kind" in own else "")
+    if kind is None:
         return None
     teacher, teacher_run = _teacher(cells, own)
     labels = own["label_names"].iloc[0] if "label_names" in own else ()
     names = tuple(map(str, labels)) if isinstance(labels, tuple | list) else ()
     rows = answers.rows(task)
     one = TaskMistakes(
-        task, first.arm, first.ship, teacher, names, kind == REGRESSION.name, len(outputs.ids), 0
-    )
+        task, first.arm, first.ship, teacher, names, kind.numeric, len(outputs.ids), 0,
+        several=kind.several,
+    )  # fmt: skip
     if one.is_regression:
         errors = np.abs(np.ravel(outputs.outputs) - outputs.labels)
         columns = _slices_of(outputs, rows, {})
         return replace(one, slices=tuple(slice_scores(columns, errors, is_error=True, rules=rules)))
     right = outputs.right
-    classes = {"class": [names[i] for i in outputs.labels.astype(int)]}
-    columns = _slices_of(outputs, rows, classes)
+    columns = _slices_of(outputs, rows, _label_slices(one, outputs))
     slices = slice_scores(columns, right * 1.0, is_error=False, rules=rules)
     one = replace(one, wrong=int((~right).sum()), slices=tuple(slices))
     beside = answers.report.get(teacher_run) if teacher_run else None
@@ -182,6 +199,33 @@ def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> 
     if folded is not None:
         one = replace(one, folds_right=float(folded.right.mean()))
     return replace(one, mistakes=_mistakes(one, outputs, beside, rows))
+
+
+def _label_slices(one: TaskMistakes, outputs: SplitOutputs) -> dict[str, list[str]]:
+    """What the labels of the report rows sort them by: their class, or each of a few labels."""
+    if not one.several:
+        return {"class": [one.label_names[i] for i in outputs.labels.astype(int)]}
+    if len(one.label_names) > MOST_LABELS:
+        return {}
+    columns = zip(one.label_names, outputs.labels.T.tolist(), strict=True)
+    return {f"label {name}": ["yes" if x else "no" for x in column] for name, column in columns}
+
+
+def _questions(outputs: SplitOutputs) -> Iterator[tuple[int | None, np.ndarray, np.ndarray]]:
+    """What the rows are asked: labels [n], probabilities [n, c], and which label it is about.
+
+    One question of all classes; or, where a row may have several labels, one of each label, whose
+    classes are that it is not there (0) and that it is (1).
+    """
+    kind = outputs.kind
+    shares = kind.probabilities(outputs.outputs)
+    assert shares is not None
+    if not kind.several:
+        yield None, outputs.labels.astype(int), shares
+        return
+    for place in range(shares.shape[1]):
+        there = shares[:, place]
+        yield place, outputs.labels[:, place].astype(int), np.stack([1 - there, there], axis=1)
 
 
 def _teacher(cells: pd.DataFrame, own: pd.DataFrame) -> tuple[str | None, str | None]:
@@ -234,15 +278,18 @@ def _with_suspects(
 
 
 def _suspects(split: str, outputs: SplitOutputs, rows: TaskRows | None) -> list[SuspectedLabel]:
-    labels, probabilities = outputs.labels, _probabilities(outputs.outputs)
-    places = suspected_labels(labels, probabilities)
-    interest = _rows_of_interest(split, outputs.ids[places], rows)
+    """The labels of a split that may be wrong, the likeliest first, label by label."""
     found = []
-    for row, place in zip(interest, places.tolist(), strict=True):
-        label, values = int(labels[place]), probabilities[place]
-        likely = int(np.where(np.arange(len(values)) == label, -1.0, values).argmax())
-        both = float(values[label]), float(values[likely])
-        found.append(SuspectedLabel(row, label, likely, *both))
+    for about, labels, probabilities in _questions(outputs):
+        places = suspected_labels(labels, probabilities)
+        interest = _rows_of_interest(split, outputs.ids[places], rows)
+        for row, place in zip(interest, places.tolist(), strict=True):
+            label, values = int(labels[place]), probabilities[place]
+            likely = int(np.where(np.arange(len(values)) == label, -1.0, values).argmax())
+            both = float(values[label]), float(values[likely])
+            found.append(SuspectedLabel(row, label, likely, *both, about))
+    if outputs.kind.several:
+        found.sort(key=lambda one: one.label_probability)
     return found
 
 
@@ -250,28 +297,34 @@ def _mistakes(
     one: TaskMistakes, own: SplitOutputs, beside: SplitOutputs | None, rows: TaskRows | None
 ) -> tuple[Mistake, ...]:
     """The wrong answers, the surest first."""
-    probabilities = _probabilities(own.outputs)
-    answers = CLASSIFICATION.decide(own.outputs)
-    sure = probabilities.max(axis=1)
-    wrong = np.flatnonzero(answers != own.labels)
-    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
-    teacher: dict[str, np.ndarray] = {}
-    if beside is not None:
-        teacher = dict(zip(beside.ids, _probabilities(beside.outputs), strict=True))
     asked = "report" in one.checked
-    suspected = {s.row.example_id for s in one.suspects if s.row.split == "report"}
+    suspected = {(s.row.example_id, s.about) for s in one.suspects if s.row.split == "report"}
+    taught = {} if beside is None else {about: shares for about, _, shares in _questions(beside)}
+    known = {} if beside is None else {example: i for i, example in enumerate(beside.ids)}
+    decided = own.kind.decide(own.outputs)
+    wrong: list[tuple[int, int, int, float, int | None]] = []
+    for about, labels, shares in _questions(own):
+        answers = decided if about is None else decided[:, about]
+        for i in np.flatnonzero(answers != labels).tolist():
+            wrong.append((i, int(labels[i]), int(answers[i]), float(shares[i, answers[i]]), about))
+    wrong.sort(key=lambda found: -found[3])
+    ids = own.ids[[i for i, *_ in wrong]] if wrong else own.ids[:0]
     found = []
-    for row, place in zip(_rows_of_interest("report", own.ids[wrong], rows), wrong, strict=True):
-        said = teacher.get(own.ids[place])
+    for row, (i, label, answer, sure, about) in zip(
+        _rows_of_interest("report", ids, rows), wrong, strict=True
+    ):
+        example = own.ids[i]
+        said = taught[about][known[example]] if example in known else None
         found.append(
             Mistake(
                 row,
-                int(own.labels[place]),
-                int(answers[place]),
-                float(sure[place]),
+                label,
+                answer,
+                sure,
                 None if said is None else int(said.argmax()),
                 None if said is None else float(said.max()),
-                row.example_id in suspected if asked else None,
+                (row.example_id, about) in suspected if asked else None,
+                about,
             )
         )
     return tuple(found)
@@ -290,9 +343,3 @@ def _rows_of_interest(split: str, ids: np.ndarray, rows: TaskRows | None) -> lis
         )
         for example, (_, row) in zip(ids, known.iterrows(), strict=True)
     ]
-
-
-def _probabilities(outputs: np.ndarray) -> np.ndarray:
-    found = CLASSIFICATION.probabilities(outputs)
-    assert found is not None
-    return found

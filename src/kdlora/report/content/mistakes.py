@@ -29,25 +29,40 @@ def findings(found: Sequence[TaskMistakes]) -> Iterator[Finding]:
 def told(one: TaskMistakes) -> str:
     """How many answers are wrong, and how many of them look like wrong labels."""
     student = w.sentence_case(w.phrase(one.arm))
-    said = [f"{student} answers {one.wrong:,} of {one.n:,} report rows wrong."]
+    where = f", in {w.plural(len(one.mistakes), 'label')}" if one.several else ""
+    said = [f"{student} answers {one.wrong:,} of {one.n:,} report rows wrong{where}."]
     if one.mistakes and "report" in one.checked:
         surest, doubted = len(one.surest), one.surest_suspected
         verb = "looks like a wrong label" if doubted == 1 else "look like wrong labels"
         judge = "by its own probabilities alone"
         if one.judge_right is not None:
-            judge = f"to the teacher, who is right on {w.fixed(100 * one.judge_right, 1)} % of them"
+            judge = f"to the teacher, who is right on {_share_right(one, one.judge_right)}"
         said.append(f"{doubted} of the {surest} most certain mistakes {verb} {judge}.")
     if OUT_OF_FOLD in one.checked:
         n = one.suspected(OUT_OF_FOLD)
         total = one.checked[OUT_OF_FOLD]
-        verb = "has a label" if n == 1 else "have labels"
-        said.append(
-            f"{n:,} of {total:,} training rows {verb} that other rows speak against, by a linear "
-            f"model that is right on {w.fixed(100 * (one.folds_right or 0), 1)} % of them."
-        )
+        judge = f"a linear model that is right on {_share_right(one, one.folds_right or 0)}"
+        if one.several:
+            labels = w.plural(n, "label")
+            said.append(
+                f"In {total:,} training rows other rows speak against {labels}, set or not set, by "
+                f"{judge}."
+            )
+        else:
+            verb = "has a label" if n == 1 else "have labels"
+            said.append(
+                f"{n:,} of {total:,} training rows {verb} that other rows speak against, by "
+                f"{judge}."
+            )
     if one.not_checked:
         said.append(f"{w.sentence_case(one.not_checked)}.")
     return " ".join(said)
+
+
+def _share_right(one: TaskMistakes, share: float) -> str:
+    """On how many rows a judge is right."""
+    where = " in all their labels" if one.several else ""
+    return f"{w.fixed(100 * share, 1)} % of them{where}"
 
 
 def told_slices(one: TaskMistakes) -> str:
@@ -107,9 +122,9 @@ def mistakes(found: Sequence[TaskMistakes]) -> Table | None:
     rows = tuple(
         (
             *of_task(one), *_place(m.row), *_text(m.row, texts),
-            Cell(one.label_names[m.label]), Cell(one.label_names[m.answer]),
+            Cell(one.named(m.label, m.about)), Cell(one.named(m.answer, m.about)),
             _percent(m.confidence),
-            Cell(w.NONE if m.teacher_answer is None else one.label_names[m.teacher_answer]),
+            Cell(w.NONE if m.teacher_answer is None else one.named(m.teacher_answer, m.about)),
             _percent(m.teacher_confidence),
             Cell({None: w.NONE, True: "suspected", False: "no"}[m.suspected]),
         )
@@ -143,7 +158,7 @@ def label_errors(found: Sequence[TaskMistakes]) -> Table | None:
     rows = tuple(
         (
             *of_task(one), Cell(_SPLITS[s.row.split]), *_place(s.row), *_text(s.row, texts),
-            Cell(one.label_names[s.label]), Cell(one.label_names[s.likely]),
+            Cell(one.named(s.label, s.about)), Cell(one.named(s.likely, s.about)),
             _percent(s.label_probability), _percent(s.likely_probability),
         )
         for one in found for s in one.suspects
