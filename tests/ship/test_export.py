@@ -19,10 +19,17 @@ from typer.testing import CliRunner
 from kdlora.cli.app import app
 from kdlora.data.tasks import load_task
 from kdlora.errors import DataError, InputError, KdloraError, ModelError
-from kdlora.records.artefact import Artefact, read_artefact, verify
+from kdlora.records.artefact import (
+    Artefact,
+    checksums_of,
+    read_artefact,
+    verify,
+    write_artefact,
+)
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.ship import export_steps
+from kdlora.ship.card import Calibration, read_card, write_card
 from kdlora.ship.export import export_model
 from kdlora.ship.predict import load_predictor
 from kdlora.ship.source import check_data, find_source, find_teacher
@@ -172,8 +179,45 @@ def test_the_example_needs_only_three_packages(exported: tuple[Path, Artefact]) 
     expected = load_predictor(folder, variant="onnx-int8")([samples])
     assert [label for label, _ in answers] == [e["label"] for e in expected]
     for (_, share), one in zip(answers, expected, strict=True):
-        # padding changes the range of activations, and so their rounding, a little
-        assert float(share) == pytest.approx(one["probability"], abs=0.05)
+        assert float(share) == pytest.approx(one["probability"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        {},
+        {"temperature": 0.4},
+        {"temperature": 2.5, "threshold": 0.6, "positive": "neg", "metric": "f1"},
+        {"thresholds": {"neg": 0.3, "pos": 0.7}, "metric": "macro-f1"},
+        {"temperature": 1.7, "abstention": {"aim": 0.9, "level": 0.95, "cut": 0.7,
+                                            "lower_bound": 0.9}},
+    ],
+)  # fmt: skip
+def test_every_form_answers_by_the_stored_calibration(
+    exported: tuple[Path, Artefact], report, tmp_path: Path, by: dict
+) -> None:
+    folder = shutil.copytree(exported[0], tmp_path / "export")
+    card = read_card(folder).model_copy(update={"calibration": Calibration(n=100, **by)})
+    write_card(folder, card)
+    sums = {**exported[1].checksums, "kdlora.json": checksums_of(folder)["kdlora.json"]}
+    write_artefact(folder, exported[1].model_copy(update={"checksums": sums}))
+    texts = [report.texts[0]]
+    exact = load_predictor(folder, variant="torch", precision="fp32")(texts)
+    cut = by.get("abstention", {}).get("cut", by.get("threshold", 0.5))
+    for name in FORMS[1:]:
+        found = load_predictor(folder, variant=name)(texts)
+        compared = 0
+        for own, other in zip(exact, found, strict=True):
+            gap = abs(own["probability"] - other["probability"])
+            if name == "onnx":
+                assert gap < 1e-3
+            near = [abs(p - cut) for p in own["probabilities"].values()]
+            if gap < 0.2 * min(near) and own.get("withheld") is None:
+                assert own["label"] == other["label"], name
+                compared += 1
+        assert compared > 20
+    if "abstention" in by:
+        assert {e["label"] is None for e in exact} == {True, False}
 
 
 def test_timings_are_interleaved_with_the_stored_teacher(

@@ -88,8 +88,10 @@ def _calibration_lines(card: ModelCard) -> Iterator[str]:
     by = card.calibration
     if by is None:
         return
+    several = card.answers.several
     if by.temperature is not None:
-        yield f"- temperature: the logits are divided by {by.temperature:.4f} before the softmax"
+        before = "sigmoid" if several else "softmax"
+        yield f"- temperature: the logits are divided by {by.temperature:.4f} before the {before}"
     if by.threshold is not None:
         yield (
             f"- threshold: `{by.positive}` from a probability of {by.threshold:.4f} on, best by "
@@ -97,10 +99,12 @@ def _calibration_lines(card: ModelCard) -> Iterator[str]:
         )
     if by.thresholds is not None:
         each = ", ".join(f"{name} {value:.4f}" for name, value in by.thresholds.items())
-        yield (
-            "- thresholds: the class whose probability exceeds its own by most times, best by "
-            f"{by.metric}: {each}"
+        how = (
+            "each label whose probability reaches its own"
+            if several
+            else "the class whose probability exceeds its own by most times"
         )
+        yield f"- thresholds: {how}, best by {by.metric}: {each}"
     if (withheld := by.abstention) is not None:
         yield (
             f"- withheld: an answer of a probability of {withheld.cut:.4f} or less is not given, "
@@ -137,6 +141,7 @@ def metadata(artefact: Artefact, card: ModelCard, record: Record, *, repository:
             )
         ]
     tags = ["kdlora", "text-classification"]
+    tags += ["multi-label-classification"] if card.answers.several else []
     tags += ["knowledge-distillation"] if isinstance(run, DistilledRun) else []
     tags += [run.adaptation] if adapter_of(run) else []
     tags += sorted({v.runtime for v in artefact.variants} - {"torch"})
@@ -195,8 +200,9 @@ def _answer(card: ModelCard) -> str:
     """
     by = card.calibration
     if card.answers.several:
-        cuts = (by.thresholds if by else None) or dict.fromkeys(card.label_names, 0.5)
-        return f"p >= {[cuts[name] for name in card.label_names]!r}"
+        if by is None or by.thresholds is None:
+            return "row > 0"
+        return f"p >= {[by.thresholds[name] for name in card.label_names]!r}"
     if by is not None and by.thresholds is not None:
         return f"(p / {[by.thresholds[name] for name in card.label_names]!r}).argmax()"
     if by is not None and by.threshold is not None and by.positive is not None:
