@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from benchmarks.peers import BATCH
-from benchmarks.workload import N_TEXTS, make_model, make_workload
+from benchmarks.turns import Tally, Turn
+from benchmarks.workload import make_model, make_workload
 from kdlora.data.batches import eval_batches, padded_length, train_batches
 from kdlora.models.fused.packed import Packed, pack, texts_per_part
 from kdlora.training.inference import CPU_TEXTS, CPU_TOKENS
@@ -57,10 +58,10 @@ class Product:
             grad.t() @ x
 
 
-def training_batches(profile: str, steps: int) -> list[Batch]:
-    """One more than `steps`: the first is not counted."""
-    texts = make_workload(profile, N_TEXTS).texts
-    batches = train_batches(texts.lengths, BATCH, np.random.default_rng([0, 0]))[: steps + 1]
+def training_batches(profile: str, n: int) -> list[Batch]:
+    """Those of kdlora's first epoch of n texts."""
+    texts = make_workload(profile, n).texts
+    batches = train_batches(texts.lengths, BATCH, np.random.default_rng([0, 0]))
     return [_padded(texts.lengths[batch], texts.longest) for batch in batches]
 
 
@@ -135,16 +136,15 @@ def compute(products: Sequence[Product], batches: Sequence[Batch]) -> Callable[[
     return whole
 
 
-def timed(products: Sequence[Product], batches: Sequence[Batch], *, skip: int) -> float:
-    """Seconds a text for all batches but the first `skip`, which are done and not counted."""
-    one = compute(products, batches)
+def timed(products: Sequence[Product], batches: Sequence[Batch]) -> Turn:
+    """One round of all products of all batches."""
+    one, tally = compute(products, batches), Tally()
     with torch.no_grad():
-        for batch in batches[:skip]:
+        begun = time.perf_counter()
+        for batch in batches:
             one(batch)
-        started = time.perf_counter()
-        for batch in batches[skip:]:
-            one(batch)
-        return (time.perf_counter() - started) / sum(batch.texts for batch in batches[skip:])
+            tally.note(batch.texts, batch.length)
+        return Turn.of(time.perf_counter() - begun, tally)
 
 
 def _layer_weights(model: nn.Module, dtype: torch.dtype) -> list[list[torch.Tensor]]:

@@ -18,7 +18,7 @@ from benchmarks.turns import described, machine
 from benchmarks.workload import make_workload
 
 SHAPES = (("distilbert", True), ("minilm-l3", True), ("bert-base", False))
-_WARM, _STEPS, _BATCHES = 2, 8, 40
+_WARM, _STEPS = 2, 9
 
 WIDE = "products of the layers, weights' gradients among them"
 SMALL = "small products: adapters, outputs, sums"
@@ -67,20 +67,17 @@ def measure() -> dict[str, Any]:
 
 
 def _shares(shape: str, lora: bool) -> dict[str, float]:
-    work, ours = make_workload("movie-reviews", BATCH * _BATCHES), Ours(shape, lora=lora)
+    work, ours = make_workload("movie-reviews", BATCH * _STEPS), Ours(shape, lora=lora)
     for _ in range(_WARM):
-        ours.seconds_per_example(work, _STEPS)
+        ours.epoch(work)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-        each_s = ours.seconds_per_example(work, _STEPS)
+        total_s = ours.epoch(work).seconds
     spent: dict[str, float] = defaultdict(float)
     for operation in profiled.key_averages(group_by_input_shape=True):
         spent[group_of(operation.key, operation.input_shapes)] += (
             operation.self_cpu_time_total / 1e6
         )
-    # The first step is profiled and not counted; what it alone does (the optimizer's moments are
-    # filled with zeros) belongs to no group.
-    total = each_s * BATCH * (_STEPS + 1)
-    shares = {group: spent[group] / total for group in _GROUPS}
+    shares = {group: spent[group] / total_s for group in _GROUPS}
     return shares | {REST: 1 - sum(shares.values())}
 
 
@@ -97,8 +94,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         "# Where a training step's time goes",
         "",
         f"Measured {found['measured_at']} on {described({**about, 'threads': 1})} by "
-        f"`python -m benchmarks step`: torch's profiler over {_STEPS + 1} steps of {BATCH} texts "
-        "with the lengths of movie reviews, the first of an epoch, after a warm-up. Where weights "
+        f"`python -m benchmarks step`: torch's profiler over an epoch of {_STEPS} steps of {BATCH} "
+        "texts with the lengths of movie reviews, after a warm-up. Where weights "
         "are frozen their products need no weights' gradients. The profiler itself costs time, "
         "most of all where operations are small, so the last row is less without it.",
         "",

@@ -7,6 +7,7 @@ settings that `kdlora run` gives its workers, a peer's with none.
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib
 import multiprocessing as mp
 import os
@@ -21,26 +22,54 @@ from kdlora.machine import tune_workers
 from kdlora.training.precision import choose_compute, cpu_flags
 
 WARM_UP = 1
+ALLOCATOR = "tcmalloc_minimal"
+
+
+@dataclass
+class Tally:
+    """Counts the texts and the padded tokens of the batches that a model is given."""
+
+    texts: int = 0
+    padded_tokens: int = 0
+
+    def note(self, texts: int, length: int) -> None:
+        self.texts += texts
+        self.padded_tokens += texts * length
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a contender did in one of its turns, and how it was set up where it chose itself."""
+
+    seconds: float
+    texts: int
+    padded_tokens: int
+    settings: str = ""
+
+    @classmethod
+    def of(cls, seconds: float, tally: Tally, settings: str = "") -> Turn:
+        return cls(seconds, tally.texts, tally.padded_tokens, settings)
 
 
 @dataclass(frozen=True)
 class Contender:
     """`make` names a function, ``package.module:function``; it returns a callable to be timed.
 
-    The callable gives seconds a unit of work (an example, a text, a cell). `tuned` starts the
-    process as kdlora starts its workers.
+    The callable does its work once and gives a `Turn`. `tuned` starts the process as kdlora starts
+    its workers; `allocator` with tcmalloc, where that is installed.
     """
 
     make: str
     arguments: dict[str, Any]
     tuned: bool = False
+    allocator: bool = False
 
 
-def in_turns(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
-    """Seconds a unit of work by contender, one number a round; a first round is not counted."""
+def in_turns(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[Turn]]:
+    """The turns of each contender, one a round; a first round is not counted."""
     tuned = _tuned_environment()  # chosen while nothing runs, as at the start of a study
     started = {name: _start(contender, tuned) for name, contender in contenders.items()}
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    taken: dict[str, list[Turn]] = {name: [] for name in contenders}
     try:
         for turn in range(WARM_UP + repeats):
             for name, (connection, _) in started.items():
@@ -50,7 +79,8 @@ def in_turns(contenders: Mapping[str, Contender], repeats: int) -> dict[str, lis
                     raise RuntimeError(f"{name} failed:\n{value}")
                 if turn >= WARM_UP:
                     taken[name].append(value)
-                print(f"  round {turn}  {name}: {1 / value:.1f} a second", flush=True)
+                rate = value.texts / value.seconds
+                print(f"  round {turn}  {name}: {rate:.1f} a second", flush=True)
     finally:
         for connection, process in started.values():
             connection.close()
@@ -75,6 +105,11 @@ def ratio(ours: list[float], theirs: list[float]) -> Ratio:
     return Ratio(statistics.median(values), min(values), max(values), len(values))
 
 
+def allocator() -> str:
+    """How this process gets its memory: "tcmalloc" where it was started with it, else "malloc"."""
+    return "tcmalloc" if ALLOCATOR in os.environ.get("LD_PRELOAD", "") else "malloc"
+
+
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
     import torch
@@ -85,6 +120,7 @@ def machine() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "instructions": flags,
         "precision": choose_compute().name,
+        "tcmalloc": ctypes.util.find_library(ALLOCATOR) is not None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -130,6 +166,8 @@ def _start(contender: Contender, tuned: dict[str, str]) -> tuple[Connection, Any
     try:
         if contender.tuned:
             os.environ.update(tuned)
+        if contender.allocator and (library := ctypes.util.find_library(ALLOCATOR)):
+            os.environ["LD_PRELOAD"] = library
         process = context.Process(target=_serve, args=(contender, theirs), daemon=True)
         process.start()
     finally:
@@ -148,7 +186,7 @@ def _serve(contender: Contender, connection: Connection) -> None:
     warnings.filterwarnings("ignore")
     silence_libraries()
     module, _, name = contender.make.partition(":")
-    run: Callable[[], float] | None = None
+    run: Callable[[], Turn] | None = None
     while True:
         try:
             connection.recv()

@@ -15,7 +15,6 @@ from transformers import AutoModelForSequenceClassification, BertConfig, DistilB
 
 from kdlora.data.batches import Encoded
 
-N_TEXTS = 1600  # one pool of 50 batches, within which both sides group by length
 VOCABULARY = 30522
 PAD = 0
 

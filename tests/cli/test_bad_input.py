@@ -150,3 +150,15 @@ def test_a_shell_sees_one_message_and_code_2(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_a_study_that_is_none_is_told_before_tables_and_statistics_are_loaded(tmp_path):
+    code = (
+        "import atexit, sys; from kdlora.cli import main; "
+        "atexit.register(lambda: print({'scipy', 'altair'} & set(sys.modules))); "
+        "main(['status', 'nowhere'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (2, "set()"), done.stderr

@@ -271,20 +271,22 @@ def _shared(planned: Plan) -> list[str]:
 
 def status(folder: StudyFolder, as_json: AsJson = False) -> None:
     """Show the results of a study's folder so far, what is running, and what was set aside."""
+    from kdlora.records.frame import find_study, load_frame
+
+    root = find_study(folder)  # a name that is none is told before the tables are loaded
+    frame = load_frame(root)
+    if as_json:
+        print(frame.to_json(orient="records", indent=1))
+        return
     from rich.console import Console
 
     from kdlora.cli.progress import say_set_aside
     from kdlora.planning.status import holders
-    from kdlora.records.frame import find_study, load_frame
     from kdlora.records.store import Store
     from kdlora.report.render.terminal import flags_panel, results_table, status_table
 
-    frame = load_frame(folder)
-    if as_json:
-        print(frame.to_json(orient="records", indent=1))
-        return
     console = Console()
-    root, left = find_study(folder), frame[frame["status"] != "done"]
+    left = frame[frame["status"] != "done"]
     if len(left):
         console.print(status_table(frame))
         _say_held(
