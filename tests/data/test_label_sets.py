@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from kdlora.data.checks.look import look_at
+from kdlora.data.label_sets import joined_labels
 from kdlora.data.own_task import load_own
 from kdlora.data.tasks import load_task
 from kdlora.errors import DataError
@@ -114,6 +115,15 @@ def test_joined_names_without_a_separator_are_never_guessed(tmp_path):
     assert "--label-separator '|'" in found.told
 
 
+def test_rows_without_a_label_beside_joined_ones_are_told_of_the_separator(tmp_path):
+    path = write_csv(tmp_path / "c.csv", text=TEXTS, label=["|".join(row) for row in SETS])
+    told = problems_of(path)
+    assert "no label in rows" in told
+    assert "with --label-separator '|'" in told
+    alone = write_csv(tmp_path / "d.csv", text=TEXTS, label=[(row or [""])[0] for row in SETS])
+    assert "separator" not in problems_of(alone)
+
+
 def test_lists_of_kind_auto_are_refused_with_what_to_set(tmp_path):
     told = problems_of(as_json_lines(tmp_path / "a.jsonl", SETS))
     assert "holds no single label in rows 1" in told
@@ -175,6 +185,15 @@ def test_rows_that_only_the_teacher_labels_are_told_from_rows_without_labels(tmp
     assert (loaded.train.labels.sum(1) == 0).any()
 
 
+def test_an_empty_cell_of_the_held_out_file_is_a_row_without_labels(tmp_path):
+    """Its rows all have labels, whatever the training file may lack."""
+    train = write_csv(tmp_path / "c.csv", text=TEXTS, label=["|".join(row) for row in SETS])
+    held = write_csv(tmp_path / "e.csv", text=TEXTS[:4], label=["price", "food", "", "service"])
+    loaded = load_own(own(train, eval=str(held), label_separator="|", missing_labels="rest"))
+    assert loaded.reports["report"].labels.sum(axis=1).tolist() == [1, 1, 0, 1]
+    assert len(loaded.rest) == sum(not row for row in SETS)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -225,3 +244,38 @@ def test_a_text_under_different_sets_of_labels_is_told(tmp_path):
     (found,) = [one for one in look.findings if one.name == "conflicting_labels"]
     assert f"{other[0]} in row 61" in found.told
     assert not [one for one in look.findings if one.name == "several_labels"]
+
+
+@pytest.mark.parametrize(
+    ("names", "tags"),
+    [
+        (["price", "service", "food", "price|service", "price|food", "food|service",
+          "food|price|service"], ["food", "price", "service"]),
+        (["a", "b", "a;b", "b; a"], ["a", "b"]),
+        (["['a']", "['b']", "['a', 'b']", "['b', 'a']"], ["a", "b"]),
+        (["x,y", "y,x", "x,z"], ["x", "y", "z"]),
+        (["price", "service", "price and service"], ["price", "service"]),
+        (['["price"]', '["service"]', '["price", "service"]'], ["price", "service"]),
+    ],
+)  # fmt: skip
+def test_classes_that_join_tags_are_seen(names, tags):
+    found = joined_labels(names)
+    assert found is not None
+    assert found[1] == tags
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["World", "Sports", "Business", "Sci/Tech"],
+        ["Electronics/Phones", "Electronics/Laptops", "Home/Kitchen", "Home/Garden"],
+        ["Books, films and music", "Home, garden and tools"],
+        ["positive", "negative"],
+        ["0", "1"],
+        ["1,5", "2,5", "3"],
+        ["salt", "salt and pepper", "sugar"],
+        [],
+    ],
+)
+def test_classes_that_only_hold_a_sign_are_not(names):
+    assert joined_labels(names) is None

@@ -277,10 +277,10 @@ def test_labels_that_the_task_has_not_are_counted_and_named(tmp_path):
     assert table.left_out == {"empty, where [] says none": 1, "that name no label of the task": 2}
     assert table.no_class == {"servce": 3, "none": 1, "staff": 1}
     assert table.partly == 2
-    left, partly = table.remarks()
-    assert "3 of 6 answers are left out (" in left
-    assert "2 of 6 answers name labels that the task has not, beside others" in partly
-    assert partly.endswith("taken: 'servce' (3), 'none' (1), 'staff' (1)")
+    left, partly, names = table.remarks()
+    assert left.endswith("left out (2 that name no label of the task, 1 empty, where [] says none)")
+    assert "2 of 6 answers are learnt in part: some of their names are no labels" in partly
+    assert names.endswith("no labels of the task: 'servce' (3), 'none' (1), 'staff' (1)")
 
 
 def test_a_sets_confidence_is_that_of_each_label_said_or_not(tmp_path):

@@ -17,22 +17,25 @@ from kdlora.vocabulary.task import class_name
 LabelSet = tuple[str, ...]
 _YES_NO = {"1": True, "0": False, "true": True, "false": False}
 _SHOWN = 3
+_SEPARATORS = (*"|;,/+&", " and ")
 
 
 class NoLabelSet(ValueError):
     """A cell that holds no set of labels."""
 
 
-def label_sets(own: OwnTask, table: FileTable) -> tuple[list[LabelSet | None], list[str], set[int]]:
+def label_sets(
+    own: OwnTask, table: FileTable, *, may_lack: bool
+) -> tuple[list[LabelSet | None], list[str], set[int]]:
     """The labels of each row, problems, and the numbers of the rows that these are about.
 
-    Where training rows may lack labels (`missing_labels: rest`) an empty cell is none, not an empty
-    set; elsewhere, an empty cell of labels with a separator is a row without any label.
+    Where rows of the file `may_lack` labels an empty cell is none, not an empty set; elsewhere, an
+    empty cell of labels with a separator is a row without any label.
     """
     if own.label_columns_are_labels:
         return _of_columns(own, table)
     separator = own.label_separator
-    empty = () if separator and own.missing_labels == "error" else None
+    empty = () if separator and not may_lack else None
     found: list[LabelSet | None] = []
     odd: list[tuple[int, Any, str]] = []
     for number, cell in zip(table.numbers, table.columns[own.label], strict=True):
@@ -143,3 +146,32 @@ def told(names: Sequence[str], rows: Sequence[LabelSet]) -> str:
         f"{len(names)} label{'s' * (len(names) != 1)} ({mean:.2f} a row; {without:,} of "
         f"{len(rows):,} rows have none)"
     )
+
+
+def joined_labels(names: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The separator and the tags, if classes look like sets of tags: ``price|service``.
+
+    They do if all that one joins are names of classes as well; or if two names or more join what
+    are, for the greater part, names of classes, or what stands first in one name and later in
+    another.
+    """
+    for separator in _SEPARATORS:
+        split = {name: _tags(name, separator) for name in names}
+        joined = [tags for tags in split.values() if len(tags) > 1]
+        if not joined or not all(all(tags) for tags in joined):
+            continue
+        alone = {tags[0] for tags in split.values() if len(tags) == 1}
+        first, later = {tags[0] for tags in joined}, {tag for tags in joined for tag in tags[1:]}
+        parts = first | later
+        if len(joined) == 1 and not parts <= alone:
+            continue
+        if len(parts & alone) >= len(parts) / 2 or len(first & later) >= len(parts) / 2:
+            return separator, sorted(parts | alone)
+    return None
+
+
+def _tags(name: str, separator: str) -> list[str]:
+    bare = name.strip()
+    if bare[:1] in "[({" and bare[-1:] in "])}":  # a list that was written as text
+        bare = bare[1:-1]
+    return [part.strip(" '\"") for part in bare.split(separator)]

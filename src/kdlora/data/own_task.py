@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kdlora.data.label_sets import check_label_sets, label_sets, told
+from kdlora.data.label_sets import check_label_sets, joined_labels, label_sets, told
 from kdlora.errors import DataError, Problems, did_you_mean
 from kdlora.spec.run import DistilledRun, FileTeacherRun, Run
 from kdlora.spec.sections import OwnTask, stated_kind
@@ -309,14 +309,14 @@ def _checked_rows(
     """
     texts = tuple(_text_column(table, name, problems) for name in own.text)
     keys = _keys(table, own.id, problems) if own.id else None
-    values, odd = _labels(own, table, problems)
+    values, odd = _labels(own, table, problems, may_lack=may_lack)
     numbers = table.numbers
     unsaid = [n for n, value in zip(numbers, values, strict=True) if is_missing(value)]
     missing = [] if may_lack else [number for number in unsaid if number not in odd]
     if missing:
         problems.add(
             f"{table.path}: no label in {name_rows(missing)} of {len(table):,} "
-            "(the first row after the header is row 1)"
+            f"(the first row after the header is row 1){_maybe_several(own, values)}"
         )
     blank = [[not text.strip() for text in column] for column in texts]
     empty = [all(fields) for fields in zip(*blank, strict=True)]
@@ -334,10 +334,25 @@ def _checked_rows(
     return rows.at([i for i, n in enumerate(numbers) if n not in skip]) if skip else rows
 
 
-def _labels(own: OwnTask, table: FileTable, problems: Problems) -> tuple[list[Any], set[int]]:
+def _maybe_several(own: OwnTask, labels: Sequence[Any]) -> str:
+    """What to do about rows without a label, if the others look as if texts may have several."""
+    if _stated(own) is not None:
+        return ""
+    found = joined_labels(sorted({class_name(x) for x in labels if not is_missing(x)}))
+    return (
+        f". Others look like several labels in one: with --label-separator '{found[0]}' "
+        "(`label_separator` in the study file) an empty cell is a text without any"
+        if found
+        else ""
+    )
+
+
+def _labels(
+    own: OwnTask, table: FileTable, problems: Problems, *, may_lack: bool
+) -> tuple[list[Any], set[int]]:
     """What the rows' labels are, and the numbers of the rows whose cell holds none of the kind."""
     if _stated(own) is MULTILABEL:
-        sets, wrong, odd = label_sets(own, table)
+        sets, wrong, odd = label_sets(own, table, may_lack=may_lack)
         problems.add(*wrong)
         name = _namer(own, table, [label for row in sets for label in row or ()], problems)
         return [None if row is None else tuple(map(name, row)) for row in sets], odd

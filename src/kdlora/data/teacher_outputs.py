@@ -84,9 +84,10 @@ class TeacherTable:
             )
         if self.partly:
             found.append(
-                f"{self.path}: {self.partly:,} of {self.read:,} answers name labels that the task "
-                f"has not, beside others, which are taken{named}"
+                f"{self.path}: {self.partly:,} of {self.read:,} answers are learnt in part: some "
+                "of their names are no labels of the task"
             )
+            found.append(f"{self.path}: names that are no labels of the task{named}")
         return found
 
 

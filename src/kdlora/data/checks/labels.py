@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from kdlora.data.checks.duplicates import rows_by_group
+from kdlora.data.label_sets import joined_labels
 from kdlora.data.own_task import look_alikes
 from kdlora.data.splits import SHORT_SELECTION
 from kdlora.records.data_look import DataFinding, SplitCount, percent
@@ -22,7 +23,6 @@ SHORT_REPORT = 100  # rows; below it one answer moves a score by more than a poi
 THIN_ROWS = 30  # rows of a held-out split; below it no score means anything
 CONFLICTING_SHARE = 0.01  # of labelled rows; a few occur in every large file
 _SHOWN = 3
-_SEPARATORS = (*"|;,/+&", " and ")
 
 
 def class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
@@ -85,37 +85,8 @@ def _chance(rows: int, kind: Kind) -> str:
     )
 
 
-def several_labels(names: Sequence[str]) -> tuple[str, list[str]] | None:
-    """The separator and the tags, if classes look like sets of tags: ``price|service``.
-
-    They do if all that one joins are names of classes as well; or if two names or more join what
-    are, for the greater part, names of classes, or what stands first in one name and later in
-    another.
-    """
-    for separator in _SEPARATORS:
-        split = {name: _tags(name, separator) for name in names}
-        joined = [tags for tags in split.values() if len(tags) > 1]
-        if not joined or not all(all(tags) for tags in joined):
-            continue
-        alone = {tags[0] for tags in split.values() if len(tags) == 1}
-        first, later = {tags[0] for tags in joined}, {tag for tags in joined for tag in tags[1:]}
-        parts = first | later
-        if len(joined) == 1 and not parts <= alone:
-            continue
-        if len(parts & alone) >= len(parts) / 2 or len(first & later) >= len(parts) / 2:
-            return separator, sorted(parts | alone)
-    return None
-
-
-def _tags(name: str, separator: str) -> list[str]:
-    bare = name.strip()
-    if bare[:1] in "[({" and bare[-1:] in "])}":  # a list that was written as text
-        bare = bare[1:-1]
-    return [part.strip(" '\"") for part in bare.split(separator)]
-
-
 def several_label_findings(names: Sequence[str], column: str) -> Iterator[DataFinding]:
-    if found := several_labels(names):
+    if found := joined_labels(names):
         separator, tags = found
         joined = sum(separator in name for name in names)
         yield DataFinding(
