@@ -462,3 +462,20 @@ def test_mappings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         built_in("kd-matrix").name = "x"
     assert isinstance(built_in("kd-matrix"), Mapping)
+
+
+def test_a_pattern_names_some_files_of_a_folder_and_a_name_is_not_needed(tmp_path, monkeypatch):
+    for arm, score in (("fft", 0.9), ("lora", 0.8)):
+        for seed in (1, 2):
+            name = f"results_rte-{arm}-seed{seed}.json"
+            values = {"eval_accuracy": score, "task": "rte", "seed": seed}
+            (tmp_path / "out.dir").mkdir(exist_ok=True)
+            (tmp_path / "out.dir" / name).write_text(json.dumps(values))
+    monkeypatch.chdir(tmp_path)
+    folder, whole = import_results("out.dir")
+    assert (folder, len(whole.frame)) == (Path("results/out"), 4)
+    part = read_results("out.dir/results_*seed1.json").frame
+    assert sorted(part["arm"]) == ["teacher/fft", "teacher/lora"]
+    assert set(part["seed"]) == {1}
+    with pytest.raises(InputError, match="no other_"):
+        read_results("out.dir/other_*.json")

@@ -29,10 +29,16 @@ def import_results(
         typer.Argument(
             metavar="SOURCE",
             help="A table (CSV, TSV, JSON, Parquet, LaTeX, Markdown), an MLflow database, or a "
-            "folder of JSON files as the Trainer or lm-evaluation-harness write them.",
+            "folder of JSON files as the Trainer or lm-evaluation-harness write them, or a "
+            "quoted pattern of them ('out/results_*.json').",
         ),
     ],
-    study: Annotated[str, typer.Option("--as", help="Name of the study to make.")],
+    study: Annotated[
+        str | None,
+        typer.Option(
+            "--as", help="Name of the study to make.", show_default="what SOURCE is called"
+        ),
+    ] = None,
     mapping: Annotated[
         str | None,
         typer.Option(help="What the columns mean: a YAML file, or a known format's name."),

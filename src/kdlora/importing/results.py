@@ -10,6 +10,7 @@ calls an aggregate is set apart), and every row says where it stood in the sourc
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,18 +28,21 @@ def read_results(source: str | Path, mapping: str | Path | Mapping | None = None
     """Read a foreign table or folder into the tidy frame, without writing anything.
 
     `mapping` is a mapping, the name of one that comes with kdlora, or a file; without it the
-    format is recognised by its columns. Raises InputError when the source cannot be understood;
+    format is recognised by its columns. `source` may be a pattern of files in a folder, such as
+    ``out/results_*.json``. Raises InputError when the source cannot be understood;
     single impossible values are named in `problems` and flagged in their rows instead.
     """
-    path = Path(source)
+    path, pattern = _pattern_in(Path(source))
     chosen = None if mapping is None else find_mapping(mapping)
     assumed: list[str] = []
     if path.is_dir():
         files = lm_eval_files(path) if chosen is None else []
+        files = [file for file in files if pattern is None or file.match(pattern)]
         if files:
             table = read_lm_eval(path, files)
         else:
             chosen = chosen or built_in("hf-trainer")
+            chosen = chosen.model_copy(update={"files": (pattern,)}) if pattern else chosen
             table, assumed = read_folder(path, chosen)
     else:
         table = read_table(path)
@@ -55,18 +59,32 @@ def read_results(source: str | Path, mapping: str | Path | Mapping | None = None
     return replace(found, problems=(*assumed, *found.problems))
 
 
+def _pattern_in(path: Path) -> tuple[Path, str | None]:
+    """The folder of a pattern such as results_*.json, and the pattern; else the path alone."""
+    if path.exists() or not any(sign in path.name for sign in "*?["):
+        return path, None
+    return path.parent, path.name
+
+
+def _called_as(source: Path) -> str:
+    """A study's name from that of a file or folder."""
+    name = re.sub(r"[^\w.-]+", "-", _pattern_in(source)[0].resolve().stem).strip("-.")
+    return name or "imported"
+
+
 def import_results(
     source: str | Path,
     *,
-    study: str,
+    study: str | None = None,
     results: str | Path = "results",
     mapping: str | Path | Mapping | None = None,
     replace: bool = False,
 ) -> tuple[Path, Imported]:
     """Import into `results/<study>/`. Returns that folder and what was imported.
 
-    Raises InputError for a source that cannot be understood or a study that exists already.
+    Without `study` it is called as the file or folder. Raises InputError for a source that cannot be understood or a study that exists already.
     """
+    study = _called_as(Path(source)) if study is None else study
     if not study or study != Path(study).name or study.startswith("."):
         raise InputError(f"'{study}' is no name for a study: one folder name is expected")
     folder = Path(results) / study
