@@ -82,7 +82,8 @@ def import_results(
 ) -> tuple[Path, Imported]:
     """Import into `results/<study>/`. Returns that folder and what was imported.
 
-    Without `study` it is called as the file or folder. Raises InputError for a source that cannot be understood or a study that exists already.
+    Without `study` it is called as the file or folder. Raises InputError for a source that cannot
+    be understood or a study that exists already.
     """
     study = _called_as(Path(source)) if study is None else study
     if not study or study != Path(study).name or study.startswith("."):
