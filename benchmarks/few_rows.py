@@ -198,7 +198,7 @@ def measure(
 
 def write(cells: Sequence[Cell], out: Path) -> None:
     """Every number as JSON, and the page."""
-    about = machine()
+    about = {**machine(), "threads": available_cores()}  # of the trainings; answers have one
     found = {"machine": about, "teacher": TEACHER, "body": BODY, "cells": [*map(asdict, cells)]}
     write_results(out, "few_rows", found, page(cells, described(about)))
 
@@ -220,7 +220,12 @@ def page(cells: Sequence[Cell], where: str = "this machine") -> str:
         f"trained for one epoch on {PAIRS_A_ROW} pairs of each kind a row, and at most "
         f"{MOST_PAIRS:,} of each kind.",
         "Seconds of what is taught count its teacher's training. With 500 texts differences below",
-        "about 4 points are none; neither are those within the range of the draws.",
+        "about 4 points are none"
+        + (
+            "; neither are those within the range of the draws."
+            if draws > 1
+            else ", and another draw gives other numbers."
+        ),
         "",
         "| task | labels | " + " | ".join(names) + " |",
         "|---|---:|" + "---:|" * len(names),

@@ -112,7 +112,8 @@ def write_index(folder: Path) -> None:
         "[serving](benchmarks/serve.md), the [settings tried](benchmarks/defaults.md), how often "
         "[verdicts are right](benchmarks/evidence.md) and [promises of withheld answers hold]"
         "(benchmarks/abstention.md), a [fuzz of every reader](benchmarks/fuzz.md), what a "
-        "[look at the data](benchmarks/look.md) takes, faults, many small runs.",
+        "[look at the data](benchmarks/look.md) takes, what [few rows](benchmarks/few_rows.md) are "
+        "worth, faults, many small runs.",
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

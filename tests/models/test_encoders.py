@@ -117,18 +117,48 @@ def test_unreachable_hub(monkeypatch, capfd) -> None:
     assert capfd.readouterr().err == ""
 
 
-def test_unknown_model_of_the_hub(monkeypatch) -> None:
+class ConnectError(Exception):
+    """As the hub's HTTP library has it."""
+
+
+NOT_THERE = RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(NOT_THERE, "the hub has no such model"), (ConnectError("name"), "cannot be reached")],
+)
+def test_what_the_hub_lacks_or_is_away_is_told_at_once(monkeypatch, answer, said) -> None:
+    """`from_pretrained`, which asks five times over half a minute, only looks into the cache."""
+    asked = []
+
     def refuse(source: str, *, local_files_only: bool = False, **_):
-        if local_files_only:
-            raise OSError("not in the cache")
-        try:
-            raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
-        except RepositoryNotFoundError as error:
-            raise OSError("is not a valid model identifier") from error
+        asked.append(local_files_only)
+        raise OSError("not in the cache")
+
+    def model_info(self, name: str, *, timeout: float):
+        assert timeout <= 10
+        raise answer
 
     monkeypatch.setattr(checkpoints.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ModelError, match="the hub has no such model"):
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    with pytest.raises(ModelError, match=said):
         checkpoints.read_config("bret-base-uncased")
+    assert asked == [True]
+
+
+def test_a_hub_that_answers_otherwise_is_asked_for_the_files(monkeypatch) -> None:
+    def read(source: str, *, local_files_only: bool = False, **_):
+        if local_files_only:
+            raise OSError("not in the cache")
+        return "config"
+
+    def model_info(self, name: str, *, timeout: float):
+        raise ValueError("a mirror that serves files alone")
+
+    monkeypatch.setattr(checkpoints.AutoConfig, "from_pretrained", read)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    assert checkpoints.read_config("bert-base-uncased") == "config"
 
 
 def test_a_cached_model_needs_no_hub(monkeypatch, encoder: GetEncoder) -> None:

@@ -179,9 +179,28 @@ def _read(load: Callable[..., T], source: str, *, what: str, **arguments: Any) -
             except Exception:
                 pass  # not (wholly) in the cache
         try:
+            if not Path(source).is_dir():
+                _ask_hub(source)
             return load(source, **options)
         except Exception as error:  # strangers' files provoke any kind in the libraries
             raise ModelError(_explain(error, source, what)) from None
+
+
+_PATIENCE_S = 8.0  # for the hub's answer
+
+
+def _ask_hub(name: str) -> None:
+    """Raise what is wrong where the hub is away or has no such model; `from_pretrained` itself asks
+    five times and for half a minute.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=_PATIENCE_S)
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
+        away = "connect" in type(error).__name__.lower() or isinstance(error, ConnectionError)
+        if away or isinstance(error, RepositoryNotFoundError):
+            raise  # else the files may be had all the same
 
 
 def _explain(error: Exception, source: str, what: str) -> str:
@@ -206,7 +225,7 @@ def _explain(error: Exception, source: str, what: str) -> str:
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return f"model '{source}': the hub has no such model. {instead}"
-    if "connect" in detail or "offline" in detail.lower():
+    if any(word in detail.lower() for word in ("connect", "offline")):
         return (
             f"model '{source}': the model hub cannot be reached and its {what} is not in the "
             f"local cache. {instead}"
