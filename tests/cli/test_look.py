@@ -47,11 +47,18 @@ def test_a_file_is_shown_with_its_splits_and_doubts(doubtful, corner):
     assert "row 1 of reviews.csv" in said or "row 2 of reviews.csv" in said
 
 
+def test_an_encoder_that_cannot_read_so_much_is_told(doubtful, corner):
+    with pytest.raises(InputError, match="has positions for 66 tokens"):
+        call(doubtful, *COLUMNS, "--encoder", corner.student, "--max-length", 67)
+    shown = call(doubtful, *COLUMNS, "--encoder", corner.student).stdout
+    assert "cut after 66:" in shown  # less than the default
+
+
 def test_json_holds_all_that_was_found(doubtful, corner):
     values = json.loads(call(doubtful, *COLUMNS, "--encoder", corner.student, "--json").stdout)
     (task,) = values["tasks"]
     assert {split["split"] for split in task["splits"]} == {"train", "selection", "report"}
-    assert task["tokens"][0]["max_length"] == 128
+    assert task["tokens"][0]["max_length"] == 66  # less than the default: it reads no more
     assert "conflicting_labels" in {finding["name"] for finding in task["findings"]}
 
 

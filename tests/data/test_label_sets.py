@@ -172,7 +172,6 @@ def test_held_out_labels_are_those_of_the_training_file(tmp_path):
     assert "labels that the train file lacks: 'new' (1 rows)" in told
     held = write_csv(tmp_path / "e.csv", text=TEXTS[:4], label=["price", "food", "", "price"])
     loaded = load_own(own(train, eval=str(held), label_separator="|"))
-    assert f"{held} has no row of class service" in loaded.notes
     assert loaded.reports["report"].labels.sum(0).tolist() == [1, 2, 0]
 
 
@@ -232,7 +231,6 @@ def test_splits_keep_each_labels_rate_and_say_which_label_they_lack(tmp_path):
     rates = [part.labels[:, 0].mean() for part in data.splits().values()]
     assert max(rates) - min(rates) < 0.02
     assert data.train.labels[:, 1].sum() >= 1
-    assert any("split has no row of label rare" in note for note in data.notes)
 
 
 def test_a_text_under_different_sets_of_labels_is_told(tmp_path):

@@ -151,8 +151,8 @@ def test_small_classes_stay_in_train_and_are_told(tmp_path):
     path = write_csv(tmp_path / "a.csv", text=[f"t {i}" for i in range(100)], label=labels)
     data = load_task(ref_of(path), Data(selection_min=5))
     assert set(data.train.labels) == {0, 1, 2, 3}
-    assert "the report split has no row of class d" in data.notes
-    assert "the selection split has no row of class c, d" in data.notes
+    assert set(data.reports["report"].labels) == {0, 1, 2}
+    assert set(data.selection.labels) == {0, 1}
 
 
 def test_a_train_split_without_a_class_is_refused(tmp_path):

@@ -71,7 +71,6 @@ def look(
     """Say what is in the data and what is doubtful about it; trains nothing."""
     from kdlora.cli.progress import waiting
     from kdlora.planning.data_looks import look_at_file, read_and_look, require_sound
-    from kdlora.spec.sections import Training
     from kdlora.tables.formats import is_table_name
 
     console = _console(as_json)
@@ -95,7 +94,7 @@ def look(
             one = look_at_file(
                 task,
                 encoders=encoder or (),
-                max_length=max_length or Training().max_length,
+                max_length=max_length,
                 on_note=lambda note: console.print(note, style="dim"),
             )
         looks = [one]

@@ -241,11 +241,6 @@ def load_own(own: OwnTask) -> Loaded:
     elif own.kind == "auto":
         what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
         notes.append(f"column '{own.label}' was read as {what}")
-    if names and held_out:
-        present = kind.names(held_out.labels)
-        absent = [n for n in names if n not in present]
-        if absent:
-            notes.append(f"{held_out.path} has no row of class {show(absent)}")
     task = Task(
         name=own.name,
         kind=kind,

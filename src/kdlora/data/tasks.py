@@ -236,7 +236,8 @@ def _assemble(loaded: Loaded, data: Data) -> TaskData:
         rest = left if rest is None else joined(left, rest)
 
     splits = {"train": train, "selection": selection, **reports}
-    notes += _class_notes(task, splits, taught=loaded.rest is not None)
+    if loaded.rest is None:  # else a teacher knows the classes
+        _require_classes(task, train)
     return TaskData(
         task=task,
         train=train,
@@ -274,21 +275,12 @@ def _subset(kind: Kind, rows: Examples, size: int, seed: int) -> tuple[Examples,
     return rows.take(used), rows.take(~used)
 
 
-def _class_notes(task: Task, splits: dict[str, Examples], *, taught: bool) -> list[str]:
-    """Say which classes a split lacks. Raises DataError if train lacks one, unless it is `taught`.
-
-    A teacher knows all of them.
-    """
-    notes, what = [], "label" if task.kind.several else "class"
-    for split, part in splits.items():
-        absent = [
-            name for name, n in task.kind.counts(part.labels, task.label_names).items() if not n
-        ]
-        if absent and split == "train" and not taught:
-            raise DataError(
-                f"{len(part):,} train rows hold no row of {what} {', '.join(absent)}: raise "
-                f"max_train, or give each {what} more rows with different texts"
-            )
-        if absent and len(part):
-            notes.append(f"the {split} split has no row of {what} {', '.join(absent)}")
-    return notes
+def _require_classes(task: Task, train: Examples) -> None:
+    """Raises DataError if the training rows lack a class."""
+    counts = task.kind.counts(train.labels, task.label_names)
+    what = "label" if task.kind.several else "class"
+    if absent := [name for name, n in counts.items() if not n]:
+        raise DataError(
+            f"{len(train):,} train rows hold no row of {what} {', '.join(absent)}: raise "
+            f"max_train, or give each {what} more rows with different texts"
+        )

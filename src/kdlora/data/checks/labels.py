@@ -43,6 +43,24 @@ def class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
         )
 
 
+def missing_class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding]:
+    """Classes of which a held-out split has no row."""
+    for count in counts[1:]:
+        absent = [name for name, n in count.classes.items() if not n]
+        if not absent or not count.rows:
+            continue
+        chosen = count.split == "selection"
+        listed = ", ".join(map(repr, absent[: 2 * _SHOWN]))
+        more = f" and {len(absent) - 2 * _SHOWN} more" if len(absent) > 2 * _SHOWN else ""
+        yield DataFinding(
+            "missing_classes",
+            "info" if chosen else "warning",
+            f"the {count.split} split has no row of {listed}{more}: no score there says how "
+            f"{'it is' if len(absent) == 1 else 'they are'} answered",
+            "" if chosen else "Give a held-out file that has all classes",
+        )
+
+
 def alike_class_findings(names: Sequence[str], column: str) -> Iterator[DataFinding]:
     """Classes that are most likely one: a class that is written in two ways is learnt as two."""
     for alike in look_alikes(names):
