@@ -136,6 +136,11 @@ def test_long_documents_are_read_and_the_csv_limit_is_put_back(tmp_path):
         ("a.csv", "text,label\ncaf\x81,1\n".encode("latin-1"), "It looks like latin-1"),
         ("a.csv", "text,label\ncafé,1\n".encode("cp1252"), "`iconv -f cp1252 -t utf-8`"),
         ("a.csv", "text,label\na,1\n".encode("utf-16"), "It looks like utf-16"),
+        (
+            "a.csv",
+            "text,label\ncafé,1\n".encode() + "naïve,2\n".encode("cp1252"),
+            "offset 21 (line 3), and what stands before is. These look like parts of two",
+        ),
         ("a.csv.gz", b"text,label\na,1\n", "not a whole gzip file"),
         (
             "a.csv.gz",

@@ -311,7 +311,7 @@ def share_of_head(path: Path, limit: int) -> float:
 def _not_utf8(path: Path) -> DataError:
     """Which byte of a file is the first that UTF-8 does not know, and what the file may be."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    offset, line, first, likely = 0, 1, None, "cp1252"
+    offset, line, first, likely, is_mixed = 0, 1, None, "cp1252", False
     with open_binary(path) as handle:
         while True:
             block = handle.read(_BLOCK)
@@ -321,16 +321,22 @@ def _not_utf8(path: Path) -> DataError:
                 likely = "latin-1"
             if first is None:
                 try:
-                    decoder.decode(block, final=not block)
+                    is_mixed |= not decoder.decode(block, final=not block).isascii()
                 except UnicodeDecodeError as error:
                     begin = offset + len(block) - len(error.object) + error.start
                     line += error.object.count(b"\n", 0, error.start)
+                    is_mixed |= not error.object[: error.start].isascii()
                     first = f"byte 0x{error.object[error.start]:02x} at offset {begin}"
                 else:
                     line += block.count(b"\n")
             offset += len(block)
             if not block:
                 break
+    if is_mixed and likely != "utf-16":
+        return DataError(
+            f"{path} is not UTF-8 all through: {first} (line {line}), and what stands before is. "
+            f"These look like parts of two encodings, UTF-8 and {likely}: export each as UTF-8"
+        )
     return DataError(
         f"{path} is not UTF-8: {first} (line {line}). It looks like {likely}; save it as UTF-8, "
         f"for instance with `iconv -f {likely} -t utf-8`"
