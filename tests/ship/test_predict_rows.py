@@ -63,6 +63,12 @@ def test_what_is_no_text_is_told(predictor: Predictor, texts: object, said: str)
         predict_rows(predictor, texts)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize("rows", [{"text": "a"}, {"a", "b"}, b"ab", 5, None])
+def test_what_is_no_list_of_texts_is_told(predictor: Predictor, rows: object) -> None:
+    with pytest.raises(InputError, match="is no list of texts: give a text, a list"):
+        predict_rows(predictor, rows)  # type: ignore[call-overload]
+
+
 def test_pairs(tmp_path: Path) -> None:
     pairs = load_predictor(save_exported(tmp_path / "pairs", pairs=True))
     both = predict_rows(pairs, [("good", "film"), ["bad", "dull"]])

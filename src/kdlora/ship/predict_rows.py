@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
@@ -70,6 +70,10 @@ def predict_rows(predictor: Predictor, rows: Rows) -> list[Answer] | pd.DataFram
     """
     if _is_frame(rows):
         return _with_answers(predictor, rows)
+    if not isinstance(rows, Iterable) or isinstance(rows, Mapping | Set | bytes):
+        raise InputError(  # of a mapping its keys would be read, and a set has no order
+            f"{_named(rows)} is no list of texts: give a text, a list of them, or a data frame"
+        )
     texts: list[Any] = [rows] if isinstance(rows, str) else list(rows)
     pairs = [(item,) if isinstance(item, str) else item for item in texts]
     problems = list(_problems(pairs, predictor.columns))
