@@ -74,6 +74,18 @@ def test_states_costs_and_coverage(folder):
     assert sum(len(students) for students in found["teachers"].values()) == 4
 
 
+def test_who_names_a_rate_reads_what_becomes_of_the_heads(folder):
+    def told(**training) -> str:
+        (folder / "study.yaml").write_text(yaml.safe_dump(STUDY | {"training": training}))
+        return next((x for x in call(folder).splitlines() if x.startswith("training.lr")), "")
+
+    one_rate = told(lr=2e-5)
+    assert "the head of teacher/fft, student/lora, student/kd-lora learns at the rate" in one_rate
+    assert "it has 0.001, which training.lr.head sets" in one_rate
+    assert "the head of teacher/fft learns" in told(lr={"fft": 2e-5})  # the adapters' is 0.001
+    assert told() == told(epochs=1) == told(lr={"fft": 2e-5, "head": 1e-3}) == ""
+
+
 def test_what_a_person_reads(folder):
     text = call(folder)
     assert "1/2 -s2" in text

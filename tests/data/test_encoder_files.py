@@ -9,7 +9,6 @@ import pytest
 from kdlora.data.encoder_files import encoder_config, encoder_file, tokenizer_rules
 from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.text_length import shortest_reach
-from kdlora.spec.plan import Plan
 from kdlora.spec.run import EncoderRef
 
 
@@ -50,4 +49,4 @@ def test_what_is_not_here_or_cannot_be_read_is_none(base: Path, tmp_path: Path) 
     broken.mkdir()
     (broken / "adapter_config.json").write_text("{")
     assert encoder_config(ref(broken)) is None
-    assert shortest_reach(Plan()) is None
+    assert shortest_reach([ref(broken)]) is None

@@ -15,6 +15,7 @@ from kdlora.errors import InputError, KdloraError
 from kdlora.planning import text_length
 from kdlora.planning.text_length import _that_fits
 from kdlora.planning.workload import activation_mb
+from kdlora.spec import plan as plan_module
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
 from kdlora.spec.resolve import encoder_ref
@@ -22,6 +23,7 @@ from kdlora.spec.run import EncoderRun, encoder_of
 from kdlora.spec.sections import Training
 from tests.harness.moods import Corner, write_csv
 
+found = plan_module._resolved
 AUTO = {"max_length": "auto", "epochs": 1, "batch_size": 16}
 
 
@@ -65,6 +67,24 @@ def test_runs_are_those_of_the_number_itself(corner, tmp_path) -> None:
     plain = check(study(corner, train, training=AUTO | {"max_length": length}))
     assert [run.run_id for run in auto.runs] == [run.run_id for run in plain.runs]
     assert plain.lengths == {}
+
+
+def test_a_length_that_nobody_named_is_what_every_encoder_reads_and_is_planned_once(
+    corner, tmp_path, monkeypatch
+) -> None:
+    planned = []
+    monkeypatch.setattr(plan_module, "_resolved", lambda study: planned.append(1) or found(study))
+    train, unnamed = texts(tmp_path, [10] * 400), {"epochs": 1, "batch_size": 16}
+    short = check(study(corner, train, training=unnamed, ranks=[2, 4]))
+    assert lengths_of(short) == {66}
+    assert planned == [1]
+    named = unnamed | {"max_length": 66}
+    plain = check(study(corner, train, training=named, ranks=[2, 4]))
+    assert [run.run_id for run in short.runs] == [run.run_id for run in plain.runs]
+    # what does not fit the shorter windows is told, as if they had been named
+    stride = unnamed | {"windows": {"stride": 60}}
+    with pytest.raises(InputError, match=r"stride is 60, more than half of max_length \(66\)"):
+        check(study(corner, train, training=stride))
 
 
 def test_an_encoder_reads_no_more_than_it_has_positions_for(corner, tmp_path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
 from kdlora.planning.distil_study import DistilArguments, distil_study
@@ -71,9 +71,11 @@ def check(study: Study) -> Plan:
     """Plan a study and look at its own files' headers. Raises InputError with all problems."""
     from kdlora.data.hub_data import as_files
     from kdlora.data.own_task import check_own_task, check_teaching_files
+    from kdlora.planning.text_length import shortest_reach
     from kdlora.spec.hub_data import is_stored
 
-    problems, plan = Problems(f"study '{study.name}'"), _planned(study)
+    problems = Problems(f"study '{study.name}'")
+    plan = make_plan(study, _choose_length, shortest_reach)
     for task in {run.task.name: run.task for run in plan.runs}.values():
         own = task.own
         if own is not None and own.hub is not None:  # what is not here yet is checked once it is
@@ -83,23 +85,6 @@ def check(study: Study) -> Plan:
     for run in plan.runs:
         problems.add(*(f"task '{run.task.name}': {p}" for p in check_teaching_files(run)))
     problems.raise_any()
-    return plan
-
-
-def _planned(study: Study) -> Plan:
-    """The plan; a length that nobody named is no longer than every encoder can read."""
-    from kdlora.planning.text_length import shortest_reach
-
-    plan = make_plan(study, _choose_length)
-    if "max_length" in study.training.model_fields_set:
-        return plan
-    reach = shortest_reach(plan)
-    if reach is None or reach.tokens >= study.training.max_length:
-        return plan
-    shorter = {**study.model_dump(), "base_dir": study.base_dir}
-    shorter["training"]["max_length"] = reach.tokens
-    plan = make_plan(make_study(shorter), _choose_length)
-    plan.lengths |= {run.task.name: reach for run in plan.runs}
     return plan
 
 
@@ -552,6 +537,7 @@ def distil(
 
     Raises InputError, with everything that is wrong, before anything is written.
     """
+    given = dict(locals())  # the arguments, by the names that they have everywhere
     from kdlora.data.in_memory import RowFiles, is_in_memory
 
     row_files, files = None, {"train": train, "eval": eval, "unlabelled": unlabelled}
@@ -560,47 +546,9 @@ def distil(
         row_files = RowFiles(out, (text,) if isinstance(text, str) else tuple(text))
         named = {"train": label, "eval": label, "unlabelled": None}
         files = {part: row_files.file(rows, part, named[part]) for part, rows in files.items()}
-    arguments = DistilArguments(
-        **cast(dict[str, Any], files),
-        student=student,
-        teacher=teacher,
-        hub=hub,
-        text=text,
-        label=label,
-        label_separator=label_separator,
-        labels=labels,
-        id=id,
-        kind=kind,
-        metric=metric,
-        positive=positive,
-        teacher_is_trained=teacher_is_trained,
-        teacher_outputs=teacher_outputs,
-        outputs_kind=outputs_kind,
-        outputs_label=outputs_label,
-        outputs_separator=outputs_separator,
-        confidence=confidence,
-        hypothesis=hypothesis,
-        adaptation=adaptation,
-        seeds=seeds,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        max_length=max_length,
-        windows=windows,
-        class_weights=class_weights,
-        focal=focal,
-        max_train=max_train,
-        max_eval=max_eval,
-        rank=rank,
-        temperature=temperature,
-        kd_weight=kd_weight,
-        name=name,
-        keep_texts=keep_texts,
-        sections=sections,
-    )
     with row_files or nullcontext():
         return run(
-            distil_study(arguments),
+            distil_study(DistilArguments.among(given | files)),
             out=out,
             workers=workers,
             threads=threads,

@@ -12,6 +12,7 @@ import typer
 from kdlora.cli import completion
 from kdlora.cli.study import AsJson, DataDir, Out, StudyFile, StudyFolder
 from kdlora.errors import InputError
+from kdlora.spec.sections import HEAD_LR
 from kdlora.vocabulary.arm import labelled
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def plan(
 
     console = Console()
     _show(seen, changes, resolved, store, console)
+    if arms := _without_a_heads_rate(planned):
+        console.print(
+            f"training.lr: the head of {', '.join(arms)} learns at the rate that is named for the "
+            f"rest; where none is named it has {HEAD_LR:g}, which training.lr.head sets",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
     for name, chosen in planned.lengths.items():
         console.print(f"max_length: {name}: {chosen.because}", soft_wrap=True, highlight=False)
     for one in looks:
@@ -260,6 +267,20 @@ def _budgets(planned: Plan) -> dict[int, list[str]]:
         if adapter is not None and adapter.budget is not None:
             found.setdefault(adapter.budget, {})[run.title] = None
     return {budget: list(arms) for budget, arms in found.items()}
+
+
+def _without_a_heads_rate(planned: Plan) -> list[str]:
+    """Arms whose heads, and other new modules, have no rate of their own: another was named."""
+    from kdlora.spec.run import TrainedRun
+
+    return list(
+        dict.fromkeys(
+            run.title
+            for run in planned.runs
+            if isinstance(run, TrainedRun) and run.adaptation != "frozen"
+            if run.training.lr.head is None and run.lr != HEAD_LR
+        )
+    )
 
 
 def _shared(planned: Plan) -> list[str]:

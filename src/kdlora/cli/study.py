@@ -356,49 +356,18 @@ def distil(
     keep_texts: KeepTexts = True,
 ) -> None:
     """Distil a teacher into a small student on your own file, or on a data set of the hub."""
+    given = dict(locals())  # the options, by the names that they have everywhere
     from kdlora.planning.distil_study import DistilArguments, distil_study
 
-    arguments = DistilArguments(
-        train=train,
-        student=student,
-        teacher=teacher,
-        teacher_outputs=teacher_outputs,
-        outputs_kind=outputs_kind,
-        outputs_label=outputs_label,
-        outputs_separator=outputs_separator,
-        confidence=confidence,
-        hypothesis=hypothesis,
-        hub=hub,
-        eval=eval,
-        unlabelled=unlabelled or (),
-        text=text or "text",
-        label=label,
-        label_separator=label_separator,
-        labels=split_names(labels),
-        id=id,
-        kind=kind,
-        metric=metric,
-        positive=positive,
-        teacher_is_trained=teacher_is_trained,
-        adaptation=adaptation,
-        seeds=_seeds(seeds) or (42,),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        max_length=max_length,
-        windows=windows,
-        class_weights=_class_weights(class_weights or []),
-        focal=focal,
-        max_train=max_train,
-        max_eval=max_eval,
-        rank=rank,
-        temperature=temperature,
-        kd_weight=kd_weight,
-        name=name,
-        keep_texts=keep_texts,
-    )
+    lists = {
+        "unlabelled": unlabelled or (),
+        "text": text or "text",
+        "labels": split_names(labels),
+        "seeds": _seeds(seeds) or (42,),
+        "class_weights": _class_weights(class_weights or []),
+    }
     _run(
-        distil_study(arguments),
+        distil_study(DistilArguments.among(given | lists)),
         out,
         workers=workers,
         threads=threads,

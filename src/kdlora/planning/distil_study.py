@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,11 @@ class DistilArguments:
     name: str | None = None
     keep_texts: bool = True
     sections: Mapping[str, Mapping[str, Any]] | None = None
+
+    @classmethod
+    def among(cls, values: Mapping[str, Any]) -> DistilArguments:
+        """These arguments out of all the values that a function or a command was given."""
+        return cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
 
     @property
     def labels_are_columns(self) -> bool:

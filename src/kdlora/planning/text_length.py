@@ -20,8 +20,8 @@ from kdlora.machine import memory_mb, visible_gpus
 from kdlora.models.families import longest_text
 from kdlora.planning.encoder_shapes import shape_of
 from kdlora.planning.workload import activation_mb
-from kdlora.spec.plan import ChosenLength, Plan
-from kdlora.spec.run import EncoderRef, EncoderRun, TaskRef
+from kdlora.spec.plan import ChosenLength
+from kdlora.spec.run import EncoderRef, TaskRef
 from kdlora.spec.sections import Data
 
 SHARE = 0.99  # of the texts that are read whole
@@ -46,7 +46,7 @@ def choose_length(
     return _chosen(task.model_dump_json(), data.model_dump_json(), batch, names)
 
 
-@lru_cache(maxsize=64)  # a command plans its study several times
+@lru_cache(maxsize=64)  # a command may plan its study more than once
 def _chosen(task: str, data: str, batch: int, encoders: tuple[str, ...]) -> ChosenLength:
     reference = TaskRef.model_validate_json(task)
     if reference.source == "hub" and reference.own is None:
@@ -97,11 +97,11 @@ def _percentile(task: TaskRef, data: str, rules: str) -> int:
     return int(np.ceil(np.quantile(lengths, SHARE)))
 
 
-def shortest_reach(plan: Plan) -> ChosenLength | None:
+def shortest_reach(encoders: Sequence[EncoderRef]) -> ChosenLength | None:
     """What the encoder with the fewest positions can read; None where none says a limit."""
     reach = [
         (longest, encoder.title)
-        for encoder in {run.encoder: None for run in plan.runs if isinstance(run, EncoderRun)}
+        for encoder in encoders
         if (longest := _positions(encoder)) is not None
     ]
     if not reach:

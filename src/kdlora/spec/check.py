@@ -51,19 +51,24 @@ def read_study(path: str | Path, **changes: Any) -> Study:
 
 def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
     """Check a mapping as a study. Raises InputError with every problem in it."""
-    problems = Problems(where)
     if half := next(_half_characters(values), None):
         raise InputError(f"{half[:60]!a} holds half a character (a lone surrogate)", where=where)
     try:
         study = Study.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, Study), where=where) from None
+    check_settings(study, where=where)
+    return study
+
+
+def check_settings(study: Study, *, where: str | None = None) -> None:
+    """Raises InputError with every setting that contradicts another."""
+    problems = Problems(where)
     problems.add(*_own_problems(study))
     if not problems:  # what these ask needs arms, names and settings that hold
         problems.add(*_exclusion_problems(study), *_halving_problems(study))
         problems.add(*_texts_problems(study), *_window_problems(study))
     problems.raise_any()
-    return study
 
 
 def _half_characters(values: Any) -> Iterator[str]:

@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from kdlora.errors import InputError, Problems
 from kdlora.spec.adapter import Adapter
-from kdlora.spec.check import teaching_problems
+from kdlora.spec.base import explain
+from kdlora.spec.check import check_settings, teaching_problems
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.encoders import Pair
 from kdlora.spec.grid import Exclusions
@@ -39,7 +42,7 @@ from kdlora.spec.run import (
     ZeroShotTeacherRun,
 )
 from kdlora.spec.sections import AUTO, Data, Training, stated_kind, task_name
-from kdlora.spec.study import Study
+from kdlora.spec.study import Study, merged
 from kdlora.spec.variations import PlannedArm
 from kdlora.vocabulary.arm import BASELINES, EMBEDDINGS, Arm, teaching_arm
 
@@ -86,17 +89,31 @@ class ChosenLength(NamedTuple):
 # What `max_length: auto` is for a task, by its rows, a batch's size and all encoders that read it.
 ChooseLength = Callable[[TaskRef, Data, int, Sequence[EncoderRef]], ChosenLength]
 
+# What the encoder with the fewest positions reads; None where none says a limit.
+ShortestReach = Callable[[Sequence[EncoderRef]], ChosenLength | None]
 
-def make_plan(study: Study, choose_length: ChooseLength | None = None) -> Plan:
+
+def make_plan(
+    study: Study,
+    choose_length: ChooseLength | None = None,
+    shortest_reach: ShortestReach | None = None,
+) -> Plan:
     """Resolve a study. Raises InputError naming every missing file and unknown model at once.
 
     Args:
         choose_length: asked where a study says `max_length: auto`, which needs a look at the data.
+        shortest_reach: asked where it names no length, which is then no longer than this.
     """
     tasks, references = _resolved(study)
     plan = Plan(halving=study.halving)
+    short = None
+    if shortest_reach is not None and "max_length" not in study.training.model_fields_set:
+        short = shortest_reach(list(references.encoders.values()))
+    if short is not None and short.tokens < study.training.max_length:
+        study = _shortened(study, short.tokens)
+        plan.lengths = {task.name: short for task in tasks}
     settings = _settings(study, references)
-    plan.lengths = _choose_lengths(settings, tasks, choose_length)
+    plan.lengths |= _choose_lengths(settings, tasks, choose_length)
     settings.lengths.update({name: chosen.tokens for name, chosen in plan.lengths.items()})
     blocks = [Block(settings, task, pair) for task in tasks for pair in study.pairs]
     seen: set[str] = set()
@@ -114,6 +131,17 @@ def make_plan(study: Study, choose_length: ChooseLength | None = None) -> Plan:
             if seed == study.seeds[-1]:
                 block.forget()  # or a plan of many blocks would be held twice
     return plan
+
+
+def _shortened(study: Study, tokens: int) -> Study:
+    """The study at another length; what else it leaves to its defaults stays left to them."""
+    try:
+        training = merged(study.training, {"max_length": tokens})
+    except ValidationError as error:
+        raise InputError(explain(error, Training, prefix="training.")) from None
+    shorter = study.model_copy(update={"training": training})
+    check_settings(shorter)
+    return shorter
 
 
 def _resolved(study: Study) -> tuple[list[TaskRef], References]:

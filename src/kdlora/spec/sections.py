@@ -41,7 +41,7 @@ class LearningRates(Strict):
     head: PositiveFloat | None = Field(
         None,
         description="of modules that the encoder's files do not hold, the head above all, in every "
-        f"arm. Default: {HEAD_LR:g}, and as the rest where another rate is named",
+        f"arm. Default: {HEAD_LR:g}, but as the rest where any rate is named; name it to keep it",
     )
 
     @model_validator(mode="after")
@@ -154,7 +154,10 @@ class Training(Strict):
     lr: Annotated[
         LearningRates,
         BeforeValidator(_as_rates, json_schema_input_type=PositiveFloat | LearningRates),
-    ] = Field(LearningRates(), description="peak learning rate: one number, or one a kind of arm")
+    ] = Field(
+        LearningRates(),
+        description="peak learning rate: one number for all, heads too, or one a kind of arm",
+    )
     weight_decay: NonNegativeFloat = Field(0.01, description="of AdamW")
     warmup: float = Field(0.06, ge=0, lt=1, description="share of all steps")
     clip_norm: PositiveFloat = Field(1.0, description="largest norm of a step's gradient")
