@@ -11,7 +11,7 @@ from kdlora.choice.candidates import draw_candidates, gather_candidates, run_sco
 from kdlora.choice.constraints import PROFILES, Constraints, profile
 from kdlora.choice.formats import MeasuredForm, TextLatency
 from kdlora.choice.next_steps import seeds_to_tell
-from kdlora.choice.recommend import bands, pick, recommend, recommend_each
+from kdlora.choice.recommend import bands, coverages_of, pick, recommend, recommend_each
 from kdlora.errors import InputError
 from kdlora.records.predictions import SplitOutputs
 from kdlora.report.content.which_to_ship import recommended
@@ -58,6 +58,17 @@ def test_a_model_that_would_withhold_too_much_is_left_out() -> None:
     for wrong in ({"min_coverage": 1.5}, {"accuracy": 0.0}):
         with pytest.raises(InputError, match="expected a share"):
             Constraints(**wrong)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_where_no_answer_can_be_withheld_a_coverage_is_refused(several) -> None:
+    ids, shape = np.array([f"e{i}" for i in range(40)], object), (40, 3) if several else (40,)
+    own = SplitOutputs(ids, np.zeros(shape, int), np.zeros((40, 3 if several else 1)))
+    frame = study(*(row(arm, score=s) for arm, s in ARMS.items() if arm != "teacher/fft"))
+    runs = dict.fromkeys(frame["run_id"], own)
+    what = "a text may have several labels" if several else "answers are numbers"
+    with pytest.raises(InputError, match=what):
+        coverages_of(gather_candidates(frame, "t").candidates, Constraints(min_coverage=0.7), runs)
 
 
 def test_the_best_score_within_a_size() -> None:

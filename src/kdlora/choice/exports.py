@@ -131,13 +131,12 @@ def recommend_study(
                 length=length, measured_only=measured_only, can_export=not imported,
             )  # fmt: skip
             field = replace(field, notes=(*notes, *field.notes))
+            runs = [r for c in field.candidates for r in c.run_ids]
+            runs += field.reference.run_ids if field.reference else ()
+            outputs = read_outputs(root, runs, "selection")
+            found += recommend_each(field, frame, outputs, asked, draws=draws, seed=seed)
         except InputError as error:
             lacking[task] = str(error)
-            continue
-        runs = [r for c in field.candidates for r in c.run_ids]
-        runs += field.reference.run_ids if field.reference else ()
-        outputs = read_outputs(root, runs, "selection")
-        found += recommend_each(field, frame, outputs, asked, draws=draws, seed=seed)
     if not found:
         raise InputError(lacking.values())
     return Choices(tuple(found), lacking, told)

@@ -148,10 +148,18 @@ def coverages_of(
     """The share of selection rows that each candidate answers at the accuracy asked for.
 
     It is that of the run that ships, as `kdlora calibrate --abstain` chooses it. None
-    without predictions, or where answers have no probability; () where nobody asks.
+    without predictions; () where nobody asks. Raises InputError where a text has no one answer
+    with a probability.
     """
     if constraints.min_coverage is None:
         return ()
+    kind = next((outputs[c.ship].kind for c in candidates if c.ship in outputs), CLASSIFICATION)
+    if kind is not CLASSIFICATION:
+        what = "answers are numbers" if kind.numeric else "a text may have several labels"
+        raise InputError(
+            f"min_coverage is the share of texts whose one answer is sure enough to be given, but "
+            f"here {what}: leave it out"
+        )
     known = {
         run: _coverage(outputs[run], constraints.accuracy) if run in outputs else None
         for run in dict.fromkeys(candidate.ship for candidate in candidates)
@@ -159,10 +167,9 @@ def coverages_of(
     return tuple(known[candidate.ship] for candidate in candidates)
 
 
-def _coverage(own: SplitOutputs, accuracy: float) -> float | None:
+def _coverage(own: SplitOutputs, accuracy: float) -> float:
     shares = own.kind.probabilities(own.outputs)
-    if own.kind is not CLASSIFICATION or shares is None:
-        return None
+    assert shares is not None
     cut = choose_cut(shares.max(axis=1), own.kind.right(own.outputs, own.labels), aim=accuracy)
     return 0.0 if cut is None else cut.coverage
 
