@@ -18,7 +18,7 @@ from kdlora.spec.adapter import Adapter
 from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
 from kdlora.vocabulary.task import TASKS
-from tests.harness.commands import command
+from tests.harness.commands import in_process
 from tests.harness.counting import expected_trainable
 
 BUDGET = 5_000
@@ -124,18 +124,21 @@ def test_the_report_names_every_arm(done) -> None:
     arms = list(dict.fromkeys(tidy(frame)["arm"]))
     assert arms.index("student/kd-lora[ranked]") > arms.index("student/kd-lora")
     assert arms[0] == "teacher/fft"
-    shown = command("compare", folder / "out", "--a", "student/kd-lora[ranked]",
-                    "--b", "student/kd-lora", cwd=folder)  # fmt: skip
-    assert "[ranked]" in shown.replace("\n", "")
+    compared = in_process("compare", folder / "out", "--a", "student/kd-lora[ranked]",
+                      "--b", "student/kd-lora", cwd=folder)  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
+    assert "[ranked]" in compared.stdout.replace("\n", "")
 
 
 def test_the_plan_shows_budgets_and_shared_runs(done) -> None:
     folder, _ = done
-    shown = command("plan", folder / "study.yaml", "--out", folder / "out", cwd=folder)
+    shown = in_process("plan", folder / "study.yaml", "--out", folder / "out", cwd=folder).stdout
     assert "adapter budget: 5,000 trainable parameters" in shown
     assert "student/kd-lora[temperature=2]" in shown
     assert "kd-lora[ranked]" in shown.split("adapter budget")[0]  # in the table itself
-    rows = json.loads(command("plan", folder / "study.yaml", "--json", cwd=folder))["runs"]
+    rows = json.loads(in_process("plan", folder / "study.yaml", "--json", cwd=folder).stdout)[
+        "runs"
+    ]
     assert {row["budget"] for row in rows if row["arm"] == "student/lora"} == {BUDGET}
 
 

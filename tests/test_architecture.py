@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_no_circular_import_is_hidden_from_the_running_program(package):
     assert hidden == []
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """A module's tree: several tests walk through all modules."""
+    return ast.parse(source)
+
+
 def texts_of(tree: ast.AST) -> Iterator[ast.Constant]:
     """Every text of a module that is no docstring."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -106,7 +113,7 @@ def arms_by_hand(source: str, *, whole_allowed: bool = False) -> list[str]:
 
     `whole_allowed`: it may name arms ("teacher/fft"), as the published studies do.
     """
-    tree = ast.parse(source)
+    tree = parsed(source)
     found = [
         f"line {text.lineno}: {text.value!r}"
         for text in texts_of(tree)
@@ -128,7 +135,7 @@ def arms_by_hand(source: str, *, whole_allowed: bool = False) -> list[str]:
 def metric_tables(source: str) -> list[str]:
     """Where a module lists two metrics or more by name, or keeps something for each of them."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Dict):
             items = node.keys
         elif isinstance(node, ast.Tuple | ast.List | ast.Set):
@@ -241,7 +248,7 @@ def test_options_travel_as_one_object():
     problems = []
     for file in sorted((ROOT / "src").rglob("*.py")):
         module = ".".join(file.relative_to(ROOT / "src").with_suffix("").parts)
-        for parent in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for parent in ast.walk(parsed(file.read_text(encoding="utf-8"))):
             bases = [ast.unparse(base) for base in getattr(parent, "bases", [])]
             for node in ast.iter_child_nodes(parent):
                 if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -262,7 +269,7 @@ def test_the_report_tests_and_pairs_nothing_itself():
     ))  # fmt: skip
     found = []
     for path in sorted((ROOT / "src" / "kdlora" / "report").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

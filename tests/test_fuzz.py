@@ -29,7 +29,7 @@ from kdlora.spec.plan import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDED = settings(
-    max_examples=120,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

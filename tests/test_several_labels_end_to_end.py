@@ -147,7 +147,7 @@ def test_a_file_with_a_column_a_label_teaches(corner, tmp_path):
         "student": corner.student,
         "teacher_outputs": {"file": str(path), "kind": "probabilities"},
     }
-    study = _study(corner, tmp_path, pairs=[pair], arms=["teacher/given", "student/kd-lora"])
+    study = _study(corner, tmp_path, pairs=[pair], arms=GIVEN, baselines=False)
     result = kdlora.run(study, out=tmp_path / "out", threads=1)
     frame = result.frame.set_index("arm")
     assert frame.loc["teacher/given", "score"] == 1

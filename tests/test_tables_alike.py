@@ -144,7 +144,7 @@ def json_lines(draw: st.DrawFn, table: Rows) -> list[str]:
 
 
 @settings(
-    max_examples=150,
+    max_examples=75,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

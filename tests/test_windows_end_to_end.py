@@ -18,8 +18,6 @@ from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from tests.harness.moods import PLAIN, sentences, write_csv
 
-pytestmark = pytest.mark.slow
-
 WINDOWS = {"stride": 6}
 
 

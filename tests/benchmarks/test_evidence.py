@@ -12,7 +12,7 @@ from benchmarks import evidence
 from benchmarks.evidence import broken, measure, page, simulate
 from benchmarks.simulated_studies import Design, draw
 
-STUDIES = 120
+STUDIES = 80
 HARD = (
     Design("one noisy task of one run", tasks=3, seeds=3, one_seed_tasks=1, uneven=5),
     Design("a shared teacher", tasks=2, pairs=3, seeds=3, shared=True),

@@ -88,7 +88,7 @@ def best_mean(frame: pd.DataFrame, task: str) -> float:
     return float(own.groupby(["arm", "pair"])["selection_score"].mean().max())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(frames())
 def test_all_that_name_a_student_name_the_same(frame: pd.DataFrame) -> None:
     facts = describe(frame)

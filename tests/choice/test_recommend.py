@@ -281,7 +281,7 @@ def test_costs_that_are_alike_share_a_band() -> None:
     assert bands([10.0, 10.1, 5.0, None, 10.3]).tolist() == [1, 1, 0, 3, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.floats(-100, 100), st.integers(0, 3), st.booleans()), min_size=1,
                 max_size=8))  # fmt: skip
 def test_picking_in_arrays_is_picking_by_sorting(rows) -> None:

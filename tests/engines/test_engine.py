@@ -30,13 +30,13 @@ from tests.harness.records import record_of
 
 @pytest.fixture
 def plan(corner, monkeypatch):
-    """The two baselines of three tasks that share their files."""
+    """The baselines without a model of three tasks that share their files."""
     tasks = [
         {"name": n, "train": corner.train, "eval": corner.eval, "text": "review", "label": "mood"}
         for n in ("one", "two", "three")
     ]
     plan = make_plan(corner.study(tasks=tasks))
-    plan.runs[:] = [run for run in plan.runs if run.role == "baseline"]
+    plan.runs[:] = [r for r in plan.runs if r.arm in ("baseline/majority", "baseline/tfidf")]
     ids = {run.run_id for run in plan.runs}
     plan.cells[:] = [cell for cell in plan.cells if cell.run_id in ids]
     monkeypatch.setattr(

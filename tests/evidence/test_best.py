@@ -48,7 +48,7 @@ def described(frame: pd.DataFrame) -> Evidence:
 
 
 @given(studies())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_no_mark_contradicts_a_comparison_of_the_same_study(frame: pd.DataFrame) -> None:
     evidence = described(frame)
     facts = evidence.facts

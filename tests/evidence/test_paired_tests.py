@@ -89,7 +89,7 @@ def test_corrections_equal_statsmodels(method: str, p: list[float]) -> None:
 
 
 @pytest.mark.parametrize("method", ["holm", "bh"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_corrections_only_raise_p_and_keep_its_order(method: str, p: list[float]) -> None:
     raw = np.array(p)

@@ -23,7 +23,7 @@ from tests.harness.serving import call
 from tests.harness.threads import apart
 
 LIMITS = Limits(max_text_chars=20, queue=5, max_body_mb=0.002)
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 KINDS = ("one text", "pairs", "numbers", "answers withheld")
 _JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=25)
 _JUNK = st.recursive(

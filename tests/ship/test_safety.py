@@ -187,7 +187,7 @@ def test_hidden_onnx_tensors_are_found(tmp_path: Path) -> None:
     assert sorted(check_onnx(path)) == sorted(names)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_damaged_onnx_files_are_told_apart(tmp_path_factory, data: st.DataObject) -> None:
     """Cut or changed anywhere, a file passes or raises ModelError; nothing else comes out."""

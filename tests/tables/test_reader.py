@@ -65,7 +65,7 @@ texts = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(texts)
 def test_any_text_survives_csv_and_json(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("any")

@@ -95,7 +95,7 @@ def test_a_draw_is_scored_as_its_rows_are(name, seed, n, labels):
         assert score == pytest.approx(math.nan if expected is None else expected, nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 30), labels=st.integers(1, 4))
 def test_average_precision_without_each_row_is_that_of_the_other_rows(seed, n, labels):
     terms = RankedTerms(*rows(seed, n, labels))

@@ -163,8 +163,8 @@ def test_the_expectation_and_spread_are_pefts(encoder, variant):
     forward = fuse(model.train(), torch.float32)
     with torch.no_grad():
         torch.manual_seed(0)
-        many = torch.stack([forward(batch) for _ in range(300)])
-        plain = torch.stack([model(**batch).logits for _ in range(300)])
+        many = torch.stack([forward(batch) for _ in range(150)])
+        plain = torch.stack([model(**batch).logits for _ in range(150)])
     spread = plain.std(0)
     assert ((many.mean(0) - plain.mean(0)).abs() < 0.5 * spread.max()).all()
     assert 0.85 < float(many.std(0).mean() / spread.mean()) < 1.15

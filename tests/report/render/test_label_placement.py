@@ -28,7 +28,7 @@ def overlap(a, b):
     return wide > 1e-6 and high > 1e-6
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(st.lists(point, min_size=1, max_size=6))
 def test_no_name_covers_another_or_leaves_the_plot(points):
     texts = NAMES[: len(points)]
