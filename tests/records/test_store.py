@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -189,6 +190,19 @@ def test_an_edited_record_is_not_believed(store, run, edit):
     assert store.read(run.run_id) is None
     assert store.damaged_in_place() == [path]
     assert len(store.set_damaged_aside(run.run_id)) == 1
+
+
+def test_a_record_in_another_runs_folder_counts_for_nothing_there(store, run):
+    """Whole and unchanged, but copied: what it says is true of the run that it names alone."""
+    store.begin(run)
+    store.finish(record_of(run))
+    copied = store.folder("another-run") / "record.json"
+    copied.parent.mkdir()
+    shutil.copy(store.folder(run.run_id) / "record.json", copied)
+    assert store.read("another-run") is None
+    assert not store.is_done("another-run")
+    assert store.damage("another-run") == [copied]
+    assert store.is_done(run.run_id)
 
 
 def test_nan_never_reaches_a_record(store, run):
