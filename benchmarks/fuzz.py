@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import os
 import platform
 import random
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,9 +37,11 @@ LIMIT_S = 5.0  # of processor time for one input; beyond it the reader hangs
 WAIT_S = 60.0  # of anything, however busy the machine is
 MEMORY_MB = 500  # that the whole process may grow by
 _DEEP = 3000
-PIECE = 10_000  # inputs
+PIECE = 50_000  # inputs
+MEMORY_DISK = Path("/dev/shm")  # what is laid there is written and deleted a million times
 
 Read = Callable[[bytes, Path], Any]  # an input, and a folder to lay it in
+Tried = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -68,38 +72,115 @@ class Hang(BaseException):
     """An input took longer than `LIMIT_S`; no reader's `except Exception` may catch it."""
 
 
-def measure(
+def measure(folder: Path, **asked: Any) -> list[Tally]:
+    """What became of the inputs that are asked for as in `tallies`."""
+    return list(tallies(folder, **asked))
+
+
+def tallies(
     folder: Path,
     *,
     inputs: int,
     seed: int = 0,
     only: tuple[str, ...] = (),
     keep: Path | None = None,
-) -> list[Tally]:
-    """Try `inputs` inputs over all targets, the kept ones first.
+    after: str | None = None,
+    tried: Tried = lambda i: None,
+) -> Iterator[Tally]:
+    """Try `inputs` inputs over all targets, the kept ones first; a tally for each target.
 
-    What breaks a reader is written below `keep`, with its traceback beside it.
+    What breaks a reader is written below `keep`, with its traceback beside it. `tried` is told the
+    number of each input of a target beforehand. Targets up to `after` are left out.
     """
     from benchmarks.fuzz_targets import make_targets
 
     targets = [t for t in make_targets(folder / "sound") if not only or t.name in only]
     whole = sum(t.share for t in targets)
-    found = []
-    for target in targets:
+    names = [t.name for t in targets]
+    for target in targets[0 if after is None else names.index(after) + 1 :]:
         for sound in target.sound:  # or nothing would be tried but the first refusal
             target.read(sound, _emptied(folder / "work"))
         tally = Tally(target.name)
         before = _largest_mb()
-        kept = sorted((CORPUS / target.name).glob("*")) if CORPUS.is_dir() else []
-        contents = [path.read_bytes() for path in kept]
-        number = max(1, round(inputs * target.share / whole))
-        for i in range(number):
-            rng = random.Random(f"{seed} {target.name} {i}")
-            content = contents[i] if i < len(contents) else damaged(rng.choice(target.sound), rng)
-            _try(target, content, folder / "work", tally, keep)
+        kept = _kept(target)
+        for i in range(max(1, round(inputs * target.share / whole))):
+            tried(i)
+            _try(target, _content(target, kept, seed, i), folder / "work", tally, keep)
         tally.grown_mb = round(_largest_mb() - before, 1)
-        found.append(tally)
+        yield tally
+
+
+def _kept(target: Target) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((CORPUS / target.name).glob("*"))]
+
+
+def _content(target: Target, kept: list[bytes], seed: int, i: int) -> bytes:
+    if i < len(kept):
+        return kept[i]
+    rng = random.Random(f"{seed} {target.name} {i}")
+    return damaged(rng.choice(target.sound), rng)
+
+
+def watched(folder: Path, **asked: Any) -> list[Tally]:
+    """`measure` in a process of its own, which is ended where it stands still or gives up.
+
+    So what no exception can end (a loop in a library's C code, a crash, too much memory) is the
+    fault of one input, with which the target's tally ends.
+    """
+    context = multiprocessing.get_context("fork")  # torch is loaded once, by the first
+    found: list[Tally] = []
+    ended = False
+    while not ended:
+        receiver, sender = context.Pipe(duplex=False)
+        at = context.RawValue("q", -1)
+        after = found[-1].name if found else None
+        process = context.Process(target=_send, args=(folder, sender, at, after, asked))
+        process.start()
+        sender.close()
+        how = None
+        while how is None:
+            before = at.value
+            if not receiver.poll(2 * WAIT_S):
+                how = "it hung beyond every exception" if at.value == before else None
+                continue
+            try:
+                message = receiver.recv()
+            except EOFError:
+                process.join()
+                how = "" if ended else f"the process ended with {process.exitcode}"
+            else:
+                ended = message is None
+                found += [message] if message else []
+        process.kill()
+        process.join()
+        if how and not ended:
+            found.append(_fatal(folder, at.value, how, after=found, asked=asked))
     return found
+
+
+def _send(folder: Path, sender: Connection, at: Any, after: str | None, asked: Any) -> None:
+    """In the process of its own: the tallies, then None."""
+
+    def tried(i: int) -> None:
+        at.value = i
+
+    for tally in tallies(folder, after=after, tried=tried, **asked):
+        sender.send(tally)
+    sender.send(None)
+
+
+def _fatal(folder: Path, i: int, how: str, *, after: list[Tally], asked: Any) -> Tally:
+    """The tally of the target that ended the process; its input is kept."""
+    from benchmarks.fuzz_targets import make_targets
+
+    only, seed, keep = (asked.get(name) for name in ("only", "seed", "keep"))
+    targets = [t for t in make_targets(folder / "fatal") if not only or t.name in only]
+    shutil.rmtree(folder / "fatal")
+    target = targets[len(after)]
+    if keep is not None:
+        content = _content(target, _kept(target), seed or 0, max(i, 0))
+        _keep(keep / target.name, f"{i + 1}", content, how)
+    return Tally(target.name, inputs=i + 1, hangs=1)
 
 
 def _try(target: Target, content: bytes, work: Path, tally: Tally, keep: Path | None) -> None:
@@ -121,15 +202,23 @@ def _try(target: Target, content: bytes, work: Path, tally: Tally, keep: Path | 
         fault = traceback.format_exc()
     tally.slowest_ms = max(tally.slowest_ms, round(1e3 * (time.process_time() - began), 1))
     if fault and keep is not None:
-        place = keep / target.name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{tally.inputs}").write_bytes(content)
-        (place / f"{tally.inputs}.txt").write_text(fault, encoding="utf-8")
+        _keep(keep / target.name, f"{tally.inputs}", content, fault)
+
+
+def _keep(place: Path, name: str, content: bytes, fault: str) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / name).write_bytes(content)
+    (place / f"{name}.txt").write_text(fault, encoding="utf-8")
 
 
 def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
     return folder
 
 
@@ -241,25 +330,26 @@ _NASTY = (
 )  # fmt: skip
 
 
-def page(tallies: list[Tally], pieces: list[dict[str, Any]]) -> str:
+def page(sums: list[Tally], pieces: list[dict[str, Any]]) -> str:
     """The table in Markdown."""
     last = pieces[-1]
     lines = [
         "# Damaged and hostile inputs",
         "",
-        f"{sum(t.inputs for t in tallies):,} inputs in {len(pieces)} pieces, each with a seed of "
+        f"{sum(t.inputs for t in sums):,} inputs in {len(pieces)} pieces, each with a seed of "
         f"its own, {last['machine']}, {last['date']}, "
         f"{sum(piece['minutes'] for piece in pieces):.0f} minutes. Made by "
         "`python -m benchmarks fuzz`.",
         "",
-        "An input is taken, or refused with one of kdlora's own errors; a traceback or more than "
-        f"{LIMIT_S:g} s of processor time is a fault. Memory is what the process's largest grew "
+        "An input is taken, or refused with one of kdlora's own errors; a traceback, the end of "
+        f"the process or more than {LIMIT_S:g} s of processor time is a fault. Memory is what the "
+        "process's largest grew "
         "by while the reader was tried, in the piece where it grew most.",
         "",
         "| what reads | inputs | taken | refused | tracebacks | hangs | slowest, ms | memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for t in tallies:
+    for t in sums:
         lines.append(
             f"| {t.name} | {t.inputs:,} | {t.taken:,} | {t.refused:,} | {t.tracebacks} | {t.hangs} "
             f"| {t.slowest_ms:,.0f} | {t.grown_mb:,.0f} |"
@@ -267,14 +357,14 @@ def page(tallies: list[Tally], pieces: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def faults(tallies: list[Tally]) -> list[str]:
+def faults(sums: list[Tally]) -> list[str]:
     """What must not be, in sentences."""
     found = [
         f"{t.name}: {t.tracebacks} tracebacks, {t.hangs} hangs"
-        for t in tallies
+        for t in sums
         if t.tracebacks or t.hangs
     ]
-    grown = sum(t.grown_mb for t in tallies)
+    grown = sum(t.grown_mb for t in sums)
     return [*found, *([f"memory grew by {grown:.0f} MB"] if grown > MEMORY_MB else [])]
 
 
@@ -293,15 +383,18 @@ def run(
     Each piece is a line in the file `lines`, with a seed of its own: called again with the next
     seed, the script adds to what was tried before. Returns the faults.
     """
+    from benchmarks import fuzz_targets  # noqa: F401  (before the first process is forked)
+
     began = time.monotonic()
     lines.parent.mkdir(parents=True, exist_ok=True)
+    place = MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None
     for piece in range(-(-inputs // PIECE)):
         if time.monotonic() - began > 60 * minutes:
             break
         number = min(PIECE, inputs - piece * PIECE)
         started = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            tallies = measure(Path(folder), inputs=number, seed=seed + piece, only=only, keep=keep)
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            found = watched(Path(folder), inputs=number, seed=seed + piece, only=only, keep=keep)
         about = {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "machine": f"{os.cpu_count()} processors, {platform.machine()}",
@@ -309,13 +402,13 @@ def run(
             "minutes": round((time.monotonic() - started) / 60, 2),
         }
         with lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(about | {"targets": [asdict(t) for t in tallies]}) + "\n")
+            file.write(json.dumps(about | {"targets": [asdict(t) for t in found]}) + "\n")
     pieces = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
-    tallies = summed(pieces)
-    text = page(tallies, pieces)
-    write_results(out, "fuzz", {"pieces": len(pieces), "targets": list(map(asdict, tallies))}, text)
+    sums = summed(pieces)
+    text = page(sums, pieces)
+    write_results(out, "fuzz", {"pieces": len(pieces), "targets": list(map(asdict, sums))}, text)
     print(text)
-    return faults(tallies)
+    return faults(sums)
 
 
 def summed(pieces: list[dict[str, Any]]) -> list[Tally]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -77,22 +78,22 @@ def make_targets(folder: Path) -> list[Target]:
         Target("records", _record, (_stored(),), share=0.5),
         Target("records, sealed again", _resealed, (_stored(),), share=0.5),
         Target("predictions of runs", _predictions, (_outputs(folder),), share=0.3),
-        Target("cached logits", _logits, (_soft_labels(folder),), share=0.5),
-        Target("scores at rungs", _rung, (_RUNG,), share=0.5),
+        Target("cached logits", _logits, (_soft_labels(folder),), share=4),
+        Target("scores at rungs", _rung, (_RUNG,), share=4),
         Target("plans of studies", _plan, (json.dumps(_saved_plan(folder)).encode(),), share=0.2),
-        Target("histories", _history, (b'{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n',)),
-        Target("exports", _in_folder("export.json", read_artefact), (_export(),)),
-        Target("cards", _card, (_card_text(),)),
-        Target("results, CSV", _import("r.csv"), (scores,), share=0.3),
-        Target("results, JSON", _import("r.json"), (json.dumps(_SCORES).encode(),), share=0.3),
+        Target("histories", _history, (_CURVE,), share=4),
+        Target("exports", _in_folder("export.json", read_artefact), (_export(),), share=4),
+        Target("cards", _card, (_card_text(),), share=4),
+        Target("results, CSV", _import("r.csv"), (scores,), share=0.1),
+        Target("results, JSON", _import("r.json"), (json.dumps(_SCORES).encode(),), share=0.05),
         Target(
             "results, folders", _import("kd-lora/task_cola_bert_42/x/all_results.json"),
-            (_METRICS,), share=0.3,
+            (_METRICS,), share=0.05,
         ),
-        Target("results, Parquet", _import("r.parquet"), (_parquet(_SCORES),), share=0.3),
+        Target("results, Parquet", _import("r.parquet"), (_parquet(_SCORES),), share=0.1),
         Target("mappings", _in_file("m.yaml", read_mapping), tuple(mappings), share=0.3),
-        Target("requests", _request, _REQUESTS),
-        Target("configs of encoders", _shape, (_file(model, "config.json"),)),
+        Target("requests", _request, _REQUESTS, share=4),
+        Target("configs of encoders", _shape, (_file(model, "config.json"),), share=4),
         Target(
             "model folders, config", _model_file(model, "config.json"),
             (_file(model, "config.json"),),
@@ -125,7 +126,7 @@ def make_targets(folder: Path) -> list[Target]:
             "adapters loaded, note", _adapted(adapter, model, "kdlora.json"),
             (_file(adapter, "kdlora.json"),), share=0.02,
         ),
-        Target("ONNX files", _in_file("m.onnx", check_onnx), (_onnx(),)),
+        Target("ONNX files", _in_file("m.onnx", check_onnx), (_onnx(),), share=4),
         Target(
             "models loaded, config", _loaded(model, "config.json"),
             (_file(model, "config.json"),), share=0.02,
@@ -263,8 +264,7 @@ def _shape(content: bytes, folder: Path) -> None:
 
 def _model_file(model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
-        place = shutil.copytree(model, folder / "model")
-        (place / name).write_bytes(content)
+        place = _copy(model, folder / "model", name, content)
         check_folder(place)
 
     return work
@@ -274,20 +274,26 @@ def _loaded(model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
         from kdlora.ship.predict import load_predictor
 
-        place = shutil.copytree(model, folder / "model")
-        (place / name).write_bytes(content)
+        place = _copy(model, folder / "model", name, content)
         answers = load_predictor(place, threads=1)([["good film " * 100, ""]])
         json.dumps(answers, allow_nan=False, ensure_ascii=False).encode()
 
     return work
 
 
+def _copy(model: Path, place: Path, name: str, content: bytes) -> Path:
+    """The folder with another content of one file; the others are links: copies take long."""
+    shutil.copytree(model, place, copy_function=os.link)
+    (place / name).unlink(missing_ok=True)
+    (place / name).write_bytes(content)
+    return place
+
+
 def _adapted(adapter: Path, model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
         from kdlora.models.saved import load_trained
 
-        place = shutil.copytree(adapter, folder / "adapter")
-        (place / name).write_bytes(content)
+        place = _copy(adapter, folder / "adapter", name, content)
         check_folder(place)
         load_trained(place, encoder=EncoderRef(name="m", source="folder", path=str(model)))
 
@@ -432,6 +438,7 @@ _SCORES = [
     {"Task": "CoLA", "BERT FFT": 60.1, "BERT LoRA": 59.4, "BERT KD-LoRA": 57.0},
     {"Task": "RTE", "BERT FFT": 70.3, "BERT LoRA": 71.2, "BERT KD-LoRA": 66.0},
 ]
+_CURVE = b'{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "loss": 0.4}\n'
 _RUNG = b'{"epoch": 1, "step": 4, "metric": "accuracy", "direction": 1, "score": 0.25}'
 _METRICS = json.dumps(
     {

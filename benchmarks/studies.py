@@ -26,7 +26,7 @@ def add_commands(commands: Any) -> None:
     broken.add_argument("--kills", type=int, default=200, help="more of them; 0: none")
     broken.add_argument("--damages", type=int, default=1000, help="to files, more; 0: none")
     broken.add_argument("--lines", type=Path, default=OUT / "faults.jsonl", help="keeps each piece")
-    broken.add_argument("--runs", type=int, default=12)
+    broken.add_argument("--runs", type=int, default=48)
     broken.add_argument("--minutes", type=float, default=10.0, help="bound of the disturbing")
     broken.add_argument("--seed", type=int, default=0)
     for parser in (cost, lots, broken):

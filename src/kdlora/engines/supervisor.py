@@ -108,7 +108,7 @@ def missing_teachers(run: Run, store: Store) -> list[str]:
 # The first and the last also say "remaining_s", the estimated time until the study is complete.
 OnEvent = Callable[[Run, dict[str, Any]], None]
 
-_STOP_S = 60  # for the checkpoints; then the workers are terminated
+STOP_S = 60  # for the checkpoints; then the workers are terminated
 _AGAIN_S = 2  # after which one that has said nothing yet, and has nothing to lose, is asked again
 _GRACE_S = 900  # at the deadline, for a run that is trained and is being measured
 _MEASURED = ("saving and scoring", "measuring", "recording")
@@ -214,7 +214,7 @@ class Supervisor:
         """Ask the running workers to write their checkpoints; insist after a while."""
         for worker in self.active.values():
             self._interrupt(worker)
-        until = time.monotonic() + _STOP_S
+        until = time.monotonic() + STOP_S
         for worker in self.active.values():
             while worker.process.is_alive() and (left_s := until - time.monotonic()) > 0:
                 worker.process.join(timeout=min(left_s, _AGAIN_S))
@@ -336,7 +336,7 @@ class Supervisor:
         for worker in self.active.values():
             if worker.ending is None and (worker.stage not in _MEASURED or over_s > _GRACE_S):
                 self._interrupt(worker)
-            elif worker.ending is not None and time.monotonic() - worker.ending > _STOP_S:
+            elif worker.ending is not None and time.monotonic() - worker.ending > STOP_S:
                 worker.process.terminate()
 
     def _interrupt(self, worker: Worker) -> None:

@@ -20,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 from kdlora.engines.failure import EXIT_CODES, describe_error, failed_record, is_disk_full
-from kdlora.engines.supervisor import Job, missing_teachers
+from kdlora.engines.parent_death import stop_without_parent
+from kdlora.engines.supervisor import STOP_S, Job, missing_teachers
 from kdlora.errors import StoreError
 from kdlora.models import checkpoints as quiet
 from kdlora.recipes import run as recipes
@@ -113,6 +114,7 @@ gc.freeze()
 def work(job: Job, sender: Connection) -> None:
     """Do a run; say how it goes through `sender`, and how it ended by the exit code."""
     signal.signal(signal.SIGINT, once_a_press(interrupt_now))
+    stop_without_parent(EXIT_CODES["interrupted"], stop_s=STOP_S)
     if job.detached:
         os.setpgid(0, 0)
     if job.gpu is not None:  # before anything asks for a device
