@@ -19,7 +19,7 @@ from kdlora.engines.parent_death import stop_without_parent
 
 
 def work(stubborn):
-    stop_without_parent(130, stop_s=0.5)
+    stop_without_parent(130, stop_s={stop_s})
     print(mp.current_process().pid, flush=True)
     while True:
         try:
@@ -36,10 +36,11 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("stubborn", [False, True])
-def test_a_worker_ends_when_its_engine_is_killed(tmp_path, stubborn):
+@pytest.mark.parametrize(("stubborn", "stop_s"), [(False, 600), (True, 0.5)])
+def test_a_worker_ends_when_its_engine_is_killed(tmp_path, stubborn, stop_s):
     """Also one that does not listen to its interruption."""
-    (tmp_path / "engine.py").write_text(ENGINE.replace("{stubborn}", str(stubborn)))
+    script = ENGINE.replace("{stubborn}", str(stubborn)).replace("{stop_s}", str(stop_s))
+    (tmp_path / "engine.py").write_text(script)
     engine = subprocess.Popen(
         [sys.executable, "engine.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
