@@ -20,10 +20,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import write_results
-from benchmarks.serve_client import Tally, ask_once, keep_asking, make_texts, predict_bytes
+from benchmarks.serve_client import (
+    HEALTH,
+    Tally,
+    ask_once,
+    keep_asking,
+    make_texts,
+    predict_bytes,
+)
 
 CONNECTIONS = (1, 8, 64)
-_HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+_WATCH_S = 0.5  # between two looks at the memory
 _LIMITS = ("--body-timeout-s", "2", "--max-text-chars", "20000", "--max-body-mb", "1")
 
 
@@ -92,7 +99,7 @@ async def measure_hostile(served: Served, seconds: float, connections: int) -> d
         "60,000 unknown keys": (predict_bytes({f"key {i}": 0 for i in range(60_000)}), 422),
         "300,000 numbers": (predict_bytes({"texts": [1] * 300_000}), 413),
         "one list of 300,000": (predict_bytes({"text": [0] * 300_000}), 422),
-        "the name of another site": (_HEALTH.replace(b"localhost", b"evil.example"), 421),
+        "the name of another site": (HEALTH.replace(b"localhost", b"evil.example"), 421),
         "headers that never end": (b"POST /predict HTTP/1.1\r\nhost: lo", 408),
         "a body that never comes": (predict_bytes({"text": "good"})[:-5], 408),
     }
@@ -110,7 +117,7 @@ async def measure_hostile(served: Served, seconds: float, connections: int) -> d
             await asyncio.sleep(0.05)
 
     before = await _resident_mb(served.port)
-    health = asyncio.create_task(_ask_health(served.port, until=over))
+    health = asyncio.create_task(_ask_health(served.port, seconds))
     sizes = asyncio.create_task(_watch_memory(served.port, until=over))
     silent = asyncio.create_task(_pipeline_without_reading(served.port, until=over))
     leaving = asyncio.create_task(_leave_inside_bodies(served.port, until=over))
@@ -119,6 +126,7 @@ async def measure_hostile(served: Served, seconds: float, connections: int) -> d
     await work
     waits = await health
     expected = {name: case[1] for name, case in cases.items()}
+    resident = await sizes
     return {
         "connections": connections,
         "seconds": seconds,
@@ -131,27 +139,35 @@ async def measure_hostile(served: Served, seconds: float, connections: int) -> d
         "health_asked": len(waits),
         "clients_that_never_read": await silent,
         "clients_that_left": await leaving,
-        "memory_grew_mb": round(max(await sizes) - before, 1),
+        "memory_before_mb": before,
+        "memory_grew_mb": round(max(resident) - before, 1),
+        "second_half_mb_per_minute": _slope(np.arange(len(resident)) * _WATCH_S, resident),
     }
 
 
-async def _ask_health(port: int, *, until: asyncio.Event) -> list[float]:
-    """Seconds that each GET /health took, ten a second."""
-    found = []
-    while not until.is_set():
-        began = time.perf_counter()
-        status, _ = await ask_once(port, _HEALTH)
-        assert status == 200, status
-        found.append(time.perf_counter() - began)
-        await asyncio.sleep(0.1)
-    return found
+async def _ask_health(port: int, seconds: float) -> list[float]:
+    """Seconds that each GET /health took, ten a second, by a process that does nothing else."""
+    command = [sys.executable, "-m", "benchmarks.serve_client", str(port), str(seconds)]
+    asked = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    told, _ = await asked.communicate()
+    assert asked.returncode == 0
+    return list(map(float, told.split()))
+
+
+def _slope(times_s: Any, sizes_mb: list[float]) -> float:
+    """MB a minute over the second half of the time."""
+    half = len(sizes_mb) // 2
+    if half < 2:
+        return float("nan")
+    slope = np.polyfit(np.asarray(times_s[half:]) / 60, sizes_mb[half:], 1)[0]
+    return round(float(slope), 4)
 
 
 async def _watch_memory(port: int, *, until: asyncio.Event) -> list[float]:
     """Resident MB of the server, twice a second."""
     found = [await _resident_mb(port)]
     while not until.is_set():
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_WATCH_S)
         found.append(await _resident_mb(port))
     return found
 
@@ -159,7 +175,7 @@ async def _watch_memory(port: int, *, until: asyncio.Event) -> list[float]:
 async def _pipeline_without_reading(port: int, *, until: asyncio.Event) -> int:
     """60 connections that send 7,000 requests each and read no answer; again when they are shut."""
     opened, writers = 0, []
-    many = _HEALTH * 7000
+    many = HEALTH * 7000
     while not until.is_set():
         writers = [w for w in writers if not w.is_closing()]
         while len(writers) < 60:
@@ -198,8 +214,6 @@ async def measure_memory(served: Served, minutes: float, rate: float) -> dict[st
         await asyncio.sleep(min(5.0, 6 * minutes))
     over.set()
     await work
-    half = len(times) // 2
-    slope = np.polyfit(np.array(times[half:]) / 60, sizes[half:], 1)[0] if half > 1 else np.nan
     return {
         "minutes": minutes,
         "rate_per_s": rate,
@@ -207,7 +221,7 @@ async def measure_memory(served: Served, minutes: float, rate: float) -> dict[st
         "after_a_tenth_mb": sizes[len(sizes) // 10],
         "last_mb": sizes[-1],
         "largest_mb": max(sizes),
-        "second_half_mb_per_minute": round(float(slope), 4),
+        "second_half_mb_per_minute": _slope(times, sizes),
         "load": tally.summary(),
     }
 
@@ -326,7 +340,9 @@ def page(found: dict[str, Any]) -> str:
         f"{hostile['clients_that_left']:,} clients left inside their body. "
         f"`GET /health` took {hostile['health_p99_ms']:g} ms at the 99th percentile of "
         f"{hostile['health_asked']} (load average {hostile['load_after']:g} on "
-        f"{found['machine']}); resident memory grew by {hostile['memory_grew_mb']:g} MB.",
+        f"{found['machine']}). Resident memory was {hostile['memory_before_mb']:.0f} MB before and "
+        f"grew by at most {hostile['memory_grew_mb']:g} MB; slope over the second half "
+        f"{hostile['second_half_mb_per_minute']:+.3f} MB a minute.",
         "",
         "## SIGTERM under load",
         "",

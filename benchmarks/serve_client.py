@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _WORDS = (  # noqa: SIM905
     "the film is a long and rather sad story about two people who meet on a train and never "
     "speak again which the director tells with wit patience good music and a great deal of rain"
@@ -151,3 +153,19 @@ async def keep_asking(
 
     with tally.timed():
         await asyncio.gather(*(one(i) for i in range(connections)))
+
+
+async def ask_health(port: int, seconds: float) -> list[float]:
+    """Seconds that each GET /health took, ten a second."""
+    found = []
+    ends = time.perf_counter() + seconds
+    while (began := time.perf_counter()) < ends:
+        status, _ = await ask_once(port, HEALTH)
+        assert status == 200, status
+        found.append(time.perf_counter() - began)
+        await asyncio.sleep(0.1)
+    return found
+
+
+if __name__ == "__main__":
+    print(*asyncio.run(ask_health(int(sys.argv[1]), float(sys.argv[2]))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -260,6 +261,8 @@ def test_folder_of_trainer_metrics(tmp_path):
                   "total_flos": 1e15, "log_history": history, "comment": "x"}  # fmt: skip
         (folder / "metrics.json").write_text(json.dumps(values))
         (folder / "all_results.json").write_text(json.dumps({"eval_accuracy": 0.1}))
+    os.mkfifo(tmp_path / "out" / "pipe.json")  # what is no file is passed over, and not waited for
+    (tmp_path / "out" / "folder.json").mkdir()
     imported = read_results(tmp_path / "out")
     frame = imported.frame.sort_values("seed").reset_index(drop=True)
     assert len(frame) == 2  # metrics.json wins over all_results.json of the same run

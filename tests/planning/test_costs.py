@@ -217,7 +217,7 @@ def test_disk_holds_checkpoints_soft_labels_and_the_teachers_states_too(tmp_path
 
 def test_damaged_records_teach_nothing(tmp_path):
     made, store = plan(), Store(tmp_path)
-    for number, content in enumerate(['{"run": 1}', "{", "[]", ""]):
+    for number, content in enumerate(['{"run": 1}', "{", "[]", "[" * 3000 + "]" * 3000]):
         folder = store.folder(made.runs[number].run_id)
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(content)

@@ -96,6 +96,11 @@ def test_paths_stay_in_the_folder(path: str) -> None:
         (b'{"schema": 9}', "newer kdlora"),
         (b'{"run_id": 1}', "problems"),
         (b"[" * 100_000, "cannot be read"),
+        (b'{"run_id": "r", "task": "t", "max_length": 0, "variants": []}', "max_length"),
+        (
+            b'{"run_id": "r", "task": "t", "max_length": 1, "variants": [], "pad_id": 9999999999}',
+            "pad_id",
+        ),
     ],
 )
 def test_a_damaged_description_is_one_clear_error(

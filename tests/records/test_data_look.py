@@ -32,7 +32,13 @@ def test_what_is_written_is_read_as_it_was(tmp_path):
 
 def test_a_folder_without_a_look_or_with_a_damaged_one_has_none(tmp_path):
     assert read_looks(tmp_path) == []
-    for content in ("{", "[]", '{"tasks": [{"task": "x"}]}', '{"tasks": [{"no": 1}]}'):
+    for content in (
+        "{",
+        "[]",
+        '{"tasks": ' + "[" * 3000,
+        '{"tasks": [{"task": "x"}]}',
+        '{"tasks": [{"no": 1}]}',
+    ):
         (tmp_path / LOOK_FILE).write_text(content)
         assert read_looks(tmp_path) == []
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from kdlora.data.examples import Examples, TaskData, ids_of_texts
+from kdlora.errors import StoreError
 from kdlora.measure.quality import score_split
 from kdlora.records.predictions import (
     SplitOutputs,
@@ -71,3 +74,22 @@ def test_several_labels_are_stored_and_come_back(tmp_path):
     assert split.right.tolist() == [True, False, True]
     assert SplitOutputs(ids, labels[:, 0], outputs).kind is CLASSIFICATION
     assert SplitOutputs(ids, labels[:, 0], outputs[:, :1]).kind is REGRESSION
+
+
+@pytest.mark.parametrize("change", [
+    {"split": None}, {"example_id": None}, {"label": None}, {"logits": None},
+    {"label": ["a", "b"]}, {"label": [[0, 1], [0]]}, {"logits": ["a", "b"]},
+    {"logits": [[0.5], [0.5, 0.25]]}, {"logits": [["a"], ["b"]]}, {"logits": [0.5, 0.25]},
+])  # fmt: skip
+def test_a_file_of_something_else_is_said_to_be_damaged(tmp_path, change):
+    """Of a run from before hashes were kept; None takes the column out."""
+    rows = {"split": ["report"] * 2, "example_id": ["a", "b"], "label": [0, 1]}
+    rows |= {"logits": [[0.5, 0.25], [1.0, 2.0]]}
+    kept = {name: values for name, values in (rows | change).items() if values is not None}
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    pd.DataFrame(kept).to_parquet(folder / "predictions.parquet")
+    with pytest.raises(StoreError, match="is damaged"):
+        read_outputs(tmp_path, ["a"], "report")
+    with pytest.raises(StoreError, match="is damaged"):
+        read_predictions(folder).by_split()

@@ -109,6 +109,13 @@ def test_looking_moves_nothing_whatever_lies_there(store, run, name, content):
     assert [p.name for p in store.damaged_in_place()] == [name]
 
 
+@pytest.mark.parametrize("name", ["record.json", "failed.json"])
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(store, run, name):
+    os.mkfifo(store.begin(run) / name)
+    with pytest.raises(StoreError, match=f"{name}: it is no file"):
+        looked_at(store, run)
+
+
 def of_another_version(store, run, change):
     """A record as another version would have written it: whole, with a checksum that fits."""
     values = record_of(run).sealed().model_dump(mode="json", by_alias=True)

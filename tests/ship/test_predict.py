@@ -341,7 +341,12 @@ def test_predictions_replace_nothing_but_earlier_predictions_of_the_same_columns
     (tmp_path / "to-nothing.csv").symlink_to("nothing")
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "model").mkdir()
+    for name in ("export.json", "tokenizer.json"):
+        (tmp_path / "model" / name).write_text("{}")
     taken = {
+        "model/export.json": "is a file of a model",
+        "model/tokenizer.json": "is a file of a model",
         "in.csv": "the file that is predicted",
         "link.csv": "the file that is predicted",
         "hard.csv": "the file that is predicted",

@@ -202,6 +202,15 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
         load_predictor(folder)
 
 
+def test_a_token_without_an_embedding_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    rules = json.loads(path.read_text())
+    rules["model"]["vocab"]["film"] = 9999
+    path.write_text(json.dumps(rules))
+    with pytest.raises(ModelError, match="tokens up to number 9999"):
+        load_predictor(folder)
+
+
 def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)

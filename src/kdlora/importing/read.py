@@ -186,7 +186,7 @@ def fingerprint(path: Path) -> str:
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
-    for item in sorted(path.rglob("*.json")):
+    for item in sorted(item for item in path.rglob("*.json") if item.is_file()):
         digest.update(item.relative_to(path).as_posix().encode())
         digest.update(hashlib.sha256(item.read_bytes()).digest())
     return digest.hexdigest()

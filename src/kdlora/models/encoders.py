@@ -186,9 +186,9 @@ def check_loaded(source: str, checkpoint: Checkpoint, tokenizer: PreTrainedToken
             f"a {model.config.model_type} model has no table of token embeddings, so it cannot be "
             "told whether its tokenizer belongs to it. Take an encoder of another family"
         )
-    elif len(tokenizer) > rows:
+    elif (largest := max(tokenizer.get_vocab().values(), default=0)) >= rows:
         problems.append(
-            f"its tokenizer knows {len(tokenizer)} tokens but the encoder has embeddings for "
+            f"its tokenizer has tokens up to number {largest} but the encoder has embeddings for "
             f"{rows}: they do not belong together"
         )
     if problems:

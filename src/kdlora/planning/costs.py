@@ -9,7 +9,6 @@ prior), and of what the same settings took under other seeds. With no record the
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from kdlora.json_files import read_json_object
 from kdlora.machine import computes_on
 from kdlora.planning.workload import Rows, Workload, rows_key, rows_of, work_of
 from kdlora.records.contents import changed_files
@@ -178,7 +178,7 @@ def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iter
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     for name in names:
         try:
-            values = json.loads((folder / name / "record.json").read_bytes())
+            values = read_json_object(folder / name / "record.json")
             if values["checksum"] != checksum(values):
                 continue
             if changed_files(values.get("files", {}), folder / name, models=False):

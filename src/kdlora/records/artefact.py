@@ -137,11 +137,11 @@ class Artefact(ArtefactPart):
     parameters: int | None = None
     inputs: list[str] = Field(["input_ids", "attention_mask"], description="of the ONNX graphs")
     output: str = "logits"
-    max_length: int
+    max_length: int = Field(ge=1)
     windows: Windows | None = Field(
         None, description="how longer texts are read, outside of the graphs; None: they are cut"
     )
-    pad_id: int = 0
+    pad_id: int = Field(0, ge=0, lt=2**31)
     report_rows: int | None = None
     max_drop_points: float = Field(0.5, description="in `drop_unit`")
     drop_unit: str = Field(POINTS, description="of drops: points, or a metric that is not in them")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdlora.files import whole_file
+from kdlora.json_files import read_json_object
 
 LOOK_FILE = "look.json"  # in a study's folder
 
@@ -115,7 +116,7 @@ def write_looks(looks: Sequence[DataLook], root: Path) -> None:
 def read_looks(root: Path) -> list[DataLook]:
     """What was found in the data of a study's folder; nothing where no look was kept."""
     try:
-        values = json.loads((root / LOOK_FILE).read_text(encoding="utf-8"))
+        values = read_json_object(root / LOOK_FILE)
         return [_read(task) for task in values["tasks"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kdlora.records.contents import require_whole
 from kdlora.vocabulary.label_metrics import holds_several
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
 
+COLUMNS = ("split", "example_id", "label", "logits")
 OUT_OF_FOLD = "out_of_fold.parquet"  # training rows, each by a model that was fitted without it
 
 
@@ -33,8 +34,8 @@ class Predictions:
         """Outputs [n, c] and labels [n] or [n, c] by split, in stored order."""
         outputs, labels = {}, {}
         for split, rows in self.frame.groupby("split", sort=False):
-            outputs[str(split)] = np.stack(list(rows["logits"]))
-            labels[str(split)] = _labels(rows["label"])
+            found = _outputs(rows, "predictions")
+            outputs[str(split)], labels[str(split)] = found.outputs, found.labels
         return outputs, labels
 
 
@@ -91,10 +92,20 @@ def write_predictions(
         pd.concat(blocks, ignore_index=True).to_parquet(temporary, index=False)
 
 
-def _labels(column: pd.Series) -> np.ndarray:
-    """Labels [n], or [n, c] where each cell is a list."""
-    values = column.to_numpy()
-    return np.stack(list(values)) if values.dtype == object else values
+def _outputs(rows: pd.DataFrame, where: object) -> SplitOutputs:
+    """The rows of one split, labels [n], or [n, c] where each cell is a list.
+
+    Raises StoreError where the cells are no such numbers.
+    """
+    labels = rows["label"].to_numpy()
+    try:
+        labels = np.stack(list(labels)) if labels.dtype == object else labels
+        outputs = np.stack(list(rows["logits"]))
+        if outputs.ndim != 2 or not {outputs.dtype.kind, labels.dtype.kind} <= set("biuf"):
+            raise ValueError("labels or logits are no numbers")
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{where} is damaged: {error}") from None
+    return SplitOutputs(rows["example_id"].to_numpy(object), labels, outputs)
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -105,11 +116,14 @@ def read_predictions(folder: Path) -> Predictions:
 def _read(path: Path, **options: Any) -> pd.DataFrame:
     require_whole(path)
     try:
-        return pd.read_parquet(path, **options)
+        rows = pd.read_parquet(path, **options)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, KeyError) as error:  # of a run from before there were hashes
         raise StoreError(f"{path} is damaged: {error}") from None
+    if missing := [name for name in COLUMNS if name not in rows]:
+        raise StoreError(f"{path} is damaged: it has no column {' and no '.join(missing)}")
+    return rows
 
 
 def read_outputs(
@@ -126,11 +140,8 @@ def read_outputs(
             continue
         rows = _read(path, filters=[("split", "==", split)])
         if len(rows):
-            found[run_id] = SplitOutputs(
-                rows["example_id"].to_numpy(object),
-                _labels(rows["label"]),
-                np.stack(list(rows["logits"])).astype(np.float64),
-            )
+            one = _outputs(rows, path)
+            found[run_id] = replace(one, outputs=one.outputs.astype(np.float64))
     return found
 
 

@@ -290,6 +290,8 @@ def write_new_json(path: Path, value: Any) -> bool:
 def _content(path: Path) -> bytes | None:
     """What a file of a run holds, None where there is none. Raises StoreError."""
     try:
+        if not path.is_file() and path.exists():  # the reading of a pipe would wait for ever
+            raise StoreError(f"cannot read {path}: it is no file")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -101,7 +101,7 @@ class ModelCard(BaseModel):
     arm: str
     seed: int
     kind: KindName
-    text_columns: list[str]
+    text_columns: list[str] = Field(min_length=1)
     label_names: list[str] = Field(description="in the order of the outputs; none for numbers")
     positive: str | None = Field(None, description="the class that the task asks about")
     max_length: int = Field(ge=1)

@@ -16,7 +16,7 @@ from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
 from kdlora.ship.hub_model import model_folder
-from kdlora.ship.safety import check_folder
+from kdlora.ship.safety import check_folder, is_model_folder
 from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.tables.templates import columns_of, composed_columns
 
@@ -130,7 +130,7 @@ def predict_file(
     answers: why `prediction` is empty, or nothing; and `tokens` and `truncated`, how long the input
     is and whether its end was not read. The file's own columns stay as they are. The target appears
     only when whole, and nothing is replaced that this did not make, unless with `overwrite`: no
-    other file than predictions with these columns, and never the source.
+    other file than predictions with these columns, and never the source or a model's file.
 
     Raises InputError for a file that has no such text column, or columns that are called as the
     added ones are, and for a target that may not be replaced; DataError for a damaged file.
@@ -174,6 +174,8 @@ def _free_target(source: Path, target: Path, header: list[str], overwrite: bool)
         problem = f"{target} is {'a folder' if found.is_dir() else 'no file'}; name a file"
     elif found.is_file() and found.samefile(source):
         problem = f"{target} is the file that is predicted; give another --out"
+    elif found.is_file() and is_model_folder(found.parent):
+        problem = f"{target} is a file of a model; give another --out"
     elif found.is_file() and not overwrite and _header(found) != header:
         problem = (
             f"{target} is there and holds other columns than the predictions of {source.name}: it "

@@ -49,6 +49,11 @@ _FIELDS: dict[str, dict[int, str]] = {
 _DEEPEST = 64  # graphs within graphs; real models have a handful
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder holds what tells of a model, of kdlora's or of transformers'."""
+    return any((folder / name).exists() for name in _MODEL_FILES)
+
+
 def check_folder(folder: Path) -> None:
     """See that a folder is a model's and holds nothing that could harm.
 
@@ -57,7 +62,7 @@ def check_folder(folder: Path) -> None:
     read); a folder whose only weights are pickled is refused, and so is a config that its weights
     do not bear out. Raises ModelError with all problems.
     """
-    if not any((folder / name).exists() for name in _MODEL_FILES):
+    if not is_model_folder(folder):
         raise ModelError(
             f"{folder} holds no model: none of {', '.join(_MODEL_FILES)} is there. Give a saved "
             "student, an exported folder, a run's folder, or a classifier saved by transformers"
