@@ -1,4 +1,4 @@
-"""A fuzzer of other people's, which knows the server by its `/openapi.json` alone, finds nothing."""
+"""A fuzzer that knows the server by its `/openapi.json` alone finds nothing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ FUZZER = shutil.which("schemathesis")
 
 
 @pytest.mark.skipif(FUZZER is None, reason="the command schemathesis is not installed")
-@pytest.mark.parametrize("pairs", [False, True])
-def test_the_schema_and_the_answers_agree(tmp_path: Path, pairs: bool) -> None:
-    with serving(save_exported(tmp_path / "moods", pairs=pairs)) as (_, port):
+def test_the_schema_and_the_answers_agree(tmp_path: Path) -> None:
+    with serving(save_exported(tmp_path / "moods", pairs=True)) as (_, port):
         url = f"http://127.0.0.1:{port}"
         command = [str(FUZZER), "--config-file", str(Path(__file__).with_name("schemathesis.toml"))]
         command += ["run", f"{url}/openapi.json", "--url", url, "--seed", "1", "--no-color"]
-        command += ["--max-examples", "25", "--phases", "examples,coverage,fuzzing"]
+        command += ["--max-examples", "15", "--phases", "examples,coverage,fuzzing"]
         found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=280)
     assert found.returncode == 0, found.stdout[-3000:]
     assert "No issues found" in found.stdout
