@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
+import signal
 import time
 from contextlib import suppress
 from functools import cache
@@ -270,3 +272,30 @@ def test_the_fuzz_sees_tracebacks_hangs_and_what_was_kept(
     piece = {"seed": 0, "machine": "m", "date": "d", "minutes": 1, "targets": [vars(tally)]}
     found = fuzz.summed([piece, piece])
     assert "| bad | 4 | 0 | 0 | 2 | 2 |" in fuzz.page(found, [piece, piece])
+
+
+@pytest.mark.parametrize("how", ["ends", "stops"])
+def test_the_fuzz_outlives_what_no_exception_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A reader that ends the process, or keeps it for ever, is the fault of one input."""
+
+    def deadly(content: bytes, folder: Path) -> None:
+        if content == b"kept":
+            os._exit(3) if how == "ends" else os.kill(os.getpid(), signal.SIGSTOP)
+
+    targets = [fuzz.Target("deadly", deadly, (b"sound",)), fuzz.Target("good", len_of, (b"sound",))]
+    monkeypatch.setattr(
+        fuzz_targets, "make_targets", lambda folder: folder.mkdir(exist_ok=True) or targets
+    )
+    monkeypatch.setattr(fuzz, "CORPUS", tmp_path / "corpus")
+    monkeypatch.setattr(fuzz, "WAIT_S", 0.5)
+    (tmp_path / "corpus" / "deadly").mkdir(parents=True)
+    (tmp_path / "corpus" / "deadly" / "a").write_bytes(b"kept")
+    tallies = fuzz.watched(tmp_path, inputs=8, seed=1, keep=tmp_path / "found")
+    assert [(t.name, t.inputs, t.hangs) for t in tallies] == [("deadly", 1, 1), ("good", 4, 0)]
+    assert (tmp_path / "found" / "deadly" / "1").read_bytes() == b"kept"
+
+
+def len_of(content: bytes, folder: Path) -> None:
+    len(content)

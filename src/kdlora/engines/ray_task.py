@@ -2,8 +2,7 @@
 
 The run's process is a child of Ray's worker, so that memory, libraries and numbers are those of the
 local engine, and a crash of it leaves Ray's worker, with torch loaded beside it, for the next run.
-When Ray's worker or its node goes down, the child notices at its next step, writes a checkpoint and
-gives its lease back.
+When Ray's worker goes down, the child notices, writes a checkpoint and gives its lease back.
 """
 
 from __future__ import annotations
