@@ -8,46 +8,45 @@ import shutil
 
 import pytest
 
-from benchmarks import damage, faults
+from benchmarks import damage, disturbed_engine, faults, kills
 from kdlora.records.store import Store
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faults")
-    plan, store = faults.undisturbed(folder, 4)
+    plan, store = kills.undisturbed(folder, 4)
     return folder, plan, store
 
 
 def test_a_disturbed_study_ends_like_an_undisturbed_one(reference, monkeypatch):
     folder, plan, store = reference
-    disturber = faults.Disturber(folder, plan, seed=1, engines=1)
-    now = faults.time.monotonic()
-    for kills, what in enumerate(("worker", "engine"), start=1):
-        monkeypatch.setattr(faults, "TARGETS", {what: 1.0})
-        disturber.disturb(kills, now + 240)
+    disturber = kills.Disturber(folder, plan, seed=1, engines=1)
+    now = kills.time.monotonic()
+    for number, what in enumerate(("worker", "engine"), start=1):
+        monkeypatch.setattr(kills, "TARGETS", {what: 1.0})
+        disturber.disturb(number, now + 240)
     disturber.finish(now + 600)
     assert disturber.outcome.kills == {"worker": 1, "engine": 1}
     assert not disturber.outcome.problems
-    assert not faults.check(plan, store, disturber.store, disturber.harmed)
+    assert not kills.check(plan, store, disturber.store, disturber.harmed)
 
 
-@pytest.mark.parametrize("how", faults.DAMAGES)
+@pytest.mark.parametrize("how", kills.DAMAGES)
 def test_every_damage_is_mended_and_kept(reference, tmp_path, how, monkeypatch):
     """A damaged record is done again and set aside; a dead machine's lease is taken over."""
     _, plan, store = reference
     shutil.copytree(store.root, tmp_path / "study")
-    disturber = faults.Disturber(tmp_path, plan, seed=2)
+    disturber = kills.Disturber(tmp_path, plan, seed=2)
     run = plan.runs[-1]  # nobody learns from it
     if how == "foreign lease":
         (disturber.store.folder(run.run_id) / "record.json").unlink()
-    monkeypatch.setattr(faults, "EXPIRY_S", 2.0)  # of the lease that is left, too
+    monkeypatch.setattr(kills, "EXPIRY_S", 2.0)  # of the lease that is left, too
     disturber.damage(run, how)
     assert disturber.outcome.damages[how] == 1
     assert len(disturber.harmed) == (how != "foreign lease")
-    monkeypatch.setattr(faults, "tiny_plan", lambda inputs, runs: plan)
-    faults.work(str(tmp_path), len(plan.runs))
-    assert not faults.check(plan, store, disturber.store, disturber.harmed)
+    disturbed_engine.work(disturber.store.root, tmp_path / "runs.json", kills.EXPIRY_S)
+    assert not kills.check(plan, store, disturber.store, disturber.harmed)
 
 
 def test_damaged_weights_and_logits_are_kept_and_made_again(reference, tmp_path, monkeypatch):
@@ -86,7 +85,7 @@ def test_the_check_sees_what_is_wrong(reference, tmp_path):
     _, plan, store = reference
     copy = Store(tmp_path / "copy")
     shutil.copytree(store.root, copy.root)
-    assert faults.check(plan, store, copy, set()) == []
+    assert kills.check(plan, store, copy, set()) == []
     first, second = plan.runs[:2]
     shutil.rmtree(copy.folder(first.run_id))
     path = copy.folder(second.run_id) / "record.json"
@@ -94,7 +93,7 @@ def test_the_check_sees_what_is_wrong(reference, tmp_path):
     quality = record.quality.model_copy(update={"n": {**record.quality.n, "report": 1}})
     changed = record.model_copy(update={"quality": quality}).sealed()
     path.write_text(json.dumps(changed.model_dump(mode="json", by_alias=True)))
-    assert faults.check(plan, store, copy, {"a lost content"}) == [
+    assert kills.check(plan, store, copy, {"a lost content"}) == [
         "records: 3 instead of the 4 planned",
         f"{first.run_id}: no record",
         f"{second.run_id}: another quality than undisturbed",
