@@ -15,7 +15,7 @@ import uvicorn
 from benchmarks.serve_client import predict_bytes, read_answer
 from kdlora.serve.app import make_app
 from kdlora.serve.bodies import Bodies
-from kdlora.serve.connections import guarded
+from kdlora.serve.connections import guarded, turn_s
 from kdlora.serve.requests import Limits, RequestError, parse_request
 from kdlora.ship.answers import Predictor
 from tests.harness.threads import apart
@@ -140,6 +140,12 @@ def test_who_sends_far_ahead_waits_for_its_turn(hosted: Callable) -> None:
             writer.transport.abort()
 
     hosted(test)
+
+
+def test_who_sends_ever_further_ahead_waits_ever_longer() -> None:
+    assert [turn_s(ahead) for ahead in (0, 16, 17, 49, 100, 400, 7000)] == pytest.approx(
+        [0, 0, 0.05, 0.05, 0.15, 0.45, 1.0]
+    )
 
 
 def test_clients_that_pipeline_and_never_read_cost_little(hosted: Callable) -> None:

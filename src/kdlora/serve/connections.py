@@ -18,9 +18,17 @@ LARGEST_HEAD = 32 * 1024  # bytes of a request line with its headers
 _PIECE = 1024  # bytes that are parsed at a time
 _AHEAD = 16  # requests that a connection may send ahead at full speed
 _TURN_S = 0.05  # between further ones: a thousand that come together hold nobody up
+_LONGER = 50  # after so many more it is as much longer, up to a second
 _IDLE = 2  # times the connections that are served: so many may be open
 _LAST_WORDS_S = 1.0  # that a connection stays open after it was refused
 _NOT_HTTP = "this is not HTTP/1.1; expected a request such as POST /predict"
+
+
+def turn_s(ahead: int) -> float:
+    """Seconds until the next request of a connection that has sent so many in a row ahead."""
+    if ahead <= _AHEAD:
+        return 0.0
+    return min(_TURN_S * (1 + ahead // _LONGER), 1.0)
 
 
 def guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpToolsProtocol]:
@@ -128,10 +136,8 @@ def guarded(limits: Limits, on_refused: Callable[[str], None]) -> type[HttpTools
                 return
             self.flow.hold(bool(self._waiting or self.pipeline))
             self._ahead = self._ahead + 1 if self._waiting else 0
-            if self._ahead > _AHEAD:  # others have their turn first
-                self.loop.call_later(_TURN_S, self._parse)
-            elif self._waiting:
-                self.loop.call_soon(self._parse)
+            if self._waiting:  # others have their turn first
+                self.loop.call_later(turn_s(self._ahead), self._parse)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
