@@ -34,7 +34,7 @@ from kdlora.errors import KdloraError
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
 LIMIT_S = 5.0  # of processor time for one input; beyond it the reader hangs
-WAIT_S = 60.0  # of anything, however busy the machine is
+WAIT_S = 600.0  # of anything, however busy the machine is, and however long it is stopped
 MEMORY_MB = 500  # that the whole process may grow by
 _DEEP = 3000
 PIECE = 50_000  # inputs
@@ -98,6 +98,7 @@ def tallies(
     whole = sum(t.share for t in targets)
     names = [t.name for t in targets]
     for target in targets[0 if after is None else names.index(after) + 1 :]:
+        tried(-1)
         for sound in target.sound:  # or nothing would be tried but the first refusal
             target.read(sound, _emptied(folder / "work"))
         tally = Tally(target.name)
