@@ -22,7 +22,7 @@ def options(command: str) -> dict[str, object]:
 
 
 def test_every_option_exists() -> None:
-    known = {*options("predict"), *options("serve"), "--minutes"}
+    known = {*options("predict"), *options("serve"), "--hostile-seconds"}
     known |= {"--form", "--rm", "--model-repository"}  # of the servers beyond
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT))
     assert len(named) > 12

@@ -378,7 +378,7 @@ def test_predictions_replace_nothing_but_earlier_predictions_of_the_same_columns
         predict_file(predictor, source, notes)
     assert before != source.read_bytes()
     assert {p.name for p in tmp_path.iterdir()} == {
-        "in.csv", "link.csv", "hard.csv", "to-nothing.csv", "folder", "pipe", "notes.csv",
+        "in.csv", "link.csv", "hard.csv", "to-nothing.csv", "folder", "pipe", "notes.csv", "model",
     }  # fmt: skip
 
 

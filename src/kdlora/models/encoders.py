@@ -157,6 +157,17 @@ def new_modules(checkpoint: Checkpoint) -> tuple[str, ...]:
     return tuple(name for name, _ in checkpoint.model.named_modules() if name in owners)
 
 
+def tokens_problem(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
+    """What is wrong with a tokenizer of an encoder that has embeddings for so many tokens."""
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest < rows:
+        return None
+    return (
+        f"its tokenizer has tokens up to number {largest} but the encoder has embeddings for "
+        f"{rows}: they do not belong together"
+    )
+
+
 def check_loaded(source: str, checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse an encoder whose own weights were not in the files, or a tokenizer of another one.
 
@@ -186,11 +197,8 @@ def check_loaded(source: str, checkpoint: Checkpoint, tokenizer: PreTrainedToken
             f"a {model.config.model_type} model has no table of token embeddings, so it cannot be "
             "told whether its tokenizer belongs to it. Take an encoder of another family"
         )
-    elif (largest := max(tokenizer.get_vocab().values(), default=0)) >= rows:
-        problems.append(
-            f"its tokenizer has tokens up to number {largest} but the encoder has embeddings for "
-            f"{rows}: they do not belong together"
-        )
+    elif problem := tokens_problem(tokenizer, rows):
+        problems.append(problem)
     if problems:
         raise ModelError(problems, where=source)
 

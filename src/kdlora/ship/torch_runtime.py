@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.data.batches import encode, input_lengths
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import read_config
-from kdlora.models.encoders import output_names
+from kdlora.models.encoders import output_names, tokens_problem
 from kdlora.models.inspection import max_tokens
 from kdlora.models.saved import load_trained
 from kdlora.records.store import Store
@@ -92,11 +92,8 @@ def _require_tokens(
 ) -> None:
     """Raises ModelError for a tokenizer that makes tokens which the encoder does not know."""
     rows = getattr(model.config, "vocab_size", None)
-    if isinstance(rows, int) and len(tokenizer) > rows:
-        raise ModelError(
-            f"{folder}: its tokenizer knows {len(tokenizer)} tokens but the encoder has embeddings "
-            f"for {rows}: they do not belong together"
-        )
+    if isinstance(rows, int) and (problem := tokens_problem(tokenizer, rows)):
+        raise ModelError(f"{folder}: {problem}")
 
 
 def _card_of(folder: Path) -> ModelCard:
