@@ -193,6 +193,19 @@ def problems_of(lines: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def _killed(killed: Counter[str], harmed: Counter[str]) -> list[str]:
+    """The part of the page about kills; nothing where there were none."""
+    if not killed:
+        return []
+    return [
+        "## Killed while at work", "",
+        f"{sum(killed.values()):,} kills by SIGKILL at random moments ("
+        f"{', '.join(f'{n} {what}' for what, n in killed.most_common())}), two engines on one "
+        f"folder, beside {sum(harmed.values())} damages to records and leases "
+        f"({', '.join(f'{n} {what}' for what, n in harmed.most_common())}).", "",
+    ]  # fmt: skip
+
+
 def page(lines: list[dict[str, Any]]) -> str:
     """The tables in Markdown."""
     killed: Counter[str] = Counter()
@@ -211,14 +224,10 @@ def page(lines: list[dict[str, Any]]) -> str:
         "# Faults", "",
         "`python -m benchmarks faults` kills, damages and fills up a study of tiny encoders, and "
         "holds what comes out against an undisturbed one: the same runs, each recorded once, with "
-        f"the same scores and the same predictions. {len(lines)} pieces, "
+        f"the same scores and the same predictions. {len(lines)} piece{'s' * (len(lines) > 1)}, "
         f"{sum(line['seconds'] for line in lines) / 60:.0f} minutes.", "",
         f"**{'; '.join(problems) or 'Nothing lost, counted twice or silently different'}.**", "",
-        "## Killed while at work", "",
-        f"{sum(killed.values()):,} kills by SIGKILL at random moments ("
-        f"{', '.join(f'{n} {what}' for what, n in killed.most_common())}), two engines on one "
-        f"folder, beside {sum(harmed.values())} damages to records and leases "
-        f"({', '.join(f'{n} {what}' for what, n in harmed.most_common())}).", "",
+        *_killed(killed, harmed),
         "## One flipped bit, or cut off", "",
         f"{total:,} damages to files that are read back. Named: one of kdlora's errors says which "
         "file. Not trusted: it is as if it were not there, and is made again. Unchanged: the bit "

@@ -337,8 +337,8 @@ def page(sums: list[Tally], pieces: list[dict[str, Any]]) -> str:
     lines = [
         "# Damaged and hostile inputs",
         "",
-        f"{sum(t.inputs for t in sums):,} inputs in {len(pieces)} pieces, each with a seed of "
-        f"its own, {last['machine']}, {last['date']}, "
+        f"{sum(t.inputs for t in sums):,} inputs in {len(pieces)} piece{'s' * (len(pieces) > 1)}, "
+        f"each with a seed of its own, {last['machine']}, {last['date']}, "
         f"{sum(piece['minutes'] for piece in pieces):.0f} minutes. Made by "
         "`python -m benchmarks fuzz`.",
         "",
