@@ -199,6 +199,33 @@ def test_a_phone_scrolls_tables_not_the_page(tab):
     tab.page.set_viewport_size(VIEWPORT)
 
 
+def test_the_first_screen_is_open_and_a_link_opens_what_is_folded(browser, page_file):
+    with Tab(browser, page_file) as tab:
+        page = tab.page
+        assert page.locator("details.section[open]").count() == 0
+        assert not page.locator("#h-comparisons").is_visible()
+        page.locator("#section-answer a[href='#comparisons']").first.click()
+        page.locator("#h-comparisons").wait_for(state="visible")
+        assert page.locator("details.section[open]").count() == 1
+        page.locator("nav a", has_text="Methods").click()
+        page.locator("#section-methods p").first.wait_for(state="visible")
+        page.get_by_role("button", name="Open all").click()
+        assert page.locator("details.section:not([open])").count() == 0
+        page.get_by_role("button", name="Close all").click()
+        assert page.locator("details.section[open]").count() == 0
+        assert tab.said == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_navigation_is_not_cut(browser, page_file, width):
+    """On a desk all sections are in sight; on a phone the bar scrolls."""
+    with Tab(browser, page_file, viewport={"width": width, "height": 800}) as tab:
+        shown = tab.page.locator("nav ul").evaluate("(n) => [n.scrollWidth, n.clientWidth]")
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        if width > 1000:
+            assert shown[0] <= shown[1]
+
+
 def test_on_paper_everything_is_open_and_tools_are_gone(browser, page_file):
     with Tab(browser, page_file) as tab:
         page = tab.page

@@ -35,6 +35,19 @@ def what_next(
     return (*steps, *_more_data(result, result.choice, run_scores, scale))
 
 
+def to_use(result: Recommendation) -> tuple[Step, ...]:
+    """Commands that put the choice to work; none where a baseline does as well."""
+    if result.choice is None or not result.beats_baseline:
+        return ()
+    one = result.choice.candidate
+    place = one.folder or one.ship_folder
+    return (
+        Step("predict", f"Try {one.title} on a text of yours, or on a file of them.",
+             f'kdlora predict {place} --text "..."'),
+        Step("serve", "Answer with it over HTTP.", f"kdlora serve {place}"),
+    )  # fmt: skip
+
+
 def _measure(result: Recommendation) -> list[Step]:
     """Exports that would turn a decisive estimate into a measurement."""
     wanted: dict[tuple[str, str], str] = {}

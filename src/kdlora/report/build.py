@@ -112,9 +112,9 @@ def _write_linked(report: Report, out: Path) -> dict[str, Path]:
         for link in (block for block in section.blocks if isinstance(block, Link)):
             shown = (block for block in section.blocks if isinstance(block, Table))
             tables = tuple(replace(table, most=MOST_ROWS) for table in shown)
-            alone = Report(report.title, report.subtitle, (replace(section, blocks=tables),))
+            alone = replace(section, blocks=tables, folded=False)
             written[link.file] = out / link.file
-            write_text(written[link.file], render_html(alone))
+            write_text(written[link.file], render_html(replace(report, sections=(alone,))))
     if MISTAKES not in written:
         (out / MISTAKES).unlink(missing_ok=True)
     return written

@@ -4,7 +4,7 @@ else, so the formats cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,12 +219,21 @@ Block = Table | Figure | Explorer | Source | Missing | Link
 
 @dataclass(frozen=True)
 class Section:
+    """A folded one starts closed, with `contents` beside its title: what stands in it."""
+
     key: str
     title: str
     intro: tuple[str, ...] = ()
     tiles: tuple[Tile, ...] = ()
     findings: tuple[Finding, ...] = ()
     blocks: tuple[Block, ...] = ()
+    contents: str = ""
+    folded: bool = False
+
+
+def contents_of(titles: Iterable[str]) -> str:
+    """What stands in a section, each title once."""
+    return " \N{MIDDLE DOT} ".join(dict.fromkeys(titles))
 
 
 @dataclass(frozen=True)

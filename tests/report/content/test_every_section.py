@@ -152,7 +152,8 @@ def test_what_cannot_be_read_costs_only_what_needs_it(tmp_path):
     of_choice = {part for part in failed if part[0] == "Which model to ship"}
     assert len(of_choice) == 5
     assert failed - of_choice == {
-        ("The answer", "Whether the teacher is the better choice"),
+        ("The answer", "Which model for which use"),
+        ("The answer", "What to do next"),
         ("Task by task", "Learning curves"),
         ("Task by task", "Calibration"),
         ("Task by task", "If unsure answers were withheld"),

@@ -204,7 +204,7 @@ def test_sentences_of_several_pairs_name_their_pair():
     other = make_frame(pair="bert--distilbert")
     other = with_prefix(other, "other-")
     facts = gather(pd.concat([make_frame(), other], ignore_index=True))
-    topics = [finding.topic for finding in pair_answer.sentences(facts)]
+    topics = [finding.topic for finding in pair_answer.sentences(facts, pair_answer.ALL)]
     assert "bert--distilbert: The student" in topics
     assert f"{PAIR}: The student" in topics
 
@@ -212,6 +212,7 @@ def test_sentences_of_several_pairs_name_their_pair():
 @pytest.mark.parametrize("seeds", [(1,), (1, 2), tuple(range(8))])
 def test_no_sentence_claims_a_significance_or_an_equality(seeds, troubled):
     for frame in (make_frame(seeds=seeds), troubled):
-        text = " ".join(finding.text for finding in pair_answer.sentences(gather(frame))).lower()
+        found = pair_answer.sentences(gather(frame), pair_answer.ALL)
+        text = " ".join(finding.text for finding in found).lower()
         for claim in ("significant", "equal", "equivalent", "as good as", "no difference", "prove"):
             assert claim not in text

@@ -56,7 +56,7 @@ LEAST_SHARE = 0.1  # of a gap that is worth a sentence
 def headlines(facts: Facts, stats: Evidence) -> list[Finding]:
     """What holds over all pairs together, most wanted first."""
     made = (first(stats), distilled(stats), selection(stats), controls(facts), gain(stats),
-            student(facts, stats), cheapest(stats), errors(stats))  # fmt: skip
+            student(facts, stats))  # fmt: skip
     return [finding for finding in made if finding]
 
 

@@ -23,6 +23,17 @@ def doubts_about_data(looks: Sequence[DataLook]) -> Finding | None:
     return Finding("The data", said, ("data_findings",))
 
 
+def first_doubt(looks: Sequence[DataLook]) -> Finding | None:
+    """The first thing that is doubtful in the data, and how many more there are."""
+    doubtful = [(look, found) for look in looks for found in look.of("error", "warning")]
+    if not doubtful:
+        return None
+    (look, found), more = doubtful[0], len(doubtful) - 1
+    text = f"In the data: {_told(found, f'{look.task}: ' * (len(looks) > 1))}"
+    text += f" And {w.plural(more, 'more finding')} there." if more else ""
+    return Finding("The data", text, ("data_findings",))
+
+
 def _told(found: DataFinding, prefix: str) -> str:
     return prefix + found.told if prefix else w.sentence_case(found.told)
 

@@ -237,6 +237,37 @@ def _chart(
     return alt.layer(*layers)
 
 
+# What a model costs whoever uses it, then what it costs to make; the first that is known is drawn.
+FIRST_COSTS = ("latency_p50_ms", "size_mb", "trainable_params", "train_s", "peak_memory_mb")
+FIRST_SIZE = (350, 245)  # px
+
+
+def score_against_cost(facts: Facts, steered: Explorer | None) -> Figure | None:
+    """Every model's score against one cost, in one chart."""
+    if steered is None:
+        return None
+    y, costs = steered.axes[0], {axis.key: axis for axis in steered.axes[1:]}
+    means = task_means(weighed_cells(facts.frame), [axis.key for axis in steered.axes])
+    for x in (costs[key] for key in FIRST_COSTS if key in costs):
+        points = pair_means(means, x.key, y.key)
+        if len(points) > 1:
+            break
+    else:
+        return None
+    title = f"Score against {quantity(x.key).noun}"
+    spec = panel_spec(
+        _chart(points, x, y, FIRST_SIZE), title, width=FIRST_SIZE[0], height=FIRST_SIZE[1]
+    )
+    best = not_beaten(points, (x.direction, y.direction))
+    alt_text = (
+        f"Scatter plot of score against {x.label[0].lower()}{x.label[1:]}; not beaten on both: "
+        f"{w.join([w.short_arm_name(p.arm) for p in best])}."
+    )
+    caption = "The line joins the models that no other beats on both. Better is up and left."
+    panel = Panel("first_cost", title, alt_text, spec)
+    return Figure("first_cost", title, caption, (panel,), ("summary", "costs"))
+
+
 def stills(facts: Facts, steered: Explorer | None, drawn: bool) -> Figure | None:
     """Score against every cost, one panel each; `drawn`: size and latency stand elsewhere."""
     if steered is None:

@@ -24,15 +24,13 @@ from kdlora.report.content.gains import (
 from kdlora.report.document import Finding
 from kdlora.vocabulary.arm import EMBEDDINGS, MAJORITY, TFIDF, Arm, uncontrolled
 
+Sentence = Callable[[Facts, str], Finding | None]
 
-def sentences(facts: Facts, *, tested: bool = False) -> list[Finding]:
-    """What a reader in a hurry wants to know, pair by pair, then what to doubt about it.
 
-    `tested`: what distillation adds is told with its test, so that it is not described here.
-    """
+def sentences(facts: Facts, wanted: Sequence[Sentence]) -> list[Finding]:
+    """What a reader in a hurry wants to know, pair by pair."""
     pairs = names(facts.frame, "pair")
-    wanted = [make for make in SENTENCES if not (tested and make is distillation)]
-    sentences = [
+    return [
         Finding(
             f"{pair}: {found.topic}" if len(pairs) > 1 else found.topic, found.text, found.tables
         )
@@ -40,7 +38,6 @@ def sentences(facts: Facts, *, tested: bool = False) -> list[Finding]:
         for make in wanted
         if (found := make(facts, pair))
     ]
-    return sentences + [found for make in (no_answer, doubtful) if (found := make(facts))]
 
 
 def _averaged_over(frame: pd.DataFrame, tasks: Sequence[str]) -> str:
@@ -262,7 +259,7 @@ def doubtful(facts: Facts) -> Finding | None:
     return Finding("Read with care", text, ("flag_counts", "flags"))
 
 
-# What is said of each pair, in this order.
-SENTENCES: tuple[Callable[[Facts, str], Finding | None], ...] = (
-    teacher_share, runner_up, distillation, no_control, smaller_encoder, adapter, linear_baseline,
-)  # fmt: skip
+# What is said of each pair, in this order: first what decides, then the rest.
+FIRST: tuple[Sentence, ...] = (teacher_share, no_control, linear_baseline)
+MORE: tuple[Sentence, ...] = (runner_up, smaller_encoder, adapter)
+ALL: tuple[Sentence, ...] = (*FIRST, distillation, *MORE)

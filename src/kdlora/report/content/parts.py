@@ -21,7 +21,7 @@ from kdlora.records.data_look import DataLook
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import StudyFrame, names, tidy
 from kdlora.report import words as w
-from kdlora.report.document import Block, Finding, Missing, Section, Tile
+from kdlora.report.document import Block, Finding, Missing, Section, Tile, contents_of
 from kdlora.report.stored_outputs import StoredOutputs
 
 T = TypeVar("T")
@@ -178,29 +178,36 @@ class SectionPlan:
     """A section and its parts in reading order.
 
     `otherwise` is said where no part has anything to show; a section without it is then left out,
-    because its question is not asked of such a study.
+    because its question is not asked of such a study. A section is folded, unless it has nothing
+    to show or is the page's first.
     """
 
     key: str
     title: str
     parts: tuple[Part, ...]
     otherwise: str = ""
+    folded: bool = True
 
     def make(self, data: ReportData) -> Section | None:
-        pieces = [piece for i, part in enumerate(self.parts) for piece in self._made(i, part, data)]
+        made = [(part, self._made(i, part, data)) for i, part in enumerate(self.parts)]
+        pieces = [piece for _, found in made for piece in found]
         if not pieces and not self.otherwise:
             return None
 
         def those(*kinds: type) -> tuple[Any, ...]:
             return tuple(piece for piece in pieces if isinstance(piece, kinds))
 
+        blocks = tuple(p for p in pieces if not isinstance(p, str | Tile | Finding))
+        listed = [block.title for block in blocks] or [part.title for part, found in made if found]
         return Section(
             self.key,
             self.title,
             intro=those(str) or (() if pieces else (self.otherwise,)),
             tiles=those(Tile),
             findings=those(Finding),
-            blocks=tuple(p for p in pieces if not isinstance(p, str | Tile | Finding)),
+            blocks=blocks,
+            contents=contents_of(listed),
+            folded=self.folded and bool(pieces),
         )
 
     def _made(self, i: int, part: Part, data: ReportData) -> tuple[Piece, ...]:

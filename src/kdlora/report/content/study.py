@@ -19,6 +19,7 @@ from kdlora.report.content import (
     data_checks,
     explorer,
     few_rows,
+    first_screen,
     gains,
     labels,
     learning,
@@ -99,12 +100,19 @@ def _gain_of_pair(d: ReportData) -> Finding | None:
 
 
 def _of_only_pair(d: ReportData) -> list[Finding]:
-    """The sentences about the only pair; what distillation adds stands among them or is tested."""
+    """The first sentences about the only pair; what distillation adds is among them or tested."""
     try:
         tested = _gain_of_pair(d) is not None
     except Exception:  # the part that shows the test says why there is none
         tested = False
-    return pair_answer.sentences(d.facts, tested=tested)
+    described = () if tested else (gains.distillation,)
+    return pair_answer.sentences(d.facts, (*pair_answer.FIRST, *described))
+
+
+def _of_every_pair(d: ReportData) -> list[Finding]:
+    """All sentences of each of several pairs; of the only one what the first screen leaves out."""
+    wanted = pair_answer.ALL if d.several else pair_answer.MORE
+    return pair_answer.sentences(d.facts, wanted)
 
 
 def _crossed(make: Callable[[Any], Any]) -> Callable[[ReportData], Any]:
@@ -148,15 +156,15 @@ PLANS = (
                      if d.stats else None)),
         Part("What was tested of distillation",
              _either(_nothing, _gain_of_pair)),
+        Part("What is not known yet", lambda d: pair_answer.no_answer(d.facts)),
         Part("What few rows can tell", lambda d: few_rows.few_rows(d.frame)),
-        Part("Whether the teacher is the better choice",
-             lambda d: which_to_ship.teacher_instead(d.choices)),
-        Part("What the choice of the checkpoint did",
-             _either(_tested(answer.selection_table), _nothing), ("selection",)),
-        Part("The models at a glance", lambda d: answer.summary(d.facts), ("summary",)),
-        Part("What each step gains or costs",
-             _either(_nothing, lambda d: gains.effects(d.facts)), ("effects",)),
-    )),
+        Part("What to doubt", first_screen.care),
+        Part("Score against cost", lambda d: first_screen.picture(d, _explorer(d)),
+             ("first_cost",)),
+        Part("Which model for which use", first_screen.table,
+             ("recommended", "selection", "summary")),
+        Part("What to do next", first_screen.commands),
+    ), folded=False),
     SectionPlan("trust", "Can it be trusted?", (
         Part("Doubts about the data", lambda d: data_checks.doubts_about_data(d.looks)),
         Part("What to know first", lambda d: trust.trust(d.facts)),
@@ -176,8 +184,14 @@ PLANS = (
         Part("Rows of each task", lambda d: trust.splits(d.frame), ("splits",)),
     )),
     SectionPlan("quality", "Quality", (
-        Part("What each pair shows",
-             _either(lambda d: pair_answer.sentences(d.facts), _nothing)),
+        Part("What each pair shows", _of_every_pair),
+        Part("What the choice of the checkpoint did",
+             _either(lambda d: first_screen.elsewhere(d, answer.selection_table(d.evidence)),
+                     _nothing), ("selection",)),
+        Part("The models at a glance",
+             lambda d: first_screen.elsewhere(d, answer.summary(d.facts)), ("summary",)),
+        Part("What each step gains or costs",
+             _either(_nothing, lambda d: gains.effects(d.facts)), ("effects",)),
         Part("Average score of each pair and model", _tested(quality.averages_figure),
              ("averages",)),
         Part("Average scores with intervals", _tested(quality.averages_table), ("averages",)),
@@ -216,12 +230,14 @@ PLANS = (
         Part("Score per million trained parameters", _tested(trade_off.per_parameter),
              ("per_parameter",)),
         Part("Score for what it costs", _tested(trade_off.per_cost), ("per_cost",)),
+        Part("The cheapest that nothing beats", _either(_tested(answer.cheapest), _nothing)),
         Part("On the Pareto set of score and cost", _tested(trade_off.pareto), ("pareto",)),
     ), "No two models have both a score and a cost yet: there is nothing to weigh."),
     SectionPlan("recommend", "Which model to ship", (
         Part("How a model is chosen", lambda d: which_to_ship.intro(d.choices)),
+        Part("Whether the teacher is the better choice",
+             lambda d: which_to_ship.teacher_instead(d.choices)),
         Part("The choice of each profile", lambda d: which_to_ship.findings(d.choices)),
-        Part("Recommended for", _chosen(which_to_ship.recommended), ("recommended",)),
         Part("What to measure next", _chosen(which_to_ship.next_steps), ("next_steps",)),
         Part("Candidates", _chosen(which_to_ship.candidates), ("candidates",)),
     )),

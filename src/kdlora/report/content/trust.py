@@ -98,6 +98,11 @@ def covered(facts: Facts) -> Finding | None:
     return Finding("Coverage", text, ("coverage", "unfinished"))
 
 
+def unfinished_runs(facts: Facts) -> Finding | None:
+    """How many of the planned runs are not done; None where all are."""
+    return None if count_cells(facts.frame).done == len(facts.frame) else covered(facts)
+
+
 def ended_early(facts: Facts) -> Finding | None:
     """Which models early decisions ended, and what that does to their means."""
     frame = facts.frame

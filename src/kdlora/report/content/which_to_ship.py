@@ -165,8 +165,11 @@ def limits_text(constraints: Constraints) -> str:
     return f"{wish}: {', '.join(parts)}" if parts else wish
 
 
-def recommended(found: Sequence[Recommendation]) -> Table:
-    """One row a profile (and task): the choice or the nearest that fails."""
+def recommended(found: Sequence[Recommendation], *, most_open: int | None = None) -> Table:
+    """One row a profile (and task): the choice or the nearest that fails.
+
+    A table of more than `most_open` rows starts closed.
+    """
     several, rows = _several(found), []
     for one in found:
         judged = one.choice or one.nearest[0]
@@ -178,36 +181,36 @@ def recommended(found: Sequence[Recommendation]) -> Table:
             spread = f"{ends}, {judged.score_over}"
         rows.append((
             *_task_cell(one.task, several),
-            Cell(one.profile or w.NONE),
-            Cell(limits_text(one.constraints)),
+            Cell(w.sentence_case(one.profile or w.NONE), one.profile,
+                 sub=limits_text(one.constraints), extra={"limits": limits_text(one.constraints)}),
             Cell(w.sentence_case(model_name(chosen)), chosen.title),
-            Cell(CERTAINTIES[one.certainty], one.certainty),
-            Cell(sure or w.NONE, one.probability),
             Cell(scale.write(chosen.score), chosen.score, spread),
             Cell(w.fixed(judged.drop, 2 if scale.factor == 1 else 1), judged.drop),
-            Cell(scale.write(chosen.report_score), chosen.report_score),
             _cost_cell(chosen.size_mb),
             _cost_cell(chosen.latency_ms(one.constraints.latency)),
+            Cell(w.sentence_case(CERTAINTIES[one.certainty]), one.certainty,
+                 sub=f"best in {sure} % of draws" if sure else "",
+                 extra={"probability": one.probability}),
+            Cell(scale.write(chosen.report_score), chosen.report_score),
         ))  # fmt: skip
     columns = (
         *_task_column(several),
         Column("profile", "For", numeric=False),
-        Column("limits", "Asked for", numeric=False),
-        Column("choice", "Choice", numeric=False),
-        Column("standing", "Standing", numeric=False),
-        Column("probability", "Probability", "%"),
-        Column("score", "Selection split"),
+        Column("choice", "Ship", numeric=False),
+        Column("score", "Score"),
         Column("drop", "Below the best teacher"),
-        Column("report_score", "Report split"),
         w.head(quantity("size_mb")),
         Column("latency_ms", "Latency", "ms"),
+        Column("standing", "How sure", numeric=False),
+        Column("report_score", "On the report split"),
     )
     notes = tuple(dict.fromkeys(w.sentence_case(n) + "." for one in found for n in one.notes))
     return Table(
-        "recommended", "Recommended for", columns, tuple(rows),
-        "Where nothing fits, the row is the nearest candidate. Latency of one text at the 95th "
-        f"percentile{_tokens(found)}.",
+        "recommended", "Which model for which use", columns, tuple(rows),
+        "Scores are those of the selection split, which chooses; where nothing fits, the row is "
+        f"the nearest candidate. Latency of one text at the 95th percentile{_tokens(found)}.",
         notes=notes, heads=2 if several else 1,
+        folded=most_open is not None and len(rows) > most_open,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdlora.errors import InputError, ReportError, did_you_mean
 from kdlora.records.store import write_text
-from kdlora.report.document import Explorer, Figure, Report, Section, Table
+from kdlora.report.document import Explorer, Figure, Report, Section, Table, contents_of
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw, side_by_side
 
@@ -55,4 +55,5 @@ def _shortened(section: Section, tables: set[str], figures: set[str]) -> Section
         if (isinstance(block, Table) and block.key in tables)
         or (isinstance(block, Figure | Explorer) and block.key in figures)
     )  # fmt: skip
-    return replace(section, intro=(), blocks=blocks)
+    listed = [block.title for block in blocks] or [found.topic for found in section.findings]
+    return replace(section, intro=(), blocks=blocks, contents=contents_of(listed))
