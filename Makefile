@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder  # a file a worker, in conftest's order
 
-.PHONY: demo test quick lint results bench clean
+.PHONY: demo test quick lint results docs bench clean
 
 demo: .venv/.installed
 	$(BIN)/kdlora demo
@@ -27,6 +27,11 @@ lint: .venv/.installed-dev
 results: .venv/.installed
 	$(BIN)/python scripts/make_results.py
 
+# The documentation as a site that needs no network: build/site/index.html.
+docs: .venv/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 # kdlora beside its peers, in turns: about an hour on a quiet machine.
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks speed
@@ -38,7 +43,7 @@ bench: .venv/.installed
 	@touch $@
 
 .venv/.installed: .venv/.python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train]"
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed

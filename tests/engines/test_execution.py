@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from mlflow.tracking import MlflowClient
 
-from kdlora.engines import ray_cluster
+from kdlora import extras
 from kdlora.engines.execution import Execution
 from kdlora.errors import InputError
-from kdlora.mlflow import mirror as mlflow_mirror
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
@@ -16,8 +15,7 @@ from tests.harness.records import record_of
 
 
 def test_all_that_is_wrong_is_told_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(mlflow_mirror, "_is_there", lambda name: False)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     execution = Execution("ray", "lokal", mlflow_uri="htp://team")
     with pytest.raises(InputError) as caught:
         execution.check(tmp_path)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
+from kdlora import extras
 from kdlora.errors import InputError
 from kdlora.evidence.label_errors import suspected_labels
 
@@ -46,6 +45,6 @@ def test_a_class_without_a_row_and_too_few_rows_are_no_error():
 
 
 def test_where_the_library_is_missing_it_is_said_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'kdlora\[labels\]'"):
         suspected_labels(*made())

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kdlora import extras
 from kdlora.errors import InputError, StoreError
 from kdlora.importing.results import read_results
 from kdlora.mlflow import entries
-from kdlora.mlflow import mirror as mlflow_mirror
 from kdlora.mlflow.mirror import mirror_study, open_mirror, resolve_uri
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
@@ -201,8 +201,8 @@ def test_where_to(tmp_path, monkeypatch):
 
 def test_without_mlflow_the_message_names_the_extra(study, monkeypatch):
     store, _ = study
-    monkeypatch.setattr(mlflow_mirror, "_is_there", lambda name: name != "alembic")
-    with pytest.raises(InputError, match=r"needs alembic: pip install 'kdlora\[mlflow\]'"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "alembic" else name)
+    with pytest.raises(InputError, match=r"needs alembic,.*: pip install 'kdlora\[mlflow\]'"):
         open_mirror(store.root)
 
 

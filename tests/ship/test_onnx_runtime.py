@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, softmax
 
+from kdlora import extras
 from kdlora.errors import InputError, ModelError
 from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.answers import Predictor, answers
@@ -223,6 +224,6 @@ def test_a_process_without_torch(folder: Path) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"onnxruntime is not installed.*kdlora\[serve\]"):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"onnxruntime, which is not installed.*kdlora\[serve\]"):
         load_predictor(folder)

@@ -15,7 +15,7 @@ _OF_THE_MACHINE = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `kdlora` command."""
-    from kdlora.cli.app import app
+    from kdlora.cli.app import EXTRAS, app
     from kdlora.errors import KdloraError
 
     for stream in (sys.stdout, sys.stderr):
@@ -27,6 +27,15 @@ def main(arguments: list[str] | None = None) -> None:
     except KdloraError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        from kdlora.extras import what_is_missing
+
+        command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        sentence = what_is_missing(error, f"kdlora {command}", EXTRAS.get(command))
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         sys.exit(0)

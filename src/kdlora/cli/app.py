@@ -72,5 +72,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": evidence_compare.compare,
     "reproduce": evidence_reports.reproduce,
 }
+# What brings all that a command takes; of the others the extra of the module that is missing.
+EXTRAS = {
+    **dict.fromkeys(("look", "demo", "distil", "run", "plan", "trim", "calibrate"), "train"),
+    "export": "onnx",
+    "predict": "serve",
+    "serve": "serve",
+}
 for _name, _command in COMMANDS.items():
     app.command(_name, cls=SingleValued)(_command)

@@ -68,6 +68,9 @@ def export(
     threads: Annotated[
         int, typer.Option(min=1, help="Threads of each model while it is timed.")
     ] = 1,
+    dockerfile: Annotated[
+        bool, typer.Option("--dockerfile", help="Write a Dockerfile that serves the ONNX form.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print export.json.")] = False,
 ) -> None:
     """Merge, translate to ONNX, quantise, check the accuracy, measure, and write one folder."""
@@ -94,6 +97,8 @@ def export(
         force=force,
         timing=timing,
         threads=threads,
+        hub_name=push_to_hub,
+        dockerfile=dockerfile,
         on_note=lambda text: console.print(f"[dim]{text}[/dim]", soft_wrap=True),
     )
     if as_json:

@@ -50,10 +50,9 @@ def serve(
     """Serve a model over HTTP: /predict, /health, /metrics, /docs, and a page to try it at /."""
     from pydantic import ValidationError
 
-    from kdlora.ship.onnx_runtime import need
+    from kdlora.extras import need
 
-    for module in ("fastapi", "uvicorn", "httptools", "prometheus_client"):
-        need(module, "serve", "serve a model")
+    need("serving a model", "fastapi", "uvicorn", "httptools", "prometheus_client")
     from kdlora.serve.hosts import allowed_hosts
     from kdlora.serve.requests import Limits
     from kdlora.serve.server import listen

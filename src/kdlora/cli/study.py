@@ -491,7 +491,7 @@ def _run(study: Study, out: Path | None, **options: Any) -> None:
         result = error.result
     finally:
         say_set_aside(root, console)
-    _show(result, console)
+    show(result, console)
     left = sum(state == "later" for state in result.status.values())
     if left:
         console.print(f"left:    {left} runs; the same command goes on with them", soft_wrap=True)
@@ -530,7 +530,7 @@ def _why_not(better: BetterBaseline) -> str:
     )
 
 
-def _show(result: StudyResult, console: Any) -> None:
+def show(result: StudyResult, console: Any) -> None:
     from kdlora.evidence.students import better_baseline
     from kdlora.report.content.few_rows import told_few_rows
     from kdlora.report.render.terminal import flags_panel, results_table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import os
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import InputError, Problems, did_you_mean
+from kdlora.extras import need
 from kdlora.machine import available_cores
 from kdlora.records.environment import PACKAGES
 
@@ -38,8 +38,7 @@ class Node:
 
 def require_ray() -> None:
     """Raise InputError that says how to install it where ray is missing."""
-    if importlib.util.find_spec("ray") is None:
-        raise InputError("the engine 'ray' needs ray: pip install 'kdlora[ray]'")
+    need("the engine 'ray'", "ray")
 
 
 @contextlib.contextmanager

@@ -11,10 +11,9 @@ import warnings
 
 import numpy as np
 
-from kdlora.errors import InputError
+from kdlora.extras import need
 
 LEAST_ROWS = 30  # fewer tell too little of how sure a model usually is of a class
-INSTALL = "pip install 'kdlora[labels]'"
 
 
 def suspected_labels(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -23,12 +22,9 @@ def suspected_labels(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarra
     `labels` [n] are classes, `probabilities` [n, c] out of sample. None of fewer than `LEAST_ROWS`
     rows. Raises InputError where cleanlab is not installed.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-    except ImportError:
-        raise InputError(
-            f"suspected labels are found by cleanlab, which is not installed: {INSTALL}"
-        ) from None
+    need("to find suspected labels", "cleanlab")
+    from cleanlab.filter import find_label_issues
+
     labels = np.asarray(labels).astype(np.int64)
     if len(labels) < LEAST_ROWS or len(np.unique(labels)) < 2:
         return np.zeros(0, np.int64)

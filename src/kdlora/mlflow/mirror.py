@@ -9,7 +9,6 @@ the old entry put into MLflow's own trash.
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import logging
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.extras import need
 from kdlora.mlflow import entries
 from kdlora.records.contents import read_history
 from kdlora.records.frame import read_plan
@@ -193,15 +193,7 @@ def resolve_uri(uri: str | None, root: Path) -> str:
 
 def require_mlflow() -> None:
     """Raise InputError that says how to install it when mlflow or its database part is missing."""
-    missing = [name for name in ("mlflow", "sqlalchemy", "alembic") if not _is_there(name)]
-    if missing:
-        raise InputError(
-            f"mirroring to MLflow needs {', '.join(missing)}: pip install 'kdlora[mlflow]'"
-        )
-
-
-def _is_there(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    need("mirroring to MLflow", "mlflow", "sqlalchemy", "alembic")
 
 
 def _artefacts_beside(address: str) -> str | None:

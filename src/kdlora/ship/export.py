@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from kdlora.errors import InputError, StoreError, did_you_mean
+from kdlora.extras import need
 from kdlora.files import whole_folder
 from kdlora.machine import processor_name
 from kdlora.records.artefact import (
@@ -31,8 +32,9 @@ from kdlora.records.environment import describe_environment
 from kdlora.records.store import write_text
 from kdlora.ship import export_steps as steps
 from kdlora.ship import export_timing, model_card
-from kdlora.ship import onnx_runtime as runtime
 from kdlora.ship.card import write_card
+from kdlora.ship.card_facts import card_facts
+from kdlora.ship.dockerfile import write_dockerfile
 from kdlora.ship.onnx_graph import OUTPUT
 from kdlora.ship.source import SourceRun, find_source
 
@@ -50,6 +52,8 @@ def export_model(
     force: bool = False,
     timing: bool = True,
     threads: int = 1,
+    hub_name: str | None = None,
+    dockerfile: bool = False,
     on_note: steps.OnNote = lambda text: None,
 ) -> Artefact:
     """Export a run to the folder `to`, which is replaced if it is an export already.
@@ -64,6 +68,8 @@ def export_model(
             as the RMSE, in its own unit. Default half a point, or 1 % of the student's score.
         force: ship a form that lost more too; it is marked as forced.
         timing: time every form in turns with the teacher, with `threads` threads each.
+        hub_name: what its card calls it, for a model that is to be pushed; default the folder.
+        dockerfile: write a Dockerfile beside it that serves its ONNX form.
 
     Raises InputError for what cannot be asked for, ModelError if a check fails or the gate
     refuses a form, DataError if the report split is not the one the run was scored on.
@@ -108,7 +114,9 @@ def export_model(
             machine=_machine(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        return _finish(work, artefact, name=target.name)
+        if dockerfile:
+            write_dockerfile(folder, artefact, tag=target.name)
+        return _finish(work, artefact, name=hub_name or target.name)
 
 
 def _wanted(
@@ -137,8 +145,7 @@ def _wanted(
     if problems:
         raise InputError(problems)
     if "onnx" in formats:
-        for module in ("onnxruntime", "onnxscript"):
-            runtime.need(module, "onnx", "export ONNX models")
+        need("an export to ONNX", "onnxruntime", "onnxscript", extra="onnx")
     chosen: list[tuple[Runtime, Quantization]] = [("torch", "none")] if "torch" in formats else []
     if "onnx" in formats:
         chosen += [("onnx", q) for q in QUANTIZATIONS if q in quantize]
@@ -173,7 +180,10 @@ def _finish(work: steps.Work, artefact: Artefact, *, name: str) -> Artefact:
     """Card, example and checksums, the last file being `export.json`."""
     card = work.source.card
     write_card(work.folder, card)
-    text = model_card.readme(artefact, card, work.source.record, repository=name, notes=work.limits)
+    text = model_card.readme(
+        artefact, card, work.source.record, repository=name, notes=work.limits,
+        facts=card_facts(work.source),
+    )  # fmt: skip
     write_text(work.folder / model_card.README, text)
     if (program := model_card.example(artefact, card)) is not None:
         write_text(work.folder / model_card.EXAMPLE, program)

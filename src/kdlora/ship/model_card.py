@@ -8,9 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from kdlora import __version__
 from kdlora.records.artefact import Artefact, Variant, written_drop
 from kdlora.records.record import Record, recorded_licences
 from kdlora.ship.card import ModelCard
+from kdlora.ship.card_facts import CardFacts
 from kdlora.spec.encoders import UNKNOWN_LICENCE
 from kdlora.spec.run import (
     DistilledRun,
@@ -34,10 +36,19 @@ _SAMPLES = ("A short text to try it on.", "Another one, a little longer than the
 
 
 def readme(
-    artefact: Artefact, card: ModelCard, record: Record, *, repository: str, notes: list[str]
+    artefact: Artefact,
+    card: ModelCard,
+    record: Record,
+    *,
+    repository: str,
+    notes: list[str],
+    facts: CardFacts | None = None,
 ) -> str:
-    """The model card, YAML metadata first. `notes` are further limits that a reader must know."""
-    run = record.run
+    """The model card, YAML metadata first. `notes` are further limits that a reader must know.
+
+    `repository` is what the code of the card loads: the folder's name, or that on the hub.
+    """
+    run, known = record.run, facts or CardFacts()
     timed = [t for v in artefact.variants for t in v.timings]
     teacher = artefact.teacher
     values = {
@@ -57,11 +68,12 @@ def readme(
         if teacher is None or teacher.score is None
         else f", {teacher.metric} {teacher.score:.4f}",
         "rows": _rows(record),
-        "scores": list(_scores(record, card)),
+        "data": list(known.data()),
+        "scores": [*known.scores(card), *_scores(record, card)],
         "made": list(_made(record, artefact, card)),
         "quantised": [v for v in artefact.variants if v.how],
         "limit": _limit(artefact),
-        "limits": [*notes, *_forced(artefact)],
+        "limits": [*notes, *known.limits(), *_forced(artefact)],
     }
     environment = _environment()
     environment.filters["drop"] = lambda drop: written_drop(drop, artefact.drop_unit)
@@ -293,6 +305,8 @@ def _made(record: Record, artefact: Artefact, card: ModelCard) -> Any:
         yield f"distilled at temperature {kd.temperature:g}, teacher's share {kd.kd_weight:g}"
     known = recorded_licences(record)
     yield f"licence of the encoder: {known['encoder']}; of `{artefact.task}`: {known['data']}"
+    again = f"kdlora run study.yaml --only {artefact.run_id}"
+    yield f"made again by `{again}` with the study's own file, kdlora {__version__}"
     if artefact.adapter:
         yield f"`{artefact.adapter}/` holds the adapter alone, as a plain peft folder"
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kdlora.data.batches import Encoded, eval_batches, input_lengths, joined_rows, pad
-from kdlora.errors import InputError, ModelError
+from kdlora.errors import ModelError
+from kdlora.extras import need
 from kdlora.records.artefact import Artefact, Variant, verify
 from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, read_card
@@ -63,7 +63,7 @@ def load_onnx(
 
 def open_session(model: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
     """An inference session on the processor. Raises ModelError, InputError without onnxruntime."""
-    need("onnxruntime", "serve", "run ONNX models")
+    need("an ONNX model", "onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -100,7 +100,7 @@ def open_tokenizer(
 
     With `windows` what is cut off is made into further rows. Raises ModelError.
     """
-    need("tokenizers", "serve", "read texts")
+    need("an ONNX model", "tokenizers")
     import tokenizers
 
     try:
@@ -172,15 +172,6 @@ def _bare(encoded: Encoded, i: int) -> dict[str, np.ndarray]:
     if encoded.types is not None:
         batch["token_type_ids"] = encoded.types[None, own].astype(np.int64)
     return batch
-
-
-def need(module: str, extra: str, purpose: str) -> None:
-    """Raise InputError, naming the extra to install, unless `module` can be imported."""
-    if find_spec(module) is None:
-        raise InputError(
-            f"{module} is not installed, which is needed to {purpose}. "
-            f"Install it: pip install 'kdlora[{extra}]'"
-        )
 
 
 def usable_processors() -> int:

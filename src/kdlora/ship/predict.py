@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from kdlora.errors import DataError, InputError, ModelError
+from kdlora.extras import install_command, is_installed
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
@@ -63,7 +63,7 @@ def _load_exported(
 
     check_folder(folder)
     artefact = read_artefact(folder)
-    torch = find_spec("torch") is not None
+    torch = is_installed("torch")
     chosen = artefact.variant(variant) if variant else artefact.best_variant(torch=torch)
     if chosen.runtime == "onnx":
         return load_onnx(folder, artefact, chosen, threads=threads)
@@ -76,10 +76,11 @@ def _load_exported(
 
 def _load_torch(folder: Path, precision: str, threads: int | None) -> Predictor:
     for module in ("torch", "transformers", "peft"):
-        if find_spec(module) is None:
+        if not is_installed(module):
             raise ModelError(
-                f"{folder} holds torch weights and {module} is not installed. Install it, or "
-                "export the model where it is: kdlora export ... --format onnx"
+                f"{folder} holds torch weights and {module} is not installed: "
+                f"{install_command(module)}; or export the model where it is: "
+                "kdlora export ... --format onnx"
             )
     from kdlora.models.checkpoints import silence_libraries
     from kdlora.ship.torch_runtime import load_torch
