@@ -12,20 +12,29 @@ import argparse
 import os
 import tempfile
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
 from kdlora.choice.exports import read_exports
+from kdlora.cli.study import show
 from kdlora.importing.results import import_results
 from kdlora.records.frame import load_frame, load_histories, read_plan
 from kdlora.records.predictions import RunOutputs
+from kdlora.report.build import ReportFiles
 from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from kdlora.report.document import Report
 from kdlora.report.render.repository_page import write_page
 from kdlora.report.stored_outputs import read_bins, read_stored_outputs
+from kdlora.ship.card import read_card
+from kdlora.ship.study_result import StudyResult
+
+# between them stands what the demo printed, in the README
+BEGIN, END = "<!-- printed by kdlora demo", "<!-- end -->"
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "results"
@@ -85,9 +94,28 @@ def main(arguments: list[str] | None = None) -> None:
         paths = write_page(
             report, given.out, name, tables=page.get("tables", []), figures=page.get("figures", [])
         )
+        if name == "demo" and given.out == PAGES:
+            write_printed_run(source, ROOT / "README.md")
         size = sum(path.stat().st_size for path in paths)
         print(f"{name}: {len(paths)} files, {size / 1e3:.0f} kB")
     write_index(given.out)
+
+
+def write_printed_run(study: Path, readme: Path) -> None:
+    """Put what `kdlora demo` prints in the end, of these records, between the README's marks."""
+    out, shown = StringIO(), Path("results/demo")
+    card = read_card(study / "student")
+    assert card is not None, f"{study} holds no student"
+    files = ReportFiles(shown / "report.html", shown / "report.md", (), ())
+    students = [(shown / "student", card)]
+    result = StudyResult(shown, {}, load_frame(study), files, students=students)
+    show(result, Console(file=out, width=80))
+    lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
+    text = readme.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    mark, end = rest.partition("\n")[0], rest.partition(END)[2]
+    printed = "\n".join([BEGIN + mark, "```", *lines, "```", END])
+    readme.write_text(head + printed + end, encoding="utf-8")
 
 
 def write_index(folder: Path) -> None:
