@@ -34,6 +34,8 @@ class Tab:
         self.context.close()
 
     def scroll_through(self):
+        """Open everything and see it once, so that every chart is live."""
+        self.open_all()
         height = self.page.evaluate("document.body.scrollHeight")
         for y in range(0, height, 600):
             self.page.evaluate(f"window.scrollTo(0, {y})")
@@ -52,7 +54,6 @@ class Tab:
 def tab(browser, page_file):
     with Tab(browser, page_file) as opened:
         opened.scroll_through()
-        opened.open_all()
         yield opened
 
 
