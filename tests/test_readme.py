@@ -37,3 +37,22 @@ def test_the_python_example_run_as_a_file_gives_a_student_that_predicts(tmp_path
     assert {"teacher/fft", "student/kd-lora"} <= set(frame["arm"])
     (answer,) = kdlora.predict(tmp_path / student, ["a film to remember"])
     assert answer["label"] in ("pos", "neg")
+
+
+def test_the_printed_run_has_the_numbers_of_the_page_that_it_shows() -> None:
+    """`make results` writes both from the same records."""
+    printed = README[README.index("<!-- printed by kdlora demo") : README.index("<!-- end -->")]
+    page = (Path(__file__).resolve().parent.parent / "docs" / "results" / "demo.md").read_text()
+    table = page[page.index("### The models at a glance") :]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][2:]
+    shown = {
+        tuple(re.findall(r"[\d.,]+", "|".join([row[2], *row[5:6], *row[7:10], row[11]])))
+        for row in rows
+        if row[1].strip().startswith(("Teacher", "Student"))
+    }
+    lines = [
+        line.split() for line in printed.splitlines() if re.match(r" (teacher|student) ", line)
+    ]
+    assert len(lines) == 3
+    for score, _, kept, size, latency, speed, seconds in (line[2:] for line in lines):
+        assert (score, kept, size, latency, speed, seconds) in shown
