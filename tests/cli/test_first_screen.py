@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from kdlora.cli.study import _show
+from kdlora.cli.study import show
 from tests.harness.exported import card_of
 from tests.harness.studies import make_frame, put
 
@@ -19,7 +19,7 @@ def screen(frame) -> str:
     report = SimpleNamespace(html="out/report.html", markdown="out/report.md")
     console = Console(width=300, record=True, quiet=False)
     result = SimpleNamespace(frame=frame, students=[(Path("out/student"), card)], report=report)
-    _show(result, console)  # type: ignore[arg-type]
+    show(result, console)  # type: ignore[arg-type]
     return console.export_text()
 
 
