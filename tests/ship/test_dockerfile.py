@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from kdlora import __version__
 from kdlora.cli.app import COMMANDS
 from kdlora.errors import InputError
 from kdlora.records.artefact import Artefact
@@ -31,7 +31,7 @@ def test_it_serves_with_this_version_as_no_root(tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     words = [line.partition(" ")[0] for line in lines if not line.startswith(" ")]
     assert words == ["FROM", "RUN", "WORKDIR", "COPY", "USER", "EXPOSE", "HEALTHCHECK", "CMD"]
-    assert f"kdlora[serve]=={__version__}" in text
+    assert f"kdlora[serve]=={version('kdlora')}" in text
     assert "docker build -t my-moods ." in text
     assert '"serve", "/model"' in text
     assert "serve" in COMMANDS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
-from kdlora import __version__
 from kdlora.errors import InputError
 from kdlora.records.artefact import Artefact
 from kdlora.records.store import write_text
@@ -35,7 +35,7 @@ def write_dockerfile(folder: Path, artefact: Artefact, *, tag: str) -> None:
         raise InputError(
             "a Dockerfile serves an ONNX form, and none was exported: add onnx to --format"
         )
-    text = _TEXT.format(version=__version__, task=artefact.task, tag=_tag(tag), port=PORT)
+    text = _TEXT.format(version=version("kdlora"), task=artefact.task, tag=_tag(tag), port=PORT)
     write_text(folder / DOCKERFILE, text)
     write_text(folder / IGNORED, "\n".join(_LEFT_OUT) + "\n")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from kdlora import __version__
 from kdlora.records.artefact import Artefact, Variant, written_drop
 from kdlora.records.record import Record, recorded_licences
 from kdlora.ship.card import ModelCard
@@ -306,7 +305,7 @@ def _made(record: Record, artefact: Artefact, card: ModelCard) -> Any:
     known = recorded_licences(record)
     yield f"licence of the encoder: {known['encoder']}; of `{artefact.task}`: {known['data']}"
     again = f"kdlora run study.yaml --only {artefact.run_id}"
-    yield f"made again by `{again}` with the study's own file, kdlora {__version__}"
+    yield f"made again by `{again}` with the study's own file, kdlora {card.kdlora}"
     if artefact.adapter:
         yield f"`{artefact.adapter}/` holds the adapter alone, as a plain peft folder"
 
