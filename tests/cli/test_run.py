@@ -46,7 +46,7 @@ def asked(monkeypatch) -> dict:
         return api.StudyResult(Path("out"), status, pd.DataFrame(), report, **ended)
 
     monkeypatch.setattr(api, "run", run)
-    monkeypatch.setattr("kdlora.cli.study._show", lambda result, console: None)
+    monkeypatch.setattr("kdlora.cli.study.show", lambda result, console: None)
     return found
 
 
