@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.records.tidy import directions, metric_of, names, severities, tidy
+from kdlora.records.tidy import directions, groups, metric_of, names, severities, tidy
 from tests.harness.studies import make_frame, put
 
 
@@ -85,3 +86,23 @@ def test_a_direction_that_nothing_tells_is_not_made_up() -> None:
     frame = pd.DataFrame({"task": "t", "metric": ["its own", None]})
     assert directions(frame).isna().all()
     assert metric_of(frame, "t") == ("its own", 1)
+
+
+def test_groups_have_only_the_columns_that_are_asked_for():
+    frame = pd.DataFrame({"task": ["b", "a", "b"], "score": [1, 2, 3], "wide": [None] * 3})
+    found = dict(groups(frame, "task", columns=("score", "task")))
+    assert {key: list(own) for key, own in found.items()} == {k: ["task", "score"] for k in "ba"}
+    assert found["b"]["score"].tolist() == [1, 3]
+    assert list(dict(groups(frame, "task"))["a"]) == ["task", "score", "wide"]
+
+
+@pytest.mark.parametrize("first", [-1.0, 1.0, np.nan, 0.0])
+def test_a_metrics_direction_is_the_one_that_directions_tells(first):
+    """Whether the first row of a task states it, another one does, or none."""
+    for other in (-1.0, 1.0, np.nan):
+        frame = pd.DataFrame(
+            {"task": ["a", "t", "t"], "metric": ["rmse", "rmse", "rmse"],
+             "direction": [1.0, first, other]}
+        )  # fmt: skip
+        told = directions(frame[frame["task"] == "t"]).iloc[0]
+        assert metric_of(frame, "t") == ("rmse", int(told))

@@ -304,7 +304,8 @@ def count_cells(cells: pd.DataFrame) -> CellCounts:
 
 def counts_by_cell(frame: pd.DataFrame) -> dict[tuple[str, str, str], CellCounts]:
     """(pair, arm, task) -> its counts."""
-    return {key: count_cells(cells) for key, cells in groups(frame, "pair", "arm", "task")}
+    own = groups(frame, "pair", "arm", "task", columns=("status", "flagged", "score"))
+    return {key: count_cells(cells) for key, cells in own}
 
 
 def size_of_full_grid(frame: pd.DataFrame) -> int:
@@ -317,7 +318,7 @@ def flag_counts(frame: pd.DataFrame) -> Counter[tuple[str, str]]:
     """(flag, severity) -> the number of runs of a tidy frame that carry it."""
     return Counter(
         pair
-        for row in rows_of(frame.drop_duplicates("run_id"))
+        for row in rows_of(frame.drop_duplicates("run_id")[["flags", "flag_severities"]])
         for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
     )
 

@@ -29,7 +29,7 @@ from kdlora.evidence.scores import numbers, usable_runs
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_class, positive_place
 from kdlora.records.predictions import SplitOutputs, shared_examples
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, groups
 from kdlora.records.tidy import metric_of as task_metric
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as metric_of
@@ -194,7 +194,8 @@ ALONE = ("vanilla", "full")
 def crossed(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """(task, distilled arm) of which at least 2 teachers x 2 students are all there."""
     found = []
-    for (task, arm), rows in _distilled(frame).groupby(["task", "arm"], sort=False):
+    distilled = _distilled(frame)
+    for (task, arm), rows in groups(distilled, "task", "arm", columns=("teacher", "student")):
         teachers, students = rows["teacher"].unique(), rows["student"].unique()
         cells = rows[["teacher", "student"]].drop_duplicates()
         if min(len(teachers), len(students)) >= 2 and len(cells) == len(teachers) * len(students):

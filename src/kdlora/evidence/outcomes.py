@@ -82,7 +82,8 @@ class Spread:
 
 def spreads(frame: pd.DataFrame) -> dict[tuple[str, str, str], Spread]:
     """(pair, task, arm) -> the spread of its score over all runs that have one."""
-    return {key: _spread(cells) for key, cells in groups(scored(frame), "pair", "task", "arm")}
+    own = groups(scored(frame), "pair", "task", "arm", columns=("score", "flagged", "run_id"))
+    return {key: _spread(cells) for key, cells in own}
 
 
 def _spread(cells: pd.DataFrame) -> Spread:
@@ -119,10 +120,12 @@ def metric_means(
     """
     known = [c for c in map(str, frame) if c.startswith(REPORTED) and frame[c].notna().any()]
     done, found = frame[frame["status"] == "done"], {}
-    for key, cells in groups(done, "pair", "task", "arm"):
-        values = cells.drop_duplicates("run_id")[known].apply(pd.to_numeric, errors="coerce")
-        means = values.mean()
-        found[key] = {c.removeprefix(REPORTED): float(means[c]) for c in known if means.notna()[c]}
+    numbers = done[["pair", "task", "arm", "run_id"]].join(
+        done[known].apply(pd.to_numeric, errors="coerce")
+    )
+    for key, cells in groups(numbers, "pair", "task", "arm"):
+        means = cells.drop_duplicates("run_id")[known].mean().dropna()
+        found[key] = {str(c).removeprefix(REPORTED): float(mean) for c, mean in means.items()}
     return [column.removeprefix(REPORTED) for column in known], found
 
 

@@ -50,7 +50,7 @@ def cost_ranges(
             for column in columns
             if len(found := own.loc[own[column] > 0, column])
         }
-        for key, own in groups(encoder_runs(frame), "pair", "arm")
+        for key, own in groups(encoder_runs(frame), "pair", "arm", columns=columns)
     }
 
 
@@ -59,7 +59,7 @@ def means_by_task(
 ) -> dict[tuple[str, str, str], tuple[int, dict[str, float]]]:
     """(pair, task, arm) -> the number of done runs and the mean of each column over them."""
     done = frame[frame["status"] == "done"].drop_duplicates(["pair", "task", "arm", "run_id"])
-    cells = groups(done, "pair", "task", "arm")
+    cells = groups(done, "pair", "task", "arm", columns=columns)
     return {key: (len(own), {c: float(own[c].mean()) for c in columns}) for key, own in cells}
 
 

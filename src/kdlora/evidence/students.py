@@ -80,9 +80,16 @@ def with_error(rows: pd.DataFrame) -> np.ndarray:
     return np.array([isinstance(f, tuple | list) and "error" in f for f in found], bool)
 
 
+# Wide frames are slow to take apart: these are what a ranking reads.
+_READ = ("task", "pair", "arm", "seed", "run_id", "status", "role", "encoder", "score",
+         "selection_score", "flags", "flag_severities", "latency_p95_ms", "size_mb")  # fmt: skip
+
+
 def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
     """Order the students of a task over all its pairs; `frame` is that of a study, tidy or not."""
-    done = frame[(frame["task"] == task) & (frame["status"] == "done")]
+    done = frame.loc[
+        (frame["task"] == task) & (frame["status"] == "done"), [c for c in _READ if c in frame]
+    ]
     bad = with_error(done)
     sound = done[~bad]
     students = sound[sound["role"] == "student"]

@@ -59,7 +59,8 @@ def known_costs(cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 def task_means(cells: pd.DataFrame, columns: Sequence[str]) -> list[TaskMean]:
     """Every model of `weighed_cells` on every task, means over its runs."""
     found = []
-    for (pair, task, arm), own in groups(cells, "pair", "task", "arm"):
+    needed = ("run_id", *columns)
+    for (pair, task, arm), own in groups(cells, "pair", "task", "arm", columns=needed):
         means = own[list(columns)].mean()
         values = {c: float(means[c]) for c in columns if np.isfinite(means[c]) and means[c] != 0}
         found.append(TaskMean(pair, task, arm, int(own["run_id"].nunique()), values))

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kdlora.report.document import TIE, Cell, Column, Table
 
@@ -67,7 +68,12 @@ def _latin(character: str) -> bool:
 
 def text_width(text: str, size: float = 10.0, wider: float = 1.0) -> float:
     """About how wide LaTeX sets a text in Computer Modern, in points."""
-    return size * wider * sum(_EM.get(c, _OTHER) for c in text)
+    return size * wider * _ems(text)
+
+
+@lru_cache(maxsize=1 << 16)  # the texts of a table are measured once for every layout tried
+def _ems(text: str) -> float:
+    return sum(_EM.get(c, _OTHER) for c in text)
 
 
 @dataclass(frozen=True)
