@@ -248,7 +248,7 @@ def test_the_student_that_is_named_is_saved_and_read_back(
 def said_first(facts: Facts) -> str:
     """What the first screen says of the student to ship."""
     found = pair_answer.to_ship(facts)
-    return (found or pair_answer.sentences(facts)[0]).text
+    return (found or pair_answer.sentences(facts, pair_answer.FIRST)[0]).text
 
 
 def test_the_order_of_rows_changes_no_choice() -> None:
