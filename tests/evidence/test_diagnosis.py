@@ -287,6 +287,9 @@ def test_a_baseline_may_have_few_parameters_and_an_encoder_may_not():
     assert impossible_values(frame) == []
     (found,) = impossible_values(frame.assign(role="student"))
     assert (found.column, found.rows) == ("trainable_params", (0,))
+    for adaptation in ("frozen", "given"):  # a last layer, or a linear model on embeddings
+        alone = frame.assign(role="student", adaptation=[adaptation, "lora"])
+        assert impossible_values(alone) == []
 
 
 def test_impossible_values_are_errors():

@@ -239,6 +239,8 @@ def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
         found.append(_problem(column, pd.Series(np.isinf(values), frame.index), "is infinite"))
     trainable, total = as_given(frame, "trainable_params"), as_given(frame, "total_params")
     encoders = frame["role"].ne("baseline") if "role" in frame else pd.Series(True, frame.index)
+    if "adaptation" in frame:  # a last layer alone, or a linear model on embeddings, may be small
+        encoders &= ~frame["adaptation"].isin(["frozen", "given"])
     found.append(
         _problem(
             "trainable_params",
