@@ -1,7 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up .venv on first use.
 PYTHON ?= python3
 BIN := .venv/bin
-TWO_WORKERS := -n 2 --dist loadfile --no-loadscope-reorder  # a file a worker, in conftest's order
+# A file a worker, in conftest's order. Bytecode is written, since many tests start processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick lint results docs bench clean
 
@@ -9,13 +10,13 @@ demo: .venv/.installed
 	$(BIN)/kdlora demo
 
 test: .venv/.installed-dev
-	$(BIN)/pytest $(TWO_WORKERS)
+	$(PYTEST)
 
 # Before each commit: style, and the tests that train nothing.
 quick: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest $(TWO_WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share the cores, and
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more by threads than they win
 
 import pytest
 from hypothesis import settings

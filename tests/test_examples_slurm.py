@@ -66,7 +66,7 @@ def test_two_tasks_share_one_folder(corner, tmp_path):
     for run in make_plan(study).runs:
         assert store.is_done(run.run_id), done.stderr
         (lease,) = store.folder(run.run_id).glob("lease-*")
-        # A baseline takes less time than the other task needs to see that it is done.
-        assert lease.name == "lease-000001" or run.role == "baseline", "a run was begun twice"
+        # A task that did not see in time that a run is done takes its lease, and finds it done.
+        assert lease.name in ("lease-000001", "lease-000002"), "a task took a run twice"
     assert "Traceback" not in done.stderr
     assert (out / "report.html").is_file(), said

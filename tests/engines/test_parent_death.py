@@ -13,12 +13,14 @@ import pytest
 # A process that starts another one as an engine starts its workers, from a fork server.
 ENGINE = """
 import multiprocessing as mp
+import signal
 import time
 
 from kdlora.engines.parent_death import stop_without_parent
 
 
 def work(stubborn):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     stop_without_parent(130, stop_s={stop_s})
     print(mp.current_process().pid, flush=True)
     while True:

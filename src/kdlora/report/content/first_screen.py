@@ -38,7 +38,7 @@ def _table(d: ReportData) -> Table | None:
     return answer.summary(d.facts)
 
 
-def elsewhere(d: ReportData, made: Table | None) -> Table | None:
+def unless_first(d: ReportData, made: Table | None) -> Table | None:
     """A table that stands in its own section unless the page opens with it."""
     try:
         first = table(d)

@@ -186,10 +186,10 @@ PLANS = (
     SectionPlan("quality", "Quality", (
         Part("What each pair shows", _of_every_pair),
         Part("What the choice of the checkpoint did",
-             _either(lambda d: first_screen.elsewhere(d, answer.selection_table(d.evidence)),
+             _either(lambda d: first_screen.unless_first(d, answer.selection_table(d.evidence)),
                      _nothing), ("selection",)),
         Part("The models at a glance",
-             lambda d: first_screen.elsewhere(d, answer.summary(d.facts)), ("summary",)),
+             lambda d: first_screen.unless_first(d, answer.summary(d.facts)), ("summary",)),
         Part("What each step gains or costs",
              _either(_nothing, lambda d: gains.effects(d.facts)), ("effects",)),
         Part("Average score of each pair and model", _tested(quality.averages_figure),
