@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 50
 _SHOWN = 10
+KEPT_APART = "look alike and are kept apart"  # so ends what is said of such classes
 HELD_OUT = "held out of train"  # instead of a file, as the source of a report split
 _LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
 
@@ -83,6 +84,14 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
     for name in names:
         alike.setdefault(at_a_glance(name), []).append(name)
     return [same for same in alike.values() if len(same) > 1]
+
+
+def alike_notes(names: Iterable[str], title: str) -> list[str]:
+    """What is said of them; `title` names their column."""
+    return [
+        f"{title}: the classes {' and '.join(map(repr, alike))} {KEPT_APART}"
+        for alike in look_alikes(names)
+    ]
 
 
 def at_a_glance(name: str) -> str:
@@ -241,6 +250,7 @@ def load_own(own: OwnTask) -> Loaded:
     elif own.kind == "auto":
         what = f"{len(names)} classes: {show(names)}" if names else "numbers (regression)"
         notes.append(f"column '{own.label}' was read as {what}")
+    notes += alike_notes(names, own.label_title)
     task = Task(
         name=own.name,
         kind=kind,

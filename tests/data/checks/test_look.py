@@ -188,6 +188,7 @@ def test_a_class_in_two_spellings(tmp_path):
         f"column 'label': the classes '{a.title()}' and '{a}' look alike and are kept apart"
         for a in ("neg", "pos")
     ]
+    assert sum("look alike" in f.sentence for f in found.findings) == 2  # each once
 
 
 def test_few_scores_are_told_as_a_correlation(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from kdlora.data.checks.duplicates import rows_by_group
 from kdlora.data.label_sets import joined_labels
-from kdlora.data.own_task import look_alikes
+from kdlora.data.own_task import alike_notes
 from kdlora.data.splits import SHORT_SELECTION
 from kdlora.records.data_look import DataFinding, SplitCount, percent
 from kdlora.vocabulary.task import Kind, Task
@@ -63,12 +63,11 @@ def missing_class_findings(counts: Sequence[SplitCount]) -> Iterator[DataFinding
 
 def alike_class_findings(names: Sequence[str], column: str) -> Iterator[DataFinding]:
     """Classes that are most likely one: a class that is written in two ways is learnt as two."""
-    for alike in look_alikes(names):
+    for told in alike_notes(names, f"column '{column}'"):
         yield DataFinding(
             "alike_classes",
             "warning",
-            f"column '{column}': the classes {' and '.join(map(repr, alike))} look alike and are "
-            "kept apart",
+            told,
             "Write them in one way, or join them (`labels` in the study file)",
         )
 
