@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 50
 _SHOWN = 10
-KEPT_APART = "look alike and are kept apart"  # so ends what is said of such classes
 HELD_OUT = "held out of train"  # instead of a file, as the source of a report split
 _LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
 
@@ -89,7 +88,7 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 def alike_notes(names: Iterable[str], title: str) -> list[str]:
     """What is said of them; `title` names their column."""
     return [
-        f"{title}: the classes {' and '.join(map(repr, alike))} {KEPT_APART}"
+        f"{title}: the classes {' and '.join(map(repr, alike))} look alike and are kept apart"
         for alike in look_alikes(names)
     ]
 

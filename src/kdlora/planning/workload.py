@@ -24,7 +24,6 @@ from kdlora.spec.run import (
     DistilledRun,
     EmbeddingsRun,
     EmbeddingsTeacherRun,
-    EncoderRef,
     EncoderRun,
     Run,
     TaskRef,
@@ -131,9 +130,8 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
         known = shape_of(run.entailment)[0]
         return Workload(0.0, asking, 0, 0, known.params, 0.0)
     if isinstance(run, EmbeddingsRun | EmbeddingsTeacherRun):
-        encoder = run.encoder if isinstance(run, EmbeddingsRun) else run.embeddings
-        read = _embedding_flops(encoder, run, rows.tokens) * rows.all
-        return Workload(0.0, read, 0, 0, shape_of(encoder)[0].params, 0.0, 0)
+        read = _embedding_flops(run, rows.tokens) * rows.all
+        return Workload(0.0, read, 0, 0, shape_of(run.encoder)[0].params, 0.0, 0)
     if not isinstance(run, EncoderRun):  # baselines, and teachers that are files
         return Workload(0.0, 0.0, 0, 0, 0, 0.0)
     shape, _ = shape_of(run.encoder)
@@ -161,7 +159,7 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
     if isinstance(teacher, ZeroShotTeacherRun):
         of_teacher = asking_flops(teacher, mean)
     elif isinstance(teacher, EmbeddingsTeacherRun):
-        of_teacher = _embedding_flops(teacher.embeddings, teacher, mean)
+        of_teacher = _embedding_flops(teacher, mean)
     elif run.reference is not None and (labels or matches):
         of_teacher = windows * shape_of(run.reference)[0].forward_flops(tokens, outputs)
     if matches:
@@ -192,12 +190,10 @@ def work_of(run: Run, rows: Rows, *, labels: bool = False, teacher: Run | None =
     )
 
 
-def _embedding_flops(
-    encoder: EncoderRef, run: EmbeddingsRun | EmbeddingsTeacherRun, tokens: float
-) -> float:
+def _embedding_flops(run: EmbeddingsRun | EmbeddingsTeacherRun, tokens: float) -> float:
     """What an encoder computes that reads a text, or both of a pair, once."""
     windows, length = _windows(tokens * _PADDING, run.training)
-    return windows * shape_of(encoder)[0].forward_flops(length, _outputs(run))
+    return windows * shape_of(run.encoder)[0].forward_flops(length, _outputs(run))
 
 
 def asking_flops(teacher: ZeroShotTeacherRun, tokens: float) -> float:

@@ -30,7 +30,7 @@ from kdlora.records.contents import MODEL, require_whole_model
 from kdlora.records.predictions import OUT_OF_FOLD, SplitOutputs, write_predictions
 from kdlora.records.record import Efficiency, TrainingFacts
 from kdlora.records.store import Store
-from kdlora.spec.run import EmbeddingsRun, EmbeddingsTeacherRun, reader_of, seed_for
+from kdlora.spec.run import EmbeddingsRun, EmbeddingsTeacherRun, seed_for
 from kdlora.training.inference import costs_alone, mean_embeddings
 from kdlora.training.precision import choose_compute, ready_for_inference
 from kdlora.vocabulary.task import CLASSIFICATION, Task
@@ -56,9 +56,7 @@ class Embedder:
 
     @cached_property
     def loaded(self) -> LoadedEncoder:
-        encoder = self.run.encoder if isinstance(self.run, EmbeddingsRun) else reader_of(self.run)
-        assert encoder is not None
-        loaded = load_encoder(encoder, self.task, seed=0, attention=self.compute.attention)
+        loaded = load_encoder(self.run.encoder, self.task, seed=0, attention=self.compute.attention)
         ready_for_inference(loaded.model, self.compute)
         return loaded
 

@@ -274,6 +274,11 @@ class EmbeddingsTeacherRun(BaseRun):
     embeddings: EncoderRef
     training: Training  # how texts are cut and computed
 
+    @property
+    def encoder(self) -> EncoderRef:
+        """Called as that of the baseline, which is the same model."""
+        return self.embeddings
+
     def _hashed(self) -> dict[str, Any]:
         values = super()._hashed()
         values["embeddings"] = _hashed_encoder(self.embeddings)
@@ -377,7 +382,7 @@ def reader_of(run: BaseRun) -> EncoderRef | None:
     """The encoder that a run's texts are cut for; None of a baseline and of a file."""
     if isinstance(run, ZeroShotTeacherRun):
         return run.entailment
-    return run.embeddings if isinstance(run, EmbeddingsTeacherRun) else encoder_of(run)
+    return run.encoder if isinstance(run, EmbeddingsTeacherRun) else encoder_of(run)
 
 
 def adapter_of(run: BaseRun) -> Adapter | None:

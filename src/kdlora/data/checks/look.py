@@ -21,7 +21,7 @@ from kdlora.data.checks.labels import (
 )
 from kdlora.data.checks.tokens import EncoderTokenizer, count_tokens, token_findings
 from kdlora.data.examples import Examples, TaskData
-from kdlora.data.own_task import HELD_OUT, KEPT_APART
+from kdlora.data.own_task import HELD_OUT
 from kdlora.records.data_look import DataFinding, DataLook, SplitCount, by_severity, percent
 from kdlora.spec.run import TaskRef
 
@@ -94,8 +94,9 @@ def look_at(
         *_empty_findings(data.dropped, sum(len(part) for part in data.splits().values())),
         *_column_findings(task.texts, texts),
         *_repetition_findings(data, pool),
-        *(DataFinding("note", "info", note) for note in data.notes if KEPT_APART not in note),
     ]
+    told = {found.sentence for found in findings}
+    findings += [DataFinding("note", "info", note) for note in data.notes if note not in told]
     tokens = [count_tokens(one, texts) for one in tokenizers]
     findings += [found for count in tokens for found in token_findings(count)]
     if unread:
