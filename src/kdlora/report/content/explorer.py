@@ -243,7 +243,7 @@ FIRST_SIZE = (350, 245)  # px
 
 
 def score_against_cost(facts: Facts, steered: Explorer | None) -> Figure | None:
-    """Every model's score against one cost, in one chart."""
+    """Every model's score against the cost that a user notices first, in one chart."""
     if steered is None:
         return None
     y, costs = steered.axes[0], {axis.key: axis for axis in steered.axes[1:]}

@@ -1,4 +1,4 @@
-"""What a page opens with beside its sentences: one picture, one table, what to doubt, what to do.
+"""What a page opens with beside its sentences and picture: one table, what to doubt, what to do.
 
 All else is folded. What stands here stands nowhere else on the page.
 """
@@ -11,18 +11,12 @@ from collections.abc import Iterator
 from kdlora.choice.next_steps import to_use
 from kdlora.choice.recommendation import Recommendation, Step
 from kdlora.report.content import answer, data_checks, pair_answer, trust, which_to_ship
-from kdlora.report.content.explorer import Explorer, score_against_cost
 from kdlora.report.content.parts import ReportData
-from kdlora.report.document import Figure, Finding, Source, Table
+from kdlora.report.document import Finding, Source, Table
 
 TOPIC = "Read with care"
 MOST_ROWS = 8  # of the table; a longer one starts closed
 LINE = 88  # characters of a comment
-
-
-def picture(d: ReportData, explorer: Explorer | None) -> Figure | None:
-    """Every model's score against the cost that a user notices first."""
-    return score_against_cost(d.facts, explorer)
 
 
 def table(d: ReportData) -> Table | None:

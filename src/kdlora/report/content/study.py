@@ -159,7 +159,7 @@ PLANS = (
         Part("What is not known yet", lambda d: pair_answer.no_answer(d.facts)),
         Part("What few rows can tell", lambda d: few_rows.few_rows(d.frame)),
         Part("What to doubt", first_screen.care),
-        Part("Score against cost", lambda d: first_screen.picture(d, _explorer(d)),
+        Part("Score against cost", lambda d: explorer.score_against_cost(d.facts, _explorer(d)),
              ("first_cost",)),
         Part("Which model for which use", first_screen.table,
              ("recommended", "selection", "summary")),
