@@ -24,6 +24,7 @@ from kdlora.training.loop import (
     make_optimizer,
 )
 from kdlora.training.schedule import make_schedule
+from kdlora.training.step_counts import MAX_NONFINITE
 from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_tokenizer
 from tests.harness.training import CONFIG, CPU, DATA, TASK, accuracy, fit, make_model, same
@@ -174,7 +175,7 @@ def test_lasting_nan_stops_the_run_at_its_best_weights(tmp_path):
     model = make_model()
     progress = fit(model, tmp_path, loss=bad_later)
     assert progress.stopped == "nonfinite"
-    assert progress.nonfinite_steps == loop.MAX_NONFINITE
+    assert progress.nonfinite_steps == MAX_NONFINITE
     assert progress.best_step == 6
 
 
@@ -360,7 +361,7 @@ def test_a_clipped_step_is_torchs_own(size):
         optimizer.param_groups[0]["lr"] = 0.1
         weight.grad = size * torch.randn(4, 3, generator=generator.manual_seed(1))
         if ours:
-            clipped_step(optimizer, gradient_norm({"weight": weight}), 1.0)
+            clipped_step(optimizer, gradient_norm({"weight": weight}), 1.0, torch.zeros(()))
         else:
             nn.utils.clip_grad_norm_([weight], 1.0)
             optimizer.step()

@@ -19,6 +19,7 @@ from kdlora.spec.sections import Training
 from kdlora.training.inference import predict
 from kdlora.training.loop import Hooks, TrainingData
 from tests.harness import training
+from tests.harness.device_reads import reads_of_steps
 from tests.harness.tiny_models import tiny_config
 from tests.harness.training import CPU, DATA, TASK, make_model
 
@@ -52,6 +53,12 @@ def fit(student, data, folder, settings=SETTINGS, **changes):
     return training.fit(
         student, folder, data=data, settings=settings, loss=make_loss(TASK, KD), **changes
     )
+
+
+def test_a_step_that_compares_inner_states_reads_nothing_from_its_device(tmp_path, monkeypatch):
+    student, data = setting()
+    reads = reads_of_steps(monkeypatch, lambda: fit(student, data, tmp_path))
+    assert reads == []
 
 
 def test_the_inner_terms_fall_and_the_projector_learns(tmp_path):

@@ -268,10 +268,15 @@ def collate(
     """`pad` as tensors for the encoder, on `device`."""
     import torch
 
-    tensors = {k: torch.from_numpy(v) for k, v in pad(encoded, index).items()}
-    if torch.device(device).type == "cpu":
-        return tensors
-    return {k: v.pin_memory().to(device, non_blocking=True) for k, v in tensors.items()}
+    where = torch.device(device)
+    return {k: on_device(torch.from_numpy(v), where) for k, v in pad(encoded, index).items()}
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the processor's memory on `device`, without waiting for what that is doing."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 WORTH_KEEPING = 1000  # rows; fewer are tokenised faster than a file is found

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from kdlora.data.batches import Encoded, collate, eval_batches
+from kdlora.data.batches import Encoded, collate, eval_batches, on_device, pad
 from kdlora.errors import ModelError
 from kdlora.files import leftovers, whole_file
 from kdlora.models.families import FAMILIES
@@ -172,8 +172,9 @@ class Online:
         inputs = collate(self.texts, index, self.device)
         with self.autocast():
             _, states = run_with_states(self.model, inputs, self.wanted)
-        mask = inputs["attention_mask"].bool()
-        return {name: state[mask] for name, state in states.items()}
+        tokens = np.flatnonzero(pad(self.texts, index)["attention_mask"])
+        places = on_device(torch.from_numpy(tokens), self.device)
+        return {name: state.flatten(0, 1)[places] for name, state in states.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +189,7 @@ class Cached:
 
     def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         parts = [self.values[self.offsets[i] : self.offsets[i + 1]] for i in index]
-        whole = torch.from_numpy(np.concatenate(parts)).to(self.device)
+        whole = on_device(torch.from_numpy(np.concatenate(parts)), self.device)
         return {name: whole[:, place] for name, place in self.features.items()}
 
 

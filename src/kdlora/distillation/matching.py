@@ -25,8 +25,7 @@ from kdlora.spec.distillation import Hidden, Relations, Signals
 def padded(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Ragged states [all tokens, d], text by text, at the true places of mask [b, l]: [b, l, d]."""
     out = tokens.new_zeros(*mask.shape, tokens.shape[-1])
-    out[mask] = tokens
-    return out
+    return out.masked_scatter_(mask[..., None], tokens)  # an index by a mask waits for the device
 
 
 def hidden_mse(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,10 @@
 A method is of use here if it trains something beside layers of the encoder, lets the head train
 with it, and can be folded into the weights: a student must be a plain model in the end.
 
-The training loop calls `adapt` once, `extra_loss` in every step and `after_step` after every
-optimizer step; the last two do nothing for variants that do not need them. Two habits keep runs
-apart and whole: a base model is adapted once and never shared (OLoRA rewrites its weights), and
-the modules to train and save are named in full, never guessed from the end of a name.
+The training loop calls `adapt` once, `extra_loss` in every step and, where ranks are allocated,
+`after_step` after every optimizer step; both do nothing for variants that do not need them. Two
+habits keep runs apart and whole: a base model is adapted once and never shared (OLoRA rewrites its
+weights), and the modules to train and save are named in full, never guessed from the end of a name.
 """
 
 from __future__ import annotations
@@ -216,6 +216,7 @@ __all__ = [
     "adapter_norm",
     "adapter_parameters",
     "after_step",
+    "allocates_ranks",
     "allocator_state",
     "earliest_stop",
     "extra_loss",
@@ -404,6 +405,11 @@ def new_parameters(model: nn.Module, new_modules: Sequence[str]) -> frozenset[st
         if parameter.requires_grad
     }
     return frozenset(n for n, own in plain.items() if own.rpartition(".")[0] in new_modules)
+
+
+def allocates_ranks(model: nn.Module) -> bool:
+    """Whether training must call `after_step`."""
+    return _adaptive(model) is not None
 
 
 def after_step(model: nn.Module, step: int) -> None:

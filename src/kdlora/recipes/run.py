@@ -308,7 +308,9 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         taught = target.standardised(taught) if taught is not None else None
     matching = hidden.matching if hidden else None
     training = TrainingData(texts["train"], labels, taught, matching)
-    weights = torch.tensor([*built.weights.values()]) if built.weights else None
+    weights = None
+    if built.weights:
+        weights = torch.tensor([*built.weights.values()], device=compute.device)
     by = Weighting(weights, run.training.focal)
     new = None
     if run.head_lr is not None:
@@ -324,7 +326,7 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         compute=compute,
         seeds=Seeds(seed_for(run.seed, "order"), seed_for(run.seed, "dropout")),
         hooks=Hooks(
-            after_step=adapters.after_step,
+            after_step=adapters.after_step if adapters.allocates_ranks(model) else None,
             extra_loss=adapters.extra_loss,
             earliest_best=adapters.earliest_stop(model),
             state=adapters.allocator_state,

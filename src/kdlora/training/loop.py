@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdlora.data.batches import Encoded, collate, micro_batches, train_batches
+from kdlora.data.batches import Encoded, collate, micro_batches, on_device, train_batches
 from kdlora.distillation.losses import Loss
 from kdlora.distillation.matching import Matching
 from kdlora.measure.quality import better
@@ -37,16 +37,20 @@ from kdlora.training.forward import Forward, make_forward
 from kdlora.training.interrupts import polite_interrupt
 from kdlora.training.precision import Compute
 from kdlora.training.schedule import LearningRateSchedule, evaluation_steps
+from kdlora.training.step_counts import StepCounts
 
-MAX_NONFINITE = 3  # consecutive steps without a finite gradient before training is given up
 CHECKPOINT_S = 60.0  # an epoch's end, or that of the training, is kept if so much would be lost
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What an adapter adds to the loop; the defaults add nothing."""
+    """What an adapter adds to the loop; the defaults add nothing.
 
-    after_step: Callable[[nn.Module, int], None] = lambda model, step: None
+    `after_step` is called after steps that were taken: where there is one, every step waits for the
+    device to say whether it was.
+    """
+
+    after_step: Callable[[nn.Module, int], None] | None = None
     extra_loss: Callable[[nn.Module], torch.Tensor | None] = lambda model: None
     earliest_best: int = 0  # evaluations before this step are no candidates (AdaLoRA's budgeting)
     state: Callable[[nn.Module], dict[str, Any] | None] = lambda model: None
@@ -121,6 +125,7 @@ class _Training:
     optimizer: torch.optim.AdamW
     data: TrainingData
     setup: TrainingSetup
+    counts: StepCounts
 
 
 def train(
@@ -150,7 +155,6 @@ def train(
         trained |= {f"matching.{n}": p for n, p in data.matching.named_parameters()}
     forward = setup.forward or make_forward(model, compute)
     optimizer = make_optimizer(trained, settings, setup.new)
-    training = _Training(model, forward, trained, optimizer, data, setup)
     progress = Progress(
         micro_batch_size=settings.micro_batch_size or settings.batch_size, unit=setup.unit
     )
@@ -166,9 +170,12 @@ def train(
             progress, best = restore(state, trained, optimizer)
             hooks.restore(model, state["extra"])
             write_history(folder, progress)
+        counts = StepCounts(progress, compute.device)
+        training = _Training(model, forward, trained, optimizer, data, setup, counts)
 
         def save() -> None:
             nonlocal saved_at
+            counts.read(progress)
             save_checkpoint(folder, progress, trained, best, optimizer, hooks.state(model))
             saved_at = time.monotonic()
 
@@ -179,6 +186,8 @@ def train(
         with polite_interrupt() as interrupted:
             for batch in batches if progress.stopped == "completed" else ():
                 _step(training, batch, progress)
+                if counts.at_hand or progress.step in evaluate_after:
+                    counts.read(progress)
                 events: list[dict[str, Any]] = [
                     {"step": progress.step, "total": schedule.total_steps}
                 ]
@@ -186,7 +195,7 @@ def train(
                     _evaluate(training, progress, best)
                     write_history(folder, progress)
                     events.append({"evaluation": progress.history[-1]})
-                if progress.nonfinite_row >= MAX_NONFINITE:
+                if counts.given_up(progress):
                     progress.stopped = "nonfinite"
                 elif _out_of_patience(progress, setup):
                     progress.stopped = "patience"
@@ -269,15 +278,11 @@ def _step(training: _Training, batch: np.ndarray, progress: Progress) -> None:
             if setup.compute.device.type == "cuda":
                 torch.cuda.empty_cache()
     norm = gradient_norm(training.trained)
-    if math.isfinite(value) and bool(torch.isfinite(norm)):
-        clipped_step(optimizer, norm, setup.settings.clip_norm)
-        setup.hooks.after_step(training.model, progress.step + 1)
-        progress.nonfinite_row = 0
-        progress.loss_sum += value
-        progress.loss_steps += 1
-    else:  # the weights stay as they were
-        progress.nonfinite_steps += 1
-        progress.nonfinite_row += 1
+    skipped = training.counts.add(value, norm)
+    clipped_step(optimizer, norm, setup.settings.clip_norm, skipped)
+    after_step = setup.hooks.after_step
+    if after_step is not None and not bool(skipped):
+        after_step(training.model, progress.step + 1)
     optimizer.zero_grad(set_to_none=True)
     progress.step += 1
     progress.examples += len(batch)
@@ -291,33 +296,36 @@ def gradient_norm(trained: dict[str, nn.Parameter]) -> torch.Tensor:
     return nn.utils.get_total_norm(p.grad for p in trained.values() if p.grad is not None)
 
 
-def clipped_step(optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: float) -> None:
-    """A step with gradients of at most the norm `clip_norm`.
+def clipped_step(
+    optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: float, skipped: torch.Tensor
+) -> None:
+    """A step with gradients of at most the norm `clip_norm`, or none where `skipped` is 1.
 
-    The fused optimizer divides the gradients while it reads them (as it does for loss scaling),
-    which saves a pass over all of them.
+    The fused optimizer divides the gradients while it reads them, and looks at `skipped` itself (as
+    it does both for loss scaling): that saves a pass over the gradients, and a wait for the device.
     """
     optimizer.grad_scale = ((norm + 1e-6) / clip_norm).clamp_min(1.0).float()  # type: ignore[attr-defined]
-    optimizer.found_inf = torch.zeros((), device=norm.device)  # type: ignore[attr-defined]
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
     optimizer.step()
 
 
-def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[float, float]:
+def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[torch.Tensor, float]:
     """Gradient of the batch's mean loss, computed in parts of `micro` examples: loss and FLOPs.
 
+    The loss stays on the device: to read it is to wait for all that was asked of it.
     Of texts that are read in windows a part has so many windows, or one text. Their logits are
     pooled before the loss, so that it is that of whole texts.
     """
     model, data, setup = training.model, training.data, training.setup
     device = setup.compute.device
     windows = data.texts.windows
-    total, flops = 0.0, 0.0
+    total, flops = torch.zeros((), dtype=torch.float64, device=device), 0.0
     extra_done = False
     for part in micro_batches(data.texts, batch, micro):
         rows = data.texts.rows(part)
         inputs = collate(data.texts, rows, device)
-        labels = data.labels[part].to(device)
-        teacher = data.teacher[part].to(device) if data.teacher is not None else None
+        labels = on_device(data.labels[part], device)
+        teacher = on_device(data.teacher[part], device) if data.teacher is not None else None
         matched = None
         if data.matching is None:
             logits = training.forward(inputs)
@@ -329,7 +337,7 @@ def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[flo
             matched = None if matched is None else windows.pool_tensor(matched, part, "mean")
         value = setup.loss(logits, labels, teacher, *([] if matched is None else [matched]))
         value = value * (len(part) / len(batch))
-        total += float(value.detach())
+        total += value.detach()
         if not extra_done:  # a property of the weights: added once a step
             extra = setup.hooks.extra_loss(model)
             value = value if extra is None else value + extra
@@ -374,7 +382,7 @@ def _evaluate(training: _Training, progress: Progress, best: dict[str, torch.Ten
             "selection": metrics,
         }
     )
-    progress.loss_sum, progress.loss_steps = 0.0, 0
+    training.counts.restart_loss(progress)
 
 
 def _out_of_patience(progress: Progress, setup: TrainingSetup) -> bool:
