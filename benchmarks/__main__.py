@@ -80,7 +80,7 @@ def main() -> None:
     broken = commands.add_parser("fuzz", help="damaged and hostile inputs for every reader")
     broken.add_argument("--inputs", type=int, default=20_000, help="over all readers, more")
     broken.add_argument("--minutes", type=float, default=30.0, help="no piece begins after them")
-    broken.add_argument("--seed", type=int, default=0, help="of the first piece; the next are next")
+    broken.add_argument("--seed", type=int, help="of the first piece; default: next of --lines")
     broken.add_argument("--lines", type=Path, default=studies.OUT / "fuzz.jsonl", help="the pieces")
     broken.add_argument("--only", nargs="*", default=[], help="readers, by their names")
     broken.add_argument("--keep", type=Path, default=Path("results/fuzz"), help="what breaks one")

@@ -20,8 +20,8 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -37,10 +37,10 @@ LIMIT_S = 5.0  # of processor time for one input; beyond it the reader hangs
 WAIT_S = 600.0  # of anything, however busy the machine is, and however long it is stopped
 MEMORY_MB = 500  # that the whole process may grow by
 _DEEP = 3000
-PIECE = 50_000  # inputs
+PIECE = 20_000  # inputs; so many at most are lost where the whole is killed
 MEMORY_DISK = Path("/dev/shm")  # what is laid there is written and deleted a million times
 
-Read = Callable[[bytes, Path], Any]  # an input, and a folder to lay it in
+Read = Callable[[bytes, Path], Any]  # an input, and an empty folder to lay it in
 Tried = Callable[[int], None]
 
 
@@ -86,15 +86,15 @@ def tallies(
     keep: Path | None = None,
     after: str | None = None,
     tried: Tried = lambda i: None,
+    made: Sequence[Target] = (),
 ) -> Iterator[Tally]:
     """Try `inputs` inputs over all targets, the kept ones first; a tally for each target.
 
     What breaks a reader is written below `keep`, with its traceback beside it. `tried` is told the
-    number of each input of a target beforehand. Targets up to `after` are left out.
+    number of each input of a target beforehand. Targets up to `after` are left out. `made` are the
+    targets, where they are made already: it takes seconds.
     """
-    from benchmarks.fuzz_targets import make_targets
-
-    targets = [t for t in make_targets(folder / "sound") if not only or t.name in only]
+    targets = _chosen(made or _make(folder / "sound"), only)
     whole = sum(t.share for t in targets)
     names = [t.name for t in targets]
     for target in targets[0 if after is None else names.index(after) + 1 :]:
@@ -109,6 +109,16 @@ def tallies(
             _try(target, _content(target, kept, seed, i), folder / "work", tally, keep)
         tally.grown_mb = round(_largest_mb() - before, 1)
         yield tally
+
+
+def _make(folder: Path) -> list[Target]:
+    from benchmarks.fuzz_targets import make_targets
+
+    return make_targets(folder)
+
+
+def _chosen(targets: Sequence[Target], only: tuple[str, ...]) -> list[Target]:
+    return [target for target in targets if not only or target.name in only]
 
 
 def _kept(target: Target) -> list[bytes]:
@@ -128,7 +138,8 @@ def watched(folder: Path, **asked: Any) -> list[Tally]:
     So what no exception can end (a loop in a library's C code, a crash, too much memory) is the
     fault of one input, with which the target's tally ends.
     """
-    context = multiprocessing.get_context("fork")  # torch is loaded once, by the first
+    context = multiprocessing.get_context("fork")  # what is loaded and made is so only once
+    asked["made"] = asked.get("made") or _make(folder / "sound")
     found: list[Tally] = []
     ended = False
     while not ended:
@@ -155,7 +166,7 @@ def watched(folder: Path, **asked: Any) -> list[Tally]:
         process.kill()
         process.join()
         if how and not ended:
-            found.append(_fatal(folder, at.value, how, after=found, asked=asked))
+            found.append(_fatal(at.value, how, after=found, asked=asked))
     return found
 
 
@@ -170,14 +181,10 @@ def _send(folder: Path, sender: Connection, at: Any, after: str | None, asked: A
     sender.send(None)
 
 
-def _fatal(folder: Path, i: int, how: str, *, after: list[Tally], asked: Any) -> Tally:
+def _fatal(i: int, how: str, *, after: list[Tally], asked: Any) -> Tally:
     """The tally of the target that ended the process; its input is kept."""
-    from benchmarks.fuzz_targets import make_targets
-
-    only, seed, keep = (asked.get(name) for name in ("only", "seed", "keep"))
-    targets = [t for t in make_targets(folder / "fatal") if not only or t.name in only]
-    shutil.rmtree(folder / "fatal")
-    target = targets[len(after)]
+    seed, keep = asked.get("seed"), asked.get("keep")
+    target = _chosen(asked["made"], asked.get("only") or ())[len(after)]
     if keep is not None:
         content = _content(target, _kept(target), seed or 0, max(i, 0))
         _keep(keep / target.name, f"{i + 1}", content, how)
@@ -372,7 +379,7 @@ def faults(sums: list[Tally]) -> list[str]:
 def run(
     inputs: int,
     *,
-    seed: int,
+    seed: int | None = None,
     only: tuple[str, ...],
     keep: Path,
     lines: Path,
@@ -381,35 +388,49 @@ def run(
 ) -> list[str]:
     """Measure pieces until so many inputs or minutes are over, and write the table of all.
 
-    Each piece is a line in the file `lines`, with a seed of its own: called again with the next
-    seed, the script adds to what was tried before. Returns the faults.
+    Each piece is a line in the file `lines`, with a seed of its own: called again, the script goes
+    on with the next one and adds to what was tried before. Returns the faults.
     """
-    from benchmarks import fuzz_targets  # noqa: F401  (before the first process is forked)
-
     began = time.monotonic()
     lines.parent.mkdir(parents=True, exist_ok=True)
+    before = pieces_in(lines)
+    if seed is None:
+        seed = 1 + max((piece["seed"] for piece in before), default=-1)
     place = MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None
-    for piece in range(-(-inputs // PIECE)):
-        if time.monotonic() - began > 60 * minutes:
-            break
-        number = min(PIECE, inputs - piece * PIECE)
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            found = watched(Path(folder), inputs=number, seed=seed + piece, only=only, keep=keep)
-        about = {
-            "date": f"{datetime.now(UTC):%Y-%m-%d}",
-            "machine": f"{os.cpu_count()} processors, {platform.machine()}",
-            "seed": seed + piece,
-            "minutes": round((time.monotonic() - started) / 60, 2),
-        }
-        with lines.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(about | {"targets": [asdict(t) for t in found]}) + "\n")
-    pieces = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        made = _make(Path(folder) / "sound")
+        for piece in range(-(-inputs // PIECE)):
+            if time.monotonic() - began > 60 * minutes:
+                break
+            number = min(PIECE, inputs - piece * PIECE)
+            started = time.monotonic()
+            found = watched(
+                Path(folder), inputs=number, seed=seed + piece, only=only, keep=keep, made=made
+            )
+            about = {
+                "date": f"{datetime.now(UTC):%Y-%m-%d}",
+                "machine": f"{os.cpu_count()} processors, {platform.machine()}",
+                "seed": seed + piece,
+                "minutes": round((time.monotonic() - started) / 60, 2),
+            }
+            line = json.dumps(about | {"targets": [asdict(t) for t in found]})
+            with lines.open("a", encoding="utf-8") as file:
+                file.write(f"\n{line}\n")  # after one that was not written whole, too
+    pieces = pieces_in(lines)
     sums = summed(pieces)
     text = page(sums, pieces)
     write_results(out, "fuzz", {"pieces": len(pieces), "targets": list(map(asdict, sums))}, text)
     print(text)
     return faults(sums)
+
+
+def pieces_in(lines: Path) -> list[dict[str, Any]]:
+    """What the file of lines holds; a last line that is not whole was being written."""
+    found = []
+    for line in lines.read_text(encoding="utf-8").splitlines() if lines.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def summed(pieces: list[dict[str, Any]]) -> list[Tally]:

@@ -18,7 +18,7 @@ from kdlora.data.own_task import load_own
 from kdlora.distillation import soft_labels
 from kdlora.importing.mapping import read_mapping
 from kdlora.importing.results import read_results
-from kdlora.planning.encoder_shapes import shape_of
+from kdlora.planning import encoder_shapes
 from kdlora.planning.workload import text_rows
 from kdlora.records.artefact import read_artefact
 from kdlora.records.frame import load_frame, load_histories, read_plan
@@ -258,13 +258,14 @@ def _request(content: bytes, folder: Path) -> None:
 
 def _shape(content: bytes, folder: Path) -> None:
     (folder / "config.json").write_bytes(content)
-    shape, _ = shape_of(EncoderRef(name="m", source="folder", path=str(folder)))
+    encoder_shapes._read_config.cache_clear()  # two files of one size and one moment are two here
+    shape, _ = encoder_shapes.shape_of(EncoderRef(name="m", source="folder", path=str(folder)))
     assert shape.params > 0
 
 
 def _model_file(model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
-        place = _copy(model, folder / "model", name, content)
+        place = _copy(model, folder, name, content)
         check_folder(place)
 
     return work
@@ -274,17 +275,22 @@ def _loaded(model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
         from kdlora.ship.predict import load_predictor
 
-        place = _copy(model, folder / "model", name, content)
+        place = _copy(model, folder, name, content)
         answers = load_predictor(place, threads=1)([["good film " * 100, ""]])
         json.dumps(answers, allow_nan=False, ensure_ascii=False).encode()
 
     return work
 
 
-def _copy(model: Path, place: Path, name: str, content: bytes) -> Path:
-    """The folder with another content of one file; the others are links: copies take long."""
-    shutil.copytree(model, place, copy_function=os.link)
-    (place / name).unlink(missing_ok=True)
+def _copy(model: Path, folder: Path, name: str, content: bytes) -> Path:
+    """The folder with another content of one file; the others are links: copies take long.
+
+    It lies beside `folder`, which is emptied for each input, and is used again.
+    """
+    place = folder.with_name(f"{model.name}, {name}")
+    if not place.exists():
+        shutil.copytree(model, place, copy_function=os.link)
+        (place / name).unlink(missing_ok=True)
     (place / name).write_bytes(content)
     return place
 
@@ -293,7 +299,7 @@ def _adapted(adapter: Path, model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
         from kdlora.models.saved import load_trained
 
-        place = _copy(adapter, folder / "adapter", name, content)
+        place = _copy(adapter, folder, name, content)
         check_folder(place)
         load_trained(place, encoder=EncoderRef(name="m", source="folder", path=str(model)))
 
@@ -369,6 +375,7 @@ def _model(folder: Path) -> Path:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    torch.set_num_threads(1)  # processes are forked from here, which threads of OpenMP outlive not
     words = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "good", "bad", "film"))}
     config = BertConfig(
         vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,

@@ -297,5 +297,33 @@ def test_the_fuzz_outlives_what_no_exception_ends(
     assert (tmp_path / "found" / "deadly" / "1").read_bytes() == b"kept"
 
 
+def test_the_fuzz_goes_on_with_other_inputs_where_it_was_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece is a line with a seed of its own; one that was not written whole is none."""
+    seen = tmp_path / "seen"
+
+    def note(content: bytes, folder: Path) -> None:
+        with seen.open("ab") as file:
+            file.write(content.hex().encode() + b"\n")
+
+    target = fuzz.Target("noted", note, (b"sound of some length",))
+    monkeypatch.setattr(
+        fuzz_targets, "make_targets", lambda folder: folder.mkdir(parents=True) or [target]
+    )
+    monkeypatch.setattr(fuzz, "PIECE", 30)
+    lines = tmp_path / "lines.jsonl"
+    folders = {"keep": tmp_path / "kept", "lines": lines, "out": tmp_path / "out"}
+    assert fuzz.run(60, only=(), **folders) == []
+    with lines.open("a", encoding="utf-8") as file:
+        file.write('{"seed": 2, "targ')
+    assert fuzz.run(30, only=(), **folders) == []
+    assert [piece["seed"] for piece in fuzz.pieces_in(lines)] == [0, 1, 2]
+    page = (tmp_path / "out" / "fuzz.md").read_text(encoding="utf-8")
+    assert "90 inputs in 3 pieces" in page
+    tried = [line for line in seen.read_text().split() if bytes.fromhex(line) != target.sound[0]]
+    assert len(set(tried)) > 80
+
+
 def len_of(content: bytes, folder: Path) -> None:
     len(content)
