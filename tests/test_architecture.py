@@ -124,10 +124,10 @@ def arms_by_hand(source: str, *, whole_allowed: bool = False) -> list[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        on = ast.unparse(node.func.value)
-        splits = node.func.attr in SPLITS and re.search(r"\b(arm|title|base_arm|c\.[ab])$", on)
         given = [a.value for a in node.args if isinstance(a, ast.Constant)]
-        if splits and any(str(value)[:1] in ("/", "[", "]") for value in given):
+        if node.func.attr not in SPLITS or all(str(v)[:1] not in ("/", "[", "]") for v in given):
+            continue
+        if re.search(r"\b(arm|title|base_arm|c\.[ab])$", ast.unparse(node.func.value)):
             found.append(f"line {node.lineno}: {ast.unparse(node)}")
     return found
 

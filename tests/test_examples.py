@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -24,6 +25,7 @@ FILES = sorted({*ROOT.glob("examples/*.yaml"), *PRESETS.glob("*.yaml")} - WAITIN
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_study_file_plans(path, tmp_path):
+    """With a teacher and what it teaches, but for a study that asks how a text is read."""
     text = path.read_text(encoding="utf-8")
     named = re.findall(r"\{data_dir\}/([\w/.-]+)", text)
     if named:  # a task of GLUE is then read from there as well
@@ -34,8 +36,11 @@ def test_a_study_file_plans(path, tmp_path):
         (tmp_path / name).write_text(f"sentence\tlabel\n{name}\t0\n", encoding="utf-8")
     changes = {"data_dir": str(tmp_path)} if named else {}
     plan = make_plan(read_study(path, **changes))
-    assert {"teacher", "student", "baseline"} == {run.role for run in plan.runs}
-    assert any(run.distillation == "kd" for run in plan.runs)
+    teaches = path.stem != "long-texts"
+    assert {"student", "baseline"} | ({"teacher"} if teaches else set()) == {
+        run.role for run in plan.runs
+    }
+    assert any(run.distillation == "kd" for run in plan.runs) == teaches
 
 
 def example(name):
@@ -57,6 +62,19 @@ def test_the_texts_of_which_few_are_of_the_rare_class():
             assert len(part) == pytest.approx(size, abs=1)
             assert sum(c == "positive" for _, c in part) == pytest.approx(0.04 * size, abs=1)
         assert parts == thinned(rows, share=0.04, held_out=0.4, seed=0, most=most)
+
+
+def test_long_texts_end_with_a_review_of_their_class():
+    reviews = [(f"review {i}", ("negative", "positive")[i % 2]) for i in range(50)]
+    questions = ["What is the best way to learn?", "Why?"]
+    script = example("long_texts")
+    made = script.long_texts(reviews, questions, np.random.default_rng(0))
+    ends = [(text[text.index("review") :], label) for text, label in made]
+    assert sorted(ends) == sorted(reviews)
+    for text, _ in made:
+        words = text[: text.index("review")].split()
+        assert script.WORDS[0] <= len(words) < script.WORDS[1] + 7  # of the last question
+        assert {"What", "Why?"} <= set(words)
 
 
 def test_the_answers_that_stand_in_for_a_language_models():

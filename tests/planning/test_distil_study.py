@@ -13,7 +13,7 @@ from kdlora.planning.distil_study import DistilArguments
 from kdlora.planning.distil_study import distil_study as study_of
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import DistilledRun
+from kdlora.spec.run import DistilledRun, EmbeddingsTeacherRun
 from tests.harness.moods import sentences, write_csv
 
 ENCODERS = {"teacher": "minilm-l6", "student": "minilm-l3"}
@@ -237,12 +237,41 @@ def test_a_teacher_that_answers_by_entailment(answers):
     assert study.arms == ["teacher/given", "student/kd-lora"]
 
 
+def test_a_linear_model_on_embeddings_teaches_beside_arms_that_learn_from_labels(
+    files,
+):
+    study = distil_study(**columns(files), teacher_embeddings=True)
+    assert study.arms[0] == "teacher/given"
+    assert {"student/fft", "student/lora", "student/kd-lora"} < set(study.arms)  # and the controls
+    (teacher,) = (run for run in make_plan(study).runs if run.role == "teacher")
+    assert isinstance(teacher, EmbeddingsTeacherRun)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"teacher_outputs": None}, "who teaches"),
         ({"teacher": "minilm-l6"}, "two teachers"),
         ({"hypothesis": "{}"}, "name it as teacher"),
+        ({"teacher_embeddings": True}, "name it as teacher"),
+        (
+            {
+                "teacher_outputs": None,
+                "teacher": "x",
+                "teacher_embeddings": True,
+                "hypothesis": "{}",
+            },
+            "two ways to teach",
+        ),
+        (
+            {
+                "teacher_outputs": None,
+                "teacher": "x",
+                "teacher_embeddings": True,
+                "teacher_is_trained": False,
+            },
+            "leave it out here",
+        ),
         ({"teacher_outputs": None, "teacher": "x", "confidence": "c"}, "confidence is of a teach"),
         ({"teacher_is_trained": True}, "leave it out here"),
     ],

@@ -177,8 +177,10 @@ def run(
     selection = RunSelection(tuple(only), max_hours, retry_failed, retry_flagged)
     if selection.only:
         chosen_runs(planned, selection.only)  # a wrong pattern is told before anything is read
+    options = EngineOptions(workers, threads, selection=selection)
     inspected: Inspected | None = None
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
+        execution.prepare(options)
         from kdlora.planning.preflight import preflight  # needs torch; a finished study does not
 
         inspected = preflight(planned, on_note)
@@ -195,7 +197,7 @@ def run(
     status = execution.run_plan(
         planned,
         store,
-        EngineOptions(workers, threads, selection=selection),
+        options,
         on_event=on_event or (lambda run, event: None),
         on_note=on_note,
     )
@@ -445,6 +447,7 @@ def distil(
     outputs_separator: str | None = None,
     confidence: str | None = None,
     hypothesis: str | None = None,
+    teacher_embeddings: bool = False,
     adaptation: str = "lora",
     seeds: Sequence[int] = (42,),
     epochs: int | None = None,
@@ -502,6 +505,8 @@ def distil(
         outputs_separator: of labels, what stands between several of one text (by default as
             `label_separator`); a list in JSON needs none.
         hypothesis: ``"This text is about {}."``: the teacher answers by entailment.
+        teacher_embeddings: the teacher is a linear model, fitted on the labels, on the embeddings
+            of `teacher` as it comes; of pairs with a number, on their cosine.
         eval: held-out rows to report on; without it a fifth of the training rows is held out.
         unlabelled: files of texts without labels, or a DataFrame, a data set or a list of mappings
             of them, which the student learns from the teacher's answers. Texts that stand in a

@@ -224,6 +224,14 @@ def distil(
             "and without labels."
         ),
     ] = None,
+    teacher_embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--teacher-embeddings",
+            help="The teacher is a linear model on the embeddings of --teacher as it comes, which "
+            "takes seconds.",
+        ),
+    ] = False,
     hub: Annotated[
         str | None,
         typer.Option(

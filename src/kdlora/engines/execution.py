@@ -68,6 +68,13 @@ class Execution:
             Tracker(root, uri=self.mlflow_uri, on_note=on_note) if self.mirrors else nullcontext()
         )
 
+    def prepare(self, options: EngineOptions) -> None:
+        """Let workers of this machine load what they need while the study is still checked."""
+        if self.engine == "local":
+            from kdlora.engines import local
+
+            local.start_server(options)
+
     def run_plan(
         self,
         plan: Plan,

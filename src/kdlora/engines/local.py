@@ -13,9 +13,9 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import popen_forkserver, spawn
+from multiprocessing import forkserver, popen_forkserver, spawn
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -66,14 +66,26 @@ def run_plan(
     once the running ones have written their checkpoints, and StoreError when the disk is full.
     """
     options = options or EngineOptions()
-    workers = options.workers or 1
     options = replace(
         options,
-        threads=options.threads or max(1, available_cores() // workers),
+        threads=_threads(options),
         gpus=visible_gpus() if options.gpus is None else options.gpus,
         retries=_RETRIES if options.retries is None else options.retries,
     )
-    return supervise(plan, store, LocalBackend(workers), options, on_event)
+    return supervise(plan, store, LocalBackend(options.workers or 1), options, on_event)
+
+
+def _threads(options: EngineOptions) -> int:
+    """Threads of each worker; unless named, they share the cores."""
+    return options.threads or max(1, available_cores() // (options.workers or 1))
+
+
+def start_server(options: EngineOptions) -> None:
+    """Let the server that workers are forked from load torch, while a study is still checked.
+
+    It ends with this process. Otherwise the first worker would start it and wait for it.
+    """
+    _server(_threads(options))
 
 
 def _preparation_without_main(name: str) -> dict[str, Any]:
@@ -109,12 +121,10 @@ class WorkerProcess(ForkServerProcess):
 def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
     """Fork a worker; its events arrive at the connection, which ends with it.
 
-    The server that all workers are forked from, with what they need loaded, is started by the first
-    of them, and again by the next should it have been killed.
+    The server that all workers are forked from, with what they need loaded, is started by
+    `start_server` or the first of them, and again by the next should it have been killed.
     """
-    tune_workers()
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["kdlora.engines.worker"])
+    context = _server(job.threads)
     starts = 0
     while True:
         starts += 1
@@ -131,6 +141,16 @@ def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
             time.sleep(_BETWEEN_S)
         finally:
             sender.close()
+
+
+def _server(threads: int) -> ForkServerContext:
+    """The context of workers, whose server runs, or begins to."""
+    tune_workers()
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["kdlora.engines.worker"])
+    with _environment(worker_environment(threads)):  # the server's: workers inherit it
+        forkserver.ensure_running()
+    return context
 
 
 def _work(job: Job, sender: Connection) -> None:

@@ -68,6 +68,7 @@ class DistilArguments:
     outputs_separator: str | None = None
     confidence: str | None = None
     hypothesis: str | None = None
+    teacher_embeddings: bool = False
     adaptation: str = "lora"
     seeds: Sequence[int] = (42,)
     epochs: int | None = None
@@ -124,7 +125,11 @@ def distil_study(given: DistilArguments) -> Study:
     task |= {key: getattr(given, key) for key in said}
     task["labels"] = given.labels or {}
     pair = _pair(given)
-    arrives = bool(pair.get("teacher_is_trained")) or given.teaches_without_training
+    arrives = (
+        bool(pair.get("teacher_is_trained"))
+        or given.teaches_without_training
+        or given.teacher_embeddings
+    )
     student = Arm("student", given.adaptation)
     controls = [str(student.as_full()), str(student)]
     sections = _sections(given)
@@ -174,7 +179,13 @@ def _contradictions(given: DistilArguments) -> Iterator[str]:
                 yield f"{name} is of a teacher's file: give teacher_outputs"
     if given.hypothesis is not None and given.teacher is None:
         yield "hypothesis is of a teacher that answers by entailment: name it as teacher"
-    if given.teaches_without_training and given.teacher_is_trained is not None:
+    if given.teacher_embeddings and given.teacher is None:
+        yield "teacher_embeddings is of a teacher that is an encoder: name it as teacher"
+    if given.teacher_embeddings and given.hypothesis is not None:
+        yield "hypothesis and teacher_embeddings are two ways to teach: give one of them"
+    if given.teacher_is_trained is not None and (
+        given.teaches_without_training or given.teacher_embeddings
+    ):
         yield "teacher_is_trained is of a classifier: leave it out here"
 
 
@@ -193,6 +204,8 @@ def _pair(given: DistilArguments) -> dict[str, Any]:
     teacher = str(given.teacher)
     if given.hypothesis is not None:
         return pair | {"teacher": {"zero_shot": teacher, "hypothesis": given.hypothesis}}
+    if given.teacher_embeddings:
+        return pair | {"teacher": {"embeddings": teacher}}
     trained = given.teacher_is_trained
     if trained is None:
         trained = False
