@@ -17,7 +17,7 @@ import pytest
 
 from kdlora import files
 from kdlora.engines import selection, supervisor
-from kdlora.engines.local import run_plan
+from kdlora.engines.local import run_plan, start_server
 from kdlora.engines.selection import RunSelection
 from kdlora.engines.supervisor import EngineOptions
 from kdlora.errors import Interrupted
@@ -99,7 +99,7 @@ def test_killed_twice_is_a_failure_that_names_the_signal_and_waits_to_be_asked(p
     assert store.read_failure(bad) is None
 
 
-def test_a_server_that_was_killed_starts_again_with_the_workers_share_of_threads(
+def test_a_server_started_early_is_used_and_after_a_kill_another_with_the_workers_share_of_threads(
     plan, store, monkeypatch
 ):
     monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
@@ -114,11 +114,12 @@ def test_a_server_that_was_killed_starts_again_with_the_workers_share_of_threads
             os.kill(server._forkserver_pid, signal.SIGKILL)
 
     server._stop()  # one of another test has what that test's environment was
-    choice = RunSelection(only=("arm=*majority",))
-    status = run_plan(
-        plan, store, EngineOptions(threads=1, selection=choice), on_event=kill_the_server
-    )
+    options = EngineOptions(threads=1, selection=RunSelection(only=("arm=*majority",)))
+    start_server(options)
+    early = server._forkserver_pid
+    status = run_plan(plan, store, options, on_event=kill_the_server)
     assert set(status.values()) == {"done"}
+    assert seen[0][0] == early
     assert len({pid for pid, _ in seen}) == 2
     assert all(limited for _, limited in seen)
 
