@@ -68,10 +68,13 @@ def _taught(name: str, steps: int, **distillation: Any) -> Candidate:
     return Candidate(name, "student/kd-lora", training, {}, distillation)
 
 
+# What the study file's defaults are today.
+DEFAULTS = (_fft("fft-200-head-1e-3", 200, head=1e-3), _lora("lora-200", 200, head=1e-3))
 # In the order in which they are tried.
 CANDIDATES = (
     Candidate("fft-before", "student/fft"),
     Candidate("lora-before", "student/lora"),
+    *DEFAULTS,
     _fft("fft-300-head-1e-3", 300, head=1e-3),
     _lora("lora-300", 300),
     _fft("fft-300", 300),
@@ -199,9 +202,9 @@ Scores x 100 of the best evaluation on a selection split of {SELECTION_ROWS} row
 {PAIR["student"]}, texts of up to {MAX_LENGTH} tokens. *Before* is what was done until there was a
 floor of steps: 3 epochs, a rate of 1e-4 (FFT) and 1e-3 (LoRA), the head as the rest. The number
 behind the arm is the floor (`training.min_steps`), *head* the rate of new modules
-(`training.lr.head`). Regressions are standardised in all of them. More steps bring more
-evaluations, the best of which flatters a little. The last columns count the tasks whose run carries
-the flag.
+(`training.lr.head`); {" and ".join(f"*{one.name}*" for one in DEFAULTS)} are the defaults.
+Regressions are standardised in all of them. More steps bring more evaluations, the best of which
+flatters a little. The last columns count the tasks whose run carries the flag.
 `python -m benchmarks defaults` goes on with what is not there yet.
 
 """

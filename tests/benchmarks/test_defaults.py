@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import defaults
+from kdlora.spec.check import make_study
+from kdlora.spec.plan import make_plan
 from kdlora.spec.run import DistilledRun, TrainedRun
 
 
@@ -36,6 +38,13 @@ def test_each_candidate_is_trained_on_every_task_before_the_next_begins(glue: Pa
             assert run.training.min_steps == candidate.training.get("min_steps", 0)
             if isinstance(run, DistilledRun):
                 assert [t.run_id for t in teachers] == list(run.teachers)
+
+
+def test_what_is_called_the_defaults_is_what_a_study_file_that_names_nothing_means() -> None:
+    study = {"name": "x", "tasks": ["movie-reviews"], "pairs": [defaults.PAIR], "baselines": False}
+    for one in defaults.DEFAULTS:
+        both = {"arms": [one.arm], "variations": {"named": one.variation()}}
+        assert len(make_plan(make_study(study | both)).runs) == 1  # the same run, named or not
 
 
 def test_without_time_nothing_is_trained_and_the_table_is_empty(glue: Path, tmp_path: Path) -> None:
