@@ -17,8 +17,9 @@ from scipy.special import softmax
 
 from benchmarks.results import write_results
 from kdlora.errors import InputError
-from kdlora.records.frame import find_study, load_frame
+from kdlora.records.frame import load_frame
 from kdlora.records.predictions import SplitOutputs, read_outputs
+from kdlora.records.study_folder import find_study
 from kdlora.ship.calibration import calibrate
 from kdlora.vocabulary.task import CLASSIFICATION
 

@@ -160,7 +160,8 @@ def doctor(
     from kdlora.evidence.coverage import coverage
     from kdlora.evidence.diagnosis import diagnose
     from kdlora.importing.results import read_results
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
+    from kdlora.records.study_folder import find_study
 
     if not isinstance(study, str | Path):
         frame = study
@@ -176,8 +177,9 @@ def _runs(
     study: str | Path | pd.DataFrame | StudyFrame, where: Sequence[str], without: Sequence[str]
 ) -> StudyFrame:
     """The runs of a study, or a part of them; of a folder also what they predicted."""
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
     from kdlora.records.predictions import RunOutputs
+    from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
     from kdlora.records.tidy import StudyFrame
 

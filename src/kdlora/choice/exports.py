@@ -15,9 +15,10 @@ from kdlora.choice.recommend import DRAWS, SEED, recommend_each
 from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.records.artefact import ARTEFACT, Artefact, read_artefact
-from kdlora.records.frame import find_study, load_frame
+from kdlora.records.frame import load_frame
 from kdlora.records.imported import is_imported
 from kdlora.records.predictions import read_outputs
+from kdlora.records.study_folder import find_study
 from kdlora.records.subset import StudyPart, subset
 
 

@@ -19,8 +19,8 @@ def calibrate(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A run's folder, a saved student's, an exported one, or a study's, which means "
-            "its student.",
+            help="A run's folder or STUDY:RUN_ID, a saved student's, an exported one, or a study, "
+            "which means its student.",
         ),
     ],
     temperature: Annotated[

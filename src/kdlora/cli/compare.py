@@ -297,8 +297,9 @@ def compare(
     from kdlora.cli.progress import waiting
     from kdlora.evidence.result import Rules
     from kdlora.evidence.teacher import has_taught
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
     from kdlora.records.predictions import RunOutputs
+    from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
     from kdlora.records.tidy import StudyFrame
 

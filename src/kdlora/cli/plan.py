@@ -292,7 +292,8 @@ def _shared(planned: Plan) -> list[str]:
 
 def status(folder: StudyFolder, as_json: AsJson = False) -> None:
     """Show the results of a study's folder so far, what is running, and what was set aside."""
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
+    from kdlora.records.study_folder import find_study
 
     root = find_study(folder)  # a name that is none is told before the tables are loaded
     frame = load_frame(root)

@@ -27,7 +27,8 @@ def predict(
         Path,
         typer.Argument(
             metavar="MODEL",
-            help="A saved student, an export or a run's folder, or a name of the model hub.",
+            help="A saved student, an export, a run's folder or STUDY:RUN_ID, a study, which means "
+            "its student, or a name of the model hub.",
         ),
     ],
     file: Annotated[

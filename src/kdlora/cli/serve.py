@@ -15,7 +15,9 @@ def serve(
     model: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="An exported folder or a saved student, or a name of the model hub."
+            metavar="MODEL",
+            help="An exported folder, a saved student, a study, which means its student, or a name "
+            "of the model hub.",
         ),
     ],
     variant: Annotated[

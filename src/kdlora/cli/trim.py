@@ -52,7 +52,7 @@ def trim(
     from kdlora.errors import InputError
     from kdlora.models.encoders import resolve_encoder
     from kdlora.models.vocabulary import trim_vocabulary
-    from kdlora.ship.hub_model import fetch_model
+    from kdlora.ship.named_model import fetch_model
     from kdlora.spec.resolve import encoder_ref
 
     if to.exists() and not replace:

@@ -16,6 +16,7 @@ from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
 from kdlora.records.record import Record, TaskFacts, recorded_licences, task_facts
 from kdlora.records.store import Store, write_json, write_text
+from kdlora.records.study_folder import PLAN_FILE, STUDY_FILE, find_study
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.encoders import Pair
 from kdlora.spec.halving import Halving, races
@@ -33,9 +34,6 @@ from kdlora.spec.study import Study
 from kdlora.vocabulary.arm import labelled, teaching_arm
 from kdlora.vocabulary.task import KINDS
 
-RESULTS = Path("results")  # where studies lie unless told otherwise
-PLAN_FILE = "plan.json"
-STUDY_FILE = "study.yaml"
 _FACTS = (
     "precision",
     "device",
@@ -78,19 +76,6 @@ def read_plan(root: Path) -> dict[str, Any]:
             f"cannot read {path}: {error}. Records are untouched; `kdlora run` with the study file "
             "writes the plan anew"
         ) from None
-
-
-def find_study(study: str | Path, results: Path = RESULTS) -> Path:
-    """The folder of a study, given as a folder or by the name it has below `results`.
-
-    Raises StoreError that lists the studies there are.
-    """
-    for folder in (Path(study), results / study):
-        if folder.is_dir():
-            return folder
-    known = sorted(p.name for p in results.iterdir() if p.is_dir()) if results.is_dir() else []
-    names = f" Studies in {results}: {', '.join(known)}." if known else ""
-    raise StoreError(f"no study '{study}': expected a study's folder or name.{names}")
 
 
 # What a plan that lacks something, or holds another kind of thing, makes its reading end with.

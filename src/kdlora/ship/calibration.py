@@ -24,7 +24,6 @@ from kdlora.evidence.abstention import (
     try_cuts,
 )
 from kdlora.measure.calibration import cross_entropy, fit_temperature
-from kdlora.records.frame import PLAN_FILE
 from kdlora.records.predictions import SplitOutputs, read_outputs
 from kdlora.records.store import Store, write_text
 from kdlora.ship.answers import decide
@@ -44,6 +43,7 @@ from kdlora.ship.card import (
 )
 from kdlora.ship.label_thresholds import METRICS as LABEL_METRICS
 from kdlora.ship.label_thresholds import best_cut, choose_label_thresholds, measure_label_fit
+from kdlora.ship.named_model import model_folder
 from kdlora.spec.run import EncoderRun
 from kdlora.vocabulary.metric import METRICS as EVERY_METRIC
 from kdlora.vocabulary.metric import confusion_counts, expected_calibration_error
@@ -351,16 +351,14 @@ def calibrate_folder(
 ) -> tuple[Path, Calibration]:
     """Calibrate a run, or a saved or exported student, and store it where it is read from.
 
-    A study means the student that it saved. A run keeps it beside its record, and whatever is made
-    of that run later takes it along. A student or an export has it in its card; an export says it
-    in its README and example, too. Needs the run's stored predictions: those of the fp32 model,
-    also for a quantised export. Returns the file written.
+    A study means the student that it saved (`named_model.model_folder`). A run keeps it beside its
+    record, and whatever is made of that run later takes it along. A student or an export has it in
+    its card; an export says it in its README and example, too. Needs the run's stored predictions:
+    those of the fp32 model, also for a quantised export. Returns the file written.
 
     Raises ModelError where no run or card is found, InputError as `calibrate` does.
     """
-    folder = Path(folder).expanduser()
-    if (folder / PLAN_FILE).is_file():
-        folder = folder / "student"
+    folder = model_folder(folder)
     if (folder / "record.json").is_file():
         root, run_id, target = folder.parent.parent, folder.name, folder / CALIBRATION
         record = Store(root).read(run_id)
@@ -422,7 +420,7 @@ def calibrate_run(run: str | Path, wanted: list[str]) -> Calibration:
         temperature="temperature" in wanted, threshold=metrics[0] if metrics else None,
         abstain=as_number(aims[0]) if aims else None,
     )  # fmt: skip
-    folder = Path(run).expanduser()
+    folder = model_folder(run)
     if (folder / CARD).is_file() and (card := read_card(folder)) is not None:
         write_card(folder, card.model_copy(update={"calibration": made}))
     return made

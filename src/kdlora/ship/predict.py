@@ -15,7 +15,7 @@ from kdlora.extras import install_command, is_installed
 from kdlora.files import whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
-from kdlora.ship.hub_model import model_folder
+from kdlora.ship.named_model import model_folder
 from kdlora.ship.safety import check_folder, is_model_folder
 from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.tables.templates import columns_of, composed_columns
@@ -34,7 +34,8 @@ def load_predictor(
 ) -> Predictor:
     """Load a saved student, a run's folder, an exported folder or any classifier's folder.
 
-    A name of the hub, where no folder is called so, is fetched first.
+    A study means the student that it saved, and a name of the hub is fetched first; see
+    `named_model.model_folder`.
     Of an exported folder `variant` chooses what runs (``torch``, ``onnx``, ``onnx-int8``,
     ``onnx-int4``), by default the fastest that passed the accuracy gate. ONNX variants need no
     torch. `threads` default to what the libraries choose. Raises ModelError or InputError.
@@ -49,10 +50,6 @@ def load_predictor(
             f"{folder} was not exported, so it has no variant '{variant}'. "
             f"Make one: kdlora export {folder} --to DIR --format onnx"
         )
-    if (folder / "plan.json").is_file() and not (folder / "config.json").is_file():
-        student = folder / "student"
-        hint = f" Its student: {student}" if student.is_dir() else ""
-        raise ModelError(f"{folder} is a study with many models; name one of them.{hint}")
     return _load_torch(folder, precision, threads)
 
 
@@ -98,7 +95,7 @@ def _no_folder(folder: Path) -> str:
         )
     return (
         f"no model folder at {folder}. Give a saved student (the folder `student` of a study), "
-        "an exported folder, a run's folder (below `runs`) or a name of the hub"
+        "an exported folder, a run's folder (below `runs`), a study's or a name of the hub"
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 from kdlora.errors import InputError
 from kdlora.ship.answers import Answer, Predictor, answer_columns, flat
-from kdlora.ship.hub_model import model_folder
+from kdlora.ship.named_model import model_folder
 from kdlora.ship.predict import load_predictor
 from kdlora.tables.reader import text_of
 from kdlora.tables.templates import columns_of, composed_columns

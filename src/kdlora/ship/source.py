@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdlora.errors import DataError, InputError, ModelError, did_you_mean
+from kdlora.errors import DataError, InputError, ModelError
 from kdlora.evidence.teacher import teacher_of
-from kdlora.records.frame import PLAN_FILE, find_study, load_frame
+from kdlora.records.frame import load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
+from kdlora.records.study_folder import PLAN_FILE
 from kdlora.ship.card import ModelCard, make_card, read_calibration, read_card, renewed
-from kdlora.ship.hub_model import model_folder
+from kdlora.ship.named_model import model_folder
 from kdlora.spec.run import EncoderRef, EncoderRun, TrainedRun
 
-_EXPECTED = "give a run's folder (below `runs`), STUDY:RUN_ID, or a saved student's folder"
+_EXPECTED = (
+    "give a run's folder (below `runs`), STUDY:RUN_ID, a saved student's folder, or a study's, "
+    "which means its student"
+)
 
 
 @dataclass(frozen=True)
@@ -47,21 +51,9 @@ class Teacher:
 def find_source(given: str | Path) -> SourceRun:
     """The run that the user named. Raises InputError or ModelError."""
     folder = model_folder(given)
-    if folder.is_dir():
-        return _source_of_folder(folder)
-    study, colon, run_id = str(given).rpartition(":")
-    if not colon or not study:
+    if not folder.is_dir():
         raise InputError(f"no run at {given}; {_EXPECTED}")
-    store = Store(find_study(study))
-    runs = store.root / "runs"
-    known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
-    exact = [name for name in known if name == run_id]
-    fitting = exact or [name for name in known if run_id and run_id in name]
-    if len(fitting) != 1:
-        if fitting:
-            raise InputError(f"'{run_id}' fits {len(fitting)} runs: {', '.join(fitting)}")
-        raise InputError(f"{store.root} has no run '{run_id}'.{did_you_mean(run_id, known)}")
-    return _source(store, fitting[0])
+    return _source_of_folder(folder)
 
 
 def find_teacher(source: SourceRun) -> Teacher | None:
@@ -114,8 +106,7 @@ def _source_of_folder(folder: Path) -> SourceRun:
         return _source(Store(folder.resolve().parent.parent), folder.resolve().name)
     card = read_card(folder)
     if card is None or not card.run_id:
-        hint = " It is a study: add :RUN_ID" if (folder / "plan.json").is_file() else ""
-        raise InputError(f"{folder} is no run and no saved student; {_EXPECTED}.{hint}")
+        raise InputError(f"{folder} is no run and no saved student; {_EXPECTED}")
     above = folder.resolve().parents
     for root in above[:2]:
         if (root / "runs" / card.run_id).is_dir():

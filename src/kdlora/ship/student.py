@@ -13,6 +13,7 @@ from kdlora.records.artefact import checksums_of
 from kdlora.records.contents import CHECKSUMS, require_whole_model, sealed
 from kdlora.records.record import Record
 from kdlora.records.store import Store, write_json
+from kdlora.records.study_folder import STUDENT
 from kdlora.ship.card import (
     CALIBRATION,
     ModelCard,
@@ -36,7 +37,7 @@ def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCa
     return [
         (folder, _save_student(ranked, folder, store))
         for name, ranked in students_to_save(frame).items()
-        for folder in [store.root / "student" / name]
+        for folder in [store.root / STUDENT / name]
     ]
 
 

@@ -1,0 +1,110 @@
+"""Which model a name means, wherever one is asked for: a folder, a study, a run, one of the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from kdlora.errors import InputError, ModelError, did_you_mean
+from kdlora.files import nearest_folder
+from kdlora.records.store import Store
+from kdlora.records.study_folder import PLAN_FILE, RESULTS, STUDENT, find_study
+from kdlora.ship.card import CARD
+
+# owner/name as the hub allows it; with a dot or tilde before it a path is meant
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
+
+_PATIENCE_S = 5.0  # for the hub's first answer
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of the model that a name means.
+
+    A folder is itself, and that of a study its saved student's; a study may be named as below
+    `results`. STUDY:RUN_ID, or a part of the id that is unique, is a run's folder; and any other
+    name is asked of the hub. What is none of these stays as it is.
+
+    Raises ModelError where a study saved no student or several, and where the hub does not give
+    the model; InputError where a study has no such run.
+    """
+    folder, name = Path(model).expanduser(), str(model)
+    if not folder.exists() and _is_study(RESULTS / name):
+        folder = RESULTS / name
+    if folder.exists():
+        return _student_of(folder) if _is_study(folder) else folder
+    study, colon, run_id = name.rpartition(":")
+    if colon and study:
+        return _run_folder(study, run_id)
+    if not _NAME.fullmatch(name):
+        return folder
+    if near := nearest_folder(folder):
+        raise ModelError(
+            f"there is no folder {name}. Did you mean '{near}'? A model of the hub whose name is "
+            "so near is given by its folder: hf download prints it"
+        )
+    return fetch_model(name)
+
+
+def saved_students(study: Path) -> list[Path]:
+    """The folders of the students that a study saved: one, or one a task and pair."""
+    folder = study / STUDENT
+    if (folder / CARD).is_file():
+        return [folder]
+    return sorted(card.parent for card in folder.glob(f"*/{CARD}"))
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / PLAN_FILE).is_file() and not (folder / "config.json").exists()
+
+
+def _student_of(study: Path) -> Path:
+    """The one student that a study saved."""
+    saved = saved_students(study)
+    if len(saved) == 1:
+        return saved[0]
+    if saved:
+        raise ModelError(
+            f"{study} is a study that saved {len(saved)} students; name one of them: "
+            f"{', '.join(map(str, saved))}"
+        )
+    raise ModelError(
+        f"{study} is a study that saved no student (a run ends with that, and its report says why "
+        f"there is none). Finish it, or name a run: {study}:RUN_ID"
+    )
+
+
+def _run_folder(study: str, run_id: str) -> Path:
+    """The folder of the one run of a study whose id is this, or has this in it."""
+    store = Store(find_study(study))
+    runs = store.root / "runs"
+    known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
+    exact = [name for name in known if name == run_id]
+    fitting = exact or [name for name in known if run_id and run_id in name]
+    if len(fitting) != 1:
+        if fitting:
+            raise InputError(f"'{run_id}' fits {len(fitting)} runs: {', '.join(fitting)}")
+        raise InputError(f"{store.root} has no run '{run_id}'.{did_you_mean(run_id, known)}")
+    return store.folder(fitting[0])
+
+
+def fetch_model(name: str, patterns: list[str] | None = None) -> Path:
+    """The folder of a model of the hub: all of its files, or those that fit the patterns.
+
+    What was fetched before is used where the hub is out of reach. Raises ModelError where the hub
+    does not give it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=_PATIENCE_S))
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"there is no folder {name}, and the hub has no model of that name that may be read"
+        ) from None
+    except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
+        detail = " ".join(str(error.__cause__ or error).split())[:200].rstrip(".")
+        raise ModelError(
+            f"there is no folder {name}, and the hub cannot be asked for a model of that name: "
+            f"{detail}. Give a folder, or fetch the model first: hf download {name}"
+        ) from None
