@@ -53,7 +53,7 @@ SLOW = (
     "evidence/test_garbage.py",
     "evidence/test_teacher.py",
     "evidence/test_best.py",
-    "mlflow/",
+    "mirrors/",
     "models/",
     "recipes/",
     "records/test_environment.py",

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Pieces of an arm's text, of which one is put together or by which one is taken apart; and "/" or
 # "[" where they split a text.
 PIECE = re.compile(r"(^|/)kd-$|^/?kd-\w|^(teacher|student|baseline)/($|\w)")
-NO_ARMS = {"mlflow/entries.py": ("teacher/",)}  # names of metrics in a tracker
+NO_ARMS = {"mirrors/entries.py": ("teacher/",)}  # names of metrics in a tracker
 SPLITS = ("partition", "rpartition", "split", "replace", "removeprefix", "startswith")
 
 

@@ -27,6 +27,7 @@ OF_MODULE = {
     "onnxscript": "onnx",
     "cleanlab": "labels",
     **dict.fromkeys(("mlflow", "sqlalchemy", "alembic"), "mlflow"),
+    "trackio": "trackio",
     "ray": "ray",
 }  # fmt: skip
 

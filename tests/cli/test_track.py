@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from kdlora.cli.app import app
 from kdlora.errors import StoreError
-from kdlora.mlflow import mirror as mlflow_mirror
+from kdlora.mirrors import mlflow as mlflow_mirror
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
@@ -39,5 +39,5 @@ def test_a_dead_server_is_one_message(root, monkeypatch):
         monkeypatch.setenv(name, "0" if name.endswith("RETRIES") else "2")
     done = CliRunner().invoke(app, ["track", str(root), "--to", "http://127.0.0.1:9"])
     assert isinstance(done.exception, StoreError)
-    assert "MLflow did not take the records" in str(done.exception)
+    assert "MLflow at http://127.0.0.1:9 did not take the records" in str(done.exception)
     assert "\n" not in str(done.exception)

@@ -134,6 +134,7 @@ def run(
     address: str | None = None,
     mlflow: bool = False,
     mlflow_uri: str | None = None,
+    trackio: bool = False,
     strict: bool = False,
     on_event: OnEvent | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -149,7 +150,7 @@ def run(
         threads: threads of each worker; default the cores divided by the workers.
         only, max_hours, retry_failed, retry_flagged: which runs, see
             `engines.selection.RunSelection`.
-        engine, address, mlflow, mlflow_uri: where, and mirrored to what; see
+        engine, address, mlflow, mlflow_uri, trackio: where, and mirrored to what; see
             `engines.execution.Execution`.
         strict: what a look at the data warns of is an error, before anything is trained.
         on_event: told of every run's progress (see `engines.local.OnEvent`).
@@ -163,8 +164,9 @@ def run(
     from kdlora.engines.selection import RunSelection, chosen_runs
     from kdlora.engines.supervisor import EngineOptions
     from kdlora.records.data_look import write_looks
-    from kdlora.records.frame import RESULTS, load_frame, save_plan
+    from kdlora.records.frame import load_frame, save_plan
     from kdlora.records.store import Store
+    from kdlora.records.study_folder import RESULTS
     from kdlora.ship.student import save_students
 
     on_note = on_note or _say_nothing
@@ -172,7 +174,7 @@ def run(
     planned = check(study)
     store = Store(Path(out) if out is not None else RESULTS / study.name)
     store.check()
-    execution = Execution(engine, address, mlflow, mlflow_uri)
+    execution = Execution(engine, address, mlflow, mlflow_uri, trackio)
     execution.check(store.root)
     selection = RunSelection(tuple(only), max_hours, retry_failed, retry_flagged)
     if selection.only:
@@ -296,7 +298,8 @@ def write_report(
     A part that cannot be made says why in its place on the page, and stands in `failures` of what
     is returned.
     """
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
+    from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
 
     root = find_study(folder)
@@ -319,8 +322,9 @@ def _report(
 ) -> ReportFiles:
     from kdlora.choice.exports import read_exports
     from kdlora.records.data_look import read_looks
-    from kdlora.records.frame import STUDY_FILE, load_histories, read_plan
+    from kdlora.records.frame import load_histories, read_plan
     from kdlora.records.predictions import RunOutputs
+    from kdlora.records.study_folder import STUDY_FILE
     from kdlora.report import build
     from kdlora.report.content.parts import ReportInputs
     from kdlora.report.stored_outputs import read_bins, read_stored_outputs
@@ -359,7 +363,8 @@ def mistakes(
         where, without: the part of the study that is read, see `records.subset.subset`.
         texts: whether rows come with their texts, where the study keeps them.
     """
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
+    from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
 
     root = find_study(study)
@@ -399,7 +404,8 @@ def watch_report(
     """
     import time
 
-    from kdlora.records.frame import find_study, load_frame
+    from kdlora.records.frame import load_frame
+    from kdlora.records.study_folder import find_study
 
     root, before = find_study(folder), None
     while True:
@@ -577,8 +583,8 @@ def predict(model: Model, texts: Any) -> Any:
     [{"label": "positive", "probability": 0.96, ..., "tokens": 6, "truncated": False}]
 
     Args:
-        model: the folder of a saved student, an export or a run, or what `load_predictor` gave. The
-            last two folders stay loaded.
+        model: the folder of a saved student, an export or a run, a study, which means its student,
+            a name of the hub, or what `load_predictor` gave. The last two folders stay loaded.
         texts: one text; a sequence of texts, or of pairs; or a data frame, of which a copy with
             the answers as further columns is returned.
 

@@ -94,6 +94,10 @@ MlflowUri = Annotated[
         help="Mirror to this server (http://...) or database (sqlite:///..., or a file's path).",
     ),
 ]
+Trackio = Annotated[
+    bool,
+    typer.Option("--trackio", help="Mirror every record to Trackio on this machine. Default: no."),
+]
 Strict = Annotated[
     bool,
     typer.Option(
@@ -148,6 +152,7 @@ def run(
     address: Address = None,
     mlflow: Mlflow = False,
     mlflow_uri: MlflowUri = None,
+    trackio: Trackio = False,
     strict: Strict = False,
     keep_texts: KeepTexts = True,
 ) -> None:
@@ -169,6 +174,7 @@ def run(
         address=address,
         mlflow=mlflow,
         mlflow_uri=mlflow_uri,
+        trackio=trackio,
         strict=strict,
     )
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdlora.engines.supervisor import EngineOptions, OnEvent
 from kdlora.errors import Problems, did_you_mean
-from kdlora.mlflow.mirror import require_mlflow, resolve_uri
-from kdlora.mlflow.tracker import Tracker
+from kdlora.mirrors.mirror import Target
+from kdlora.mirrors.tracker import Tracker
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
@@ -21,23 +21,29 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Execution:
-    """An engine and a mirror.
+    """An engine and mirrors.
 
     Attributes:
         engine: one of `ENGINES`.
         address: of the Ray cluster; see `ray_cluster.connected`.
         mlflow: whether records are mirrored to MLflow.
-        mlflow_uri: where to; see `mlflow_mirror.resolve_uri`. Naming it means mirroring.
+        mlflow_uri: where to; see `mirrors.mlflow.resolve_uri`. Naming it means mirroring.
+        trackio: whether records are mirrored to Trackio.
     """
 
     engine: str = "local"
     address: str | None = None
     mlflow: bool = False
     mlflow_uri: str | None = None
+    trackio: bool = False
 
     @property
-    def mirrors(self) -> bool:
-        return self.mlflow or self.mlflow_uri is not None
+    def mirrors(self) -> list[Target]:
+        of_mlflow = self.mlflow or self.mlflow_uri is not None
+        return [
+            *([Target("mlflow", self.mlflow_uri)] if of_mlflow else []),
+            *([Target("trackio")] if self.trackio else []),
+        ]
 
     def check(self, root: Path) -> None:
         """See that it can be, without connecting. Raises InputError with all problems."""
@@ -52,21 +58,12 @@ class Execution:
 
             checks.append(require_ray)
             checks.append(lambda: self.address and check_address(self.address))
-        if self.mirrors:
-            checks.append(require_mlflow)
-            checks.append(lambda: self.mlflow_uri and resolve_uri(self.mlflow_uri, root))
+        for target in self.mirrors:
+            checks += target.checks(root)
         for check in checks:
             with problems.caught():
                 check()
         problems.raise_any()
-
-    def tracker(
-        self, root: Path, on_note: Callable[[str], None]
-    ) -> AbstractContextManager[Tracker | None]:
-        """What mirrors the study while it runs, or nothing."""
-        return (
-            Tracker(root, uri=self.mlflow_uri, on_note=on_note) if self.mirrors else nullcontext()
-        )
 
     def prepare(self, options: EngineOptions) -> None:
         """Let workers of this machine load what they need while the study is still checked."""
@@ -85,11 +82,15 @@ class Execution:
         on_note: Callable[[str], None] = lambda text: None,
     ) -> dict[str, str]:
         """`run_plan` of the engine, its events mirrored too; see `engines.local.run_plan`."""
-        with self.tracker(store.root, on_note) as tracker:
+        with ExitStack() as open_mirrors:
+            trackers = [
+                open_mirrors.enter_context(Tracker(store.root, target, on_note=on_note))
+                for target in self.mirrors
+            ]
 
             def tell(run: Run, event: dict[str, Any]) -> None:
                 on_event(run, event)
-                if tracker is not None:
+                for tracker in trackers:
                     tracker.on_event(run, event)
 
             if self.engine == "ray":

@@ -6,8 +6,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from kdlora.errors import InputError
-from kdlora.mlflow import mirror as mlflow_mirror
-from kdlora.mlflow.tracker import Tracker
+from kdlora.mirrors import mlflow as mlflow_mirror
+from kdlora.mirrors.mirror import Target
+from kdlora.mirrors.tracker import Tracker
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
@@ -49,12 +50,12 @@ def test_a_server_that_fails_is_warned_of_once_and_the_study_goes_on(study, monk
     monkeypatch.setitem(mlflow_mirror._PATIENCE, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (teacher, student), store = study
     notes = []
-    with Tracker(store.root, uri="http://127.0.0.1:9", on_note=notes.append) as tracker:
+    with Tracker(store.root, Target(uri="http://127.0.0.1:9"), on_note=notes.append) as tracker:
         for run in (teacher, student):
             tracker.on_event(run, finish(store, run))
     (note,) = notes
     assert "the study goes on" in note
-    assert f"kdlora track {store.root}" in note
+    assert f"`kdlora track {store.root} --to http://127.0.0.1:9`" in note
     assert store.is_done(student.run_id)
 
 
@@ -62,7 +63,7 @@ def test_a_server_that_hangs_does_not_hold_the_study_up(study, monkeypatch):
     import threading
 
     forever = threading.Event()
-    monkeypatch.setattr("kdlora.mlflow.tracker.open_mirror", lambda *a, **k: forever.wait())
+    monkeypatch.setattr("kdlora.mirrors.tracker.open_mirror", lambda *a, **k: forever.wait())
     notes = []
     with Tracker(study[1].root, on_note=notes.append, patience_s=0.05):
         pass
@@ -72,4 +73,4 @@ def test_a_server_that_hangs_does_not_hold_the_study_up(study, monkeypatch):
 
 def test_no_address_is_said_before_anything_runs(study):
     with pytest.raises(InputError, match="Did you mean 'https'"):
-        Tracker(study[1].root, uri="htps://team")
+        Tracker(study[1].root, Target(uri="htps://team"))

@@ -1,4 +1,4 @@
-"""Mirroring to MLflow while a study runs, beside it and never in its way."""
+"""Mirroring to a tracker while a study runs, beside it and never in its way."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdlora.mlflow.mirror import Mirror, open_mirror, require_mlflow, resolve_uri
+from kdlora.mirrors.mirror import Mirror, Target, open_mirror
 from kdlora.records.store import Store
 from kdlora.spec.run import Run
 
 
 class Tracker:
-    """Enters each run that ends into MLflow, from a thread of its own.
+    """Enters each run that ends into MLflow or Trackio, from a thread of its own.
 
     A server that fails or hangs costs the study nothing: it is told once, and the records can be
     mirrored later. Use it as a context manager around the study.
 
     Args:
         root: the study's folder, whose plan has been saved.
-        uri: where to; see `mlflow_mirror.resolve_uri`.
+        target: where to.
         on_note: told the one warning.
         patience_s: how long the end of the study waits for the last records.
 
-    Raises InputError when mlflow is missing or `uri` is no address.
+    Raises InputError when the tracker is not installed or its address is none.
     """
 
     def __init__(
         self,
         root: Path,
+        target: Target | None = None,
         *,
-        uri: str | None = None,
         on_note: Callable[[str], None] = lambda text: None,
         patience_s: float = 60.0,
     ) -> None:
-        require_mlflow()
-        self.store, self.uri = Store(root), resolve_uri(uri, root)
+        self.store, self.target = Store(root), target or Target()
+        for check in self.target.checks(root):
+            check()
         self.on_note, self.patience_s = on_note, patience_s
         self.ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._work, name="mlflow mirror", daemon=True)
+        name = f"{self.target.tool} mirror"
+        self.thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def __enter__(self) -> Tracker:
         self.thread.start()
@@ -59,7 +61,7 @@ class Tracker:
 
     def _work(self) -> None:
         try:
-            mirror = open_mirror(self.store.root, uri=self.uri)
+            mirror = open_mirror(self.store.root, self.target)
             while (run_id := self.ended.get()) is not None:
                 self._add(mirror, run_id)
             mirror.sync()  # what was done before, and by others meanwhile
@@ -74,6 +76,6 @@ class Tracker:
 
     def _warn(self, why: str) -> None:
         self.on_note(
-            f"warning: the mirror to MLflow at {self.uri} stopped ({why}); the study goes on, and "
-            f"`kdlora track {self.store.root}` mirrors all of it later"
+            f"warning: the mirror to {self.target.title} stopped ({why}); the study goes on, and "
+            f"`kdlora track {self.store.root}{self.target.options}` mirrors all of it later"
         )

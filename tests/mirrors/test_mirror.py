@@ -12,8 +12,9 @@ import pytest
 from kdlora import extras
 from kdlora.errors import InputError, StoreError
 from kdlora.importing.results import read_results
-from kdlora.mlflow import entries
-from kdlora.mlflow.mirror import mirror_study, open_mirror, resolve_uri
+from kdlora.mirrors import entries
+from kdlora.mirrors.mirror import mirror_study, open_mirror
+from kdlora.mirrors.mlflow import resolve_uri
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
@@ -147,7 +148,7 @@ def test_an_entry_that_was_torn_is_made_anew(study, monkeypatch):
         raise ConnectionError("the cable")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(mirror.client), "set_tag", breaks)
+        patch.setattr(type(mirror.sink.client), "set_tag", breaks)
         with pytest.raises(ConnectionError):
             mirror.add(record)
     assert mirrored(store)[1]  # half of it is there

@@ -1,4 +1,4 @@
-"""What MLflow is told of a record: names and values only, no connection; needs no mlflow.
+"""What a tracker is told of a record: names and values only, no connection; needs no tracker.
 
 Params are the run's axes and hyperparameters, metrics what was measured (the learning curve with
 its steps), tags what identifies and qualifies the record.
@@ -13,16 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from kdlora.records.record import Record
+from kdlora.records.record import Quality, Record
 from kdlora.spec.run import encoder_of
 
 RUN_ID = "kdlora.run_id"
 CHECKSUM = "kdlora.checksum"
 COMPLETE = "kdlora.complete"  # set last: without it a mirrored run is a torn one
 
-# Limits of MLflow's own stores.
+# Limits of MLflow's own stores; Trackio has none.
 MAX_PARAM = 6000
 MAX_TAG = 5000
+MAX_LABEL = 200  # of a metric's 250
 
 _RATES = {"training.lr", "training.lr.fft", "training.lr.peft", "training.lr.head"}
 _SILENT = {"run_id", "version", *_RATES}
@@ -39,7 +40,7 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class Entry:
-    """One record as MLflow keeps it; times are ms since 1970."""
+    """One record as a tracker keeps it; times are ms since 1970."""
 
     name: str
     params: dict[str, str]
@@ -87,11 +88,37 @@ def _measured(record: Record) -> list[MetricPoint]:
         for split, metrics in record.quality.splits.items():
             values |= {f"{split}/{name}": value for name, value in metrics.items()}
         values |= {f"n/{split}": n for split, n in record.quality.n.items()}
+        values |= _by_label(record.quality)
     if record.agreement is not None:
         values |= {f"teacher/{k}": v for k, v in record.agreement.model_dump().items()}
     values |= {f"efficiency/{k}": v for k, v in record.efficiency.model_dump().items()}
     values |= {f"training/{k}": v for k, v in record.facts.model_dump().items()}
     return [MetricPoint(name, float(value)) for name, value in values.items() if _is_number(value)]
+
+
+def _by_label(quality: Quality) -> dict[str, float | None]:
+    """F1 of each class on the report split, and of several labels a text what else is known."""
+    values: dict[str, float | None] = {}
+    labels = dict.fromkeys([*quality.per_class_f1, *quality.per_label])
+    taken: dict[str, str] = {}  # a label's name here -> the label
+    for place, label in enumerate(labels):
+        name = _label_name(label)
+        if taken.setdefault(name, label) != label:
+            name = f"{name} {place}"
+        values[f"report/f1/{name}"] = quality.per_class_f1.get(label)
+        if (one := quality.per_label.get(label)) is not None:
+            values |= {
+                f"report/precision/{name}": one.precision,
+                f"report/recall/{name}": one.recall,
+                f"report/average_precision/{name}": one.average_precision,
+                f"report/positives/{name}": one.positives,
+            }
+    return values
+
+
+def _label_name(label: str) -> str:
+    """A label as the last part of a metric's name."""
+    return _name(label)[:MAX_LABEL].replace("/", "_").replace(".", "_").strip() or "_"
 
 
 def _learning(history: list[dict[str, Any]]) -> list[MetricPoint]:
@@ -141,7 +168,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _name(text: str) -> str:
-    """A name that MLflow accepts; patterns of module names may hold anything."""
+    """A name that trackers accept; patterns of module names may hold anything."""
     return re.sub(r"[^\w\-. /]", "_", text)[:250]
 
 

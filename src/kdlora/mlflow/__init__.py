@@ -1,1 +1,0 @@
-"""A mirror of the records in MLflow."""
