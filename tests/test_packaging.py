@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import email
+import importlib.util
+import re
 import subprocess
 import sys
 import tarfile
@@ -80,8 +82,45 @@ def test_the_metadata_say_what_it_is(metadata: Message) -> None:
     assert metadata["Description-Content-Type"] == "text/markdown"
     classifiers = metadata.get_all("Classifier") or []
     assert {"Typing :: Typed", "Programming Language :: Python :: 3.11"} <= set(classifiers)
+    assert not [
+        c for c in classifiers if "OS Independent" in c or "Windows" in c
+    ]  # engines need forkserver
+    assert "knowledge distillation" in (metadata["Keywords"] or "")
+    assert metadata["Summary"]
     core = [r for r in metadata.get_all("Requires-Dist") or [] if "extra ==" not in r]
     assert not [r for r in core if r.startswith(("torch", "transformers", "pandas", "scipy"))]
+
+
+def test_the_page_of_the_package_needs_no_checkout(metadata: Message) -> None:
+    text = str(metadata.get_payload())
+    assert text.startswith("# kdlora\n")
+    assert "the source distribution" in text
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert all(target.startswith(("https://", "#")) for target in targets), targets
+    assert "docs/tutorial.md" in text
+
+
+def test_with_a_public_address_the_links_lead_there() -> None:
+    spec = importlib.util.spec_from_file_location("kdlora_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    readme = "# k\n[a](docs/a.md#b) ![p](docs/p.svg) [c](https://c.org) [d](#d)\n"
+    assert made.description(readme, "1.2", "https://host/k/") == (
+        "# k\n[a](https://host/k/blob/v1.2/docs/a.md#b) ![p](https://host/k/raw/v1.2/docs/p.svg) "
+        "[c](https://c.org) [d](#d)\n"
+    )
+    without = made.description(readme, "1.2")
+    assert "a (docs/a.md#b)" in without
+    assert "docs/p.svg" not in without
+    assert "[c](https://c.org) [d](#d)" in without
+
+
+def test_the_metadata_name_no_address_that_is_not_there(metadata: Message) -> None:
+    """The project has no public repository: none is named until there is one."""
+    assert metadata.get_all("Project-URL") is None
+    assert metadata["Home-page"] is None
 
 
 def test_the_wheel_runs_outside_the_checkout(built: dict[str, Path], tmp_path: Path) -> None:
@@ -110,3 +149,4 @@ def test_the_sdist_holds_what_a_build_needs(built: dict[str, Path]) -> None:
     needed = {"pyproject.toml", "README.md", "LICENSE", "src/kdlora/py.typed"}
     assert needed <= names
     assert "src/kdlora/report/templates/report.html.j2" in names
+    assert {"setup.py", "docs/tutorial.md", "examples/tutorial.ipynb", "CHANGELOG.md"} <= names
