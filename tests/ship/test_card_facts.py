@@ -37,3 +37,9 @@ def test_the_interval_says_what_it_does_not_hold() -> None:
 def test_nothing_known_says_nothing() -> None:
     known = CardFacts()
     assert [*known.scores(card_of()), *known.data(), *known.limits()] == []
+
+
+def test_labels_that_may_be_wrong_are_a_limit_with_their_judge() -> None:
+    (told,) = CardFacts(doubted=(12, 1200, "its teacher")).limits()
+    assert "Of the 1,200 labels of the report split 12 may be wrong" in told
+    assert "its teacher" in told

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import metadata_load
+from huggingface_hub import constants, metadata_load
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
@@ -28,7 +30,8 @@ from kdlora.records.artefact import (
 )
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
-from kdlora.ship import export_steps
+from kdlora.ship import export_steps, model_card
+from kdlora.ship.calibration import calibrate_folder
 from kdlora.ship.card import Calibration, read_card, write_card
 from kdlora.ship.export import export_model
 from kdlora.ship.predict import load_predictor
@@ -254,11 +257,60 @@ def test_the_card_says_what_export_json_says(exported: tuple[Path, Artefact]) ->
         assert f"{artefact.teacher.size_mb / artefact.variant(name).size_mb:.1f}x" in cells[8]
     assert "{" not in text.split("## Use")[0].split("---")[2]
     assert "120 report" in text
+    assert "language" not in metadata  # nobody said it
+    assert "Nobody said in which language" in text
     for block in text.split("\n\n"):  # every table is one block with a head
         lines = block.strip().splitlines()
         if any(line.startswith("|") for line in lines):
             assert lines[1].startswith("|---")
             assert all(line.startswith("|") for line in lines)
+
+
+@pytest.mark.parametrize("on_hub", [False, True])
+def test_the_code_of_the_card_works_as_printed(
+    exported: tuple[Path, Artefact], store: Store, on_hub: bool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, artefact = exported
+    card = (folder / "README.md").read_text()
+    if on_hub:
+        card = model_card.readme(
+            artefact, read_card(folder), store.read(artefact.run_id), repository="me/moods",
+            notes=[],
+        )  # fmt: skip
+        commit = "0123456789abcdef" * 2 + "01234567"
+        repository = tmp_path / "hub" / "models--me--moods"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(commit)
+        shutil.copytree(folder, repository / "snapshots" / commit)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.chdir(tmp_path)
+    else:
+        monkeypatch.chdir(folder.parent)
+    codes = dict(re.findall(r"```(bash|python)\n(.*?)```", card, re.S))
+    program = codes["bash"].strip().splitlines()[-1].removeprefix("python ")
+    assert program == "moods/example.py"
+    assert (folder.parent / program).is_file()
+    assert ("hf download me/moods --local-dir moods" in codes["bash"]) == on_hub
+    exec(codes["python"], {})
+    (expected,) = load_predictor(folder, variant="torch", precision="fp32")(
+        [["A short text to try it on."]]
+    )
+    shown = ast.literal_eval(capsys.readouterr().out)
+    assert shown == pytest.approx(expected["probabilities"], abs=1e-5)
+
+
+def test_a_study_means_its_student_wherever_a_model_is_named(
+    tiny_study: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(tiny_study, study)
+    run_id = read_card(study / "student").run_id
+    assert find_source(study).record.run_id == run_id
+    assert load_predictor(study).card == load_predictor(study / "student").card
+    assert load_predictor(f"{study}:{run_id}").card.run_id == run_id
+    path, _ = calibrate_folder(study, temperature=True, threshold=None)
+    assert path == study / "student" / "kdlora.json"
 
 
 def test_a_form_that_loses_too_much_is_refused_with_its_figures(

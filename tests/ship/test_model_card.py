@@ -33,7 +33,9 @@ ARTEFACT = Artefact.model_validate(
 )
 
 
-def metadata_of(encoder: EncoderRef | None = None, tasks: Any = ("sst2",)) -> dict[str, Any]:
+def metadata_of(
+    encoder: EncoderRef | None = None, tasks: Any = ("sst2",), languages: Any = ()
+) -> dict[str, Any]:
     values = {"name": "s", "tasks": list(tasks), "arms": ["teacher/fft", "student/kd-lora"],
               "pairs": [{"teacher": "mpnet-base", "student": "minilm-l3"}]}  # fmt: skip
     run = make_plan(make_study(values)).runs[-1]
@@ -41,7 +43,8 @@ def metadata_of(encoder: EncoderRef | None = None, tasks: Any = ("sst2",)) -> di
     if encoder is not None:
         run = run.model_copy(update={"encoder": encoder})
     record = Record(run_id=run.run_id, run=run)
-    return yaml.safe_load(metadata(ARTEFACT, card_of(), record, repository="me/moods"))
+    told = metadata(ARTEFACT, card_of(), record, repository="me/moods", languages=languages)
+    return yaml.safe_load(told)
 
 
 def test_a_packaged_encoder_has_its_name_on_the_hub() -> None:
@@ -51,6 +54,39 @@ def test_a_packaged_encoder_has_its_name_on_the_hub() -> None:
     assert found["language"] == "en"
     assert found["datasets"] == ["nyu-mll/glue"]
     assert set(HUB_NAMES) == set(PACKAGED_ENCODERS)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Any]:
+    """A task of own rows."""
+    train = tmp_path / "t.csv"
+    train.write_text("text,label\n" + "".join(f"film {i},{i % 2}\n" for i in range(40)))
+    return {"name": "moods", "train": str(train), "text": "text", "label": "label"}
+
+
+def test_the_language_is_what_the_study_or_the_user_says_and_never_guessed(own: Any) -> None:
+    assert "language" not in metadata_of(tasks=[own])
+    assert metadata_of(tasks=[own | {"language": "de"}])["language"] == "de"
+    assert metadata_of(tasks=[own | {"language": ["de", "fr"]}])["language"] == ["de", "fr"]
+    assert metadata_of(tasks=[own | {"language": "de"}], languages=["fr"])["language"] == "fr"
+
+
+def test_a_data_set_of_the_hub_is_named_with_its_revision() -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    task = {"hub": "fancyzhx/ag_news", "train": "train", "eval": "test", "revision": revision}
+    found = metadata_of(tasks=[task])
+    assert found["datasets"] == ["fancyzhx/ag_news"]
+    (result,) = found["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "fancyzhx/ag_news"
+    assert result["dataset"]["split"] == "test"
+    assert result["dataset"]["revision"] == revision
+
+
+def test_of_own_files_no_data_set_is_claimed(own: Any) -> None:
+    found = metadata_of(tasks=[own])
+    assert "datasets" not in found
+    (result,) = found["model-index"][0]["results"]
+    assert "split" not in result["dataset"]
 
 
 @pytest.mark.parametrize(
@@ -144,10 +180,7 @@ def test_a_folder_states_its_licence_in_its_readme(
     assert found["license"] == licence
 
 
-def test_the_licence_of_own_data_is_recorded_and_changes_no_run_id(tmp_path: Path) -> None:
-    train = tmp_path / "t.csv"
-    train.write_text("text,label\n" + "".join(f"film {i},{i % 2}\n" for i in range(40)))
-    own = {"name": "moods", "train": str(train), "text": "text", "label": "label"}
+def test_the_licence_of_own_data_is_recorded_and_changes_no_run_id(own: Any) -> None:
     values = {"name": "s", "pairs": [{"teacher": "mpnet-base", "student": "minilm-l3"}]}
     plans = [make_plan(make_study(values | {"tasks": [own | more]}))
              for more in ({}, {"licence": "cc-by-4.0"})]  # fmt: skip
@@ -159,3 +192,13 @@ def test_the_licence_of_own_data_is_recorded_and_changes_no_run_id(tmp_path: Pat
     assert recorded_licences(then)["encoder"] == "mit"  # what was stated when it was trained
     with pytest.raises(InputError, match="identifier"):
         make_study(values | {"tasks": [own | {"licence": "My own licence"}]})
+
+
+def test_a_language_changes_no_run_id_and_is_a_code(own: Any) -> None:
+    values = {"name": "s", "pairs": [{"teacher": "mpnet-base", "student": "minilm-l3"}]}
+    plans = [make_plan(make_study(values | {"tasks": [own | more]}))
+             for more in ({}, {"language": "de"})]  # fmt: skip
+    assert [r.run_id for r in plans[0].runs] == [r.run_id for r in plans[1].runs]
+    for wrong, told in (("German", "expected a code such as en"), (False, "YAML reads no")):
+        with pytest.raises(InputError, match=told):
+            make_study(values | {"tasks": [own | {"language": wrong}]})

@@ -16,8 +16,8 @@ def export(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A run's folder, STUDY:RUN_ID (a unique part of the id will do), or a saved "
-            "student's folder inside its study.",
+            help="A run's folder, STUDY:RUN_ID (a unique part of the id will do), a saved "
+            "student's folder inside its study, or a study, which means its student.",
         ),
     ],
     to: Annotated[
@@ -71,6 +71,14 @@ def export(
     dockerfile: Annotated[
         bool, typer.Option("--dockerfile", help="Write a Dockerfile that serves the ONNX form.")
     ] = False,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE",
+            help="Language of its texts, for the model card: en, de, ...; may be given again. "
+            "Default: what the study's file says; it is not guessed.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print export.json.")] = False,
 ) -> None:
     """Merge, translate to ONNX, quantise, check the accuracy, measure, and write one folder."""
@@ -99,6 +107,7 @@ def export(
         threads=threads,
         hub_name=push_to_hub,
         dockerfile=dockerfile,
+        languages=language or (),
         on_note=lambda text: console.print(f"[dim]{text}[/dim]", soft_wrap=True),
     )
     if as_json:

@@ -277,6 +277,14 @@ def _with_suspects(
     return replace(one, suspects=tuple(suspects), checked=checked)
 
 
+def count_suspects(outputs: SplitOutputs) -> int:
+    """How many labels of these rows may be wrong, by a model that has not seen them.
+
+    Raises InputError where cleanlab is not installed.
+    """
+    return sum(len(suspected_labels(labels, shares)) for _, labels, shares in _questions(outputs))
+
+
 def _suspects(split: str, outputs: SplitOutputs, rows: TaskRows | None) -> list[SuspectedLabel]:
     """The labels of a split that may be wrong, the likeliest first, label by label."""
     found = []

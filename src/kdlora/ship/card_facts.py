@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdlora.errors import InputError
+from kdlora.evidence.mistakes import count_suspects
 from kdlora.evidence.score_draws import draw_scores, score_ends
 from kdlora.records.data_look import DataLook, percent, read_looks
 from kdlora.records.predictions import RunOutputs
 from kdlora.ship.card import ModelCard
-from kdlora.ship.source import SourceRun
+from kdlora.ship.source import SourceRun, find_teacher
 
 DRAWS = 2_000
 
@@ -21,12 +23,14 @@ class CardFacts:
     """Facts beside the export: all of them may be unknown, of a study of an earlier version.
 
     interval: 95 % of the report split's score when its texts are drawn again; it speaks of this
-    one model. look: what was found in the data before the training.
+    one model. look: what was found in the data before the training. doubted: how many labels of
+    the report split may be wrong by confident learning, of how many, and who judged them.
     """
 
     interval: tuple[float, float] | None = None
     look: DataLook | None = None
     encoder: str = ""
+    doubted: tuple[int, int, str] | None = None
 
     def scores(self, card: ModelCard) -> Iterator[str]:
         if self.interval is not None:
@@ -56,12 +60,37 @@ class CardFacts:
         """What was doubtful in the data that it learnt from."""
         if self.look is not None:
             yield from (found.told for found in self.look.of("error", "warning"))
+        if self.doubted is not None:
+            doubted, labels, judge = self.doubted
+            yield (
+                f"Of the {labels:,} labels of the report split {doubted:,} may be wrong, by what "
+                f"{judge} makes of their texts (confident learning); the scores are held against "
+                "all of them."
+            )
 
 
 def card_facts(source: SourceRun) -> CardFacts:
     """What is known of a run beside its record."""
     looks = [look for look in read_looks(source.store.root) if look.task == source.card.task]
-    return CardFacts(_interval(source), looks[0] if looks else None, source.run.encoder.title)
+    return CardFacts(
+        _interval(source), looks[0] if looks else None, source.run.encoder.title, _doubted(source)
+    )
+
+
+def _doubted(source: SourceRun) -> tuple[int, int, str] | None:
+    """None for numbers, without stored predictions, and where cleanlab is not installed."""
+    if source.card.answers.numeric:
+        return None
+    teacher = find_teacher(source) if source.run.role != "teacher" else None
+    record = teacher.record if teacher is not None else None
+    found = RunOutputs(source.store.root, "report").get((record or source.record).run_id)
+    if found is None:
+        return None
+    try:
+        doubted = count_suspects(found)
+    except InputError:
+        return None
+    return doubted, int(np.size(found.labels)), "its teacher" if record else "the model itself"
 
 
 def _interval(source: SourceRun) -> tuple[float, float] | None:

@@ -37,6 +37,7 @@ from kdlora.ship.card_facts import card_facts
 from kdlora.ship.dockerfile import write_dockerfile
 from kdlora.ship.onnx_graph import OUTPUT
 from kdlora.ship.source import SourceRun, find_source
+from kdlora.spec.sections import language_codes
 
 FORMATS: tuple[Runtime, ...] = ("torch", "onnx")
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "int4")
@@ -54,13 +55,14 @@ def export_model(
     threads: int = 1,
     hub_name: str | None = None,
     dockerfile: bool = False,
+    languages: Sequence[str] = (),
     on_note: steps.OnNote = lambda text: None,
 ) -> Artefact:
     """Export a run to the folder `to`, which is replaced if it is an export already.
 
     Args:
-        source: a run's folder, ``STUDY:RUN_ID`` (or the part of an id that is unique), or a saved
-            student's folder inside its study.
+        source: a run's folder, ``STUDY:RUN_ID`` (or the part of an id that is unique), a saved
+            student's folder inside its study, or a study, which means its student.
         formats: "torch" (a plain transformers folder), "onnx", or both.
         quantize: forms of the ONNX model: "none" (fp32), "int8", "int4"; default none and int8.
         max_drop_points: what a quantised form may lose on the report split against the fp32
@@ -70,12 +72,17 @@ def export_model(
         timing: time every form in turns with the teacher, with `threads` threads each.
         hub_name: what its card calls it, for a model that is to be pushed; default the folder.
         dockerfile: write a Dockerfile beside it that serves its ONNX form.
+        languages: of its texts, for the card, by the hub's codes; default what the study says.
 
     Raises InputError for what cannot be asked for, ModelError if a check fails or the gate
     refuses a form, DataError if the report split is not the one the run was scored on.
     """
     if quantize is None:
         quantize = ("none", "int8") if "onnx" in formats else ("none",)
+    try:
+        spoken = language_codes(languages)
+    except ValueError as error:
+        raise InputError(f"language {error}") from None
     wanted = _wanted(formats, quantize, max_drop_points, threads)
     found = find_source(source)
     target = Path(to).expanduser().absolute()
@@ -116,7 +123,7 @@ def export_model(
         )
         if dockerfile:
             write_dockerfile(folder, artefact, tag=target.name)
-        return _finish(work, artefact, name=hub_name or target.name)
+        return _finish(work, artefact, name=hub_name or target.name, languages=spoken)
 
 
 def _wanted(
@@ -176,13 +183,15 @@ def _growing(target: Path) -> Iterator[Path]:
         yield folder
 
 
-def _finish(work: steps.Work, artefact: Artefact, *, name: str) -> Artefact:
+def _finish(
+    work: steps.Work, artefact: Artefact, *, name: str, languages: Sequence[str]
+) -> Artefact:
     """Card, example and checksums, the last file being `export.json`."""
     card = work.source.card
     write_card(work.folder, card)
     text = model_card.readme(
         artefact, card, work.source.record, repository=name, notes=work.limits,
-        facts=card_facts(work.source),
+        facts=card_facts(work.source), languages=languages,
     )  # fmt: skip
     write_text(work.folder / model_card.README, text)
     if (program := model_card.example(artefact, card)) is not None:

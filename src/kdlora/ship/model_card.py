@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,12 @@ def readme(
     repository: str,
     notes: list[str],
     facts: CardFacts | None = None,
+    languages: Sequence[str] = (),
 ) -> str:
     """The model card, YAML metadata first. `notes` are further limits that a reader must know.
 
     `repository` is what the code of the card loads: the folder's name, or that on the hub.
+    `languages` are those of its texts; by default what its task says, and unknown without.
     """
     run, known = record.run, facts or CardFacts()
     timed = [t for v in artefact.variants for t in v.timings]
@@ -59,7 +62,11 @@ def readme(
         "metric": card.metric,
         "direction": " (less is better)" if metric(card.metric).direction < 0 else "",
         "outputs": _outputs(card),
+        "on_hub": "/" in repository,
         "has_torch": any(v.runtime == "torch" for v in artefact.variants),
+        "has_onnx": any(v.runtime == "onnx" for v in artefact.variants),
+        "sample": ", ".join(f'"{text}"' for text in _SAMPLES[: len(card.text_columns)]),
+        "shown": _shown_by_torch(card),
         "smaller": teacher is not None and run.role != "teacher",
         "timed": timed,
         "threads": timed[0].threads if timed else 1,
@@ -72,13 +79,15 @@ def readme(
         "made": list(_made(record, artefact, card)),
         "quantised": [v for v in artefact.variants if v.how],
         "limit": _limit(artefact),
+        "languages": list(languages) or languages_of(run),
         "limits": [*notes, *known.limits(), *_forced(artefact)],
     }
     environment = _environment()
     environment.filters["drop"] = lambda drop: written_drop(drop, artefact.drop_unit)
     body = environment.get_template("model_card.md.j2").render(values)
     body = with_calibration(body, card)
-    return f"---\n{metadata(artefact, card, record, repository=repository)}\n---\n\n{body}"
+    head = metadata(artefact, card, record, repository=repository, languages=languages)
+    return f"---\n{head}\n---\n\n{body}"
 
 
 def with_calibration(text: str, card: ModelCard) -> str:
@@ -131,21 +140,29 @@ def _calibration_lines(card: ModelCard) -> Iterator[str]:
     )
 
 
-def metadata(artefact: Artefact, card: ModelCard, record: Record, *, repository: str) -> str:
+def metadata(
+    artefact: Artefact,
+    card: ModelCard,
+    record: Record,
+    *,
+    repository: str,
+    languages: Sequence[str] = (),
+) -> str:
     """The hub's YAML: what it is for, what it came from, and its score as the hub lists scores."""
     from huggingface_hub import EvalResult, ModelCardData
 
     run = record.run
-    best, encoder = _shipped(artefact), encoder_of(run)
+    best, encoder, data = _shipped(artefact), encoder_of(run), _data_set(run)
     results = None
     if best is not None and best.score is not None:
         results = [
             EvalResult(
                 task_type="text-classification",
-                dataset_type=_dataset(run),
+                dataset_type=data.hub_name or run.task.name,
                 dataset_name=artefact.task,
-                dataset_config=artefact.task if _dataset(run) == _HUB_GLUE else None,
-                dataset_split="validation",
+                dataset_config=data.config,
+                dataset_split=data.split,
+                dataset_revision=data.revision,
                 metric_type=metric(card.metric).hub_name or card.metric,
                 metric_name=card.metric,
                 metric_value=round(best.score, 6),
@@ -157,19 +174,26 @@ def metadata(artefact: Artefact, card: ModelCard, record: Record, *, repository:
     tags += [run.adaptation] if adapter_of(run) else []
     tags += sorted({v.runtime for v in artefact.variants} - {"torch"})
     tags += sorted({v.quantization for v in artefact.variants} - {"none"})
-    data = ModelCardData(
+    described = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-classification",
         base_model=encoder.hub_name if encoder else None,
         license=recorded_licences(record).get("encoder", UNKNOWN_LICENCE),
-        language="en" if run.task.name in TASKS else None,  # of own files nobody said it
-        datasets=[_HUB_GLUE] if _dataset(run) == _HUB_GLUE else None,
+        language=_one_or_list(list(languages) or languages_of(run)),
+        datasets=[data.hub_name] if data.hub_name else None,
         metrics=[metric(card.metric).hub_name or card.metric],
         model_name=repository if results else None,
         eval_results=results,
         tags=tags,
     )
-    return data.to_yaml()
+    return described.to_yaml()
+
+
+def languages_of(run: Run) -> list[str]:
+    """The languages of a run's texts as its task states them; those of own data may be unknown."""
+    if run.task.own is not None:
+        return list(run.task.own.language)
+    return ["en"] if run.task.name in TASKS else []
 
 
 def example(artefact: Artefact, card: ModelCard) -> str | None:
@@ -317,10 +341,36 @@ def shown_name(encoder: EncoderRef) -> str:
     return Path(encoder.name).name
 
 
-def _dataset(run: Run) -> str:
-    if run.task.source == "hub" and run.task.name in GLUE:
-        return _HUB_GLUE
-    return run.task.name
+@dataclass(frozen=True)
+class _DataSet:
+    """A task's rows as the hub calls them; all None for rows that are not there."""
+
+    hub_name: str | None = None
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+
+def _data_set(run: Run) -> _DataSet:
+    task = run.task
+    if task.source == "hub" and task.name in GLUE:
+        return _DataSet(_HUB_GLUE, task.name, "validation")
+    if task.own is None or task.own.hub is None or Path(task.own.hub).is_absolute():
+        return _DataSet()
+    return _DataSet(task.own.hub, task.own.config, task.own.eval, task.own.revision)
+
+
+def _one_or_list(names: list[str]) -> str | list[str] | None:
+    """As the hub's cards have it: nothing, a name, or a list."""
+    return names[0] if len(names) == 1 else names or None
+
+
+def _shown_by_torch(card: ModelCard) -> str:
+    """What the code of the card prints of `logits`."""
+    if card.answers.numeric:
+        return "print(logits.item())"
+    shares = "logits.sigmoid()" if card.answers.several else "logits.softmax(-1)"
+    return f"print(dict(zip(model.config.id2label.values(), {shares}.tolist())))"
 
 
 def _environment() -> Environment:

@@ -359,11 +359,14 @@ class DistilledRun(TrainedRun):
         return values
 
 
+_UNSEEN = ("unlabelled", "licence", "language")  # what no labelled row depends on
+
+
 def _hashed_rows(own: OwnTask) -> dict[str, Any]:
     """Files are known by what they hold; a data set of the hub by its name and revision."""
     if own.hub is None:
-        return own.model_dump(mode="json", exclude={"train", "eval", "unlabelled", "licence"})
-    exclude = {"unlabelled", "licence"} | ({"hub"} if Path(own.hub).is_absolute() else set())
+        return own.model_dump(mode="json", exclude={"train", "eval", *_UNSEEN})
+    exclude = {*_UNSEEN} | ({"hub"} if Path(own.hub).is_absolute() else set())
     return own.model_dump(mode="json", exclude=exclude)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -304,6 +305,20 @@ def _as_grades(value: Any) -> Any:
     return tuple(map(_name, value)) if isinstance(value, list | tuple) else value
 
 
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual")
+
+
+def language_codes(given: Any) -> tuple[str, ...]:
+    """Languages by the hub's codes, of one or of a list. Raises ValueError for what is no code."""
+    found = (given,) if isinstance(given, str) or given is False else tuple(given)
+    for code in found:
+        if code is False:
+            raise ValueError('YAML reads no as false: write "no", or nb or nn')
+        if not isinstance(code, str) or not _LANGUAGE.fullmatch(code):
+            raise ValueError(f"'{code}': expected a code such as en, de or multilingual")
+    return found
+
+
 class OwnTask(Strict):
     """Own data: files, or a data set of the hub, with text columns and a label column."""
 
@@ -377,6 +392,11 @@ class OwnTask(Strict):
         description="of the data, as the hub calls licences (cc-by-4.0); it goes into records and "
         "model cards, and into no run's id",
     )
+    language: Strings = Field(
+        (),
+        description="of the texts, as the hub calls languages (en, de); it goes into model cards, "
+        "and into no run's id",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -399,6 +419,11 @@ class OwnTask(Strict):
         if not is_licence(value):
             raise ValueError(f"'{value}': expected the hub's identifier, such as cc-by-4.0 or mit")
         return value
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _codes(cls, value: Any) -> Any:
+        return language_codes(value)
 
     @field_validator("text")
     @classmethod
