@@ -27,6 +27,7 @@ lint: .venv/.installed-dev
 # The pages of docs/results, from the stored records of their studies.
 results: .venv/.installed
 	$(BIN)/python scripts/make_results.py
+	$(BIN)/python -m benchmarks page > /dev/null
 
 # The documentation as a site that needs no network: build/site/index.html.
 docs: .venv/.installed-dev

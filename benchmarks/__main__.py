@@ -13,6 +13,7 @@ from benchmarks import (
     end_to_end,
     evidence,
     few_rows,
+    figures,
     fuzz,
     look,
     matmul,
@@ -100,10 +101,15 @@ def main() -> None:
     few.add_argument("--setfit-python", help="a Python that has setfit; without it, no SetFit")
     few.add_argument("--minutes", type=float, default=10.0, help="goes on when called again")
     few.add_argument("--out", type=Path, default=studies.OUT)
+    of_all = commands.add_parser("page", help="one page of what the others found")
+    of_all.add_argument("--out", type=Path, default=Path("docs/results/benchmarks"))
     studies.add_commands(commands)
     arguments = parser.parse_args()
     if arguments.command in studies.COMMANDS:
         studies.run_command(arguments)
+        return
+    if arguments.command == "page":
+        print(figures.write(arguments.out), end="")
         return
     if arguments.command == "evidence":
         lines = evidence.simulate(arguments.lines, arguments.studies, minutes=arguments.minutes)

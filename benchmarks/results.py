@@ -6,14 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+FIGURES = "README.md"  # the page of all figures, where there is one
+
 
 def write_results(folder: Path, name: str, found: dict[str, Any], page: str | None = None) -> str:
-    """Write `name.json` and, if there is a page, `name.md`; returns the JSON as it was written."""
+    """Write `name.json` and, if there is a page, `name.md`; returns the JSON as it was written.
+
+    The page of all figures follows, where there is one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=2)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     if page is not None:
         (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    for place in (folder, folder.parent):  # a kind of processor may have a folder of its own
+        if (place / FIGURES).is_file() and (place / "speed.json").is_file():
+            from benchmarks import figures  # which reads what the others write
+
+            figures.write(place)
     return text
 
 

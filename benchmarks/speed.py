@@ -277,6 +277,15 @@ _OLD = (
 )
 
 
+def whole_epochs(group: dict[str, Any], name: str) -> float | None:
+    """What the first steps of an epoch say of whole ones; None where whole epochs were timed."""
+    if not _of_first_steps(group) or not name.startswith("("):
+        return None
+    profile, steps = MEASURES[group["name"]].profile, FIRST_STEPS[group["name"]]
+    bias = first_steps(profile, steps, grouped=name.startswith("(b)"))
+    return float(Ratio(**group["ratios"][name]).median / bias)
+
+
 def _of_first_steps(group: dict[str, Any]) -> bool:
     return "rows" not in group and group["name"] in FIRST_STEPS
 
@@ -325,8 +334,6 @@ def _verdict(group: dict[str, Any], name: str) -> str:
     per_token = ""
     if "ratios_per_token" in group:
         per_token = f"{Ratio(**group['ratios_per_token'][name]).median:.2f} x"
-    elif _of_first_steps(group) and name.startswith("("):
-        profile, steps = MEASURES[group["name"]].profile, FIRST_STEPS[group["name"]]
-        bias = first_steps(profile, steps, grouped=name.startswith("(b)"))
-        words = f"then {words}, now {value.median / bias:.1f} x"
+    elif (whole := whole_epochs(group, name)) is not None:
+        words = f"then {words}, now {whole:.1f} x"
     return f"{words} | {value.least:.1f} - {value.most:.1f} | {per_token} | {aimed}"

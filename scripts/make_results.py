@@ -134,7 +134,8 @@ def write_index(folder: Path) -> None:
             lines.append(f"| [{page['title']}]({page['page']}.md) | {page['about']} |")
     lines += [
         "",
-        "[`benchmarks/`](benchmarks) keeps what `python -m benchmarks` measured: "
+        "[`benchmarks/`](benchmarks/README.md) keeps what `python -m benchmarks` measured, with "
+        "[all figures on one page](benchmarks/README.md): "
         "[speed](benchmarks/speed.md) with fast bf16 and [without](benchmarks/avx2/speed.md), a "
         "[study's cell](benchmarks/cell.md), a [step's shares](benchmarks/step.md), "
         "[serving](benchmarks/serve.md), the [settings tried](benchmarks/defaults.md), how often "
