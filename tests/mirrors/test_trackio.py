@@ -61,7 +61,7 @@ def test_every_record_is_a_run_with_its_axes_measures_and_curve(study) -> None:
     store, arms, name = study
     done = mirror_study(store.root, TRACKIO)
     assert (done.added, done.replaced, done.kept) == (3, 0, 0)
-    assert f"trackio show --project {name}" in done.place
+    assert f"trackio show --project {name}" in done.location
     runs = {run.id: run for run in trackio.Api().runs(name)}
     assert set(runs) == {arms[a].run_id for a in ("teacher/fft", "student/kd-lora", "student/lora")}
     student = runs[arms["student/kd-lora"].run_id]

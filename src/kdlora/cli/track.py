@@ -50,7 +50,7 @@ def track(
     with _one_message(root, target.title):
         done = mirror_study(root, target, artefacts=artefacts)
         print(
-            f"{done.records} records of {root} are in {done.place}: {done.added} added, "
+            f"{done.records} records of {root} are in {done.location}: {done.added} added, "
             f"{done.replaced} replaced, {done.kept} there already"
         )
         if models:

@@ -64,9 +64,9 @@ class Target:
 
 @dataclass
 class Mirrored:
-    """What mirroring a study did, in records; `place` is where they are."""
+    """What mirroring a study did, in records; `location` is where they are."""
 
-    place: str
+    location: str
     added: int = 0
     replaced: int = 0
     kept: int = 0
@@ -88,7 +88,7 @@ class Mirror:
 
     def sync(self) -> Mirrored:
         """Enter every record of the study that is not there yet, failed ones too."""
-        result = Mirrored(self.sink.place)
+        result = Mirrored(self.sink.location)
         known = self.sink.known()
         for run_id in read_plan(self.store.root)["runs"]:
             record = self.store.read(run_id) or self.store.read_failure(run_id)

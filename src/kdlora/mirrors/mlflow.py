@@ -42,7 +42,7 @@ class Experiment:
     experiment_id: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"MLflow's experiment '{self.name}' at {self.uri}"
 
     def known(self, run_id: str | None = None) -> dict[str, list[Entered]]:

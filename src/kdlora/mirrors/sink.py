@@ -22,7 +22,7 @@ class Sink(Protocol):
     """One study's place in a tracker, open."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the records are, as the user finds them: a part of a sentence."""
 
     def known(self, run_id: str | None = None) -> dict[str, list[Entered]]:

@@ -27,7 +27,7 @@ class Project:
     name: str
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         folder = self.storage.get_project_db_path(self.name).parent
         return f"Trackio's project '{self.name}' in {folder} (trackio show --project {self.name})"
 

@@ -123,7 +123,7 @@ def _log(folder: Path, experiment: Experiment) -> LoggedStudent:
     name, content = _model_name(card), _content(folder)
     entered = experiment.known(card.run_id).get(card.run_id, [])
     if not entered:
-        raise StoreError(f"run {card.run_id} of {folder} has no entry in {experiment.place}")
+        raise StoreError(f"run {card.run_id} of {folder} has no entry in {experiment.location}")
     before = list(_logged(experiment, card.run_id))
     for old in before:
         whole = str(old.status) == "READY" and old.source_run_id == entered[0].key
