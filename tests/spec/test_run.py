@@ -11,7 +11,14 @@ from kdlora.errors import InputError
 from kdlora.spec.check import make_study
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.plan import make_plan
-from kdlora.spec.run import NEW_FIELDS, DistilledRun, OutputsRef, TrainedRun, read_run
+from kdlora.spec.run import (
+    NEW_FIELDS,
+    DistilledRun,
+    EncoderRef,
+    OutputsRef,
+    TrainedRun,
+    read_run,
+)
 from kdlora.spec.sections import OwnTask, Training
 from kdlora.spec.study import merged
 
@@ -114,6 +121,7 @@ def test_a_dumped_run_is_the_same_run():
 def test_new_fields_exist():
     whole = next(run for run in plan().runs if isinstance(run, DistilledRun) and run.adapter)
     parts = {"task.own": OwnTask, "outputs": OutputsRef}
+    parts |= dict.fromkeys(("embeddings", "entailment"), EncoderRef)
     for section, names in NEW_FIELDS.items():
         model = parts.get(section) or type(getattr(whole, section) if section else whole)
         assert set(names) <= set(model.model_fields), section

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from kdlora.models.vocabulary import Cut
-
-_NEEDED = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a model of the hub
+    from kdlora.records.vocabulary_cut import Cut
 
 
 def trim(
@@ -50,18 +47,16 @@ def trim(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from kdlora.errors import InputError
-    from kdlora.models.encoders import resolve_encoder
+    from kdlora.models.trimmed import encoder_folder
     from kdlora.models.vocabulary import trim_vocabulary
-    from kdlora.ship.named_model import fetch_model
     from kdlora.spec.resolve import encoder_ref
+    from kdlora.tables.corpus import read_corpus
 
     if to.exists() and not replace:
         raise InputError(f"{to} is there already: give another name, or --replace")
     reference = encoder_ref(encoder, ".")
     texts = read_corpus(corpus, text or ["text"])
-    source = resolve_encoder(reference)
-    of_hub = reference.source == "hub"
-    folder = fetch_model(source, _NEEDED) if of_hub else Path(source)
+    folder = encoder_folder(reference)
     console = Console(stderr=True)
     with Progress(
         TextColumn("tokenising"), BarColumn(bar_width=24), TimeRemainingColumn(),
@@ -80,21 +75,6 @@ def trim(
         print(json.dumps(asdict(made), indent=1))
     else:
         _show(made, to)
-
-
-def read_corpus(path: Path, columns: Sequence[str]) -> list[str]:
-    """The texts of a file: lines of a .txt file, or the cells of the columns of a table."""
-    from kdlora.errors import DataError
-    from kdlora.tables.reader import read_table, text_columns
-
-    if path.suffix.lower() != ".txt":
-        found = text_columns(read_table(path, columns), columns)
-        return [text for column in found for text in column if text.strip()]
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-    return [line for line in lines if line.strip()]
 
 
 def _show(made: Cut, to: Path) -> None:

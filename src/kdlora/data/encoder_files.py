@@ -6,17 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.data.packaged import packaged_folder
+from kdlora.files import cache_dir
 from kdlora.json_files import read_json_object
 from kdlora.spec.encoders import ADAPTER_CONFIG
-from kdlora.spec.run import EncoderRef
+from kdlora.spec.fingerprint import hash_json
+from kdlora.spec.run import EncoderRef, hashed_encoder
+
+_CUT_VERSION = 1  # raised when the same study file comes to mean other kept tokens
+
+
+def trimmed_folder(encoder: EncoderRef) -> Path:
+    """Where an encoder lies once its vocabulary is cut, whatever layers are then taken of it."""
+    whole = hashed_encoder(encoder.model_copy(update={"layers": None}))
+    key = hash_json({"version": _CUT_VERSION, "encoder": whole}, 16)
+    return cache_dir() / "encoders" / f"{Path(encoder.name).name}-{key}"
 
 
 def encoder_file(encoder: EncoderRef, name: str) -> Path | None:
     """A file of an encoder, if it is on this machine; None where it is not. Nothing is fetched.
 
     Of an adapter's folder it is that of its base where the folder has none; of a model of the hub
-    that in the hub's own cache.
+    that in the hub's own cache; of one whose vocabulary is not cut yet that of the whole.
     """
+    if encoder.vocabulary is not None and (own := trimmed_folder(encoder) / name).is_file():
+        return own
     if encoder.source == "package":
         folder = packaged_folder(encoder.name)
     elif encoder.path is not None:

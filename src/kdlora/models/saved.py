@@ -263,7 +263,8 @@ def _find_encoder(
     source = resolve_encoder(wanted) if wanted else config.base_model_name_or_path
     if not source:
         raise ModelError(f"{folder} does not say which encoder it belongs to; name it")
-    known = trained_on.fingerprint if trained_on else ""
+    # A cut vocabulary lies in its own folder, whose name is the hash of what it was made of.
+    known = trained_on.fingerprint if trained_on and trained_on.vocabulary is None else ""
     if known and Path(source).is_dir() and hash_model_folder(Path(source)) != known:
         raise ModelError(
             f"{folder} was trained on the encoder '{trained_on.name if trained_on else source}', "

@@ -14,7 +14,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +30,14 @@ from kdlora.errors import ModelError
 from kdlora.files import whole_folder
 from kdlora.json_files import read_json_object
 from kdlora.models.checkpoints import quiet, read_tokenizer
+from kdlora.records.vocabulary_cut import KEPT_FACTS, Cut
 
-KEPT_FACTS = "vocabulary.json"  # in the folder: how it was made and what was measured
 HELD_OUT = 10  # one text in so many is not counted, but measured
 CHECKED = 64  # texts whose hidden states are compared
 _TABLE = "tokenizer.json"
 _BATCH = 1000  # texts tokenised at once
 
 Progress = Callable[[int], None]  # told how many more texts were tokenised
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A trimmed encoder: what was kept of it, and what that does to texts not counted.
-
-    Attributes:
-        keep: share of all tokens of the counted texts that had to be covered.
-        held_out_texts: texts of the corpus that were not counted.
-        held_out_changed: share of them that hold a token which was cut.
-        held_out_growth: their tokens after, as a share of those before; 1.02 is 2 % more.
-        checked_texts: texts without a cut token whose tokens and hidden states were compared.
-    """
-
-    source: str
-    keep: float
-    counted_texts: int
-    held_out_texts: int
-    held_out_changed: float
-    held_out_growth: float
-    tokens_before: int
-    tokens_after: int
-    parameters_before: int
-    parameters_after: int
-    size_before_mb: float
-    size_after_mb: float
-    checked_texts: int
 
 
 def trim_vocabulary(

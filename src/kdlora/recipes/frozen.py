@@ -104,6 +104,7 @@ def frozen(
         stopped="completed",
         new_modules=list(loaded.new_modules),
         teaching=signals.facts if signals else None,
+        vocabulary=loaded.cut,
         head_sees="mean" if pooled else "first token",
         head_strength=fitted.strength,
         target_mean=fitted.target.mean if fitted.target else None,

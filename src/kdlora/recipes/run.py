@@ -32,7 +32,7 @@ from kdlora.measure.health import find_flags
 from kdlora.measure.quality import count_predictions, floor_score, quality, score_split
 from kdlora.models import adapters
 from kdlora.models.counting import resolve_budget
-from kdlora.models.encoders import LoadedEncoder, load_encoder
+from kdlora.models.encoders import LoadedEncoder, load_encoder, resolve_encoder
 from kdlora.models.merging import adapter_norm
 from kdlora.models.saved import save_trained
 from kdlora.models.target_scale import TargetScale, restore_unit, standardise_head
@@ -257,11 +257,13 @@ def _trained(job: _Job) -> RunOutcome:
     if target is not None:
         restore_unit(model, target)
     facts = _facts(built, progress).model_copy(
-        update={**adapter_size, "teaching": _teaching(signals, hidden)}
+        update={**adapter_size, "teaching": _teaching(signals, hidden), "vocabulary": loaded.cut}
     )
 
     job.on_progress({"stage": "saving and scoring"})
-    save_trained(model, loaded.tokenizer, folder / "model", encoder=encoder, base=start)
+    # an adapter must outlive the cache in which its cut encoder lies
+    base = start or (Path(resolve_encoder(encoder)) if encoder.vocabulary is not None else None)
+    save_trained(model, loaded.tokenizer, folder / "model", encoder=encoder, base=base)
     if start is not None:
         shutil.rmtree(start)
     del model, built, loaded.model

@@ -18,6 +18,7 @@ from kdlora.errors import did_you_mean
 from kdlora.files import is_inside
 from kdlora.json_files import parse_json, read_json_object
 from kdlora.records.environment import package_version
+from kdlora.records.vocabulary_cut import Cut
 from kdlora.spec.encoders import UNKNOWN_LICENCE
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import Run, encoder_of
@@ -283,6 +284,7 @@ class TrainingFacts(RecordPart):
     adapter_params: int | None = Field(None, description="trained in the adapter, head excluded")
     adapter_norm: float | None = Field(None, description="Frobenius norm of the merged update")
     rank_pattern: dict[str, int] | None = None
+    vocabulary: Cut | None = Field(None, description="of an encoder that keeps some of its tokens")
     class_weights: dict[str, float] | None = Field(
         None, description="of a row in the loss of hard labels, by its class; absent: all count 1"
     )

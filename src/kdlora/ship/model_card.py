@@ -315,6 +315,14 @@ def _made(record: Record, artefact: Artefact, card: ModelCard) -> Any:
     run = record.run
     assert isinstance(run, TrainedRun)  # nothing else is exported
     yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {shown_name(run.encoder)}"
+    if (cut := record.facts.vocabulary) is not None:
+        yield (
+            f"vocabulary: {cut.tokens_after:,} of {cut.tokens_before:,} tokens, those that cover "
+            f"{100 * cut.keep:g} % of {cut.counted_texts:,} texts; the encoder has "
+            f"{cut.size_after_mb:,.1f} of {cut.size_before_mb:,.1f} MB. Of {cut.held_out_texts:,} "
+            f"other texts {100 * cut.held_out_changed:.1f} % hold a token that was cut, and are "
+            "spelled with smaller pieces; the others are read and seen as before"
+        )
     epochs = record.facts.planned_epochs or run.training.epochs
     yield (
         f"{epochs:.4g} epochs, batch {run.training.batch_size}, "

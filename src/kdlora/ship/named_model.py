@@ -7,14 +7,13 @@ from pathlib import Path
 
 from kdlora.errors import InputError, ModelError, did_you_mean
 from kdlora.files import nearest_folder
+from kdlora.models.hub import fetch_model
 from kdlora.records.store import Store
 from kdlora.records.study_folder import PLAN_FILE, RESULTS, STUDENT, find_study
 from kdlora.ship.card import CARD
 
 # owner/name as the hub allows it; with a dot or tilde before it a path is meant
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
-
-_PATIENCE_S = 5.0  # for the hub's first answer
 
 
 def model_folder(model: str | Path) -> Path:
@@ -85,26 +84,3 @@ def _run_folder(study: str, run_id: str) -> Path:
             raise InputError(f"'{run_id}' fits {len(fitting)} runs: {', '.join(fitting)}")
         raise InputError(f"{store.root} has no run '{run_id}'.{did_you_mean(run_id, known)}")
     return store.folder(fitting[0])
-
-
-def fetch_model(name: str, patterns: list[str] | None = None) -> Path:
-    """The folder of a model of the hub: all of its files, or those that fit the patterns.
-
-    What was fetched before is used where the hub is out of reach. Raises ModelError where the hub
-    does not give it.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns, etag_timeout=_PATIENCE_S))
-    except RepositoryNotFoundError:
-        raise ModelError(
-            f"there is no folder {name}, and the hub has no model of that name that may be read"
-        ) from None
-    except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
-        detail = " ".join(str(error.__cause__ or error).split())[:200].rstrip(".")
-        raise ModelError(
-            f"there is no folder {name}, and the hub cannot be asked for a model of that name: "
-            f"{detail}. Give a folder, or fetch the model first: hf download {name}"
-        ) from None

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.spec.base import Strict, explain
 from kdlora.spec.distillation import REST, Distillation, signal_problems
-from kdlora.spec.encoders import Layers, Pair
+from kdlora.spec.encoders import MadeStudent, Pair
 from kdlora.spec.grid import Exclusions
 from kdlora.spec.sections import OwnTask, stated_kind, task_name, text_columns
 from kdlora.spec.study import Study, merged
@@ -378,12 +378,17 @@ def _pair_problems(pair: Pair, arm: str, kd: Distillation) -> Iterator[str]:
             f"{arm}: teacher_seeds asks for several teachers, but the one of pair '{pair.name}' "
             "is not trained here: there is only one"
         )
-    made = isinstance(pair.student, Layers) and pair.student.source == "teacher"
+    made = isinstance(pair.student, MadeStudent) and pair.student.source == "teacher"
     if kd.start == "teacher" and not made:
         yield (
             f"{arm}: distillation.start: teacher needs a student made of its teacher's layers, "
             f"which '{pair.student_title}' of pair '{pair.name}' is not: give "
             "student: {from: teacher, layers: [0, 2, 4]}"
+        )
+    elif kd.start == "teacher" and pair.student_vocabulary is not None:
+        yield (
+            f"{arm}: distillation.start: teacher takes the trained teacher's weights, tokens "
+            f"included, but the student of pair '{pair.name}' keeps a part of them: leave out one"
         )
     if pair.teacher_has_no_head and kd.signals.match_states:
         names = [n for n in ("hidden", "relations") if n in kd.signals.names]

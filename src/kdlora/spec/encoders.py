@@ -1,4 +1,4 @@
-"""A teacher and its student: encoders by name, or a student made of another encoder's layers."""
+"""A teacher and its student: encoders by name, or a student made of a part of another encoder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from kdlora.spec.base import Strict
+from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import TeacherOutputs
 
 # Encoders that come inside packages of the package index (`data.packaged` fetches them).
@@ -67,8 +67,30 @@ def is_licence(name: str) -> bool:
 ADAPTER_CONFIG = "adapter_config.json"  # what peft saves beside an adapter's weights
 
 
-class Layers(Strict):
-    """The embeddings, these layers in their order, and the pooler of an encoder."""
+class Vocabulary(Strict):
+    """Which of its tokens an encoder keeps: those that texts of a kind use (`kdlora trim`)."""
+
+    corpus: str = Field(
+        min_length=1,
+        description="texts of the kind that the model will read, many more than are labelled: a "
+        ".txt file with a text a line, or a table",
+    )
+    text: Strings = Field(("text",), min_length=1, description="columns of a table")
+    keep: float = Field(
+        0.999, gt=0, le=1, description="share of the corpus's tokens that the kept ones cover"
+    )
+
+    @property
+    def title(self) -> str:
+        """As it is shown: ``vocabulary 0.999 of texts.txt``."""
+        return f"vocabulary {self.keep:g} of {Path(self.corpus).name}"
+
+
+class MadeStudent(Strict):
+    """A student made of another encoder: of some of its layers, of some of its tokens, or both.
+
+    With `layers` it is the embeddings, these layers in their order, and the pooler.
+    """
 
     model_config = ConfigDict(
         validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
@@ -77,21 +99,34 @@ class Layers(Strict):
     source: str = Field(
         alias="from", min_length=1, description="teacher, or an encoder's name or folder"
     )
-    layers: tuple[NonNegativeInt, ...] = Field(
-        min_length=1, description="numbers of the layers to keep; the first is 0"
+    layers: tuple[NonNegativeInt, ...] | None = Field(
+        None, min_length=1, description="numbers of the layers to keep; the first is 0"
+    )
+    vocabulary: Vocabulary | None = Field(
+        None, description="the tokens to keep, by how often texts of a kind use them"
     )
 
     @field_validator("layers")
     @classmethod
-    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)):
+    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and list(value) != sorted(set(value)):
             raise ValueError(f"{list(value)}: name each layer once, in rising order")
         return value
 
+    @model_validator(mode="after")
+    def _of_a_part(self) -> MadeStudent:
+        if self.layers is None and self.vocabulary is None:
+            raise ValueError("says nothing of what is kept: give layers, vocabulary or both")
+        return self
 
-def encoder_title(name: str, layers: Sequence[int] | None) -> str:
-    """An encoder's name, followed by the layers that are kept of it."""
-    return name if layers is None else f"{name}[{','.join(map(str, layers))}]"
+
+def encoder_title(
+    name: str, layers: Sequence[int] | None, vocabulary: Vocabulary | None = None
+) -> str:
+    """An encoder's name, followed by the layers and the tokens that are kept of it."""
+    kept = [] if layers is None else [",".join(map(str, layers))]
+    kept += [] if vocabulary is None else [vocabulary.title]
+    return f"{name}[{'; '.join(kept)}]" if kept else name
 
 
 class ZeroShot(Strict):
@@ -155,7 +190,9 @@ class Pair(Strict):
         "hypothesis: ..., labels: ...} for one that answers by entailment, or {embeddings: "
         "ENCODER} for a linear model on its embeddings"
     )
-    student: str | Layers = Field(description="the same, or layers of another encoder")
+    student: str | MadeStudent = Field(
+        description="the same, or a part of another encoder: its layers, its vocabulary"
+    )
     teacher_is_trained: bool = Field(
         False, description="the teacher is already fine-tuned on this task: score it, don't train"
     )
@@ -198,7 +235,7 @@ class Pair(Strict):
         if sum(ways.values()) > 1:
             named = " or ".join(name for name, chosen in ways.items() if chosen)
             raise ValueError(f"give {named}, not both")
-        made = isinstance(self.student, Layers) and self.student.source == "teacher"
+        made = isinstance(self.student, MadeStudent) and self.student.source == "teacher"
         if self.teacher_outputs is not None and made:
             raise ValueError(
                 "student: a teacher that is no model here has no layers to take; name an encoder "
@@ -225,13 +262,10 @@ class Pair(Strict):
             value = {**value, "teacher": Path(str(outputs.get("file", ""))).name}
         if isinstance(value, dict) and not value.get("name"):
             teacher, student = value.get("teacher", ""), value.get("student", "")
-            if isinstance(student, Layers):
+            if isinstance(student, MadeStudent):
                 student = student.model_dump()
             if isinstance(student, dict):
-                kept = student.get("layers")
-                kept = "-".join(map(str, kept)) if isinstance(kept, list | tuple) else ""
-                source = str(student.get("from", student.get("source", "")))
-                student = f"{Path(source).name}-layers-{kept}"
+                student = _name_of_made(student)
             ends = (Path(str(name).rstrip("/")).name for name in (teacher, student))
             value = {**value, "name": "--".join(ends)}
         return value
@@ -246,9 +280,27 @@ class Pair(Strict):
     @property
     def student_layers(self) -> tuple[int, ...] | None:
         """The layers that the student keeps of its encoder; None means all."""
-        return self.student.layers if isinstance(self.student, Layers) else None
+        return self.student.layers if isinstance(self.student, MadeStudent) else None
+
+    @property
+    def student_vocabulary(self) -> Vocabulary | None:
+        """The tokens that the student keeps of its encoder; None means all."""
+        return self.student.vocabulary if isinstance(self.student, MadeStudent) else None
 
     @property
     def student_title(self) -> str:
         """The student as it is shown: ``small``, or ``big[0,2,4]``."""
-        return encoder_title(self.student_encoder, self.student_layers)
+        return encoder_title(self.student_encoder, self.student_layers, self.student_vocabulary)
+
+
+def _name_of_made(student: dict[str, Any]) -> str:
+    """A made student in the name of its pair, as far as it is well written."""
+    source = str(student.get("from", student.get("source", "")))
+    name, layers, vocabulary = Path(source).name, student.get("layers"), student.get("vocabulary")
+    if layers is not None or vocabulary is None:
+        kept = "-".join(map(str, layers)) if isinstance(layers, list | tuple) else ""
+        name += f"-layers-{kept}"
+    if isinstance(vocabulary, dict):
+        vocabulary = vocabulary.get("keep", Vocabulary.model_fields["keep"].default)
+        name += f"-vocabulary-{vocabulary}"
+    return name

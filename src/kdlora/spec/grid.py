@@ -10,14 +10,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from kdlora.spec.base import Strict, Strings, as_tuple
-from kdlora.spec.encoders import Layers, Pair
+from kdlora.spec.encoders import MadeStudent, Pair
 from kdlora.spec.variations import PlannedArm
 from kdlora.vocabulary.arm import PEFT_VARIANTS, matching
 
 
 def _as_some(value: Any) -> Any:
-    """One encoder where several may stand; a mapping is a student made of layers."""
-    return (value,) if isinstance(value, str | dict | Layers) else value
+    """One encoder where several may stand; a mapping is a student made of a part of one."""
+    return (value,) if isinstance(value, str | dict | MadeStudent) else value
 
 
 class PairMatrix(Strict):
@@ -27,8 +27,10 @@ class PairMatrix(Strict):
         min_length=1, description="encoders that teach, each trained once for all students"
     )
     students: Annotated[
-        tuple[str | Layers, ...],
-        BeforeValidator(_as_some, json_schema_input_type=str | Layers | list[str | Layers]),
+        tuple[str | MadeStudent, ...],
+        BeforeValidator(
+            _as_some, json_schema_input_type=str | MadeStudent | list[str | MadeStudent]
+        ),
     ] = Field(min_length=1, description="encoders that learn, each from every teacher")
     teachers_are_trained: bool = Field(
         False, description="the teachers are already fine-tuned on this task: score, don't train"

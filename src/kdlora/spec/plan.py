@@ -19,10 +19,10 @@ from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import explain
 from kdlora.spec.check import check_settings, teaching_problems
 from kdlora.spec.distillation import Distillation
-from kdlora.spec.encoders import Pair
+from kdlora.spec.encoders import Pair, Vocabulary
 from kdlora.spec.grid import Exclusions
 from kdlora.spec.halving import Halving
-from kdlora.spec.resolve import encoder_ref, outputs_of, task_ref, texts_of
+from kdlora.spec.resolve import encoder_ref, outputs_of, task_ref, texts_of, vocabulary_ref
 from kdlora.spec.run import (
     PENDING,
     BaselineRun,
@@ -39,6 +39,7 @@ from kdlora.spec.run import (
     TaskRef,
     TextsRef,
     TrainedRun,
+    VocabularyRef,
     ZeroShotTeacherRun,
 )
 from kdlora.spec.sections import AUTO, Data, Training, stated_kind, task_name
@@ -147,7 +148,7 @@ def _shortened(study: Study, tokens: int) -> Study:
 def _resolved(study: Study) -> tuple[list[TaskRef], References]:
     """What the study's names are. Raises InputError with the problems of all of them."""
     problems = Problems(f"study '{study.name}'")
-    references = References({}, {}, {})
+    references = References({}, {}, {}, {})
     tasks = []
     for item in study.tasks:
         with problems.caught():
@@ -156,6 +157,10 @@ def _resolved(study: Study) -> tuple[list[TaskRef], References]:
     for name in dict.fromkeys([*teachers, *(pair.student_encoder for pair in study.pairs)]):
         with problems.caught():
             references.encoders[name] = encoder_ref(name, study.base_dir)
+    for pair in study.pairs:
+        with problems.caught():
+            if (kept := pair.student_vocabulary) is not None:
+                references.vocabularies[kept] = vocabulary_ref(study, pair.name, kept)
     for item in study.tasks:
         name = task_name(item)
         with problems.caught():
@@ -176,6 +181,7 @@ class References:
     encoders: dict[str, EncoderRef]
     unlabelled: dict[str, tuple[TextsRef, ...]]  # by task
     outputs: dict[tuple[str, str], OutputsRef]  # by task and pair
+    vocabularies: dict[Vocabulary, VocabularyRef]
 
 
 class ArmSettings(NamedTuple):
@@ -198,7 +204,7 @@ class StudySettings:
     exclusions: Exclusions
     data: Data
     parts: dict[tuple[Any, ...], Parts] = field(default_factory=dict)
-    students: dict[tuple[str, tuple[int, ...] | None], EncoderRef] = field(default_factory=dict)
+    students: dict[tuple[Any, ...], EncoderRef] = field(default_factory=dict)
     teachers: dict[str, ArmSettings] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)  # what auto is, by task
 
@@ -211,10 +217,13 @@ class StudySettings:
         return training.settled(self.lengths[task] if auto else training.max_length)
 
     def student(self, pair: Pair) -> EncoderRef:
-        key = (pair.student_encoder, pair.student_layers)
+        kept = pair.student_vocabulary
+        key = (pair.student_encoder, pair.student_layers, kept)
         if key not in self.students:
             encoder = self.references.encoders[pair.student_encoder]
-            self.students[key] = encoder.model_copy(update={"layers": pair.student_layers})
+            vocabulary = self.references.vocabularies[kept] if kept is not None else None
+            parts = {"layers": pair.student_layers, "vocabulary": vocabulary}
+            self.students[key] = encoder.model_copy(update=parts)
         return self.students[key]
 
     def teacher(self, pair: Pair) -> ArmSettings:
@@ -356,11 +365,12 @@ class Block:
         pair, known = self.pair, self._settings.parts
         encoder = pair.teacher if row.arm.is_teacher else pair.student_encoder
         source = pair.name if pair.teacher_has_no_head else ""
-        key = (self.task.name, row.title, encoder, pair.student_layers, source)
-        made = Siblings(partial(self._template, row), known.get(key))
+        made = (pair.student_layers, pair.student_vocabulary)
+        key = (self.task.name, row.title, encoder, made, source)
+        siblings = Siblings(partial(self._template, row), known.get(key))
         if len(self._settings.study.pairs) > 1:  # nobody else could share them
-            known[key] = made.parts
-        return made
+            known[key] = siblings.parts
+        return siblings
 
     def _template(self, row: ArmSettings) -> Run:
         """The arm's run, but for its seed and its teachers."""

@@ -14,10 +14,10 @@ from kdlora.files import nearest_folder
 from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
-from kdlora.spec.encoders import ADAPTER_CONFIG, PACKAGED_ENCODERS, Pair
+from kdlora.spec.encoders import ADAPTER_CONFIG, PACKAGED_ENCODERS, Pair, Vocabulary
 from kdlora.spec.fingerprint import hash_file, hash_files, hash_model_folder
 from kdlora.spec.hub_data import data_set_revision
-from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef
+from kdlora.spec.run import EncoderRef, OutputsRef, TaskRef, TextsRef, VocabularyRef
 from kdlora.spec.sections import OwnTask, stated_kind, task_name, text_columns
 from kdlora.spec.study import Study
 from kdlora.vocabulary.arm import GIVEN_TEACHER
@@ -53,6 +53,16 @@ def encoder_ref(name: str, base_dir: str) -> EncoderRef:
             "so near is given by its folder: hf download prints it"
         )
     return EncoderRef(name=name, source="hub")
+
+
+def vocabulary_ref(study: Study, pair: str, kept: Vocabulary) -> VocabularyRef:
+    """The tokens that a pair's student keeps, by the texts that they are counted in."""
+    place = f"pair '{pair}', student.vocabulary.corpus"
+    if study.lacks_data_dir(kept.corpus):
+        raise InputError(f"{place}: {kept.corpus} needs data_dir: set it, or give a whole path")
+    path = study.path(kept.corpus)
+    values = kept.model_dump() | {"corpus": str(path.resolve())}
+    return VocabularyRef(**values, fingerprint=_hash(path, place))
 
 
 def is_sequence_classifier(reference: EncoderRef) -> bool:

@@ -24,6 +24,7 @@ from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, TeacherOutputs, Texts
 from kdlora.spec.encoders import (
     HUB_NAMES,
+    Vocabulary,
     ZeroShot,
     encoder_title,
     licence_of,
@@ -52,7 +53,9 @@ NEW_FIELDS: dict[str, tuple[str, ...]] = {
     "training": ("min_steps", "count_texts", "windows", "class_weights", "focal"),
     "data": ("max_selection", "max_eval"),
     "kd": ("signals", "hidden_cache_mb", "start"),
-    "encoder": ("layers",),
+    "encoder": ("layers", "vocabulary"),
+    "embeddings": ("vocabulary",),
+    "entailment": ("vocabulary",),
     "task.own": (
         "labels",
         "missing_labels",
@@ -82,10 +85,16 @@ class TaskRef(Strict):
     own: OwnTask | None = None
 
 
+class VocabularyRef(Vocabulary):
+    """Kept tokens as planned: `corpus` is absolute, `fingerprint` the hash of what it holds."""
+
+    fingerprint: str
+
+
 class EncoderRef(Strict):
     """A model by the name the user gave; `path` is set when that name is a local folder.
 
-    `layers` are the ones that are kept of it, None means all.
+    `layers` and `vocabulary` are what is kept of it, None means all.
     """
 
     name: str
@@ -93,11 +102,12 @@ class EncoderRef(Strict):
     fingerprint: str = ""
     path: str | None = None
     layers: tuple[int, ...] | None = None
+    vocabulary: VocabularyRef | None = None
 
     @property
     def title(self) -> str:
         """The model as it is shown: ``big``, or ``big[0,2,4]``."""
-        return encoder_title(self.name, self.layers)
+        return encoder_title(self.name, self.layers, self.vocabulary)
 
     @property
     def hub_name(self) -> str | None:
@@ -225,7 +235,7 @@ class EmbeddingsRun(BaselineRun):
 
     def _hashed(self) -> dict[str, Any]:
         values = super()._hashed()
-        values["encoder"] = _hashed_encoder(self.encoder)
+        values["encoder"] = hashed_encoder(self.encoder)
         values["training"] = self.training.model_dump(mode="json", exclude={"lr"})
         return values
 
@@ -256,7 +266,7 @@ class ZeroShotTeacherRun(BaseRun):
 
     def _hashed(self) -> dict[str, Any]:
         values = super()._hashed()
-        values["entailment"] = _hashed_encoder(self.entailment)
+        values["entailment"] = hashed_encoder(self.entailment)
         read = {"max_length", "precision", "windows"}
         values["training"] = self.training.model_dump(mode="json", include=read)
         return values
@@ -281,7 +291,7 @@ class EmbeddingsTeacherRun(BaseRun):
 
     def _hashed(self) -> dict[str, Any]:
         values = super()._hashed()
-        values["embeddings"] = _hashed_encoder(self.embeddings)
+        values["embeddings"] = hashed_encoder(self.embeddings)
         read = {"max_length", "precision", "windows"}
         values["training"] = self.training.model_dump(mode="json", include=read)
         return values
@@ -299,7 +309,7 @@ class EncoderRun(BaseRun):
 
     def _hashed(self) -> dict[str, Any]:
         values = super()._hashed()
-        values["encoder"] = _hashed_encoder(self.encoder)
+        values["encoder"] = hashed_encoder(self.encoder)
         values["training"] = self.training.model_dump(mode="json", exclude={"lr"})
         return values
 
@@ -370,9 +380,11 @@ def _hashed_rows(own: OwnTask) -> dict[str, Any]:
     return own.model_dump(mode="json", exclude=exclude)
 
 
-def _hashed_encoder(encoder: EncoderRef) -> dict[str, Any]:
+def hashed_encoder(encoder: EncoderRef) -> dict[str, Any]:
     """A folder is known by what it holds, not by where it lies."""
-    exclude = {"path", "name"} if encoder.source == "folder" else {"path"}
+    exclude: dict[str, Any] = {"path": True, "vocabulary": {"corpus"}}
+    if encoder.source == "folder":
+        exclude["name"] = True
     return encoder.model_dump(mode="json", exclude=exclude)
 
 

@@ -83,7 +83,7 @@ def study_schema() -> dict[str, Any]:
     pair, matrix = parts["Pair"], parts["PairMatrix"]
     pair["required"] = ["student"]
     pair["anyOf"] = [{"required": ["teacher"]}, {"required": ["teacher_outputs"]}]
-    for model, name in ((pair, "teacher"), (pair, "student"), (parts["Layers"], "from")):
+    for model, name in ((pair, "teacher"), (pair, "student"), (parts["MadeStudent"], "from")):
         model["properties"][name]["examples"] = list(ENCODERS)
     for name in ("teachers", "students"):
         matrix["properties"][name]["examples"] = [list(PACKAGED_ENCODERS[:2])]

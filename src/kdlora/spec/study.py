@@ -16,7 +16,7 @@ from kdlora.errors import InputError, did_you_mean
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, Sources, Texts
-from kdlora.spec.encoders import Layers, Pair
+from kdlora.spec.encoders import MadeStudent, Pair
 from kdlora.spec.grid import ExcludedCells, PairMatrix, as_exclusions, sized_arms
 from kdlora.spec.halving import Halving, as_halvings
 from kdlora.spec.sections import Data, OwnTask, Training
@@ -163,12 +163,16 @@ class Study(Strict):
         def folder(name: str) -> str | None:
             return absolute(name) if self.path(name).is_dir() else name
 
-        def encoder(student: str | Layers) -> str | Layers | None:
+        def encoder(student: str | MadeStudent) -> str | MadeStudent | None:
             if isinstance(student, str):
                 return folder(student)
-            if student.source == "teacher":
-                return student
-            return student.model_copy(update={"source": folder(student.source)})
+            changes: dict[str, Any] = {}
+            if student.source != "teacher":
+                changes["source"] = folder(student.source)
+            if (kept := student.vocabulary) is not None:
+                corpus = absolute(kept.corpus)
+                changes["vocabulary"] = kept.model_copy(update={"corpus": corpus})
+            return student.model_copy(update=changes)
 
         def texts(sources: tuple[Texts, ...]) -> tuple[Texts, ...]:
             return tuple(
