@@ -15,6 +15,7 @@ from benchmarks import (
     few_rows,
     figures,
     fuzz,
+    gpu,
     look,
     matmul,
     plan,
@@ -68,6 +69,8 @@ def main() -> None:
     rows = commands.add_parser("look", help="time and memory of `kdlora look` by rows")
     rows.add_argument("--rows", type=int, nargs="*", default=list(look.SIZES))
     rows.add_argument("--out", type=Path, default=studies.OUT)
+    card = commands.add_parser("gpu", help="whether a GPU gives what the processor gives")
+    card.add_argument("--out", type=Path, default=studies.OUT)
     large = commands.add_parser("plan", help="time and memory of a large plan")
     large.add_argument("--runs", type=int, default=100_000)
     truth = commands.add_parser("evidence", help="error rates of the verdicts, by simulation")
@@ -141,6 +144,13 @@ def main() -> None:
         (arguments.out / "look.md").write_text(text, encoding="utf-8")
         print(text, end="")
         return
+    if arguments.command == "gpu":
+        compared = gpu.measure()
+        text = gpu.page(compared)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "gpu.md").write_text(text, encoding="utf-8")
+        print(text, end="")
+        sys.exit(0 if compared.passed else 1)
     if arguments.command == "few_rows":
         expect_same_machine(arguments.out, "few_rows", machine())
         few_rows.measure(

@@ -1,4 +1,4 @@
-"""Commands that try the running of studies: overhead per run, many runs, faults."""
+"""Commands that try studies: overhead per run, many runs, faults, reports of many runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import faults, many_runs, overhead
+from benchmarks import faults, many_runs, overhead, report
 
-COMMANDS = ("overhead", "many", "faults")
+COMMANDS = ("overhead", "many", "faults", "report")
 OUT = Path("results/benchmarks")
 
 
 def add_commands(commands: Any) -> None:
-    """Add the three to the subparsers of ``python -m benchmarks``."""
+    """Add the four to the subparsers of ``python -m benchmarks``."""
     cost = commands.add_parser("overhead", help="what a run costs beyond itself")
     cost.add_argument("--runs", type=int, default=12, help="after a warm-up of two")
     lots = commands.add_parser("many", help="stub-size runs: complete, stop half-way, resume")
@@ -29,7 +29,10 @@ def add_commands(commands: Any) -> None:
     broken.add_argument("--runs", type=int, default=48)
     broken.add_argument("--minutes", type=float, default=10.0, help="bound of the disturbing")
     broken.add_argument("--seed", type=int, default=0)
-    for parser in (cost, lots, broken):
+    shown = commands.add_parser("report", help="time and memory of report and compare by runs")
+    shown.add_argument("--runs", type=int, nargs="*", default=list(report.RUNS), help="made up")
+    shown.add_argument("--table", type=Path, nargs="*", default=[], help="of results, as well")
+    for parser in (cost, lots, broken, shown):
         parser.add_argument("--out", type=Path, default=OUT, help="folder of the JSON")
 
 
@@ -39,6 +42,8 @@ def run_command(arguments: argparse.Namespace) -> None:
         found = overhead.measure(arguments.runs)
         found["overhead_cpu_ms"] = overhead.measure_cpu(arguments.runs)
         overhead.write(found, arguments.out)
+    elif arguments.command == "report":
+        report.write(report.measure(arguments.runs, tables=arguments.table), arguments.out)
     elif arguments.command == "many":
         found = many_runs.measure(
             arguments.runs, workers=arguments.workers, folder=arguments.folder
