@@ -119,8 +119,13 @@ def without_traceback(error: str) -> str:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest known name, plus the list of known names."""
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, plus the list of known names.
+
+    Nothing where no name is known.
+    """
     names = sorted(set(known))
+    if not names:
+        return ""
     near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     return f"{hint} Known: {', '.join(names)}."

@@ -11,7 +11,9 @@ import pytest
 
 from kdlora import extras
 from kdlora.errors import InputError
+from kdlora.mirrors import entries
 from kdlora.mirrors.mirror import Target, mirror_study, open_mirror
+from kdlora.mirrors.sink import Entered
 from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
@@ -81,6 +83,7 @@ def test_every_record_is_a_run_with_its_axes_measures_and_curve(study) -> None:
 
 def test_again_adds_only_what_changed(study) -> None:
     import trackio
+    from trackio.sqlite_storage import SQLiteStorage
 
     store, arms, name = study
     mirror_study(store.root, TRACKIO)
@@ -91,7 +94,10 @@ def test_again_adds_only_what_changed(study) -> None:
     assert (later.added, later.replaced, later.kept) == (0, 1, 2)
     runs = {run.id: run for run in trackio.Api().runs(name)}
     assert len(runs) == 3
-    assert runs[arms["student/lora"].run_id].config["kdlora.status"] == "done"
+    now = runs[arms["student/lora"].run_id]
+    assert now.config["kdlora.status"] == "done"
+    (row,) = SQLiteStorage.get_logs(name, now.name, run_id=now.id)  # nothing of the old is left
+    assert row["score"] == 0.5
 
 
 def test_a_record_is_added_alone_and_kept_when_it_is_there(study) -> None:
@@ -100,6 +106,15 @@ def test_a_record_is_added_alone_and_kept_when_it_is_there(study) -> None:
     record = store.read(arms["teacher/fft"].run_id)
     assert mirror.add(record) == "added"
     assert mirror.add(record) == "kept"
+
+
+def test_a_run_that_measured_nothing_is_shown_all_the_same(folder: Path) -> None:
+    from kdlora.mirrors.trackio import open_project
+
+    project = open_project("nothing")
+    tags = {entries.RUN_ID: "r", entries.CHECKSUM: "c", "kdlora.status": "failed"}
+    project.enter(entries.Entry("r s1", {"task": "moods"}, [], tags, None, None, True), [])
+    assert project.known() == {"r": [Entered("r", "c")]}
 
 
 def test_a_name_that_trackio_does_not_take_is_one_message(folder: Path) -> None:

@@ -43,3 +43,4 @@ def test_labels_that_may_be_wrong_are_a_limit_with_their_judge() -> None:
     (told,) = CardFacts(doubted=(12, 1200, "its teacher")).limits()
     assert "Of the 1,200 labels of the report split 12 may be wrong" in told
     assert "its teacher" in told
+    assert list(CardFacts(doubted=(0, 1200, "its teacher")).limits()) == []

@@ -258,7 +258,7 @@ def test_the_card_says_what_export_json_says(exported: tuple[Path, Artefact]) ->
     assert "{" not in text.split("## Use")[0].split("---")[2]
     assert "120 report" in text
     assert "language" not in metadata  # nobody said it
-    assert "Nobody said in which language" in text
+    assert "Its makers did not say in which language" in text
     for block in text.split("\n\n"):  # every table is one block with a head
         lines = block.strip().splitlines()
         if any(line.startswith("|") for line in lines):

@@ -123,6 +123,11 @@ def test_a_run_is_found_by_its_id_or_a_part_of_it(study: Path) -> None:
         model_folder(f"{study}:moods-studnet-s1")
 
 
+def test_a_folder_without_runs_has_none_of_any_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no runs, so none is called 's1'$"):
+        model_folder(f"{tmp_path}:s1")
+
+
 def test_a_model_that_lies_in_a_folder_with_a_plan_is_itself(study: Path) -> None:
     (study / "config.json").write_text("{}")
     assert model_folder(study) == study

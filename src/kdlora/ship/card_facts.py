@@ -60,7 +60,7 @@ class CardFacts:
         """What was doubtful in the data that it learnt from."""
         if self.look is not None:
             yield from (found.told for found in self.look.of("error", "warning"))
-        if self.doubted is not None:
+        if self.doubted is not None and self.doubted[0]:
             doubted, labels, judge = self.doubted
             yield (
                 f"Of the {labels:,} labels of the report split {doubted:,} may be wrong, by what "

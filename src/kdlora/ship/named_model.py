@@ -77,6 +77,8 @@ def _run_folder(study: str, run_id: str) -> Path:
     store = Store(find_study(study))
     runs = store.root / "runs"
     known = sorted(p.name for p in runs.iterdir() if p.is_dir()) if runs.is_dir() else []
+    if not known:
+        raise InputError(f"{store.root} holds no runs, so none is called '{run_id}'")
     exact = [name for name in known if name == run_id]
     fitting = exact or [name for name in known if run_id and run_id in name]
     if len(fitting) != 1:
