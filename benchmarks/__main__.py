@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import (
@@ -24,7 +25,7 @@ from benchmarks import (
     step,
     studies,
 )
-from benchmarks.results import OtherMachine, expect_same_machine
+from benchmarks.results import OtherMachine, expect_same_machine, write_results
 from benchmarks.turns import machine
 
 
@@ -139,16 +140,16 @@ def main() -> None:
         )
         sys.exit("; ".join(found) or 0)
     if arguments.command == "look":
-        text = look.page(look.measure(tuple(arguments.rows)))
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "look.md").write_text(text, encoding="utf-8")
+        seen = look.measure(tuple(arguments.rows))
+        text = look.page(seen)
+        kept = {rows: {**asdict(one), "stdout": None} for rows, one in seen.items()}
+        write_results(arguments.out, "look", {"rows": kept}, text)
         print(text, end="")
         return
     if arguments.command == "gpu":
         compared = gpu.measure()
         text = gpu.page(compared)
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "gpu.md").write_text(text, encoding="utf-8")
+        write_results(arguments.out, "gpu", asdict(compared), text)
         print(text, end="")
         sys.exit(0 if compared.passed else 1)
     if arguments.command == "few_rows":

@@ -48,6 +48,11 @@ def page(folder: Path, readme: Path = ROOT / "README.md") -> str:
             _products(folder),
         ),
         (
+            "On a GPU",
+            "`python -m benchmarks gpu`: texts a second of an epoch, beside the Trainer's best.",
+            _gpu(folder),
+        ),
+        (
             "A whole cell of a study",
             "`python -m benchmarks cell`: 15 runs, start-up, evaluation and saving counted, beside "
             "the reports' recipe.",
@@ -124,6 +129,17 @@ def _products(folder: Path) -> Iterator[str]:
                 f"({share.least:.0%} to {share.most:.0%}) |"
             )
     yield from _table(("what", "processor", "share"), rows)
+
+
+def _gpu(folder: Path) -> Iterator[str]:
+    rows = []
+    for where, found in _all(folder, "gpu"):
+        for one in found["speeds"]:
+            rows.append(
+                f"| {one['what']} | [{found['device']}]({where}gpu.md) | {one['ours']:,.0f} | "
+                f"{one['trainer']:,.0f} | {one['ours'] / one['trainer']:.1f} x |"
+            )
+    yield from _table(("training", "device", "kdlora", "Trainer", "kdlora is as fast as"), rows)
 
 
 def _cell(folder: Path) -> Iterator[str]:
@@ -219,7 +235,7 @@ def _demo(readme: Path) -> Iterator[str]:
 def _others(folder: Path) -> Iterator[str]:
     """The pages of this folder that the tables above do not name, with their first headings."""
     yield from ("## What else was measured", "")
-    told = {"README", "speed", "cell", "end_to_end", "step", "serve", "few_rows"}
+    told = {"README", "speed", "cell", "end_to_end", "step", "serve", "few_rows", "gpu"}
     for path in sorted(folder.rglob("*.md")):
         if path.stem not in told:
             title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")

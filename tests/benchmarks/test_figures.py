@@ -35,7 +35,10 @@ def test_a_folder_with_one_result_makes_a_page_of_it(tmp_path: Path) -> None:
     found = {"machine": about, "shares": {"bert-base": shares}}
     (tmp_path / "plain" / "step.json").write_text(json.dumps(found))
     (tmp_path / "readme").write_text("# nothing printed here")
+    speeds = [{"what": "distilbert, LoRA", "ours": 4000.0, "trainer": 2500.0, "settings": ""}]
+    (tmp_path / "gpu.json").write_text(json.dumps({"device": "a card", "speeds": speeds}))
     text = figures.page(tmp_path, tmp_path / "readme")
+    assert "| distilbert, LoRA | [a card](gpu.md) | 4,000 | 2,500 | 1.6 x |" in text
     assert "[AVX2, fp32](plain/step.md)" in text
     assert "products of the layers 50%, GELU 30%, optimizer and clipping 12% | 12%" in text
     assert "## Serving" not in text
