@@ -20,6 +20,7 @@ from kdlora.files import whole_file
 from kdlora.records.plausible import as_fractions, flag_impossible, impossible_values
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
+from kdlora.tables.formats import parquet_frame
 
 TABLE, PROVENANCE = "imported.parquet", "imported.json"
 
@@ -81,7 +82,7 @@ def load_imported(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / TABLE
     if not path.is_file() or sha256_of(path) != provenance.table_sha256:
         raise InputError(f"{path} is missing or was changed after the import; import again")
-    frame = pd.read_parquet(path)
+    frame = parquet_frame(path)
     frame["flags"] = pd.Series([tuple(f) for f in frame["flags"]], frame.index, dtype=object)
     for column in ("epoch_scores", "epoch_losses"):
         if column in frame:

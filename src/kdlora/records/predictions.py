@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdlora.errors import StoreError
+from kdlora.errors import DataError, StoreError
 from kdlora.files import whole_file
 from kdlora.records.contents import PREDICTIONS as FILE
 from kdlora.records.contents import require_whole
+from kdlora.tables.formats import parquet_frame
 from kdlora.vocabulary.label_metrics import holds_several
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
 
@@ -113,13 +113,12 @@ def read_predictions(folder: Path) -> Predictions:
     return Predictions(_read(folder / FILE))
 
 
-def _read(path: Path, **options: Any) -> pd.DataFrame:
+def _read(path: Path) -> pd.DataFrame:
     require_whole(path)
+    path.stat()  # FileNotFoundError: what is not there is not damaged
     try:
-        rows = pd.read_parquet(path, **options)
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, KeyError) as error:  # of a run from before there were hashes
+        rows = parquet_frame(path)
+    except DataError as error:  # of a run from before there were hashes
         raise StoreError(f"{path} is damaged: {error}") from None
     if missing := [name for name in COLUMNS if name not in rows]:
         raise StoreError(f"{path} is damaged: it has no column {' and no '.join(missing)}")
@@ -138,7 +137,8 @@ def read_outputs(
         path = Path(root) / "runs" / run_id / file
         if not path.is_file():
             continue
-        rows = _read(path, filters=[("split", "==", split)])
+        rows = _read(path)
+        rows = rows[rows["split"] == split]
         if len(rows):
             one = _outputs(rows, path)
             found[run_id] = replace(one, outputs=one.outputs.astype(np.float64))

@@ -13,7 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from kdlora.errors import DataError
 from kdlora.files import whole_file
+from kdlora.tables.formats import parquet_frame
 
 FOLDER = "rows"  # in a study's folder
 _TEXT, _COLUMN = "text.", "column."  # before the names of the user's own columns
@@ -72,8 +74,8 @@ def read_rows(root: Path, task: str, *, texts: bool = True) -> TaskRows | None:
     Without `texts` they are as those of a study that keeps none.
     """
     try:
-        rows = _read(pd.read_parquet(_path(root, task)))
-    except (OSError, ValueError, KeyError):
+        rows = _read(parquet_frame(_path(root, task)))
+    except (DataError, ValueError, KeyError):
         return None
     return rows if texts else replace(rows, texts=())
 

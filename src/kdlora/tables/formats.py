@@ -23,6 +23,7 @@ from kdlora.errors import DataError
 from kdlora.json_files import UnusableJson, parse_json
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pyarrow.parquet import ParquetFile
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
@@ -255,6 +256,15 @@ def open_parquet(path: Path) -> Iterator[ParquetFile]:
     except (pa.ArrowException, *_OF_DAMAGE) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a readable Parquet file: {reason}") from None
+
+
+def parquet_frame(path: Path) -> pd.DataFrame:
+    """All of a Parquet file. Raises DataError where it is not there or damaged.
+
+    A filter is for the caller to apply: pyarrow's own can wait for ever on a damaged file.
+    """
+    with open_parquet(path) as file:
+        return file.read().to_pandas()
 
 
 def parquet_records(path: Path, names: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
