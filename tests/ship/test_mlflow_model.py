@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 import kdlora
+from kdlora import extras
 from kdlora.cli.app import app
 from kdlora.errors import InputError, StoreError
 from kdlora.mirrors.mirror import mirror_study
@@ -113,6 +114,11 @@ def test_what_cannot_be_logged_is_one_message(study: Path, tmp_path: Path) -> No
         client.delete_run(run.info.run_id)
     with pytest.raises(StoreError, match="has no entry in MLflow's experiment"):
         log_students(root)
+    with pytest.MonkeyPatch.context() as patch:
+        there = {"mlflow", "sqlalchemy", "alembic"}
+        patch.setattr(extras, "find_spec", lambda name: name if name in there else None)
+        with pytest.raises(InputError, match=r"logging a model needs torch,.*'kdlora\[train\]'"):
+            log_students(root)
     shutil.rmtree(root / "student")
     with pytest.raises(StoreError, match="saved no student"):
         log_students(root)

@@ -58,10 +58,8 @@ def track(
 
 
 def _log_models(root: Path, uri: str | None) -> None:
-    from kdlora.models.checkpoints import silence_libraries
     from kdlora.ship.mlflow_model import log_students
 
-    silence_libraries()
     for student in log_students(root, uri):
         state = "added" if student.added else "there already"
         print(f"{student.folder} is the model '{student.name}' ({state}): {student.uri}")

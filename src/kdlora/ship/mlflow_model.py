@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlora.errors import ModelError, StoreError
+from kdlora.extras import need
 from kdlora.mirrors import entries
 from kdlora.mirrors.mlflow import Experiment, open_experiment, require_mlflow, resolve_uri
 from kdlora.records.contents import require_whole_model
@@ -67,9 +68,10 @@ def log_students(root: Path, uri: str | None = None) -> list[LoggedStudent]:
     is left; one whose files changed replaces it. `uri` as `mirrors.mlflow.resolve_uri`.
 
     Raises StoreError where the study saved none, ModelError for a damaged one, InputError when
-    mlflow is missing, and whatever MLflow raises.
+    mlflow or what loads a student is missing, and whatever MLflow raises.
     """
     require_mlflow()
+    need("logging a model", *_NEEDED)
     students = saved_students(root)
     if not students:
         raise StoreError(f"{root} saved no student: finish the study first")
