@@ -20,6 +20,7 @@ from kdlora.evidence.diagnosis.public_facts import SHAPES, adapter_parameters, s
 from kdlora.evidence.diagnosis.setup import device_counts, tokens_per_example, training_rows
 from kdlora.importing.results import read_results
 from kdlora.records.plausible import agreement_bounds, impossible_values
+from tests.harness.studies import make_frame
 
 INFERRED = ("degenerate", "n_gpus_inferred", "effective_batch", "seq_len_inferred",
             "selection_epoch_by_eval_loss", "best_metric_epoch", "best_epoch_metric",
@@ -154,6 +155,20 @@ def test_speeds_parameters_and_what_is_absent(runs, found):
     assert found["not_recorded"].evidence["columns"] == ["precision", "device"]
     assert "parameters_contradict_shape" not in found
     assert "identical_across_seeds" not in found  # equal accuracies there have other losses
+
+
+def test_speeds_are_compared_between_runs_that_read_as_many_tokens() -> None:
+    """Arms that read texts whole, cut or in windows are no repeats of one another."""
+    frame = make_frame(arms=("teacher/fft", "student/lora"), seeds=(1, 2), baselines=False)
+    whole = frame[frame["arm"] == "student/lora"].assign(arm="student/lora[whole]", max_length=512)
+    whole["run_id"] += "-whole"
+    speeds = {"teacher/fft": 50.0, "student/lora": 100.0, "student/lora[whole]": 12.0}
+    both = pd.concat([frame, whole], ignore_index=True)
+    both["train_examples_per_s"] = both["arm"].map(speeds)
+    assert "bimodal_throughput" not in {f.name for f in diagnose(both)}
+    both.loc[both["seed"] == 2, "train_examples_per_s"] *= 2
+    (finding,) = [f for f in diagnose(both) if f.name == "bimodal_throughput"]
+    assert finding.evidence["configurations"] == finding.evidence["noisy"] == 3
 
 
 def test_the_findings_need_no_inferred_column(shared, found):

@@ -16,7 +16,10 @@ from kdlora.vocabulary.arm import Arm
 
 Severity = Literal["error", "warning", "info"]
 ORDER: dict[str, int] = {"error": 0, "warning": 1, "info": 2}
-CONFIG = ("encoder", "task", "role", "distillation", "adaptation")
+# An arm has its label, which stands for settings; the last two say how many tokens a text has.
+CONFIG = (
+    "encoder", "task", "arm", "role", "distillation", "adaptation", "max_length", "windows",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

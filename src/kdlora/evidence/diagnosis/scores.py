@@ -70,7 +70,7 @@ def health_flags(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
         yield DiagnosisFinding(
             f"flag:{name}",
             severity.get(name, "warning"),  # type: ignore[arg-type]
-            f"{len(rows)} runs carry the flag {name}.{example}",
+            f"{len(rows)} run{' carries' if len(rows) == 1 else 's carry'} the flag {name}.{example}",
             runs(frame, mask),
             {"by_arm": counts(frame.loc[mask, "arm"]) if "arm" in frame else {}},
         )

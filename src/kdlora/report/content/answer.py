@@ -331,9 +331,11 @@ def pair_tiles(facts: Facts) -> tuple[Tile, ...]:
         kept = f"of the teacher's score is kept by {w.phrase(first.arm)}{left_out}"
         tiles.append(Tile(f"{share} %{mark}", kept))
     if (size := w.number(first.costs["size_mb"])).value is not None:
-        tiles.append(Tile(f"{size.text} MB", "is its size on disk"))
+        whose = "is its size" if tiles else f"is the size of {w.phrase(first.arm)}"
+        tiles.append(Tile(f"{size.text} MB", f"{whose} on disk"))
     if (speed := w.number(first.costs["speedup_latency"])).value is not None:
-        tiles.append(Tile(f"{speed.text}{w.TIMES}", "is its speed, against the teacher's encoder"))
+        whose = "is its speed" if tiles else f"is the speed of {w.phrase(first.arm)}"
+        tiles.append(Tile(f"{speed.text}{w.TIMES}", f"{whose}, against the teacher's encoder"))
     for gain in facts.overall(pairs[0], g.DISTILLATION)[:1]:
         scale = w.scale_of(gain.metric)
         # A headline is no place for a difference that a broken run made.
