@@ -67,10 +67,11 @@ def health_flags(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
         mask = np.zeros(len(frame), dtype=bool)
         mask[rows] = True
         example = f" First: {details[name]}." if name in details else ""
+        carry = f"{len(rows)} runs carry" if len(rows) > 1 else "1 run carries"
         yield DiagnosisFinding(
             f"flag:{name}",
             severity.get(name, "warning"),  # type: ignore[arg-type]
-            f"{len(rows)} run{' carries' if len(rows) == 1 else 's carry'} the flag {name}.{example}",
+            f"{carry} the flag {name}.{example}",
             runs(frame, mask),
             {"by_arm": counts(frame.loc[mask, "arm"]) if "arm" in frame else {}},
         )
