@@ -7,7 +7,17 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
-from kdlora.records.tidy import directions, groups, metric_of, names, severities, tidy
+from kdlora.records.tidy import (
+    directions,
+    groups,
+    mean,
+    metric_of,
+    metrics_of,
+    names,
+    places,
+    severities,
+    tidy,
+)
 from tests.harness.studies import make_frame, put
 
 
@@ -106,3 +116,38 @@ def test_a_metrics_direction_is_the_one_that_directions_tells(first):
         )  # fmt: skip
         told = directions(frame[frame["task"] == "t"]).iloc[0]
         assert metric_of(frame, "t") == ("rmse", int(told))
+
+
+@pytest.mark.parametrize("n", [1, 3, 9, 40])
+def test_means_of_places_are_those_of_pandas_to_the_last_bit(n):
+    rng = np.random.default_rng(n)
+    frame = pd.DataFrame({
+        "task": np.repeat(["b", "a", "c"], n), "arm": "x", "score": rng.normal(size=3 * n),
+    }).sample(frac=1, random_state=n)  # fmt: skip
+    frame.loc[rng.random(3 * n) < 0.2, "score"] = np.nan
+    values = frame["score"].to_numpy()
+    found = {key: mean(values[rows]) for key, rows in places(frame, "task", "arm")}
+    expected = {key: own["score"].mean() for key, own in groups(frame, "task", "arm")}
+    assert list(found) == list(expected)
+    np.testing.assert_array_equal(list(found.values()), list(expected.values()))
+
+
+def test_places_leave_out_rows_without_a_key_as_groups_do():
+    frame = pd.DataFrame({"pair": ["p", None, "q", "p"], "task": ["t", "t", "t", "u"]})
+    assert {key: rows.tolist() for key, rows in places(frame, "pair", "task")} == {
+        ("p", "t"): [0], ("q", "t"): [2], ("p", "u"): [3],
+    }  # fmt: skip
+    assert [key for key, _ in places(frame, "pair")] == ["p", "q"]
+    assert list(places(frame.iloc[:0], "pair")) == []
+
+
+def test_the_metrics_of_all_tasks_are_those_of_each():
+    frame = pd.DataFrame({
+        "task": ["a", "a", "b", "c", "d"],
+        "metric": [None, "rmse", "its own", None, "matthews"],
+        "direction": [np.nan, np.nan, -1.0, 1.0, np.nan],
+    })  # fmt: skip
+    assert metrics_of(frame) == {
+        "a": ("rmse", -1), "b": ("its own", -1), "c": ("", 1), "d": ("matthews", 1),
+    }  # fmt: skip
+    assert all(metric_of(frame, task) == own for task, own in metrics_of(frame).items())

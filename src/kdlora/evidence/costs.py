@@ -112,12 +112,17 @@ def cost_ratios(
         codes = usable[list(keys)].assign(
             **{c: pd.factorize(usable[c].astype(str))[0] for c in settings}
         )
+        sides: dict[str, tuple[pd.DataFrame, list[str]]] = {}  # most contrasts share one
+        ranges: dict[str, _Ranges] = {}
         for a, b in contrasts:
-            matched = match_usable(usable, notes, a, b, keys=keys)
+            matched = match_usable(usable, notes, a, b, keys=keys, sides=sides)
             unlike = matched.cells
             if not matched.reason:
-                sides = [codes.loc[Selection.parse(s).rows(usable).index] for s in (a, b)]
-                unlike = _unlike(sides, matched.cells, keys, settings)
+                for one in map(Selection.parse, (a, b)):
+                    if str(one) not in ranges:
+                        ranges[str(one)] = _ranges(codes[one.mask(usable)], keys, settings)
+                both = [ranges[str(Selection.parse(one))] for one in (a, b)]
+                unlike = _unlike(both, matched.cells, settings)
             ratios.append(
                 _ratio(
                     matched, unlike, column, tuple(same), rules, intervals.stream(rng, a, b, column)
@@ -174,16 +179,22 @@ def _log_interval(
     return finite(np.exp(low)), finite(np.exp(high)), "tasks" if by_task else "runs"
 
 
-def _unlike(
-    sides: Sequence[pd.DataFrame], cells: pd.DataFrame, keys: Sequence[str], settings: Sequence[str]
-) -> pd.DataFrame:
+# The keys that a side has, and the least and the most of its settings' codes in each cell.
+_Ranges = tuple[list[str], pd.DataFrame, pd.DataFrame]
+
+
+def _ranges(rows: pd.DataFrame, keys: Sequence[str], settings: Sequence[str]) -> _Ranges:
+    known = [k for k in keys if rows[k].notna().all()]
+    by_cell = rows.groupby(known, sort=False)[list(settings)]
+    return known, by_cell.min(), by_cell.max()
+
+
+def _unlike(sides: Sequence[_Ranges], cells: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     """[cells, settings]: whether runs of a cell differ in a setting, given as codes."""
     bounds = []
-    for rows in sides:
-        known = [k for k in keys if rows[k].notna().all()]
-        by_cell = rows.groupby(known, sort=False)[list(settings)]
+    for known, *extremes in sides:
         index = cells[known[0]] if len(known) == 1 else pd.MultiIndex.from_frame(cells[known])
-        bounds += [extreme.reindex(index).to_numpy() for extreme in (by_cell.min(), by_cell.max())]
+        bounds += [extreme.reindex(index).to_numpy() for extreme in extremes]
     differs = np.max(bounds, axis=0) != np.min(bounds, axis=0)
     return pd.DataFrame(differs, columns=list(settings))
 

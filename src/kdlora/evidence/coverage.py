@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS
-from kdlora.records.tidy import StudyFrame, groups, rows_of, severities
+from kdlora.records.tidy import StudyFrame, places, rows_of, severities
 from kdlora.vocabulary.arm import Arm
 
 SETTINGS = ("rank", "alpha", "lr", "batch_size", "epochs", "max_length", "precision", "targets")
@@ -290,22 +291,30 @@ class CellCounts:
 
 def count_cells(cells: pd.DataFrame) -> CellCounts:
     """Of the rows of a tidy frame (`records.tidy.tidy`)."""
-    by_status = Counter(cells["status"])
-    done = cells["status"] == "done"
+    columns = (cells["status"], cells["flagged"].astype(bool), cells["score"].isna())
+    return _counts(*(column.to_numpy() for column in columns))
+
+
+def _counts(status: np.ndarray, flagged: np.ndarray, unscored: np.ndarray) -> CellCounts:
+    by_status, done = Counter(status), status == "done"
     ended = ("done", "failed", "stopped")
     return CellCounts(
-        planned=len(cells),
-        missing=len(cells) - sum(by_status[status] for status in ended),
-        flagged=int(cells.loc[done, "flagged"].sum()),
-        unscored=int(cells.loc[done, "score"].isna().sum()),
-        **{status: by_status[status] for status in ended},
+        planned=len(status),
+        missing=len(status) - sum(by_status[one] for one in ended),
+        flagged=int((flagged & done).sum()),
+        unscored=int((unscored & done).sum()),
+        **{one: by_status[one] for one in ended},
     )
 
 
 def counts_by_cell(frame: pd.DataFrame) -> dict[tuple[str, str, str], CellCounts]:
     """(pair, arm, task) -> its counts."""
-    own = groups(frame, "pair", "arm", "task", columns=("status", "flagged", "score"))
-    return {key: count_cells(cells) for key, cells in own}
+    status, flagged = frame["status"].to_numpy(), frame["flagged"].to_numpy(bool)
+    unscored = frame["score"].isna().to_numpy()
+    return {
+        key: _counts(status[rows], flagged[rows], unscored[rows])
+        for key, rows in places(frame, "pair", "arm", "task")
+    }
 
 
 def size_of_full_grid(frame: pd.DataFrame) -> int:

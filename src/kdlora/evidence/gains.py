@@ -26,7 +26,7 @@ from kdlora.evidence.outcomes import (
 )
 from kdlora.evidence.students import StudentRanking, rank_students
 from kdlora.evidence.teacher import teacher_arm
-from kdlora.records.tidy import StudyFrame, metric_of, names, tidy
+from kdlora.records.tidy import StudyFrame, metrics_of, names, tidy
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as facts_of
 
@@ -125,7 +125,7 @@ class PairScores:
         """From a tidy frame and its cells of `in_blocks`."""
         own = cells[cells["pair"] == pair]
         scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
-        metrics = {task: metric_of(frame, task) for task in names(frame, "task")}
+        metrics = metrics_of(frame)
         flagged = own.loc[own["flagged"], ["task", "seed", "arm", "run_id"]]
         return cls(pair, scores, flagged, metrics)
 

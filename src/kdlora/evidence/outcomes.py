@@ -17,7 +17,16 @@ import pandas as pd
 
 from kdlora.evidence.sparse import sparse_arms, too_few
 from kdlora.evidence.teacher import gives_shares, teacher_arm
-from kdlora.records.tidy import groups, metric_of, names, scored
+from kdlora.records.tidy import (
+    groups,
+    mean,
+    metric_of,
+    metrics_of,
+    names,
+    numeric,
+    places,
+    scored,
+)
 from kdlora.vocabulary.arm import MAJORITY
 from kdlora.vocabulary.metric import metric
 
@@ -82,16 +91,20 @@ class Spread:
 
 def spreads(frame: pd.DataFrame) -> dict[tuple[str, str, str], Spread]:
     """(pair, task, arm) -> the spread of its score over all runs that have one."""
-    own = groups(scored(frame), "pair", "task", "arm", columns=("score", "flagged", "run_id"))
-    return {key: _spread(cells) for key, cells in own}
+    cells = scored(frame)
+    score, flagged = cells["score"].to_numpy(float), cells["flagged"].to_numpy(bool)
+    runs = cells["run_id"].to_numpy()
+    return {
+        key: _spread(score[rows], flagged[rows], runs[rows])
+        for key, rows in places(cells, "pair", "task", "arm")
+    }
 
 
-def _spread(cells: pd.DataFrame) -> Spread:
-    score, doubtful = cells["score"], cells.loc[cells["flagged"], "run_id"]
-    mean, low, high = float(score.mean()), float(score.min()), float(score.max())
-    sound = score[~cells["flagged"].astype(bool)]
-    rest = float(sound.mean()) if len(doubtful) and len(sound) else None
-    return Spread(mean, low, high, len(cells), tuple(dict.fromkeys(doubtful)), rest)
+def _spread(score: np.ndarray, flagged: np.ndarray, runs: np.ndarray) -> Spread:
+    doubtful, sound = runs[flagged], score[~flagged]
+    rest = mean(sound) if len(doubtful) and len(sound) else None
+    ends = float(score.min()), float(score.max())
+    return Spread(mean(score), *ends, len(score), tuple(dict.fromkeys(doubtful)), rest)
 
 
 def means_by_group(
@@ -120,12 +133,11 @@ def metric_means(
     """
     known = [c for c in map(str, frame) if c.startswith(REPORTED) and frame[c].notna().any()]
     done, found = frame[frame["status"] == "done"], {}
-    numbers = done[["pair", "task", "arm", "run_id"]].join(
-        done[known].apply(pd.to_numeric, errors="coerce")
-    )
-    for key, cells in groups(numbers, "pair", "task", "arm"):
-        means = cells.drop_duplicates("run_id")[known].mean().dropna()
-        found[key] = {str(c).removeprefix(REPORTED): float(mean) for c, mean in means.items()}
+    once = done.drop_duplicates(["pair", "task", "arm", "run_id"])
+    values = {c.removeprefix(REPORTED): numeric(once, c).to_numpy() for c in known}
+    for key, rows in places(once, "pair", "task", "arm"):
+        means = {name: mean(own[rows]) for name, own in values.items()}
+        found[key] = {name: value for name, value in means.items() if not math.isnan(value)}
     return [column.removeprefix(REPORTED) for column in known], found
 
 
@@ -206,8 +218,9 @@ def outcomes(
     means["speedup_latency"] = np.exp(means["speedup_latency"])
     scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
     tasks = dict.fromkeys(task for task, _ in blocks)
+    metrics = metrics_of(frame)
     shares = all(
-        metric(name).in_points and sign > 0 for name, sign in (metric_of(frame, t) for t in tasks)
+        metric(name).in_points and sign > 0 for name, sign in (metrics[task] for task in tasks)
     )
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
     broken = resumed_runs(frame)
@@ -303,7 +316,8 @@ def averaged_tasks(frame: pd.DataFrame) -> list[str]:
     tasks = names(frame, "task")
     if len(tasks) == 1:
         return tasks
-    return [task for task in tasks if metric(metric_of(frame, task)[0]).in_points]
+    metrics = metrics_of(frame)
+    return [task for task in tasks if metric(metrics[task][0]).in_points]
 
 
 def outcome_metric(frame: pd.DataFrame) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.records.tidy import groups, names
+from kdlora.records.tidy import groups, mean, names, numeric, places
 from kdlora.vocabulary.arm import Arm
 
 
@@ -59,8 +59,11 @@ def means_by_task(
 ) -> dict[tuple[str, str, str], tuple[int, dict[str, float]]]:
     """(pair, task, arm) -> the number of done runs and the mean of each column over them."""
     done = frame[frame["status"] == "done"].drop_duplicates(["pair", "task", "arm", "run_id"])
-    cells = groups(done, "pair", "task", "arm", columns=columns)
-    return {key: (len(own), {c: float(own[c].mean()) for c in columns}) for key, own in cells}
+    values = {column: numeric(done, column).to_numpy() for column in columns}
+    return {
+        key: (len(rows), {column: mean(own[rows]) for column, own in values.items()})
+        for key, rows in places(done, "pair", "task", "arm")
+    }
 
 
 def savings(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.scores import numbers
-from kdlora.records.tidy import metric_of
+from kdlora.records.tidy import metric_of, places
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
 
@@ -104,8 +104,7 @@ def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
         for arm, rows in flagged.groupby("arm", sort=False)
     }
     models = _models(known, direction)
-    latency = bands([_latency(sound, one) for one in models])
-    size = bands([_median(_runs(sound, one), "size_mb") for one in models])
+    latency, size = _costs(sound, models)
 
     def place(i: int) -> tuple[object, ...]:
         one = models[i]
@@ -163,29 +162,41 @@ def _models(rows: pd.DataFrame, direction: int) -> list[RankedStudent]:
     """One for each arm and pair; what pairs share comes once."""
     pairs: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     found: dict[tuple[str, tuple[str, ...]], RankedStudent] = {}
-    for (arm, pair), own in rows.groupby(["arm", "pair"], sort=False):
-        own = own.drop_duplicates("run_id").sort_values(["seed", "run_id"], kind="stable")
-        scores = own["ranked_by"].to_numpy(float)
-        key = (str(arm), tuple(map(str, own["run_id"])))
+    rows = rows.drop_duplicates(["arm", "pair", "run_id"])
+    rows = rows.sort_values(["seed", "run_id"], kind="stable")
+    runs, ranked_by = rows["run_id"].to_numpy(), rows["ranked_by"].to_numpy(float)
+    for (arm, pair), own in places(rows, "arm", "pair"):
+        scores = ranked_by[own]
+        key = (str(arm), tuple(map(str, runs[own])))
         pairs.setdefault(key, []).append(str(pair))
         ship = key[1][int(np.argmax(direction * scores))]
         found[key] = RankedStudent(key[0], (), key[1], float(scores.mean()), ship)
     return [replace(one, pairs=tuple(sorted(pairs[key]))) for key, one in found.items()]
 
 
-def _runs(rows: pd.DataFrame, one: RankedStudent) -> pd.DataFrame:
-    return rows[rows["run_id"].isin(one.run_ids)]
+def _costs(rows: pd.DataFrame, models: Sequence[RankedStudent]) -> tuple[np.ndarray, np.ndarray]:
+    """The bands of the models' latency and size, medians over runs.
+
+    Latency is that of all runs of the encoder: whatever its weights, it is as fast.
+    """
+    once = rows.drop_duplicates("run_id")
+    latency, size = _scores(once, "latency_p95_ms"), _scores(once, "size_mb")
+    encoders = once["encoder"].to_numpy() if "encoder" in once else np.full(len(once), None)
+    at = {str(run): i for i, run in enumerate(once["run_id"])}
+    by_encoder: dict[str, float | None] = {}
+    latencies: list[float | None] = []
+    sizes: list[float | None] = []
+    for one in models:
+        own = sorted(at[run] for run in one.run_ids)
+        encoder = encoders[own[0]]
+        if isinstance(encoder, str) and encoder not in by_encoder:
+            by_encoder[encoder] = _median(latency[encoders == encoder])
+        told = isinstance(encoder, str)
+        latencies.append(by_encoder[encoder] if told else _median(latency[own]))
+        sizes.append(_median(size[own]))
+    return bands(latencies), bands(sizes)
 
 
-def _latency(rows: pd.DataFrame, one: RankedStudent) -> float | None:
-    """That of all runs of the encoder: whatever its weights, it is as fast."""
-    own = _runs(rows, one)
-    encoder = own["encoder"].iloc[0] if "encoder" in own else None
-    alike = rows[rows["encoder"] == encoder] if isinstance(encoder, str) else own
-    return _median(alike, "latency_p95_ms")
-
-
-def _median(rows: pd.DataFrame, column: str) -> float | None:
-    values = _scores(rows.drop_duplicates("run_id"), column)
+def _median(values: np.ndarray) -> float | None:
     values = values[np.isfinite(values)]
     return float(np.median(values)) if len(values) else None

@@ -36,7 +36,7 @@ from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import StudyFrame, metric_of, names, tidy
+from kdlora.records.tidy import StudyFrame, metrics_of, names, tidy
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.quantity import directions
 
@@ -326,6 +326,7 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
         trained = [o for o in outcomes if not Arm.read(o.arm).is_baseline]
         for cost, better in SUMMARY_COSTS.items():
             found["summary", pair, cost] = best_of({o.arm: o.costs[cost] for o in trained}, better)
+    metrics = metrics_of(facts.frame)
     for key, own in cells.groupby(["pair", "task"], sort=False):
         pair, task = map(str, key)
         few = {one.own.arm for one in facts.apart.get(pair, ())}
@@ -334,7 +335,7 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
             if tuple(of) == key and arm not in few
         }  # fmt: skip
         blocks_of = {str(arm): frozenset(rows["where"]) for arm, rows in own.groupby("arm")}
-        direction = metric_of(facts.frame, task)[1]
+        direction = metrics[task][1]
         found["quality", pair, task] = marks(means, direction, blocks_of, tested)
     return replace(facts, marks=found)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.evidence.pareto import dominates
-from kdlora.records.tidy import groups, scored
+from kdlora.records.tidy import mean, numeric, places, scored
 from kdlora.vocabulary.metric import metric
 
 
@@ -59,11 +59,12 @@ def known_costs(cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 def task_means(cells: pd.DataFrame, columns: Sequence[str]) -> list[TaskMean]:
     """Every model of `weighed_cells` on every task, means over its runs."""
     found = []
-    needed = ("run_id", *columns)
-    for (pair, task, arm), own in groups(cells, "pair", "task", "arm", columns=needed):
-        means = own[list(columns)].mean()
-        values = {c: float(means[c]) for c in columns if np.isfinite(means[c]) and means[c] != 0}
-        found.append(TaskMean(pair, task, arm, int(own["run_id"].nunique()), values))
+    known = {column: numeric(cells, column).to_numpy() for column in columns}
+    runs = cells["run_id"].to_numpy()
+    for (pair, task, arm), rows in places(cells, "pair", "task", "arm"):
+        means = {column: mean(values[rows]) for column, values in known.items()}
+        values = {c: value for c, value in means.items() if np.isfinite(value) and value != 0}
+        found.append(TaskMean(pair, task, arm, len(set(runs[rows])), values))
     return found
 
 
@@ -100,8 +101,9 @@ def not_beaten(points: Sequence[PairMean], directions: tuple[int, int]) -> list[
 
 def cost_means(cells: pd.DataFrame, column: str) -> dict[tuple[str, str, str], float]:
     """(pair, task, arm) -> the mean of a cost over the cells that know it."""
-    known = groups(cells[cells[column] > 0], "pair", "task", "arm")
-    return {key: float(own[column].mean()) for key, own in known}
+    known = cells[cells[column] > 0]
+    values = known[column].to_numpy(float)
+    return {key: mean(values[rows]) for key, rows in places(known, "pair", "task", "arm")}
 
 
 def runs_behind(means: Sequence[TaskMean]) -> int:

@@ -295,6 +295,28 @@ def groups(
     return iter(frame.groupby(list(by) if len(by) > 1 else by[0], sort=False))
 
 
+def places(frame: pd.DataFrame, *by: str) -> Iterator[tuple[Any, np.ndarray]]:
+    """The same groups as the places of their rows, for what needs a column or two of each.
+
+    To take hundreds of frames apart costs more than all that is computed of them.
+    """
+    numbers = frame.groupby(list(by), sort=False).ngroup().fillna(-1).to_numpy(int)
+    order = np.argsort(numbers, kind="stable")
+    order = order[np.searchsorted(numbers[order], 0) :]  # rows without a key come first: -1
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    keys = [frame[key].to_numpy() for key in by]
+    for rows in np.split(order, starts[1:]) if len(order) else ():
+        key = tuple(column[rows[0]] for column in keys)
+        yield key if len(by) > 1 else key[0], rows
+
+
+def mean(values: np.ndarray) -> float:
+    """The mean of what is known, to the last bit as pandas has it; NaN where nothing is."""
+    known = ~np.isnan(values)
+    n = int(known.sum())
+    return float(np.where(known, values, 0.0).sum() / n) if n else float("nan")
+
+
 def scored(frame: pd.DataFrame) -> pd.DataFrame:
     """The cells that are done and have a score."""
     return frame[(frame["status"] == "done") & np.isfinite(frame["score"])]
@@ -322,21 +344,25 @@ def directions(frame: pd.DataFrame) -> pd.Series:
         return stated
     own = [frame[key] for key in ("task", "metric") if key in frame]
     stated = stated.fillna(stated.groupby(own, dropna=False).transform("first"))
-    known = [metric(name) for name in frame["metric"]]
-    said = [float(one.direction) if one.is_known else np.nan for one in known]
-    return stated.fillna(pd.Series(said, index=frame.index, dtype=float))
+    known = {name: metric(name) for name in frame["metric"].unique()}
+    said = {name: float(m.direction) if m.is_known else np.nan for name, m in known.items()}
+    return stated.fillna(frame["metric"].map(said).astype(float))
+
+
+def metrics_of(frame: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    """Each task's metric and direction, from its done cells; ("", +1) where none is done."""
+    found: dict[str, tuple[str, int]] = dict.fromkeys(names(frame, "task"), ("", 1))
+    if "metric" not in frame:
+        return found
+    columns = [name for name in ("task", "metric", "direction") if name in frame]
+    rows = frame.loc[frame["metric"].notna(), columns]
+    first = ~rows["task"].duplicated()
+    signs = directions(rows)[first]
+    for task, name, sign in zip(rows["task"][first], rows["metric"][first], signs, strict=True):
+        found[task] = str(name), -1 if sign == -1 else 1
+    return found
 
 
 def metric_of(frame: pd.DataFrame, task: str) -> tuple[str, int]:
-    """A task's metric and direction, from its done cells; ("", +1) where none is done."""
-    if "metric" not in frame:
-        return "", 1
-    known = (frame["task"].to_numpy() == task) & frame["metric"].notna().to_numpy()
-    if not known.any():
-        return "", 1
-    first = int(known.argmax())
-    name, stated = str(frame["metric"].iat[first]), frame.get("direction")
-    if stated is not None and stated.dtype.kind == "f" and stated.iat[first] in (1.0, -1.0):
-        return name, -1 if stated.iat[first] == -1.0 else 1  # as `directions` says of such a row
-    rows = frame.loc[known, [name for name in ("task", "metric", "direction") if name in frame]]
-    return name, -1 if directions(rows).eq(-1).iat[0] else 1
+    """That of one task. For several ask `metrics_of`, which reads the frame once."""
+    return metrics_of(frame).get(task, ("", 1))

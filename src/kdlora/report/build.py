@@ -22,6 +22,7 @@ from kdlora.report.render.html import render_html
 from kdlora.report.render.latex import render_latex
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw, side_by_side, size_of
+from kdlora.report.render.theme import charts_unchecked
 from kdlora.report.words import plural
 from kdlora.tables.writer import csv_text
 
@@ -71,7 +72,9 @@ def write_report(
     this one does not have are removed. Raises InputError for a frame that is no study, StoreError
     where `out` cannot be written.
     """
-    return save_report(build(*without_private(frame, inputs)), Path(out), refresh_s=refresh_s)
+    with charts_unchecked():
+        report = build(*without_private(frame, inputs))
+    return save_report(report, Path(out), refresh_s=refresh_s)
 
 
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:

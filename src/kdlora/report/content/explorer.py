@@ -27,7 +27,7 @@ from kdlora.evidence.trade_off import (
     task_means,
     weighed_cells,
 )
-from kdlora.records.tidy import metric_of, names, rows_of
+from kdlora.records.tidy import metrics_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import resumed_note, score_cell
 from kdlora.report.document import Axis, Explorer, Figure, Panel
@@ -76,7 +76,8 @@ def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
     runs = done.drop_duplicates(["pair", "run_id"])
     points = [] if len(runs) > MOST_RUNS else [_run(row, axes) for row in rows_of(runs)]
     found = task_means(done, [axis.key for axis in axes])
-    means = [_mean(facts, one) for one in found]
+    metrics = metrics_of(facts.frame)
+    means = [_mean(facts, one, metrics[one.task][0]) for one in found]
     y, x = axes[:2]
     points_now = pair_means(found, x.key, y.key)
     if not points_now:
@@ -121,11 +122,11 @@ def _run(row: dict[str, Any], axes: tuple[Axis, ...]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _mean(facts: Facts, one: TaskMean) -> dict[str, Any]:
+def _mean(facts: Facts, one: TaskMean, metric: str) -> dict[str, Any]:
     spread = facts.spreads[one.pair, one.task, one.arm]
     return {
         "arm": one.arm, "pair": one.pair, "task": one.task, "n": one.n,
-        "shown": score_cell(spread, metric_of(facts.frame, one.task)[0]).shown,
+        "shown": score_cell(spread, metric).shown,
         **{column: round(value, 6) for column, value in one.values.items()},
     }  # fmt: skip
 

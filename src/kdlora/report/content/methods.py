@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from kdlora.evidence.outcomes import resumed_runs
-from kdlora.records.tidy import metric_of, rows_of
+from kdlora.records.tidy import metrics_of, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, TASK, dagger_notes, time_cell
 from kdlora.report.content.parts import ReportData
@@ -118,9 +118,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
 
 def runs(frame: pd.DataFrame) -> Table:
     """Every run once, so that each number above can be traced to its records."""
-    rows, resumed = [], resumed_runs(frame)
+    rows, resumed, metrics = [], resumed_runs(frame), metrics_of(frame)
     for row in rows_of(frame.drop_duplicates(["pair", "run_id"])):
-        scale = w.scale_of(row["metric"] or metric_of(frame, row["task"])[0])
+        scale = w.scale_of(row["metric"] or metrics[row["task"]][0])
         mark = w.DAGGER if row["flagged"] and math.isfinite(row["score"]) else ""
         rows.append((
             Cell(row["run_id"]), Cell(row["pair"]), Cell(row["task"]),

@@ -137,9 +137,9 @@ class ReportData:
     @property
     def matrices(self) -> tuple[Matrix, ...]:
         """Teachers and students told apart, where several of each were crossed."""
-        if not crossed(self.frame):
-            return ()
-        return self.once("matrices", lambda: study_matrices(self.study))
+        return self.once(
+            "matrices", lambda: study_matrices(self.study) if crossed(self.frame) else ()
+        )
 
     @property
     def choices(self) -> Choices:

@@ -7,7 +7,7 @@ import pandas as pd
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks, outcomes
 from kdlora.evidence.study import Evidence
-from kdlora.records.tidy import metric_of, names, scored, seeds_of
+from kdlora.records.tidy import metric_of, metrics_of, names, scored, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content.answer import OUTCOME_COLUMNS, outcome_cells
 from kdlora.report.content.cells import (
@@ -64,14 +64,15 @@ def averages_figure(stats: Evidence) -> Figure | None:
 def by_task(facts: Facts) -> Figure | None:
     """Tasks by models, pair by pair: shades run from the worst to the best of a task."""
     frame = facts.frame
-    tasks = [t for t in names(frame, "task") if metric_of(frame, t)[0]]
+    metrics = metrics_of(frame)
+    tasks = [task for task, (metric, _) in metrics.items() if metric]
     if len(tasks) < 2:
         return None
     panels = []
     for pair in names(frame, "pair"):
         rows = []
         for task in tasks:
-            metric, direction = metric_of(frame, task)
+            metric, direction = metrics[task]
             own = {arm: s for (p, t, arm), s in facts.spreads.items() if (p, t) == (pair, task)}
             if not own:
                 continue
@@ -111,8 +112,8 @@ def _columns_in_order(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 def _metrics(facts: Facts) -> str:
     found: dict[str, list[str]] = {}
-    for task in names(facts.frame, "task"):
-        found.setdefault(metric_of(facts.frame, task)[0], []).append(task)
+    for task, (metric, _) in metrics_of(facts.frame).items():
+        found.setdefault(metric, []).append(task)
     parts = [f"{w.metric_name(m)} on {w.join(tasks)}" for m, tasks in found.items() if m]
     return f"{w.sentence_case('; '.join(parts))}." if parts else ""
 
@@ -182,14 +183,14 @@ def quality(facts: Facts) -> Table:
     average = facts.outcomes if len(averaged_tasks(frame)) > 1 else {}
     seeds = seeds_of(frame) if len(tasks) == 1 else []
     seeds = seeds if 1 < len(seeds) <= LISTED_SEEDS else []
-    rows = []
+    rows, metrics = [], metrics_of(frame)
     for pair in names(frame, "pair"):
         means = {o.arm: o.score for o in average.get(pair, [])}
         best = {task: facts.marks.get(("quality", pair, task), {}) for task in tasks}
         for arm in names(frame, "arm", pair=pair):
             row = [
                 marked(
-                    score_cell(facts.spreads.get((pair, task, arm)), metric_of(frame, task)[0]),
+                    score_cell(facts.spreads.get((pair, task, arm)), metrics[task][0]),
                     best[task].get(arm),
                 )
                 for task in tasks

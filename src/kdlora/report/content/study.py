@@ -36,7 +36,7 @@ from kdlora.report.content import (
     which_to_ship,
 )
 from kdlora.report.content.parts import Part, ReportData, ReportInputs, SectionPlan
-from kdlora.report.document import Explorer, Figure, Finding, Report, Section, Source
+from kdlora.report.document import Explorer, Figure, Finding, Report, Section, Source, Table
 
 
 def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
@@ -130,6 +130,10 @@ def _kept_models(make: Callable[[ReportData], Any]) -> Callable[[ReportData], An
     return lambda d: make(d) if d.keeps_models else None
 
 
+def _coverage(d: ReportData) -> Table:
+    return d.once("coverage", lambda: trust.coverage(d.frame))
+
+
 def _explorer(d: ReportData) -> Explorer | None:
     return d.once("explorer", lambda: explorer.explorer(d.facts, d.stats))
 
@@ -175,8 +179,8 @@ PLANS = (
         Part("Health flags by name", lambda d: trust.flags_by_name(d.frame), ("flag_counts",)),
         Part("Health flags", lambda d: trust.flags(d.frame), ("flags",)),
         Part("Runs without a result", lambda d: trust.unfinished(d.frame), ("unfinished",)),
-        Part("Runs by model and task", lambda d: trust.coverage(d.frame), ("coverage",)),
-        Part("What is done", lambda d: trust.completion(trust.coverage(d.frame), d.facts),
+        Part("Runs by model and task", _coverage, ("coverage",)),
+        Part("What is done", lambda d: trust.completion(_coverage(d), d.facts),
              ("completion",)),
         Part("Blocks that all trained models share", lambda d: trust.shared(d.facts),
              ("shared",)),

@@ -10,7 +10,7 @@ import pandas as pd
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import class_f1_means, means_by_group, metric_means
 from kdlora.evidence.predictions import confusions
-from kdlora.records.tidy import metric_of, names
+from kdlora.records.tidy import metrics_of, names
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, Lead, arrow, task_column
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
@@ -30,7 +30,8 @@ def strategy(arm: str) -> str:
 def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
     """How models run across tasks: a line a model (or a strategy of many), a panel a pair."""
     frame = facts.frame
-    tasks = [t for t in names(frame, "task") if metric(metric_of(frame, t)[0]).in_points]
+    metrics = metrics_of(frame)
+    tasks = [task for task, (name, _) in metrics.items() if metric(name).in_points]
     if len(tasks) < 3:
         return None
     arms = [a for a in names(frame, "arm") if not Arm.read(a).is_baseline]
@@ -42,7 +43,7 @@ def task_trends(facts: Facts) -> tuple[Figure, Table] | None:
         drawn = []
         for name, by_task_ in means_by_group(facts.spreads, pair, groups).items():
             means = {
-                task: metric(metric_of(frame, task)[0]).factor * by_task_[task][0]
+                task: metric(metrics[task][0]).factor * by_task_[task][0]
                 for task in tasks
                 if task in by_task_
             }

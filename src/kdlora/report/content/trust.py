@@ -22,7 +22,7 @@ from kdlora.evidence.outcomes import averaged_tasks
 from kdlora.evidence.run_costs import unlike_protocol, unsteady_encoders
 from kdlora.evidence.study import Evidence
 from kdlora.records import fairness
-from kdlora.records.tidy import groups, metric_of, names, rows_of, severities
+from kdlora.records.tidy import groups, metrics_of, names, rows_of, severities
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, RUN, TASK, Lead, arrow
 from kdlora.report.content.quality import _columns_in_order
@@ -404,6 +404,7 @@ def shared(facts: Facts) -> Table | None:
     frame = facts.frame
     tasks, averaged = names(frame, "task"), averaged_tasks(frame)
     lead, rows, whole = Lead(frame, task=False, model=False), [], len(tasks) == 1
+    metrics = metrics_of(frame)
     for pair in names(frame, "pair"):
         blocks = facts.blocks[pair]
         for task in tasks:
@@ -412,7 +413,7 @@ def shared(facts: Facts) -> Table | None:
             within = sorted(seed for name, seed in blocks if name == task)
             left = [seed for seed in seeds if seed not in within]
             whole = whole and not left
-            metric, _ = metric_of(frame, task)
+            metric, _ = metrics[task]
             why = (
                 ""
                 if task in averaged or not metric
@@ -473,8 +474,7 @@ def settings(frame: pd.DataFrame) -> Table | None:
 def splits(frame: pd.DataFrame) -> Table:
     """Per task: the metric and how many rows were trained on, selected on and reported on."""
     rows = []
-    for task in names(frame, "task"):
-        metric, direction = metric_of(frame, task)
+    for task, (metric, direction) in metrics_of(frame).items():
         done = frame[(frame["task"] == task) & (frame["status"] == "done")]
         prints = dict.fromkeys(str(e.get("data_fingerprint") or "") for e in done["environment"])
         measure = f"{w.metric_name(metric)} {arrow(direction)}" if metric else w.NONE

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from kdlora.evidence.gains import describe
-from kdlora.records.tidy import metric_of, names, rows_of, severities, tidy
+from kdlora.records.tidy import metrics_of, rows_of, severities, tidy
 from kdlora.report import document as parts
 from kdlora.report import words as w
 from kdlora.report.content import quality, trust
@@ -38,7 +38,7 @@ def results_table(frame: pd.DataFrame) -> RichTable:
     """
     facts = describe(frame)
     found = quality.results(facts)
-    metrics = {task: metric_of(facts.frame, task)[0] for task in names(facts.frame, "task")}
+    metrics = {task: metric for task, (metric, _) in metrics_of(facts.frame).items()}
     notes = [", ".join(f"{t}: {w.metric_name(name)}" for t, name in metrics.items() if name)]
     notes += [POINTS_NOTE, "Kept: share of the teacher's score. ms: median latency of one text."]
     marks = "".join(cell.mark for row in found.rows for cell in row)

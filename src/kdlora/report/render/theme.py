@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair.utils import schemapi
 
 from kdlora.records.tidy import rows_of
 from kdlora.report import words as w
@@ -194,6 +196,15 @@ def chart_of(rows: pd.DataFrame) -> alt.Chart:
     if rows.isna().any(axis=None):
         rows = rows.astype(object).where(rows.notna(), None)
     return alt.Chart(alt.InlineData(values=rows_of(rows)))
+
+
+def charts_unchecked() -> AbstractContextManager[None]:
+    """Meanwhile Altair takes its objects as they are.
+
+    It compares each with the schema of Vega-Lite as it is made, a third of what drawing takes;
+    whoever makes a panel outside, as tests do, has it checked.
+    """
+    return schemapi.debug_mode(False)
 
 
 def panel_spec(
