@@ -275,3 +275,72 @@ def test_the_report_tests_and_pairs_nothing_itself():
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             found += [f"{path.name}: {m}" for m in modules if m.startswith(barred)]
     assert not found
+
+
+# What they open is no path of a user's: the system's own files, and those that come with kdlora.
+OWN_FILES = {
+    "machine.py", "measure/efficiency.py", "measure/energy.py", "planning/costs.py",
+    "training/precision.py", "records/leases.py", "serve/app.py", "spec/presets/__init__.py",
+    "importing/mapping.py", "tables.py",
+}  # fmt: skip
+
+
+def files_read(source: str) -> list[str]:
+    """Where a module reads a file itself."""
+    found = []
+    for node in ast.walk(parsed(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else None
+        plain = isinstance(node.func, ast.Name) and node.func.id == "open"
+        modes = [k.value for k in node.keywords if k.arg == "mode"] + node.args[plain : plain + 1]
+        known = [m.value for m in modes if isinstance(m, ast.Constant) and isinstance(m.value, str)]
+        opens = (method == "open" or plain) and (
+            not modes or any("r" in mode and "+" not in mode for mode in known)
+        )
+        if opens or method in ("read_text", "read_bytes"):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_what_is_read_is_opened_in_one_module_alone():
+    """There it is seen first whether it is a file: a pipe would be waited for without end."""
+    found = {
+        f"{name}, {place}"
+        for name, path in modules_beside("files.py")
+        if name not in OWN_FILES
+        for place in files_read(path.read_text(encoding="utf-8"))
+    }
+    assert not found, "use files.open_file, read_bytes or read_text"
+
+
+@pytest.mark.parametrize(
+    "line", ["path.open()", "path.open('rb')", "open(path)", "open(path, mode='rb')",
+             "path.read_bytes()", "(folder / 'x').read_text()"],
+)  # fmt: skip
+def test_a_file_that_is_read_elsewhere_is_seen(line):
+    assert files_read(line)
+    assert not files_read("path.open('wb'); open(path, 'w'); read_text(path); os.open(path, flags)")
+
+
+def printed(source: str) -> list[str]:
+    """Where a module writes to a terminal itself, or takes texts for markup."""
+    found = []
+    for node in ast.walk(parsed(source)):
+        called = isinstance(node, ast.Call) and ast.unparse(node.func)
+        if called in ("print", "Console", "escape", "typer.echo", "sys.stdout.write"):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_commands_write_to_a_terminal_through_one_module_alone():
+    """There no character of a stranger's text is markup, or obeyed by the terminal."""
+    found = {
+        f"{name}, {place}"
+        for name, path in modules_beside("cli/terminal.py")
+        if name.startswith("cli/") or name == "report/render/terminal.py"
+        for place in printed(path.read_text(encoding="utf-8"))
+    }
+    assert not found, "use say, say_json, say_data and terminal of cli.terminal"
+    assert printed("print(x)")
+    assert printed("console = Console(markup=False)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,16 +14,22 @@ import pytest
 
 from kdlora import files
 from kdlora.files import (
+    UnusableFile,
     beside,
     cache_dir,
     drop_dead_below,
     leftovers,
+    odd_kind,
+    open_file,
+    read_bytes,
+    read_text,
     set_aside,
     whole_file,
     whole_folder,
     write_new,
 )
 from kdlora.records.store import Store
+from tests.harness.kills import killed_at_every_change
 
 
 def test_the_new_content_comes_at_the_end(tmp_path):
@@ -288,3 +296,81 @@ def test_a_study_that_runs_again_has_no_leftovers(
         "runs", "runs/a", "runs/a/model", "runs/a/record.damaged-0.json", "student", "cache",
         "cache/tokens", "cache/tokens/x.npy",
     }  # fmt: skip
+
+
+def odd_paths(folder: Path) -> dict[str, Path]:
+    """A path of each kind that is no file, and links to two of them."""
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "behind")
+    (folder / "link").symlink_to(folder / "behind")
+    (folder / "folder").mkdir()
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(folder):
+        made.bind("socket")  # a whole path may be longer than a socket's may be
+    return {
+        "a pipe": folder / "pipe", "a folder": folder / "folder", "a socket": folder / "socket",
+        "a device": Path("/dev/zero"),
+    }  # fmt: skip
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path):
+    for kind, path in odd_paths(tmp_path).items():
+        assert odd_kind(path) == kind
+        for read in (open_file, read_bytes, read_text):
+            with pytest.raises(OSError, match=f"it is {kind}, and a file is expected"):
+                read(path)
+    assert odd_kind(tmp_path / "link") == "a pipe"
+
+
+def test_a_file_is_read_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes("\ufeffé\r\n".encode())
+    assert odd_kind(path) is None
+    assert read_text(path) == "é\r\n"
+    assert read_bytes(path) == path.read_bytes()
+    assert read_bytes(path, largest=7) == path.read_bytes()
+    with pytest.raises(UnusableFile, match="larger than"):
+        read_bytes(path, largest=6)
+    path.write_bytes(b"ok \xff")
+    with pytest.raises(UnusableFile, match="not UTF-8: invalid start byte at byte 3"):
+        read_text(path)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "moved away first"])
+def test_a_folder_is_the_old_or_the_new_one_wherever_its_process_is_killed(
+    tmp_path, monkeypatch, exchange
+):
+    """Without an exchange of names, as on other systems, there may be none for a moment."""
+    path = tmp_path / "model"
+    if not exchange:
+        monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+
+    def write(*names: str) -> None:
+        with whole_folder(path) as folder:
+            (folder / "in").mkdir()
+            for name in names:
+                (folder / "in" / name).write_text(name)
+
+    def look(n: int) -> None:
+        found = {p.name: p.read_text() for p in path.rglob("*") if p.is_file()}
+        assert found in ({"a": "a", "b": "b"}, {"c": "c"}) or (not exchange and not path.exists())
+        write("a", "b")
+        assert [p.name for p in tmp_path.iterdir()] == ["model"], "something is left behind"
+
+    write("a", "b")
+    assert killed_at_every_change(lambda: write("c"), look) > 5
+
+
+def test_a_folder_takes_the_place_of_what_a_link_leads_to_and_never_that_of_a_file(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "file").write_text("mine")
+    with whole_folder(tmp_path / "link") as folder:
+        (folder / "a").write_text("a")
+    assert (tmp_path / "link").is_symlink()
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["a"]
+    with pytest.raises(UnusableFile, match="no folder"), whole_folder(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 3

@@ -74,7 +74,7 @@ def test_files(tmp_path: Path) -> None:
         read_json(path)
     path.write_text("[1]", encoding="utf-8")
     assert read_json(path) == [1]
-    with pytest.raises(ValueError, match="larger"):
+    with pytest.raises(OSError, match="larger"):
         read_json(path, largest=2)
     with pytest.raises(ValueError, match="no JSON object"):
         read_json_object(path)

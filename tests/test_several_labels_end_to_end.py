@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import jsonschema
@@ -28,6 +29,7 @@ from kdlora.spec.plan import make_plan
 from kdlora.spec.study import Study
 from kdlora.tables.reader import read_table
 from kdlora.vocabulary.task import MULTILABEL, Task
+from tests.harness.commands import in_process
 from tests.harness.moods import TOPICS, Corner, reviews, write_csv
 
 NAMES = tuple(sorted(TOPICS))
@@ -156,6 +158,48 @@ def test_a_file_with_a_column_a_label_teaches(corner, tmp_path):
     record = Store(tmp_path / "out").read(run.run_id)
     assert record.facts.calibration.accuracy == 1
     assert record.facts.calibration.temperature < 1  # it is surer than it says
+
+
+@pytest.mark.slow
+def test_a_file_of_tags_teaches_is_reported_and_its_student_answers(corner, tmp_path):
+    """As people and models write them: "Food; price.", [] for none, and names that are no label."""
+    texts, sets = zip(*(reviews(400, 1), reviews(200, 2)), strict=True)
+    said = dict(zip(chain(*texts), chain(*sets), strict=True))
+    rows = [["weather", *own] if i % 50 == 0 else own for i, own in enumerate(said.values())]
+    tags = ["; ".join(row) or "[]" for row in rows]
+    written = [cell.replace("food", "Food").replace("price", "price.") for cell in tags]
+    written[1] = ""  # says nothing, where [] says none
+    path = write_csv(tmp_path / "said.csv", text=list(said), tags=written)
+    outputs = {"file": str(path), "kind": "labels", "label": "tags", "label_separator": ";"}
+    pair = {"student": corner.student, "teacher_outputs": outputs}
+    study = _study(corner, tmp_path, pairs=[pair], arms=GIVEN, baselines=False)
+    notes: list[str] = []
+    result = kdlora.run(study, out=tmp_path / "out", threads=1, on_note=notes.append)
+    frame = result.frame.set_index("arm")
+    assert frame.loc["teacher/given", "score"] > 0.95
+    assert frame.loc["student/kd-lora", "score"] > 0.6
+    told = " ".join(notes)
+    assert "1 empty, where [] says none" in told
+    assert f"names that are no labels of the task: 'weather' ({len(rows[::50])})" in told
+
+    done = in_process("report", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "Each label by itself" in report
+    for name in NAMES:
+        assert name in report
+    student, eval_texts = tmp_path / "out" / "student", texts[1]
+    asked = in_process("predict", student, "eval.csv", cwd=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    shares = [f"p_{name}" for name in NAMES]
+    answers = read_table(tmp_path / "eval-predictions.csv", ["text", "prediction", *shares]).columns
+    assert answers["text"] == eval_texts
+    for name in NAMES:
+        has = np.array([name in own for own in sets[1]])
+        told = np.array(answers[f"p_{name}"], float)
+        assert told[has].mean() > told[~has].mean(), name
+        said = np.array([name in json.loads(cell) for cell in answers["prediction"]])
+        np.testing.assert_array_equal(said, told >= 0.5)
 
 
 @pytest.mark.parametrize("signal", ["dkd", "dist"])

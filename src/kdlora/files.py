@@ -1,12 +1,14 @@
 """Files and folders that are there as a whole or not at all, also after a loss of power.
 
 What gets its name here lies on the disk before it does: a record that speaks of a file is never
-more durable than the file.
+more durable than the file. And what is read is a file: a pipe would be waited for without end, and
+a device may never end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import glob
@@ -21,16 +23,77 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from kdlora.errors import typo_of
+
+LARGEST = 64 * 1024 * 1024  # bytes of what is read as one text; a million words have about forty
 
 _LONGEST_PART = 100  # bytes of a name, or of a host's, in a temporary name; 255 are all there are
 _ABANDONED_S = 7 * 86400.0  # that nothing has changed in what another machine was writing
 _TEMPORARY = re.compile(
     r"\..+\.(?:.+-)?(?P<machine>[0-9a-f]{8}|[^-]*)-(?P<pid>\d+)-[0-9a-f]{6}\.tmp", re.DOTALL
 )
+_AT_FDCWD, _EXCHANGE = -100, 2  # of renameat2(2)
 CHECKPOINT = "checkpoint.pt"  # of an unfinished run; the loop writes it, the store drops it
+
+
+def real_path(path: str | Path) -> Path:
+    """The absolute path without links; where a link leads to itself it stays, and nothing raises.
+
+    `Path.resolve` does so from Python 3.13 on.
+    """
+    return Path(os.path.realpath(path))
+
+
+class UnusableFile(OSError):
+    """What a path leads to cannot be read as a file, or not as such a one."""
+
+    def __init__(self, reason: str, path: Path) -> None:
+        super().__init__(errno.EPERM, reason, str(path))
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def odd_kind(path: Path) -> str | None:
+    """What a path is that leads to no file: a folder, a pipe, a socket or a device.
+
+    None for a file. Links are followed. Raises OSError where nothing is there.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+
+
+def open_file(path: Path) -> BufferedReader:
+    """Open a file to read. Raises OSError, also for what is no file: it is not waited for."""
+    if odd := odd_kind(path):
+        raise UnusableFile(f"it is {odd}, and a file is expected", path)
+    return path.open("rb")
+
+
+def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
+    """What a file holds. Raises OSError, also for what is no file or larger than `largest`."""
+    with open_file(path) as handle:
+        if os.fstat(handle.fileno()).st_size > largest:
+            raise UnusableFile(f"it is larger than {largest / 1e6:,.0f} MB", path)
+        return handle.read()
+
+
+def read_text(path: Path, *, largest: int = LARGEST) -> str:
+    """The text of a file in UTF-8, a byte order mark left out.
+
+    Raises OSError as `read_bytes`, also for what is no UTF-8.
+    """
+    try:
+        return read_bytes(path, largest=largest).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8: {error.reason} at byte {error.start}"
+        raise UnusableFile(reason, path) from None
 
 
 @contextmanager
@@ -41,7 +104,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     leaves is removed when `path` is written again (`drop_dead`).
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EPERM, "no file, and not to be replaced by one", str(path))
+        raise UnusableFile("it is no file, and not to be replaced by one", path)
     drop_dead(leftovers(path))
     temporary = beside(path)
     try:
@@ -58,9 +121,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a new folder, which takes the place of what is at `path`."""
+    """The same for a new folder, which takes the place of one at `path`, or of where that leads.
+
+    What it replaces goes away as a whole before it is removed: under its name there is never a part
+    of a folder.
+    """
+    if path.is_symlink():
+        path = real_path(path)
+    if path.exists() and not path.is_dir():
+        raise UnusableFile("it is no folder, and not to be replaced by one", path)
     drop_dead(leftovers(path))
-    temporary = beside(path)
+    temporary, replaced = beside(path), beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -70,11 +141,24 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 if inner.is_file():
                     _give_mode(inner, usual)
                 sync(inner)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        if not (path.is_dir() and _exchanged(temporary, path)):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, replaced)
+            os.replace(temporary, path)
         sync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, replaced):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Give each of two paths the other's name in one step; False where the system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # no Linux
+        return False
+    done: int = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE)
+    return done == 0
 
 
 def _mode(path: Path) -> int:
@@ -258,7 +342,7 @@ def links_root(folder: Path) -> Path:
 
     For a snapshot in the hub's cache, whose files are links, it is the model's.
     """
-    resolved = folder.resolve()
+    resolved = real_path(folder)
     model = resolved.parent.parent
     cached = resolved.parent.name == "snapshots" and model.name.startswith("models--")
     return model if cached else resolved

@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-LARGEST = 64 * 1024 * 1024  # bytes of a file; a vocabulary of a million words has about forty
+from kdlora.files import LARGEST, read_bytes, read_text
+
 DEEPEST = 100  # lists and objects within each other
 TOO_DEEP = f"more than {DEEPEST} lists or objects within each other"
 
@@ -42,13 +43,7 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_json(path: Path, *, largest: int = LARGEST) -> Any:
     """The value of a JSON file. Raises OSError and ValueError."""
-    if not path.is_file():
-        if path.exists():
-            raise ValueError("is no file")
-        raise FileNotFoundError(2, "no such file", str(path))
-    if path.stat().st_size > largest:
-        raise ValueError("is larger than any such file can be")
-    return parse_json(path.read_bytes())
+    return parse_json(read_bytes(path, largest=largest))
 
 
 def read_json_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
@@ -61,9 +56,7 @@ def read_json_object(path: Path, *, largest: int = LARGEST) -> dict[str, Any]:
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The object on each line of a file. Raises OSError and ValueError."""
-    if not path.is_file() and path.exists():
-        raise ValueError("is no file")
-    rows = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [parse_json(line) for line in read_text(path).splitlines()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is no JSON object")

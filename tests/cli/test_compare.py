@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 import kdlora.records.frame
-from kdlora.cli.compare import compare
+from kdlora.cli.compare import compare, ratio_tables
 from kdlora.errors import InputError
 from tests.harness.evidence_frames import grid, noisy
 
@@ -82,6 +85,34 @@ def test_numbers_are_whole_at_eighty_columns(study, tasks, arguments: list[str])
             assert f"[{one['mean_low']:.1f}, {one['mean_high']:.1f}]" in text
     tables = [line for line in text.splitlines() if line.startswith(" ")]
     assert max(map(len, tables)) <= 80
+
+
+def test_names_of_arms_are_whole_at_eighty_columns(study) -> None:
+    """A label may stand below the name that it belongs to."""
+    costs = {"size_mb": 90.9, "peak_memory_mb": 1130.0, "latency_p50_ms": 5.1}
+    frame = grid(noisy(0.05, spread=0.08), arms=LONG, tasks=TASKS)
+    text = study(frame.assign(train_s=3.0, trainable_params=1e5, **costs), columns=80)
+    begins = re.findall(r"^ ?((?:teacher|student)/\S*|\[temp\S*)", text, re.MULTILINE)
+    assert set(begins) == {*LONG[:-1], "[temperature=4"}
+
+
+@pytest.mark.parametrize("width", [80, 60, 45, 20])
+def test_costs_stand_in_as_many_tables_as_their_names_and_numbers_take(width: int) -> None:
+    columns = ["trainable_params", "size_mb", "peak_memory_mb", "train_s", "latency_p50_ms"]
+    ratios = [
+        SimpleNamespace(a=arm, column=c, ratio=1.2, low=1.115, high=1.234, unlike=None)
+        for arm in LONG
+        for c in columns
+    ]
+    tables = ratio_tables(SimpleNamespace(reference="teacher/fft", ratios=ratios), width)
+    out = io.StringIO()
+    console = Console(file=out, width=max(width, 40), markup=False)
+    for table in tables:
+        console.print(table)
+    text = out.getvalue()
+    assert text.count("[112, 123]") == len(LONG) * len(columns)
+    assert text.count(" student/kd-adalora ") == 2 * len(tables)
+    assert len(tables) == {80: 1, 60: 2, 45: 3, 20: 5}[width]
 
 
 def test_a_whole_study_in_json(study) -> None:

@@ -189,6 +189,37 @@ def test_results_of_lm_evaluation_harness_in_a_file_and_in_a_folder(tmp_path):
         assert imported.frame["n_report"].tolist()[0] == 277
 
 
+@pytest.mark.parametrize(
+    ("models", "arms", "pairs"),
+    [
+        (["org/one", "org/two"], ["teacher/given[one]", "teacher/given[two]"], ["models"]),
+        (["a/one", "b/one"], ["teacher/given[a-one]", "teacher/given[b-one]"], ["models"]),
+        (["bert-fft", "bert-lora"], ["teacher/fft", "teacher/lora"], ["models"]),
+        (["bert-lora", "distilbert-lora"], ["teacher/lora", "student/lora"], ["models"]),
+        (["bert", "distilbert"], ["teacher/given[bert]", "teacher/given[distilbert]"], ["models"]),
+        (["x/bert-fft", "x/roberta-fft"], ["teacher/fft", "teacher/fft"], ["bert", "roberta"]),
+        (["my-roberta", "bert-fft", "my-bert"], ["teacher/given", "teacher/fft", "teacher/given"],
+         ["roberta", "bert"]),
+    ],
+)  # fmt: skip
+def test_models_of_lm_evaluation_harness_are_compared_and_not_averaged(
+    tmp_path, models, arms, pairs
+):
+    """One pair a model would leave nothing to compare; one arm for all would be their mean."""
+    for number, name in enumerate(models):
+        scores = {task: {"acc,none": 0.5 + number / 10} for task in ("rte", "boolq")}
+        values = HARNESS | {"results": scores, "model_name": name, "config": {}}
+        write(tmp_path, f"out/{number}/results_1.json", json.dumps(values))
+    frame = read_results(tmp_path / "out").frame
+    told = dict(zip(frame["encoder"], frame["arm"], strict=True))
+    assert [told[name] for name in models] == arms
+    assert [*dict.fromkeys(frame["pair"])] == pairs
+    assert not frame.duplicated(["pair", "task", "arm"]).any()
+    assert cells(read_results(tmp_path / "out" / "0")) == {
+        ("rte", arms[0].partition("[")[0]): 0.5, ("boolq", arms[0].partition("[")[0]): 0.5,
+    }  # fmt: skip
+
+
 def trainer_folder(folder: Path) -> Path:
     state = {
         "log_history": [

@@ -153,12 +153,17 @@ def test_a_hub_that_answers_otherwise_is_asked_for_the_files(monkeypatch) -> Non
             raise OSError("not in the cache")
         return "config"
 
+    asked = []
+
     def model_info(self, name: str, *, timeout: float):
+        asked.append(name)
         raise ValueError("a mirror that serves files alone")
 
     monkeypatch.setattr(checkpoints.AutoConfig, "from_pretrained", read)
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
-    assert checkpoints.read_config("bert-base-uncased") == "config"
+    for _ in range(2):  # an encoder is three reads: config, weights and tokenizer
+        assert checkpoints.read_config("a-mirror/of-it") == "config"
+    assert asked == ["a-mirror/of-it"]
 
 
 def test_a_cached_model_needs_no_hub(monkeypatch, encoder: GetEncoder) -> None:

@@ -17,10 +17,12 @@ from kdlora.records.artefact import (
     checksums_of,
     is_artefact,
     read_artefact,
+    rewrite,
     variant_name,
     verify,
     write_artefact,
 )
+from tests.harness.kills import killed_at_every_change
 
 
 def variant(name: str, *, gate: str = "passed", ms: float | None = None, **changes) -> Variant:
@@ -60,6 +62,33 @@ def test_what_is_written_is_read_again_and_verifies(folder: Path) -> None:
     assert set(found.checksums) == {"onnx/model.onnx", "kdlora.json"}
     verify(folder, found)
     assert json.loads((folder / "export.json").read_text())["schema"] == 1
+
+
+def test_an_export_is_whole_wherever_the_writing_of_its_files_is_ended(folder: Path) -> None:
+    """Old or new, each file: a calibration that is stopped leaves a model that answers."""
+    old = {name: (folder / name).read_text() for name in ("onnx/model.onnx", "export.json")}
+    texts = {"onnx/model.onnx": "new", "README.md": "more"}
+
+    def write() -> None:
+        rewrite(folder, read_artefact(folder), texts)
+
+    def look(n: int) -> None:
+        artefact = read_artefact(folder)
+        verify(folder, artefact)
+        assert (folder / "onnx/model.onnx").read_text() in (old["onnx/model.onnx"], "new")
+        for name, text in old.items():
+            (folder / name).write_text(text)
+        (folder / "README.md").unlink(missing_ok=True)
+
+    assert killed_at_every_change(write, look) > 8
+    write()
+    artefact = read_artefact(folder)
+    assert artefact.changing == {}
+    assert artefact.checksums["README.md"] == hashlib.sha256(b"more").hexdigest()
+    verify(folder, artefact)
+    (folder / "onnx/model.onnx").write_text("other")
+    with pytest.raises(ModelError, match="is not what was exported"):
+        verify(folder, artefact)
 
 
 def test_a_changed_file_a_missing_one_and_a_link_are_found_together(folder: Path) -> None:

@@ -112,7 +112,7 @@ def test_looking_moves_nothing_whatever_lies_there(store, run, name, content):
 @pytest.mark.parametrize("name", ["record.json", "failed.json"])
 def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(store, run, name):
     os.mkfifo(store.begin(run) / name)
-    with pytest.raises(StoreError, match=f"{name}: it is no file"):
+    with pytest.raises(StoreError, match=f"{name}: it is a pipe"):
         looked_at(store, run)
 
 

@@ -19,10 +19,14 @@ from kdlora.evidence.gains import describe as gather
 from kdlora.report import build
 from kdlora.report.content.methods import METHODS, OWN_METHODS
 from kdlora.report.content.parts import ReportInputs
+from kdlora.report.render import html
 from kdlora.report.render.html import render_html
+from kdlora.report.render.latex import render_latex
 from kdlora.report.render.markdown import render_markdown
+from kdlora.report.render.svg import draw
 from kdlora.report.render.theme import COLOURS
 from kdlora.report.words import DAGGER
+from tests.harness.hostile import HOSTILE, obeyed
 from tests.harness.reports import report_of
 from tests.harness.studies import blank, make_frame, put
 
@@ -381,3 +385,21 @@ def test_a_full_disk_leaves_the_earlier_page(made, tmp_path, monkeypatch):
     with pytest.raises(StoreError):
         build.save_report(made("one_task"), tmp_path)
     assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_no_character_of_a_name_is_obeyed_by_what_shows_it():
+    """Of pages and tables as of a terminal; drawings stay XML, which holds no such characters."""
+    frame = make_frame(pair=f"pair {HOSTILE}").assign(encoder=f"encoder {HOSTILE}")
+    arm = frame["arm"] == "student/lora"
+    frame.loc[arm, "arm"] = f"student/lora[{HOSTILE.replace('[', '(')}]"
+    frame = blank(frame, {"arm": "student/fft", "seed": 43}, "failed", f"OSError: {HOSTILE}")
+    report = report_of(frame, title=HOSTILE)
+    drawings = {p.key: draw(p) for figure in report.figures() for p in figure.panels}
+    page = render_html(report, drawings=drawings).replace(html._vega(), "")
+    for shown in (page, render_markdown(report), *map(render_latex, report.tables())):
+        assert not obeyed(shown)
+    for svg in drawings.values():
+        assert not obeyed(svg)
+        ElementTree.fromstring(svg)
+    assert r"\u001b[2J" in page
+    assert "[red]arm[/red]" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import io
 import json
@@ -179,6 +180,19 @@ def test_a_torch_folder_agrees_with_transformers(tmp_path: Path) -> None:
     assert predictor.variant == "torch"
     with pytest.raises(InputError, match="was not exported, so it has no variant 'onnx'"):
         load_predictor(folder, variant="onnx")
+
+
+def test_a_label_that_is_a_formula_is_a_text_in_the_file(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    """A model's labels are a stranger's; the file's own cells stay as they are."""
+    card = predictor.card.model_copy(update={"label_names": ["=1+1", "@SUM(A1)"]})
+    formulas = dataclasses.replace(predictor, card=card)
+    source = write_csv(tmp_path / "in.csv", text=["=2+2", "bad film"])
+    predict_file(formulas, source, tmp_path / "out.csv")
+    rows = read(tmp_path / "out.csv")
+    assert {row["prediction"] for row in rows} <= {"'=1+1", "'@SUM(A1)"}
+    assert rows[0]["text"] == "=2+2"
 
 
 def test_what_is_no_model(tmp_path: Path, exported: Path) -> None:

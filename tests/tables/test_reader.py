@@ -160,7 +160,9 @@ def test_a_bad_file_is_one_clear_problem(tmp_path, name, content, said):
 def test_missing_files_and_folders_are_told_apart(tmp_path):
     assert problems_of(tmp_path / "no.csv") == [f"there is no file {tmp_path / 'no.csv'}"]
     (tmp_path / "d.parquet").mkdir()
-    assert problems_of(tmp_path / "d.parquet") == [f"{tmp_path / 'd.parquet'} is a folder"]
+    assert problems_of(tmp_path / "d.parquet") == [
+        f"{tmp_path / 'd.parquet'} is a folder, and a file is expected"
+    ]
 
 
 def test_every_wrong_column_and_every_broken_line_is_told_at_once(tmp_path):

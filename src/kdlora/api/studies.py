@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from kdlora.errors import InputError, Problems, StudyFailed, did_you_mean, without_traceback
 from kdlora.planning.distil_study import DistilArguments, distil_study
+from kdlora.records.study_folder import folder_of
 from kdlora.ship.study_result import StudyResult
 from kdlora.spec.check import make_study, read_study
 from kdlora.spec.plan import Plan, make_plan
@@ -166,13 +167,12 @@ def run(
     from kdlora.records.data_look import write_looks
     from kdlora.records.frame import load_frame, save_plan
     from kdlora.records.store import Store
-    from kdlora.records.study_folder import RESULTS
     from kdlora.ship.student import save_students
 
     on_note = on_note or _say_nothing
     study = as_study(study)
     planned = check(study)
-    store = Store(Path(out) if out is not None else RESULTS / study.name)
+    store = Store(folder_of(study.name, out))
     store.check()
     execution = Execution(engine, address, mlflow, mlflow_uri, trackio)
     execution.check(store.root)
@@ -553,7 +553,7 @@ def distil(
 
     row_files, files = None, {"train": train, "eval": eval, "unlabelled": unlabelled}
     if any(map(is_in_memory, files.values())):
-        out = Path(out) if out is not None else Path("results") / (name or "distil-train")
+        out = folder_of(name or "distil-train", out)
         row_files = RowFiles(out, (text,) if isinstance(text, str) else tuple(text))
         named = {"train": label, "eval": label, "unlabelled": None}
         files = {part: row_files.file(rows, part, named[part]) for part, rows in files.items()}

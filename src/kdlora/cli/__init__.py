@@ -16,6 +16,7 @@ _OF_THE_MACHINE = (
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `kdlora` command."""
     from kdlora.cli.app import EXTRAS, app
+    from kdlora.cli.terminal import say
     from kdlora.errors import KdloraError
 
     for stream in (sys.stdout, sys.stderr):
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except KdloraError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", stderr=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         from kdlora.extras import what_is_missing
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         sentence = what_is_missing(error, f"kdlora {command}", EXTRAS.get(command))
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        say(f"error: {sentence}", stderr=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno not in _OF_THE_MACHINE:
             raise
         where = f": {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        say(f"error: {error.strerror}{where}", stderr=True)
         sys.exit(2)
 
 

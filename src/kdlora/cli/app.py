@@ -25,6 +25,7 @@ from kdlora.cli import (
 from kdlora.cli import compare as evidence_compare
 from kdlora.cli import imported as evidence_reports
 from kdlora.cli.options import SingleValued
+from kdlora.cli.terminal import say
 
 app = typer.Typer(
     name="kdlora",
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"kdlora {__version__}")
+        say(f"kdlora {__version__}")
         raise typer.Exit
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kdlora.cli.terminal import say, say_json, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,28 +67,26 @@ def calibrate(
         study=study,
     )  # fmt: skip
     if as_json:
-        print(json.dumps(made.model_dump(mode="json"), indent=1))
+        say_json(made.model_dump(mode="json"))
         return
     _show(made)
-    print(f"stored in {target}")
+    say(f"stored in {target}")
 
 
 def _show(made: Calibration) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = terminal()
     if made.temperature is not None:
-        console.print(f"temperature {made.temperature:.3f}", markup=False)
+        console.print(f"temperature {made.temperature:.3f}")
     if made.threshold is not None:
         console.print(
             f"'{made.positive}' from a probability of {made.threshold:.3f}, which is best by "
             f"{made.metric}",
-            markup=False,
         )
     if made.thresholds is not None:
         each = ", ".join(f"{name} {value:.3f}" for name, value in made.thresholds.items())
-        console.print(f"thresholds, best by {made.metric}: {each}", markup=False)
+        console.print(f"thresholds, best by {made.metric}: {each}")
     if made.abstention is not None:
         _show_abstention(made.abstention, console)
     table = Table("split", "rows", "cross-entropy", "calibration error", "accuracy")
@@ -102,9 +101,7 @@ def _show(made: Calibration) -> None:
             cells.append(f"{before.score:.4f} \N{RIGHTWARDS ARROW} {after.score:.4f}")
         table.add_row(split, str(after.n), *cells)
     console.print(table)
-    console.print(
-        "Chosen on the selection split; the report split shows what to expect.", markup=False
-    )
+    console.print("Chosen on the selection split; the report split shows what to expect.")
 
 
 def _show_abstention(made: Abstention, console: Console) -> None:
@@ -112,12 +109,10 @@ def _show_abstention(made: Abstention, console: Console) -> None:
         f"answers of a probability above {made.cut:.3f} are given, the others withheld: "
         f"{100 * made.aim:g} % of those given are right, with {100 * made.level:g} % certainty "
         f"(at least {100 * made.lower_bound:.1f} % by the selection split)",
-        markup=False,
     )
     for split, seen in made.splits.items():
         right = "" if seen.accuracy is None else f", {100 * seen.accuracy:.1f} % of them right"
         console.print(
             f"  {split}: {seen.answered:,} of {seen.n:,} answered "
             f"({100 * seen.answered / seen.n:.1f} %){right}",
-            markup=False,
         )

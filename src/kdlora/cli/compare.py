@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 
 from kdlora.cli.part import Where, Without
+from kdlora.cli.terminal import say_json, terminal
+from kdlora.vocabulary.arm import wrapped
 from kdlora.vocabulary.quantity import quantity
 
 if TYPE_CHECKING:
@@ -58,8 +60,8 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
         )
         p, needs = _p(claim.p_corrected), f"{claim.detectable:.1f}" if claim.detectable else "-"
         table.add_row(
-            c.a,
-            *([c.b] if len(against) > 1 else []),
+            wrapped(c.a),
+            *([wrapped(c.b)] if len(against) > 1 else []),
             *([_over(estimate, f"p {p}")] if stacked else [estimate, p, needs]),
             *(_word(c.claims[scope].verdict) for scope in scopes),
         )
@@ -139,7 +141,7 @@ def method_table(e: Evidence) -> Table:
         point = front.get(x.arm)
         improvement = better.get(x.arm)
         table.add_row(
-            x.arm,
+            wrapped(x.arm),
             _over(f"{x.mean:.1f}", _span(x.mean_low, x.mean_high, 1)),
             _over(f"{x.iqm:.1f}", _span(x.iqm_low, x.iqm_high, 1)),
             _over(f"{x.retention:.1f}", _span(x.retention_low_tasks, x.retention_high_tasks, 0))
@@ -179,33 +181,58 @@ def apart_table(e: Evidence) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for x in e.apart:
         table.add_row(
-            x.arm, f"{x.mean:.1f}",
+            wrapped(x.arm), f"{x.mean:.1f}",
             f"{x.reference_mean:.1f}" if x.reference_mean is not None else "-",
             f"{x.retention:.1f}" if x.retention else "-", str(x.n_cells), str(x.n_tasks),
         )  # fmt: skip
     return table
 
 
-def ratio_table(e: Evidence) -> Table:
-    """A row a method, two lines each: costs in per cent of the reference above their intervals."""
-    table = _plain(f"cost in per cent of {e.reference} (geometric mean of matched runs)")
-    columns = list(dict.fromkeys(r.column for r in e.ratios))
-    table.add_column("arm", overflow="fold")
-    for column in columns:
-        table.add_column(quantity(column).short or column, justify="right", no_wrap=True)
-    for arm in dict.fromkeys(r.a for r in e.ratios):
-        found = {r.column: r for r in e.ratios if r.a == arm}
-        table.add_row(arm, *(_cost(found.get(c)) for c in columns))
+def ratio_tables(e: Evidence, width: int) -> list[Table]:
+    """A row a method, two lines each: costs in per cent of the reference above their intervals.
+
+    As many tables as it takes for names and numbers to stand whole in so many characters.
+    """
+    title = f"cost in per cent of {e.reference} (geometric mean of matched runs)"
+    found = {(r.a, r.column): r for r in e.ratios}
+    arms = list(dict.fromkeys(r.a for r in e.ratios))
+    costs = {
+        column: [_cost(found.get((arm, column))) for arm in arms]
+        for column in dict.fromkeys(r.column for r in e.ratios)
+    }
+    heads = {column: quantity(column).short or column for column in costs}
+    names = max(_widest(wrapped(arm).split()) for arm in arms)
+    groups: list[list[str]] = []
+    left = 0
+    for column, cells in costs.items():
+        needed = _widest([heads[column], *"\n".join(cells).splitlines()]) + 1
+        if not groups or needed > left:
+            groups.append([])
+            left = width - names - 1
+        groups[-1].append(column)
+        left -= needed
+    tables: list[Table] = []
+    for columns in groups:
+        tables.append(_plain(title if not tables else "the same, further costs"))
+        tables[-1].add_column("arm", overflow="fold")
+        for column in columns:
+            tables[-1].add_column(heads[column], justify="right", no_wrap=True)
+        for arm, *cells in zip(arms, *(costs[column] for column in columns), strict=True):
+            tables[-1].add_row(wrapped(arm), *cells)
     if any(r.unlike for r in e.ratios):
-        table.caption = "* some matched runs differ in " + ", ".join(
+        tables[-1].caption = "* some matched runs differ in " + ", ".join(
             sorted({name for r in e.ratios for name in r.unlike or {}})
         )
-    return table
+    return tables
 
 
 def _plain(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
                  padding=(0, 1, 0, 0), caption_justify="left")  # fmt: skip
+
+
+def _widest(texts: Sequence[str]) -> int:
+    return max(map(cell_len, texts))
 
 
 def _over(value: str, span: str) -> str:
@@ -342,17 +369,17 @@ def compare(
             "reference": told,
             "rules": made[0].rules.to_dict() if made else None,
         }
-        print(json.dumps({**shown, "comparisons": rows, **rest}, indent=1))
+        say_json({**shown, "comparisons": rows, **rest})
         return
     if part:
-        _console().print(part, soft_wrap=True)
+        terminal().print(part, soft_wrap=True)
     if named:
         _show_comparisons(made, wishes, tested)
         return
     _show_evidence(evidence)
     if reference is None and not has_taught(frame):
         note = f"note: no student was taught; compared with {evidence.reference}"
-        _console().print(note, soft_wrap=True)
+        terminal().print(note, soft_wrap=True)
 
 
 def _seeds_needed(c: Comparison, wish: float) -> SeedsNeeded | None:
@@ -372,7 +399,7 @@ def _show_comparisons(
 ) -> None:
     from kdlora.evidence.comparison import sentence
 
-    console = _console()
+    console = terminal()
     console.print(verdict_table(made, "Comparisons"))
     for c, w, e in zip(made, wishes, tested, strict=True):
         console.print(f"\n{sentence(c)}", soft_wrap=True)
@@ -388,12 +415,6 @@ def _show_comparisons(
         for note in c.notes:
             console.print(f"  note: {note}", soft_wrap=True)
     _rules_line(console, made[0].rules)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False)  # brackets are an arm's label
 
 
 def _test_examples(study: Path, c: Comparison, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -421,8 +442,7 @@ def _test_examples(study: Path, c: Comparison, rng: np.random.Generator) -> list
 
 
 def _show_evidence(e: Evidence) -> None:
-
-    console = _console()
+    console = terminal()
     for question, comparisons in e.families.items():
         console.print(verdict_table(comparisons, question))
     if e.aggregates:
@@ -432,7 +452,8 @@ def _show_evidence(e: Evidence) -> None:
     if e.apart:
         console.print(apart_table(e))
     if e.ratios:
-        console.print(ratio_table(e))
+        for table in ratio_tables(e, console.width):
+            console.print(table)
     if e.front and e.front.cannot:
         console.print(f"No Pareto set: {e.front.cannot}.", soft_wrap=True)
     notes = [n for cs in e.families.values() for c in cs for n in c.notes]

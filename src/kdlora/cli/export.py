@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdlora.cli.terminal import say, say_json, terminal
+
 if TYPE_CHECKING:
     from kdlora.records.artefact import Artefact
 
@@ -82,8 +84,6 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print export.json.")] = False,
 ) -> None:
     """Merge, translate to ONNX, quantise, check the accuracy, measure, and write one folder."""
-    from rich.console import Console
-
     from kdlora.machine import choose_waiting
 
     choose_waiting()
@@ -91,7 +91,7 @@ def export(
     from kdlora.ship.export import export_model
 
     silence_libraries()
-    console = Console(stderr=True, highlight=False)
+    console = terminal(stderr=True)
     if calibrate is not None:
         from kdlora.ship.calibration import calibrate_run
 
@@ -108,10 +108,10 @@ def export(
         hub_name=push_to_hub,
         dockerfile=dockerfile,
         languages=language or (),
-        on_note=lambda text: console.print(f"[dim]{text}[/dim]", soft_wrap=True),
+        on_note=lambda text: console.print(text, style="dim", soft_wrap=True),
     )
     if as_json:
-        print(artefact.model_dump_json(indent=1, by_alias=True))
+        say_json(artefact.model_dump(mode="json", by_alias=True))
     else:
         _show(artefact, to)
     if push_to_hub is not None:
@@ -126,7 +126,6 @@ def _names(text: str) -> list[str]:
 
 def _show(artefact: Artefact, folder: Path) -> None:
     """The table of what was written, and what to do with it."""
-    from rich.console import Console
     from rich.table import Table
 
     from kdlora.records.artefact import written_drop
@@ -147,7 +146,7 @@ def _show(artefact: Artefact, folder: Path) -> None:
             cells.append(f"{timing.latency_p50_ms:.2f}" if timing else "")
             cells.append(f"{timing.ratio:.1f}x" if timing and timing.ratio else "")
         table.add_row(*cells)
-    console = Console(highlight=False)
+    console = terminal()
     console.print(table)
     if (teacher := artefact.teacher) is not None:
         times = ""
@@ -161,4 +160,4 @@ def _show(artefact: Artefact, folder: Path) -> None:
             ]
             times = f", {', '.join(shown)} tokens" if shown else ""
         console.print(f"teacher {teacher.name} in PyTorch fp32: {teacher.size_mb:.1f} MB{times}")
-    print(f'\nwritten: {folder}\ntry it:  kdlora predict {folder} --text "..."')
+    say(f'\nwritten: {folder}\ntry it:  kdlora predict {folder} --text "..."')

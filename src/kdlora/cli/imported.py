@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdlora.cli.progress import steps
+from kdlora.cli.terminal import say, say_json, terminal
+from kdlora.records.study_folder import RESULTS
 
 if TYPE_CHECKING:
     from kdlora.evidence.coverage import Coverage
@@ -43,7 +44,7 @@ def import_results(
         str | None,
         typer.Option(help="What the columns mean: a YAML file, or a known format's name."),
     ] = None,
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace what was imported under this name.")
     ] = False,
@@ -73,7 +74,7 @@ def doctor(
     study: Annotated[
         Path, typer.Argument(metavar="STUDY", help="A study's folder, its name, or a table.")
     ],
-    results: Results = Path("results"),
+    results: Results = RESULTS,
     mapping: Annotated[
         str | None, typer.Option(help="For a table: a YAML file or a known format's name.")
     ] = None,
@@ -145,7 +146,7 @@ def reproduce(
         return
     _show_reproduction(reproduction)
     if index:
-        print(f"Written: {index}")
+        say(f"Written: {index}")
 
 
 def _failed(reproduction: Reproduction) -> list[dict[str, Any]]:
@@ -177,9 +178,7 @@ def _as_plain(reproduction: Reproduction) -> dict[str, Any]:
 
 
 def _show_reproduction(reproduction: Reproduction) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     table = _table("report", "", "printed", "reproduced", "contradictions")
     for row in reproduction.summary():
         columns = ("report", "title", "printed", "reproduced", "contradictions")
@@ -201,15 +200,13 @@ def _show_reproduction(reproduction: Reproduction) -> None:
             _add(table, report.id, sound.question, sound.answer)
     console.print(table)
     for report_id, why in reproduction.skipped.items():
-        console.print(f"Report {report_id} was left out: {why}.", markup=False)
+        console.print(f"Report {report_id} was left out: {why}.")
     for problem in reproduction.problems:
-        console.print(problem, markup=False)
+        console.print(problem)
 
 
 def _show_import(folder: Path, imported: Imported) -> None:
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     frame = imported.frame
     table = _table("arm", "runs", "tasks", "pairs", "seeds")
     for arm, part in frame.groupby("arm", dropna=False):
@@ -220,11 +217,10 @@ def _show_import(folder: Path, imported: Imported) -> None:
         f"{_runs(len(frame))} from {imported.source} (format {imported.mapping.name}); "
         f"{len(imported.kept)} unknown columns kept, {len(imported.aggregates)} rows that sum "
         "others up set apart.",
-        markup=False,
     )
     for problem in imported.problems:
-        console.print(f"! {problem}", style="yellow", markup=False)
-    console.print(f"Imported into {folder}", markup=False)
+        console.print(f"! {problem}", style="yellow")
+    console.print(f"Imported into {folder}")
 
 
 def _runs(n: int) -> str:
@@ -238,13 +234,12 @@ def _show_diagnosis(
     findings: Sequence[DiagnosisFinding],
     rows: bool,
 ) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
-    console.print(f"Coverage of {name}", style="bold", markup=False)
+    console = terminal()
+    console.print(f"Coverage of {name}", style="bold")
     for sentence in covered.sentences() if covered else [uncovered]:
-        console.print(f"  {sentence}", markup=False)
+        console.print(f"  {sentence}")
     if not findings:
         console.print("No doubt found by the checks that this study allows.")
         return
@@ -257,9 +252,9 @@ def _show_diagnosis(
     if rows:
         for finding in findings:
             if finding.rows:
-                console.print(f"{finding.name}:", style="bold", markup=False)
+                console.print(f"{finding.name}:", style="bold")
                 for run in finding.rows:
-                    console.print(f"  {run}", markup=False)
+                    console.print(f"  {run}")
     errors = sum(f.severity == "error" for f in findings)
     console.print(f"{len(findings)} findings, {errors} of them errors.")
 
@@ -271,13 +266,10 @@ def _table(*columns: str) -> Any:
 
 
 def _add(table: Any, *cells: object) -> None:
-    """A row of plain texts: brackets in them are no markup."""
-    from rich.text import Text
-
-    table.add_row(*(Text(str(cell)) for cell in cells))
+    table.add_row(*map(str, cells))
 
 
 def _print_json(value: dict[str, Any]) -> None:
     from kdlora.evidence.result import plain
 
-    print(json.dumps(plain(value), indent=1, ensure_ascii=False))
+    say_json(plain(value))

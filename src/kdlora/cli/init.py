@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kdlora.cli import completion
+from kdlora.cli.terminal import say
 from kdlora.errors import InputError
 
 
@@ -52,14 +53,14 @@ def init(
         return
     text = presets.read_preset(preset) if preset else _as_text(study_schema())
     if to is None:
-        print(text, end="")
+        say(text.removesuffix("\n"))
         return
     files = {to: MODELINE + text, to.parent / FILE_NAME: _as_text(study_schema())}
     _write(files if preset else {to: text}, mine=to.parent / FILE_NAME, replace=replace)
     if preset:
-        print(f"wrote {to} (and {FILE_NAME} for editors); next: kdlora plan {to}")
+        say(f"wrote {to} (and {FILE_NAME} for editors); next: kdlora plan {to}")
     else:
-        print(f"wrote {to}")
+        say(f"wrote {to}")
 
 
 def _show_presets() -> None:
@@ -67,8 +68,8 @@ def _show_presets() -> None:
 
     width = max(map(len, presets.preset_names()))
     for name in presets.preset_names():
-        print(f"{name:<{width}}  {presets.summary(name)}")
-    print("\nkdlora init PRESET prints one, --to FILE writes it; kdlora run PRESET runs it.")
+        say(f"{name:<{width}}  {presets.summary(name)}")
+    say("\nkdlora init PRESET prints one, --to FILE writes it; kdlora run PRESET runs it.")
 
 
 def _as_text(schema: dict) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +11,10 @@ import typer
 from kdlora.cli import completion
 from kdlora.cli.options import LabelColumns, LabelSeparator, split_names
 from kdlora.cli.study import AsJson, DataDir, Strict
+from kdlora.cli.terminal import say_json, terminal
 from kdlora.errors import InputError
 from kdlora.records.data_look import percent
+from kdlora.records.study_folder import RESULTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +74,7 @@ def look(
     from kdlora.planning.data_looks import look_at_file, read_and_look, require_sound
     from kdlora.tables.formats import is_table_name
 
-    console = _console(as_json)
+    console = terminal(stderr=as_json)
     of_file = {"--eval": eval, "--text": text, "--label": label, "--kind": kind,
                "--label-separator": label_separator, "--labels": labels,
                "--encoder": encoder, "--max-length": max_length}  # fmt: skip
@@ -110,7 +111,7 @@ def look(
         with waiting("looking at the data", hidden=as_json):
             looks = read_and_look(planned)
     if as_json:
-        print(json.dumps({"tasks": [one.as_dict() for one in looks]}, indent=1, ensure_ascii=False))
+        say_json({"tasks": [one.as_dict() for one in looks]})
     else:
         for one in looks:
             show_look(one, console)
@@ -137,15 +138,9 @@ def _task(source: str, split: str | None, **options: object) -> OwnTask:
         raise InputError(explain(error, OwnTask)) from None
 
 
-def _console(as_json: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=as_json)
-
-
 def _study_file(source: str) -> str:
     """The study file of a study's folder; what is no such folder stays as it is."""
-    for folder in (Path(source), Path("results") / source):
+    for folder in (Path(source), RESULTS / source):
         if (folder / "study.yaml").is_file():
             return str(folder / "study.yaml")
     return source
@@ -155,7 +150,7 @@ def show_look(one: DataLook, console: Console) -> None:
     """Rows, tokens and findings of one task."""
     console.print(_splits(one))
     for count in one.tokens:
-        console.print(_tokens(count), soft_wrap=True, markup=False, highlight=False)
+        console.print(_tokens(count), soft_wrap=True)
     say_findings(one.findings, console)
 
 
@@ -165,21 +160,20 @@ def say_findings(found: Sequence[DataFinding], console: Console, *, prefix: str 
 
     for finding in found:
         level = Text(f"{prefix}{finding.severity}: ", style=_COLOURS[finding.severity])
-        console.print(level + Text(finding.told), soft_wrap=True, highlight=False)
+        console.print(level + Text(finding.told), soft_wrap=True)
     if not found:
         console.print(f"{prefix}nothing to doubt in the data", style="dim")
 
 
 def _splits(one: DataLook) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     names = list(dict.fromkeys(name for count in one.splits for name in count.classes))
     shown = names if len(names) <= _MOST_CLASSES else []
-    table = Table("split", "from", title=f"{escape(one.task)}: {one.kind}", title_justify="left")
+    table = Table("split", "from", title=f"{one.task}: {one.kind}", title_justify="left")
     table.add_column("rows", justify="right")
     for name in shown:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     if names and not shown:
         table.add_column("classes", justify="right")
         table.add_column("smallest", justify="right")
@@ -189,7 +183,7 @@ def _splits(one: DataLook) -> Table:
         if names and not shown:
             sizes = [n for n in count.classes.values() if n] or [0]
             cells = [f"{len(sizes):,}", f"{min(sizes):,}", f"{max(sizes):,}"]
-        table.add_row(escape(count.split), escape(count.source), f"{count.rows:,}", *cells)
+        table.add_row(count.split, count.source, f"{count.rows:,}", *cells)
     return table
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from kdlora.cli.part import Where, Without
 from kdlora.cli.study import AsJson, StudyFolder
+from kdlora.cli.terminal import say_json, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,8 +27,6 @@ def mistakes(
     as_json: AsJson = False,
 ) -> None:
     """Show the surest wrong answers, labels that may be wrong, and scores by slice."""
-    from rich.console import Console
-
     from kdlora.api import mistakes as find
     from kdlora.cli.progress import waiting
     from kdlora.report.content import mistakes as content
@@ -36,45 +34,41 @@ def mistakes(
     with waiting("looking for mistakes", hidden=as_json):
         found = find(study, where=where or (), without=without or (), texts=not no_texts)
     if as_json:
-        tasks = [one.to_dict() for one in found]
-        print(json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False, allow_nan=False))
+        say_json({"tasks": [one.to_dict() for one in found]})
         return
-    console = Console()
+    console = terminal()
     for table in (content.mistakes(found), content.label_errors(found)):
         if table is not None:
             _list(table, most, console)
     if (table := content.slices(found)) is not None:
         _show(table, console)
     for finding in content.findings(found):
-        console.print(f"{finding.topic}: {finding.text}", soft_wrap=True, markup=False)
+        console.print(f"{finding.topic}: {finding.text}", soft_wrap=True)
     if not found:
         console.print("no student of this study has stored its predictions")
 
 
 def _list(table: Table, most: int, console: Console) -> None:
     """Rows with their texts below them, which need the whole width."""
-    from rich.text import Text
-
     more = f", the first {most:,} of {len(table.rows):,}" if len(table.rows) > most else ""
-    console.print(Text(f"{table.title}{more}", style="italic"))
+    console.print(f"{table.title}{more}", style="italic")
     for row in table.rows[:most]:
         cells = list(zip(table.columns, row, strict=True))
         facts = [f"{c.label.lower()} {cell.shown}" + (f" {c.unit}" if c.unit else "")
                  for c, cell in cells if c.key != "text"]  # fmt: skip
-        console.print(Text(f"- {', '.join(facts)}"), soft_wrap=True, highlight=False)
+        console.print(f"- {', '.join(facts)}", soft_wrap=True)
         for _, cell in (pair for pair in cells if pair[0].key == "text"):
-            console.print(Text(f"    {cell.text}", style="dim"), soft_wrap=True, highlight=False)
+            console.print(f"    {cell.text}", style="dim", soft_wrap=True)
     console.print()
 
 
 def _show(table: Table, console: Console) -> None:
-    from rich.markup import escape
     from rich.table import Table as Shown
 
     shown = Shown(title=table.title, title_justify="left")
     for column in table.columns:
         side: Literal["right", "left"] = "right" if column.numeric else "left"
-        shown.add_column(escape(column.header), justify=side, overflow="fold")
+        shown.add_column(column.header, justify=side, overflow="fold")
     for row in table.rows:
-        shown.add_row(*(escape(cell.shown) for cell in row))
+        shown.add_row(*(cell.shown for cell in row))
     console.print(shown)

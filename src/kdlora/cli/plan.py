@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from kdlora.cli import completion
 from kdlora.cli.study import AsJson, DataDir, Out, StudyFile, StudyFolder
+from kdlora.cli.terminal import say, say_json, terminal
 from kdlora.errors import InputError
+from kdlora.records.study_folder import folder_of
 from kdlora.spec.sections import HEAD_LR
 from kdlora.vocabulary.arm import labelled
 
@@ -68,7 +70,7 @@ def plan(
     resolved = _read(study, data_dir)
     planned = check(resolved)
     looks = look_at_plan(planned, check_inputs(planned))
-    store = Store(out or Path("results") / resolved.name)
+    store = Store(folder_of(resolved.name, out))
     others = [Store(folder) for folder in learn_from or ()]
     if lost := [str(s.root) for s in others if not (s.root / "runs").is_dir()]:
         raise InputError(
@@ -82,20 +84,18 @@ def plan(
     if as_json:
         status = status_as_json(seen, changes)
         data = [one.as_dict() for one in looks]
-        print(json.dumps({"study": resolved.name, **status, "data": data}, indent=1))
+        say_json({"study": resolved.name, **status, "data": data})
         return
-    from rich.console import Console
-
-    console = Console()
+    console = terminal()
     _show(seen, changes, resolved, store, console)
     if arms := _without_a_heads_rate(planned):
         console.print(
             f"training.lr: the head of {', '.join(arms)} learns at the rate that is named for the "
             f"rest; where none is named it has {HEAD_LR:g}, which training.lr.head sets",
-            soft_wrap=True, highlight=False, markup=False,
+            soft_wrap=True,
         )  # fmt: skip
     for name, chosen in planned.lengths.items():
-        console.print(f"max_length: {name}: {chosen.because}", soft_wrap=True, highlight=False)
+        console.print(f"max_length: {name}: {chosen.because}", soft_wrap=True)
     for one in looks:
         say_findings(one.of("error", "warning"), console, prefix=f"{one.task}: ")
 
@@ -128,7 +128,7 @@ def _show(
     from kdlora.planning.status import DONE
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True, markup=False, highlight=False)
+        console.print(text, soft_wrap=True)
 
     console.print(_matrix(seen, study.name))
     left_out = len(_table_rows(seen)) - _MOST_ROWS
@@ -226,7 +226,6 @@ def _table_rows(seen: StudyStatus) -> list[tuple[str, str]]:
 
 
 def _matrix(seen: StudyStatus, name: str) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     places = {(c.pair, c.task, c.arm): c for c in seen.coverage}
@@ -237,24 +236,25 @@ def _matrix(seen: StudyStatus, name: str) -> Any:
     before = ""
     for pair, arm in _table_rows(seen)[:_MOST_ROWS]:
         cells = [_place(places.get((pair, task, arm))) for task in tasks]
-        first = ["" if pair == before else escape(pair)] if several else []
-        table.add_row(*first, escape(arm), *cells)
+        first = ["" if pair == before else pair] if several else []
+        table.add_row(*first, arm, *cells)
         before = pair
     return table
 
 
-def _place(place: ArmCoverage | None) -> str:
+def _place(place: ArmCoverage | None) -> Text:
     """``2/3 -s3``: two of three seeds are done, 3 is missing."""
     if place is None:
-        return "-"
+        return Text("-")
     text = f"{len(place.done)}/{len(place.planned)}"
     missing = [seed for seed in place.planned if seed not in set(place.done)]
     if not missing:
-        return f"[green]{text}[/green]"
+        return Text(text, style="green")
     if not place.done:
-        return text
+        return Text(text)
     named = " ".join(f"-s{seed}" for seed in missing[:_MOST_SEEDS])
-    return f"[yellow]{text}[/yellow] {named}" + " ..." * (len(missing) > _MOST_SEEDS)
+    more = " ..." * (len(missing) > _MOST_SEEDS)
+    return Text.assemble((text, "yellow"), f" {named}{more}")
 
 
 def _budgets(planned: Plan) -> dict[int, list[str]]:
@@ -298,22 +298,20 @@ def status(folder: StudyFolder, as_json: AsJson = False) -> None:
     root = find_study(folder)  # a name that is none is told before the tables are loaded
     frame = load_frame(root)
     if as_json:
-        print(frame.to_json(orient="records", indent=1))
+        say(frame.to_json(orient="records", indent=1))
         return
-    from rich.console import Console
-
     from kdlora.cli.progress import say_set_aside
     from kdlora.planning.status import holders
     from kdlora.records.store import Store
     from kdlora.report.render.terminal import flags_panel, results_table, status_table
 
-    console = Console()
+    console = terminal()
     left = frame[frame["status"] != "done"]
     if len(left):
         console.print(status_table(frame))
         _say_held(
             holders(Store(root), dict.fromkeys(left["run_id"])),
-            lambda text: console.print(text, soft_wrap=True, markup=False, highlight=False),
+            lambda text: console.print(text, soft_wrap=True),
         )
     say_set_aside(root, console)
     console.print(results_table(frame))

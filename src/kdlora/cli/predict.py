@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from kdlora.cli.terminal import say, say_data, say_json, terminal
 from kdlora.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def predict(
             )
         answers = predictor(texts)
         if as_json:
-            print(json.dumps(answers, indent=1, ensure_ascii=False))
+            say_json(answers)
             return
         for sentence, answer in zip(text, answers, strict=True):
-            print(f"{_told(answer)}\t{sentence}")
+            say_data(f"{_told(answer)}\t{sentence}")
         _say_withheld(sum(bool(a.get("withheld")) for a in answers), len(answers))
         _say_truncated(sum(answer["truncated"] for answer in answers), len(answers), predictor)
         return
@@ -127,11 +127,11 @@ def predict(
             predictor, file, target, columns=columns, overwrite=overwrite, on_rows=on_rows
         ),
     )
-    print(f"{done.rows:,} rows with predictions: {target}")
+    say(f"{done.rows:,} rows with predictions: {target}")
     _say_withheld(done.withheld, done.rows)
     _say_truncated(done.truncated, done.rows, predictor)
     pace = done.rows / max(seconds, 1e-9)
-    print(f"by {predictor.variant}, {pace:,.0f} rows a second", file=sys.stderr)
+    say(f"by {predictor.variant}, {pace:,.0f} rows a second", stderr=True)
 
 
 def _told(answer: Answer) -> str:
@@ -167,10 +167,10 @@ def _predict_lines(predictor: Predictor, lines: BinaryIO, *, as_json: bool) -> N
             texts.append(parts)
         answers = predictor([list(column) for column in zip(*texts, strict=True)])
         for parts, answer in zip(texts, answers, strict=True):
-            shown = "\t".join(parts)
-            print(
-                json.dumps(answer, ensure_ascii=False) if as_json else f"{_told(answer)}\t{shown}"
-            )
+            if as_json:
+                say_json(answer, indent=None)
+            else:
+                say_data("\t".join([_told(answer), *parts]))
         rows += len(block)
         truncated += sum(answer["truncated"] for answer in answers)
         withheld += sum(bool(answer.get("withheld")) for answer in answers)
@@ -181,20 +181,20 @@ def _predict_lines(predictor: Predictor, lines: BinaryIO, *, as_json: bool) -> N
 def _say_withheld(withheld: int, rows: int) -> None:
     """Tell of texts that got no answer, beside the answers and not among them."""
     if withheld:
-        print(
+        say(
             f"{withheld:,} of {rows:,} answers are withheld: their probability is too low for the "
             "accuracy that the model was calibrated to",
-            file=sys.stderr,
+            stderr=True,
         )
 
 
 def _say_truncated(truncated: int, rows: int, predictor: Predictor) -> None:
     """Tell of texts whose end was not read, beside the answers and not among them."""
     if truncated:
-        print(
+        say(
             f"warning: {truncated:,} of {rows:,} inputs are longer than what the model reads "
             f"({predictor.card.how_long}); the rest of them had no say",
-            file=sys.stderr,
+            stderr=True,
         )
 
 
@@ -206,7 +206,6 @@ def _follow(
 
     Returns what came of it, and seconds.
     """
-    from rich.console import Console
     from rich.progress import (
         Progress,
         SpinnerColumn,
@@ -222,7 +221,7 @@ def _follow(
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=terminal(stderr=True),
     ) as bar:
         job = bar.add_task("predict", total=rows or None, rows=0, pace=0.0)
         done = work(

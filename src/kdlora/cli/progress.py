@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,7 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from kdlora.cli.terminal import terminal
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
 
@@ -47,10 +48,10 @@ class Board:
         self.ended = chosen.intersection(done)
         self.left = ""
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[info]}"),
+            TextColumn("{task.fields[info]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -70,18 +71,18 @@ class Board:
         self.bars.__exit__(*exception)  # type: ignore[arg-type]
 
     def note(self, text: str) -> None:
-        self.console.print(text, style="dim", highlight=False, soft_wrap=True)
+        self.console.print(text, style="dim", soft_wrap=True)
 
     def on_event(self, run: Run, event: dict[str, Any]) -> None:
         """Follow one run (see `engines.supervisor.OnEvent`)."""
-        name = escape(f"{run.task.name} {run.title} s{run.seed}")
+        name = f"{run.task.name} {run.title} s{run.seed}"
         if event.get("remaining_s") is not None:
             self.left = f"about {words(event['remaining_s'])} left"
             self.bars.update(self.overall, info=self.left)
         if "start" in event:
             self._reopen(run)
             self.begun[run.run_id] = time.monotonic()
-            worker = f"[dim]{event['worker'] + 1}[/dim] " if "worker" in event else ""
+            worker = f"{event['worker'] + 1} " if "worker" in event else ""
             self.jobs[run.run_id] = self.bars.add_task(worker + name, total=None, info="starting")
             return
         job = self.jobs.get(run.run_id)
@@ -89,12 +90,12 @@ class Board:
             self._end(run, name, event)
         elif "retry" in event:
             self._reopen(run)
-            self._say("[yellow]again[/yellow] ", name, event["retry"])
+            self._say("again", "yellow", name, event["retry"])
         elif "leased" in event:
-            self._say("[dim]waits[/dim] ", name, f"{event['leased']} works on it")
+            self._say("waits", "dim", name, f"{event['leased']} works on it")
         elif "later" in event or "stopped" in event:
             self._count(run)
-            self._say("[dim]left[/dim]  ", name, event.get("later") or event["stopped"])
+            self._say("left", "dim", name, event.get("later") or event["stopped"])
         elif job is None:
             return
         elif "stage" in event:
@@ -113,18 +114,14 @@ class Board:
         self._count(run)
         if "failed" in event:
             reason = str(event["failed"]).strip().splitlines()[-1]
-            self._say("[red]failed[/red]", name, reason)
+            self._say("failed", "red", name, reason)
             return
         quality = event["done"].quality
         shown = "undefined" if quality.score is None else f"{quality.score:.4f}"
         flags = [flag.name for flag in event["done"].health if flag.severity != "info"]
-        doubt = f"  [yellow]{', '.join(flags)}[/yellow]" if flags else ""
+        doubt = f"  {', '.join(flags)}" if flags else ""
         took = f"in {seconds:.0f} s" if here else "by another process"
-        self.console.print(
-            f"[green]done[/green]   {name}: {quality.primary} {shown} {took}{doubt}{self._far()}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        self._line("done", "green", f"{name}: {quality.primary} {shown} {took}", doubt)
 
     def _count(self, run: Run) -> None:
         self._drop(run)
@@ -149,9 +146,13 @@ class Board:
         if job is not None:
             self.bars.remove_task(job)
 
-    def _say(self, state: str, name: str, why: str) -> None:
-        text = f"{state} {name}: {escape(why)}{self._far()}"
-        self.console.print(text, highlight=False, soft_wrap=True)
+    def _say(self, state: str, style: str, name: str, why: str) -> None:
+        self._line(state, style, f"{name}: {why}")
+
+    def _line(self, state: str, style: str, text: str, doubt: str = "") -> None:
+        begin = (f"{state:<6}", style)
+        line = Text.assemble(begin, f" {text}", (doubt, "yellow"), self._far())
+        self.console.print(line, soft_wrap=True)
 
 
 @contextmanager
@@ -162,12 +163,12 @@ def steps(what: str, total: int, *, hidden: bool = False) -> Iterator[Callable[[
 
     What is yielded is called with the name of each step before it begins.
     """
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     bars = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}"),
+        TextColumn("{task.fields[info]}", markup=False),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -194,11 +195,11 @@ def waiting(what: str, *, hidden: bool = False) -> Iterator[None]:
 
     For work whose steps are not known beforehand. `hidden` shows nothing anywhere.
     """
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     if hidden or not console.is_terminal:
         yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     shown = Progress(*columns, console=console, transient=True)
     shown.add_task(what, total=None)
     begin = threading.Timer(_PATIENCE_S, shown.start)
@@ -219,15 +220,11 @@ def say_set_aside(root: Path, console: Console) -> None:
     for path in store.damaged_in_place():
         console.print(
             f"damaged: {path} (it counts for nothing; `kdlora run` sets it aside and does the run)",
-            markup=False,
-            highlight=False,
             soft_wrap=True,
         )
     for path in store.damaged():
         console.print(
             f"set aside: {path} (damaged; it counts for nothing, and is kept)",
-            markup=False,
-            highlight=False,
             soft_wrap=True,
         )
 

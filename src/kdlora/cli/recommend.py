@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdlora.cli.part import Where, Without
+from kdlora.cli.terminal import say, say_json, terminal
 from kdlora.errors import InputError
 
 if TYPE_CHECKING:
@@ -127,64 +126,59 @@ def recommend(
     if as_json:
         rows = [one.to_dict() for one in made.found]
         told = {"study": str(study), "seed": seed, "recommendations": rows}
-        print(json.dumps(told | {"part": made.part, "lacking": made.lacking}, indent=1))
+        say_json(told | {"part": made.part, "lacking": made.lacking})
     else:
         if made.part:
-            print(f"{made.part}\n")
+            say(f"{made.part}\n")
         several = len({one.task for one in made.found}) + len(made.lacking) > 1
         for i, one in enumerate(made.found):
             if i:
-                print()
+                say()
             _show(one, several=several, brief=len(asked) > 1)
     for why in made.lacking.values():
-        print(why, file=sys.stderr)
+        say(why, stderr=True)
     if made.lacking:
         raise typer.Exit(1)
 
 
 def _show(one: Recommendation, *, several: bool, brief: bool) -> None:
-    from rich.console import Console
-
     from kdlora.report.content.which_to_ship import limits_text, model_name, sentence
 
-    console = Console()
+    console = terminal()
     title = one.profile or "Recommendation"
     title += f" on {one.task}" if several else ""
-    console.print(f"{title}: {limits_text(one.constraints)}", style="bold", markup=False)
+    console.print(f"{title}: {limits_text(one.constraints)}", style="bold")
     if one.choice is not None:
-        console.print(sentence(one), markup=False, highlight=False)
+        console.print(sentence(one))
     else:
-        console.print("Nothing fits.", markup=False)
+        console.print("Nothing fits.")
         for judged in one.nearest:
             name = model_name(judged.candidate)
             lacks = "; ".join(_broken(b) for b in judged.broken)
-            console.print(f"  nearest: {name}: {lacks}", markup=False, highlight=False)
+            console.print(f"  nearest: {name}: {lacks}")
         for give in one.eased:
-            console.print(f"  {_give(give)}", markup=False, highlight=False)
+            console.print(f"  {_give(give)}")
     _show_table(one, console, brief=brief)
     for exclusion in one.exclusions:
         console.print(
             f"  {exclusion.constraint} {_value(exclusion.limit)} excludes "
             f"{len(exclusion.excluded)} of {one.n_candidates}; without it "
             f"{exclusion.fit_without} would fit ({one.n_fitting} do)",
-            markup=False,
-            highlight=False,
         )
     for step in one.next_steps:
-        console.print(f"  next: {step.text}", markup=False, highlight=False)
+        console.print(f"  next: {step.text}")
         if step.command:
-            console.print(f"        {step.command}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"        {step.command}", soft_wrap=True)
     notes = list(one.notes)
     if not one.beats_baseline:  # its note is the first, and matters however brief one is
-        console.print(f"  warning: {notes.pop(0)}", style="yellow", markup=False, highlight=False)
+        console.print(f"  warning: {notes.pop(0)}", style="yellow")
     if not brief:
         for note in notes:
-            console.print(f"  note: {note}", style="dim", markup=False, highlight=False)
+            console.print(f"  note: {note}", style="dim")
 
 
 def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     from kdlora.report import words as w
     from kdlora.report.content.which_to_ship import cost_text, short_name
@@ -202,7 +196,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
             scale.write(c.report_score), *(cost_text(cost) for cost in costs),
             _percent(judged.p_best), _percent(judged.p_meets),
         ]  # fmt: skip
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*cells)
 
     for i, judged in enumerate(shown):
         if judged is not None:
@@ -210,13 +204,13 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     console.print(table)
     over = {judged.score_over: None for judged in shown if judged is not None and judged.score_over}
     if over:
-        console.print(f"  best, fits: over {'; '.join(over)}", markup=False, highlight=False)
+        console.print(f"  best, fits: over {'; '.join(over)}")
     if not brief and one.choice is not None:
         c = one.choice.candidate
         for what, cost in (("size", c.size_mb), ("latency", c.latency_ms(one.constraints.latency))):
-            console.print(f"  {what}: {cost.basis}, {cost.source}", markup=False, highlight=False)
+            console.print(f"  {what}: {cost.basis}, {cost.source}")
         where = c.folder or c.ship_folder
-        console.print(f"  it is {where}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  it is {where}", soft_wrap=True)
 
 
 def _percent(share: float | None) -> str:

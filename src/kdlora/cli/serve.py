@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from kdlora.cli.terminal import say
 from kdlora.errors import InputError
 
 
@@ -82,9 +82,9 @@ def serve(
     predictor = load_predictor(model, variant=variant, threads=threads)
 
     def ready(url: str) -> None:
-        print(f"{predictor.card.task or model.name} as {predictor.variant} at {url}", flush=True)
+        say(f"{predictor.card.task or model.name} as {predictor.variant} at {url}", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):
-            print("note: whoever reaches this port may ask; there are no passwords", flush=True)
+            say("note: whoever reaches this port may ask; there are no passwords", flush=True)
 
     served = run(predictor, bound, limits, workers=workers, hosts=hosts, on_ready=ready)
-    print(f"stopped: {served}", file=sys.stderr)
+    say(f"stopped: {served}", stderr=True)

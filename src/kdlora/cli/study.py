@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from kdlora.cli import completion
 from kdlora.cli.options import LabelColumns, LabelSeparator, split_names
 from kdlora.cli.part import Where, Without
+from kdlora.cli.terminal import say, terminal
 from kdlora.errors import InputError, StudyFailed, without_traceback
+from kdlora.files import real_path
+from kdlora.records.study_folder import folder_of
 from kdlora.vocabulary.task import as_number
 
 if TYPE_CHECKING:
@@ -447,7 +451,7 @@ def report(
     if not watch:
         with steps("report", sections()) as on_section:
             files = write_report(folder, on_section=on_section, **part)
-        print(files.html)
+        say(str(files.html))
         if open_it:
             typer.launch(str(files.html))
         files.check()
@@ -456,7 +460,7 @@ def report(
 
     def tell(files: ReportFiles, done: int, planned: int) -> None:
         nonlocal opened
-        print(f"{files.html}: {done} of {planned} runs done", flush=True)
+        say(f"{files.html}: {done} of {planned} runs done", flush=True)
         if open_it and not opened:
             typer.launch(str(files.html))
             opened = True
@@ -464,7 +468,7 @@ def report(
     try:
         watch_report(folder, every_s=every, on_written=tell, **part).check()
     except KeyboardInterrupt:
-        print("stopped watching; the report stays as it was last written")
+        say("stopped watching; the report stays as it was last written")
 
 
 def _read(study: str, data_dir: str | None, *, keep_texts: bool = True) -> Study:
@@ -473,22 +477,20 @@ def _read(study: str, data_dir: str | None, *, keep_texts: bool = True) -> Study
 
     changes: dict[str, Any] = {} if keep_texts else {"keep_texts": False}
     if data_dir is not None:
-        changes["data_dir"] = str(Path(data_dir).expanduser().resolve())
+        changes["data_dir"] = str(real_path(Path(data_dir).expanduser()))
     return as_study(study, **changes)
 
 
 def _run(study: Study, out: Path | None, **options: Any) -> None:
     """Run a study as `api.run` does with these options, show how it goes and what came of it."""
-    from rich.console import Console
-
     from kdlora import api
     from kdlora.cli.progress import Board, say_set_aside
     from kdlora.engines.schedule import with_teachers
     from kdlora.engines.selection import chosen_runs
 
-    console = Console()
+    console = terminal()
     planned = api.check(study)
-    root = out or Path("results") / study.name
+    root = folder_of(study.name, out)
     only = options.get("only")
     chosen = with_teachers(planned, chosen_runs(planned, only)) if only else None
     known = [r.run_id for r in planned.runs if (root / "runs" / r.run_id / "record.json").exists()]
@@ -551,7 +553,7 @@ def show(result: StudyResult, console: Any) -> None:
 
     console.print(results_table(result.frame))
     for text in told_few_rows(result.frame):
-        console.print(f"[yellow]few rows:[/yellow] {text}", soft_wrap=True, highlight=False)
+        console.print(Text.assemble(("few rows:", "yellow"), f" {text}"), soft_wrap=True)
     panel = flags_panel(result.frame)
     if panel is not None:
         console.print(panel)
@@ -562,6 +564,7 @@ def show(result: StudyResult, console: Any) -> None:
         if better is None:
             console.print(f'try it:  kdlora predict {folder} --text "..."', soft_wrap=True)
         else:
-            console.print(f"[yellow]not yet:[/yellow] {_why_not(better)}", soft_wrap=True)
+            told = Text.assemble(("not yet:", "yellow"), f" {_why_not(better)}")
+            console.print(told, soft_wrap=True)
     console.print(f"report:  {result.report.html}", soft_wrap=True)
     console.print(f"         {result.report.markdown}", soft_wrap=True)

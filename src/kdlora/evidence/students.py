@@ -80,23 +80,17 @@ def with_error(rows: pd.DataFrame) -> np.ndarray:
     return np.array([isinstance(f, tuple | list) and "error" in f for f in found], bool)
 
 
-# Wide frames are slow to take apart: these are what a ranking reads.
-_READ = ("task", "pair", "arm", "seed", "run_id", "status", "role", "encoder", "score",
-         "selection_score", "flags", "flag_severities", "latency_p95_ms", "size_mb")  # fmt: skip
-
-
 def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
     """Order the students of a task over all its pairs; `frame` is that of a study, tidy or not."""
-    done = frame.loc[
-        (frame["task"] == task) & (frame["status"] == "done"), [c for c in _READ if c in frame]
-    ]
+    done = frame[(frame["task"] == task) & (frame["status"] == "done")]
     bad = with_error(done)
     sound = done[~bad]
     students = sound[sound["role"] == "student"]
     split, scores = "selection", _scores(students, "selection_score")
     if not np.isfinite(scores).any():
         split, scores = "report", _scores(students, "score")
-    known = students.assign(ranked_by=scores)[np.isfinite(scores)]
+    known = students[["arm", "pair", "seed", "run_id"]].assign(ranked_by=scores)
+    known = known[np.isfinite(scores)]
     direction = metric_of(frame, task)[1]
     flagged = done[bad & (done["role"] == "student").to_numpy()]
     left_out = {

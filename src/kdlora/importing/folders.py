@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from kdlora.errors import InputError, Problems
+from kdlora.files import real_path
 from kdlora.importing.mapping import ROW, Mapping
 from kdlora.importing.names import (
     arm_named,
@@ -24,7 +25,7 @@ from kdlora.importing.names import (
     with_students,
 )
 from kdlora.importing.read import flatten, load_json
-from kdlora.importing.trackers import is_lm_eval, lm_eval_rows
+from kdlora.importing.trackers import is_lm_eval, lm_eval_table
 from kdlora.vocabulary.arm import Arm
 
 STATE, ADAPTER, MODEL = "trainer_state.json", "adapter_config.json", "config.json"
@@ -43,10 +44,7 @@ def lm_eval_files(folder: Path) -> list[Path]:
 
 def read_lm_eval(folder: Path, files: list[Path]) -> pd.DataFrame:
     """One row a task of each file."""
-    rows = []
-    for path in files:
-        rows += lm_eval_rows(load_json(path), path.relative_to(folder).as_posix())
-    return pd.DataFrame(rows).infer_objects()
+    return lm_eval_table({p.relative_to(folder).as_posix(): load_json(p) for p in files})
 
 
 def read_folder(folder: Path, mapping: Mapping) -> tuple[pd.DataFrame, list[str]]:
@@ -70,7 +68,7 @@ def read_folder(folder: Path, mapping: Mapping) -> tuple[pd.DataFrame, list[str]
     for path in paths:
         relative = path.relative_to(folder).as_posix()
         # the folder's own name may be part of the pattern when a single run is imported
-        place = f"{folder.resolve().name}/{relative}"
+        place = f"{real_path(folder).name}/{relative}"
         try:
             values = load_json(path)
             if not isinstance(values, dict):

@@ -39,6 +39,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdlora.errors import InputError, did_you_mean
+from kdlora.files import read_text
 from kdlora.importing.numbers import Decimal, check_unit
 from kdlora.spec.base import Strict, explain
 from kdlora.spec.yaml_file import load_yaml
@@ -153,13 +154,13 @@ def _pattern(value: str) -> str:
 def read_mapping(path: Path) -> Mapping:
     """Read a mapping file. Raises InputError with every problem in it."""
     try:
-        values = load_yaml(path.read_text(encoding="utf-8"))
+        values = load_yaml(read_text(path))
     except FileNotFoundError:
         raise InputError(
             f"no mapping file at {path}; known by name:{did_you_mean(str(path), built_in_names())}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the mapping file {path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"cannot read the mapping file {path}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting
         raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):

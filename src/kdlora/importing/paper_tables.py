@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlora.errors import InputError
+from kdlora.files import read_text
 from kdlora.importing.numbers import plain_text
 
 _TABULAR = re.compile(
@@ -37,11 +38,11 @@ def read_paper_table(path: Path) -> Grid:
     Raises InputError when the file holds none, several, or one whose rows differ in length.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     markdown = path.suffix.lower() == ".md"
     found = _markdown_tables(text) if markdown else _latex_tables(text)
     if len(found) != 1:

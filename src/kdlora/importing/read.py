@@ -27,12 +27,13 @@ from kdlora.importing.numbers import in_doubt, table_decimal
 from kdlora.importing.paper_tables import read_paper_table
 from kdlora.importing.trackers import (
     is_lm_eval,
-    lm_eval_rows,
+    lm_eval_table,
     read_mlflow_database,
     with_mirrored_flags,
     without_dictionaries,
 )
 from kdlora.json_files import read_json
+from kdlora.spec.fingerprint import sha256_of
 from kdlora.tables.formats import csv_records, even_rows
 from kdlora.tables.reader import open_table
 
@@ -143,7 +144,7 @@ def _read_json(path: Path) -> pd.DataFrame:
     except InputError as error:
         raise InputError(f"{path.name} is no readable table: {error}") from None
     if is_lm_eval(values):
-        return pd.DataFrame(lm_eval_rows(values, path.name))
+        return lm_eval_table({path.name: values})
     rows = values if isinstance(values, list) else [values]
     if not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path.name} is no readable table: expected a list of objects")
@@ -184,11 +185,11 @@ def _history(entries: list[Any]) -> dict[str, str]:
 def fingerprint(path: Path) -> str:
     """sha256 of a file, or of the sorted relative paths and hashes of a folder's JSON files."""
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256_of(path)
     digest = hashlib.sha256()
     for item in sorted(item for item in path.rglob("*.json") if item.is_file()):
         digest.update(item.relative_to(path).as_posix().encode())
-        digest.update(hashlib.sha256(item.read_bytes()).digest())
+        digest.update(bytes.fromhex(sha256_of(item)))
     return digest.hexdigest()
 
 

@@ -16,12 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kdlora.errors import InputError
+from kdlora.files import real_path
 from kdlora.importing.convert import Imported, tidy
 from kdlora.importing.folders import lm_eval_files, read_folder, read_lm_eval
 from kdlora.importing.mapping import Mapping, built_in, find_mapping, known_by_columns
 from kdlora.importing.read import read_table
 from kdlora.importing.recognise import recognise
 from kdlora.records.imported import TABLE, write_imported
+from kdlora.records.study_folder import RESULTS
 
 
 def read_results(source: str | Path, mapping: str | Path | Mapping | None = None) -> Imported:
@@ -68,7 +70,7 @@ def _pattern_in(path: Path) -> tuple[Path, str | None]:
 
 def _called_as(source: Path) -> str:
     """A study's name from that of a file or folder."""
-    name = re.sub(r"[^\w.-]+", "-", _pattern_in(source)[0].resolve().stem).strip("-.")
+    name = re.sub(r"[^\w.-]+", "-", real_path(_pattern_in(source)[0]).stem).strip("-.")
     return name or "imported"
 
 
@@ -76,7 +78,7 @@ def import_results(
     source: str | Path,
     *,
     study: str | None = None,
-    results: str | Path = "results",
+    results: str | Path = RESULTS,
     mapping: str | Path | Mapping | None = None,
     replace: bool = False,
 ) -> tuple[Path, Imported]:

@@ -6,7 +6,7 @@ import ast
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ import pandas as pd
 
 from kdlora.errors import InputError
 from kdlora.importing.mapping import ROW
-from kdlora.importing.names import arm_named, metric_named, task_named
-from kdlora.vocabulary.arm import GIVEN_TEACHER
+from kdlora.importing.names import (
+    arm_named,
+    families_named,
+    metric_named,
+    task_named,
+    with_students,
+)
+from kdlora.tables.reader import require_file
+from kdlora.vocabulary.arm import GIVEN_TEACHER, Arm, labelled
 from kdlora.vocabulary.task import TASKS
 
 # The metric of lm-evaluation-harness that counts where the task is not known by name.
 _USUAL = ("acc", "acc_norm", "mcc", "f1", "exact_match")
+_NO_LABEL = re.compile(r"[^\w.+-]+")
 _LONGEST = 1 << 20  # characters of a cell that is parsed as a dictionary
 
 
@@ -33,8 +41,49 @@ def is_lm_eval(values: Any) -> bool:
     )
 
 
-def lm_eval_rows(values: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """One row a task; groups of tasks, which sum others up, are left out."""
+def lm_eval_table(found: Mapping[str, dict[str, Any]]) -> pd.DataFrame:
+    """One row a task of each file, by the file's name.
+
+    Models of one family stand in one pair, where all their names tell theirs; else all models do.
+    Those that would be one arm of it are told apart by their names, so that they are compared and
+    not averaged.
+    """
+    rows = [row for where, values in found.items() for row in _lm_eval_rows(values, where)]
+    models = [f"{row['model_name']} {row.pop('adapter')}".strip() for row in rows]
+    arms = {m: row["arm"] for m, row in zip(models, rows, strict=True)}
+    students = with_students(arms)  # a model as it is given is nobody's student
+    arms = {m: arm if Arm.read(arm).is_given else students[m] for m, arm in arms.items()}
+    pairs = _pairs_of(arms)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for name, arm in arms.items():
+        alike.setdefault((pairs[name], arm), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            arms |= {n: labelled(arms[n], label) for n, label in _short_names(names).items()}
+    told = [row | {"arm": arms[m], "pair": pairs[m]} for m, row in zip(models, rows, strict=True)]
+    return pd.DataFrame(told).infer_objects()
+
+
+def _pairs_of(names: Iterable[str]) -> dict[str, str]:
+    """Model -> the pair that it stands in."""
+    several = list(names)
+    if len(several) == 1:
+        return {several[0]: several[0]}
+    return families_named(several) or dict.fromkeys(several, "models")
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of models as labels: of paths as many last parts as tell all of them apart."""
+    parts = {name: re.split(r"[/\\]", name.strip("/\\")) for name in names}
+    for most in range(1, max(map(len, parts.values())) + 1):
+        short = {name: _NO_LABEL.sub("-", "-".join(own[-most:])) for name, own in parts.items()}
+        if len({*short.values()}) == len(names):
+            return short
+    return {name: f"model-{number}" for number, name in enumerate(names, 1)}
+
+
+def _lm_eval_rows(values: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """One row a task of a file; groups of tasks, which sum others up, are left out."""
     config = values.get("config") if isinstance(values.get("config"), dict) else {}
     assert isinstance(config, dict)
     groups = values.get("group_subtasks")
@@ -55,6 +104,7 @@ def lm_eval_rows(values: dict[str, Any], where: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "lm_eval_task": task_named(task) or task,
             "model_name": name,
+            "adapter": adapter,
             "arm": told or str(GIVEN_TEACHER.with_adaptation("lora") if adapter else GIVEN_TEACHER),
             **dict(zip(("metric", "score"), _score_of(task, metrics), strict=True)),
             **{f"lm_eval.{m}": v for m, v in metrics.items()},
@@ -130,8 +180,7 @@ def read_mlflow_database(path: Path) -> pd.DataFrame:
 
     Nothing is written to it. Raises InputError when it is none, or holds no runs.
     """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
+    require_file(path)
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
         try:

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kdlora.files import real_path
 from kdlora.records.record import Quality, Record
 from kdlora.spec.run import encoder_of
 
@@ -131,7 +132,7 @@ def _learning(history: list[dict[str, Any]]) -> list[MetricPoint]:
 
 
 def _tags(record: Record, root: Path, study: str) -> dict[str, str]:
-    folder = root.resolve()
+    folder = real_path(root)
     environment = record.environment
     tags = {
         "mlflow.source.name": "kdlora",

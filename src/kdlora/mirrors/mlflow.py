@@ -122,6 +122,8 @@ def resolve_uri(uri: str | None, root: Path) -> str:
             f"cannot mirror to {uri}: it is a folder, and MLflow keeps runs in a database; "
             f"give a file such as {Path(uri) / DATABASE}"
         )
+    if os.path.lexists(path) and not path.is_file():  # MLflow would try again for minutes
+        raise InputError(f"cannot mirror to {uri}: it is there, and no file")
     if not path.parent.is_dir():
         raise InputError(f"cannot mirror to {uri}: there is no folder {path.parent}")
     return f"sqlite:///{path}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from transformers import (
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
+from kdlora.files import odd_kind
 from kdlora.models.inspection import supports_sdpa
 from kdlora.spec.encoders import PACKAGED_ENCODERS
 
@@ -139,9 +140,8 @@ def _refuse_pipes(source: str) -> None:
     folder = Path(source)
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(OSError):  # a link to nothing: whoever reads it says so
-            mode = path.stat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise ModelError(f"{source}: {path.name} is a pipe, a socket or a device: refused")
+            if (odd := odd_kind(path)) not in (None, "a folder"):
+                raise ModelError(f"{source}: {path.name} is {odd}: refused")
 
 
 def _refuse_pickles(source: str) -> None:
@@ -189,9 +189,10 @@ def _read(load: Callable[..., T], source: str, *, what: str, **arguments: Any) -
 _PATIENCE_S = 8.0  # for the hub's answer
 
 
+@cache  # config, weights and tokenizer are three reads of one model
 def _ask_hub(name: str) -> None:
     """Raise what is wrong where the hub is away or has no such model; `from_pretrained` itself asks
-    five times and for half a minute.
+    five times and for half a minute. Where nothing is, it is not asked again.
     """
     from huggingface_hub import HfApi
 

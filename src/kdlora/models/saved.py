@@ -119,7 +119,7 @@ def _make_independent(
     decomposition of the base (whose result depends on the linear algebra library) to load it.
     """
     weights = load_file(folder / ADAPTER_WEIGHTS)
-    values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    values = read_json_object(folder / ADAPTER_CONFIG)
     several = isinstance(config, MrLoraConfig)
     rank = 2 * values.get("r", 0)
     names = ("mrlora_A", "mrlora_B") if several else ("lora_A.weight", "lora_B.weight")

@@ -26,6 +26,7 @@ from kdlora.distillation.soft_labels import (
     soft_labels_of_texts,
 )
 from kdlora.errors import ModelError
+from kdlora.files import real_path
 from kdlora.measure.calibration import calibrate_teacher, calibrated
 from kdlora.measure.quality import score_split
 from kdlora.models.checkpoints import Checkpoint
@@ -342,6 +343,6 @@ def start_from_teacher(run: DistilledRun, store: Store, task: Task, folder: Path
     return EncoderRef(
         name=run.encoder.title,
         source="folder",
-        path=str(folder.resolve()),
+        path=str(real_path(folder)),
         fingerprint=hash_model_folder(folder),
     )

@@ -12,16 +12,18 @@ Nothing here needs torch: a program that serves the folder reads it with this mo
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, ModelError, Problems, did_you_mean
-from kdlora.files import links_root
+from kdlora.files import links_root, real_path
 from kdlora.records.contents import read_sealed, sealed
 from kdlora.records.record import RelativePath
-from kdlora.records.store import write_json
+from kdlora.records.store import write_json, write_text
 from kdlora.spec.fingerprint import sha256_of
 from kdlora.spec.sections import Windows
 from kdlora.vocabulary.metric import POINTS
@@ -150,6 +152,9 @@ class Artefact(ArtefactPart):
     parity: list[Parity] = []
     teacher: TeacherFacts | None = None
     checksums: dict[RelativePath, str] = Field({}, description="path in the folder -> SHA-256")
+    changing: dict[RelativePath, str] = Field(
+        {}, description="the same of files that are about to be written anew: either is whole"
+    )
     versions: dict[str, str] = {}
     machine: str = ""
     created_at: str = ""
@@ -231,6 +236,16 @@ def write_artefact(folder: Path, artefact: Artefact) -> None:
     write_json(folder / ARTEFACT, sealed(artefact.model_dump(mode="json", by_alias=True)))
 
 
+def rewrite(folder: Path, artefact: Artefact, texts: Mapping[str, str]) -> None:
+    """Write texts of an export anew. It is whole at every moment, stopped wherever it may be."""
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    write_artefact(folder, artefact.model_copy(update={"changing": sums}))
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    sums = {**artefact.checksums, **sums}
+    write_artefact(folder, artefact.model_copy(update={"checksums": sums, "changing": {}}))
+
+
 def checksums_of(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder` but `export.json` itself, by its relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ARTEFACT)
@@ -242,7 +257,7 @@ def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = N
 
     `only` names the paths to look at (those that are about to be loaded); default all.
     """
-    root, inside = Path(folder).resolve(), links_root(Path(folder))
+    root, inside = real_path(folder), links_root(Path(folder))
     problems = Problems(str(folder))
     for name in artefact.checksums if only is None else only:
         expected, path = artefact.checksums.get(name), root / name
@@ -250,8 +265,8 @@ def verify(folder: Path, artefact: Artefact, *, only: tuple[str, ...] | None = N
             problems.add(f"{name} is not among the checksums of {ARTEFACT}")
         elif not path.is_file():
             problems.add(f"{name} is missing")
-        elif not path.resolve().is_relative_to(inside):
+        elif not real_path(path).is_relative_to(inside):
             problems.add(f"{name} is a link that leads out of the folder")
-        elif sha256_of(path) != expected:
+        elif sha256_of(path) not in (expected, artefact.changing.get(name)):
             problems.add(f"{name} is not what was exported (SHA-256 differs)")
     problems.raise_any(ModelError)

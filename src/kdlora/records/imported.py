@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlora.errors import InputError, StoreError
-from kdlora.files import whole_file
+from kdlora.files import read_bytes, whole_file
 from kdlora.records.plausible import as_fractions, flag_impossible, impossible_values
 from kdlora.records.store import write_json
 from kdlora.spec.fingerprint import sha256_of
@@ -69,7 +69,7 @@ def read_provenance(folder: str | Path) -> Provenance:
     """Where a study's imported results come from. Raises InputError if that is not known."""
     path = Path(folder) / PROVENANCE
     try:
-        return Provenance.model_validate_json(path.read_text(encoding="utf-8"))
+        return Provenance.model_validate_json(read_bytes(path))
     except FileNotFoundError:
         raise InputError(f"{folder} holds no imported results ({PROVENANCE} is missing)") from None
     except (OSError, ValidationError, ValueError) as error:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdlora.errors import StoreError
+from kdlora.files import read_bytes
 
 EXPIRY_S = 60.0  # a counter that stands still for so long belongs to a dead holder
 _BEATS = 12  # beats within that time
@@ -93,7 +94,7 @@ def look(folder: Path) -> LeaseSnapshot:
         if not generations:
             return LeaseSnapshot()
         with contextlib.suppress(FileNotFoundError):  # a higher one was made meanwhile
-            return LeaseSnapshot(max(generations), _path(folder, max(generations)).read_bytes())
+            return LeaseSnapshot(max(generations), read_bytes(_path(folder, max(generations))))
 
 
 class LeaseObserver:

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import StoreError
-from kdlora.files import CHECKPOINT, drop_dead_below, leftovers, set_aside, whole_file, write_new
+from kdlora.files import (
+    CHECKPOINT,
+    drop_dead_below,
+    leftovers,
+    read_bytes,
+    set_aside,
+    whole_file,
+    write_new,
+)
 from kdlora.records import leases
 from kdlora.records.contents import changed_files, content_hashes
 from kdlora.records.record import DamagedRecord, OtherVersion, Record, read_record
@@ -261,13 +269,14 @@ class AlreadyDone(StoreError):
     """The run has a record already, which stays."""
 
 
-def _as_json(value: Any) -> str:
+def json_text(value: Any) -> str:
+    """A value as the JSON files of kdlora hold it."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that the path holds either the old content or the whole new one."""
-    write_text(path, _as_json(value))
+    write_text(path, json_text(value))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -282,7 +291,7 @@ def write_text(path: Path, text: str) -> None:
 def write_new_json(path: Path, value: Any) -> bool:
     """Like `write_json`, but only where nothing is yet; returns whether this call wrote it."""
     try:
-        return write_new(path, _as_json(value))
+        return write_new(path, json_text(value))
     except OSError as error:
         raise StoreError(_explain(error, path)) from None
 
@@ -290,9 +299,7 @@ def write_new_json(path: Path, value: Any) -> bool:
 def _content(path: Path) -> bytes | None:
     """What a file of a run holds, None where there is none. Raises StoreError."""
     try:
-        if not path.is_file() and path.exists():  # the reading of a pipe would wait for ever
-            raise StoreError(f"cannot read {path}: it is no file")
-        return path.read_bytes()
+        return read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -308,7 +315,7 @@ def _aside(path: Path) -> Path | None:
         return None
     except OSError as error:
         raise StoreError(f"{path} is damaged and {_explain(error, path)}") from None
-    if aside.is_dir() or aside.read_bytes() == content:
+    if aside.is_dir() or _content(aside) == content:
         return aside
     if not path.exists():
         os.replace(aside, path)  # written anew between the look and the move

@@ -12,6 +12,11 @@ STUDY_FILE = "study.yaml"
 STUDENT = "student"  # the folder of the saved student, or of the students of tasks and pairs
 
 
+def folder_of(name: str, out: str | Path | None = None) -> Path:
+    """Where a study of this name is made: `out` where it is given, else below `RESULTS`."""
+    return RESULTS / name if out is None else Path(out)
+
+
 def find_study(study: str | Path, results: Path = RESULTS) -> Path:
     """The folder of a study, given as a folder or by the name it has below `results`.
 

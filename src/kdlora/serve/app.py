@@ -206,7 +206,7 @@ class _Frame:
             state.gone += 1
             state.metrics.errors.labels("gone").inc()
         except Exception:
-            _log.exception("%s failed", scope["path"])
+            _log.exception("%r failed", scope["path"])
             state.metrics.errors.labels("internal").inc()
             if not exchange.started:
                 told = "the server failed on this request; the reason is in its log"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdlora.json_files import read_json_object
 from kdlora.models.saved import ABOUT, ADAPTER_WEIGHTS, BASE
 from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.run import EncoderRef
@@ -35,7 +36,7 @@ def write_adapter(source: Path, target: Path, encoder: EncoderRef) -> str | None
             f"the adapter fits only layers {', '.join(map(str, encoder.layers))} of "
             f"{encoder.name}, which plain peft cannot cut; use the merged model"
         )
-    values: dict[str, Any] = json.loads((source / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    values: dict[str, Any] = read_json_object(source / ADAPTER_CONFIG)
     weights = load_file(source / ADAPTER_WEIGHTS)
     if values["peft_type"] == "MRLORA":
         values, weights = as_lora(values, weights)
@@ -46,7 +47,7 @@ def write_adapter(source: Path, target: Path, encoder: EncoderRef) -> str | None
     if (source / BASE).is_dir():
         shutil.copytree(source / BASE, target / BASE)
     if (source / ABOUT).is_file():
-        about = json.loads((source / ABOUT).read_text(encoding="utf-8"))
+        about = read_json_object(source / ABOUT)
         if encoder.source == "folder":
             about["encoder"] = None
         _write(target / ABOUT, about)

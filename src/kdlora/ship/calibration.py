@@ -23,9 +23,10 @@ from kdlora.evidence.abstention import (
     rows_needed,
     try_cuts,
 )
+from kdlora.files import read_text
 from kdlora.measure.calibration import cross_entropy, fit_temperature
 from kdlora.records.predictions import SplitOutputs, read_outputs
-from kdlora.records.store import Store, write_text
+from kdlora.records.store import Store
 from kdlora.ship.answers import decide
 from kdlora.ship.card import (
     CALIBRATION,
@@ -35,6 +36,7 @@ from kdlora.ship.card import (
     Calibration,
     Fit,
     ModelCard,
+    card_text,
     make_card,
     read_card,
     renewed,
@@ -387,8 +389,7 @@ def calibrate_folder(
     )  # fmt: skip
     if target.name == CARD:
         card = card.model_copy(update={"calibration": made})
-        write_card(folder, card)
-        _renew_export(folder, card)
+        _write_anew(folder, card)
     else:
         write_calibration(folder, made)
     return target, made
@@ -438,20 +439,18 @@ def _study_of(folder: Path, card: ModelCard, study: str | Path | None) -> Path:
     )
 
 
-def _renew_export(folder: Path, card: ModelCard) -> None:
-    """What an export says of its calibration in its README and example, and their checksums."""
-    from kdlora.records.artefact import checksums_of, is_artefact, read_artefact, write_artefact
+def _write_anew(folder: Path, card: ModelCard) -> None:
+    """The card of a saved model and, of an export, what its README and example say of it."""
+    from kdlora.records.artefact import is_artefact, read_artefact, rewrite
     from kdlora.ship.model_card import EXAMPLE, README, example, with_calibration
 
     if not is_artefact(folder):
+        write_card(folder, card)
         return
     artefact = read_artefact(folder)
-    readme = folder / README
-    if readme.is_file():
-        write_text(readme, with_calibration(readme.read_text(encoding="utf-8"), card))
+    texts = {CARD: card_text(card)}
+    if (folder / README).is_file():
+        texts[README] = with_calibration(read_text(folder / README), card)
     if (folder / EXAMPLE).is_file() and (program := example(artefact, card)) is not None:
-        write_text(folder / EXAMPLE, program)
-    now = checksums_of(folder)
-    changed = {name: now[name] for name in (CARD, README, EXAMPLE) if name in artefact.checksums}
-    sums = {**artefact.checksums, **changed}
-    write_artefact(folder, artefact.model_copy(update={"checksums": sums}))
+        texts[EXAMPLE] = program
+    rewrite(folder, artefact, texts)

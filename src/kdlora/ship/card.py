@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdlora.errors import ModelError, StoreError
 from kdlora.records.contents import read_sealed, sealed
 from kdlora.records.record import KindName, Record, task_facts
-from kdlora.records.store import Store, write_json
+from kdlora.records.store import Store, json_text, write_json, write_text
 from kdlora.spec.run import EncoderRun
 from kdlora.spec.sections import Windows
 from kdlora.vocabulary.task import KINDS, Kind
@@ -195,8 +195,13 @@ def read_card(folder: Path) -> ModelCard | None:
     return _read(folder / CARD, ModelCard, "save or export the model again")
 
 
+def card_text(card: ModelCard) -> str:
+    """What `kdlora.json` holds."""
+    return json_text(sealed(card.model_dump(mode="json")))
+
+
 def write_card(folder: Path, card: ModelCard) -> None:
-    write_json(folder / CARD, sealed(card.model_dump(mode="json")))
+    write_text(folder / CARD, card_text(card))
 
 
 def write_calibration(folder: Path, made: Calibration) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kdlora.errors import InputError, StoreError, did_you_mean
 from kdlora.extras import need
-from kdlora.files import whole_folder
+from kdlora.files import real_path, whole_folder
 from kdlora.machine import processor_name
 from kdlora.records.artefact import (
     FILES,
@@ -164,7 +164,7 @@ def _check_target(target: Path, source: SourceRun) -> None:
         raise InputError(f"{target} is a file; name a folder for the export")
     if not target.is_dir() or not any(target.iterdir()):
         return
-    if target.resolve() in (source.model_folder, source.model_folder.parent, source.store.root):
+    if real_path(target) in (source.model_folder, source.model_folder.parent, source.store.root):
         raise InputError(f"{target} is where the run itself lies; name another folder")
     if not is_artefact(target):
         raise InputError(

@@ -22,6 +22,7 @@ from kdlora.spec.run import (
     adapter_of,
     encoder_of,
 )
+from kdlora.visible import visible
 from kdlora.vocabulary.metric import metric
 from kdlora.vocabulary.task import GLUE, TASKS
 
@@ -389,6 +390,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         trim_blocks=False,
         autoescape=False,
+        finalize=visible,
     )
     environment.filters["number"] = lambda v, digits: "" if v is None else f"{v:.{digits}f}"
     environment.filters["percent"] = lambda v: "" if v is None else f"{100 * v:.2f} %"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from kdlora.data.batches import Encoded, eval_batches, input_lengths, joined_rows, pad
 from kdlora.errors import ModelError
 from kdlora.extras import need
+from kdlora.files import read_bytes
 from kdlora.records.artefact import Artefact, Variant, verify
 from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, read_card
@@ -87,7 +89,7 @@ def scales_by_batch(model: Path) -> bool:
     The answer to a text would then depend on the texts that it happens to share a batch with.
     """
     try:
-        content = model.read_bytes()
+        content = read_bytes(model, largest=sys.maxsize)
     except OSError as error:
         raise ModelError(f"cannot read {model}: {error}") from None
     return b"DynamicQuantize" in content

@@ -12,13 +12,14 @@ from typing import Any
 
 from kdlora.errors import DataError, InputError, ModelError
 from kdlora.extras import install_command, is_installed
-from kdlora.files import whole_file
+from kdlora.files import real_path, whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
 from kdlora.ship.named_model import model_folder
 from kdlora.ship.safety import check_folder, is_model_folder
 from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.tables.templates import columns_of, composed_columns
+from kdlora.tables.writer import harmless
 
 # What is in memory at a time: enough rows to sort by length, and never more text than this.
 ROWS, CHARACTERS = 4096, 16_000_000
@@ -126,7 +127,8 @@ def predict_file(
     Works through the file in chunks, so its length does not matter. Columns added: `prediction`;
     for classes, `probability` and one `p_<label>` each; `withheld`, where the model may withhold
     answers: why `prediction` is empty, or nothing; and `tokens` and `truncated`, how long the input
-    is and whether its end was not read. The file's own columns stay as they are. The target appears
+    is and whether its end was not read. The file's own columns stay as they are; of a label that a
+    spreadsheet would take for a formula it makes a text (`'=1+1`). The target appears
     only when whole, and nothing is replaced that this did not make, unless with `overwrite`: no
     other file than predictions with these columns, and never the source or a model's file.
 
@@ -152,7 +154,7 @@ def predict_file(
             texts = dict(zip(fields, _texts(table, rows, places), strict=True))
             found = predictor(composed_columns(wanted, texts, table.columns))
             writer.writerows(
-                [*map(_cell, values), *flat(answer)]
+                [*map(_cell, values), *map(harmless, flat(answer))]
                 for (_, values), answer in zip(rows, found, strict=True)
             )
             total += len(rows)
@@ -165,7 +167,7 @@ def predict_file(
 def _free_target(source: Path, target: Path, header: list[str], overwrite: bool) -> Path:
     """Where to write: the target, through links to a file. Raises InputError if it is taken."""
     problem = None
-    found = target.resolve() if target.is_file() else target
+    found = real_path(target) if target.is_file() else target
     if not found.parent.is_dir():
         problem = f"there is no folder {found.parent}"
     elif os.path.lexists(found) and not found.is_file():

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeGuard, overload
 
 from kdlora.errors import InputError
+from kdlora.files import real_path
 from kdlora.ship.answers import Answer, Predictor, answer_columns, flat
 from kdlora.ship.named_model import model_folder
 from kdlora.ship.predict import load_predictor
@@ -36,7 +37,7 @@ def loaded_predictor(model: str | Path | Predictor) -> Predictor:
     if isinstance(model, Predictor):
         return model
     folder = model_folder(model)
-    key = (str(folder.resolve()), *_state(folder))
+    key = (str(real_path(folder)), *_state(folder))
     with _lock:
         if key not in _loaded:
             _loaded[key] = load_predictor(folder)

@@ -8,14 +8,13 @@ out of the folder are refused.
 from __future__ import annotations
 
 import mmap
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kdlora import json_files
 from kdlora.errors import ModelError
-from kdlora.files import is_inside, links_root
+from kdlora.files import is_inside, links_root, odd_kind, open_file, real_path
 from kdlora.ship.stated_facts import CONFIG, adapter_problems, config_problems
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
@@ -93,16 +92,14 @@ def check_folder(folder: Path) -> None:
 def _odd_file(path: Path, root: Path) -> str | None:
     """What a path is where it is no file or folder below `root`."""
     try:
-        if not path.resolve().is_relative_to(root):
+        if not real_path(path).is_relative_to(root):
             return "a link that leads out of the folder"
-        mode = path.stat().st_mode
+        odd = odd_kind(path)
     except FileNotFoundError:
         return "a link to nothing"
-    except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError for a loop
+    except OSError:
         return "a link to itself"
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return "a pipe, a socket or a device"
-    return None
+    return None if odd == "a folder" else odd
 
 
 def _json_problems(path: Path) -> Iterator[str]:
@@ -111,7 +108,7 @@ def _json_problems(path: Path) -> Iterator[str]:
         yield "a folder of this name is no file"
         return
     if path.name == "tokenizer.json":  # large, and names no files: its beginning tells its kind
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             if handle.read(_BEGINNING).lstrip()[:1] != b"{":
                 yield "expected a JSON object"
         return
@@ -139,7 +136,7 @@ def check_onnx(path: Path) -> list[str]:
     ONNX model.
     """
     try:
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         # Closed when the last view of it is gone, which after an error is a moment later.
         found = dict.fromkeys(_external(memoryview(content), "model", 0))
@@ -147,10 +144,10 @@ def check_onnx(path: Path) -> list[str]:
         raise ModelError(f"{path} is no ONNX model: {error}") from None
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error}") from None
-    root = path.parent.resolve()
+    root = real_path(path.parent)
     problems = []
     for name in found:
-        if not is_inside(name) or not (root / name).resolve().is_relative_to(root):
+        if not is_inside(name) or not real_path(root / name).is_relative_to(root):
             problems.append(f"tensors would be read from {name!r}, outside the folder: refused")
         elif not (root / name).is_file():
             problems.append(f"the file {name} with its tensors is missing")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdlora.errors import DataError, InputError, ModelError
 from kdlora.evidence.teacher import teacher_of
+from kdlora.files import real_path
 from kdlora.records.frame import load_frame
 from kdlora.records.record import Record
 from kdlora.records.store import Store
@@ -103,11 +104,11 @@ def check_data(record: Record, fingerprint: str) -> None:
 
 def _source_of_folder(folder: Path) -> SourceRun:
     if (folder / "record.json").is_file():
-        return _source(Store(folder.resolve().parent.parent), folder.resolve().name)
+        return _source(Store(real_path(folder).parent.parent), real_path(folder).name)
     card = read_card(folder)
     if card is None or not card.run_id:
         raise InputError(f"{folder} is no run and no saved student; {_EXPECTED}")
-    above = folder.resolve().parents
+    above = real_path(folder).parents
     for root in above[:2]:
         if (root / "runs" / card.run_id).is_dir():
             return _source(Store(root), card.run_id, card)

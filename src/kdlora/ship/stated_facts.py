@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kdlora.files import open_file
 from kdlora.json_files import parse_json
 
 CONFIG = "config.json"
@@ -125,7 +126,7 @@ def tensor_shapes(folder: Path) -> tuple[Shapes, list[str]]:
 
 
 def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as handle:
+    with open_file(path) as handle:
         (size,) = struct.unpack("<Q", handle.read(8))
         if size > min(_LARGEST_HEADER, path.stat().st_size):
             raise ValueError("its header is longer than the file")

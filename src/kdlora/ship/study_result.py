@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from kdlora.errors import InputError
 from kdlora.ship.card import ModelCard
+from kdlora.visible import visible
 
 if TYPE_CHECKING:
     import altair as alt
@@ -97,19 +98,23 @@ class StudyResult:
     def _repr_html_(self) -> str:
         """What a notebook shows: the table of results as it is read, the student, the report."""
         found = self._results()
-        head = "".join(f"<th>{escape(column.label)}</th>" for column in found.columns)
+        head = "".join(f"<th>{_escaped(column.label)}</th>" for column in found.columns)
         body = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell.text)}</td>' for cell in row)}</tr>"
+            f"<tr>{''.join(f'<td>{_escaped(cell.text)}</td>' for cell in row)}</tr>"
             for row in found.rows
         )
         saved = "".join(
-            f"<p>Student: <code>{escape(str(folder))}</code> ({escape(card.arm)}, seed "
+            f"<p>Student: <code>{_escaped(str(folder))}</code> ({_escaped(card.arm)}, seed "
             f"{card.seed})</p>"
             for folder, card in self.students
         )
         failed = f"<p>{len(self.failed)} runs failed</p>" if self.failed else ""
-        page = escape(str(self.report.html))
+        page = _escaped(str(self.report.html))
         return (
-            f"<table><caption>{escape(found.title)}</caption><thead><tr>{head}</tr></thead>"
+            f"<table><caption>{_escaped(found.title)}</caption><thead><tr>{head}</tr></thead>"
             f"<tbody>{body}</tbody></table>{saved}{failed}<p>Report: <code>{page}</code></p>"
         )
+
+
+def _escaped(text: str) -> str:
+    return escape(visible(text))

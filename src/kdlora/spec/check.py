@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from kdlora.errors import InputError, Problems, did_you_mean
+from kdlora.files import read_text
 from kdlora.spec.base import Strict, explain
 from kdlora.spec.distillation import REST, Distillation, signal_problems
 from kdlora.spec.encoders import MadeStudent, Pair
@@ -35,11 +36,11 @@ def read_study(path: str | Path, **changes: Any) -> Study:
     """Read and check a study file. Raises InputError with every problem in it."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise InputError(f"no study file at {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     try:
         values = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates, numbers, nesting

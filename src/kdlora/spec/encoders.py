@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdlora.files import read_text
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import TeacherOutputs
 
@@ -49,8 +50,7 @@ def licence_of(hub_name: str | None) -> str:
 def stated_licence(folder: Path) -> str:
     """What the README.md of a model's folder says in its head, as those of the hub do."""
     try:
-        with (folder / "README.md").open(encoding="utf-8") as handle:
-            text = handle.read(_LONGEST_HEAD)
+        text = read_text(folder / "README.md")[:_LONGEST_HEAD]
         head = text.split("---\n")[1] if text.startswith("---\n") else ""
         values = yaml.safe_load(head)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from kdlora.files import open_file, real_path
+
 _BLOCK = 1 << 20
 _SAME_TIME_NS = 2_000_000_000  # clocks of file systems tick as slowly as that
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -37,7 +39,7 @@ def hash_file(path: Path, length: int = 16) -> str:
     stat = path.stat()
     if abs(time.time_ns() - stat.st_mtime_ns) < _SAME_TIME_NS:
         return sha256_of(path)[:length]
-    return _hash_file(str(path.resolve()), stat.st_size, stat.st_mtime_ns)[:length]
+    return _hash_file(str(real_path(path)), stat.st_size, stat.st_mtime_ns)[:length]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -47,7 +49,7 @@ def _hash_file(path: str, size: int, mtime_ns: int) -> str:
 
 def sha256_of(path: Path) -> str:
     """The whole SHA-256 of a file as it is now, whatever was remembered of it."""
-    with path.open("rb") as handle:
+    with open_file(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -65,7 +67,7 @@ def hash_model_folder(folder: Path, length: int = 16) -> str:
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size};".encode())
-        with path.open("rb") as handle:
+        with open_file(path) as handle:
             digest.update(handle.read(_BLOCK))
             if size > 2 * _BLOCK:
                 handle.seek(-_BLOCK, 2)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlora.errors import InputError
-from kdlora.files import cache_dir, whole_file
+from kdlora.files import cache_dir, read_text, whole_file
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.sections import OwnTask
 
@@ -53,7 +53,7 @@ def _asked(name: str, revision: str | None) -> str:
         raise InputError(f"the hub has no data set '{name}' that may be read: {detail}") from None
     except Exception as error:  # the hub's HTTP library, and so its errors, differ by version
         if remembered.is_file():
-            return remembered.read_text("utf-8").strip()
+            return read_text(remembered).strip()
         detail = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
             f"the hub cannot be asked for data set '{name}': {detail}. Check the network, or give "

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdlora.errors import InputError, Problems, alternatives, did_you_mean, typo_of
-from kdlora.files import nearest_folder
+from kdlora.files import nearest_folder, odd_kind, real_path
 from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
@@ -35,7 +35,7 @@ def encoder_ref(name: str, base_dir: str) -> EncoderRef:
             raise InputError(f"model folder {path} holds no config.json: it is no saved model")
         fingerprint = hash_model_folder(path)
         return EncoderRef(
-            name=name, source="folder", fingerprint=fingerprint, path=str(path.resolve())
+            name=name, source="folder", fingerprint=fingerprint, path=str(real_path(path))
         )
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
     if looks_like_path or not name.strip():
@@ -97,7 +97,7 @@ def task_ref(study: Study, item: str | OwnTask) -> TaskRef:
         version=task.version,
         source="folder",
         fingerprint=hash_files(files),
-        folder=str(folder.resolve()),
+        folder=str(real_path(folder)),
     )
 
 
@@ -123,7 +123,7 @@ def hub_task_ref(own: OwnTask, folder: Path) -> TaskRef:
         revision = data_set_revision(own.hub, own.revision, folder)
     except InputError as error:
         raise InputError([f"{place}: {problem}" for problem in error.problems]) from None
-    found = {"hub": str(folder.resolve())} if folder.is_dir() else {}
+    found = {"hub": str(real_path(folder))} if folder.is_dir() else {}
     resolved = own.model_copy(update={**found, "revision": revision, "unlabelled": ()})
     return TaskRef(name=own.name, version=1, source="hub", fingerprint=revision, own=resolved)
 
@@ -133,18 +133,18 @@ def own_task_ref(own: OwnTask, paths: Mapping[str, Path]) -> TaskRef:
     place = f"task '{own.name}'"
     problems = Problems()
     for key, path in paths.items():
-        if not path.is_file():
-            problems.add(f"{place}: no {key} file at {path}")
+        if told := _no_file(path, f"{key} file"):
+            problems.add(f"{place}: {told}")
         elif path.stat().st_size == 0:
             problems.add(f"{place}: the {key} file {path} is empty")
     problems.raise_any()
-    if len(paths) == 2 and paths["train"].resolve() == paths["eval"].resolve():
+    if len(paths) == 2 and real_path(paths["train"]) == real_path(paths["eval"]):
         raise InputError(f"{place}: train and eval are the same file {paths['train']}")
     try:
         fingerprint = hash_files([paths["train"], paths.get("eval")])
     except OSError as error:
         raise InputError(f"{place}: cannot read: {error}") from None
-    located = {key: str(path.resolve()) for key, path in paths.items()}
+    located = {key: str(real_path(path)) for key, path in paths.items()}
     resolved = own.model_copy(update={**located, "unlabelled": ()})
     return TaskRef(name=own.name, version=1, source="files", fingerprint=fingerprint, own=resolved)
 
@@ -180,7 +180,7 @@ def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
         else:
             path = study.path(source.file)
             with problems.caught():
-                values = {"file": str(path.resolve()), "text": source.text or columns}
+                values = {"file": str(real_path(path)), "text": source.text or columns}
                 values = source.model_dump() | values
                 references.append(TextsRef(**values, fingerprint=_hash(path, place)))
     problems.raise_any()
@@ -219,7 +219,7 @@ def outputs_of(study: Study, item: str | OwnTask, pair: Pair) -> OutputsRef | No
     problems.raise_any()
     values = {
         **source.model_dump(),
-        "file": str(path.resolve()),
+        "file": str(real_path(path)),
         "text": () if source.id else source.text or columns,
     }
     if source.kind == "scores":  # they are no probabilities
@@ -242,9 +242,18 @@ def _is_taught(study: Study, pair: Pair, task: str) -> bool:
     )
 
 
+def _no_file(path: Path, what: str) -> str | None:
+    """Why a path cannot be read as a file, None where it can."""
+    try:
+        odd = odd_kind(path)
+    except (OSError, ValueError):  # a name that no file can have
+        return f"no {what} at {path}"
+    return f"{path} is {odd}, and a file is expected" if odd else None
+
+
 def _hash(path: Path, place: str) -> str:
-    if not path.is_file():
-        raise InputError(f"{place}: no file at {path}")
+    if told := _no_file(path, "file"):
+        raise InputError(f"{place}: {told}")
     try:
         return hash_file(path)
     except OSError as error:

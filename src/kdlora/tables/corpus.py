@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlora.errors import DataError
+from kdlora.files import read_text
 from kdlora.tables.reader import read_table, text_columns
+
+_LARGEST = 1 << 36  # bytes of a text file; a table of as many texts is read whole, too
 
 
 def read_corpus(path: Path, columns: Sequence[str]) -> list[str]:
@@ -18,7 +21,7 @@ def read_corpus(path: Path, columns: Sequence[str]) -> list[str]:
         found = text_columns(read_table(path, columns), columns)
         return [text for column in found for text in column if text.strip()]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+        lines = read_text(path, largest=_LARGEST).splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
     return [line for line in lines if line.strip()]

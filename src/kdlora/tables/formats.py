@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO, cast
 
 from kdlora.errors import DataError
+from kdlora.files import open_file
 from kdlora.json_files import UnusableJson, parse_json
 
 if TYPE_CHECKING:
@@ -295,8 +296,12 @@ def _text(path: Path, newline: str, limit: int | None = None) -> Iterator[TextIO
 def open_binary(path: Path) -> Iterator[BinaryIO]:
     """A file's bytes, unpacked if it is a gzip. Raises DataError for what cannot be read."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as handle:
-            yield cast(BinaryIO, handle)
+        with open_file(path) as handle:
+            if path.suffix.lower() != ".gz":
+                yield handle
+                return
+            with gzip.open(handle) as unpacked:
+                yield cast(BinaryIO, unpacked)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a whole gzip file: {error}") from None
     except OSError as error:

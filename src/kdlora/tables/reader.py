@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.errors import DataError, did_you_mean
+from kdlora.files import odd_kind
 from kdlora.spec.fingerprint import hash_file
 from kdlora.tables.formats import (
     Format,
@@ -56,9 +57,18 @@ def open_table(path: Path, *, format: Format | None = None, quoting: bool = True
     there is no such file, or for a format that is not known.
     """
     found = format or file_format(path)
-    if not path.is_file():
-        raise DataError(f"{path} is a folder" if path.is_dir() else f"there is no file {path}")
+    require_file(path)
     return TableFile(path, found, quoting)
+
+
+def require_file(path: Path) -> None:
+    """Raises DataError for a path that leads to no file."""
+    try:
+        odd = odd_kind(path)
+    except (OSError, ValueError):  # a name that no file can have
+        raise DataError(f"there is no file {path}") from None
+    if odd:
+        raise DataError(f"{path} is {odd}, and a file is expected")
 
 
 @dataclass

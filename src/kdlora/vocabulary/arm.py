@@ -280,6 +280,12 @@ def _read(text: str) -> Arm:
     return Arm(role, name.removeprefix(_DISTILLED), "kd" if kd else "none", label)
 
 
+def wrapped(arm: str) -> str:
+    """The text of an arm with its label, where it has one, on a line of its own."""
+    one = Arm.read(arm)
+    return f"{one.plain}\n[{one.label}]" if one.label else arm
+
+
 def label_text(label: str) -> str:
     """A label in words: ``temperature=4 lr=0.001`` is "temperature 4, learning rate 0.001"."""
     parts = []

@@ -12,13 +12,14 @@ import vl_convert
 from markupsafe import Markup
 
 from kdlora.errors import StoreError
-from kdlora.files import cache_dir
+from kdlora.files import cache_dir, read_text
 from kdlora.records.store import write_text
 from kdlora.report.document import TIE, Explorer, Report
-from kdlora.report.render.svg import draw, size_of
+from kdlora.report.render.svg import draw, size_of, spec_of
 from kdlora.report.render.templates import environment
 from kdlora.report.render.theme import COLOURS, kind_of, shape_of
 from kdlora.report.words import arm_name, short_arm_name
+from kdlora.visible import visible
 
 PAGE_SCALE = 1.2  # of a drawing at most, in a page that has the room
 
@@ -30,13 +31,13 @@ def render_html(
     panels = [panel for figure in report.figures() for panel in figure.panels]
     drawn = drawings if drawings is not None else {panel.key: draw(panel) for panel in panels}
     steered = {f.panel.key for f in report.figures() if isinstance(f, Explorer)}
-    specs = {p.key: {**p.spec, "title": None} for p in panels if p.key not in steered}
+    specs = {p.key: spec_of(p) for p in panels if p.key not in steered}
     return environment("html", kind=kind_of, shape=shape_of).get_template("report.html.j2").render(
         report=report,
         titles={table.key: table.title for table in report.tables()},
         drawings={key: Markup(_in_page(svg)) for key, svg in drawn.items()},
-        specs=Markup(_by_variables(_safe_json(specs))),
-        explorers=Markup(_safe_json(_explorers(report))),
+        specs=Markup(_by_variables(_safe_json(visible(specs)))),
+        explorers=Markup(_safe_json(visible(_explorers(report)))),
         vega=Markup(_vega()) if panels else "",
         refresh_s=refresh_s,
         tie=TIE,
@@ -92,8 +93,8 @@ def _vega() -> str:
     """
     kept = cache_dir() / f"vega-{version('vl-convert-python')}.js"
     try:
-        return kept.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_text(kept)
+    except OSError:
         pass
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     bundle = bundle.replace("</script", "<\\/script")

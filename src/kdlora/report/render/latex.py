@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from kdlora.report.document import TIE, Cell, Column, Table
+from kdlora.visible import visible
 
 LONG = 40  # rows from which a table may break over pages
 FULL_PAGE = 0.75  # of a page's height, from which a table may break over pages, too
@@ -57,7 +58,7 @@ _ESCAPES = {
 
 def escape(text: str) -> str:
     """Text as LaTeX shows it, in one line. What pdfTeX's fonts lack becomes a question mark."""
-    flat = " ".join(str(text).split(" ")).replace("\n", " ").replace("\t", " ").replace("\r", " ")
+    flat = visible(re.sub(r"[\n\t\r]", " ", str(text)))
     return "".join(_ESCAPES.get(c, c if c.isascii() or _latin(c) else "?") for c in flat)
 
 

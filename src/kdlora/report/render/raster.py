@@ -16,7 +16,7 @@ from pathlib import Path
 import vl_convert
 
 from kdlora.errors import StoreError
-from kdlora.files import whole_file
+from kdlora.files import read_text, whole_file
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def _start(share: Sequence[tuple[Path, float]]) -> subprocess.Popen[str]:
 
 def convert(svg: Path, scale: float) -> None:
     """Write the PNG and the PDF beside an SVG, each as a whole."""
-    text = svg.read_text(encoding="utf-8")
+    text = read_text(svg)
     _write(svg.with_suffix(".png"), vl_convert.svg_to_png(text, scale=scale))
     _write(svg.with_suffix(".pdf"), vl_convert.svg_to_pdf(text))
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import vl_convert
 
 from kdlora.report.document import Explorer, Figure, Panel
 from kdlora.report.render.theme import FONT, light
+from kdlora.visible import visible
 
 GAP, MARGIN, TITLE = 40.0, 16.0, 26.0  # px between panels, around them, of a panel's title
 SIZE = re.compile(r'<svg[^>]*? width="([\d.]+)"[^>]*? height="([\d.]+)"')
 IDS = re.compile(r'(?<=\bid=")([^"]+)(?=")|(?<=url\(#)([^)]+)(?=\))')
 
 
+def spec_of(panel: Panel) -> dict[str, Any]:
+    """What is drawn of a panel: its title is written by the page."""
+    return {**visible(panel.spec), "title": None}
+
+
 def draw(panel: Panel) -> str:
-    """A panel without its title, which the page writes itself."""
-    return vl_convert.vegalite_to_svg({**panel.spec, "title": None})
+    """A panel without its title."""
+    return vl_convert.vegalite_to_svg(spec_of(panel))
 
 
 def size_of(svg: str) -> tuple[float, float]:
@@ -40,7 +47,7 @@ def side_by_side(figure: Figure | Explorer, drawings: Sequence[str], *, columns:
         for i in row:
             parts.append(
                 f'<text x="{x}" y="{y + 14}" font-size="13" font-weight="600" '
-                f'fill="{light("ink")}">{escape(figure.panels[i].title)}</text>'
+                f'fill="{light("ink")}">{escape(visible(figure.panels[i].title))}</text>'
             )
             inner = IDS.sub(rf"p{i}-\g<0>", drawings[i])
             parts.append(inner.replace("<svg ", f'<svg x="{x}" y="{y + TITLE}" ', 1))

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from kdlora.report.document import Explorer, Figure, Link, Missing, Source, Table
+from kdlora.visible import visible
+
+
+def _shown(value: object) -> object:
+    """What a template puts into a page, except for what was made for it: drawings and scripts."""
+    return value if isinstance(value, Markup) else visible(value)
 
 
 def environment(suffix: str, **filters: Callable[..., str]) -> Environment:
@@ -17,6 +24,7 @@ def environment(suffix: str, **filters: Callable[..., str]) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     made.filters |= filters
     made.tests |= {
