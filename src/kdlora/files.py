@@ -69,6 +69,21 @@ def odd_kind(path: Path) -> str | None:
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything is there; nothing is where the path is longer than any can be."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, likewise."""
+    return is_there(path) and path.is_dir()
+
+
 def open_file(path: Path) -> BufferedReader:
     """Open a file to read. Raises OSError, also for what is no file: it is not waited for."""
     if odd := odd_kind(path):

@@ -150,3 +150,24 @@ def test_a_located_study_means_the_same_from_anywhere(tmp_path, monkeypatch):
     values = located.model_dump(mode="json")
     before = [run.run_id for run in make_plan(study).runs]
     assert [run.run_id for run in make_plan(make_study(values)).runs] == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000 + "b"], ids=["a part", "a path"])
+def test_a_name_longer_than_any_files_leads_to_nothing(name, tmp_path):
+    """It is a model of the hub, or told to be no folder; the system's own error is no answer."""
+    for pair in ({"teacher": name}, {"student": name}, {"teacher": {"embeddings": name}}):
+        study = make_study({**GOOD, "pairs": [{**GOOD["pairs"][0], **pair}]})
+        if "/" in name:
+            with pytest.raises(InputError, match="no model folder at"):
+                make_plan(study)
+        else:
+            assert name in {
+                run.encoder.name for run in make_plan(study).runs if hasattr(run, "encoder")
+            }
+    for task in ({"hub": name, "train": "train"}, {"train": name}):
+        with pytest.raises(InputError, match=r"no folder at|no train file at"):
+            make_plan(make_study({**GOOD, "tasks": [{"name": "t", **task}]}))
+
+
+def test_a_text_with_a_null_is_told():
+    assert "'x\\x00y' holds a null character" in problems_of(data_dir="x\0y")

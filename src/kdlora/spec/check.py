@@ -52,8 +52,9 @@ def read_study(path: str | Path, **changes: Any) -> Study:
 
 def make_study(values: dict[str, Any], *, where: str | None = None) -> Study:
     """Check a mapping as a study. Raises InputError with every problem in it."""
-    if half := next(_half_characters(values), None):
-        raise InputError(f"{half[:60]!a} holds half a character (a lone surrogate)", where=where)
+    if odd := next(_texts_of_no_file(values), None):
+        what = "a null character" if "\0" in odd else "half a character (a lone surrogate)"
+        raise InputError(f"{odd[:60]!a} holds {what}", where=where)
     try:
         study = Study.model_validate(values)
     except ValidationError as error:
@@ -72,13 +73,13 @@ def check_settings(study: Study, *, where: str | None = None) -> None:
     problems.raise_any()
 
 
-def _half_characters(values: Any) -> Iterator[str]:
+def _texts_of_no_file(values: Any) -> Iterator[str]:
     """Texts that no file can hold, at any depth; YAML's aliases may lead back to where one was."""
     todo, seen = [values], set()
     while todo:
         value = todo.pop()
         if isinstance(value, str):
-            if any("\ud800" <= letter <= "\udfff" for letter in value):
+            if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
                 yield value
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
             seen.add(id(value))

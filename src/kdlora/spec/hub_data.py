@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdlora.errors import InputError
-from kdlora.files import cache_dir, read_text, whole_file
+from kdlora.files import cache_dir, is_folder, read_text, whole_file
 from kdlora.spec.fingerprint import hash_files
 from kdlora.spec.sections import OwnTask
 
@@ -28,7 +28,7 @@ def data_set_revision(name: str, revision: str | None, folder: Path) -> str:
 
     Raises InputError for a name that the hub does not know, or that it cannot be asked for.
     """
-    if folder.is_dir():
+    if is_folder(folder):
         if revision is not None:
             raise InputError(f"{folder} is a folder, which has no revision: leave it out")
         return hash_files(_files(folder))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kdlora.errors import InputError, Problems, alternatives, did_you_mean, typo_of
-from kdlora.files import nearest_folder, odd_kind, real_path
+from kdlora.files import is_folder, is_there, nearest_folder, odd_kind, real_path
 from kdlora.json_files import read_json_object
 from kdlora.spec.check import is_planned
 from kdlora.spec.distillation import REST, Texts
@@ -30,14 +30,14 @@ def encoder_ref(name: str, base_dir: str) -> EncoderRef:
         return EncoderRef(name=name, source="package")
     path = Path(name).expanduser()
     path = path if path.is_absolute() else Path(base_dir) / path
-    if path.is_dir():
+    if is_folder(path):
         if not (path / "config.json").is_file() and not (path / ADAPTER_CONFIG).is_file():
             raise InputError(f"model folder {path} holds no config.json: it is no saved model")
         fingerprint = hash_model_folder(path)
         return EncoderRef(
             name=name, source="folder", fingerprint=fingerprint, path=str(real_path(path))
         )
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or is_there(path)
     if looks_like_path or not name.strip():
         raise InputError(
             f"no model folder at {path}. Give a folder that holds config.json, a packaged encoder "
@@ -123,7 +123,7 @@ def hub_task_ref(own: OwnTask, folder: Path) -> TaskRef:
         revision = data_set_revision(own.hub, own.revision, folder)
     except InputError as error:
         raise InputError([f"{place}: {problem}" for problem in error.problems]) from None
-    found = {"hub": str(real_path(folder))} if folder.is_dir() else {}
+    found = {"hub": str(real_path(folder))} if is_folder(folder) else {}
     resolved = own.model_copy(update={**found, "revision": revision, "unlabelled": ()})
     return TaskRef(name=own.name, version=1, source="hub", fingerprint=revision, own=resolved)
 

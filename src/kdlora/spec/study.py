@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.files import real_path
+from kdlora.files import is_folder, is_there, real_path
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict
 from kdlora.spec.distillation import Distillation, Sources, Texts
@@ -159,10 +159,10 @@ class Study(Strict):
         """The same study with absolute paths, so that its file may lie anywhere."""
 
         def absolute(text: str | None) -> str | None:
-            return str(real_path(self.path(text))) if text and self.path(text).exists() else text
+            return str(real_path(self.path(text))) if text and is_there(self.path(text)) else text
 
         def folder(name: str) -> str | None:
-            return absolute(name) if self.path(name).is_dir() else name
+            return absolute(name) if is_folder(self.path(name)) else name
 
         def encoder(student: str | MadeStudent) -> str | MadeStudent | None:
             if isinstance(student, str):

@@ -265,7 +265,9 @@ def parquet_frame(path: Path) -> pd.DataFrame:
     A filter is for the caller to apply: pyarrow's own can wait for ever on a damaged file.
     """
     with open_parquet(path) as file:
-        return file.read().to_pandas()
+        table = file.read()
+        table.validate(full=True)  # pandas would find a text that is no UTF-8 when it is used
+        return table.to_pandas()
 
 
 def parquet_records(path: Path, names: Sequence[str] | None) -> Iterator[tuple[Any, ...]]:
