@@ -19,6 +19,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -133,6 +134,15 @@ def read_classifier(
     new = set(report["missing_keys"])
     new |= {item if isinstance(item, str) else item[0] for item in report["mismatched_keys"]}
     return Checkpoint(model, frozenset(new))
+
+
+def read_encoder(source: str) -> PreTrainedModel:
+    """Read an encoder without a head in fp32, to look at it. Raises ModelError."""
+    _refuse_pickles(source)
+    loaded: PreTrainedModel = _read(
+        AutoModel.from_pretrained, source, what="weights", dtype=torch.float32, use_safetensors=True
+    )
+    return loaded.eval()
 
 
 def _refuse_pipes(source: str) -> None:

@@ -13,23 +13,23 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import AutoModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.modeling_utils import PreTrainedModel
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kdlora.errors import ModelError
 from kdlora.files import whole_folder
 from kdlora.json_files import read_json_object
-from kdlora.models.checkpoints import quiet, read_tokenizer
+from kdlora.models.checkpoints import quiet, read_encoder, read_tokenizer
 from kdlora.records.vocabulary_cut import KEPT_FACTS, Cut
 
 HELD_OUT = 10  # one text in so many is not counted, but measured
@@ -270,7 +270,7 @@ def _write_weights(
     weights: dict[str, torch.Tensor] = {}
     tables = 0
     for file in sorted(source.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
+        with _tensors(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no mapping)
                 weight = tensors.get_tensor(name)
                 if weight.dim() and len(weight) == rows and _of_vocabulary(name):
@@ -288,6 +288,16 @@ def _write_weights(
     return before
 
 
+@contextmanager
+def _tensors(file: Path) -> Iterator[Any]:
+    """A file of weights, open. Raises ModelError for a damaged one."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is damaged: {error}") from None
+
+
 def _of_vocabulary(name: str) -> bool:
     """Whether a tensor with as many rows as there are tokens has one for each of them."""
     words = ("word_embeddings", "tok_embeddings", "embed_tokens", "wte", "decoder", "predictions",
@@ -300,7 +310,7 @@ def _sizes(folder: Path) -> tuple[int, float]:
     files = sorted(folder.glob("*.safetensors"))
     parameters = 0
     for file in files:
-        with safe_open(file, framework="pt") as tensors:
+        with _tensors(file) as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 parameters += int(np.prod(tensors.get_slice(name).get_shape()))
     return parameters, sum(file.stat().st_size for file in files) / 1e6
@@ -345,7 +355,7 @@ def _compare_states(
     """Raise ModelError where the two encoders see a text differently that needs no cut token."""
     pairs = []
     for place, tokenizer in ((source, before), (folder, after)):
-        model = _encoder(place)
+        model = read_encoder(str(place))
         states = []
         for text in texts:
             ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=128)
@@ -357,11 +367,3 @@ def _compare_states(
                 f"the cut encoder sees {text[:60]!r} otherwise than the whole one, although none "
                 "of its tokens was cut"
             )
-
-
-def _encoder(folder: Path) -> PreTrainedModel:
-    with quiet():
-        model: PreTrainedModel = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True
-        )
-    return model.eval()
