@@ -85,7 +85,9 @@ def start_server(options: EngineOptions) -> None:
 
     It ends with this process. Otherwise the first worker would start it and wait for it.
     """
-    _server(_threads(options))
+    _context()
+    with _environment(worker_environment(_threads(options))):  # the server's: workers inherit it
+        forkserver.ensure_running()
 
 
 def _preparation_without_main(name: str) -> dict[str, Any]:
@@ -124,14 +126,14 @@ def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
     The server that all workers are forked from, with what they need loaded, is started by
     `start_server` or the first of them, and again by the next should it have been killed.
     """
-    context = _server(job.threads)
+    context = _context()
     starts = 0
     while True:
         starts += 1
         receiver, sender = context.Pipe(duplex=False)
         process = WorkerProcess(target=_work, args=(job, sender), name=name)
         try:
-            with _environment(worker_environment(job.threads)):  # the server's: workers inherit it
+            with _environment(worker_environment(job.threads)):  # should the server start with it
                 process.start()
             return receiver, process
         except (EOFError, ConnectionError):  # the server is being killed at this moment
@@ -143,13 +145,11 @@ def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
             sender.close()
 
 
-def _server(threads: int) -> ForkServerContext:
-    """The context of workers, whose server runs, or begins to."""
+def _context() -> ForkServerContext:
+    """The context of workers, whose server will load what they need when it starts."""
     tune_workers()
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["kdlora.engines.worker"])
-    with _environment(worker_environment(threads)):  # the server's: workers inherit it
-        forkserver.ensure_running()
     return context
 
 
