@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from kdlora.machine import processor_name
 from kdlora.records.contents import sealed
+from kdlora.records.frame import save_plan
 from kdlora.records.record import Agreement, Efficiency, Flag, Quality, Record, TrainingFacts
 from kdlora.records.store import Store
+from kdlora.spec.plan import make_plan
 from kdlora.spec.run import DistilledRun, Run
+from kdlora.spec.study import Study
 
 
 def record_of(run: Run, accuracy: float = 0.75) -> Record:
@@ -27,6 +31,29 @@ def record_of(run: Run, accuracy: float = 0.75) -> Record:
         started_at="2026-01-02T03:04:05+00:00",
         finished_at="2026-01-02T03:05:05+00:00",
     )
+
+
+HISTORY = [
+    {"step": 10, "epoch": 1.0, "train_loss": 0.7, "lr": 1e-3, "selection": {"accuracy": 0.6}},
+    {"step": 20, "epoch": 2.0, "train_loss": 0.5, "lr": 5e-4, "selection": {"accuracy": 0.8}},
+]
+
+
+def half_done_study(spec: Study, root: Path) -> tuple[Store, dict[str, Run]]:
+    """A study whose teacher and one student are done, and another failed; its runs by arm."""
+    plan, store = make_plan(spec), Store(root)
+    store.prepare()
+    save_plan(store, spec, plan)
+    arms = {str(run.arm): run for run in plan.runs}
+    for arm in ("teacher/fft", "student/kd-lora"):
+        folder = store.begin(arms[arm])
+        (folder / "history.jsonl").write_text("".join(json.dumps(h) + "\n" for h in HISTORY))
+        store.finish(record_of(arms[arm]))
+    broken = arms["student/lora"]
+    store.begin(broken)
+    store.fail(record_of(broken).model_copy(
+        update={"status": "failed", "error": "no memory", "quality": None}))  # fmt: skip
+    return store, arms
 
 
 def write_record(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from pathlib import Path
@@ -15,15 +14,8 @@ from kdlora.importing.results import read_results
 from kdlora.mirrors import entries
 from kdlora.mirrors.mirror import mirror_study, open_mirror
 from kdlora.mirrors.mlflow import resolve_uri
-from kdlora.records.frame import save_plan
 from kdlora.records.store import Store
-from kdlora.spec.plan import make_plan
-from tests.harness.records import record_of
-
-HISTORY = [
-    {"step": 10, "epoch": 1.0, "train_loss": 0.7, "lr": 1e-3, "selection": {"accuracy": 0.6}},
-    {"step": 20, "epoch": 2.0, "train_loss": 0.5, "lr": 5e-4, "selection": {"accuracy": 0.8}},
-]
+from tests.harness.records import half_done_study, record_of
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +32,8 @@ def empty_database(tmp_path_factory) -> Path:
 def study(corner, tmp_path, empty_database, monkeypatch):
     """A folder with the tiny study's plan, a done teacher, a done and a failed student."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    plan = make_plan(corner.study(baselines=False))
-    store = Store(tmp_path / "study")
-    store.prepare()
-    save_plan(store, corner.study(baselines=False), plan)
+    store, arms = half_done_study(corner.study(baselines=False), tmp_path / "study")
     shutil.copy(empty_database, store.root / "mlflow.db")
-    arms = {run.arm: run for run in plan.runs}
-    for arm in ("teacher/fft", "student/kd-lora"):
-        folder = store.begin(arms[arm])
-        (folder / "history.jsonl").write_text("".join(json.dumps(h) + "\n" for h in HISTORY))
-        store.finish(record_of(arms[arm]))
-    broken = arms["student/lora"]
-    store.begin(broken)
-    store.fail(record_of(broken).model_copy(
-        update={"status": "failed", "error": "no memory", "quality": None}))  # fmt: skip
     return store, arms
 
 

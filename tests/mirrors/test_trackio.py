@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +13,8 @@ from kdlora.errors import InputError
 from kdlora.mirrors import entries
 from kdlora.mirrors.mirror import Target, mirror_study, open_mirror
 from kdlora.mirrors.sink import Entered
-from kdlora.records.frame import save_plan
-from kdlora.records.store import Store
-from kdlora.spec.plan import make_plan
-from tests.harness.records import record_of
+from tests.harness.records import half_done_study, record_of
 
-HISTORY = [
-    {"step": 10, "epoch": 1.0, "train_loss": 0.7, "selection": {"accuracy": 0.6}},
-    {"step": 20, "epoch": 2.0, "train_loss": 0.5, "selection": {"accuracy": 0.8}},
-]
 TRACKIO = Target("trackio")
 
 
@@ -41,18 +33,7 @@ def study(corner, tmp_path: Path, folder: Path, request: pytest.FixtureRequest):
     """A done teacher and student, and a student that failed, in a study of the test's own name."""
     spec = corner.study(baselines=False)
     spec = spec.model_copy(update={"name": request.node.name.replace("_", "-")})
-    plan, store = make_plan(spec), Store(tmp_path / "study")
-    store.prepare()
-    save_plan(store, spec, plan)
-    arms = {run.arm: run for run in plan.runs}
-    for arm in ("teacher/fft", "student/kd-lora"):
-        place = store.begin(arms[arm])
-        (place / "history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HISTORY))
-        store.finish(record_of(arms[arm]))
-    broken = arms["student/lora"]
-    store.begin(broken)
-    store.fail(record_of(broken).model_copy(
-        update={"status": "failed", "error": "no memory", "quality": None}))  # fmt: skip
+    store, arms = half_done_study(spec, tmp_path / "study")
     return store, arms, spec.name
 
 
