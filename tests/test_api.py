@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import kdlora
+from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.engines.execution import Execution
 from kdlora.engines.failure import failed_record
 from kdlora.errors import InputError, KdloraError, StudyFailed
@@ -36,8 +37,8 @@ def ending(monkeypatch) -> Callable[[Callable[[Run], str]], None]:
             return states
 
         monkeypatch.setattr(Execution, "run_plan", run_plan)
-        nothing = preflight.Inspected([], {})
-        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note: nothing)
+        nothing = preflight.Inspected([], {}, rules=tokenizer_rules)
+        monkeypatch.setattr(preflight, "preflight", lambda plan, on_note, ask: nothing)
 
     return play
 

@@ -48,12 +48,14 @@ def refused(tmp_path: Path) -> dict[str, str]:
     return {**ours, "PYTHONPATH": path, "ASKED": str(tmp_path / "asked"), "HOME": str(tmp_path)}
 
 
-# The commands one after the other in one process: they import torch once.
+# The commands one after the other in one process: they import torch once. It says which before.
 _COMMANDS = """
 import glob, json, sys
 from kdlora.cli import main
 
 for words in json.loads(sys.argv[1]):
+    if "torch" not in sys.modules:
+        print("without torch until", words[0])
     try:
         main([next(iter(glob.glob(word)), word) if "*" in word else word for word in words])
     except SystemExit as end:
@@ -91,6 +93,8 @@ def test_a_model_is_made_and_used_without_any_connection(
         ["predict", "shipped", "--text", "a good film"],
     )  # fmt: skip
     assert "pos" in said.splitlines()[-1]
+    without_torch = [line.split()[-1] for line in said.splitlines() if "torch until" in line]
+    assert without_torch == ["distil", "report", "export"]  # workers train and look at models
     asked = tmp_path / "asked"
     assert not asked.exists(), asked.read_text()
     assert len(list(tmp_path.glob("asked.*"))) > 5  # the workers' processes, too

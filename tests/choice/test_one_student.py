@@ -227,6 +227,7 @@ def test_the_student_that_is_named_is_saved_and_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdlora.models.saved.load_trained", saved_nothing)
+    monkeypatch.setattr("kdlora.ship.student.call_in_worker", lambda call, *told: call(*told))
     store = store_study(
         tmp_path,
         lambda run: (0.8, 0.7 if run.seed == 1 else 0.6),

@@ -7,20 +7,23 @@ import json
 import multiprocessing as mp
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from kdlora import files
-from kdlora.engines import selection, supervisor
-from kdlora.engines.local import run_plan, start_server
+from kdlora.engines import local, selection, supervisor
+from kdlora.engines.local import call_in_worker, run_plan, start_server
 from kdlora.engines.selection import RunSelection
 from kdlora.engines.supervisor import EngineOptions
-from kdlora.errors import Interrupted
+from kdlora.errors import InputError, Interrupted, StoreError
 from kdlora.records import leases
 from kdlora.records.record import Flag
 from kdlora.records.store import Store
@@ -122,6 +125,59 @@ def test_a_server_started_early_is_used_and_after_a_kill_another_with_the_worker
     assert seen[0][0] == early
     assert len({pid for pid, _ in seen}) == 2
     assert all(limited for _, limited in seen)
+
+
+class _NeedsTwo(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(one + two)
+
+
+def _told(end: str, on_note: Callable[[str], None]) -> tuple[bool, str | None]:
+    on_note("looking")
+    if end == "refused":
+        raise InputError(["no config", "no weights"])
+    if end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "a bug":
+        raise ZeroDivisionError
+    if end == "a bug that cannot be sent":
+        raise _NeedsTwo(1, 2)
+    if end == "waiting":
+        time.sleep(600)
+    return "torch" in sys.modules, os.environ.get("SET_AFTER_THE_SERVER")
+
+
+def test_a_call_in_a_worker_returns_what_it_says_and_raises_what_it_refuses(monkeypatch):
+    start_server(EngineOptions(threads=1))
+    monkeypatch.setenv("SET_AFTER_THE_SERVER", "seen")
+    notes: list[str] = []
+    assert call_in_worker(_told, "well", notes.append) == (True, "seen")
+    assert notes == ["looking"]
+    with pytest.raises(InputError) as refused:
+        call_in_worker(_told, "refused", notes.append)
+    assert refused.value.problems == ["no config", "no weights"]
+    with pytest.raises(StoreError, match=r"^told: its process was killed by SIGKILL"):
+        call_in_worker(_told, "killed", notes.append)
+    with pytest.raises(ZeroDivisionError) as bug:
+        call_in_worker(_told, "a bug", notes.append)
+    assert "in _told" in bug.value.__notes__[0]
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*in _told.*_NeedsTwo"):
+        call_in_worker(_told, "a bug that cannot be sent", notes.append)
+
+
+def test_a_call_in_a_worker_ends_with_the_caller_who_is_interrupted(monkeypatch):
+    processes: list[BaseProcess] = []
+    fork = local._fork
+    monkeypatch.setattr(
+        local, "_fork", lambda *how: (made := fork(*how), processes.append(made[1]))[0]
+    )
+
+    def press_ctrl_c(note: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call_in_worker(_told, "waiting", press_ctrl_c)
+    assert processes[0].exitcode == -signal.SIGKILL
 
 
 def test_two_engines_on_one_folder_share_the_runs(plan, store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -182,19 +183,21 @@ def run(
     options = EngineOptions(workers, threads, selection=selection)
     inspected: Inspected | None = None
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
-        execution.prepare(options)
-        from kdlora.planning.preflight import preflight  # needs torch; a finished study does not
+        from kdlora.engines.local import call_in_worker
+        from kdlora.planning.preflight import preflight
 
-        inspected = preflight(planned, on_note)
+        execution.prepare(options)
+        inspected = preflight(planned, on_note, partial(call_in_worker, options=options))
         _tell(inspected.looks, on_note, strict=strict)
     store.prepare()
     save_plan(store, study, planned)
     if inspected is not None:
-        from kdlora.planning.preflight import read_rules
         from kdlora.planning.stored_rows import keep_rows
 
         write_looks(inspected.looks, store.root)
-        keep_rows(planned, inspected.data, store.root, texts=study.keep_texts, rules=read_rules)
+        keep_rows(
+            planned, inspected.data, store.root, texts=study.keep_texts, rules=inspected.rules
+        )
         del inspected  # the rows; workers read their own
     status = execution.run_plan(
         planned,

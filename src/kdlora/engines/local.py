@@ -9,22 +9,30 @@ from __future__ import annotations
 import contextlib
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver, popen_forkserver, spawn
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from types import FunctionType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from kdlora.engines.failure import EXIT_CODES, describe_death
+from kdlora.engines.parent_death import stop_without_parent
 from kdlora.engines.supervisor import EngineOptions, Job, OnEvent, supervise
+from kdlora.errors import KdloraError, StoreError
 from kdlora.machine import available_cores, tune_workers, visible_gpus, worker_environment
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 _RETRIES = 1
 _STARTS = 5  # of a worker, while its server is being killed and its end is not seen yet
@@ -121,19 +129,65 @@ class WorkerProcess(ForkServerProcess):
 
 
 def launch(job: Job, name: str) -> tuple[Connection, BaseProcess]:
-    """Fork a worker; its events arrive at the connection, which ends with it.
+    """Fork a worker; its events arrive at the connection, which ends with it."""
+    return _fork(_work, (job,), name, job.threads)
 
-    The server that all workers are forked from, with what they need loaded, is started by
-    `start_server` or the first of them, and again by the next should it have been killed.
+
+def call_in_worker(
+    function: Callable[[A, Callable[[str], None]], R],
+    argument: A,
+    on_note: Callable[[str], None],
+    options: EngineOptions | None = None,
+) -> R:
+    """Call `function(argument, on_note)` where torch is loaded already, and return its result.
+
+    So this process need not load it. `function` is found by its module's and its own name; the
+    argument and the result are pickled.
+
+    Raises what it raises, with its traceback as a note, and StoreError if its process was killed.
+    """
+    asked = (function, argument, dict(os.environ))
+    name = function.__name__.strip("_").replace("_", " ")
+    receiver, process = _fork(_answer, asked, name, _threads(options or EngineOptions()))
+    try:
+        while (told := _received(receiver)) and told[0] == "note":
+            on_note(told[1])
+        if told is None:
+            process.join()
+            raise StoreError(f"{name}: {describe_death(process.exitcode)}")
+        if told[0] == "error":
+            raise told[1]
+        return cast(R, told[1])
+    finally:
+        receiver.close()
+        process.kill()  # it has ended, unless this process is interrupted
+        process.join()
+
+
+def _received(receiver: Connection) -> tuple[str, Any] | None:
+    """What a process says next; None once it has ended."""
+    try:
+        return cast(tuple[str, Any], receiver.recv())
+    except EOFError:
+        return None
+
+
+def _fork(
+    target: Callable[..., None], arguments: tuple[Any, ...], name: str, threads: int
+) -> tuple[Connection, BaseProcess]:
+    """A process that calls `target(*arguments, sender)`, and the other end of its connection.
+
+    The server that all are forked from, with what they need loaded, is started by `start_server`
+    or the first of them, and again by the next should it have been killed.
     """
     context = _context()
     starts = 0
     while True:
         starts += 1
         receiver, sender = context.Pipe(duplex=False)
-        process = WorkerProcess(target=_work, args=(job, sender), name=name)
+        process = WorkerProcess(target=target, args=(*arguments, sender), name=name)
         try:
-            with _environment(worker_environment(job.threads)):  # should the server start with it
+            with _environment(worker_environment(threads)):  # should the server start with it
                 process.start()
             return receiver, process
         except (EOFError, ConnectionError):  # the server is being killed at this moment
@@ -158,6 +212,39 @@ def _work(job: Job, sender: Connection) -> None:
     from kdlora.engines.worker import work
 
     work(job, sender)
+
+
+def _answer(
+    function: Callable[[A, Callable[[str], None]], R],
+    argument: A,
+    environment: Mapping[str, str],
+    sender: Connection,
+) -> None:
+    """What a process of `call_in_worker` does; the server may be older than its caller's settings.
+
+    Ctrl-C is for the caller, who ends this process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop_without_parent(EXIT_CODES["interrupted"], stop_s=0)
+    os.environ.update(environment)
+    try:
+        result = function(argument, lambda text: sender.send(("note", text)))
+    except Exception as error:
+        sender.send(("error", _as_sent(error)))
+    else:
+        sender.send(("result", result))
+
+
+def _as_sent(error: Exception) -> Exception:
+    """An error as another process can raise it, with where it arose."""
+    arose = traceback.format_exc()
+    if not isinstance(error, KdloraError):  # a user's error stands for itself
+        error.add_note(arose)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of a class that cannot be made again from what it holds
+        return RuntimeError(arose)
+    return error
 
 
 def interrupt(process: BaseProcess) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdlora.engines.local import call_in_worker
 from kdlora.errors import StoreError
 from kdlora.evidence.students import RankedStudent, rank_students
 from kdlora.files import set_aside, whole_folder
@@ -87,8 +89,24 @@ def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -
         calibration = before.calibration  # of this very model
     card = make_card(record, own, why, arm=first.arm, calibration=calibration)
     if before != card or not _is_whole(folder):
-        save_merged(record, own / "model", folder, card)
+        merge = _Merge(record, own / "model", folder, card)
+        call_in_worker(_save_merged, merge, lambda note: None)  # so that none loads torch to look
     return card
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """A trained model, and the folder and card that it gets."""
+
+    record: Record
+    source: Path
+    folder: Path
+    card: ModelCard
+
+
+def _save_merged(merge: _Merge, on_note: Callable[[str], None]) -> None:
+    """`save_merged`, as `call_in_worker` calls it."""
+    save_merged(merge.record, merge.source, merge.folder, merge.card)
 
 
 def save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
