@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kdlora.vocabulary.metric import METRICS
+from tests.harness.stored_studies import ERROR, same_on_both, store_study
 
 ROOT = Path(__file__).resolve().parent.parent
 # Pieces of an arm's text, of which one is put together or by which one is taken apart; and "/" or
@@ -43,6 +44,24 @@ def test_commands_that_train_nothing_do_not_import_torch(arguments):
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
     assert "HEAVY [] 0" in done.stderr or "HEAVY [] None" in done.stderr, done.stderr
+
+
+def test_the_results_so_far_are_shown_without_statistics_and_charts(tmp_path):
+    store = store_study(tmp_path, same_on_both(lambda run: 0.8), flagged=lambda run: [ERROR])
+    for record in list(tmp_path.glob("runs/*/record.json"))[1:]:
+        record.unlink()  # so that all that `kdlora status` has to say is said
+    code = (
+        "import sys; from kdlora.cli import main\n"
+        "try: main(['status', sys.argv[1]])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'scipy', 'statsmodels', 'altair', 'vl_convert', 'jinja2', 'torch'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, store.root], capture_output=True, text=True, check=True
+    )
+    for part in ("Runs by model and task", "80.0", "Read with care", "HEAVY []"):
+        assert part in done.stdout
 
 
 def test_importing_the_package_is_light():

@@ -15,19 +15,11 @@ import altair as alt
 import pandas as pd
 
 from kdlora.report.document import Figure, Panel
+from kdlora.report.render.colours import light
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.panels import heat_map, shades, tips
 from kdlora.report.render.svg import draw, side_by_side, size_of
-from kdlora.report.render.theme import (
-    FONT,
-    HEIGHT,
-    WIDTH,
-    Logs,
-    chart_of,
-    light,
-    name_layers,
-    panel_spec,
-)
+from kdlora.report.render.theme import FONT, HEIGHT, WIDTH, Logs, chart_of, name_layers, panel_spec
 
 STRATEGIES = ("FFT", "LoRA", "KD-LoRA")
 _COLOURS = dict(zip(STRATEGIES, ("teacher", "student", "kd"), strict=True))

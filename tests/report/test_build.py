@@ -20,11 +20,11 @@ from kdlora.report import build
 from kdlora.report.content.methods import METHODS, OWN_METHODS
 from kdlora.report.content.parts import ReportInputs
 from kdlora.report.render import html
+from kdlora.report.render.colours import COLOURS
 from kdlora.report.render.html import render_html
 from kdlora.report.render.latex import render_latex
 from kdlora.report.render.markdown import render_markdown
 from kdlora.report.render.svg import draw
-from kdlora.report.render.theme import COLOURS
 from kdlora.report.words import DAGGER
 from tests.harness.hostile import HOSTILE, obeyed
 from tests.harness.reports import report_of

@@ -12,7 +12,7 @@ from kdlora.report import words as w
 from kdlora.report.build import write_report
 from kdlora.report.content.pair_answer import no_control
 from kdlora.report.content.parts import ReportInputs
-from kdlora.report.render.theme import kind_of, shape_of
+from kdlora.report.render.colours import kind_of, shape_of
 from tests.harness.studies import make_frame
 
 ARMS = ("teacher/fft", "teacher/fft[long]", "student/lora", "student/lora[best]", "student/fft",

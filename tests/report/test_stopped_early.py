@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdlora.evidence.gains import describe as gather
 from kdlora.report.content import trust
+from kdlora.report.content.coverage import coverage
 from kdlora.report.content.parts import ReportInputs
 from kdlora.report.content.study import build
 from tests.harness.studies import blank
@@ -22,7 +23,7 @@ def test_they_are_counted_on_their_own(one_task):
     assert trust.ended_early(gather(one_task)) is None
     (row,) = trust.unfinished(facts.frame).rows
     assert (row[4].text, row[5].text) == ("stopped", WHY)
-    cells = [cell.extra for row in trust.coverage(facts.frame).rows for cell in row if cell.extra]
+    cells = [cell.extra for row in coverage(facts.frame).rows for cell in row if cell.extra]
     assert {(e["stopped"], e["missing"], e["failed"]) for e in cells} >= {(1, 0, 0)}
 
 

@@ -16,6 +16,8 @@ from kdlora.report.content import (
     task_by_task,
     trust,
 )
+from kdlora.report.content.coverage import coverage
+from kdlora.report.content.results import results
 from kdlora.report.words import DAGGER, arm_name
 from tests.harness.studies import ARMS, ENVIRONMENT, PROTOCOL, blank, make_frame, put, with_prefix
 
@@ -95,7 +97,7 @@ def test_models_that_share_nothing_stand_apart_in_the_summary(one_task):
     assert any("stand apart" in note for note in table.notes)
     assert cost.efficiency(gather(frame)) is None
     assert cost.efficiency_by_task(gather(frame)) is not None
-    assert len(quality.results(gather(frame)).rows) == 7
+    assert len(results(gather(frame)).rows) == 7
 
 
 def test_summary_in_numbers(one_task):
@@ -111,7 +113,7 @@ def test_summary_in_numbers(one_task):
 def test_results_keep_a_row_for_what_has_no_result(one_task):
     frame = blank(one_task, {"arm": "student/lora", "seed": 42}, "failed", "x")
     frame = blank(frame, {"arm": "student/lora", "seed": 43}, "missing")
-    cell = by_row(quality.results(gather(frame)), "score")[(arm_name("student/lora"),)]
+    cell = by_row(results(gather(frame)), "score")[(arm_name("student/lora"),)]
     assert cell.text == "\N{EN DASH}"
 
 
@@ -149,7 +151,7 @@ def test_costs_of_one_run_that_was_not_measured_are_left_out_of_the_mean(trouble
 
 
 def test_coverage_counts_everything(troubled):
-    table = trust.coverage(tidy(troubled))
+    table = coverage(tidy(troubled))
     total = by_row(table, "all")[("All",)]
     assert total.text == "58 of 60"
     assert dict(total.extra) == {

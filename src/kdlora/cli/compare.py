@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.table import Table
 
 from kdlora.cli.part import Where, Without
+from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say_json, terminal
 from kdlora.vocabulary.arm import wrapped
 from kdlora.vocabulary.quantity import quantity
@@ -266,9 +267,6 @@ def _span(low: float | None, high: float | None, digits: int = 2) -> str:
     return "" if low is None or high is None else f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
-StudyFolder = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="The folder of a study, or of imported results.")
-]
 A = Annotated[
     list[str] | None,
     typer.Option("--a", help="Arm, pattern (student/kd-*) or arm,column=value; many times."),

@@ -13,7 +13,7 @@ from kdlora.cli import completion
 from kdlora.cli.study import AsJson, DataDir, Out, StudyFile, StudyFolder
 from kdlora.cli.terminal import say, say_json, terminal
 from kdlora.errors import InputError
-from kdlora.records.study_folder import folder_of
+from kdlora.records.study_folder import find_study, folder_of
 from kdlora.spec.sections import HEAD_LR
 from kdlora.vocabulary.arm import labelled
 
@@ -293,9 +293,8 @@ def _shared(planned: Plan) -> list[str]:
 def status(folder: StudyFolder, as_json: AsJson = False) -> None:
     """Show the results of a study's folder so far, what is running, and what was set aside."""
     from kdlora.records.frame import load_frame
-    from kdlora.records.study_folder import find_study
 
-    root = find_study(folder)  # a name that is none is told before the tables are loaded
+    root = find_study(folder)
     frame = load_frame(root)
     if as_json:
         say(frame.to_json(orient="records", indent=1))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kdlora.cli.part import Where, Without
+from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say, say_json, terminal
 from kdlora.errors import InputError
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study's folder or name.")],
+    study: StudyFolder,
     profile: Annotated[
         str | None,
         typer.Option(

@@ -15,7 +15,7 @@ from kdlora.cli.part import Where, Without
 from kdlora.cli.terminal import say, terminal
 from kdlora.errors import InputError, StudyFailed, without_traceback
 from kdlora.files import real_path
-from kdlora.records.study_folder import folder_of
+from kdlora.records.study_folder import find_study, folder_of
 from kdlora.vocabulary.task import as_number
 
 if TYPE_CHECKING:
@@ -130,8 +130,22 @@ DataDir = Annotated[
     str | None,
     typer.Option(help="Folder of <task>/{train,validation}.tsv, instead of the study's data_dir."),
 ]
+
+
+def _known(context: typer.Context, study: Path) -> Path:
+    """The study as it was named: a name that is none is told before tables are loaded."""
+    if not context.resilient_parsing:
+        find_study(study)
+    return study
+
+
 StudyFolder = Annotated[
-    Path, typer.Argument(metavar="STUDY", help="A study's folder, or its name below results.")
+    Path,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's folder, or its name below results.",
+        callback=_known,
+    ),
 ]
 
 

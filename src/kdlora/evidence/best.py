@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from kdlora.evidence.comparison import Comparison
+from kdlora.evidence.result import Mark
 
-Mark = Literal["best", "not told apart"]
 Cell = tuple[str, str, str]  # pair, task and seed, as text
 EQUAL = 1e-9  # relative: means over the same numbers may differ in the last bits
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from kdlora.evidence.best import Mark
 from kdlora.evidence.outcomes import (
     Outcome,
     OutcomeApart,
@@ -24,6 +23,7 @@ from kdlora.evidence.outcomes import (
     outcomes_apart,
     spreads,
 )
+from kdlora.evidence.result import Mark
 from kdlora.evidence.students import StudentRanking, rank_students
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import StudyFrame, metrics_of, names, tidy

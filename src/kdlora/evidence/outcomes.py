@@ -29,11 +29,16 @@ from kdlora.records.tidy import (
 )
 from kdlora.vocabulary.arm import MAJORITY
 from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.quantity import directions
 
 # What is known of a cell when scores and costs are put together.
 COSTS = ("trainable_params", "total_params", "size_mb", "train_s", "peak_memory_mb", "train_flops",
          "forward_flops", "latency_p50_ms", "latency_p95_ms", "throughput_per_s",
          "speedup_latency", "energy_j", "inference_s")  # fmt: skip
+# Those shown at a glance, and which way each is better.
+SUMMARY_COSTS = directions(
+    ("size_mb", "latency_p50_ms", "speedup_latency", "trainable_params", "train_s")
+)
 _CELL = ("pair", "task", "seed", "arm", "role", "run_id", "score", "selection_score", "flagged")
 
 

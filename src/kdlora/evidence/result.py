@@ -18,6 +18,8 @@ TASKS_LIKE_THESE: Final = "tasks like these"
 THESE_TASKS: Final = "these tasks"
 TRAINED_MODELS: Final = "trained models"
 SCOPES: tuple[Scope, ...] = (TASKS_LIKE_THESE, THESE_TASKS, TRAINED_MODELS)
+# What the number of an arm is in its column, see `evidence.best`; of the rest nothing is said.
+Mark = Literal["best", "not told apart"]
 
 
 class Result:

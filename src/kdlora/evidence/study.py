@@ -20,7 +20,7 @@ from kdlora.evidence.aggregates import (
     probability_of_improvement,
 )
 from kdlora.evidence.averages import Averages, averages
-from kdlora.evidence.best import Mark, best_of, marks
+from kdlora.evidence.best import best_of, marks
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.correlation import Correlation, correlate
@@ -29,16 +29,15 @@ from kdlora.evidence.diagnosis import DiagnosisFinding, diagnose, epochs_table
 from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.intervals import stream
 from kdlora.evidence.mixed_model import MixedModel, mixed_model
-from kdlora.evidence.outcomes import outcome_metric
+from kdlora.evidence.outcomes import SUMMARY_COSTS, outcome_metric
 from kdlora.evidence.pareto import Front, pareto_front
 from kdlora.evidence.questions import ON_TEACHER, ask, questions
 from kdlora.evidence.ranks import Ranking, rank_methods
-from kdlora.evidence.result import Result, Rules
+from kdlora.evidence.result import Mark, Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import StudyFrame, metrics_of, names, tidy
 from kdlora.vocabulary.arm import Arm
-from kdlora.vocabulary.quantity import directions
 
 # Less is better in all of them; in the order in which readers ask for them.
 COSTS = ("size_mb", "latency_p50_ms", "trainable_params", "peak_memory_mb", "train_s",
@@ -338,11 +337,6 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
         direction = metrics[task][1]
         found["quality", pair, task] = marks(means, direction, blocks_of, tested)
     return replace(facts, marks=found)
-
-
-SUMMARY_COSTS = directions(
-    ("size_mb", "latency_p50_ms", "speedup_latency", "trainable_params", "train_s")
-)
 
 
 def _places(cells: pd.DataFrame) -> pd.Series:

@@ -91,9 +91,9 @@ class StudyResult:
 
     def _results(self) -> Any:
         from kdlora.evidence.gains import describe
-        from kdlora.report.content import quality
+        from kdlora.report.content.results import results
 
-        return quality.results(describe(self.frame))
+        return results(describe(self.frame))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the table of results as it is read, the student, the report."""

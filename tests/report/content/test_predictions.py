@@ -12,6 +12,7 @@ from kdlora.evidence.study import gather_report
 from kdlora.records.tidy import tidy
 from kdlora.report.content import predictions, statistics, trust
 from kdlora.report.content.cost import by_rank
+from kdlora.report.content.coverage import coverage
 from kdlora.report.content.task_by_task import precision_and_recall
 from kdlora.report.render.panels import FAINT, FULL, shades
 from kdlora.vocabulary.metric import expected_calibration_error
@@ -109,7 +110,7 @@ def test_shades_run_from_worst_to_best():
 
 def test_coverage_as_a_picture(troubled):
     facts = gather(troubled)
-    figure = trust.completion(trust.coverage(facts.frame), facts)
+    figure = trust.completion(coverage(facts.frame), facts)
     cells = {(r["row"], r["column"]): r for r in rows_of(figure.panels[0], "row")}
     assert cells["student KD-LoRA", "sst2"]["label"] == "1/2"
     whole = cells["student LoRA", "rte"]

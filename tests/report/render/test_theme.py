@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdlora.report.render.theme import COLOURS, HEIGHT, WIDTH, Logs, Scores, kind_of, shape_of
+from kdlora.report.render.colours import COLOURS, kind_of, shape_of
+from kdlora.report.render.theme import HEIGHT, WIDTH, Logs, Scores
 
 
 def luminance(colour):

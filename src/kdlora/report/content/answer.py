@@ -12,27 +12,25 @@ from dataclasses import replace
 from kdlora.evidence import gains as g
 from kdlora.evidence.comparison import Comparison
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import Outcome, OutcomeApart, outcome_metric
+from kdlora.evidence.outcomes import SUMMARY_COSTS, OutcomeApart, outcome_metric
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
 from kdlora.evidence.sentences import scope_text
-from kdlora.evidence.study import SUMMARY_COSTS, Evidence
+from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.cells import (
     MODEL,
     Lead,
-    cost_cell,
     dagger_notes,
     interval_cell,
     mark_notes,
     marked,
     model_cell,
-    percent,
     points_cell,
-    score_cell,
 )
 from kdlora.report.content.gains import distillation
+from kdlora.report.content.results import OUTCOME_COLUMNS, outcome_cells
 from kdlora.report.content.verdicts import (
     decided_text,
     flag_text,
@@ -392,25 +390,6 @@ def selection_table(stats: Evidence) -> Table | None:
         "The same matched runs, once with the checkpoint that was chosen and reported and once "
         "with the last epoch, which no choice touches.",
         heads=2,
-    )
-
-
-OUTCOME_COLUMNS = (
-    Column("runs", "Runs"),
-    Column("retained", "Of teacher's score", "%"),
-    Column("above_floor", "Of its gain over majority", "%"),
-    *map(w.head, map(quantity, SUMMARY_COSTS)),
-)
-
-
-def outcome_cells(outcome: Outcome, metric: str) -> tuple[Cell, ...]:
-    """The score and then the cells of OUTCOME_COLUMNS."""
-    return (
-        score_cell(outcome.score, metric, with_n=False),
-        w.count(outcome.score.n),
-        percent(outcome.retained),
-        percent(outcome.above_floor),
-        *(cost_cell(quantity(column), outcome) for column in SUMMARY_COSTS),
     )
 
 

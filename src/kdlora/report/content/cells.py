@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from kdlora.evidence.best import Mark
 from kdlora.evidence.outcomes import Outcome, Spread, resumed_runs
+from kdlora.evidence.result import Mark
 from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.document import TIE, Cell, Column

@@ -31,17 +31,9 @@ from kdlora.records.tidy import metrics_of, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import resumed_note, score_cell
 from kdlora.report.document import Axis, Explorer, Figure, Panel
+from kdlora.report.render.colours import kind_of, light, shape_of
 from kdlora.report.render.label_placement import place_labels
-from kdlora.report.render.theme import (
-    HEIGHT,
-    WIDTH,
-    chart_of,
-    kind_of,
-    light,
-    name_layers,
-    panel_spec,
-    shape_of,
-)
+from kdlora.report.render.theme import HEIGHT, WIDTH, chart_of, name_layers, panel_spec
 from kdlora.vocabulary.metric import POINTS
 from kdlora.vocabulary.quantity import quantity
 

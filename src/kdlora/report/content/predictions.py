@@ -24,8 +24,9 @@ from kdlora.records.tidy import groups, names, rows_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import Lead
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
+from kdlora.report.render.colours import light
 from kdlora.report.render.panels import ROW, heat_map, shade, tips
-from kdlora.report.render.theme import chart_of, colour, light, panel_spec, shape
+from kdlora.report.render.theme import chart_of, colour, panel_spec, shape
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.task import MULTILABEL
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from kdlora.evidence.gains import Facts
-from kdlora.evidence.outcomes import averaged_tasks, outcomes
+from kdlora.evidence.outcomes import averaged_tasks
 from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import metric_of, metrics_of, names, scored, seeds_of
 from kdlora.report import words as w
-from kdlora.report.content.answer import OUTCOME_COLUMNS, outcome_cells
 from kdlora.report.content.cells import (
     ARROW_NOTE,
     MODEL,
@@ -224,30 +223,3 @@ def _seed_cell(facts: Facts, pair: str, task: str, arm: str, seed: int) -> Cell:
     score, flagged = float(found["score"].iloc[0]), bool(found["flagged"].iloc[0])
     written = w.scale_of(metric_of(frame, task)[0]).write(score)
     return Cell(written, score, mark=w.DAGGER if flagged else "")
-
-
-def results(facts: Facts) -> Table:
-    """Every task and model with all its runs, done or not: what the terminal shows."""
-    frame = facts.frame
-    lead = Lead(frame)
-    rows = []
-    for pair in names(frame, "pair"):
-        for task in names(frame, "task"):
-            metric, _ = metric_of(frame, task)
-            cells = frame[(frame["pair"] == pair) & (frame["task"] == task)]
-            blocks = [(task, int(seed)) for seed in names(cells, "seed")]
-            found = {o.arm: o for o in outcomes(frame, facts.cells, pair, blocks)}
-            for arm in names(cells, "arm"):
-                if arm in found:
-                    values = outcome_cells(found[arm], metric)
-                else:
-                    values = tuple(Cell(w.NONE) for _ in range(len(OUTCOME_COLUMNS) + 1))
-                rows.append((*lead.cells(pair, task, arm), *values))
-    return Table(
-        "results",
-        "Results",
-        (*lead.columns, Column("score", "Score"), *OUTCOME_COLUMNS),
-        tuple(rows),
-        notes=dagger_notes(rows, POINTS_NOTE),
-        heads=len(lead.columns),
-    )

@@ -20,8 +20,9 @@ from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, interval_cell, model_cell, p_cell, points_cell
 from kdlora.report.content.verdicts import VERDICT_NOTE, question_name, verdict_text
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
+from kdlora.report.render.colours import light
 from kdlora.report.render.panels import ROW, tips
-from kdlora.report.render.theme import WIDTH, chart_of, light, panel_spec
+from kdlora.report.render.theme import WIDTH, chart_of, panel_spec
 
 
 def tests(stats: Evidence) -> list[Finding]:

@@ -35,6 +35,7 @@ from kdlora.report.content import (
     trust,
     which_to_ship,
 )
+from kdlora.report.content.coverage import coverage
 from kdlora.report.content.parts import Part, ReportData, ReportInputs, SectionPlan
 from kdlora.report.document import Explorer, Figure, Finding, Report, Section, Source, Table
 
@@ -131,7 +132,7 @@ def _kept_models(make: Callable[[ReportData], Any]) -> Callable[[ReportData], An
 
 
 def _coverage(d: ReportData) -> Table:
-    return d.once("coverage", lambda: trust.coverage(d.frame))
+    return d.once("coverage", lambda: coverage(d.frame))
 
 
 def _explorer(d: ReportData) -> Explorer | None:

@@ -16,6 +16,7 @@ from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, PAIR, model_cell, score_cell
 from kdlora.report.content.trust import unsteady
 from kdlora.report.document import Cell, Column, Figure, Panel, Table
+from kdlora.report.render.colours import light
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.panels import dots, heat_map, shade, tips
 from kdlora.report.render.theme import (
@@ -26,7 +27,6 @@ from kdlora.report.render.theme import (
     chart_of,
     colour,
     fill,
-    light,
     name_layers,
     outline,
     panel_spec,

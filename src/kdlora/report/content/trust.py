@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
-from operator import add
 from typing import Any
 
 import pandas as pd
 
 from kdlora.evidence.coverage import (
-    CellCounts,
     count_cells,
-    counts_by_cell,
     flag_counts,
     flagged_runs,
     size_of_full_grid,
@@ -25,6 +21,7 @@ from kdlora.records import fairness
 from kdlora.records.tidy import groups, metrics_of, names, rows_of, severities
 from kdlora.report import words as w
 from kdlora.report.content.cells import MODEL, RUN, TASK, Lead, arrow
+from kdlora.report.content.coverage import is_own
 from kdlora.report.content.quality import _columns_in_order
 from kdlora.report.document import Cell, Column, Figure, Finding, Table
 from kdlora.report.render.panels import heat_map, shade
@@ -70,15 +67,9 @@ def trust(facts: Facts) -> list[Finding]:
     return [finding for check in checks if (finding := check(facts))]
 
 
-def _is_own(frame: pd.DataFrame) -> bool:
-    """Whether runs were planned here, not imported: kdlora's records tell of their machine."""
-    done = frame[frame["status"] == "done"]
-    return done.empty or any(bool(found) for found in done["environment"])
-
-
 def covered(facts: Facts) -> Finding | None:
     frame = facts.frame
-    counts, grid, own = count_cells(frame), size_of_full_grid(frame), _is_own(frame)
+    counts, grid, own = count_cells(frame), size_of_full_grid(frame), is_own(frame)
     done = counts.done
     if done == len(frame) and not own:
         text = f"{w.plural(done, 'run')}; what was planned is not known."
@@ -127,7 +118,7 @@ def flagged(facts: Facts) -> Finding | None:
     counts: dict[str, int] = {}
     for (name, _), n in flag_counts(runs).items():
         counts[name] = counts.get(name, 0) + n
-    if runs.empty or (not counts and not _is_own(runs)):
+    if runs.empty or (not counts and not is_own(runs)):
         return None
     if not counts:
         return Finding("Health", "No run carries a health flag.")
@@ -308,64 +299,9 @@ def unfinished(frame: pd.DataFrame) -> Table | None:
     return Table("unfinished", "Runs without a result", columns, rows)
 
 
-PLANNED = "Runs done of runs planned"
-
-
-def coverage(frame: pd.DataFrame) -> Table:
-    """Done of planned cells, model by task, with what is failed, missing, flagged or unscored; of
-    an import, which knows no plan, how many runs there are."""
-    own = _is_own(frame)
-    lead, tasks = Lead(frame, task=False), names(frame, "task")
-    counted, nothing = counts_by_cell(frame), CellCounts()
-    rows = []
-    for pair in names(frame, "pair"):
-        for arm in names(frame, "arm", pair=pair):
-            found = [counted.get((pair, arm, task), nothing) for task in tasks]
-            if len(tasks) > 1:
-                found.append(_together(found))
-            rows.append((*lead.cells(pair, "", arm), *(_covered(n, own) for n in found)))
-    total = (*(Cell("") for _ in lead.columns[1:]),)
-    if len(rows) > 1:
-        sums = [_together(n for (*_, name), n in counted.items() if name == task) for task in tasks]
-        if len(tasks) > 1:
-            sums.append(_together(sums))
-        rows.append((Cell("All"), *total, *(_covered(n, own) for n in sums)))
-        if (grid := size_of_full_grid(frame)) > len(frame):
-            each = [w.count(grid // len(tasks)) for _ in tasks]
-            whole = [w.count(grid)] if len(tasks) > 1 else []
-            rows.append((Cell("A full grid would have"), *total, *each, *whole))
-    columns = [Column(task, task) for task in tasks]
-    if len(tasks) > 1:
-        columns.append(Column("all", "All tasks"))
-    return Table(
-        "coverage",
-        PLANNED if own else "Runs by model and task",
-        (*lead.columns, *columns),
-        tuple(rows),
-        heads=len(lead.columns),
-        folded=bool((frame["status"] == "done").all() and not frame["flagged"].any()),
-    )
-
-
-def _together(counts: Iterable[CellCounts]) -> CellCounts:
-    return reduce(add, counts, CellCounts())
-
-
-def _covered(counts: CellCounts, own: bool) -> Cell:
-    planned, done = counts.planned, counts.done
-    if not planned:
-        return Cell(w.NONE)
-    kinds = ("failed", "missing", "stopped", "flagged", "unscored")
-    rest = {name: getattr(counts, name) for name in kinds}
-    sub = ", ".join(f"{n} {what}" for what, n in rest.items() if n)
-    text = f"{done} of {planned}" if own or done < planned else str(done)
-    return Cell(text, done / planned, sub,
-                extra={"done": done, "planned": planned, **rest})  # fmt: skip
-
-
 def completion(coverage: Table, facts: Facts) -> Figure | None:
     """The coverage table as a picture: a share of what was planned, or how many runs there are."""
-    own, most = _is_own(facts.frame), 0
+    own, most = is_own(facts.frame), 0
     if not own:
         inner = (c for row in coverage.rows[:-1] for c in row[:-1] if c.extra)
         most = max((int(c.extra["done"] or 0) for c in inner), default=0)

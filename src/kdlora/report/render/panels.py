@@ -15,6 +15,7 @@ import altair as alt
 import pandas as pd
 
 from kdlora.report.document import Panel
+from kdlora.report.render.colours import light
 from kdlora.report.render.label_placement import place_labels
 from kdlora.report.render.theme import (
     HEIGHT,
@@ -23,7 +24,6 @@ from kdlora.report.render.theme import (
     chart_of,
     colour,
     fill,
-    light,
     outline,
     panel_spec,
     shape,

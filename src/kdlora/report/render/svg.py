@@ -10,7 +10,8 @@ from typing import Any
 import vl_convert
 
 from kdlora.report.document import Explorer, Figure, Panel
-from kdlora.report.render.theme import FONT, light
+from kdlora.report.render.colours import light
+from kdlora.report.render.theme import FONT
 from kdlora.visible import visible
 
 GAP, MARGIN, TITLE = 40.0, 16.0, 26.0  # px between panels, around them, of a panel's title

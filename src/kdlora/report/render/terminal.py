@@ -13,9 +13,10 @@ from kdlora.evidence.gains import describe
 from kdlora.records.tidy import metrics_of, rows_of, severities, tidy
 from kdlora.report import document as parts
 from kdlora.report import words as w
-from kdlora.report.content import quality, trust
 from kdlora.report.content.cells import POINTS_NOTE
-from kdlora.report.render.theme import kind_of
+from kdlora.report.content.coverage import coverage
+from kdlora.report.content.results import results
+from kdlora.report.render.colours import kind_of
 
 # What fits into 80 columns; the report has the rest.
 SHOWN = ("pair", "task", "model", "score", "runs", "retained", "size_mb", "latency_p50_ms",
@@ -37,7 +38,7 @@ def results_table(frame: pd.DataFrame) -> RichTable:
     Raises InputError for an empty frame.
     """
     facts = describe(frame)
-    found = quality.results(facts)
+    found = results(facts)
     metrics = {task: metric for task, (metric, _) in metrics_of(facts.frame).items()}
     notes = [", ".join(f"{t}: {w.metric_name(name)}" for t, name in metrics.items() if name)]
     notes += [POINTS_NOTE, "Kept: share of the teacher's score. ms: median latency of one text."]
@@ -79,7 +80,7 @@ def flags_panel(frame: pd.DataFrame) -> RenderableType | None:
 
 def status_table(frame: pd.DataFrame) -> RichTable:
     """Done of planned runs, model by task; failed ones are counted, flagged ones marked."""
-    found = trust.coverage(tidy(frame))
+    found = coverage(tidy(frame))
     drawn = _empty(found.title, [f"\N{BALLOT X} failed, {w.DAGGER} with a health flag"])
     for column in found.columns:
         _add(drawn, column.label, numeric=column.numeric)
