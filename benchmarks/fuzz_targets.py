@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fuzz import Read, Target
+from kdlora.data.model_folder import check_folder
 from kdlora.data.own_task import load_own
 from kdlora.distillation import soft_labels
 from kdlora.importing.mapping import read_mapping
@@ -33,7 +34,7 @@ from kdlora.records.record import Record, checksum
 from kdlora.records.store import Store
 from kdlora.serve.requests import Limits, parse_request
 from kdlora.ship.card import read_calibration, read_card
-from kdlora.ship.safety import check_folder, check_onnx
+from kdlora.ship.onnx_files import check_onnx
 from kdlora.spec.check import make_study, read_study
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EncoderRef

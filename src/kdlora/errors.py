@@ -72,7 +72,8 @@ class Problems:
         try:
             yield
         except InputError as error:
-            self.add(*error.problems)
+            place = f"{error.where}: " if error.where else ""
+            self.add(*(place + problem for problem in error.problems))
         except KdloraError as error:
             self.add(str(error))
 

@@ -188,6 +188,21 @@ def _give_mode(path: Path, mode: int) -> None:
             path.chmod(mode)
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what is needed only while the block lasts.
+
+    What a process that is killed meanwhile leaves is removed when `path` is worked on again.
+    """
+    drop_dead(leftovers(path))
+    folder = beside(path)
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_new(path: Path, text: str) -> bool:
     """Write a whole text file where nothing is yet; returns whether this call wrote it."""
     temporary = beside(path)

@@ -112,7 +112,7 @@ FAULTS = {
     labels_that_are_missing: "no label in row",
     more_tokens_than_positions: "has positions for 66 tokens",
     no_weights: "expected model.safetensors",
-    no_tokenizer: "it has no tokenizer",
+    no_tokenizer: "there is no tokenizer",
     a_teacher_of_other_classes: "its outputs are named glad, sad, but those of task 'moods' are",
 }
 

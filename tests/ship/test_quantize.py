@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from kdlora.ship.quantize import INT4, INT8, Settings, quantize, quantize_rows, share_equal_weights
+from tests.harness.kills import killed_at_every_change
 from tests.harness.onnx_models import INNER, WIDTH, WORDS, small_model
 
 IDS = np.random.default_rng(1).integers(0, WORDS, (5, 12), dtype=np.int64)
@@ -156,3 +158,23 @@ def test_one_scale_per_channel_is_nearer_than_one_per_tensor(tmp_path: Path) -> 
         quantize(tmp_path / "model.onnx", tmp_path / "small.onnx", settings)
         errors.append(np.abs(answers(tmp_path / "small.onnx") - answers(model)).mean())
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("settings", [INT8[0], INT4[0]], ids=str)
+def test_a_kill_leaves_nothing_outside_the_targets_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """ONNX Runtime writes the whole model to temporary files of its own meanwhile."""
+    system, target = tmp_path / "system", tmp_path / "export" / "small.onnx"
+    system.mkdir()
+    target.parent.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(system))
+
+    def check(killed: int) -> None:
+        assert not list(system.iterdir())
+        left = [path.name for path in target.parent.iterdir() if path != target]
+        assert len(left) <= 1  # what an earlier kill left goes when the next begins
+
+    assert killed_at_every_change(lambda: quantize(source, target, settings), check)
+    assert list(target.parent.iterdir()) == [target]
+    assert tempfile.tempdir == str(system)

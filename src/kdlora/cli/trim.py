@@ -49,7 +49,6 @@ def trim(
     from kdlora.errors import InputError
     from kdlora.models.trimmed import encoder_folder
     from kdlora.models.vocabulary import trim_vocabulary
-    from kdlora.ship.safety import check_folder
     from kdlora.spec.resolve import encoder_ref
     from kdlora.tables.corpus import read_corpus
 
@@ -58,7 +57,6 @@ def trim(
     reference = encoder_ref(encoder, ".")
     texts = read_corpus(corpus, text or ["text"])
     folder = encoder_folder(reference)
-    check_folder(folder)
     console = terminal(stderr=True)
     with Progress(
         TextColumn("tokenising"), BarColumn(bar_width=24), TimeRemainingColumn(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,8 +26,8 @@ from transformers import (
 )
 from transformers.modeling_utils import PreTrainedModel
 
+from kdlora.data.model_folder import check_folder
 from kdlora.errors import ModelError
-from kdlora.files import odd_kind
 from kdlora.models.inspection import supports_sdpa
 from kdlora.spec.encoders import PACKAGED_ENCODERS
 
@@ -118,7 +117,6 @@ def read_classifier(
     """
     if attention != "eager" and not supports_sdpa(config):
         attention = "eager"
-    _refuse_pickles(source)
     with seeded(seed):
         model, report = _read(
             AutoModelForSequenceClassification.from_pretrained,
@@ -138,32 +136,10 @@ def read_classifier(
 
 def read_encoder(source: str) -> PreTrainedModel:
     """Read an encoder without a head in fp32, to look at it. Raises ModelError."""
-    _refuse_pickles(source)
     loaded: PreTrainedModel = _read(
         AutoModel.from_pretrained, source, what="weights", dtype=torch.float32, use_safetensors=True
     )
     return loaded.eval()
-
-
-def _refuse_pipes(source: str) -> None:
-    """A pipe that is called as a file of a model would be waited for without end."""
-    folder = Path(source)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        with contextlib.suppress(OSError):  # a link to nothing: whoever reads it says so
-            if (odd := odd_kind(path)) not in (None, "a folder"):
-                raise ModelError(f"{source}: {path.name} is {odd}: refused")
-
-
-def _refuse_pickles(source: str) -> None:
-    """A folder whose only weights are pickled: reading them would run whatever code they hold."""
-    folder = Path(source)
-    pickled = sorted(folder.glob("pytorch_model*.bin")) if folder.is_dir() else []
-    if pickled and not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{source}: its weights are pickled ({pickled[0].name}), and reading a pickle can run "
-            "code. Expected model.safetensors; where you trust it, load it with transformers and "
-            "save it again"
-        )
 
 
 @contextmanager
@@ -181,7 +157,8 @@ def _read(load: Callable[..., T], source: str, *, what: str, **arguments: Any) -
     a study then keeps the weights that it began with.
     """
     options = {"trust_remote_code": False, **arguments}
-    _refuse_pipes(source)
+    if Path(source).is_dir():
+        check_folder(Path(source))
     with quiet():
         if not Path(source).is_dir():
             try:

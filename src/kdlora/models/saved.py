@@ -24,6 +24,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
+from kdlora.data.model_folder import check_folder
 from kdlora.errors import ModelError
 from kdlora.files import whole_folder
 from kdlora.json_files import read_json_object
@@ -186,6 +187,7 @@ def load_adapted(
 
 def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> PeftModel:
     """The same of a folder that is known to be whole."""
+    check_folder(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)

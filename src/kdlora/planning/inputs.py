@@ -13,6 +13,7 @@ from typing import Any
 from kdlora.data.class_weights import weighting_problems
 from kdlora.data.encoder_files import encoder_config
 from kdlora.data.examples import TaskData, joined
+from kdlora.data.model_folder import check_folder
 from kdlora.data.packaged import is_fetched
 from kdlora.data.splits import SHORT_SELECTION
 from kdlora.data.tasks import load_task
@@ -28,7 +29,6 @@ from kdlora.models.output_names import (
     require_problem_type,
 )
 from kdlora.spec.distillation import signal_problems
-from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.hub_data import is_stored
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
@@ -45,15 +45,6 @@ from kdlora.spec.run import (
     TrainedRun,
     ZeroShotTeacherRun,
     reader_of,
-)
-
-_TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
 )
 
 OnNote = Callable[[str], None]
@@ -88,7 +79,8 @@ def read_inputs(
             on_note(f"reading {name}")
             with problems.caught():
                 loaded[name] = load_task(run.task, run.data, progress=on_note)
-    problems.add(*_unreadable(plan), *_too_long(plan))
+    _check_folders(plan, problems)
+    problems.add(*_too_long(plan))
     if not problems:
         _check_teaching(plan, loaded, on_note, problems)
     return loaded
@@ -259,21 +251,20 @@ def matches_states(run: EncoderRun) -> bool:
     return isinstance(run, DistilledRun) and run.kd.signals.match_states
 
 
-def _unreadable(plan: Plan) -> Iterator[str]:
-    """Local models without weights that can be read, or without a tokenizer."""
+def _check_folders(plan: Plan, problems: Problems) -> None:
+    """Local models that must not be opened, or without weights that can be read."""
     named = {}
     for run in plan.runs:
         found = reader_of(run)
         if found is not None and found.path is not None:
             named[found.path] = found.name
     for path, name in named.items():
-        folder = Path(path)
-        if (folder / ADAPTER_CONFIG).is_file():  # its base model has what is asked for here
-            continue
-        if not any(folder.glob("*.safetensors")):
-            yield f"{name}: its weights are not in the folder: expected model.safetensors"
-        if not any((folder / file).is_file() for file in _TOKENIZERS):
-            yield f"{name}: it has no tokenizer: expected one of {', '.join(_TOKENIZERS)}"
+        folder, whole = Path(path), False
+        with problems.caught():
+            check_folder(folder)
+            whole = True
+        if whole and not any(folder.glob("*.safetensors")):
+            problems.add(f"{name}: its weights are not in the folder: expected model.safetensors")
 
 
 def length_problem(encoder: EncoderRef, length: int, config: dict[str, Any]) -> str | None:

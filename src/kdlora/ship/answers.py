@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdlora.data.stated_facts import name_problems
 from kdlora.errors import ModelError, did_you_mean
-from kdlora.ship.stated_facts import name_problems
 from kdlora.vocabulary.task import MULTILABEL
 
 if TYPE_CHECKING:

@@ -34,7 +34,6 @@ from kdlora.ship.gate import Gate, Verdict, search
 from kdlora.ship.onnx_graph import OUTPUT, export_graph, graph_inputs
 from kdlora.ship.parity import MERGE_TOLERANCE, ONNX_TOLERANCE, OnnxModel, compare
 from kdlora.ship.quantize import INT4, INT8, Settings
-from kdlora.ship.safety import check_folder
 from kdlora.ship.source import SourceRun, check_data
 from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.training.inference import predict
@@ -75,7 +74,6 @@ def begin(source: SourceRun, folder: Path, max_drop: float | None, note: OnNote)
     data = load_task(run.task, run.data)
     check_data(source.record, data.fingerprint)
     note("merging in fp32")
-    check_folder(source.model_folder)
     model, tokenizer = load_trained(source.model_folder, encoder=run.encoder)
     model.eval().requires_grad_(False)
     report = data.reports["report"]

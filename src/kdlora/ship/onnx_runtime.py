@@ -16,7 +16,7 @@ from kdlora.files import read_bytes
 from kdlora.records.artefact import Artefact, Variant, verify
 from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, read_card
-from kdlora.ship.safety import check_onnx
+from kdlora.ship.onnx_files import check_onnx
 from kdlora.spec.sections import Windows
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdlora.data.model_folder import check_folder, is_model_folder
 from kdlora.errors import DataError, InputError, ModelError
 from kdlora.extras import install_command, is_installed
 from kdlora.files import real_path, whole_file
 from kdlora.records.artefact import is_artefact, read_artefact
 from kdlora.ship.answers import Predictor, answer_columns, flat
 from kdlora.ship.named_model import model_folder
-from kdlora.ship.safety import check_folder, is_model_folder
 from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open_table, text_columns
 from kdlora.tables.templates import columns_of, composed_columns
 from kdlora.tables.writer import harmless

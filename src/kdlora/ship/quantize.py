@@ -20,6 +20,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from kdlora.files import scratch_folder
+
 Part = Literal["head", "feed-forward outputs", "embeddings"]
 
 _SMALL = 4096  # weights with fewer elements are not worth an error in them
@@ -71,7 +73,8 @@ def quantize(source: Path, target: Path, settings: Settings) -> None:
         node.name = node.name or f"{node.op_type}_{i}"
     if "embeddings" not in settings.keep and settings.embedding_bits == 8:
         quantize_rows(model)
-    model = _int8(model, settings) if settings.bits == 8 else _int4(model, settings)
+    with _own_scratch(target) as scratch, _silent():
+        model = _int8(model, settings, scratch) if settings.bits == 8 else _int4(model, settings)
     share_equal_weights(model)
     onnx.save_model(model, target)
 
@@ -139,7 +142,7 @@ def share_equal_weights(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(kept)
 
 
-def _int8(model: onnx.ModelProto, settings: Settings) -> onnx.ModelProto:
+def _int8(model: onnx.ModelProto, settings: Settings, scratch: Path) -> onnx.ModelProto:
     """Weights from -64 to 64, so that the score that the gate has seen holds on every machine.
 
     A processor without VNNI adds two products of an activation (0 to 255) and a weight in 16 bits,
@@ -147,18 +150,17 @@ def _int8(model: onnx.ModelProto, settings: Settings) -> onnx.ModelProto:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder, _silent():
-        path = Path(folder) / "model.onnx"
-        quantize_dynamic(
-            model,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=settings.per_channel,
-            reduce_range=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_kept_nodes(model, settings),
-        )
-        found = onnx.load(path)
+    path = scratch / "model.onnx"
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=settings.per_channel,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=_kept_nodes(model, settings),
+    )
+    found = onnx.load(path)
     del found.graph.value_info[:]
     return found
 
@@ -189,13 +191,12 @@ def _int4(model: onnx.ModelProto, settings: Settings) -> onnx.ModelProto:
             for name in node.input[:2]
         )
     ]
-    with _silent():
-        quantizer = MatMulNBitsQuantizer(
-            model,
-            algo_config=config,
-            nodes_to_exclude=_kept_nodes(model, settings) + small,
-        )
-        quantizer.process()
+    quantizer = MatMulNBitsQuantizer(
+        model,
+        algo_config=config,
+        nodes_to_exclude=_kept_nodes(model, settings) + small,
+    )
+    quantizer.process()
     found: onnx.ModelProto = quantizer.model.model
     _drop_unused(found)
     return found
@@ -273,6 +274,22 @@ def _drop_unused(model: onnx.ModelProto) -> None:
 def _copy(tensor: onnx.TensorProto) -> onnx.TensorProto:
     """A tensor of its own: emptying a list of protobuf messages empties what is in it."""
     return onnx.TensorProto.FromString(tensor.SerializeToString())
+
+
+@contextmanager
+def _own_scratch(target: Path) -> Iterator[Path]:
+    """A folder beside the target that ONNX Runtime, too, makes its temporary files in.
+
+    It makes them wherever `tempfile` says: in the system's folder those of a process that is killed
+    would lie for ever, as large as the model.
+    """
+    before = tempfile.tempdir
+    with scratch_folder(target) as folder:
+        tempfile.tempdir = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.data.batches import encode, input_lengths
+from kdlora.data.model_folder import check_folder
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import read_config
 from kdlora.models.encoders import output_names, tokens_problem
@@ -18,7 +19,6 @@ from kdlora.models.saved import load_trained
 from kdlora.records.store import Store
 from kdlora.ship.answers import Outputs, Predictor, Texts
 from kdlora.ship.card import CARD, ModelCard, make_card, read_calibration, read_card
-from kdlora.ship.safety import check_folder
 from kdlora.spec.encoders import ADAPTER_CONFIG
 from kdlora.spec.run import TrainedRun
 from kdlora.training.forward import make_forward

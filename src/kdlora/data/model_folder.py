@@ -2,20 +2,20 @@
 
 Weights are safetensors or ONNX. Pickled weights, which run code when they are read, are refused;
 code that comes with a model (`auto_map`) is never run; links, and paths in the files, that lead
-out of the folder are refused.
+out of the folder are refused, and so is a config that its weights do not bear out. Neither torch
+nor transformers is needed.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kdlora import json_files
+from kdlora.data.stated_facts import CONFIG, adapter_problems, config_problems
 from kdlora.errors import ModelError
 from kdlora.files import is_inside, links_root, odd_kind, open_file, real_path
-from kdlora.ship.stated_facts import CONFIG, adapter_problems, config_problems
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 SAFE_WEIGHTS = ("*.safetensors", "onnx/*.onnx", "*.onnx")
@@ -33,20 +33,6 @@ _FILE_KEYS = frozenset(
     {"path", "adapter", "location", "vocab_file", "merges_file", "tokenizer_file", "spm_file"}
 )
 
-# Where a TensorProto can hide in an ONNX file: message -> {field number: message within}.
-# The numbers are those of onnx.proto (opset-independent, IR version 3 and later).
-_FIELDS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "function": {7: "node", 11: "attribute"},
-    "training": {1: "graph", 2: "graph"},
-    "tensor": {13: "entry"},
-}
-_DEEPEST = 64  # graphs within graphs; real models have a handful
-
 
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder holds what tells of a model, of kdlora's or of transformers'."""
@@ -56,10 +42,11 @@ def is_model_folder(folder: Path) -> bool:
 def check_folder(folder: Path) -> None:
     """See that a folder is a model's and holds nothing that could harm.
 
-    Every way to a foreign model (predict, serve, export, the gate) leads through here, before any
-    library opens the folder. Pickle files beside safe weights are passed over (they are never
-    read); a folder whose only weights are pickled is refused, and so is a config that its weights
-    do not bear out. Raises ModelError with all problems.
+    Every way to a model's folder leads through here before any library opens it: to predict, serve,
+    export or trim, to train on, to learn from, to put an adapter on. Pickle files beside safe
+    weights are passed over (they are never read); a folder whose only weights are pickled is
+    refused, and so is a config that its weights do not bear out. Raises ModelError with all
+    problems.
     """
     if not is_model_folder(folder):
         raise ModelError(
@@ -129,33 +116,6 @@ def _promises(folder: Path) -> list[str]:
     return found
 
 
-def check_onnx(path: Path) -> list[str]:
-    """The files beside an ONNX file that hold its tensors; all lie in its folder.
-
-    Raises ModelError for tensors that would be read from anywhere else and for a file that is no
-    ONNX model.
-    """
-    try:
-        with open_file(path) as handle:
-            content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        # Closed when the last view of it is gone, which after an error is a moment later.
-        found = dict.fromkeys(_external(memoryview(content), "model", 0))
-    except (ValueError, IndexError) as error:
-        raise ModelError(f"{path} is no ONNX model: {error}") from None
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error}") from None
-    root = real_path(path.parent)
-    problems = []
-    for name in found:
-        if not is_inside(name) or not real_path(root / name).is_relative_to(root):
-            problems.append(f"tensors would be read from {name!r}, outside the folder: refused")
-        elif not (root / name).is_file():
-            problems.append(f"the file {name} with its tensors is missing")
-    if problems:
-        raise ModelError(problems, where=str(path))
-    return list(found)
-
-
 def read_json(path: Path) -> Any:
     """Parse a JSON file of a stranger. Raises ModelError."""
     try:
@@ -179,53 +139,3 @@ def _paths_out(values: Any) -> Iterator[str]:
             for key, name in named:
                 if isinstance(name, str) and name and not is_inside(name):
                     yield f"{key} is {name!r}, which leads out of the folder: refused"
-
-
-def _external(message: memoryview, kind: str, depth: int) -> Iterator[str]:
-    """Locations of external data below a protobuf message; payloads are skipped, not copied."""
-    if depth > _DEEPEST:
-        raise ValueError("graphs nested too deeply")
-    inner = _FIELDS[kind]
-    for number, value in _fields(message):
-        name = inner.get(number)
-        if name is None or not isinstance(value, memoryview):
-            continue
-        if name == "entry":
-            entry = {n: bytes(v) for n, v in _fields(value) if isinstance(v, memoryview)}
-            if entry.get(1) == b"location":
-                yield entry.get(2, b"").decode("utf-8")
-        else:
-            yield from _external(value, name, depth + 1)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """(number, bytes) of each field of a protobuf message; None for fields that hold a number."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            _, at = _varint(message, at)
-            yield number, None
-        elif wire == 2:
-            size, at = _varint(message, at)
-            yield number, message[at : at + size]
-            at += size
-        elif wire in (1, 5):
-            at += 8 if wire == 1 else 4
-            yield number, None
-        else:
-            raise ValueError(f"unknown wire type {wire}")
-        if at > len(message):
-            raise ValueError("it ends in the middle of a field")
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 70:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number without end")

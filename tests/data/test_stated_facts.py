@@ -17,13 +17,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from kdlora.data.model_folder import check_folder
+from kdlora.data.stated_facts import name_problems, tensor_shapes
 from kdlora.errors import KdloraError, ModelError
 from kdlora.models.saved import load_trained, save_trained
 from kdlora.ship.answers import Predictor, answers
 from kdlora.ship.predict import load_predictor
-from kdlora.ship.safety import check_folder
 from kdlora.ship.source import find_source
-from kdlora.ship.stated_facts import name_problems, tensor_shapes
 from tests.harness.exported import card_of, save_exported, seal
 from tests.harness.models import adapt, load
 from tests.harness.tiny_models import save_tiny_encoder
