@@ -194,10 +194,10 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
     What a process that is killed meanwhile leaves is removed when `path` is worked on again.
     """
-    drop_dead(leftovers(path))
     folder = beside(path)
     try:
         folder.mkdir()
+        drop_dead(leftovers(path))
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

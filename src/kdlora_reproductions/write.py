@@ -20,10 +20,10 @@ from typing import Any
 import pandas as pd
 import vl_convert
 
-from kdlora.errors import InputError
 from kdlora.evidence.result import plain
 from kdlora.files import whole_file
 from kdlora.records.store import write_text
+from kdlora.report.place import check_place, held
 from kdlora.tables.writer import csv_text
 from kdlora_reproductions import Reproduction
 from kdlora_reproductions.figures import FOLDERS, drawn
@@ -31,6 +31,7 @@ from kdlora_reproductions.supplements import supplements
 from kdlora_reproductions.tables import SOURCES, PublishedReport, PublishedTable
 
 DIGITS = 4  # significant ones, where no published number says how many
+INDEX, TITLE = "index.md", "# Five published reports, recomputed"
 PIXELS = 2.0  # of a PNG for each unit of the SVG
 
 
@@ -40,18 +41,19 @@ def write_reports(
     *,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Path:
-    """Write everything below `out` and return the index. Files of these names are replaced.
+    """Write everything below `out` and return the index; what an earlier call wrote is replaced.
 
-    `on_step` is told of each of `write_steps` before it begins. Raises InputError where nothing can
-    be written.
+    `on_step` is told of each of `write_steps` before it begins. Raises InputError where other files
+    would be lost, and StoreError where nothing can be written.
     """
     root = Path(out)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {root}: {error.strerror}; choose another --out"
-        ) from None
+    names = (INDEX, "numbers.csv", "contradictions.csv", *(r.id for r in reproduction.reports))
+    check_place(root, names, page=INDEX, mark=TITLE)
+    with held(root, page=INDEX):
+        return _write_all(reproduction, root, on_step)
+
+
+def _write_all(reproduction: Reproduction, root: Path, on_step: Callable[[str], None]) -> Path:
     _csv(reproduction.numbers(), root / "numbers.csv")
     objections = [
         {"report": r.id, "id": c.id, "said": c.said,
@@ -67,7 +69,7 @@ def write_reports(
         for name, data in report.figures.items():
             on_step(f"figure {name}")
             _draw(report.id, name, data, root / report.id)
-    index = root / "index.md"
+    index = root / INDEX
     write_text(index, index_page(reproduction))
     return index
 
@@ -92,7 +94,7 @@ def _draw(report: str, name: str, data: pd.DataFrame, folder: Path) -> None:
 def index_page(reproduction: Reproduction) -> str:
     """The summary page."""
     rows = pd.DataFrame(reproduction.summary())
-    lines = ["# Five published reports, recomputed", ""]
+    lines = [TITLE, ""]
     if len(rows):
         lines += [markdown_table(rows), ""]
     lines += [f"- Report {k} was left out: {why}." for k, why in reproduction.skipped.items()]

@@ -368,7 +368,7 @@ def test_everything_is_written(reproduction, tmp_path):
     assert tests.count("\\begin{longtable}") == 2
     assert str(tmp_path) not in page
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="cannot write to"):
+    with pytest.raises(InputError, match="is no folder"):
         write_reports(reproduction, tmp_path / "file" / "below")
 
 

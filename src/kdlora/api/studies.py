@@ -294,6 +294,7 @@ def write_report(
     Args:
         where, without: the part of the study that is shown, see `records.subset.subset`.
         out: default the study's folder, or the folder ``part`` in it for a part of the study.
+            Nothing is replaced there but an earlier report.
         refresh_s: the page loads itself again after so many seconds; for a study that still runs.
         texts: whether rows that are shown, such as mistakes, come with their texts.
         on_section: told the title of each section before it is made.
@@ -304,8 +305,11 @@ def write_report(
     from kdlora.records.frame import load_frame
     from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
+    from kdlora.report.build import check_place
 
     root = find_study(folder)
+    if out is not None:
+        check_place(Path(out), root)
     frame, part = subset(load_frame(root), where, without)
     place = Path(out) if out is not None else root / "part" if part else root
     return _report(

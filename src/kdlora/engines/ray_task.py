@@ -20,6 +20,7 @@ import ray
 from kdlora.engines.local import interrupt, launch
 from kdlora.engines.supervisor import Job
 from kdlora.errors import StoreError
+from kdlora.records.study_folder import RUNS
 
 _PAUSE_S = 0.25  # between two messages about steps
 
@@ -43,7 +44,7 @@ def do_run(job: Job, mailbox: Any, key: str) -> int | None:
 
     Raises StoreError where this node does not see the study's folder.
     """
-    if not (Path(job.root) / "runs").is_dir():
+    if not (Path(job.root) / RUNS).is_dir():
         raise StoreError(
             f"node {socket.gethostname()} does not see {job.root}: the study's folder has to be "
             "shared by all nodes, under the same path"

@@ -28,6 +28,7 @@ from kdlora.planning.workload import Rows, Workload, rows_key, rows_of, work_of
 from kdlora.records.contents import changed_files
 from kdlora.records.record import checksum
 from kdlora.records.store import Store
+from kdlora.records.study_folder import RUNS
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     DistilledRun,
@@ -174,7 +175,7 @@ def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iter
 
     `planned` saves reading the settings of runs that are at hand already.
     """
-    folder = store.root / "runs"
+    folder = store.root / RUNS
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     for name in names:
         try:

@@ -12,6 +12,7 @@ from kdlora.planning.costs import CostEstimate, CostModel, cost_model
 from kdlora.records.halving import stopped_runs
 from kdlora.records.leases import EXPIRY_S, look
 from kdlora.records.store import Store
+from kdlora.records.study_folder import RUNS
 from kdlora.spec.halving import races
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run, adapter_of
@@ -151,7 +152,7 @@ def holders(store: Store, run_ids: Iterable[str]) -> dict[str, str]:
 
 def run_states(plan: Plan, store: Store, costs: CostModel) -> dict[str, str]:
     """The state of every planned run, one of `STATES`, without changing anything on disk."""
-    folder = store.root / "runs"
+    folder = store.root / RUNS
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     stops: Mapping[str, Any] = {}
     if plan.halving and there:

@@ -16,7 +16,7 @@ from kdlora.records.halving import Stop, stopped_runs
 from kdlora.records.imported import TABLE, load_imported
 from kdlora.records.record import Record, TaskFacts, recorded_licences, task_facts
 from kdlora.records.store import Store, write_json, write_text
-from kdlora.records.study_folder import PLAN_FILE, STUDY_FILE, find_study
+from kdlora.records.study_folder import PLAN_FILE, RUNS, STUDY_FILE, find_study
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.encoders import Pair
 from kdlora.spec.halving import Halving, races
@@ -299,6 +299,6 @@ def _positive(rows: pd.DataFrame) -> tuple[str, int] | None:
 
 def load_histories(root: str | Path) -> dict[str, list[dict[str, Any]]]:
     """Learning curves by run id: one row an evaluation of the selection split."""
-    folders = (path.parent for path in sorted((Path(root) / "runs").glob(f"*/{HISTORY}")))
+    folders = (path.parent for path in sorted((Path(root) / RUNS).glob(f"*/{HISTORY}")))
     curves = {folder.name: read_history(folder) for folder in folders}
     return {run_id: curve for run_id, curve in curves.items() if curve}

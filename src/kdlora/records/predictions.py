@@ -13,6 +13,7 @@ from kdlora.errors import DataError, StoreError
 from kdlora.files import whole_file
 from kdlora.records.contents import PREDICTIONS as FILE
 from kdlora.records.contents import require_whole
+from kdlora.records.study_folder import RUNS
 from kdlora.tables.formats import parquet_frame
 from kdlora.vocabulary.label_metrics import holds_several
 from kdlora.vocabulary.task import CLASSIFICATION, MULTILABEL, REGRESSION, Kind
@@ -134,7 +135,7 @@ def read_outputs(
     """
     found = {}
     for run_id in dict.fromkeys(run_ids):
-        path = Path(root) / "runs" / run_id / file
+        path = Path(root) / RUNS / run_id / file
         if not path.is_file():
             continue
         rows = _read(path)

@@ -33,6 +33,7 @@ from kdlora.files import (
 from kdlora.records import leases
 from kdlora.records.contents import changed_files, content_hashes
 from kdlora.records.record import DamagedRecord, OtherVersion, Record, read_record
+from kdlora.records.study_folder import RUNS
 from kdlora.spec.run import Run
 
 _PLAIN_NAME = re.compile("[^/\\\\\0\ud800-\udfff]{1,255}")
@@ -48,7 +49,7 @@ class Store:
         """Where a run lies. Raises StoreError for what no run can be called."""
         if not _PLAIN_NAME.fullmatch(run_id) or run_id in (".", ".."):
             raise StoreError(f"{run_id[:80]!a} is no run id: the name of a folder is expected")
-        return self.root / "runs" / run_id
+        return self.root / RUNS / run_id
 
     @property
     def tokens(self) -> Path:
@@ -74,7 +75,7 @@ class Store:
         What processes that were killed were still writing is removed.
         """
         try:
-            (self.root / "runs").mkdir(parents=True, exist_ok=True)
+            (self.root / RUNS).mkdir(parents=True, exist_ok=True)
             drop_dead_below(self.root)
             probe = self.root / f".write-probe-{socket.gethostname()}-{os.getpid()}"
             probe.write_bytes(b"0" * 4096)

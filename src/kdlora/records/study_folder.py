@@ -9,6 +9,7 @@ from kdlora.errors import StoreError
 RESULTS = Path("results")  # where studies lie unless told otherwise
 PLAN_FILE = "plan.json"
 STUDY_FILE = "study.yaml"
+RUNS = "runs"  # the folder of the runs, one folder each
 STUDENT = "student"  # the folder of the saved student, or of the students of tasks and pairs
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdlora.errors import ReportError, StoreError
+from kdlora.errors import ReportError
+from kdlora.files import drop_dead, drop_dead_below, leftovers
 from kdlora.records.store import write_text
 from kdlora.report.content.mistakes import PAGE as MISTAKES
 from kdlora.report.content.parts import ERROR_LOG, ReportInputs, guarded
 from kdlora.report.content.study import FILES, build
 from kdlora.report.document import MOST_ROWS, Block, Explorer, Figure, Link, Report, Table
+from kdlora.report.place import check_report_place, held
 from kdlora.report.privacy import without_private
 from kdlora.report.render import raster
 from kdlora.report.render.html import render_html
@@ -31,6 +33,14 @@ MOST_PIXELS = 2.5e6
 
 FIGURE_KINDS = ("svg", "png", "pdf")
 TABLE_KINDS = ("csv", "tex")
+PAGE, MARKDOWN = "report.html", "report.md"
+FIGURE_AND_TABLE_FILES = tuple(
+    f"{folder}/{name}.{kind}"
+    for folder, kinds in (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS))
+    for name in FILES
+    for kind in kinds
+)
+REPORT_FILES = (PAGE, MARKDOWN, MISTAKES, ERROR_LOG, *FIGURE_AND_TABLE_FILES)
 
 
 @dataclass(frozen=True)
@@ -69,37 +79,53 @@ def write_report(
         refresh_s: the page loads itself again after so many seconds; for a study that runs.
 
     Each file is replaced as a whole, the page last; figures and tables of an earlier report that
-    this one does not have are removed. Raises InputError for a frame that is no study, StoreError
-    where `out` cannot be written.
+    this one does not have are removed, and so is what one left that was killed. Whether `out` may
+    be written to is asked before (`check_place`). Raises InputError for a frame that
+    is no study, StoreError where `out` cannot be written.
     """
     with charts_unchecked():
         report = build(*without_private(frame, inputs))
     return save_report(report, Path(out), refresh_s=refresh_s)
 
 
+def check_place(out: Path, study: Path) -> None:
+    """See that the report of a study's folder may be written to `out`. Raises InputError.
+
+    Nothing that no report made is lost: not what lies in the way, nor what a study keeps.
+    """
+    check_report_place(out, study, REPORT_FILES, page=PAGE)
+
+
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:
     """Render and write a report that is made. Raises StoreError where `out` cannot be written."""
     report, drawings = _drawn(report)
-    try:
-        for folder in (out, out / "figures", out / "tables"):
-            folder.mkdir(parents=True, exist_ok=True)
-        scales = dict(_write_drawing(figure, drawings, out) for figure in report.figures())
-    except OSError as error:
-        raise StoreError(f"cannot write the report to {out}: {error.strerror or error}") from None
+    with held(out, page=PAGE):
+        return _save(report, drawings, out, refresh_s)
+
+
+def _save(
+    report: Report, drawings: dict[str, str], out: Path, refresh_s: int | None
+) -> ReportFiles:
+    for folder in (out / "figures", out / "tables"):
+        folder.mkdir(exist_ok=True)
+        drop_dead_below(folder)
+    for name in (MISTAKES, ERROR_LOG):  # which may not be written again
+        drop_dead(leftovers(out / name))
+    scales = dict(_write_drawing(figure, drawings, out) for figure in report.figures())
     figures = [svg.with_suffix(f".{kind}") for svg in scales for kind in FIGURE_KINDS]
     page = ""
     try:
         with raster.beside(scales):
             tables = [path for table in report.tables() for path in _write_table(table, out)]
-            write_text(out / "report.md", render_markdown(report))
+            write_text(out / MARKDOWN, render_markdown(report))
             page = render_html(report, drawings=drawings, refresh_s=refresh_s)
     finally:
         if page:  # also where the pictures beside it could not be made
-            write_text(out / "report.html", page)
+            write_text(out / PAGE, page)
     others = _write_linked(report, out)
     _remove_stale(out, {*figures, *tables})
     return ReportFiles(
-        out / "report.html", out / "report.md", tuple(figures), tuple(tables),
+        out / PAGE, out / MARKDOWN, tuple(figures), tuple(tables),
         failures=tuple(f"{section.title}: {part.title}" for section, part in report.failures()),
         errors=_write_errors(report, out), mistakes=others.get(MISTAKES),
     )  # fmt: skip
@@ -172,8 +198,7 @@ def _write_table(table: Table, out: Path) -> list[Path]:
 
 def _remove_stale(out: Path, written: set[Path]) -> None:
     """Drop what an earlier report wrote and this one does not have; other files are let be."""
-    for folder, kinds in (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS)):
-        for name in FILES:
-            for kind in kinds:
-                if (path := out / folder / f"{name}.{kind}") not in written:
-                    path.unlink(missing_ok=True)
+    for name in FIGURE_AND_TABLE_FILES:
+        path = out / name
+        if path not in written and path.is_file():
+            path.unlink()

@@ -15,6 +15,7 @@ from kdlora.errors import StoreError
 from kdlora.files import cache_dir, read_text
 from kdlora.records.store import write_text
 from kdlora.report.document import TIE, Explorer, Report
+from kdlora.report.place import MADE_BY
 from kdlora.report.render.colours import COLOURS, kind_of, shape_of
 from kdlora.report.render.svg import draw, size_of, spec_of
 from kdlora.report.render.templates import environment
@@ -40,6 +41,7 @@ def render_html(
         explorers=Markup(_safe_json(visible(_explorers(report)))),
         vega=Markup(_vega()) if panels else "",
         refresh_s=refresh_s,
+        made_by=MADE_BY,
         tie=TIE,
         colours=COLOURS,
     )  # fmt: skip
