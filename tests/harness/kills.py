@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +34,31 @@ def killed_at_every_change(work: Callable[[], object], check: Callable[[int], No
         killed += 1
 
 
+def killed_at_any_time(
+    work: Callable[[], object], check: Callable[[int], None], *, times: int = 8
+) -> None:
+    """Do the work in processes that are killed at random moments, then once in one that is not.
+
+    A library that writes files by itself is killed in the middle of one only so.
+    """
+    drawn, longest = random.Random(0), 0.0
+    for number in range(-1, times + 1):
+        child = os.fork()
+        if child == 0:
+            _work_and_end(work, -1)
+        began = time.perf_counter()
+        if 0 <= number < times:
+            time.sleep(drawn.uniform(0, longest))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        longest = max(longest, time.perf_counter() - began)
+        code = os.waitstatus_to_exitcode(status)
+        check(number)
+        assert code == 0 or (code == -signal.SIGKILL and 0 <= number < times), "the work failed"
+
+
 def _work_and_end(work: Callable[[], object], at: int) -> None:
-    """In a process of its own: end it at this change, or when the work is done."""
+    """In a process of its own: end it at this change (at none if negative), or with the work."""
     left = at
 
     def see(event: str, arguments: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from kdlora.errors import ModelError
+from kdlora.errors import InputError, ModelError
 from kdlora.models.vocabulary import trim_vocabulary
 from kdlora.records.vocabulary_cut import KEPT_FACTS
 from tests.harness.tiny_models import WORDS
@@ -101,3 +101,24 @@ def test_what_cannot_be_cut_is_one_message(tmp_path):
     with pytest.raises(ModelError, match="WordLevel"):
         trim_vocabulary(whole, sentences(50), tmp_path / "small")
     assert not (tmp_path / "small").exists()
+
+
+def test_nothing_is_replaced_but_a_cut_encoder(tmp_path):
+    whole = save_encoder(tmp_path / "whole", "BPE")
+    texts = sentences(100, FEW)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    (tmp_path / "home" / "encoder").symlink_to(whole)
+    (tmp_path / "file").write_text("mine")
+    for target, told in (
+        (tmp_path / "home", "holds other files than a cut encoder"),
+        (tmp_path / "file", "is no folder"),
+        (whole, "is where the whole encoder lies"),
+        (tmp_path, "is where the whole encoder lies"),
+    ):
+        with pytest.raises(InputError, match=told):
+            trim_vocabulary(whole, texts, target)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):  # the second replaces the first
+        trim_vocabulary(whole, texts, tmp_path / "empty")

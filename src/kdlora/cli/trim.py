@@ -35,7 +35,8 @@ def trim(
         float, typer.Option(help="Share of the corpus's tokens that the kept ones cover.")
     ] = 0.999,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Let --to replace a folder that is there already.")
+        bool,
+        typer.Option("--replace", help="Let --to replace a cut encoder that is there already."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:

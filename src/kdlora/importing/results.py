@@ -22,8 +22,8 @@ from kdlora.importing.folders import lm_eval_files, read_folder, read_lm_eval
 from kdlora.importing.mapping import Mapping, built_in, find_mapping, known_by_columns
 from kdlora.importing.read import read_table
 from kdlora.importing.recognise import recognise
-from kdlora.records.imported import TABLE, write_imported
-from kdlora.records.study_folder import RESULTS
+from kdlora.records.imported import is_imported, write_imported
+from kdlora.records.study_folder import RESULTS, RUNS
 
 
 def read_results(source: str | Path, mapping: str | Path | Mapping | None = None) -> Imported:
@@ -91,11 +91,11 @@ def import_results(
     if not study or study != Path(study).name or study.startswith("."):
         raise InputError(f"'{study}' is no name for a study: one folder name is expected")
     folder = Path(results) / study
-    if (folder / "runs").exists():
+    if (folder / RUNS).exists():
         raise InputError(
             f"{folder} holds trainings of kdlora's own; import under another name with --as"
         )
-    if (folder / TABLE).exists() and not replace:
+    if is_imported(folder) and not replace:
         raise InputError(f"{folder} was imported already; replace it with --replace")
     imported = read_results(source, mapping)
     facts = {

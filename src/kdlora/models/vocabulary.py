@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,8 +27,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from kdlora.errors import ModelError
-from kdlora.files import whole_folder
+from kdlora.errors import InputError, ModelError
+from kdlora.files import real_path, whole_folder
 from kdlora.json_files import read_json_object
 from kdlora.models.checkpoints import quiet, read_encoder, read_tokenizer
 from kdlora.records.vocabulary_cut import KEPT_FACTS, Cut
@@ -55,19 +56,20 @@ def trim_vocabulary(
         source: a model folder with safetensors and a fast tokenizer.
         texts: of the kind that the model will read; many more than a training file holds, since
             what is not counted is cut. Every tenth is held out and measured.
-        target: the new folder; one that is there is replaced.
+        target: the new folder; a cut encoder that is there is replaced, and nothing else.
         keep: share of the tokens of the counted texts that the kept ones cover, the commonest
             first. 1 keeps every token that occurs.
         name: what the source is called in the facts.
 
-    Raises ModelError where the tokenizer cannot be cut, or where the cut encoder would answer
-    otherwise on a text that needs no cut token.
+    Raises InputError where other files would be lost, ModelError where the tokenizer cannot be cut,
+    or where the cut encoder would answer otherwise on a text that needs no cut token.
     """
     source, target = Path(source), Path(target)
     if not 0 < keep <= 1:
         raise ModelError(f"keep is {keep}: expected a share above 0 and at most 1")
     if len(texts) < HELD_OUT:
         raise ModelError(f"{len(texts)} texts to count tokens in: expected {HELD_OUT} or more")
+    check_cut_target(source, target)
     tokenizer = read_tokenizer(str(source))
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"{source}: its tokenizer is a slow one, which cannot be cut")
@@ -103,6 +105,21 @@ def trim_vocabulary(
         )
         (folder / KEPT_FACTS).write_text(json.dumps(asdict(facts), indent=1) + "\n", "utf-8")
     return facts
+
+
+def check_cut_target(source: Path, target: Path) -> None:
+    """See that an encoder cut out of `source` may be written to `target`. Raises InputError."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is no folder: name a folder for the encoder")
+    if real_path(source).is_relative_to(real_path(target)):
+        raise InputError(f"{target} is where the whole encoder lies: name another folder")
+    if any(target.iterdir()) and not (target / KEPT_FACTS).is_file():
+        raise InputError(
+            f"{target} holds other files than a cut encoder, which would be lost: name another "
+            "folder"
+        )
 
 
 def _count(

@@ -41,23 +41,45 @@ class Provenance(BaseModel):
     kept_columns: list[str]
     problems: list[str]
     imported_at: str
+    replaces: Provenance | None = Field(
+        None, description="that of the earlier table, until this one's has taken its place"
+    )
 
 
 def write_imported(folder: Path, frame: pd.DataFrame, facts: dict[str, Any]) -> None:
     """Write the frame, then its provenance: `facts` and the table's rows and checksum.
 
+    At any moment the folder holds the whole earlier import or the whole new one: while a table
+    takes the place of another, the provenance is that of both, and the table tells which is true.
     Raises StoreError when the folder cannot be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / TABLE) as temporary:
             _for_parquet(frame).to_parquet(temporary, index=False)
-            (folder / PROVENANCE).unlink(missing_ok=True)  # a table without it is not yet whole
+            table = {"table_sha256": sha256_of(temporary), "rows": len(frame)}
+            made = Provenance.model_validate({**facts, **table})
+            if (before := _earlier(folder)) is None:
+                (folder / PROVENANCE).unlink(missing_ok=True)
+            else:
+                _write_provenance(folder, made.model_copy(update={"replaces": before}))
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
-    table = {"table_sha256": sha256_of(folder / TABLE), "rows": len(frame)}
-    provenance = Provenance.model_validate({**facts, **table})
-    write_json(folder / PROVENANCE, provenance.model_dump(mode="json", by_alias=True))
+    _write_provenance(folder, made)
+
+
+def _write_provenance(folder: Path, made: Provenance) -> None:
+    left_out = {"replaces"} if made.replaces is None else None
+    values = made.model_dump(mode="json", by_alias=True, exclude=left_out)
+    write_json(folder / PROVENANCE, values)
+
+
+def _earlier(folder: Path) -> Provenance | None:
+    """The provenance of the table that is there; None where it is not known."""
+    try:
+        return read_provenance(folder)
+    except InputError:
+        return None
 
 
 def is_imported(folder: str | Path) -> bool:
@@ -69,7 +91,12 @@ def read_provenance(folder: str | Path) -> Provenance:
     """Where a study's imported results come from. Raises InputError if that is not known."""
     path = Path(folder) / PROVENANCE
     try:
-        return Provenance.model_validate_json(read_bytes(path))
+        found = Provenance.model_validate_json(read_bytes(path))
+        if (earlier := found.replaces) is not None:  # a process that imported anew was killed
+            table = Path(folder) / TABLE
+            still = table.is_file() and sha256_of(table) == earlier.table_sha256
+            found = earlier if still else found
+        return found.model_copy(update={"replaces": None})
     except FileNotFoundError:
         raise InputError(f"{folder} holds no imported results ({PROVENANCE} is missing)") from None
     except (OSError, ValidationError, ValueError) as error:
