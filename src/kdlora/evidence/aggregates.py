@@ -24,6 +24,7 @@ from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
 from kdlora.evidence.teacher import gives_shares
 from kdlora.records.tidy import StudyFrame
+from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import POINTS
 
 
@@ -396,9 +397,10 @@ def _percentiles(
 def _why_no_retention(kept: np.ndarray | None, reference: str | None, shared: SharedCells) -> str:
     if reference is None or kept is not None:
         return ""
+    named = Arm.read(reference).phrase()
     if reference not in shared.arms:
-        return f"no retention: {reference} is not among the methods compared"
-    return f"no retention: {reference} has scores below 0 (or about 0), or less is better"
+        return f"no retention: {named} is not among the methods compared"
+    return f"no retention: {named} has scores below 0 (or about 0), or less is better"
 
 
 @dataclass(frozen=True)
