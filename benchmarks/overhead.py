@@ -21,7 +21,7 @@ from kdlora.engines.supervisor import EngineOptions
 from kdlora.records.store import Store
 from kdlora.spec.run import Run
 
-TARGET_MS = 150.0
+TARGET_MS = 100.0
 
 
 def measure(runs: int = 12, *, warm_up: int = 2) -> dict[str, Any]:

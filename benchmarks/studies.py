@@ -1,4 +1,4 @@
-"""Commands that try studies: overhead per run, many runs, faults, reports of many runs."""
+"""Commands that try studies: overhead, seconds, many runs, faults, reports of many runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import faults, many_runs, overhead, report
+from benchmarks import faults, many_runs, overhead, report, study_seconds
 
-COMMANDS = ("overhead", "many", "faults", "report")
+COMMANDS = ("overhead", "many", "faults", "report", "study-seconds")
 OUT = Path("results/benchmarks")
 
 
 def add_commands(commands: Any) -> None:
-    """Add the four to the subparsers of ``python -m benchmarks``."""
+    """Add the five to the subparsers of ``python -m benchmarks``."""
     cost = commands.add_parser("overhead", help="what a run costs beyond itself")
     cost.add_argument("--runs", type=int, default=12, help="after a warm-up of two")
     lots = commands.add_parser("many", help="stub-size runs: complete, stop half-way, resume")
@@ -32,7 +32,10 @@ def add_commands(commands: Any) -> None:
     shown = commands.add_parser("report", help="time and memory of report and compare by runs")
     shown.add_argument("--runs", type=int, nargs="*", default=list(report.RUNS), help="made up")
     shown.add_argument("--table", type=Path, nargs="*", default=[], help="of results, as well")
-    for parser in (cost, lots, broken, shown):
+    spent = commands.add_parser("study-seconds", help="where the seconds of a whole study go")
+    spent.add_argument("--study", default="demo", help="a study file or a preset")
+    spent.add_argument("--folder", type=Path, default=OUT / "study_seconds", help="made; its runs")
+    for parser in (cost, lots, broken, shown, spent):
         parser.add_argument("--out", type=Path, default=OUT, help="folder of the JSON")
 
 
@@ -44,6 +47,8 @@ def run_command(arguments: argparse.Namespace) -> None:
         overhead.write(found, arguments.out)
     elif arguments.command == "report":
         report.write(report.measure(arguments.runs, tables=arguments.table), arguments.out)
+    elif arguments.command == "study-seconds":
+        study_seconds.write(study_seconds.measure(arguments.study, arguments.folder), arguments.out)
     elif arguments.command == "many":
         found = many_runs.measure(
             arguments.runs, workers=arguments.workers, folder=arguments.folder
