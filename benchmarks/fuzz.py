@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import platform
 import random
-import resource
 import shutil
 import signal
 import tempfile
@@ -24,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -35,7 +35,9 @@ from kdlora.errors import KdloraError
 CORPUS = Path(__file__).resolve().parent / "corpus"
 LIMIT_S = 5.0  # of processor time for one input; beyond it the reader hangs
 WAIT_S = 600.0  # of anything, however busy the machine is, and however long it is stopped
-MEMORY_MB = 500  # that the whole process may grow by
+MEMORY_MB = 500  # of a process in all, with the libraries that its readers load
+# Modules of targets, each tried in processes that load no more than its readers need.
+GROUPS = ("benchmarks.fuzz_targets", "benchmarks.fuzz_models")
 _DEEP = 3000
 PIECE = 20_000  # inputs; so many at most are lost where the whole is killed
 MEMORY_DISK = Path("/dev/shm")  # what is laid there is written and deleted a million times
@@ -65,7 +67,8 @@ class Tally:
     tracebacks: int = 0
     hangs: int = 0
     slowest_ms: float = 0.0
-    grown_mb: float = 0.0  # the process's largest memory, while this target was tried
+    grown_mb: float = 0.0  # what the process's largest memory grew by, while this was tried
+    process_mb: float = 0.0  # that memory, or that of the process it is a copy of if larger
 
 
 class Hang(BaseException):
@@ -87,12 +90,14 @@ def tallies(
     after: str | None = None,
     tried: Tried = lambda i: None,
     made: Sequence[Target] = (),
+    host_mb: float | None = None,
 ) -> Iterator[Tally]:
     """Try `inputs` inputs over all targets, the kept ones first; a tally for each target.
 
     What breaks a reader is written below `keep`, with its traceback beside it. `tried` is told the
     number of each input of a target beforehand. Targets up to `after` are left out. `made` are the
-    targets, where they are made already: it takes seconds.
+    targets, where they are made already: it takes seconds. `host_mb` is the largest memory of the
+    process that this one was forked from for the readers alone.
     """
     targets = _chosen(made or _make(folder / "sound"), only)
     whole = sum(t.share for t in targets)
@@ -108,13 +113,19 @@ def tallies(
             tried(i)
             _try(target, _content(target, kept, seed, i), folder / "work", tally, keep)
         tally.grown_mb = round(_largest_mb() - before, 1)
+        if host_mb is not None:  # of what a copy has not touched yet, it has no page of its own
+            tally.process_mb = round(max(host_mb, _largest_mb()), 1)
         yield tally
 
 
 def _make(folder: Path) -> list[Target]:
-    from benchmarks.fuzz_targets import make_targets
+    return [t for group in GROUPS for t in _make_group(group, folder / group)]
 
-    return make_targets(folder)
+
+def _make_group(group: str, folder: Path) -> list[Target]:
+    folder.mkdir(parents=True)
+    made: list[Target] = import_module(group).make_targets(folder)
+    return made
 
 
 def _chosen(targets: Sequence[Target], only: tuple[str, ...]) -> list[Target]:
@@ -140,6 +151,7 @@ def watched(folder: Path, **asked: Any) -> list[Tally]:
     """
     context = multiprocessing.get_context("fork")  # what is loaded and made is so only once
     asked["made"] = asked.get("made") or _make(folder / "sound")
+    asked["host_mb"] = _largest_mb()
     found: list[Tally] = []
     ended = False
     while not ended:
@@ -251,7 +263,9 @@ def _limited() -> Iterator[None]:
 
 
 def _largest_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The largest memory of this process; what started it may have had more (`ru_maxrss`)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def damaged(sound: bytes, rng: random.Random) -> bytes:
@@ -350,19 +364,35 @@ def page(sums: list[Tally], pieces: list[dict[str, Any]]) -> str:
         "`python -m benchmarks fuzz`.",
         "",
         "An input is taken, or refused with one of kdlora's own errors; a traceback, the end of "
-        f"the process or more than {LIMIT_S:g} s of processor time is a fault. Memory is what the "
-        "process's largest grew "
-        "by while the reader was tried, in the piece where it grew most.",
+        f"the process or more than {LIMIT_S:g} s of processor time is a fault, and so is a process "
+        f"of more than {MEMORY_MB} MB. Growth is what the process's largest memory grew by while "
+        f"the reader was tried, in the piece where it grew most. {_of_memory(sums, pieces)}",
         "",
-        "| what reads | inputs | taken | refused | tracebacks | hangs | slowest, ms | memory, MB |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| what reads | inputs | taken | refused | tracebacks | hangs | slowest, ms | growth, MB "
+        "| process, MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for t in sums:
         lines.append(
             f"| {t.name} | {t.inputs:,} | {t.taken:,} | {t.refused:,} | {t.tracebacks} | {t.hangs} "
-            f"| {t.slowest_ms:,.0f} | {t.grown_mb:,.0f} |"
+            f"| {t.slowest_ms:,.0f} | {t.grown_mb:,.0f} "
+            f"| {f'{t.process_mb:,.0f}' if t.process_mb else 'not measured'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _of_memory(sums: list[Tally], pieces: list[dict[str, Any]]) -> str:
+    """Of how much the memory of whole processes is known: older pieces did not keep it."""
+    those = [p for p in pieces if any(row.get("process_mb") for row in p["targets"])]
+    if not those:
+        return "The memory of the whole process was not kept."
+    tried = sum(row["inputs"] for piece in those for row in piece["targets"])
+    whole = "" if len(those) == len(pieces) else f", of {tried:,} of the inputs"
+    return (
+        f"The process is its largest memory in all, libraries included{whole}: "
+        f"{max(t.process_mb for t in sums):,.0f} MB at most. Models are loaded in processes of "
+        "their own, the others hold no torch."
+    )
 
 
 def faults(sums: list[Tally]) -> list[str]:
@@ -371,6 +401,11 @@ def faults(sums: list[Tally]) -> list[str]:
         f"{t.name}: {t.tracebacks} tracebacks, {t.hangs} hangs"
         for t in sums
         if t.tracebacks or t.hangs
+    ]
+    found += [
+        f"{t.name}: the process took {t.process_mb:,.0f} MB"
+        for t in sums
+        if t.process_mb > MEMORY_MB
     ]
     grown = sum(t.grown_mb for t in sums)
     return [*found, *([f"memory grew by {grown:.0f} MB"] if grown > MEMORY_MB else [])]
@@ -397,16 +432,21 @@ def run(
     if seed is None:
         seed = 1 + max((piece["seed"] for piece in before), default=-1)
     place = MEMORY_DISK if os.access(MEMORY_DISK, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        made = _make(Path(folder) / "sound")
+    with (
+        tempfile.TemporaryDirectory(dir=place) as folder,
+        _hosts(Path(folder), only) as hosts,
+    ):
+        shares = [host.recv() for host in hosts]
         for piece in range(-(-inputs // PIECE)):
             if time.monotonic() - began > 60 * minutes:
                 break
             number = min(PIECE, inputs - piece * PIECE)
             started = time.monotonic()
-            found = watched(
-                Path(folder), inputs=number, seed=seed + piece, only=only, keep=keep, made=made
-            )
+            found = []
+            for host, share in zip(hosts, shares, strict=True):
+                part = round(number * share / sum(shares))
+                host.send({"inputs": part, "seed": seed + piece, "keep": keep})
+                found += host.recv()
             about = {
                 "date": f"{datetime.now(UTC):%Y-%m-%d}",
                 "machine": f"{os.cpu_count()} processors, {platform.machine()}",
@@ -422,6 +462,41 @@ def run(
     write_results(out, "fuzz", {"pieces": len(pieces), "targets": list(map(asdict, sums))}, text)
     print(text)
     return faults(sums)
+
+
+@contextmanager
+def _hosts(folder: Path, only: tuple[str, ...]) -> Iterator[list[Connection]]:
+    """A process for each group, which loads what its readers need; to each a connection.
+
+    It tells the sum of its targets' shares first, and then, to what `watched` is asked, the tallies
+    of them; None ends it.
+    """
+    context = multiprocessing.get_context("spawn")  # what is loaded here is not loaded there
+    connections, processes = [], []
+    try:
+        for group in GROUPS:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_host, args=(theirs, group, folder / group, only))
+            process.start()
+            theirs.close()
+            connections.append(ours)
+            processes.append(process)
+        yield connections
+        for connection in connections:
+            connection.send(None)
+    finally:
+        for connection in connections:
+            connection.close()
+        for process in processes:
+            process.join()
+
+
+def _host(connection: Connection, group: str, folder: Path, only: tuple[str, ...]) -> None:
+    made = _chosen(_make_group(group, folder), only)
+    connection.send(sum(target.share for target in made))
+    with suppress(EOFError):
+        for asked in iter(connection.recv, None):
+            connection.send(watched(folder, made=made, **asked) if made else [])
 
 
 def pieces_in(lines: Path) -> list[dict[str, Any]]:
@@ -440,6 +515,6 @@ def summed(pieces: list[dict[str, Any]]) -> list[Tally]:
         own = found.setdefault(row["name"], Tally(row["name"]))
         for name in ("inputs", "taken", "refused", "tracebacks", "hangs"):
             setattr(own, name, getattr(own, name) + row[name])
-        for name in ("slowest_ms", "grown_mb"):
-            setattr(own, name, max(getattr(own, name), row[name]))
+        for name in ("slowest_ms", "grown_mb", "process_mb"):
+            setattr(own, name, max(getattr(own, name), row.get(name, 0.0)))
     return list(found.values())

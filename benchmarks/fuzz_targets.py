@@ -1,11 +1,9 @@
-"""What is fuzzed: each reader of strangers' bytes, with sound inputs that the readers take."""
+"""What is fuzzed without torch: readers of strangers' bytes, with sound inputs that they take."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fuzz import Read, Target
+from benchmarks.fuzz_models import copy_with, file_in, saved_models
 from kdlora.data.model_folder import check_folder
 from kdlora.data.own_task import load_own
 from kdlora.distillation import soft_labels
@@ -63,8 +62,7 @@ def make_targets(folder: Path) -> list[Target]:
     csv = _csv(_ROWS, ",")
     parquet = tuple(_parquet(_ROWS, checked) for checked in (True, False, False))
     scores = _csv(_SCORES, ",")
-    model = _model(folder / "model")
-    adapter = _adapter(folder / "adapter", model)
+    model, adapter = saved_models(folder)
     own = {"name": "t", "train": "t.csv", "text": "text", "label": "label"}
     studies = [json.dumps(_STUDY | {"tasks": tasks}).encode() for tasks in (["cola"], [own])]
     studies += [text for text in _files("examples/*.yaml") if b"data" not in text]
@@ -94,52 +92,32 @@ def make_targets(folder: Path) -> list[Target]:
         Target("results, Parquet", _import("r.parquet"), (_parquet(_SCORES),), share=0.1),
         Target("mappings", _in_file("m.yaml", read_mapping), tuple(mappings), share=0.3),
         Target("requests", _request, _REQUESTS, share=4),
-        Target("configs of encoders", _shape, (_file(model, "config.json"),), share=4),
+        Target("configs of encoders", _shape, (file_in(model, "config.json"),), share=4),
         Target(
             "model folders, config", _model_file(model, "config.json"),
-            (_file(model, "config.json"),),
+            (file_in(model, "config.json"),),
         ),
         Target(
             "model folders, weights", _model_file(model, "model.safetensors"),
-            (_file(model, "model.safetensors"),), share=0.3,
+            (file_in(model, "model.safetensors"),), share=0.3,
         ),
         Target(
             "model folders, tokenizer", _model_file(model, "tokenizer_config.json"),
-            (_file(model, "tokenizer_config.json"),),
+            (file_in(model, "tokenizer_config.json"),),
         ),
         Target(
             "adapter folders, config", _model_file(adapter, "adapter_config.json"),
-            (_file(adapter, "adapter_config.json"),),
+            (file_in(adapter, "adapter_config.json"),),
         ),
         Target(
             "adapter folders, note", _model_file(adapter, "kdlora.json"),
-            (_file(adapter, "kdlora.json"),),
+            (file_in(adapter, "kdlora.json"),),
         ),
         Target(
             "adapter folders, weights", _model_file(adapter, "adapter_model.safetensors"),
-            (_file(adapter, "adapter_model.safetensors"),), share=0.3,
-        ),
-        Target(
-            "adapters loaded, config", _adapted(adapter, model, "adapter_config.json"),
-            (_file(adapter, "adapter_config.json"),), share=0.02,
-        ),
-        Target(
-            "adapters loaded, note", _adapted(adapter, model, "kdlora.json"),
-            (_file(adapter, "kdlora.json"),), share=0.02,
+            (file_in(adapter, "adapter_model.safetensors"),), share=0.3,
         ),
         Target("ONNX files", _in_file("m.onnx", check_onnx), (_onnx(),), share=4),
-        Target(
-            "models loaded, config", _loaded(model, "config.json"),
-            (_file(model, "config.json"),), share=0.02,
-        ),
-        Target(
-            "models loaded, weights", _loaded(model, "model.safetensors"),
-            (_file(model, "model.safetensors"),), share=0.02,
-        ),
-        Target(
-            "models loaded, tokenizer", _loaded(model, "tokenizer.json"),
-            (_file(model, "tokenizer.json"),), share=0.02,
-        ),
     ]  # fmt: skip
 
 
@@ -266,53 +244,14 @@ def _shape(content: bytes, folder: Path) -> None:
 
 def _model_file(model: Path, name: str) -> Read:
     def work(content: bytes, folder: Path) -> None:
-        place = _copy(model, folder, name, content)
+        place = copy_with(model, folder, name, content)
         check_folder(place)
-
-    return work
-
-
-def _loaded(model: Path, name: str) -> Read:
-    def work(content: bytes, folder: Path) -> None:
-        from kdlora.ship.predict import load_predictor
-
-        place = _copy(model, folder, name, content)
-        answers = load_predictor(place, threads=1)([["good film " * 100, ""]])
-        json.dumps(answers, allow_nan=False, ensure_ascii=False).encode()
-
-    return work
-
-
-def _copy(model: Path, folder: Path, name: str, content: bytes) -> Path:
-    """The folder with another content of one file; the others are links: copies take long.
-
-    It lies beside `folder`, which is emptied for each input, and is used again.
-    """
-    place = folder.with_name(f"{model.name}, {name}")
-    if not place.exists():
-        shutil.copytree(model, place, copy_function=os.link)
-        (place / name).unlink(missing_ok=True)
-    (place / name).write_bytes(content)
-    return place
-
-
-def _adapted(adapter: Path, model: Path, name: str) -> Read:
-    def work(content: bytes, folder: Path) -> None:
-        from kdlora.models.saved import load_trained
-
-        place = _copy(adapter, folder, name, content)
-        check_folder(place)
-        load_trained(place, encoder=EncoderRef(name="m", source="folder", path=str(model)))
 
     return work
 
 
 def _files(pattern: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(ROOT.glob(pattern))]
-
-
-def _file(folder: Path, name: str) -> bytes:
-    return (folder / name).read_bytes()
 
 
 def _csv(rows: Sequence[dict[str, Any]], separator: str, quote: str = "") -> bytes:
@@ -362,51 +301,6 @@ def _saved_plan(folder: Path) -> dict[str, Any]:
         "cells": [vars(cell) for cell in plan.cells],
         "runs": {run.run_id: run.model_dump(mode="json") for run in plan.runs},
     }
-
-
-def _model(folder: Path) -> Path:
-    """A small classifier as transformers saves it."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        BertConfig,
-        BertForSequenceClassification,
-        PreTrainedTokenizerFast,
-    )
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    torch.set_num_threads(1)  # processes are forked from here, which threads of OpenMP outlive not
-    words = {w: i for i, w in enumerate(("[PAD]", "[UNK]", "good", "bad", "film"))}
-    config = BertConfig(
-        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, max_position_embeddings=20, id2label={0: "no", 1: "yes"},
-        label2id={"no": 0, "yes": 1},
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    return folder
-
-
-def _adapter(folder: Path, model: Path) -> Path:
-    """A small adapter of that classifier, as a run saves it."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from kdlora.models.saved import save_trained
-
-    base = AutoModelForSequenceClassification.from_pretrained(model)
-    lora = LoraConfig(r=2, target_modules=["query"], modules_to_save=["classifier"])
-    encoder = EncoderRef(name="m", source="folder", path=str(model))
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    save_trained(get_peft_model(base, lora), tokenizer, folder, encoder=encoder)
-    return folder
 
 
 def _onnx() -> bytes:

@@ -7,6 +7,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from functools import cache
@@ -18,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks import fuzz, fuzz_targets
+from benchmarks import fuzz, fuzz_models, fuzz_targets
 from kdlora.errors import InputError, KdloraError, ModelError, StoreError
 from kdlora.importing.results import read_results
 from kdlora.records.artefact import read_artefact
@@ -259,6 +261,7 @@ def test_the_fuzz_sees_tracebacks_hangs_and_what_was_kept(
         assert content == b"sound"
 
     target = fuzz.Target("bad", bad, (b"sound",))
+    monkeypatch.setattr(fuzz, "GROUPS", ("benchmarks.fuzz_targets",))
     monkeypatch.setattr(fuzz_targets, "make_targets", lambda folder: [target])
     monkeypatch.setattr(fuzz, "CORPUS", tmp_path / "corpus")
     monkeypatch.setattr(fuzz, "WAIT_S", 0.1)
@@ -285,9 +288,8 @@ def test_the_fuzz_outlives_what_no_exception_ends(
             os._exit(3) if how == "ends" else os.kill(os.getpid(), signal.SIGSTOP)
 
     targets = [fuzz.Target("deadly", deadly, (b"sound",)), fuzz.Target("good", len_of, (b"sound",))]
-    monkeypatch.setattr(
-        fuzz_targets, "make_targets", lambda folder: folder.mkdir(exist_ok=True) or targets
-    )
+    monkeypatch.setattr(fuzz, "GROUPS", ("benchmarks.fuzz_targets",))
+    monkeypatch.setattr(fuzz_targets, "make_targets", lambda folder: targets)
     monkeypatch.setattr(fuzz, "CORPUS", tmp_path / "corpus")
     monkeypatch.setattr(fuzz, "WAIT_S", 0.5)
     (tmp_path / "corpus" / "deadly").mkdir(parents=True)
@@ -301,16 +303,9 @@ def test_the_fuzz_goes_on_with_other_inputs_where_it_was_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each piece is a line with a seed of its own; one that was not written whole is none."""
-    seen = tmp_path / "seen"
-
-    def note(content: bytes, folder: Path) -> None:
-        with seen.open("ab") as file:
-            file.write(content.hex().encode() + b"\n")
-
-    target = fuzz.Target("noted", note, (b"sound of some length",))
-    monkeypatch.setattr(
-        fuzz_targets, "make_targets", lambda folder: folder.mkdir(parents=True) or [target]
-    )
+    (tmp_path / "noted.py").write_text(NOTED.format(seen=str(tmp_path / "seen")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(fuzz, "GROUPS", ("noted",))
     monkeypatch.setattr(fuzz, "PIECE", 30)
     lines = tmp_path / "lines.jsonl"
     folders = {"keep": tmp_path / "kept", "lines": lines, "out": tmp_path / "out"}
@@ -321,8 +316,43 @@ def test_the_fuzz_goes_on_with_other_inputs_where_it_was_ended(
     assert [piece["seed"] for piece in fuzz.pieces_in(lines)] == [0, 1, 2]
     page = (tmp_path / "out" / "fuzz.md").read_text(encoding="utf-8")
     assert "90 inputs in 3 pieces" in page
-    tried = [line for line in seen.read_text().split() if bytes.fromhex(line) != target.sound[0]]
-    assert len(set(tried)) > 80
+    tried = (tmp_path / "seen").read_text().split()
+    assert len({line for line in tried if bytes.fromhex(line) != b"sound of some length"}) > 80
+    sums = fuzz.summed(fuzz.pieces_in(lines))
+    assert 10 < sums[0].process_mb < 200  # a process of its own, whatever is loaded here
+    assert f"{sums[0].process_mb:,.0f} MB at most" in page
+    sums[0].process_mb = 501.0
+    assert fuzz.faults(sums) == ["noted: the process took 501 MB"]
+
+
+NOTED = """
+from benchmarks.fuzz import Target
+
+def note(content, folder):
+    with open({seen!r}, "ab") as file:
+        file.write(content.hex().encode() + b"\\n")
+
+def make_targets(folder):
+    return [Target("noted", note, (b"sound of some length",))]
+"""
+
+
+def test_readers_without_torch_do_not_load_it(tmp_path: Path) -> None:
+    """The memory of a process is that of what its readers need."""
+    fuzz_models.save_models(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from benchmarks import fuzz, fuzz_targets; "
+        "here = Path(); fuzz_targets.saved_models = lambda f: (here / 'model', here / 'adapter'); "
+        "made = fuzz._make_group(fuzz.GROUPS[0], here / 'sound'); "
+        "[t.read(t.sound[0], fuzz._emptied(here / 'work')) for t in made]; "
+        "print({'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()"
 
 
 def len_of(content: bytes, folder: Path) -> None:
