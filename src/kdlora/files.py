@@ -99,6 +99,12 @@ def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
         return handle.read()
 
 
+def read_head(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a file, or all there are. Raises OSError as `open_file`."""
+    with open_file(path) as handle:
+        return handle.read(size)
+
+
 def read_text(path: Path, *, largest: int = LARGEST) -> str:
     """The text of a file in UTF-8, a byte order mark left out.
 

@@ -296,6 +296,11 @@ def test_an_export_says_it_in_its_readme_and_applies_it_in_its_example(
         assert text.index("- withheld") < text.index("## Forms")
         assert f"p[best] > {made.abstention.cut!r}" in (folder / "example.py").read_text()
         verify(folder, read_artefact(folder))
+    (folder / "README.md").write_bytes(b"caf\xe9")
+    before = (folder / "kdlora.json").read_bytes()
+    with pytest.raises(ModelError, match=r"README\.md.* cannot be read: it is not UTF-8"):
+        calibrate_folder(folder, temperature=True, threshold=None, study=study)
+    assert (folder / "kdlora.json").read_bytes() == before
 
 
 def test_an_export_may_be_asked_for_an_abstention(finished: Path, tmp_path: Path) -> None:

@@ -168,6 +168,8 @@ def test_a_readme_says_its_calibration_once_and_nothing_without_one() -> None:
         ("---\n: {\n---\n", "unknown"),
         ("# license: mit\n", "unknown"),
         ("---\n" + "[" * 5000 + "\n---\n", "unknown"),
+        ("---\r\nlicense: mit\r\n---\r\n", "mit"),
+        ("---\nlicense: mit\n---\n" + "\N{EURO SIGN}" * 65_536, "mit"),  # of three bytes each
         (None, "unknown"),
     ],
 )
@@ -175,7 +177,7 @@ def test_a_folder_states_its_licence_in_its_readme(
     tmp_path: Path, readme: str | None, licence: str
 ) -> None:
     if readme is not None:
-        (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+        (tmp_path / "README.md").write_bytes(readme.encode())
     found = metadata_of(EncoderRef(name="mine", source="folder", path=str(tmp_path)))
     assert found["license"] == licence
 

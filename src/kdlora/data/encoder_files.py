@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlora.data.packaged import packaged_folder
+from kdlora.errors import ModelError
 from kdlora.files import cache_dir, read_text
 from kdlora.json_files import read_json_object
 from kdlora.spec.encoders import ADAPTER_CONFIG
@@ -71,6 +72,12 @@ def encoder_config(encoder: EncoderRef) -> dict[str, Any] | None:
 
 
 def tokenizer_rules(encoder: EncoderRef) -> str | None:
-    """The content of an encoder's tokenizer.json, if it is on this machine; None where not."""
+    """The content of an encoder's tokenizer.json, if it is on this machine; None where not.
+
+    Raises ModelError for one that cannot be read.
+    """
     path = encoder_file(encoder, "tokenizer.json")
-    return read_text(path) if path is not None else None
+    try:
+        return read_text(path) if path is not None else None
+    except OSError as error:
+        raise ModelError(f"{encoder.title}: {path} cannot be read: {error}") from None

@@ -15,7 +15,7 @@ from typing import Any
 from kdlora import json_files
 from kdlora.data.stated_facts import CONFIG, adapter_problems, config_problems
 from kdlora.errors import ModelError
-from kdlora.files import is_inside, links_root, odd_kind, open_file, real_path
+from kdlora.files import is_inside, links_root, odd_kind, read_head, real_path
 
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill"})
 SAFE_WEIGHTS = ("*.safetensors", "onnx/*.onnx", "*.onnx")
@@ -95,9 +95,8 @@ def _json_problems(path: Path) -> Iterator[str]:
         yield "a folder of this name is no file"
         return
     if path.name == "tokenizer.json":  # large, and names no files: its beginning tells its kind
-        with open_file(path) as handle:
-            if handle.read(_BEGINNING).lstrip()[:1] != b"{":
-                yield "expected a JSON object"
+        if read_head(path, _BEGINNING).lstrip()[:1] != b"{":
+            yield "expected a JSON object"
         return
     values = read_json(path)
     if path.name in _OBJECTS and not isinstance(values, dict):

@@ -450,7 +450,14 @@ def _write_anew(folder: Path, card: ModelCard) -> None:
     artefact = read_artefact(folder)
     texts = {CARD: card_text(card)}
     if (folder / README).is_file():
-        texts[README] = with_calibration(read_text(folder / README), card)
+        try:
+            written = read_text(folder / README)
+        except OSError as error:
+            raise ModelError(
+                f"{folder / README}, which says how the answers are calibrated, cannot be read: "
+                f"{error}. Export the model again"
+            ) from None
+        texts[README] = with_calibration(written, card)
     if (folder / EXAMPLE).is_file() and (program := example(artefact, card)) is not None:
         texts[EXAMPLE] = program
     rewrite(folder, artefact, texts)

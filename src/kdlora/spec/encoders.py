@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from kdlora.files import read_text
+from kdlora.files import read_head
 from kdlora.spec.base import Strict, Strings
 from kdlora.spec.distillation import TeacherOutputs
 
@@ -38,7 +38,7 @@ _LICENCES = {
     "xlm-roberta-": "mit", "microsoft/deberta-": "mit", "microsoft/mpnet-": "mit",
 }  # fmt: skip
 UNKNOWN_LICENCE = "unknown"  # the hub's word, too
-_LONGEST_HEAD = 65_536  # characters of a README.md that are looked at
+_LONGEST_HEAD = 65_536  # bytes of a README.md that are looked at
 
 
 def licence_of(hub_name: str | None) -> str:
@@ -50,7 +50,8 @@ def licence_of(hub_name: str | None) -> str:
 def stated_licence(folder: Path) -> str:
     """What the README.md of a model's folder says in its head, as those of the hub do."""
     try:
-        text = read_text(folder / "README.md")[:_LONGEST_HEAD]
+        start = read_head(folder / "README.md", _LONGEST_HEAD)
+        text = start.decode("utf-8-sig", "ignore").replace("\r\n", "\n")  # it may end in a letter
         head = text.split("---\n")[1] if text.startswith("---\n") else ""
         values = yaml.safe_load(head)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -18,6 +19,7 @@ from kdlora.data.checks.tokens import (
     token_lengths,
 )
 from kdlora.data.packaged import packaged_folder
+from kdlora.errors import InputError
 from kdlora.spec.run import EncoderRef
 from tests.harness.moods import sentences
 from tests.harness.scripts import LETTERS, UNSPACED, lexicon, texts_in
@@ -139,3 +141,18 @@ def test_encoders_with_one_tokenizer_share_a_count_and_unknown_ones_are_named(tm
     )
     assert [(one.encoders, one.max_length) for one in found] == [(("a", "b"), 64), (("b",), 32)]
     assert unread == ["nobody/has-it"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"model": "\xff"}', "tokenizer.json cannot be read: it is not UTF-8"),
+        (b'{"model": 3}', "a tokenizer.json cannot be read"),
+        (b'{"model": {"type": "Unigram", "vocab": [["a", 0]]}}', "does not read these texts"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_one_message(tmp_path, content, told):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    mine = EncoderRef(name="mine", source="folder", path=str(tmp_path))
+    with pytest.raises(InputError, match=re.escape(told)):
+        [token_lengths(t.tokenizer, (["b"],)) for t in read_tokenizers([(mine, 32, None)])[0]]

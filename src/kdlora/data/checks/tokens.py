@@ -118,12 +118,16 @@ def token_lengths(tokenizer: Tokenizer, texts: Sequence[Sequence[str]]) -> np.nd
 def _tokenised(
     tokenizer: Tokenizer, texts: Sequence[Sequence[str]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and unknown tokens of every input, [n] each."""
+    """Tokens and unknown tokens of every input, [n] each. Raises DataError."""
     rows = list(zip(*texts, strict=True)) if len(texts) > 1 else list(texts[0])
     unknown = _unknown_id(tokenizer)
     lengths, unknowns = [], []
     for start in range(0, len(rows), _BATCH):
-        for encoding in tokenizer.encode_batch_fast(rows[start : start + _BATCH]):
+        try:
+            encoded = tokenizer.encode_batch_fast(rows[start : start + _BATCH])
+        except Exception as error:  # as above
+            raise DataError(f"a tokenizer.json does not read these texts: {error}") from None
+        for encoding in encoded:
             ids = encoding.ids
             lengths.append(len(ids))
             unknowns.append(ids.count(unknown) if unknown is not None else 0)
