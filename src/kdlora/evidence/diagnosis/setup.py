@@ -42,13 +42,14 @@ def device_counts(frame: pd.DataFrame) -> pd.Series:
 
     NaN where the steps are not logged or no whole g up to 64 explains them.
     """
-    steps, batch = numeric(frame, "train_steps"), numeric(frame, "batch_size")
-    epochs, n = numeric(frame, "epochs"), training_rows(frame)
-    found = pd.Series(np.nan, index=frame.index)
-    for devices in range(MAX_DEVICES, 0, -1):  # the smallest one that fits stays
-        fits = (epochs * np.ceil(n / (batch * devices)) - steps).abs() < 0.5
-        found[fits] = devices
-    return found
+    facts = [numeric(frame, c) for c in ("train_steps", "batch_size", "epochs")]
+    steps, batch, epochs, n = (
+        column.to_numpy(float)[:, None] for column in (*facts, training_rows(frame))
+    )
+    devices = np.arange(1, MAX_DEVICES + 1)
+    fits = np.abs(epochs * np.ceil(n / (batch * devices)) - steps) < 0.5  # [runs, devices]
+    smallest = np.where(fits.any(1), devices[fits.argmax(1)], np.nan)
+    return pd.Series(smallest, index=frame.index)
 
 
 def tokens_per_example(frame: pd.DataFrame) -> pd.Series:
