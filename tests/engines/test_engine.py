@@ -10,8 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ForkServer
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,29 +104,36 @@ def test_killed_twice_is_a_failure_that_names_the_signal_and_waits_to_be_asked(p
     assert store.read_failure(bad) is None
 
 
+@pytest.fixture
+def bare_server(monkeypatch) -> Iterator[ForkServer]:
+    """A server of this test alone, without what the others' has loaded in seconds."""
+    server = ForkServer()
+    for name in ("ensure_running", "connect_to_new_process", "get_inherited_fds"):
+        monkeypatch.setattr(forkserver, name, getattr(server, name))
+    monkeypatch.setattr(ForkServerContext, "set_forkserver_preload", lambda *names: None)
+    yield server
+    server._stop()
+
+
+def _parents(_: None, on_note: Callable[[str], None]) -> tuple[int, str | None]:
+    """The server that this process was forked from, and what it was told of threads."""
+    told = Path(f"/proc/{os.getppid()}/environ").read_bytes().split(b"\0")
+    threads = [one.decode() for one in told if one.startswith(b"RAYON_NUM_THREADS=")]
+    return os.getppid(), threads[0] if threads else None
+
+
 def test_a_server_started_early_is_used_and_after_a_kill_another_with_the_workers_share_of_threads(
-    plan, store, monkeypatch
+    bare_server, monkeypatch
 ):
     monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
-    server = forkserver._forkserver
-    seen: list[tuple[int, bool]] = []
-
-    def kill_the_server(run, event) -> None:
-        if "start" in event:
-            environment = Path(f"/proc/{server._forkserver_pid}/environ").read_bytes()
-            seen.append((server._forkserver_pid, b"RAYON_NUM_THREADS=1\0" in environment))
-        if "done" in event and len(seen) == 1:
-            os.kill(server._forkserver_pid, signal.SIGKILL)
-
-    server._stop()  # one of another test has what that test's environment was
-    options = EngineOptions(threads=1, selection=RunSelection(only=("arm=*majority",)))
+    options = EngineOptions(threads=1)
     start_server(options)
-    early = server._forkserver_pid
-    status = run_plan(plan, store, options, on_event=kill_the_server)
-    assert set(status.values()) == {"done"}
-    assert seen[0][0] == early
-    assert len({pid for pid, _ in seen}) == 2
-    assert all(limited for _, limited in seen)
+    early = bare_server._forkserver_pid
+    assert call_in_worker(_parents, None, print, options) == (early, "RAYON_NUM_THREADS=1")
+    os.kill(early, signal.SIGKILL)
+    later, threads = call_in_worker(_parents, None, print, options)
+    assert later != early
+    assert threads == "RAYON_NUM_THREADS=1"
 
 
 class _NeedsTwo(Exception):
