@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdlora.evidence.best import best_of, cells_of, marks
+from kdlora.evidence.best import best_of, marks
 from kdlora.evidence.compare import compare_many
 from kdlora.evidence.result import Rules
 from kdlora.evidence.study import Evidence, gather
@@ -128,7 +128,7 @@ def test_an_arm_that_was_never_tested_against_the_best_has_no_mark_and_ends_thos
     means = {"best": 3.0, "never tested": 2.0, "near": 1.0}
     (c,) = compare_many(arms_of(0.8, 0.8), [ARMS[:2]], rng=np.random.default_rng(0), rules=QUICK)
     names = {"best": ARMS[0], "never tested": "x", "near": ARMS[1]}
-    over = {names[k]: cells_of(c) for k in names}
+    over = {names[k]: c.matched.places for k in names}
     assert marks({names[k]: v for k, v in means.items()}, 1, over, [c]) == {ARMS[0]: "best"}
     del over["x"]
     assert marks({ARMS[0]: 3.0, ARMS[1]: 1.0}, 1, over, [c])[ARMS[1]] == "not told apart"
@@ -136,17 +136,17 @@ def test_an_arm_that_was_never_tested_against_the_best_has_no_mark_and_ends_thos
 
 def test_means_over_other_cells_than_the_comparison_s_are_not_marked() -> None:
     (c,) = compare_many(arms_of(0.8, 0.8), [ARMS[:2]], rng=np.random.default_rng(0), rules=QUICK)
-    fewer = frozenset(list(cells_of(c))[:3])
+    fewer = frozenset(list(c.matched.places)[:3])
     means = {ARMS[0]: 0.8, ARMS[1]: 0.79}
-    over = {ARMS[0]: cells_of(c), ARMS[1]: fewer}
+    over = {ARMS[0]: c.matched.places, ARMS[1]: fewer}
     assert marks(means, 1, over, [c]) == {ARMS[0]: "best"}
     assert marks(means, 1, dict.fromkeys(means, fewer), [c]) == {ARMS[0]: "best"}
-    assert len(marks(means, 1, dict.fromkeys(means, cells_of(c)), [c])) == 2
+    assert len(marks(means, 1, dict.fromkeys(means, c.matched.places), [c])) == 2
 
 
 def test_only_the_corrected_tests_decide() -> None:
     (c,) = compare_many(arms_of(0.8, 0.8), [ARMS[:2]], rng=np.random.default_rng(0), rules=QUICK)
-    means, over = {ARMS[0]: 0.8, ARMS[1]: 0.79}, dict.fromkeys(ARMS[:2], cells_of(c))
+    means, over = {ARMS[0]: 0.8, ARMS[1]: 0.79}, dict.fromkeys(ARMS[:2], c.matched.places)
     for p, corrected, marked in ((0.04, 0.08, True), (0.04, 0.04, False)):
         claims = {k: replace(v, p=p, p_corrected=corrected) for k, v in c.claims.items()}
         assert (ARMS[1] in marks(means, 1, over, [replace(c, claims=claims)])) is marked

@@ -15,6 +15,7 @@ from kdlora.records.tidy import (
     metrics_of,
     names,
     places,
+    rows_of,
     severities,
     tidy,
 )
@@ -151,3 +152,11 @@ def test_the_metrics_of_all_tasks_are_those_of_each():
         "a": ("rmse", -1), "b": ("its own", -1), "c": ("", 1), "d": ("matthews", 1),
     }  # fmt: skip
     assert all(metric_of(frame, task) == own for task, own in metrics_of(frame).items())
+
+
+def test_rows_have_the_columns_that_were_named_and_the_frame_has(one_task):
+    rows = rows_of(one_task, "arm", "nonsense", "seed")
+    assert {tuple(row) for row in rows} == {("arm", "seed")}
+    whole = rows_of(one_task)
+    assert [row["arm"] for row in rows] == [row["arm"] for row in whole]
+    assert set(one_task) == set(whole[0])

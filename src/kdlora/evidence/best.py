@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 from kdlora.evidence.comparison import Comparison
+from kdlora.evidence.pairing import Cell
 from kdlora.evidence.result import Mark
 
-Cell = tuple[str, str, str]  # pair, task and seed, as text
 EQUAL = 1e-9  # relative: means over the same numbers may differ in the last bits
 
 
@@ -73,12 +73,5 @@ def _not_told_apart(
     found = [c for c in between if arm in (c.a, c.b)]
     tests = [(t.p_corrected, c.rules.alpha) for c in found for t in c.claims.values()]
     known = [(p, alpha) for p, alpha in tests if p is not None]
-    same = all(cells_of(c) == cells[best] for c in found)
+    same = all(c.matched.places == cells[best] for c in found)
     return bool(known) and same and all(p > alpha for p, alpha in known)
-
-
-def cells_of(comparison: Comparison) -> frozenset[Cell]:
-    """The cells in which the two arms of a comparison were paired."""
-    table = comparison.matched.cells
-    keys = [table[key].astype(str) for key in ("pair", "task", "seed") if key in table]
-    return frozenset(zip(*keys, strict=True)) if len(keys) == 3 else frozenset()

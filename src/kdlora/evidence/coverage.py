@@ -327,7 +327,7 @@ def flag_counts(frame: pd.DataFrame) -> Counter[tuple[str, str]]:
     """(flag, severity) -> the number of runs of a tidy frame that carry it."""
     return Counter(
         pair
-        for row in rows_of(frame.drop_duplicates("run_id")[["flags", "flag_severities"]])
+        for row in rows_of(frame.drop_duplicates("run_id"), "flags", "flag_severities")
         for pair in dict.fromkeys(zip(row["flags"], severities(row), strict=False))
     )
 

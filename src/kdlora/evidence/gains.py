@@ -7,9 +7,10 @@ that differs from it in nothing else. Nothing is tested here; the differences ar
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from kdlora.evidence.outcomes import (
@@ -26,7 +27,7 @@ from kdlora.evidence.outcomes import (
 from kdlora.evidence.result import Mark
 from kdlora.evidence.students import StudentRanking, rank_students
 from kdlora.evidence.teacher import teacher_arm
-from kdlora.records.tidy import StudyFrame, metrics_of, names, tidy
+from kdlora.records.tidy import StudyFrame, mean, metrics_of, names, places, tidy
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric as facts_of
 
@@ -141,27 +142,30 @@ def differences(pair: PairScores, comparison: PairedArms) -> list[Gain]:
         return []
     paired = pair.scores[sides].dropna()
     doubtful = pair.flagged[pair.flagged["arm"].isin(sides)]
-    by_task: dict[Hashable, pd.DataFrame] = dict(list(paired.groupby(level="task", sort=False)))
+    flagged = list(zip(*(doubtful[name] for name in ("task", "seed", "run_id")), strict=True))
+    cells = paired.index.to_frame(index=False)
+    by_task, seeds = dict(places(cells, "task")), cells["seed"].to_numpy()
+    gained = (paired[comparison.arm] - paired[comparison.base]).to_numpy()
     found = []
     for task, (metric, direction) in pair.metrics.items():
         if task not in by_task:
             continue
-        part = by_task[task].droplevel("task").sort_index()
-        values = (part[comparison.arm] - part[comparison.base]) * direction
-        used = doubtful[(doubtful["task"] == task) & doubtful["seed"].isin(part.index)]
-        healthy = values[~values.index.isin(used["seed"])]
+        rows = by_task[task][np.argsort(seeds[by_task[task]], kind="stable")]
+        values, own = gained[rows] * direction, seeds[rows].tolist()
+        used = {run: seed for of, seed, run in flagged if of == task and seed in own}
+        healthy = values[[seed not in used.values() for seed in own]]
         found.append(
             Gain(
                 pair=pair.pair,
                 task=task,
                 comparison=comparison,
                 metric=metric,
-                mean=float(values.mean()),
-                unflagged=float(healthy.mean()) if len(healthy) else None,
+                mean=mean(values),
+                unflagged=mean(healthy) if len(healthy) else None,
                 values=tuple(float(v) for v in values),
-                seeds=tuple(int(s) for s in part.index),
+                seeds=tuple(int(s) for s in own),
                 tasks=(task,),
-                flagged=tuple(dict.fromkeys(used["run_id"])),
+                flagged=tuple(used),
             )
         )
     average = _average([gain for gain in found if facts_of(gain.metric).in_points])

@@ -37,7 +37,8 @@ def logged_histories(frame: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """Histories of imported runs, from their scores by epoch and the epoch that was kept."""
     table = epochs_table(frame)
     found = {}
-    for row, chosen in zip(rows_of(frame.loc[table.index]), table["matched_epoch"], strict=True):
+    rows = rows_of(frame.loc[table.index], "run_id", "metric", "epoch_scores")
+    for row, chosen in zip(rows, table["matched_epoch"], strict=True):
         found[row["run_id"]] = [
             {"epoch": float(i), "selection": {row["metric"]: score}, "kept": i == chosen}
             for i, score in enumerate(row["epoch_scores"], start=1)
@@ -51,7 +52,7 @@ def evaluations(cells: pd.DataFrame, histories: Histories, metric: str) -> list[
         Evaluation(
             run["arm"], run["run_id"], float(point["epoch"]), float(value), is_saved(point, run)
         )
-        for run in rows_of(cells)
+        for run in rows_of(cells, "arm", "run_id", "best_step")
         for point in histories.get(run["run_id"], ())
         if _is_number(value := (point.get("selection") or {}).get(metric))
     ]

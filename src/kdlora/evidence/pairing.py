@@ -26,6 +26,7 @@ _MEASURED = (
     "score_a", "score_b", "difference", "metric", "run_a", "run_b", "runs_a", "runs_b",
     "seedless_a", "seedless_b",
 )  # fmt: skip
+Cell = tuple[str, str, str]  # pair, task and seed, as text
 WeightedRuns = tuple[tuple[str, float], ...]  # run ids with their weights in a score
 
 
@@ -85,6 +86,14 @@ class Matched(Result):
                 joined = np.unique(codes[rows])
                 codes = np.where(np.isin(codes, joined), joined[0], codes)
         return Design(self.nesting, codes, shared)
+
+    @cached_property
+    def places(self) -> frozenset[Cell]:
+        """Pair, task and seed of the matched cells; none where the keys are others."""
+        keys = [
+            self.cells[key].astype(str) for key in ("pair", "task", "seed") if key in self.cells
+        ]
+        return frozenset(zip(*keys, strict=True)) if len(keys) == 3 else frozenset()
 
 
 def cells_used(matched: Matched) -> dict[str, list]:

@@ -277,8 +277,12 @@ def severities(row: dict[str, Any]) -> tuple[str, ...]:
     return given + ("warning",) * (len(row["flags"]) - len(given))
 
 
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as dicts."""
+def rows_of(frame: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
+    """The rows as dicts; of a wide frame `columns` name what is read, and the others cost nothing.
+
+    A column that the frame lacks is absent.
+    """
+    frame = frame[[name for name in columns if name in frame]] if columns else frame
     return frame.to_dict("records")  # type: ignore[return-value]
 
 
@@ -325,7 +329,7 @@ def scored(frame: pd.DataFrame) -> pd.DataFrame:
 def names(frame: pd.DataFrame, column: str, *, pair: str | None = None) -> list[str]:
     """The values of a column in reading order, of one pair or of all."""
     values = frame[column] if pair is None else frame.loc[frame["pair"] == pair, column]
-    return list(dict.fromkeys(values))
+    return values.unique().tolist()
 
 
 def seeds_of(frame: pd.DataFrame) -> list[int]:

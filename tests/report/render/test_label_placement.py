@@ -41,6 +41,45 @@ def test_no_name_covers_another_or_leaves_the_plot(points):
         assert bottom <= HEIGHT + LINE
 
 
+def every_place(i, points, taken, others):
+    """Cost and box of all places of a name, by the costs that the module states."""
+    size, (x, y) = CHARACTER * len(NAMES[i]), points[i]
+    found = []
+    for k in range(33):
+        step = (-1) ** k * 0.5 * LINE * ((k + 1) // 2)
+        for side in (1, -1):
+            near = x + side * (14.0 if abs(step) < LINE else 19.6)
+            left = near if side > 0 else near - size
+            box = (left, y + step - LINE / 2, left + size, y + step + LINE / 2)
+            outside = max(0, -box[0], box[2] - WIDTH) + max(0, -box[1], box[3] - HEIGHT)
+            cost = (1e4 + 100 * outside) * (outside > 0) + abs(step) + 0.5 * (side < 0)
+            cost += sum(1e6 + area(box, one) for one in taken if area(box, one))
+            cost += 3 * sum(area(box, (u - 7, v - 7, u + 7, v + 7)) for u, v in points)
+            cost += 0.6 * sum(area(box, (u - 9, v - 2, u + 9, v + 2)) for u, v in others)
+            found.append((cost, box))
+    return found
+
+
+def area(a, b):
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(wide, 0) * max(high, 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(point, min_size=1, max_size=6), st.lists(point, max_size=8))
+def test_no_place_that_was_not_tried_would_have_been_cheaper(points, others):
+    found = boxes(
+        place_labels(points, NAMES[: len(points)], width=WIDTH, height=HEIGHT, others=others),
+        NAMES[: len(points)],
+    )
+    taken = []
+    for i in sorted(range(len(points)), key=lambda k: (points[k][1], points[k][0])):
+        costs = every_place(i, points, taken, others)
+        chosen = [cost for cost, box in costs if box == pytest.approx(found[i])]
+        assert min(chosen) == pytest.approx(min(cost for cost, _ in costs))
+        taken.append(found[i])
+
+
 def test_a_lone_point_has_its_name_right_beside_it():
     (label,) = place_labels([(100.0, 100.0)], ["TF-IDF"], width=WIDTH, height=HEIGHT)
     assert (label.y, label.align, label.leader) == (100.0, "left", False)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import altair as alt
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kdlora.report.render.colours import COLOURS, kind_of, shape_of
-from kdlora.report.render.theme import HEIGHT, WIDTH, Logs, Scores
+from kdlora.report.render.theme import HEIGHT, WIDTH, Logs, Scores, chart_of, panel_spec
 
 
 def luminance(colour):
@@ -86,3 +88,12 @@ def test_the_score_axis_says_unit_and_direction():
     points = Scores("accuracy", 1, 0, 1).axis().to_dict()
     assert points["axis"]["title"] == "Accuracy, points"
     assert points["scale"]["reverse"] is False
+
+
+def test_the_rows_of_a_chart_are_not_copied_into_its_layers():
+    """Altair copies lists value by value, at each `layer`: a third of what a panel took."""
+    chart = chart_of(pd.DataFrame({"x": [1.0, None]}))
+    layered = alt.layer(chart.mark_point(), chart.mark_rule())
+    assert layered.data.values is chart.data.values
+    spec = panel_spec(layered, "a panel")
+    assert list(spec["datasets"].values()) == [[{"x": 1.0}, {"x": None}]]

@@ -75,10 +75,10 @@ def _differing(frame: pd.DataFrame, column: str, title: str, caption: str) -> Ta
     seen: dict[str, dict[str, list[str]]] = {}
     everyone: set[str] = set()
     done = frame[frame["status"] == "done"].drop_duplicates("run_id")
-    for row in rows_of(done):
-        for name, value in _flat(row[column]):
-            seen.setdefault(name, {}).setdefault(value, []).append(row["arm"])
-            everyone.add(row["arm"])
+    for arm, values in zip(done["arm"], done[column], strict=True):
+        for name, value in _flat(values):
+            seen.setdefault(name, {}).setdefault(value, []).append(arm)
+            everyone.add(arm)
     seen.pop("data fingerprint", None)
     if not seen:
         return None
@@ -119,7 +119,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
 def runs(frame: pd.DataFrame) -> Table:
     """Every run once, so that each number above can be traced to its records."""
     rows, resumed, metrics = [], resumed_runs(frame), metrics_of(frame)
-    for row in rows_of(frame.drop_duplicates(["pair", "run_id"])):
+    used = ("run_id", "pair", "task", "arm", "seed", "status", "score", "selection_score",
+            "metric", "flags", "flagged", "size_mb", "latency_p50_ms", "train_s")  # fmt: skip
+    for row in rows_of(frame.drop_duplicates(["pair", "run_id"]), *used):
         scale = w.scale_of(row["metric"] or metrics[row["task"]][0])
         mark = w.DAGGER if row["flagged"] and math.isfinite(row["score"]) else ""
         rows.append((

@@ -254,7 +254,9 @@ def flags_by_name(frame: pd.DataFrame) -> Table | None:
 def flags(frame: pd.DataFrame) -> Table | None:
     """Every flag of every run, in full."""
     rows = []
-    for row in rows_of(frame.drop_duplicates("run_id")):
+    runs = frame.drop_duplicates("run_id")
+    used = ("run_id", "task", "arm", "seed", "flags", "flag_details", "flag_severities")
+    for row in rows_of(runs[runs["flags"].map(len) > 0], *used):
         details = tuple(row["flag_details"]) + ("",) * len(row["flags"])
         for name, detail, level in zip(row["flags"], details, severities(row), strict=False):
             rows.append((

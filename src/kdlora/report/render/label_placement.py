@@ -37,6 +37,7 @@ def place_labels(
     Greedy from the top down: of all places the one that overlaps least, then the nearest. `others`
     are smaller points to keep clear of where that is cheap.
     """
+    # Places are tried from the nearest on, and what no place of a label reaches is not asked about.
     marks = [_around(x, y, 7, 7) for x, y in points]
     runs = [_around(x, y, 9, 2) for x, y in others]
     taken: list[Box] = []
@@ -44,15 +45,21 @@ def place_labels(
     for i in sorted(range(len(points)), key=lambda k: (points[k][1], points[k][0])):
         size = CHARACTER * len(texts[i])
         best: tuple[float, Label, Box] | None = None
+        reach = _around(*points[i], 1.4 * GAP + size + 1, 8.5 * LINE + 1)
+        marks_near, runs_near, taken_near = (
+            [box for box in boxes if _overlap(box, reach)] for boxes in (marks, runs, taken)
+        )
         for label in _candidates(*points[i]):
+            if best is not None and best[0] < abs(label.y - points[i][1]):
+                break  # all that follow are as far away or farther, and cost that much at least
             left = label.x if label.align == "left" else label.x - size
             box = (left, label.y - LINE / 2, left + size, label.y + LINE / 2)
             outside = max(0, -box[0], box[2] - width) + max(0, -box[1], box[3] - height)
             moved = abs(label.y - points[i][1]) + (0.5 if label.align == "right" else 0)
             cost = (1e4 + 100 * outside if outside > 0 else 0.0) + moved
-            cost += sum(NEVER + hidden for t in taken if (hidden := _overlap(box, t)))
-            cost += 3 * sum(_overlap(box, m) for m in marks)
-            cost += 0.6 * sum(_overlap(box, r) for r in runs)
+            cost += sum(NEVER + hidden for t in taken_near if (hidden := _overlap(box, t)))
+            cost += 3 * sum(_overlap(box, m) for m in marks_near)
+            cost += 0.6 * sum(_overlap(box, r) for r in runs_near)
             if best is None or cost < best[0]:
                 best = (cost, label, box)
         assert best is not None

@@ -56,6 +56,7 @@ _ESCAPES = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=1 << 14)  # names stand in hundreds of rows
 def escape(text: str) -> str:
     """Text as LaTeX shows it, in one line. What pdfTeX's fonts lack becomes a question mark."""
     flat = visible(re.sub(r"[\n\t\r]", " ", str(text)))
@@ -101,13 +102,11 @@ def layout_of(table: Table, rows: Sequence[Sequence[Cell]]) -> Layout:
 
     A column is at least as wide as its longest word; of numbers all is one word.
     """
+    extents = [_extent(column, [row[i] for row in rows]) for i, column in enumerate(table.columns)]
     for sideways, page in ((False, TEXT_WIDTH_PT), (True, TEXT_HEIGHT_PT)):
         for size, points, wider, separation in SIZES[: 4 if sideways else 3]:
             room = page - 2 * separation * len(table.columns) - 0.5
-            parts = [
-                _widths(column, [row[i] for row in rows], points, wider)
-                for i, column in enumerate(table.columns)
-            ]
+            parts = [_widths(extent, points, wider) for extent in extents]
             if sum(natural for _, natural in parts) <= room:
                 return Layout(size, separation, None, sideways)
             least = sum(narrow for narrow, _ in parts)
@@ -121,26 +120,52 @@ def layout_of(table: Table, rows: Sequence[Sequence[Cell]]) -> Layout:
     return Layout(SIZES[-1][0], 1.0, tuple(narrow for narrow, _ in parts), True)
 
 
-def _widths(
-    column: Column, cells: Sequence[Cell], size: float, wider: float
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Extent:
+    """The widest texts of a column, in em: all that its width depends on, at every size.
+
+    `whole` and `words` are the widest texts, and parts that do not break, of the cells that are
+    set alike: by how much wider the letters are, the marks behind and (`whole`) what stands below.
+    """
+
+    whole: dict[tuple[float, float, float], float]
+    words: dict[tuple[float, float], float]
+    below: float  # the widest word of what stands below
+    head: float
+    head_word: float
+
+
+def _extent(column: Column, cells: Sequence[Cell]) -> _Extent:
+    whole: dict[tuple[float, float, float], float] = {}
+    words: dict[tuple[float, float], float] = {}
+    below = 0.0
+    for cell in cells:
+        bold, marks = _BOLD if cell.standing == "best" else 1.0, _ems(cell.marks)
+        alike = bold, marks, _ems(f" ({cell.sub})") if cell.sub else 0.0
+        whole[alike] = max(whole.get(alike, 0.0), _ems(cell.text))
+        parts = [cell.text] if column.numeric else _parts(cell.text)
+        widest = max(map(_ems, parts), default=0.0)
+        words[bold, marks] = max(words.get((bold, marks), 0.0), widest)
+        below = max(below, *map(_ems, f"({cell.sub})".split()))
+    head = column.label + (f" ({column.unit})" if column.unit else "")
+    return _Extent(whole, words, below, _ems(head), max(map(_ems, head.split()), default=0.0))
+
+
+def _widths(extent: _Extent, size: float, wider: float) -> tuple[float, float]:
     """The least width of a column, and the one at which nothing wraps."""
 
-    def wide(text: str) -> float:
-        return 1.02 * text_width(text, size, wider)
+    def wide(ems: float) -> float:
+        return 1.02 * (size * wider * ems)
 
-    narrow = natural = 0.0
-    for cell in cells:
-        bold = _BOLD if cell.standing == "best" else 1.0
-        main = bold * wide(cell.text) + wide(cell.marks)
-        below = wide(f" ({cell.sub})") if cell.sub else 0.0
-        natural = max(natural, main + below)
-        words = [cell.text] if column.numeric else _parts(cell.text)
-        narrow = max(narrow, *(bold * wide(word) + wide(cell.marks) for word in words or [""]))
-        narrow = max(narrow, *(wide(word) for word in f"({cell.sub})".split()))
-    head = column.label + (f" ({column.unit})" if column.unit else "")
-    natural = max(natural, wide(head))
-    return max(narrow, *(wide(word) for word in head.split() or [""])), natural
+    natural = [
+        bold * wide(text) + wide(marks) + wide(sub)
+        for (bold, marks, sub), text in extent.whole.items()
+    ]
+    narrow = [bold * wide(word) + wide(marks) for (bold, marks), word in extent.words.items()]
+    return (
+        max(*narrow, wide(extent.below), wide(extent.head_word), 0.0),
+        max(*natural, wide(extent.head), 0.0),
+    )
 
 
 def _parts(text: str) -> list[str]:

@@ -154,7 +154,8 @@ def chart_of(rows: pd.DataFrame) -> alt.Chart:
     """
     if rows.isna().any(axis=None):
         rows = rows.astype(object).where(rows.notna(), None)
-    return alt.Chart(alt.InlineData(values=rows_of(rows)))
+    # A tuple: Altair copies every value of a list each time that it puts a chart into another.
+    return alt.Chart(alt.InlineData(values=tuple(rows_of(rows))))
 
 
 def charts_unchecked() -> AbstractContextManager[None]:
@@ -177,6 +178,8 @@ def panel_spec(
     spec = chart.properties(width=width, height=height, title=title).to_dict(validate=False)
     spec["config"] = config()
     spec.pop("$schema", None)
+    if "datasets" in spec:
+        spec["datasets"] = {name: list(rows) for name, rows in spec["datasets"].items()}
     return spec
 
 
