@@ -94,10 +94,11 @@ def test_a_language_models_answers_are_read_where_the_preset_is_called(tmp_path,
     write_csv(tmp_path / "answers.csv", text=["a film"], label=["Positive"])
     runs = check(as_study("llm-labels")).runs
     taught = [run for run in runs if run.distillation == "kd"]
-    assert [(run.pair, run.arm) for run in taught if run.seed == 42] == [
+    assert [(run.pair, run.title) for run in taught if run.seed == 42] == [
         ("llm--minilm-l6", "student/kd-fft"),
         ("llm--minilm-l6", "student/kd-lora"),
-        ("llm--mpnet-base", "student/kd-fft"),
+        ("llm--minilm-l6", "student/kd-fft[one-epoch]"),
+        ("llm--mpnet-base", "student/kd-fft[one-epoch]"),
     ]
     assert all(source.is_rest for run in taught for source in run.unlabelled)
     assert {(run.data.max_train, run.data.max_selection) for run in runs} == {(200, 100)}
