@@ -11,7 +11,7 @@ import pytest
 
 import kdlora
 from kdlora.errors import InputError
-from kdlora.report.build import check_place, save_report
+from kdlora.report.build import check_report_folder, save_report
 from kdlora.report.document import Cell, Column, Report, Section, Table
 from tests.harness.kills import killed_at_every_change
 
@@ -123,10 +123,10 @@ def test_an_earlier_report_and_a_folder_of_other_files_are_written_to(study: Pat
     (study / "figures").mkdir()
     (study / "figures" / "quality.svg").write_text("of a report that was not finished")
     for out in (study, study / "part", study / "new", study.parent / "more" / "new"):
-        check_place(out, study)
+        check_report_folder(out, study)
         save_report(small_report(1), out)
         (out / "notes.txt").write_text(SECRET)
-        check_place(out, study)
+        check_report_folder(out, study)
         save_report(small_report(2), out)
         assert (out / "notes.txt").read_text() == SECRET
         assert (out / "tables" / "scores.csv").read_text().split() == ["value", "2"]
@@ -145,7 +145,7 @@ def test_a_killed_report_is_replaced_by_the_next(
     allowed = {name: {contents(old)[name], content} for name, content in contents(new).items()}
 
     def check(killed: int) -> None:
-        check_place(out, study)
+        check_report_folder(out, study)
         for name, content in contents(out).items() if out.exists() else ():
             assert name.endswith(".tmp") or content in allowed[name]
 

@@ -305,11 +305,11 @@ def write_report(
     from kdlora.records.frame import load_frame
     from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
-    from kdlora.report.build import check_place
+    from kdlora.report.build import check_report_folder
 
     root = find_study(folder)
     if out is not None:
-        check_place(Path(out), root)
+        check_report_folder(Path(out), root)
     frame, part = subset(load_frame(root), where, without)
     place = Path(out) if out is not None else root / "part" if part else root
     return _report(

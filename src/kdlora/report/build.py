@@ -80,7 +80,7 @@ def write_report(
 
     Each file is replaced as a whole, the page last; figures and tables of an earlier report that
     this one does not have are removed, and so is what one left that was killed. Whether `out` may
-    be written to is asked before (`check_place`). Raises InputError for a frame that
+    be written to is asked before (`check_report_folder`). Raises InputError for a frame that
     is no study, StoreError where `out` cannot be written.
     """
     with charts_unchecked():
@@ -88,7 +88,7 @@ def write_report(
     return save_report(report, Path(out), refresh_s=refresh_s)
 
 
-def check_place(out: Path, study: Path) -> None:
+def check_report_folder(out: Path, study: Path) -> None:
     """See that the report of a study's folder may be written to `out`. Raises InputError.
 
     Nothing that no report made is lost: not what lies in the way, nor what a study keeps.
