@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from kdlora import extras
 from kdlora.engines.execution import Execution
@@ -36,6 +35,8 @@ def test_a_wrong_engine_and_an_address_without_ray(tmp_path):
 
 
 def test_a_study_that_is_done_is_mirrored_all_the_same(corner, tmp_path):
+    from mlflow.tracking import MlflowClient  # seconds, which every worker of the tests would pay
+
     spec = corner.study(baselines=False, arms=["teacher/fft"])
     plan, store = make_plan(spec), Store(tmp_path / "study")
     store.prepare()

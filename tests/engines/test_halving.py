@@ -20,11 +20,13 @@ from kdlora.records.halving import FOLDER, read_rung
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.training.checkpoint import Paused
+from tests.harness.moods import BRIEF
 
 ARMS = ["teacher/fft", "student/lora", "student/kd-lora", "student/kd-olora"]
 CHANGES = {
     "arms": ARMS,
     "baselines": False,
+    "training": BRIEF,
     "variations": {
         "slow": {"arm": "student/kd-lora", "training": {"lr": 1e-6}},
         "r2": {"arm": "student/kd-lora", "adapter": {"rank": 2}},

@@ -37,6 +37,18 @@ def write_csv(path: Path, **columns: list) -> Path:
     return path
 
 
+TRAINING = {
+    "epochs": 4,
+    "batch_size": 16,
+    "dropout": 0.0,
+    "lr": {"fft": 3e-3, "peft": 1e-2},
+    "max_length": 32,
+    "precision": "fp32",
+}
+# Half as many steps, which are what a tiny encoder's training takes: they teach the corner too.
+BRIEF = {**TRAINING, "batch_size": 32}
+
+
 @dataclass(frozen=True)
 class Corner:
     """A folder with two small encoders and own data in two files."""
@@ -56,14 +68,7 @@ class Corner:
             "tasks": [task],
             "pairs": [{"name": "tiny", "teacher": self.teacher, "student": self.student}],
             "seeds": [1],
-            "training": {
-                "epochs": 4,
-                "batch_size": 16,
-                "dropout": 0.0,
-                "lr": {"fft": 3e-3, "peft": 1e-2},
-                "max_length": 32,
-                "precision": "fp32",
-            },
+            "training": TRAINING,
             "adapter": {"rank": 4},
             "data": {"selection_min": 40},
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from mlflow.tracking import MlflowClient
 
 from kdlora.errors import InputError
 from kdlora.mirrors import mlflow as mlflow_mirror
@@ -33,6 +32,8 @@ def finish(store, run) -> dict:
 
 
 def test_what_ends_is_entered_and_so_is_what_others_did(study):
+    from mlflow.tracking import MlflowClient  # seconds, which every worker of the tests would pay
+
     (teacher, student), store = study
     notes = []
     with Tracker(store.root, on_note=notes.append) as tracker:

@@ -14,7 +14,7 @@ from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EmbeddingsTeacherRun, read_run
-from tests.harness.moods import sentences, write_csv
+from tests.harness.moods import BRIEF, sentences, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def pairs(corner, **changes) -> list[dict]:
 
 def study(corner, **changes):
     values = {"pairs": pairs(corner), "arms": ["teacher/given", "student/kd-fft"]}
+    values |= {"training": BRIEF}
     return corner.study(**values | changes)
 
 

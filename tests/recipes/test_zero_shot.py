@@ -23,7 +23,7 @@ from kdlora.spec.plan import make_plan
 from kdlora.spec.run import ZeroShotTeacherRun, read_run
 from kdlora.vocabulary.task import TASKS
 from tests.harness.entailment import HYPOTHESIS, WORDS, save_entailment
-from tests.harness.moods import sentences
+from tests.harness.moods import BRIEF, sentences
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def pair(model: str, student: str, **changes) -> dict:
 
 
 def study(corner, model: str, **changes):
-    values = {"pairs": [pair(model, corner.student)], "baselines": False}
+    values = {"pairs": [pair(model, corner.student)], "baselines": False, "training": BRIEF}
     values |= {"arms": ["teacher/given", "student/lora", "student/kd-lora"]}
     return corner.study(**values | changes)
 

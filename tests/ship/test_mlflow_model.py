@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
 import pandas as pd
 import pytest
-from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
 import kdlora
@@ -18,6 +17,9 @@ from kdlora.errors import InputError, StoreError
 from kdlora.mirrors.mirror import mirror_study
 from kdlora.ship.calibration import calibrate_folder
 from kdlora.ship.mlflow_model import log_students
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 TEXTS = ["the film was good", "a dull evening", "neither"]
 
@@ -42,11 +44,13 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(study: Path, no_address: None) -> MlflowClient:
-    """MLflow as another program finds it."""
+    """MLflow as another program finds it, loaded only here: it takes every worker seconds."""
+    import mlflow
+
     uri = f"sqlite:///{study / 'mlflow.db'}"
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
-    yield MlflowClient(uri)
+    yield mlflow.MlflowClient(uri)
     mlflow.set_tracking_uri(before)
 
 
@@ -60,6 +64,8 @@ def probabilities(study: Path) -> list[float]:
 
 
 def test_mlflow_loads_it_and_it_answers_as_predict_does(store: MlflowClient, study: Path) -> None:
+    import mlflow
+
     (model,) = logged(store)
     loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
     assert loaded.metadata.signature.inputs.input_names() == ["review"]
@@ -73,6 +79,8 @@ def test_mlflow_loads_it_and_it_answers_as_predict_does(store: MlflowClient, stu
 def test_it_is_an_output_of_its_run_and_its_files_are_the_student(
     store: MlflowClient, study: Path, tmp_path: Path
 ) -> None:
+    import mlflow
+
     (model,) = logged(store)
     run = store.get_run(model.source_run_id)
     assert run.data.tags["kdlora.run_id"] == model.tags["kdlora.run_id"]
@@ -86,6 +94,8 @@ def test_it_is_an_output_of_its_run_and_its_files_are_the_student(
 def test_again_adds_nothing_and_a_student_that_changed_replaces_it(
     store: MlflowClient, study: Path, tmp_path: Path
 ) -> None:
+    import mlflow
+
     (before,) = logged(store)
     (again,) = log_students(study)
     assert not again.added
@@ -107,6 +117,8 @@ def test_the_command_says_what_the_model_is_called(study: Path) -> None:
 
 
 def test_what_cannot_be_logged_is_one_message(study: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
     root = tmp_path / "study"
     shutil.copytree(study, root, ignore=shutil.ignore_patterns("mlflow-artefacts", "cache"))
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
