@@ -12,7 +12,15 @@ import pytest
 import kdlora
 from kdlora.evidence.compare import compare
 from kdlora.evidence.diagnosis import diagnose
-from kdlora.records.fairness import ASKED, CONDITIONS, FIELDS, differences, flag_unequal
+from kdlora.records.fairness import (
+    ASKED,
+    CONDITIONS,
+    FIELDS,
+    asked_of,
+    differences,
+    flag_unequal,
+)
+from kdlora.spec.plan import make_plan
 from tests.harness.studies import make_frame
 
 ENVIRONMENT = {
@@ -226,6 +234,20 @@ def test_an_arm_with_texts_names_its_control_of_as_many_steps():
         (detail,) = flag_unequal(frame).at[taught, "flag_details"]
         told = f"{arm} took as many" if control else "no student took as many without"
         assert detail.endswith(f": it learns from texts without labels; {told}")
+
+
+@pytest.mark.parametrize(("min_steps", "asked"), [(200, True), (0, False)])
+def test_fewer_passes_over_more_texts_are_asked_for_by_a_floor_of_steps_alone(
+    corner, tmp_path, min_steps, asked
+):
+    texts = tmp_path / "texts.csv"
+    texts.write_text("review\n" + "".join(f"text {i}\n" for i in range(300)))
+    training = {"epochs": 1, "batch_size": 16, "max_length": 32, "min_steps": min_steps}
+    study = corner.study(unlabelled={"moods": str(texts)}, training=training)
+    runs = {run.arm: asked_of(run) for run in make_plan(study).runs}
+    differ = runs["student/kd-lora"]["epochs"] != runs["student/lora"]["epochs"]
+    assert differ is asked
+    assert runs["student/kd-lora"]["steps"] != runs["student/lora"]["steps"]
 
 
 def test_a_last_layer_that_is_fitted_alone_takes_no_steps_to_be_compared():

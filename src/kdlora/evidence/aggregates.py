@@ -61,6 +61,12 @@ class SharedCells(Result):
         """[cells]; of cells that are told apart by no seed, one for all."""
         return self._codes([k for k in self.keys if k == "seed"])
 
+    def holds(self, pairs: Sequence[str]) -> bool:
+        """Whether cells of all these pairs are shared."""
+        if "pair" not in self.keys:
+            return True
+        return set(pairs) <= set(self.table.index.get_level_values("pair"))
+
     @property
     def block_codes(self) -> np.ndarray:
         """[cells] of one block differ in the seed alone."""

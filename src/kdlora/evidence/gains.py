@@ -96,9 +96,7 @@ def comparisons(arms: Sequence[str], teacher: str | None) -> list[PairedArms]:
         if one.label and str(one.plain) in arms:
             found.append(PairedArms(VARIATION, arm, str(one.plain)))
         if one.is_student and not one.is_distilled:
-            full = str(one.as_teacher())
-            if full not in arms and one.is_full and teacher and Arm.read(teacher).is_given:
-                full = teacher
+            full = str(one.as_teacher())  # a teacher that was given may be of any make
             if full in arms:
                 found.append(PairedArms(SMALLER, arm, full))
         full = str(one.as_full())

@@ -94,7 +94,8 @@ def asked_of(run: Run) -> dict[str, Hashable]:
     unlabelled = run.unlabelled if isinstance(run, DistilledRun) else ()
     counted = run.counted if isinstance(run, TrainedRun) else ()
     texts = tuple(sorted(source.fingerprint for source in (*unlabelled, *counted)))
-    passes = (training.epochs, training.min_steps, tuple(sorted(s.fingerprint for s in counted)))
+    floor = (training.min_steps, texts) if training.min_steps else ()  # more rows, fewer passes
+    passes = (training.epochs, floor, tuple(sorted(s.fingerprint for s in counted)))
     return {
         "batch_size": training.batch_size,
         "epochs": passes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from kdlora.evidence.study import gather_report
-from kdlora.report.content.answer import summary
+from kdlora.report.content.answer import student, summary
 from kdlora.report.content.cells import BEST_NOTE, TIE_NOTE
 from kdlora.report.content.quality import quality
 from tests.harness.studies import make_frame, put
@@ -44,3 +44,16 @@ def test_of_costs_the_encoders_are_compared_and_nothing_is_said_of_chance():
     assert sizes["baseline/tfidf"].standing == ""
     assert BEST_NOTE in table.notes
     assert not [cell for row in table.rows for cell in row if cell.standing == "tie"]
+
+
+def test_a_student_is_given_no_average_over_pairs_in_which_it_is_not():
+    """The large pair's student ranks first; what all models share are the small pair's cells."""
+    small = make_frame(("rte",), arms=("teacher/fft", "student/fft", "student/lora"), pair="small")
+    large = make_frame(("rte",), arms=("teacher/fft", "student/fft"), pair="large")
+    for frame, score in ((small, 0.6), (large, 0.9)):
+        students = frame["role"] == "student"
+        frame["run_id"] = frame["pair"] + "-" + frame["run_id"]
+        frame.loc[students, ["score", "selection_score"]] = score
+    for frame, is_told in ((pd.concat([small, large], ignore_index=True), False), (small, True)):
+        stats = gather_report(frame)
+        assert (student(stats.facts, stats) is not None) is is_told

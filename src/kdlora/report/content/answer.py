@@ -198,13 +198,17 @@ def gain_of_pair(facts: Facts, stats: Evidence) -> Finding | None:
 
 
 def student(facts: Facts, stats: Evidence) -> Finding | None:
-    """What the students that rank first score on the report split, which chooses none of them."""
+    """What the students that rank first score on the report split, which chooses none of them.
+
+    Only where their runs are among those averaged: an average over other pairs is not theirs.
+    """
     averages = {one.arm: one for one in stats.aggregates}
     ranked = [
-        (found, next((one.arm for one in found.students if one.arm in averages), None))
+        (found, found.first.arm)
         for found in facts.rankings.values()
+        if found.first and found.first.arm in averages and stats.shared.holds(found.first.pairs)
     ]
-    known = [averages[arm] for arm in dict.fromkeys(arm for _, arm in ranked if arm)]
+    known = [averages[arm] for arm in dict.fromkeys(arm for _, arm in ranked)]
     if not known:
         return None
     parts = []
@@ -213,7 +217,7 @@ def student(facts: Facts, stats: Evidence) -> Finding | None:
         if one.retention is not None:
             mean += f" ({w.fixed(one.retention, 1)} % of {w.phrase(stats.reference)})"
         parts.append(f"{w.phrase(one.arm)} {mean}")
-    split = w.join(sorted({found.split for found, arm in ranked if arm}))
+    split = w.join(sorted({found.split for found, _ in ranked}))
     which = "The student that ranks" if len(known) == 1 else "The students that rank"
     text = f"{which} first on the {split} split, with the mean on the report split: "
     text += f"{'; '.join(parts)}.{_without_flags(stats, [one.arm for one in known])}"
