@@ -24,6 +24,7 @@ def options(command: str) -> dict[str, object]:
 def test_every_option_exists() -> None:
     known = {*options("predict"), *options("serve"), "--hostile-seconds"}
     known |= {"--form", "--rm", "--model-repository"}  # of the servers beyond
+    known |= {"--inputs", "--minutes"}  # of the fuzz
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT))
     assert len(named) > 12
     assert named <= known

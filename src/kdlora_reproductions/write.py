@@ -23,7 +23,7 @@ import vl_convert
 from kdlora.evidence.result import plain
 from kdlora.files import whole_file
 from kdlora.records.store import write_text
-from kdlora.report.place import check_place, held
+from kdlora.report.output_folder import check_replaceable, held
 from kdlora.tables.writer import csv_text
 from kdlora_reproductions import Reproduction
 from kdlora_reproductions.figures import FOLDERS, drawn
@@ -48,7 +48,7 @@ def write_reports(
     """
     root = Path(out)
     names = (INDEX, "numbers.csv", "contradictions.csv", *(r.id for r in reproduction.reports))
-    check_place(root, names, page=INDEX, mark=TITLE)
+    check_replaceable(root, names, page=INDEX, mark=TITLE)
     with held(root, page=INDEX):
         return _write_all(reproduction, root, on_step)
 

@@ -84,7 +84,7 @@ def test_a_failing_run_is_recorded_its_students_skipped_and_the_rest_done(corner
     assert by_arm["student/kd-lora"] == "skipped"
     assert by_arm["baseline/tfidf"] == "done"
     failed = next(r for r in plan.runs if r.arm == "teacher/fft")
-    assert "weights" in store.read_failure(failed.run_id).error
+    assert "is no safetensors file" in store.read_failure(failed.run_id).error
 
 
 def test_a_cache_that_does_not_fit_the_record_stops_the_student(done, tmp_path):

@@ -193,11 +193,11 @@ def test_damaged_files(encoder: GetEncoder, tmp_path: Path) -> None:
     reference = _folder(encoder("bert"), tmp_path / "weights")
     weights = tmp_path / "weights" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="cannot read its weights"):
+    with pytest.raises(ModelError, match="is no safetensors file"):
         load_encoder(reference, SST2, seed=0)
     reference = _folder(encoder("bert"), tmp_path / "config")
     (tmp_path / "config" / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="cannot read its config"):
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
         load_encoder(reference, SST2, seed=0)
     gone = EncoderRef(name="gone", source="folder", path=str(tmp_path / "gone"))
     with pytest.raises(ModelError, match="no model folder at"):

@@ -50,7 +50,9 @@ def config_problems(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     if not shapes or odd:
         return
     largest = max(max(shape, default=1) for shape in shapes.values())
-    places = [shape[0] for name, shape in shapes.items() if "position_embeddings.weight" in name]
+    places = [
+        shape[0] for name, shape in shapes.items() if name.endswith("position_embeddings.weight")
+    ]
     for name, value in sizes.items():
         if name in _LAYERS and value > len(shapes):
             yield f"{name} is {value:,}, but the weights are {len(shapes):,} tensors"

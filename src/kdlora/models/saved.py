@@ -188,6 +188,8 @@ def load_adapted(
 def _load_adapter(folder: Path, encoder: EncoderRef | None, attention: str) -> PeftModel:
     """The same of a folder that is known to be whole."""
     check_folder(folder)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise ModelError(f"{folder}: no safetensors file: expected {ADAPTER_WEIGHTS}")
     try:
         config = PeftConfig.from_pretrained(str(folder))
         weights = load_file(folder / ADAPTER_WEIGHTS)

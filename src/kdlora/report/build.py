@@ -17,7 +17,7 @@ from kdlora.report.content.mistakes import PAGE as MISTAKES
 from kdlora.report.content.parts import ERROR_LOG, ReportInputs, guarded
 from kdlora.report.content.study import FILES, build
 from kdlora.report.document import MOST_ROWS, Block, Explorer, Figure, Link, Report, Table
-from kdlora.report.place import check_report_place, held
+from kdlora.report.output_folder import check_output_folder, held
 from kdlora.report.privacy import without_private
 from kdlora.report.render import raster
 from kdlora.report.render.html import render_html
@@ -93,7 +93,7 @@ def check_report_folder(out: Path, study: Path) -> None:
 
     Nothing that no report made is lost: not what lies in the way, nor what a study keeps.
     """
-    check_report_place(out, study, REPORT_FILES, page=PAGE)
+    check_output_folder(out, study, REPORT_FILES, page=PAGE)
 
 
 def save_report(report: Report, out: Path, *, refresh_s: int | None = None) -> ReportFiles:

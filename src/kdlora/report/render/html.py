@@ -15,7 +15,7 @@ from kdlora.errors import StoreError
 from kdlora.files import cache_dir, read_text
 from kdlora.records.store import write_text
 from kdlora.report.document import TIE, Explorer, Report
-from kdlora.report.place import MADE_BY
+from kdlora.report.output_folder import MADE_BY
 from kdlora.report.render.colours import COLOURS, kind_of, shape_of
 from kdlora.report.render.svg import draw, size_of, spec_of
 from kdlora.report.render.templates import environment

@@ -19,7 +19,7 @@ MADE_BY = "Made by kdlora from stored records"  # in the footer of every page
 _SHOWN = 3
 
 
-def check_report_place(out: Path, study: Path, names: Iterable[str], *, page: str) -> None:
+def check_output_folder(out: Path, study: Path, names: Iterable[str], *, page: str) -> None:
     """See that the report of a study may be written to `out`, as files of these names.
 
     Raises InputError where other files would be lost, and where what lies there is a study's own.
@@ -38,10 +38,10 @@ def check_report_place(out: Path, study: Path, names: Iterable[str], *, page: st
             f"{out} is the folder of another study, whose own report would be lost: name another "
             "folder for the report"
         )
-    check_place(out, names, page=page, mark=MADE_BY)
+    check_replaceable(out, names, page=page, mark=MADE_BY)
 
 
-def check_place(out: Path, names: Iterable[str], *, page: str, mark: str) -> None:
+def check_replaceable(out: Path, names: Iterable[str], *, page: str, mark: str) -> None:
     """See that files of these names may be written below `out`.
 
     They may where none of them is there, or where `page` is one of ours: it holds the text `mark`.
