@@ -105,6 +105,13 @@ def test_a_flagged_run_is_in_the_mean_and_told_apart():
     assert gain_of(frame, g.DISTILLATION).unflagged is None
 
 
+def test_a_flagged_run_that_serves_several_seeds_is_told_apart_in_all_of_them():
+    """As a teacher that was given does, which is done once for all seeds."""
+    frame = put(make_frame(seeds=(1, 2)), {"arm": "student/lora"}, flags=("nan",), run_id="once")
+    gain = gain_of(frame, g.DISTILLATION)
+    assert (gain.seeds, gain.unflagged, gain.flagged) == ((1, 2), None, ("once",))
+
+
 def ranked(frame):
     students, split = g.describe(frame).students[PAIR]
     return [student.arm for student in students], split

@@ -150,8 +150,9 @@ def differences(pair: PairScores, comparison: PairedArms) -> list[Gain]:
             continue
         rows = by_task[task][np.argsort(seeds[by_task[task]], kind="stable")]
         values, own = gained[rows] * direction, seeds[rows].tolist()
-        used = {run: seed for of, seed, run in flagged if of == task and seed in own}
-        healthy = values[[seed not in used.values() for seed in own]]
+        used = [(run, seed) for of, seed, run in flagged if of == task and seed in own]
+        doubtful_seeds = {seed for _, seed in used}
+        healthy = values[[seed not in doubtful_seeds for seed in own]]
         found.append(
             Gain(
                 pair=pair.pair,
@@ -163,7 +164,7 @@ def differences(pair: PairScores, comparison: PairedArms) -> list[Gain]:
                 values=tuple(float(v) for v in values),
                 seeds=tuple(int(s) for s in own),
                 tasks=(task,),
-                flagged=tuple(used),
+                flagged=tuple(dict.fromkeys(run for run, _ in used)),
             )
         )
     average = _average([gain for gain in found if facts_of(gain.metric).in_points])
