@@ -183,10 +183,10 @@ def run(
     options = EngineOptions(workers, threads, selection=selection)
     inspected: Inspected | None = None
     if retry_flagged or not all(store.is_done(r.run_id) for r in planned.runs):
-        from kdlora.engines.local import call_in_worker
+        from kdlora.engines.local import call_in_worker, start_server
         from kdlora.planning.preflight import preflight
 
-        execution.prepare(options)
+        start_server(options)  # models are looked at in it, whichever the engine
         inspected = preflight(planned, on_note, partial(call_in_worker, options=options))
         _tell(inspected.looks, on_note, strict=strict)
     store.prepare()

@@ -65,13 +65,6 @@ class Execution:
                 check()
         problems.raise_any()
 
-    def prepare(self, options: EngineOptions) -> None:
-        """Let workers of this machine load what they need while the study is still checked."""
-        if self.engine == "local":
-            from kdlora.engines import local
-
-            local.start_server(options)
-
     def run_plan(
         self,
         plan: Plan,

@@ -26,7 +26,8 @@ _MEASURED = (
     "score_a", "score_b", "difference", "metric", "run_a", "run_b", "runs_a", "runs_b",
     "seedless_a", "seedless_b",
 )  # fmt: skip
-Cell = tuple[str, str, str]  # pair, task and seed, as text
+_KEYS = ("pair", "task", "seed")
+Cell = tuple[str, str, str]  # of `_KEYS`, as text
 WeightedRuns = tuple[tuple[str, float], ...]  # run ids with their weights in a score
 
 
@@ -90,10 +91,12 @@ class Matched(Result):
     @cached_property
     def places(self) -> frozenset[Cell]:
         """Pair, task and seed of the matched cells; none where the keys are others."""
-        keys = [
-            self.cells[key].astype(str) for key in ("pair", "task", "seed") if key in self.cells
-        ]
-        return frozenset(zip(*keys, strict=True)) if len(keys) == 3 else frozenset()
+        return frozenset(cell_keys(self.cells)) if set(_KEYS) <= {*self.cells} else frozenset()
+
+
+def cell_keys(cells: pd.DataFrame) -> list[Cell]:
+    """Pair, task and seed of every cell, as text."""
+    return list(zip(*(cells[key].astype(str) for key in _KEYS), strict=True))
 
 
 def cells_used(matched: Matched) -> dict[str, list]:

@@ -30,6 +30,7 @@ from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.intervals import stream
 from kdlora.evidence.mixed_model import MixedModel, mixed_model
 from kdlora.evidence.outcomes import SUMMARY_COSTS, outcome_metric
+from kdlora.evidence.pairing import cell_keys
 from kdlora.evidence.pareto import Front, pareto_front
 from kdlora.evidence.questions import ON_TEACHER, ask, questions
 from kdlora.evidence.ranks import Ranking, rank_methods
@@ -314,7 +315,8 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
     facts = describe(study)
     tested = [c for found in families.values() for c in found]
     found: dict[tuple[str, str, str], dict[str, Mark]] = {}
-    cells = facts.cells.assign(where=_places(facts.cells))
+    where = pd.Series(cell_keys(facts.cells), index=facts.cells.index, dtype=object)
+    cells = facts.cells.assign(where=where)
     for pair, outcomes in facts.outcomes.items():
         over = frozenset((pair, str(task), str(seed)) for task, seed in facts.blocks[pair])
         means = {o.arm: o.score.mean for o in outcomes}
@@ -337,9 +339,3 @@ def _described(study: StudyFrame, families: dict[str, tuple[Comparison, ...]]) -
         direction = metrics[task][1]
         found["quality", pair, task] = marks(means, direction, blocks_of, tested)
     return replace(facts, marks=found)
-
-
-def _places(cells: pd.DataFrame) -> pd.Series:
-    """(pair, task, seed) of every cell, as text."""
-    columns = [cells[key].astype(str) for key in ("pair", "task", "seed")]
-    return pd.Series(list(zip(*columns, strict=True)), index=cells.index, dtype=object)
