@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from benchmarks.tiny_study import tiny_study
 from kdlora.data import batches
 from kdlora.data.examples import Examples
 from kdlora.distillation import soft_labels
-from kdlora.distillation.hidden_states import ABOUT, STATES, Online, Wanted, cache_states
+from kdlora.distillation.hidden_states import ABOUT, STATES, Online, cache_states
 from kdlora.errors import KdloraError
 from kdlora.files import CHECKPOINT
 from kdlora.measure import shape_cache
 from kdlora.models.checkpoints import quiet
+from kdlora.models.inner_states import Wanted
 from kdlora.models.saved import load_trained
 from kdlora.records import halving
 from kdlora.records.artefact import Artefact, read_artefact, write_artefact
@@ -46,6 +46,7 @@ from kdlora.ship.student import save_merged
 from kdlora.spec.halving import Race
 from kdlora.spec.plan import Plan
 from kdlora.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from kdlora.training.forward import make_state_forward
 from tests.harness.moods import sentences
 from tests.harness.training import CPU, make_model
 
@@ -192,7 +193,7 @@ def _of_teachers(store: Store, run_id: str, folder: Path) -> Iterator[Kind]:
     tokenizer, rows = _tokenizer(store, run_id), _examples(40)
     texts = batches.encode(tokenizer, rows.texts, max_length=12)
     wanted = Wanted((0, 1))
-    online = Online(make_model().eval(), texts, wanted, torch.device("cpu"), nullcontext)
+    online = Online(make_state_forward(make_model().eval(), CPU, wanted), texts, CPU.device)
 
     def cached(teacher: Callable[[], Online]) -> Any:
         found = cache_states(

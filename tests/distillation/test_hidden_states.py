@@ -4,10 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from kdlora.distillation.hidden_states import Wanted, run_with_states, shape_of
+from kdlora.distillation.hidden_states import shape_of
 from kdlora.errors import ModelError
 from kdlora.models import adapters, families
 from kdlora.models.encoders import load_encoder
+from kdlora.models.inner_states import Wanted, run_with_states
 from kdlora.spec.adapter import Adapter
 from kdlora.vocabulary.task import TASKS
 from tests.harness.tiny_models import (

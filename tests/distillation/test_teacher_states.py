@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,16 +14,19 @@ from kdlora.distillation.hidden_states import (
     ABOUT,
     STATES,
     Online,
-    Wanted,
     cache_states,
     drop_cache,
     require_same_tokens,
 )
 from kdlora.errors import ModelError
+from kdlora.models.inner_states import Wanted
+from kdlora.training.forward import make_state_forward
+from kdlora.training.precision import choose_compute
 from tests.harness.moods import sentences
 from tests.harness.tiny_models import tiny_config, tiny_tokenizer
 
 CPU = torch.device("cpu")
+COMPUTE = choose_compute("fp32", device="cpu")
 CONFIG = tiny_config("bert", width=32, layers=2)
 TEXTS = sentences(40, 0)[0]
 ENCODED = encode(tiny_tokenizer(CONFIG), (TEXTS,), max_length=12)
@@ -34,11 +36,15 @@ FEATURES = WANTED.features(32)
 
 
 @pytest.fixture(scope="module")
-def online() -> Online:
+def model():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_config(CONFIG)
-    return Online(model.eval(), ENCODED, WANTED, CPU, nullcontext)
+        return AutoModelForSequenceClassification.from_config(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def online(model) -> Online:
+    return Online(make_state_forward(model, COMPUTE, WANTED), ENCODED, CPU)
 
 
 def cached(online, folder, **changes):
@@ -57,10 +63,10 @@ def test_cached_states_are_the_computed_ones_in_any_order(online, tmp_path):
     assert not online(index)["q"].requires_grad
 
 
-def test_online_states_are_those_of_each_text_alone(online):
+def test_online_states_are_those_of_each_text_alone(online, model):
     index = np.array([5, 20])
     both = online(index)["hidden.2"]
-    one = online.model(**collate(ENCODED, index[1:]), output_hidden_states=True).hidden_states[2][0]
+    one = model(**collate(ENCODED, index[1:]), output_hidden_states=True).hidden_states[2][0]
     torch.testing.assert_close(both[ENCODED.lengths[5] :], one, atol=1e-5, rtol=1e-4)
 
 

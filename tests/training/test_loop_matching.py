@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from kdlora.distillation.losses import make_loss
 from kdlora.distillation.matching import Matching, plan_matching
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.sections import Training
+from kdlora.training import forward
+from kdlora.training.forward import make_state_forward
 from kdlora.training.inference import predict
 from kdlora.training.loop import Hooks, TrainingData
 from tests.harness import training
@@ -43,7 +44,7 @@ def setting():
     student = make_model(dropout=0.0)
     ours, theirs = shape_of(student.config), shape_of(TEACHER.config)
     plan = plan_matching(KD.signals, ours, theirs)
-    online = Online(TEACHER, DATA.texts, plan.teacher, CPU.device, nullcontext)
+    online = Online(make_state_forward(TEACHER, CPU, plan.teacher), DATA.texts, CPU.device)
     matching = Matching(plan, online, student_width=16, teacher_width=32, seed=3)
     soft = torch.from_numpy(predict(TEACHER, DATA.texts, CPU))
     return student, TrainingData(DATA.texts, DATA.labels, soft, matching)
@@ -56,6 +57,7 @@ def fit(student, data, folder, settings=SETTINGS, **changes):
 
 
 def test_a_step_that_compares_inner_states_reads_nothing_from_its_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "fuse", lambda *model: None)  # as where it is an accelerator
     student, data = setting()
     reads = reads_of_steps(monkeypatch, lambda: fit(student, data, tmp_path))
     assert reads == []
@@ -70,7 +72,8 @@ def test_the_inner_terms_fall_and_the_projector_learns(tmp_path):
         index = np.arange(32)
         with torch.no_grad():
             inputs = collate(data.texts, index)
-            return data.matching.run(student.eval(), inputs, index, nullcontext)[1].mean().item()
+            states = make_state_forward(student.eval(), CPU, data.matching.plan.student)(inputs)[1]
+            return data.matching.terms(states, inputs["attention_mask"], index).mean().item()
 
     first = term()
     progress = fit(student, data, tmp_path)

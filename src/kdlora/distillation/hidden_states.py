@@ -1,4 +1,4 @@
-"""What goes on inside an encoder, and a teacher's inner states for any training rows."""
+"""A teacher's inner states for any training rows, computed or kept."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 
 from kdlora.data.batches import Encoded, collate, eval_batches, on_device, pad
 from kdlora.errors import ModelError
 from kdlora.files import leftovers, whole_file
-from kdlora.models.families import FAMILIES
+from kdlora.models.inner_states import StateForward
 from kdlora.records.contents import read_sealed, sealed
 from kdlora.spec.fingerprint import sha256_of
 
@@ -49,101 +47,6 @@ def shape_of(config: PreTrainedConfig) -> StateShape:
         raise ModelError(f"a {config.model_type} config does not tell its shape: {error}") from None
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which states of one model: hidden ones by layer (0 is the embeddings' output), and the
-    projections ("q", "k", "v") of one layer, counted from 1."""
-
-    hidden: tuple[int, ...] = ()
-    layer: int | None = None
-    projections: str = ""
-
-    def features(self, width: int) -> dict[str, slice]:
-        """Where each state stands when all of a token's are laid side by side."""
-        names = [*(f"hidden.{i}" for i in self.hidden), *self.projections]
-        return {name: slice(i * width, (i + 1) * width) for i, name in enumerate(names)}
-
-
-def run_with_states(
-    model: nn.Module, inputs: Mapping[str, torch.Tensor], wanted: Wanted
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """One plain forward pass: logits [b, c] and the wanted states, each [b, longest, width].
-
-    States are keyed ``hidden.<layer>``, ``q``, ``k`` and ``v``. Those of padding are there too.
-    Raises ModelError where a family's projections are not known.
-    """
-    seen: dict[str, torch.Tensor] = {}
-    with _listen(model, wanted, seen):
-        output = model(**inputs, output_hidden_states=bool(wanted.hidden))
-    for layer in wanted.hidden:
-        seen[f"hidden.{layer}"] = output.hidden_states[layer]
-    return output.logits, seen
-
-
-@contextmanager
-def _listen(model: nn.Module, wanted: Wanted, seen: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Hooks on the projections of one layer, for as long as the pass takes."""
-    handles = []
-    try:
-        if wanted.layer is not None:
-            for kinds, module, call in _projections(model, wanted.layer):
-                if set(kinds) & set(wanted.projections):
-                    hook = _hook(kinds, call, wanted.projections, seen)
-                    handles.append(module.register_forward_hook(hook))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hook(kinds: str, call: int, wanted: str, seen: dict[str, torch.Tensor]) -> Callable[..., None]:
-    """Keeps what call number `call` of a module returns, as far as it is wanted."""
-    calls = 0
-
-    def keep(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-        nonlocal calls
-        if calls == call:
-            parts = output.chunk(len(kinds), dim=-1)
-            seen.update((k, x) for k, x in zip(kinds, parts, strict=True) if k in wanted)
-        calls += 1
-
-    return keep
-
-
-def _projections(model: nn.Module, layer: int) -> list[tuple[str, nn.Module, int]]:
-    """(kinds, module, number of its call) for a layer counted from 1.
-
-    DeBERTa calls a layer's projections again for its relative positions, but for the tokens
-    first; ALBERT's only layer is called once for every layer.
-    """
-    config: Any = model.config
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise ModelError(unknown_projections(config.model_type))
-    found = []
-    names = family.projections
-    for kinds, name in zip(("qkv",) if len(names) == 1 else ("q", "k", "v"), names, strict=True):
-        modules = [m for n, m in model.named_modules() if n.endswith("." + name)]
-        if len(modules) == config.num_hidden_layers:
-            found.append((kinds, modules[layer - 1], 0))
-        elif len(modules) == 1:
-            found.append((kinds, modules[0], layer - 1))
-        else:
-            raise ModelError(
-                f"relations: a {config.model_type} model of {config.num_hidden_layers} layers has "
-                f"{len(modules)} modules '{name}', so a layer's own cannot be told"
-            )
-    return found
-
-
-def unknown_projections(model_type: str) -> str:
-    """What to say of a family whose projections are not known."""
-    return (
-        f"relations: where a '{model_type}' model computes queries, keys and values is not known; "
-        f"known are {', '.join(FAMILIES)}. Use hidden instead"
-    )
-
-
 STATES, ABOUT = "teacher_states.npy", "teacher_states.json"
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -161,17 +64,14 @@ class TeacherStates(Protocol):
 class Online:
     """The teacher itself, in evaluation mode and without gradients."""
 
-    model: nn.Module
+    forward: StateForward
     texts: Encoded
-    wanted: Wanted
     device: torch.device
-    autocast: Callable[[], AbstractContextManager]
 
     @torch.no_grad()
     def __call__(self, index: np.ndarray) -> dict[str, torch.Tensor]:
         inputs = collate(self.texts, index, self.device)
-        with self.autocast():
-            _, states = run_with_states(self.model, inputs, self.wanted)
+        _, states = self.forward(inputs)
         tokens = np.flatnonzero(pad(self.texts, index)["attention_mask"])
         places = on_device(torch.from_numpy(tokens), self.device)
         return {name: state.flatten(0, 1)[places] for name, state in states.items()}

@@ -6,19 +6,19 @@ One value an example, padding left out, so that a batch in parts has the same me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 
-from kdlora.distillation.hidden_states import StateShape, TeacherStates, Wanted, run_with_states
-from kdlora.distillation.hidden_states import unknown_projections as unknown
+from kdlora.distillation.hidden_states import StateShape, TeacherStates
 from kdlora.errors import ModelError, Problems
 from kdlora.models.checkpoints import seeded
 from kdlora.models.families import FAMILIES
+from kdlora.models.inner_states import Wanted
+from kdlora.models.inner_states import unknown_projections as unknown
 from kdlora.spec.distillation import Hidden, Relations, Signals
 
 
@@ -148,19 +148,14 @@ class Matching(nn.Module):
     def parameter_count(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def run(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, torch.Tensor],
-        index: np.ndarray,
-        autocast: Callable[[], AbstractContextManager],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Student's logits [b, c] and the weighted terms [b] of the training rows at `index`."""
-        with autocast():
-            logits, ours = run_with_states(model, inputs, self.plan.student)
-        mask = inputs["attention_mask"].bool()
+    def terms(
+        self, ours: Mapping[str, torch.Tensor], attention_mask: torch.Tensor, index: np.ndarray
+    ) -> torch.Tensor:
+        """The weighted terms [b] of the training rows at `index`, of which the student has the
+        states `ours`, each [b, l, width]."""
+        mask = attention_mask.bool()
         theirs = {name: padded(x.float(), mask) for name, x in self.teacher(index).items()}
-        return logits, self(ours, theirs, mask)
+        return self(ours, theirs, mask)
 
     def forward(
         self,

@@ -18,6 +18,7 @@ from kdlora.recipes.teacher import finished_teacher, model_of
 from kdlora.records.store import Store
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import DistilledRun, seed_for
+from kdlora.training.forward import make_state_forward
 from kdlora.training.inference import load_finished
 from kdlora.training.precision import choose_compute
 from kdlora.vocabulary.task import Task
@@ -68,7 +69,7 @@ def match_hidden_states(
 
     ours, shape = shape_of(student.config), shape_of(model.config)  # type: ignore[arg-type]
     plan = plan_matching(run.kd.signals, ours, shape)
-    online = Online(model, same, plan.teacher, theirs.device, theirs.autocast)
+    online = Online(make_state_forward(model, theirs, plan.teacher), same, theirs.device)
     features = plan.teacher.features(shape.width)
     cached = cache_states(
         lambda: online,

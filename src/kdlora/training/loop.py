@@ -24,6 +24,7 @@ from kdlora.data.batches import Encoded, collate, micro_batches, on_device, trai
 from kdlora.distillation.losses import Loss
 from kdlora.distillation.matching import Matching
 from kdlora.measure.quality import better
+from kdlora.models.inner_states import StateForward
 from kdlora.spec.sections import Training
 from kdlora.training.checkpoint import (
     Paused,
@@ -33,7 +34,7 @@ from kdlora.training.checkpoint import (
     save_checkpoint,
     write_history,
 )
-from kdlora.training.forward import Forward, make_forward
+from kdlora.training.forward import Forward, make_forward, make_state_forward
 from kdlora.training.interrupts import polite_interrupt
 from kdlora.training.precision import Compute
 from kdlora.training.schedule import LearningRateSchedule, evaluation_steps
@@ -121,6 +122,7 @@ class _Training:
 
     model: nn.Module
     forward: Forward
+    states: StateForward | None  # where inner states are matched
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     data: TrainingData
@@ -153,7 +155,9 @@ def train(
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if data.matching is not None:  # projectors learn beside the student and are saved nowhere
         trained |= {f"matching.{n}": p for n, p in data.matching.named_parameters()}
-    forward = setup.forward or make_forward(model, compute)
+    forward, states = setup.forward or make_forward(model, compute), None
+    if data.matching is not None:
+        states = make_state_forward(model, compute, data.matching.plan.student)
     optimizer = make_optimizer(trained, settings, setup.new)
     progress = Progress(
         micro_batch_size=settings.micro_batch_size or settings.batch_size, unit=setup.unit
@@ -171,7 +175,7 @@ def train(
             hooks.restore(model, state["extra"])
             write_history(folder, progress)
         counts = StepCounts(progress, compute.device)
-        training = _Training(model, forward, trained, optimizer, data, setup, counts)
+        training = _Training(model, forward, states, trained, optimizer, data, setup, counts)
 
         def save() -> None:
             nonlocal saved_at
@@ -327,10 +331,11 @@ def _accumulate(training: _Training, batch: np.ndarray, micro: int) -> tuple[tor
         labels = on_device(data.labels[part], device)
         teacher = on_device(data.teacher[part], device) if data.teacher is not None else None
         matched = None
-        if data.matching is None:
+        if data.matching is None or training.states is None:
             logits = training.forward(inputs)
         else:
-            logits, matched = data.matching.run(model, inputs, rows, setup.compute.autocast)
+            logits, ours = training.states(inputs)
+            matched = data.matching.terms(ours, inputs["attention_mask"], rows)
         logits = logits.float()
         if windows is not None:
             logits = windows.pool_tensor(logits, part)

@@ -19,16 +19,6 @@ from tests.harness.models import adapt, load
 from tests.harness.tiny_models import tiny_batch
 
 
-@pytest.fixture
-def two_threads(monkeypatch):
-    """Two threads, and shares however small."""
-    monkeypatch.setattr(teams, "LEAST", 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(encoder, family, two_threads):
     model, batch = trained(encoder, family, "lora", targets=("all-linear",))

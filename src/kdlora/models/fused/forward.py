@@ -6,7 +6,8 @@ draws), in less time on a processor:
 - query, key and value and all their adapters are one matrix product each way;
 - attention for short texts without copies in between, dropout masks from random bytes;
 - every thread takes its own texts through all layers, see `team`;
-- the last layer is computed for the first token only, because the head reads no other;
+- the last layer is computed for the first token only, because the head reads no other (whole where
+  its inner states are wanted);
 - one cast to the compute dtype per residual stream, none per module.
 """
 
@@ -37,6 +38,7 @@ from kdlora.models.fused.packed import texts_per_part
 from kdlora.models.fused.pre_norm import FusedPreNormLayer
 from kdlora.models.fused.projection import Bound, Projection, autocast
 from kdlora.models.fused.team import Team, shares, side_by_side
+from kdlora.models.inner_states import Wanted
 
 Positions = DistanceTable | Rotary
 
@@ -44,20 +46,25 @@ Positions = DistanceTable | Rotary
 class FusedForward:
     """A model's forward pass; call it with the model's inputs, it returns logits [b, c] fp32.
 
+    Where inner states are `wanted`, `with_states` returns them too.
+
     It holds copies of frozen weights, so it is made anew when frozen weights change.
 
     `frozen`: every base weight of the layers is packed, so only adapters (DoRA's too) and what
     stands outside the layers can be trained.
     """
 
-    def __init__(self, model: nn.Module, parts: Parts, dtype: torch.dtype) -> None:
-        self.model, self.parts, self.dtype = model, parts, dtype
+    def __init__(
+        self, model: nn.Module, parts: Parts, dtype: torch.dtype, wanted: Wanted = Wanted()
+    ) -> None:
+        self.model, self.parts, self.dtype, self.wanted = model, parts, dtype, wanted
         self.widen = Projection([parts.widen], dtype) if parts.widen is not None else None
         # ALBERT's layers are one layer many times, whose weights are packed once
         made = {layer.shared_by: layer for layer in parts.layers[:-1]}
         fused = {key: _fused_layer(layer, dtype) for key, layer in made.items()}
         self.layers = [fused[layer.shared_by] for layer in parts.layers[:-1]]
-        self.last = _fused_layer(parts.layers[-1], dtype, last=True)
+        whole = len(parts.layers) in (*wanted.hidden, wanted.layer)
+        self.last = _fused_layer(parts.layers[-1], dtype, last=not whole)
         self.masks = Masks(_embedding_dropout(parts.embeddings).p)
         layers = [*fused.values(), self.last]
         used = [p for layer in layers for p in layer.projections()]
@@ -72,6 +79,12 @@ class FusedForward:
         self.alone = False  # no team could be made
 
     def __call__(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.with_states(inputs)[0]
+
+    def with_states(
+        self, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Logits [b, c] fp32, and the wanted states by name, each [b, l, d]."""
         stream = self._embed(inputs)
         bias = _padding_bias(inputs["attention_mask"])
         if self.parts.position_bias is not None:
@@ -79,9 +92,16 @@ class FusedForward:
             bias = relative if bias is None else relative + bias
         places = self.parts.positions
         positions = None if places is None else places(stream.shape[1])
-        first = self._encode(stream, bias, positions)
+        first, *states = self._encode(stream, bias, positions).split(self._widths(stream), 1)
         with autocast(first.device, self.dtype):
-            return self.parts.head(first.unsqueeze(1)).float()
+            logits = self.parts.head(first.unsqueeze(1)).float()
+        shape = (stream.shape[1], self.width)
+        named = zip(self.wanted.names, states, strict=True)
+        return logits, {name: state.unflatten(1, shape) for name, state in named}
+
+    def _widths(self, stream: torch.Tensor) -> list[int]:
+        """Of what `_encode` puts side by side."""
+        return [self.width, *[stream.shape[1] * self.width] * len(self.wanted.names)]
 
     def _embed(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """[b, l, d] fp32, without dropout."""
@@ -96,7 +116,10 @@ class FusedForward:
         bias: torch.Tensor | None,
         positions: Positions | None = None,
     ) -> torch.Tensor:
-        """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has."""
+        """Hidden states of the first tokens, [b, d] fp32, by as many threads as torch has.
+
+        The wanted states [b, l, d] follow, each flattened to [b, l * d].
+        """
         threads = self._threads(stream, bias, positions)
         texts, length = stream.shape[:2]
         sizes = shares(texts, length, self.width, threads)
@@ -151,6 +174,7 @@ class FusedForward:
             widen=None if self.widen is None else self.widen.bind(training=training),
             layers=[bound[id(layer)] for layer in self.layers],
             last=bound[id(self.last)],
+            wanted=self.wanted,
         )
 
     def _encode_share(
@@ -187,14 +211,21 @@ class _LayerOfAPass(Protocol):
     def positions(self, positions: Any, batch: Batch, /) -> Any:
         """What the layer makes of the positions, once for all parts of a batch."""
 
+    def query_key_value(self, stream: torch.Tensor, batch: Batch, /) -> dict[str, torch.Tensor]:
+        """The projections ``q``, ``k`` and ``v`` of the stream, each [b * l, d]."""
+
 
 @dataclass(frozen=True)
 class _Bound:
-    """All layers with the weights and factors of this moment: [b * l, e] fp32 -> [b, d] fp32."""
+    """All layers with the weights and factors of this moment: [b * l, e] fp32 -> [b, d] fp32.
+
+    The wanted states follow, each flattened to [b, l * d].
+    """
 
     widen: Bound | None
     layers: list[_LayerOfAPass]
     last: _LayerOfAPass
+    wanted: Wanted
 
     def __call__(
         self, stream: torch.Tensor, batch: Batch, positions: Sequence[Any]
@@ -202,9 +233,18 @@ class _Bound:
         if self.widen is not None:
             half = stream.to(self.widen.projection.dtype)
             stream = self.widen(half, batch.keep).float()
-        for layer, of_layer in zip([*self.layers, self.last], positions, strict=True):
-            stream = layer(stream, batch, of_layer)
-        return stream
+        wanted, seen = self.wanted, {"hidden.0": stream}
+        for number, (layer, of_layer) in enumerate(
+            zip([*self.layers, self.last], positions, strict=True), start=1
+        ):
+            if number == wanted.layer:
+                seen |= layer.query_key_value(stream, batch)
+            stream = seen[f"hidden.{number}"] = layer(stream, batch, of_layer)
+        if not wanted.names:
+            return stream
+        first = stream if len(stream) == batch.size else stream[:: batch.length]
+        states = [seen[name].float().reshape(batch.size, -1) for name in wanted.names]
+        return torch.cat([first, *states], 1)
 
     def positions(self, positions: Positions | None, batch: Batch) -> list[Any]:
         """What each layer makes of them; None where layers know none."""
@@ -229,8 +269,10 @@ def _split(bias: torch.Tensor | None, sizes: list[int]) -> Sequence[torch.Tensor
     return bias.split(sizes)
 
 
-def fuse(model: nn.Module, dtype: torch.dtype) -> FusedForward | None:
+def fuse(model: nn.Module, dtype: torch.dtype, wanted: Wanted = Wanted()) -> FusedForward | None:
     """The fused forward pass of a classifier, or None where the family has none.
+
+    It has none that gives the last hidden states of a pre-norm family, which its final norm makes.
 
     The model is one of transformers', bare or in a `PeftModel`; adapters stay where they are and
     are trained, saved and merged as ever.
@@ -241,7 +283,10 @@ def fuse(model: nn.Module, dtype: torch.dtype) -> FusedForward | None:
     parts = take_apart(base)
     if parts is None or not all(_norms_are_plain(layer) for layer in parts.layers):
         return None
-    return FusedForward(model, parts, dtype)
+    last = len(parts.layers)
+    if last in wanted.hidden and isinstance(parts.layers[-1], PreNormLayer):
+        return None
+    return FusedForward(model, parts, dtype, wanted)
 
 
 def _norms_are_plain(layer: Layer | PreNormLayer) -> bool:

@@ -97,6 +97,11 @@ class BoundLayer:
             context = disentangled.attention(qkv, distances, batch.bias, keep, scale)
         return self.rest(context.flatten(0, 1), stream, batch)
 
+    def query_key_value(self, stream: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """The projections ``q``, ``k`` and ``v`` of the stream, each [b * l, d]."""
+        projected = self.qkv[0](stream.to(self.owner.dtype), batch.keep)
+        return dict(zip("qkv", projected.chunk(3, 1), strict=True))
+
     def positions(self, table: DistanceTable, batch: Batch) -> Distances:
         """The keys and queries of the distances, with this layer's dropout on their embeddings."""
         rows = self._distance_rows(table.rows, batch)

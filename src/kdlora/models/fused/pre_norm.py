@@ -56,14 +56,23 @@ class BoundPreNormLayer:
             projection.bind(training=training) for projection in owner.projections()
         )
 
+    def query_key_value(self, stream: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """The projections ``q``, ``k`` and ``v`` of the normed stream, each [b * l, d]."""
+        projected = self.qkv(self._normed(stream).to(self.owner.dtype), batch.keep)
+        return dict(zip("qkv", projected.chunk(3, 1), strict=True))
+
     def positions(self, rotary: Rotary, batch: Batch) -> Rotary:
         """Nothing of a rotation depends on the layer's weights."""
         return rotary
 
+    def _normed(self, stream: torch.Tensor) -> torch.Tensor:
+        """What attention reads: the first layer's norm is that of the embeddings."""
+        norm = self.layer.attention_norm
+        return stream if norm is None else _norm(stream, norm)
+
     def __call__(self, stream: torch.Tensor, batch: Batch, rotary: Rotary) -> torch.Tensor:
         layer, owner, shape = self.layer, self.owner, (batch.size, batch.length)
-        normed = stream if layer.attention_norm is None else _norm(stream, layer.attention_norm)
-        qkv = self.qkv(normed.to(owner.dtype), batch.keep).unflatten(0, shape)
+        qkv = self.qkv(self._normed(stream).to(owner.dtype), batch.keep).unflatten(0, shape)
         qkv = _Rotated.apply(qkv, *rotary.of(layer.kind), layer.heads)
         bias = batch.bias
         if (window := rotary.windows.get(layer.kind)) is not None:
