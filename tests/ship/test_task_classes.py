@@ -139,9 +139,28 @@ def every_case(corner: Corner, tmp_path_factory: pytest.TempPathFactory) -> Stor
     return store
 
 
+@pytest.fixture(scope="module")
+def case_alone(
+    every_case: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Path], Finished]:
+    """`case_alone(name, root)`: one case as a study of its own, its student saved once for all."""
+    root, made = tmp_path_factory.mktemp("alone"), {}
+
+    def copied(name: str, target: Path) -> Finished:
+        if name not in made:
+            made[name] = alone(every_case, name, root / f"study-{len(made)}")
+        done = made[name]
+        shutil.copytree(done.store.root, target, dirs_exist_ok=True)
+        return Finished(done.case, Store(target), done.run_id)
+
+    return copied
+
+
 @pytest.fixture(params=list(CASES), ids=list(CASES))
-def fresh(request: pytest.FixtureRequest, every_case: Store, tmp_path: Path) -> Finished:
-    return alone(every_case, request.param, tmp_path / "study")
+def fresh(
+    request: pytest.FixtureRequest, case_alone: Callable[[str, Path], Finished], tmp_path: Path
+) -> Finished:
+    return case_alone(request.param, tmp_path / "study")
 
 
 def alone(every_case: Store, name: str, root: Path) -> Finished:
@@ -276,9 +295,11 @@ PLACES = (model_of_its_own, model_beside_it, an_adapter_beside_it, a_baseline_be
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_an_old_record_learns_them_from_a_model_of_the_same_rows(
-    place: Callable[[Path, Path], None], every_case: Store, tmp_path: Path
+    place: Callable[[Path, Path], None],
+    case_alone: Callable[[str, Path], Finished],
+    tmp_path: Path,
 ) -> None:
-    done = alone(every_case, "the report split lacks a class", tmp_path)
+    done = case_alone("the report split lacks a class", tmp_path)
     forget(done)
     beside = done.folder.with_name(f"{done.run_id}-beside")
     beside.mkdir()
