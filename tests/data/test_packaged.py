@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -328,69 +330,77 @@ def real(fetch, *args) -> Path:
         pytest.skip(str(error))
 
 
-def similarity(folder: Path, texts: tuple[list[str], ...]) -> np.ndarray:
+ENCODERS = ("minilm-l3", "minilm-l6", "mpnet-base")
+
+
+@dataclass(frozen=True)
+class RealEncoder:
+    """A packaged encoder as a classifier of two classes, and what its files lacked for that."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    new: set[str]
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def real_encoder(request: pytest.FixtureRequest) -> RealEncoder:
+    """Each loaded once: reading and checking the largest takes seconds."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = real(fetch_encoder, request.param)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=2, output_loading_info=True
+    )
+    new = {key.split(".")[0] for key in info["missing_keys"]}
+    return RealEncoder(request.param, model.eval(), AutoTokenizer.from_pretrained(folder), new)
+
+
+def similarity(encoder: RealEncoder, texts: tuple[list[str], ...]) -> np.ndarray:
     """Cosine [n] of the mean-pooled embeddings of two columns of texts."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
-    model.eval()
     unique = sorted({*texts[0], *texts[1]}, key=len)  # of like length together: little padding
     vectors: list[torch.Tensor] = []
-    for start in range(0, len(unique), 64):
-        batch = tokenizer(unique[start : start + 64], padding=True, return_tensors="pt")
-        with torch.no_grad():
-            hidden = model(**batch).last_hidden_state
-        mask = batch["attention_mask"][..., None].float()
-        mean = (hidden * mask).sum(1) / mask.sum(1)
-        vectors.append(torch.nn.functional.normalize(mean, dim=1))
+    with torch.no_grad():
+        for start in range(0, len(unique), 64):
+            batch = encoder.tokenizer(unique[start : start + 64], padding=True, return_tensors="pt")
+            hidden = encoder.model.base_model(**batch).last_hidden_state
+            mask = batch["attention_mask"][..., None].float()
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            vectors.append(torch.nn.functional.normalize(mean, dim=1))
     place = {text: i for i, text in enumerate(unique)}
     a, b = (torch.cat(vectors)[[place[text] for text in column]] for column in texts)
     return (a * b).sum(1).numpy()
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "rows", "low", "high"),
-    [
+def test_real_encoders_know_similar_sentences(shared, real_encoder):
+    rows, low, high = {
         # Converted from ONNX, so measured on all of STS-B: 0.866 is what the original scores.
-        ("minilm-l3", 1500, 0.8655, 0.8665),
+        "minilm-l3": (1500, 0.8655, 0.8665),
         # Loaded as they are; a sample tells a right encoder and tokenizer from a wrong one.
-        ("minilm-l6", 100, 0.85, 1),
-        ("mpnet-base", 30, 0.85, 1),
-    ],
-)
-def test_real_encoders_know_similar_sentences(shared, name, rows, low, high):
-    folder = real(fetch_encoder, name)
+        "minilm-l6": (100, 0.85, 1),
+        "mpnet-base": (30, 0.85, 1),
+    }[real_encoder.name]
     pairs = load_folder(TASKS["stsb"], shared / "glue" / "stsb").reports["report"]
     pairs = pairs.take(np.arange(rows))
-    assert low < spearmanr(similarity(folder, pairs.texts), pairs.labels).statistic < high
+    assert low < spearmanr(similarity(real_encoder, pairs.texts), pairs.labels).statistic < high
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(
-    ("name", "parameters"),
+def test_real_encoders_load_as_classifiers(real_encoder):
     # layers of 12 d^2 + 13 d weights (d the width), the embeddings and their norm; MPNet's
     # relative positions; a dense layer of pooler or head
-    [
-        ("minilm-l6", 6 * (12 * 384**2 + 13 * 384) + (30522 + 512 + 2 + 2) * 384 + 384 * 385),
-        ("minilm-l3", 3 * (12 * 384**2 + 13 * 384) + (30522 + 512 + 2 + 2) * 384 + 384 * 385),
-        (
-            "mpnet-base",
-            12 * (12 * 768**2 + 13 * 768) + (30527 + 514 + 2) * 768 + 32 * 12 + 768 * 769,
-        ),
-    ],
-)
-def test_real_encoders_load_as_classifiers(name, parameters):
-    from transformers import AutoModelForSequenceClassification
-
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        real(fetch_encoder, name), num_labels=2, output_loading_info=True
-    )
-    width = model.config.hidden_size
-    assert sum(p.numel() for p in model.parameters()) == parameters + 2 * (width + 1)
-    fresh = {key.split(".")[0] for key in info["missing_keys"]}
-    assert fresh == {"classifier"} if name != "minilm-l3" else {"classifier", "bert"}
+    parameters = {
+        "minilm-l6": 6 * (12 * 384**2 + 13 * 384) + (30522 + 512 + 2 + 2) * 384 + 384 * 385,
+        "minilm-l3": 3 * (12 * 384**2 + 13 * 384) + (30522 + 512 + 2 + 2) * 384 + 384 * 385,
+        "mpnet-base": 12 * (12 * 768**2 + 13 * 768) + (30527 + 514 + 2) * 768 + 32 * 12 + 768 * 769,
+    }[real_encoder.name]
+    width = real_encoder.model.config.hidden_size
+    assert sum(p.numel() for p in real_encoder.model.parameters()) == parameters + 2 * (width + 1)
+    lacks_pooler = {"bert"} if real_encoder.name == "minilm-l3" else set()
+    assert real_encoder.new == {"classifier"} | lacks_pooler
 
 
 @pytest.mark.real
