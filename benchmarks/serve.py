@@ -226,13 +226,13 @@ async def measure_memory(served: Served, minutes: float, rate: float) -> dict[st
     }
 
 
-async def measure_end(served: Served, *, reconnect: bool) -> dict[str, Any]:
-    """SIGTERM while 64 clients ask: what was accepted has to be answered."""
+async def measure_end(served: Served, *, reconnect: bool, after_s: float) -> dict[str, Any]:
+    """SIGTERM after so long, while 64 clients ask: what was accepted has to be answered."""
     tally = Tally()
     work = asyncio.create_task(
         keep_asking(served.port, 64, until=asyncio.Event(), tally=tally, reconnect=reconnect)
     )
-    await asyncio.sleep(2)
+    await asyncio.sleep(after_s)
     began = time.perf_counter()
     served.process.send_signal(signal.SIGTERM)
     await work
@@ -260,6 +260,7 @@ def measure(
     rate: float,
     hostile_seconds: float,
     good: int,
+    end_after_s: float = 2.0,
 ) -> dict[str, Any]:
     """All of it, each part with a server of its own.
 
@@ -279,7 +280,7 @@ def measure(
         found["hostile"] = asyncio.run(measure_hostile(served, hostile_seconds, good))
     for name, reconnect in (("end_keep_alive", False), ("end_new_connections", True)):
         with server(model, *options) as served:
-            found[name] = asyncio.run(measure_end(served, reconnect=reconnect))
+            found[name] = asyncio.run(measure_end(served, reconnect=reconnect, after_s=end_after_s))
     if minutes:
         with server(model, *options) as served:
             found["memory"] = asyncio.run(measure_memory(served, minutes, rate))

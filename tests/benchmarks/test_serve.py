@@ -26,6 +26,7 @@ def test_the_whole_load_test(tmp_path: Path) -> None:
         rate=40,
         hostile_seconds=0.2,
         good=8,
+        end_after_s=0.3,
     )
     assert found["title"] == "moods as onnx"
     for connections in serve.CONNECTIONS:
