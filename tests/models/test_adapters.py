@@ -39,9 +39,9 @@ from tests.harness.tiny_models import (
     ("family", "variant"),
     [*itertools.product(FAMILIES, PEFT_VARIANTS), *((f, "lora") for f in FURTHER_FAMILIES)],
 )
-def test_life_of_an_adapter(family: str, variant: str, encoder: GetEncoder, tmp_path: Path) -> None:
+def test_life_of_an_adapter(family: str, variant: str, shallow: GetEncoder, tmp_path: Path) -> None:
     """Start at the base model, move all and only what is meant, survive saving and merging."""
-    loaded = load(encoder(family))
+    loaded = load(shallow(family))
     base, batch = parameters(loaded.model), tiny_batch(loaded.tokenizer)
     before = logits(loaded.model, batch)
 
@@ -53,7 +53,7 @@ def test_life_of_an_adapter(family: str, variant: str, encoder: GetEncoder, tmp_
     assert adapters.adapter_norm(model) == 0.0
 
     after = train_what_trains(model, batch, before)
-    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=encoder(family))
+    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=shallow(family))
     again, tokenizer = load_trained(tmp_path / "run")
     torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
     assert tokenizer.get_vocab() == loaded.tokenizer.get_vocab()
@@ -90,8 +90,8 @@ def test_full_fine_tuning_trains_everything(family: str, encoder: GetEncoder) ->
 
 @pytest.mark.parametrize("variant", PEFT_VARIANTS)
 @pytest.mark.parametrize("rank", [1, 3, 70])  # 70 is more than any layer of the encoder has
-def test_any_rank(variant: str, rank: int, encoder: GetEncoder, tmp_path: Path) -> None:
-    loaded = load(encoder("bert"))
+def test_any_rank(variant: str, rank: int, shallow: GetEncoder, tmp_path: Path) -> None:
+    loaded = load(shallow("bert"))
     batch = tiny_batch(loaded.tokenizer)
     before = logits(loaded.model, batch)
     model = adapt(loaded, variant, rank=rank)
@@ -100,7 +100,7 @@ def test_any_rank(variant: str, rank: int, encoder: GetEncoder, tmp_path: Path) 
     torch.testing.assert_close(logits(model, batch), before, atol=2e-6, rtol=0)
     train(model, batch, lr=1e-3)
     after = logits(model, batch)
-    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=encoder("bert"))
+    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=shallow("bert"))
     torch.testing.assert_close(
         logits(load_trained(tmp_path / "run")[0], batch), after, atol=1e-5, rtol=0
     )
@@ -141,23 +141,6 @@ def test_seed_decides_alone(encoder: GetEncoder) -> None:
     assert all(torch.equal(first[name], same[name]) for name in first)
     differ = {name for name in first if not torch.equal(first[name], other[name])}
     assert differ == {name for name in first if "lora_A" in name}
-
-
-@pytest.mark.parametrize("variant", ["fft", *PEFT_VARIANTS])
-def test_runs_do_not_touch_each_other(variant: str, encoder: GetEncoder) -> None:
-    """The same run gives the same weights, whatever was trained in the process before."""
-
-    def run(variant: str, **options) -> dict[str, torch.Tensor]:
-        loaded = load(encoder("deberta-v2"))
-        model = adapt(loaded, variant, **options)
-        train(model, tiny_batch(loaded.tokenizer))
-        return parameters(model)
-
-    alone = run(variant)
-    run("olora")
-    run("mrlora", options={"init_weights": "svd"})
-    again = run(variant)
-    assert all(torch.equal(alone[name], again[name]) for name in alone)
 
 
 def test_adapter_section_is_obeyed(encoder: GetEncoder) -> None:

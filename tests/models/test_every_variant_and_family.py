@@ -42,9 +42,9 @@ def closed_form(variant: str, inputs: int, outputs: int) -> int:
     ("family", "variant"), itertools.product((*FAMILIES, *FURTHER_FAMILIES), PEFT_VARIANTS)
 )
 def test_trainable_parameters_are_the_closed_form(
-    family: str, variant: str, encoder: GetEncoder
+    family: str, variant: str, shallow: GetEncoder
 ) -> None:
-    loaded = load(encoder(family))
+    loaded = load(shallow(family))
     tops = HEADS.get(family, ("classifier",))
     linears = {
         name: module
@@ -62,18 +62,20 @@ def test_trainable_parameters_are_the_closed_form(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_second_training_is_not_affected_by_the_first(family: str, encoder: GetEncoder) -> None:
-    """Every variant once in a row, then the other way round: each gives the same weights again."""
+def test_a_second_training_is_not_affected_by_the_first(family: str, shallow: GetEncoder) -> None:
+    """Everything once in a row, then the other way round: each gives the same weights again."""
 
-    def run(variant: str) -> dict[str, torch.Tensor]:
-        loaded = load(encoder(family))
-        model = adapt(loaded, variant)
+    def run(way: str) -> dict[str, torch.Tensor]:
+        loaded = load(shallow(family))
+        variant, _, init = way.partition(" from ")
+        model = adapt(loaded, variant, **({"options": {"init_weights": init}} if init else {}))
         train(model, tiny_batch(loaded.tokenizer, n=4), steps=6)
         return parameters(model)
 
-    first = {variant: run(variant) for variant in PEFT_VARIANTS}
-    for variant in reversed(PEFT_VARIANTS):
-        again = run(variant)
-        assert first[variant].keys() == again.keys()
-        differ = [name for name in again if not torch.equal(again[name], first[variant][name])]
-        assert differ == [], variant
+    ways = ["fft", *PEFT_VARIANTS, "mrlora from svd"]
+    first = {way: run(way) for way in ways}
+    for way in reversed(ways):
+        again = run(way)
+        assert first[way].keys() == again.keys()
+        differ = [name for name in again if not torch.equal(again[name], first[way][name])]
+        assert differ == [], way

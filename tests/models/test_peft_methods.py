@@ -54,9 +54,9 @@ def section(method: str, **values) -> dict:
           if f not in ("bert", "deberta-v2")),
     ],
 )  # fmt: skip
-def test_life_of_a_method(family: str, method: str, encoder: GetEncoder, tmp_path: Path) -> None:
+def test_life_of_a_method(family: str, method: str, shallow: GetEncoder, tmp_path: Path) -> None:
     """Start at the base model, move all and only what is meant, survive saving and merging."""
-    loaded = load(encoder(family))
+    loaded = load(shallow(family))
     base, batch = parameters(loaded.model), tiny_batch(loaded.tokenizer)
     before = logits(loaded.model, batch)
 
@@ -68,7 +68,7 @@ def test_life_of_a_method(family: str, method: str, encoder: GetEncoder, tmp_pat
 
     after = train_what_trains(model, batch, before)
 
-    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=encoder(family))
+    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=shallow(family))
     again, _ = load_trained(tmp_path / "run")
     torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
     layers = adapters.adapted_layers(model)
@@ -198,9 +198,9 @@ def test_a_start_out_of_the_base_wants_one_rank_for_all(encoder: GetEncoder) -> 
 
 @pytest.mark.parametrize("init", ["olora", "orthogonal", "gaussian"])
 def test_loras_other_starts_come_back_from_disk(
-    init: str, encoder: GetEncoder, tmp_path: Path
+    init: str, shallow: GetEncoder, tmp_path: Path
 ) -> None:
-    loaded = load(encoder("mpnet"))
+    loaded = load(shallow("mpnet"))
     batch = tiny_batch(loaded.tokenizer)
     before = logits(loaded.model, batch)
     config = {"r": 4, "lora_alpha": 4, "init_lora_weights": init}
@@ -208,7 +208,7 @@ def test_loras_other_starts_come_back_from_disk(
     torch.testing.assert_close(logits(model, batch), before, atol=2e-6, rtol=0)
     train(model, batch)
     after = logits(model, batch)
-    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=encoder("mpnet"))
+    save_trained(model, loaded.tokenizer, tmp_path / "run", encoder=shallow("mpnet"))
     again, _ = load_trained(tmp_path / "run")
     torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
 
@@ -230,7 +230,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("method", sorted(str(t.value) for t in PEFT_TYPE_TO_CONFIG_MAPPING))
 def test_every_method_of_peft_works_or_is_refused(
-    method: str, encoder: GetEncoder, tmp_path: Path
+    method: str, shallow: GetEncoder, tmp_path: Path
 ) -> None:
     """Whatever peft has or comes to have: it trains and comes back from disk, or says why not."""
     values = section(method, config=SMALL.get(method, {}))
@@ -239,7 +239,7 @@ def test_every_method_of_peft_works_or_is_refused(
             check_options("peft", Adapter(**values))
         return
     check_options("peft", Adapter(**values))
-    _, after, batch = trained_with(values, encoder, tmp_path)
+    _, after, batch = trained_with(values, shallow, tmp_path)
     again, _ = load_trained(tmp_path / "run")
     torch.testing.assert_close(logits(again, batch), after, atol=1e-5, rtol=0)
 

@@ -10,7 +10,8 @@ import json
 import re
 import shutil
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,10 +93,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, *, max_leng
 def _save_adapter(model: PeftModel, folder: Path, encoder: EncoderRef | None) -> None:
     config = model.peft_config["default"]
     adaptive = isinstance(config, AdaLoraConfig)
-    with adalora.exact_rank_pattern(model) if adaptive else nullcontext():
+    with adalora.exact_rank_pattern(model) if adaptive else nullcontext(), _without_card(model):
         # Embeddings are never adapted; peft's own guess at that would ask the hub.
         model.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a template without content
     if initial := _taken_from_base(model):
         _make_independent(folder, config, initial)
     base = cast(PreTrainedModel, model.get_base_model()).config
@@ -105,6 +105,16 @@ def _save_adapter(model: PeftModel, folder: Path, encoder: EncoderRef | None) ->
         "problem_type": base.problem_type,
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _without_card(model: PeftModel) -> Iterator[None]:
+    """Without peft's model card, a template without content that takes most of a small save."""
+    setattr(model, "create_or_update_model_card", lambda folder: None)  # noqa: B010
+    try:
+        yield
+    finally:
+        del model.create_or_update_model_card
 
 
 def _taken_from_base(model: PeftModel) -> dict[str, dict[str, torch.Tensor]]:
