@@ -24,6 +24,7 @@ from benchmarks import (
     speed,
     step,
     studies,
+    variants,
 )
 from benchmarks.results import OtherMachine, expect_same_machine, write_results
 from benchmarks.turns import machine
@@ -57,6 +58,10 @@ def main() -> None:
     commands.add_parser("matmul", help="rates of matrix products by shape and number of rows")
     shares = commands.add_parser("step", help="where the time of a training step goes")
     shares.add_argument("--out", type=Path, default=studies.OUT)
+    kinds = commands.add_parser("variants", help="a step with each variant of LoRA")
+    kinds.add_argument("--rows", type=int, default=variants.ROWS)
+    kinds.add_argument("--repeats", type=int, default=5, help="rounds, after one warm-up")
+    kinds.add_argument("--out", type=Path, default=studies.OUT)
     load = commands.add_parser("serve", help="`kdlora serve` under load, over loopback")
     load.add_argument("model", type=Path, help="an exported folder")
     load.add_argument("--variant", default=None)
@@ -200,6 +205,12 @@ def main() -> None:
         expect_same_machine(arguments.out, "step", machine())
         step.write(step.measure(), arguments.out)
         print((arguments.out / "step.md").read_text(encoding="utf-8"))
+        return
+    if arguments.command == "variants":
+        expect_same_machine(arguments.out, "variants", machine())
+        costs = variants.measure(rows=arguments.rows, repeats=arguments.repeats)
+        variants.write(costs, arguments.out)
+        print(variants.as_markdown(costs))
         return
     if arguments.command == "end-to-end":
         expect_same_machine(arguments.out, "end_to_end", machine())

@@ -6,6 +6,7 @@ Each callable does one round of its work, on all texts of its group, and returns
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,13 @@ def training(kind: str, shape: str, profile: str, rows: int, lora: bool = True) 
         return lambda: ours.epoch(work)
     peer = peers.PEERS[kind](shape, lora)
     return lambda: peer.epoch(work)
+
+
+def variant_training(variant: str, shape: str, profile: str, rows: int) -> Timed:
+    """An epoch by kdlora of a student that is distilled with a variant of LoRA."""
+    work = make_workload(profile, rows)
+    ours = Ours(shape, variant=variant, steps=math.ceil(rows / peers.BATCH))
+    return lambda: ours.epoch(work)
 
 
 def products_of_training(

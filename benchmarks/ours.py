@@ -11,8 +11,9 @@ from torch import nn
 
 from benchmarks.peers import BATCH, KD_WEIGHT, TEMPERATURE
 from benchmarks.turns import Tally, Turn
-from benchmarks.workload import Workload, make_model, with_lora
+from benchmarks.workload import Workload, make_model, with_lora, with_variant
 from kdlora.distillation.losses import make_loss
+from kdlora.recipes.run import adapter_hooks
 from kdlora.spec.distillation import Distillation
 from kdlora.spec.sections import Training
 from kdlora.training.forward import Forward, make_forward
@@ -23,12 +24,26 @@ from kdlora.vocabulary.task import TASKS
 
 
 class Ours:
-    """kdlora's training of one model, which can be timed again and again."""
+    """kdlora's training of one model, which can be timed again and again.
 
-    def __init__(self, shape: str, *, lora: bool = True, precision: str = "auto") -> None:
+    `variant` is an adapter other than the reports' LoRA, of the same rank in the same places; its
+    ranks are planned for trainings of `steps`.
+    """
+
+    def __init__(
+        self,
+        shape: str,
+        *,
+        lora: bool = True,
+        variant: str | None = None,
+        steps: int = 1,
+        precision: str = "auto",
+    ) -> None:
         self.compute: Compute = choose_compute(precision)
         model: nn.Module = make_model(shape, attention=self.compute.attention)
-        if lora:
+        if variant is not None:
+            model = with_variant(model, shape, variant, steps)
+        elif lora:
             model = with_lora(model, shape)
         self.model = ready_for_training(model, self.compute)
         self.forward = make_forward(self.model, self.compute)
@@ -47,6 +62,7 @@ class Ours:
             schedule=make_schedule(len(work.texts), settings, 1e-4),
             compute=self.compute,
             seeds=Seeds(order=0, dropout=0),
+            hooks=adapter_hooks(self.model),
             forward=counted(self.forward, tally),
         )
         data = TrainingData(work.texts, work.labels, work.teacher)

@@ -11,9 +11,17 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    PreTrainedModel,
+)
 
 from kdlora.data.batches import Encoded
+from kdlora.models.adapters import adapt
+from kdlora.models.encoders import LoadedEncoder
+from kdlora.spec.adapter import Adapter
 
 VOCABULARY = 30522
 PAD = 0
@@ -76,7 +84,7 @@ def make_workload(profile: str, n: int, *, seed: int = 0) -> Workload:
     return Workload(texts, labels, torch.from_numpy(rng.normal(size=(n, 2)).astype(np.float32)))
 
 
-def make_model(shape: str, *, attention: str, seed: int = 0) -> nn.Module:
+def make_model(shape: str, *, attention: str, seed: int = 0) -> PreTrainedModel:
     """A classifier of two classes with random weights in fp32."""
     torch.manual_seed(seed)
     return AutoModelForSequenceClassification.from_config(
@@ -84,12 +92,26 @@ def make_model(shape: str, *, attention: str, seed: int = 0) -> nn.Module:
     )
 
 
+RANK, ALPHA = 8, 16
+
+
 def with_lora(model: nn.Module, shape: str) -> nn.Module:
     """The reports' adapter: LoRA of rank 8 on query and value, the head trained whole."""
     config = LoraConfig(
-        r=8,
-        lora_alpha=16,
+        r=RANK,
+        lora_alpha=ALPHA,
         target_modules=_QUERY_VALUE[shape],
         modules_to_save=_HEAD[shape],
     )
     return get_peft_model(model, config)
+
+
+def with_variant(model: PreTrainedModel, shape: str, variant: str, steps: int) -> nn.Module:
+    """Another adapter of that rank in the same places, as a study makes it."""
+    loaded = LoadedEncoder(model, _NoTokenizer(), tuple(_HEAD[shape]))  # type: ignore[arg-type]
+    adapter = Adapter(rank=RANK, alpha=ALPHA, targets=("query-value",))
+    return adapt(loaded, variant, adapter, seed=0, total_steps=steps)
+
+
+class _NoTokenizer:
+    """Token ids are made up, so nothing is tokenised."""

@@ -327,13 +327,7 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         schedule=schedule,
         compute=compute,
         seeds=Seeds(seed_for(run.seed, "order"), seed_for(run.seed, "dropout")),
-        hooks=Hooks(
-            after_step=adapters.after_step if adapters.allocates_ranks(model) else None,
-            extra_loss=adapters.extra_loss,
-            earliest_best=adapters.earliest_stop(model),
-            state=adapters.allocator_state,
-            restore=adapters.load_allocator_state,
-        ),
+        hooks=adapter_hooks(model),
         forward=forward,
         step_flops=step_flops,
         new=new,
@@ -365,6 +359,17 @@ def _train(job: _Job, built: _Built) -> tuple[Progress, dict[str, Any]]:
         "gpu_utilisation_percent": energy.gpu_utilisation_percent,
         "gpu_power_w": energy.gpu_power_w,
     }
+
+
+def adapter_hooks(model: nn.Module) -> Hooks:
+    """What a model's adapters ask of its training: AdaLoRA's ranks and both its terms."""
+    return Hooks(
+        after_step=adapters.after_step if adapters.allocates_ranks(model) else None,
+        extra_loss=adapters.extra_loss,
+        earliest_best=adapters.earliest_stop(model),
+        state=adapters.allocator_state,
+        restore=adapters.load_allocator_state,
+    )
 
 
 def _teaching(signals: TeacherSignals | None, hidden: HiddenStateTargets | None) -> Teaching | None:
