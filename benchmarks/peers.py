@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 import time
@@ -78,6 +79,7 @@ class DistillingTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
 
+@functools.cache
 def tokenizer() -> BertTokenizerFast:
     """One token a word `w123`; in training it only pads, since texts are token ids already."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

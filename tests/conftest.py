@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -104,6 +105,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """What `make quick` leaves out need not be read."""
     only_quick = config.getoption("markexpr") == "not slow"
     return True if only_quick and _is_slow(collection_path) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collecting imports and makes, a million objects, is never looked through for garbage.
+
+    Python would do so again and again while it grows, and transformers' Trainer after each use.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
