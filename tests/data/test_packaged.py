@@ -365,11 +365,14 @@ def similarity(encoder: RealEncoder, texts: tuple[list[str], ...]) -> np.ndarray
     """Cosine [n] of the mean-pooled embeddings of two columns of texts."""
     import torch
 
-    unique = sorted({*texts[0], *texts[1]}, key=len)  # of like length together: little padding
+    unique = list(dict.fromkeys([*texts[0], *texts[1]]))
+    ids = dict(zip(unique, encoder.tokenizer(unique)["input_ids"], strict=True))
+    unique.sort(key=lambda text: len(ids[text]))  # of like length together: little padding
     vectors: list[torch.Tensor] = []
     with torch.no_grad():
         for start in range(0, len(unique), 64):
-            batch = encoder.tokenizer(unique[start : start + 64], padding=True, return_tensors="pt")
+            rows = {"input_ids": [ids[text] for text in unique[start : start + 64]]}
+            batch = encoder.tokenizer.pad(rows, return_tensors="pt")
             hidden = encoder.model.base_model(**batch).last_hidden_state
             mask = batch["attention_mask"][..., None].float()
             mean = (hidden * mask).sum(1) / mask.sum(1)
