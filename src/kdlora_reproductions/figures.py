@@ -110,7 +110,7 @@ def _legend() -> alt.Legend:
 
 
 def _panel(layers: Sequence[alt.Chart], key: str, title: str, text: str, **size: float) -> Panel:
-    return Panel(key, title, text, panel_spec(alt.layer(*layers), title, **size))
+    return Panel(key, title, text, panel_spec(layers, title, **size))
 
 
 def _bars(

@@ -108,8 +108,11 @@ def shared_cells(
 
     Tasks in another unit than points are left out. Raises InputError for missing columns.
     """
-    usable, notes = usable_runs(frame, score)
-    return shared_usable(usable, notes, arms, keys=keys)
+    study = StudyFrame.of(frame)
+    return study.once(
+        ("shared", score, tuple(map(str, arms or ())), tuple(keys)),
+        lambda: shared_usable(*usable_runs(study, score), arms, keys=keys),
+    )
 
 
 def shared_usable(
@@ -130,8 +133,10 @@ def shared_usable(
         tasks = ", ".join(sorted(usable.loc[other, "task"].astype(str).unique()))
         notes.append(f"{tasks}: scored in another unit than {unit}, so left out")
         usable = usable[~other]
-    columns = _single_runs(usable, chosen, keys) or _sides(usable, chosen, keys, notes)
-    empty = [name for name, column in columns.items() if column is None]
+    rows = _single_runs(usable, chosen, keys)
+    rows = _sides(usable, chosen, keys, notes) if rows is None else rows
+    found = set(rows["arm"])
+    empty = [name for name in names if name not in found]
 
     def none(reason: str, cost: dict[str, int]) -> SharedCells:
         table = pd.DataFrame(columns=list(names), dtype=float)
@@ -141,11 +146,11 @@ def shared_usable(
         return none(f"{len(names)} arm: nothing to compare it with", {})
     if empty:
         return none(f"no finished run of {', '.join(empty)}", {})
-    wide = _spread(columns, keys)
-    present = wide.notna()
-    complete = present.all(axis=1)
-    lacking = (~present).sum(axis=1)
-    cost = {name: int(((lacking == 1) & ~present[name]).sum()) for name in names}
+    wide = _spread(rows, list(dict.fromkeys(names)), keys)
+    absent = wide.isna().to_numpy()
+    complete = ~absent.any(axis=1)
+    alone = absent[absent.sum(axis=1) == 1].sum(axis=0)  # cells that lack this arm and no other
+    cost = {str(name): int(lost) for name, lost in zip(wide, alone, strict=True)}
     if not complete.any():
         worst = max(cost, key=lambda name: cost[name])
         hint = f"; without {worst} there would be {cost[worst]}" if cost[worst] else ""
@@ -156,51 +161,57 @@ def shared_usable(
     worst = max(cost, key=lambda name: cost[name])
     if cost[worst] > complete.sum() / 2:
         notes.append(f"without {worst} there would be {cost[worst]} cells more")
-    table = wide[complete]
+    table = wide.iloc[np.flatnonzero(complete)]
     table = table.iloc[np.argsort(np.array(_sort_key(table.index, keys)), kind="stable")]
     return SharedCells(keys, names, unit, len(table), _counts(table), cost, tuple(notes), "", table)
 
 
 def _single_runs(
     usable: pd.DataFrame, chosen: Sequence[Selection], keys: tuple[str, ...]
-) -> dict[str, pd.Series | None]:
-    """What `_sides` gives, at once, where all are plain arms with one run a cell; else nothing."""
+) -> pd.DataFrame | None:
+    """What `_sides` gives, at once, where all are plain arms with one run a cell; else None."""
     arms = [selection.arm for selection in chosen]
     if any(s.where for s in chosen) or not set(arms) <= set(usable["arm"]):
-        return {}
+        return None
     rows = usable.loc[usable["arm"].isin(arms), [*keys, "arm", "value", "run_id"]]
     rows = rows.drop_duplicates([*keys, "arm", "run_id"])
-    if rows.duplicated([*keys, "arm"]).any():
-        return {}
-    by_arm = dict(list(rows.set_index(list(keys)).groupby("arm", sort=False)["value"]))
-    return {arm: by_arm[arm].rename("score") for arm in arms}
+    return None if rows.duplicated([*keys, "arm"]).any() else rows
 
 
 def _sides(
     usable: pd.DataFrame, chosen: Sequence[Selection], keys: tuple[str, ...], notes: list[str]
-) -> dict[str, pd.Series | None]:
-    """Selection -> its scores by cell, None where it has none."""
+) -> pd.DataFrame:
+    """The scores of every selection by cell, one below the other: `arm` names the selection."""
     found = {str(s): one_side(s, usable, keys, notes) for s in chosen}
-    return {n: s.set_index(list(keys))["score"] if len(s) else None for n, s in found.items()}
+    parts = [
+        side.rename(columns={"score": "value"})[[*keys, "value"]].assign(arm=name)
+        for name, side in found.items()
+        if len(side)
+    ]
+    return pd.concat(parts) if parts else pd.DataFrame(columns=[*keys, "value", "arm"])
 
 
-def _spread(columns: dict[str, pd.Series | None], keys: tuple[str, ...]) -> pd.DataFrame:
+def _spread(rows: pd.DataFrame, arms: list[str], keys: tuple[str, ...]) -> pd.DataFrame:
     """One column an arm. Arms without a value for a key (no seed) serve every value of it."""
-    given = {name: column for name, column in columns.items() if column is not None}
-    whole = {n: c for n, c in given.items() if not c.index.to_frame().isna().any(axis=None)}
-    wide = pd.concat(whole, axis=1) if whole else pd.DataFrame()
-    for name, column in given.items():
-        if name in whole or wide.empty:
-            continue
-        known = [k for k in keys if column.index.get_level_values(k).notna().all()]
-        short = column.groupby(level=known).mean()
-        unknown: list = [k for k in keys if k not in known]
-        places = wide.index.droplevel(unknown)
-        wide[name] = short.reindex(places).to_numpy()
-    if not whole:
-        wide = pd.concat(given, axis=1)
-    wide.index.names = list(keys)
-    return wide[list(columns)]
+    lacking = set(rows.loc[rows[list(keys)].isna().any(axis=1), "arm"])
+    whole = [arm for arm in arms if arm not in lacking]
+    beside = [arm for arm in arms if arm in lacking] if whole else []
+    inside = rows[rows["arm"].isin(whole or arms)]
+    cell = inside.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+    of_arm = {arm: i for i, arm in enumerate(arms)}
+    values = np.full((cell.max() + 1, len(arms)), np.nan)
+    values[cell, [of_arm[arm] for arm in inside["arm"]]] = inside["value"]
+    first = np.unique(cell, return_index=True)[1]
+    places = inside[list(keys)].iloc[first]
+    index = pd.MultiIndex.from_frame(places) if len(keys) > 1 else pd.Index(places[keys[0]])
+    wide = pd.DataFrame(values, columns=arms, index=index)
+    for arm in beside:
+        column = rows[rows["arm"] == arm]
+        known = [k for k in keys if column[k].notna().all()]
+        short = column.groupby(known)["value"].mean()
+        unknown = [k for k in keys if k not in known]
+        wide[arm] = short.reindex(index.droplevel(unknown)).to_numpy()
+    return wide
 
 
 def _sort_key(index: pd.Index, keys: tuple[str, ...]) -> list[str]:

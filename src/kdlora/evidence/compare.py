@@ -159,7 +159,7 @@ def compare_many(
     rules = rules or Rules()
     study = StudyFrame.of(frame)
     usable, notes = usable_runs(study, score)
-    sides: dict[str, tuple[pd.DataFrame, list[str]]] = {}
+    sides: dict[str, tuple[pd.DataFrame, list[str]]] = study.once(("sides", score, *keys), dict)
     matched = [
         match_usable(usable, notes, a, b, keys=keys, block=block, score=score, sides=sides)
         for a, b in contrasts

@@ -14,7 +14,7 @@ import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence import intervals
-from kdlora.evidence.aggregates import shared_usable
+from kdlora.evidence.aggregates import SharedCells, shared_cells, shared_usable
 from kdlora.evidence.pairing import Matched, match_usable
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, finished_runs, usable_runs
@@ -69,6 +69,21 @@ def _positive(study: StudyFrame, column: str) -> tuple[pd.DataFrame, tuple[str, 
     usable["value"] = np.log(usable["value"])
     usable["unit"], usable["metric"] = "log", column
     return usable, tuple(notes)
+
+
+def shared_costs(
+    frame: StudyFrame | pd.DataFrame,
+    column: str,
+    arms: Sequence[str | Selection],
+    *,
+    keys: Sequence[str] = KEYS,
+) -> SharedCells:
+    """As `shared_cells` for the logs of a positive `column`."""
+    study = StudyFrame.of(frame)
+    return study.once(
+        ("shared costs", column, tuple(map(str, arms)), tuple(keys)),
+        lambda: shared_usable(*positive_runs(study, column), arms, keys=keys),
+    )
 
 
 def cost_ratio(
@@ -225,13 +240,15 @@ def score_per_cost(
 ) -> tuple[PerResource, ...]:
     """Score per parameter, megabyte, second ...: one row per arm and column, best first."""
     study = StudyFrame.of(frame)
-    scores, notes = usable_runs(study, score)
+    scores, _ = usable_runs(study, score)
     result: list[PerResource] = []
     for column in columns:
         costs, _ = positive_runs(study, column)
         names = list(arms) if arms else sorted(set(scores["arm"]) & set(costs["arm"]))
-        tables = (shared_usable(scores, notes, names, keys=keys),
-                  shared_usable(costs, [], names, keys=keys))  # fmt: skip
+        tables = (
+            shared_cells(study, names, keys=keys, score=score),
+            shared_costs(study, column, names, keys=keys),
+        )
         if any(t.reason for t in tables):
             continue
         both = tables[0].table.index.intersection(tables[1].table.index)

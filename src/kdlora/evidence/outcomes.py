@@ -160,11 +160,11 @@ def class_f1_means(
         labels = next(filter(None, cells["label_names"]), ())
         by_class = found.setdefault(key, {label: {} for label in labels})
         for arm, runs in groups(cells, "arm"):
-            values = pd.DataFrame(list(runs["per_class_f1"])).apply(pd.to_numeric, errors="coerce")
-            means = values.mean()
             for label in labels:
-                if label in means and np.isfinite(means[label]):
-                    by_class[label][arm] = float(means[label])
+                told = pd.Series([scores.get(label) for scores in runs["per_class_f1"]])
+                found_mean = mean(pd.to_numeric(told, errors="coerce").to_numpy(float))
+                if math.isfinite(found_mean):
+                    by_class[label][arm] = found_mean
     return found
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from kdlora.errors import InputError
 from kdlora.evidence import intervals
-from kdlora.evidence.aggregates import shared_usable
-from kdlora.evidence.costs import positive_runs
+from kdlora.evidence.aggregates import shared_cells
+from kdlora.evidence.costs import shared_costs
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, Selection, usable_runs
 from kdlora.records.tidy import StudyFrame
@@ -84,8 +84,11 @@ def pareto_front(
     tables, reasons = [], []
     names = list(arms) if arms else sorted(map(str, scores["arm"].unique()))
     for axis in axes:
-        usable, more = (scores, notes) if axis == "score" else positive_runs(study, axis)
-        table = shared_usable(usable, more, names, keys=keys)
+        table = (
+            shared_cells(study, names, keys=keys, score=score)
+            if axis == "score"
+            else shared_costs(study, axis, names, keys=keys)
+        )
         tables.append(table)
         if table.reason:
             reasons.append(f"{axis}: {table.reason}")

@@ -91,9 +91,24 @@ def test_the_score_axis_says_unit_and_direction():
 
 
 def test_the_rows_of_a_chart_are_not_copied_into_its_layers():
-    """Altair copies lists value by value, at each `layer`: a third of what a panel took."""
+    """Altair copies lists value by value, each time that it copies a chart."""
     chart = chart_of(pd.DataFrame({"x": [1.0, None]}))
-    layered = alt.layer(chart.mark_point(), chart.mark_rule())
-    assert layered.data.values is chart.data.values
-    spec = panel_spec(layered, "a panel")
+    layers = [chart.mark_point(), chart.mark_rule()]
+    assert all(layer.data.values is chart.data.values for layer in layers)
+    spec = panel_spec(layers, "a panel")
     assert list(spec["datasets"].values()) == [[{"x": 1.0}, {"x": None}]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_panel_is_what_altair_makes_of_the_same_layers(count):
+    rows = pd.DataFrame({"x": [1.0, 2.0]}), pd.DataFrame({"x": [3.0], "y": ["a"]})
+    layers = [
+        chart_of(rows[i]).mark_point(size=3).encode(x=alt.X("x:Q", axis=alt.Axis(title="times")))
+        for i in range(count)
+    ]
+    whole = alt.layer(*layers).properties(title="a panel", width=WIDTH, height=HEIGHT).to_dict()
+    found = panel_spec(layers, "a panel") | {"$schema": whole["$schema"]}
+    alt.LayerChart.from_dict(found)  # checked against the schema of Vega-Lite
+    del found["config"], whole["config"]
+    whole["datasets"] = {name: list(own) for name, own in whole["datasets"].items()}
+    assert found == whole

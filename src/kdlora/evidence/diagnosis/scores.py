@@ -221,11 +221,11 @@ def copies(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     cells = unique.pivot_table(
         index=[*place, "seed"], columns="arm", values="score", aggfunc="first"
     )
-    arms = list(cells.columns)
+    arms, values = list(cells.columns), cells.to_numpy(float)
     for i, a in enumerate(arms):
-        for b in arms[i + 1 :]:
-            both = cells[[a, b]].dropna()
-            equal = int((both[a] == both[b]).sum())
+        for j, b in enumerate(arms[i + 1 :], i + 1):
+            both = values[~np.isnan(values[:, [i, j]]).any(axis=1)]
+            equal = int((both[:, i] == both[:, j]).sum())
             if len(both) >= 3 and equal >= 0.9 * len(both):
                 yield DiagnosisFinding(
                     "identical_arms",

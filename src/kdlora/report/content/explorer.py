@@ -74,7 +74,7 @@ def explorer(facts: Facts, stats: Evidence | None) -> Explorer | None:
     points_now = pair_means(found, x.key, y.key)
     if not points_now:
         return None
-    still = panel_spec(_chart(points_now, x, y, SIZE), "Trade-off", width=SIZE[0], height=SIZE[1])
+    still = panel_spec(_layers(points_now, x, y, SIZE), "Trade-off", width=SIZE[0], height=SIZE[1])
     alt_text = (
         f"Scatter plot of score against {x.label.lower()}, a mark for each of "
         f"{w.join([w.short_arm_name(a) for a in names(done, 'arm')])}."
@@ -179,9 +179,7 @@ class Span:
         )
 
 
-def _chart(
-    points: Sequence[PairMean], x: Axis, y: Axis, size: tuple[int, int]
-) -> alt.LayerChart | alt.FacetChart:
+def _layers(points: Sequence[PairMean], x: Axis, y: Axis, size: tuple[int, int]) -> list[alt.Chart]:
     """Front, runs, means and names, in this order: the page's script replaces their data."""
     kinds = ["teacher", "student", "kd", "baseline"]
     tints = alt.Scale(domain=kinds, range=[light(k) for k in kinds])
@@ -227,7 +225,7 @@ def _chart(
     ]
     lx, ly = alt.X("lx:Q", scale=across.scale()), alt.Y("ly:Q", scale=up.scale())
     layers += name_layers(texts, x=lx, y=ly, fontSize=10)
-    return alt.layer(*layers)
+    return layers
 
 
 # What a model costs whoever uses it, then what it costs to make; the first that is known is drawn.
@@ -249,7 +247,7 @@ def score_against_cost(facts: Facts, steered: Explorer | None) -> Figure | None:
         return None
     title = f"Score against {quantity(x.key).noun}"
     spec = panel_spec(
-        _chart(points, x, y, FIRST_SIZE), title, width=FIRST_SIZE[0], height=FIRST_SIZE[1]
+        _layers(points, x, y, FIRST_SIZE), title, width=FIRST_SIZE[0], height=FIRST_SIZE[1]
     )
     best = not_beaten(points, (x.direction, y.direction))
     alt_text = (
@@ -275,7 +273,7 @@ def stills(facts: Facts, steered: Explorer | None, drawn: bool) -> Figure | None
         if len(points) < 2:
             continue
         title = f"Against {x.label[0].lower()}{x.label[1:]}"
-        spec = panel_spec(_chart(points, x, y, (WIDTH, HEIGHT)), title)
+        spec = panel_spec(_layers(points, x, y, (WIDTH, HEIGHT)), title)
         best = [w.short_arm_name(p.arm) for p in not_beaten(points, (x.direction, y.direction))]
         alt_text = f"Scatter plot of score {title.lower()}; not beaten on both: {w.join(best)}."
         panels.append(Panel(f"score_costs_{x.key}", title, alt_text, spec))

@@ -61,8 +61,8 @@ def learning(frame: pd.DataFrame, histories: dict[str, list[dict[str, Any]]]) ->
         ends = {
             arm: scale.factor * one.score for arm, one in typical_ends(found).items()
         }  # a mean of runs that went far apart is where no line is
-        chart = _learning_chart(rows, ends, Scores.over(metric, direction, rows["y"]), split)
-        panels.append(Panel(f"learning_{where}", where, alt_text, panel_spec(chart, where)))
+        layers = _learning_layers(rows, ends, Scores.over(metric, direction, rows["y"]), split)
+        panels.append(Panel(f"learning_{where}", where, alt_text, panel_spec(layers, where)))
     if not panels:
         return None
     line = "the mean of a model's runs" if averaged else "a run"
@@ -85,9 +85,9 @@ def _rows(found: Sequence[Evaluation], scale: w.Scale) -> pd.DataFrame:
     ])  # fmt: skip
 
 
-def _learning_chart(
+def _learning_layers(
     rows: pd.DataFrame, ends: dict[str, float], ys: Scores, split: str
-) -> alt.LayerChart | alt.FacetChart:
+) -> list[alt.Chart]:
     """`ends`: where each arm's line ends that bears its name."""
     arms, x_high = names(rows, "arm"), max(float(rows["x"].max()), 1e-9)
     tick = 1 if x_high >= 2 else 0
@@ -118,4 +118,4 @@ def _learning_chart(
             size=130, shape="circle", filled=False, strokeWidth=1.6, opacity=1, aria=False
         )
         layers.insert(2, ring.encode(**at))
-    return alt.layer(*layers)
+    return layers

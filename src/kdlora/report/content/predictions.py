@@ -135,7 +135,7 @@ def _risk_panel(where: str, rows: pd.DataFrame) -> Panel:
         f"Share of wrong answers on {where} by the share of rows answered, for "
         f"{w.join([w.short_arm_name(a) for a in dict.fromkeys(rows['arm'])])}."
     )
-    layers = alt.layer(*_lines_with_names(rows.sort_values("x"), x, y, top))
+    layers = _lines_with_names(rows.sort_values("x"), x, y, top)
     spec = panel_spec(layers, where, width=SIDE * 1.2, height=SIDE)
     return Panel(f"risk_coverage_{where}", where, alt_text, spec)
 
@@ -161,7 +161,7 @@ def _reliability_panel(where: str, rows: pd.DataFrame) -> Panel:
         f"Reliability diagram on {where}: share of right answers by confidence for "
         f"{w.join([w.short_arm_name(a) for a in dict.fromkeys(rows['arm'])])}."
     )
-    spec = panel_spec(alt.layer(*layers), where, width=SIDE * 1.2, height=SIDE)
+    spec = panel_spec(layers, where, width=SIDE * 1.2, height=SIDE)
     return Panel(f"reliability_{where}", where, alt_text, spec)
 
 
@@ -305,7 +305,7 @@ def _agreement_panel(task: str, rows: pd.DataFrame) -> Panel:
     point = chart_of(rows).mark_point(size=60, filled=True, color=light("kd"), opacity=1)
     layers.append(point.encode(x=x, y=y, tooltip=tips(rows)))
     alt_text = f"Agreement of each distilled student with its teacher on {task}, with its bounds."
-    spec = panel_spec(alt.layer(*layers), task, height=ROW * len(rows))
+    spec = panel_spec(layers, task, height=ROW * len(rows))
     return Panel(f"agreement_{task}", task, alt_text, spec)
 
 

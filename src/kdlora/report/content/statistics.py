@@ -193,7 +193,7 @@ def _forest_panel(question: str, rows: pd.DataFrame, margin: float) -> Panel:
             )  # fmt: skip
             layers.append(mark.encode(x=x, y=y, tooltip=tips(rows)))
     alt_text = f"Forest plot: {title.lower()}, one row each for {w.join(list(rows['label']))}."
-    spec = panel_spec(alt.layer(*layers), title, height=ROW * len(rows))
+    spec = panel_spec(layers, title, height=ROW * len(rows))
     return Panel(f"forest_{question}", title, alt_text, spec)
 
 
@@ -290,5 +290,5 @@ def _cd_panel(ranking: Ranking) -> Panel:
         f"{w.join([w.short_arm_name(a) for a in order])}."
     )
     height = 19 * (len(order) + 1.5 + 0.7 * len(ranking.groups)) + 20
-    spec = panel_spec(alt.layer(*layers), "Ranks over tasks", width=1.5 * WIDTH, height=height)
+    spec = panel_spec(layers, "Ranks over tasks", width=1.5 * WIDTH, height=height)
     return Panel("critical_difference", "Ranks over tasks", alt_text, spec)

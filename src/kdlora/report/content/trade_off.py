@@ -143,10 +143,10 @@ def _trade_off_panel(facts: Facts, cells: pd.DataFrame, column: str, where: str)
         single = single.head(0)
     xs = Logs.over([*single["x"], *means["x"]])
     ys = Scores.over(metric, direction, [*single["y"], *means["y"]])
-    chart = alt.layer(*_layers(single, means, xs, ys, axis_title, teacher_arm(facts.frame, pair)))
+    layers = _layers(single, means, xs, ys, axis_title, teacher_arm(facts.frame, pair))
     listed = "; ".join(f"{r['Model']} {r['Score']} at {r[tip]}" for r in rows)
     alt_text = f"Scatter plot of {w.metric_name(metric)} against {short} on {where}: {listed}."
-    return Panel(f"quality_{short}_{where}", where, alt_text, panel_spec(chart, where))
+    return Panel(f"quality_{short}_{where}", where, alt_text, panel_spec(layers, where))
 
 
 def _layers(

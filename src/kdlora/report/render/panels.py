@@ -85,7 +85,7 @@ def heat_map(
         "width": max(CELL[0], 6.4 * widest + 10) * len(columns),
         "height": CELL[1] * len(lines),
     }
-    return Panel(key, title, alt_text, panel_spec(alt.layer(*layers), title, **size))
+    return Panel(key, title, alt_text, panel_spec(layers, title, **size))
 
 
 def _long(names: Sequence[Any]) -> bool:
@@ -129,7 +129,7 @@ def dots(
                      tooltip=tips(rows))
     )  # fmt: skip
     height = ROW * len(order)
-    return Panel(key, title, alt_text, panel_spec(alt.layer(*layers), title, height=height))
+    return Panel(key, title, alt_text, panel_spec(layers, title, height=height))
 
 
 @dataclass(frozen=True)
@@ -160,4 +160,4 @@ def trends(key: str, title: str, alt_text: str, rows: pd.DataFrame, *, x: alt.X,
         points.encode(**at, color=colour(arms), shape=shape(arms), tooltip=tips(rows)),
         text.encode(x=x, y=alt.Y("ly:Q"), text=alt.Text("label:N")),
     ]
-    return Panel(key, title, alt_text, panel_spec(alt.layer(*layers), title))
+    return Panel(key, title, alt_text, panel_spec(layers, title))

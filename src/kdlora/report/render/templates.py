@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,6 +17,7 @@ def _shown(value: object) -> object:
     return value if isinstance(value, Markup) else visible(value)
 
 
+@cache  # to read a template takes as long as to fill it
 def environment(suffix: str, **filters: Callable[..., str]) -> Environment:
     """The templates of one format: `suffix` is "html" or "md"; both know what a block is."""
     made = Environment(
