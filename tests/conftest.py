@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test waits for a hub
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two test workers share the cores, and
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose more by threads than they win
 
 import pytest
+import vl_convert
 from hypothesis import settings
 
 import kdlora
@@ -139,6 +142,22 @@ def _no_pictures() -> Iterator[None]:
     """The PNG and PDF files of a report take half of its time: made only where `pictures` asks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(raster, "beside", lambda scales: nullcontext())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn_once() -> Iterator[None]:
+    """Dozens of tests report the same small study, whose charts take half of the time to draw."""
+    draw, drawn = vl_convert.vegalite_to_svg, {}
+
+    def once(spec: dict[str, Any]) -> str:
+        key = json.dumps(spec)
+        if key not in drawn:
+            drawn[key] = draw(spec)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vl_convert, "vegalite_to_svg", once)
         yield
 
 
