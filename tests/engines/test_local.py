@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +189,10 @@ def test_a_killed_study_leaves_only_whole_records_and_ends_like_an_undisturbed_o
     for run in started.runs:
         again, undisturbed = outputs(started.store, run.run_id), outputs(done[1], run.run_id)
         np.testing.assert_array_equal(again["report"], undisturbed["report"])
+
+
+def test_what_the_server_loads_leaves_garbage_to_be_collected():
+    import_module("kdlora.engines.preload")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000  # what was loaded is not walked by the workers
+    assert "kdlora.engines.worker" in sys.modules

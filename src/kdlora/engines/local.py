@@ -203,7 +203,7 @@ def _context() -> ForkServerContext:
     """The context of workers, whose server will load what they need when it starts."""
     tune_workers()
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["kdlora.engines.worker"])
+    context.set_forkserver_preload(["kdlora.engines.preload"])
     return context
 
 
