@@ -17,6 +17,7 @@ from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
+from tests.harness.finished import finished, share_costs
 from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
 
@@ -26,17 +27,16 @@ INSIDE = {"kl": 1.0, "hidden": {"weight": 0.5, "layers": {1: 2}}, "relations": {
 def study(corner: Corner, **changes):
     """One teacher and the students that `changes` name; short, without baselines."""
     values = {"arms": ["teacher/fft", "student/kd-lora"], "baselines": False, **changes}
-    training = {"epochs": 3, "batch_size": 16, "dropout": 0.0, "max_length": 32}
+    training = {"epochs": 3, "batch_size": 24, "dropout": 0.0, "max_length": 32}
     training |= {"lr": {"fft": 3e-3, "peft": 1e-2}, "precision": "fp32"}
     return corner.study(**{"training": training, **values})
 
 
-def done(plan, store):
-    store.prepare()
-    status = run_plan(plan, store, EngineOptions(workers=2, threads=1))
-    failures = [store.read_failure(i).error for i, s in status.items() if s == "failed"]
-    assert set(status.values()) == {"done"}, failures
-    return {run.run_id: store.read(run.run_id) for run in plan.runs}
+def done(corner, made, folder):
+    """The plan of a study, its store, and its records by run."""
+    finished(corner, made, folder, workers=2)
+    plan, store = make_plan(made), Store(folder)
+    return plan, store, {run.run_id: store.read(run.run_id) for run in plan.runs}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,8 @@ def taught(corner, tmp_path_factory):
         "dist": {"kl": 1.0, "dist": 0.05},
         "inside": INSIDE,
     }
-    plan = make_plan(
+    plan, store, records = done(
+        corner,
         study(
             corner,
             arms=["teacher/fft", "student/kd-lora", "student/kd-fft"],
@@ -66,10 +67,9 @@ def taught(corner, tmp_path_factory):
                 },
                 "extra": {"arm": "student/kd-lora", "distillation": {"unlabelled": True}},
             },
-        )
+        ),
+        folder / "out",
     )
-    store = Store(folder / "out")
-    records = done(plan, store)
     return plan, store, {run.title: records[run.run_id] for run in plan.runs}
 
 
@@ -126,16 +126,14 @@ def test_projectors_are_not_part_of_the_student(taught, tmp_path):
 def test_a_wider_teacher_teaches_through_projectors(corner, tmp_path):
     wide = save_tiny_encoder(tmp_path / "wide", "roberta", width=48, layers=3, seed=5)
     pair = {"name": "wide", "teacher": wide.path, "student": corner.student}
-    plan = make_plan(
-        study(
-            corner,
-            pairs=[pair],
-            arms=["teacher/fft", "student/lora", "student/kd-lora"],
-            distillation={"signals": {**INSIDE, "hidden": {"layers": {0: 0, -1: 2}}}},
-        )
+    made = study(
+        corner,
+        pairs=[pair],
+        arms=["teacher/fft", "student/lora", "student/kd-lora"],
+        distillation={"signals": {**INSIDE, "hidden": {"layers": {0: 0, -1: 2}}}},
     )
-    store = Store(tmp_path / "out")
-    records = {r.run.title: r for r in done(plan, store).values()}
+    _, store, found = done(corner, made, tmp_path / "out")
+    records = {r.run.title: r for r in found.values()}
     student, alone = records["student/kd-lora"], records["student/lora"]
     assert student.facts.teaching.projector_params == 2 * 32 * 48
     assert student.efficiency.trainable_params == alone.efficiency.trainable_params
@@ -153,7 +151,7 @@ def test_unlabelled_texts_are_added_to_distilled_students_alone(taught):
     assert plain.facts.teaching.unlabelled is None
     assert extra.quality.n["train"] == plain.quality.n["train"]
     rows = extra.quality.n["train"] + used["used"]
-    assert extra.facts.planned_steps == 3 * -(-rows // 16)
+    assert extra.facts.planned_steps == 3 * -(-rows // 24)
     assert plain.run_id != extra.run_id
     assert [r.title for r in plan.runs if getattr(r, "unlabelled", ())] == [
         "student/kd-lora[extra]"
@@ -176,15 +174,15 @@ def test_the_unlabelled_files_content_is_part_of_the_distilled_runs_id_alone(cor
 
 
 def test_an_ensemble_teaches_by_its_mean_and_is_waited_for(corner, tmp_path):
-    plan = make_plan(study(corner, distillation={"teacher_seeds": [1, 2]}))
+    made = study(corner, distillation={"teacher_seeds": [1, 2]})
+    plan, store, records = done(corner, made, tmp_path / "out")
     student = next(r for r in plan.runs if r.role == "student")
     teachers = [r for r in plan.runs if r.role == "teacher"]
     assert [t.seed for t in teachers] == [1, 2]
     assert student.teacher_run_id == teachers[0].run_id
     assert student.teacher_run_ids == tuple(t.run_id for t in teachers) == student.teachers
     assert [cell.arm for cell in plan.cells] == ["teacher/fft", "student/kd-lora"]
-    store = Store(tmp_path / "out")
-    record = done(plan, store)[student.run_id]
+    record = records[student.run_id]
     assert record.facts.teaching.teachers == 2
     data = load_task(student.task, student.data)
     labels = [soft_labels.load(store.folder(t.run_id)) for t in teachers]
@@ -246,13 +244,8 @@ def test_a_file_teaches(corner, answers, tmp_path):
     path, _, held, wrong = answers
     pair = {"name": "file", "student": corner.student}
     pair |= {"teacher_outputs": {"file": str(path), "kind": "probabilities"}}
-    result = kdlora.run(
-        study(corner, pairs=[pair], arms=["teacher/fft", "student/kd-lora"]),
-        out=tmp_path / "out",
-        threads=1,
-    )
-    assert set(result.status.values()) == {"done"}
-    frame = result.frame.set_index("arm")
+    made = study(corner, pairs=[pair], arms=["teacher/fft", "student/kd-lora"])
+    frame = finished(corner, made, tmp_path / "out").set_index("arm")
     assert list(frame.index) == ["teacher/given", "student/kd-lora"]
     teacher, student = frame.loc["teacher/given"], frame.loc["student/kd-lora"]
     assert teacher["n_report"] == 60
@@ -328,9 +321,7 @@ def test_names_of_classes_teach_as_sure_as_gold_labels_say(corner, answers, tmp_
     path = write_csv(tmp_path / "answers.csv", **columns)
     outputs = {"file": str(path), "kind": "labels", "label": "verdict"}
     pair = {"name": "file", "student": corner.student, "teacher_outputs": outputs}
-    result = kdlora.run(study(corner, pairs=[pair]), out=tmp_path / "out", threads=1)
-    assert set(result.status.values()) == {"done"}
-    frame = result.frame.set_index("arm")
+    frame = finished(corner, study(corner, pairs=[pair]), tmp_path / "out").set_index("arm")
     store = Store(tmp_path / "out")
     facts = store.read(frame.loc["teacher/given", "run_id"]).facts
     told, found = facts.teacher_file, facts.calibration
@@ -358,8 +349,9 @@ def test_answers_alone_make_a_student_of_texts_without_labels(corner, tmp_path):
     write_csv(tmp_path / "answers.csv", review=texts, mood=said)
     result = kdlora.distil(
         train=tmp_path / "texts.csv", eval=tmp_path / "gold.csv", text="review", label="mood",
-        teacher_outputs=tmp_path / "answers.csv", student=corner.student, out=tmp_path / "out",
-        epochs=4, batch_size=16, lr=5e-3, max_length=32, threads=1,
+        teacher_outputs=tmp_path / "answers.csv", student=corner.student,
+        out=share_costs(corner, tmp_path / "out"), epochs=4, batch_size=24, lr=1e-2,
+        max_length=32, threads=1,
     )  # fmt: skip
     assert set(result.status.values()) == {"done"}
     frame = result.frame.set_index("arm")
@@ -431,18 +423,17 @@ def test_what_the_study_file_tells_is_refused_when_planning():
 
 def test_few_labels_the_rest_without_theirs_and_a_control_of_as_many_steps(corner, tmp_path):
     rates = {"fft": 3e-3, "peft": 1e-2, "head": 2e-2}
-    plan = make_plan(
-        study(
-            corner,
-            arms=["teacher/fft", "student/fft", "student/lora", "student/kd-lora"],
-            training={"epochs": 2, "min_steps": 20, "batch_size": 16, "dropout": 0.0,
-                      "max_length": 32, "precision": "fp32", "lr": rates},
-            data={"max_train": 64, "selection_min": 40},
-            unlabelled={"moods": "rest"},
-            variations={"equal-steps": {"arm": "student/lora", "training": {"count_texts": True}}},
-        )
+    made = study(
+        corner,
+        arms=["teacher/fft", "student/fft", "student/lora", "student/kd-lora"],
+        training={"epochs": 2, "min_steps": 20, "batch_size": 16, "dropout": 0.0,
+                  "max_length": 32, "precision": "fp32", "lr": rates},
+        data={"max_train": 64, "selection_min": 40},
+        unlabelled={"moods": "rest"},
+        variations={"equal-steps": {"arm": "student/lora", "training": {"count_texts": True}}},
     )  # fmt: skip
-    records = {record.run.title: record for record in done(plan, Store(tmp_path)).values()}
+    plan, _, found = done(corner, made, tmp_path)
+    records = {record.run.title: record for record in found.values()}
     taught = records["student/kd-lora"]
     used = taught.facts.teaching.unlabelled["used"]
     data = load_task(plan.runs[0].task, plan.runs[0].data)

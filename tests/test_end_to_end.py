@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import kdlora
 from kdlora.planning.distil_study import DistilArguments, distil_study
-from tests.harness.commands import command, in_process
+from tests.harness.commands import in_process
+from tests.harness.finished import finished, share_costs
 from tests.harness.moods import sentences, write_csv
 
 MEASURED = (
@@ -34,7 +35,8 @@ MEASURED = (
     "speedup_throughput",
 )
 
-QUICK = ("--epochs", "4", "--max-length", "32", "--batch-size", "16")
+QUICK = ("--epochs", "4", "--max-length", "32", "--batch-size", "32", "--lr", "5e-3")
+TRAINING = {"epochs": 4, "max_length": 32, "batch_size": 32, "lr": 5e-3}  # the same
 
 
 def distil(corner, out: Path) -> str:
@@ -51,7 +53,7 @@ def distil(corner, out: Path) -> str:
 @pytest.fixture(scope="module")
 def day(corner, tmp_path_factory):
     """The study's folder and what was printed when it was made."""
-    out = tmp_path_factory.mktemp("day") / "out"
+    out = share_costs(corner, tmp_path_factory.mktemp("day") / "out")
     return out, distil(corner, out)
 
 
@@ -93,10 +95,9 @@ def test_running_it_again_trains_nothing(day, corner):
 
 def test_yaml_and_python_mean_the_same_runs(day, corner, tmp_path):
     out, _ = day
-    sections = {"training": {"epochs": 4, "max_length": 32, "batch_size": 16}}
     arguments = DistilArguments(
         train=corner.train, eval=corner.eval, text="review", label="mood",
-        teacher=corner.teacher, student=corner.student, sections=sections,
+        teacher=corner.teacher, student=corner.student, sections={"training": TRAINING},
     )  # fmt: skip
     study = distil_study(arguments)
     path = tmp_path / "study.yaml"
@@ -105,16 +106,17 @@ def test_yaml_and_python_mean_the_same_runs(day, corner, tmp_path):
     planned = json.loads(shown)["runs"]
     assert planned
     assert all(run["done"] for run in planned)
-    result = kdlora.run(study, out=out)
-    assert set(result.status.values()) == {"done"}
-    assert result.student == out / "student"
+    ids = {run.run_id for run in kdlora.plan(study).runs}
+    assert ids == {run["run_id"] for run in planned} == set(kdlora.load_frame(out)["run_id"])
 
 
 def test_the_student_predicts_texts_and_files(day, tmp_path):
     out, _ = day
     texts = ("the film was good and great and happy", "a terrible awful boring story")
     asked = [word for text in texts for word in ("--text", text)]
-    answers = json.loads(command("predict", out / "student", *asked, "--json", cwd=tmp_path))
+    answers = json.loads(
+        in_process("predict", out / "student", *asked, "--json", cwd=tmp_path).stdout
+    )
     assert [a["label"] for a in answers] == ["pos", "neg"]
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
 
@@ -169,12 +171,12 @@ def test_a_wrong_text_column_is_named(day, tmp_path):
 
 def test_a_teacher_that_arrives_fine_tuned_is_not_trained(day, corner, tmp_path):
     """The student of the first study becomes the teacher of the next: other classes' order kept."""
-    result = kdlora.distil(
+    arguments = DistilArguments(
         train=corner.train, eval=corner.eval, text="review", label="mood",
-        teacher=str(day[0] / "student"), student=corner.student, out=tmp_path / "again",
-        sections={"training": {"epochs": 2, "max_length": 32, "batch_size": 16}},
+        teacher=str(day[0] / "student"), student=corner.student,
+        sections={"training": {**TRAINING, "epochs": 1}},
     )  # fmt: skip
-    frame = result.frame.set_index("arm")
+    frame = finished(corner, distil_study(arguments), tmp_path / "again").set_index("arm")
     assert frame.loc["teacher/given", "trainable_params"] == 0
     first = kdlora.load_frame(day[0])
     saved = json.loads((day[0] / "student" / "kdlora.json").read_text())
@@ -190,18 +192,18 @@ def test_pairs_of_texts_and_regression(corner, tmp_path):
     with (tmp_path / "pairs.jsonl").open("w") as handle:
         for text, score in zip(texts, scores, strict=True):
             handle.write(json.dumps({"one": text, "two": text, "score": score}) + "\n")
-    result = kdlora.distil(
+    arguments = DistilArguments(
         train=str(tmp_path / "pairs.jsonl"), text=("one", "two"), label="score",
-        teacher=corner.teacher, student=corner.student, out=tmp_path / "out",
+        teacher=corner.teacher, student=corner.student,
         sections={
-            "training": {"epochs": 4, "max_length": 48, "batch_size": 16, "lr": 3e-3},
+            "training": {"epochs": 4, "max_length": 48, "batch_size": 32, "lr": 5e-3},
             "data": {"selection_min": 30},
         },
     )  # fmt: skip
-    assert set(result.status.values()) == {"done"}
-    frame = result.frame.set_index("arm")
+    frame = finished(corner, distil_study(arguments), tmp_path / "out").set_index("arm")
     assert frame.loc["teacher/fft", "metric"] == "pearson"
     assert frame.loc["teacher/fft", "score"] > 0.5
     assert frame.loc["student/kd-lora", "teacher_pearson"] > 0.3
-    answer = kdlora.predict(result.student, [("a good great film", "a good great film")])
+    student = tmp_path / "out" / "runs" / frame.loc["student/kd-lora", "run_id"]
+    answer = kdlora.predict(student, [("a good great film", "a good great film")])
     assert set(answer[0]) == {"value", "tokens", "truncated"}
