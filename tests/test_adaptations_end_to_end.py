@@ -20,6 +20,7 @@ from kdlora.spec.plan import make_plan
 from kdlora.vocabulary.task import TASKS
 from tests.harness.commands import in_process
 from tests.harness.counting import expected_trainable
+from tests.harness.finished import share_costs
 
 BUDGET = 5_000
 SECTIONS = {
@@ -38,7 +39,7 @@ SECTIONS = {
 
 def values(corner, **changes) -> dict:
     """A study file's content for the corner, whose student is a layer of its teacher."""
-    study = corner.study(seeds=[1], training={"epochs": 4, "batch_size": 16, "max_length": 32,
+    study = corner.study(seeds=[1], training={"epochs": 3, "batch_size": 16, "max_length": 32,
                                               "precision": "fp32", "lr": 5e-3})  # fmt: skip
     dumped = study.model_dump(mode="json") | SECTIONS
     dumped["data"] |= {"max_train": 320}
@@ -51,7 +52,8 @@ def values(corner, **changes) -> dict:
 def done(corner, tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     folder = tmp_path_factory.mktemp("adaptations")
     (folder / "study.yaml").write_text(yaml.safe_dump(values(corner), sort_keys=False))
-    result = kdlora.run(folder / "study.yaml", out=folder / "out", workers=2, threads=1)
+    out = share_costs(corner, folder / "out")
+    result = kdlora.run(folder / "study.yaml", out=out, workers=2, threads=1)
     assert set(result.status.values()) == {"done"}, result.frame["error"].tolist()
     return folder, result.frame
 

@@ -26,7 +26,7 @@ def test_every_command_does_what_the_tutorial_says(tmp_path: Path) -> None:
     for name, family in (("minilm-l6", "bert"), ("minilm-l3", "distilbert")):
         sizes = {"width": 64, "layers": 1, "initializer_range": 0.1}
         save_tiny_encoder(tmp_path / "encoders" / name, family, **sizes)
-    messages, queues = sentences(600, 3)
+    messages, queues = sentences(400, 3)
     write_csv(tmp_path / "tickets.csv", message=messages, queue=queues)
     told = []
     for program, *words in COMMANDS:
@@ -36,10 +36,12 @@ def test_every_command_does_what_the_tutorial_says(tmp_path: Path) -> None:
             with serving(tmp_path / given[1]) as (_, port):
                 assert get(port, "/health")[0] == 200
             continue
+        if given[0] == "distil":  # threads of tiny models wait for each other more than they work
+            given += ["--threads", "1"]
         done = in_process(*given, cwd=tmp_path)
         assert done.returncode == 0, (given, done.stdout, done.stderr)
         told.append(given[0])
     assert told == ["look", "distil", "report", "mistakes", "recommend", "calibrate", "export",
                     "predict", "predict"]  # fmt: skip
     assert (tmp_path / "out" / "tickets" / "onnx" / "model_int8.onnx").is_file()
-    assert len((tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()) == 601
+    assert len((tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()) == 401

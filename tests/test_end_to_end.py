@@ -44,7 +44,7 @@ def distil(corner, out: Path) -> str:
     done = in_process(
         "distil", "--train", corner.train, "--eval", corner.eval, "--text", "review",
         "--label", "mood", "--teacher", corner.teacher, "--student", corner.student,
-        "--out", out, *QUICK, cwd=out.parent,
+        "--out", out, "--threads", 1, *QUICK, cwd=out.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-import kdlora
 from kdlora.spec.check import read_study
 from kdlora.spec.plan import make_plan
+from tests.harness.finished import finished
 from tests.harness.notebooks import run_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,12 +95,11 @@ def test_the_example_with_its_own_data_runs(corner, tmp_path):
     study = read_study(
         ROOT / "examples" / "own-data.yaml",
         pairs=pairs,
-        training={"epochs": 4, "batch_size": 16, "max_length": 32, "lr": 3e-3},
+        training={"epochs": 2, "batch_size": 32, "max_length": 32, "lr": 3e-3},
     )
-    result = kdlora.run(study, out=tmp_path / "out", workers=2, threads=1)
-    assert set(result.status.values()) == {"done"}
-    assert result.frame.set_index("arm").loc["student/kd-lora", "temperature"] == 4.0
-    assert "report.f1" in result.frame
+    frame = finished(corner, study, tmp_path / "out", workers=2)
+    assert frame.set_index("arm").loc["student/kd-lora", "temperature"] == 4.0
+    assert "report.f1" in frame
 
 
 @pytest.mark.slow
@@ -108,7 +107,7 @@ def test_the_notebook_runs_from_top_to_bottom(corner, tmp_path, capsys):
     shutil.copytree(ROOT / "examples" / "data", tmp_path / "data")
     instead = {
         '"minilm-l6", "minilm-l3"': f"{corner.teacher!r}, {corner.student!r}",
-        "epochs=5,": "epochs=4, lr=1e-2, batch_size=16,",
+        "epochs=5,": "epochs=4, lr=1e-2, batch_size=32, threads=1,",
     }
     shown = run_notebook(ROOT / "examples" / "tutorial.ipynb", tmp_path, instead)
     said = capsys.readouterr().out

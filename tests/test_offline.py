@@ -86,7 +86,7 @@ def test_a_model_is_made_and_used_without_any_connection(
         tmp_path, refused,
         ["distil", "--train", "reviews.csv", "--text", "review", "--label", "mood",
          "--teacher", "./big", "--student", "./small", "--epochs", "1", "--max-length", "32",
-         "--out", "out"],
+         "--out", "out", "--threads", "1"],
         ["report", "out"],
         ["export", run, "--to", "shipped", "--format", "torch"],
         ["status", "out"],

@@ -73,13 +73,16 @@ facts = kdlora.reproduce("reference", on_step=print).summary()
 
 
 # What such a script needs no types of; mypy takes most of its time for them.
-SKIPPED = "torch transformers peft altair scipy sklearn statsmodels onnx onnxruntime pyarrow rich"
+SKIPPED = """torch transformers peft altair scipy sklearn statsmodels onnx onnxruntime pyarrow rich
+sqlalchemy huggingface_hub filelock jinja2 click fastapi starlette anyio httpx httpx2 httpcore2
+opentelemetry tokenizers"""
 CONFIG = f"""
 [mypy]
 strict = true
 follow_imports = silent
 [mypy-{",".join(f"{name}.*" for name in SKIPPED.split())}]
 follow_imports = skip
+follow_imports_for_stubs = true
 ignore_missing_imports = true
 """
 

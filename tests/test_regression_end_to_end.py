@@ -18,6 +18,7 @@ from kdlora.ship.predict import load_predictor
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
 from kdlora.spec.study import Study
+from tests.harness.finished import finished
 from tests.harness.moods import BAD, GOOD, Corner, sentences, write_csv
 
 UNITS = {"plain": (0.0, 1.0), "shifted": (100.0, 0.01), "wide": (0.0, 1e6)}
@@ -49,9 +50,7 @@ def _study(corner: Corner, folder: Path) -> Study:
 def done(corner: Corner, tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("units")
     study = _study(corner, root)
-    result = kdlora.run(study, out=root / "out")
-    assert set(result.status.values()) == {"done"}
-    return study, root / "out", result.frame
+    return study, root / "out", finished(corner, study, root / "out", workers=2)
 
 
 @pytest.mark.parametrize("arm", ARMS)

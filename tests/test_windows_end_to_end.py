@@ -16,6 +16,7 @@ from kdlora.planning.data_looks import look_at_plan
 from kdlora.planning.inputs import check_inputs
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
+from tests.harness.finished import share_costs
 from tests.harness.moods import PLAIN, sentences, write_csv
 
 WINDOWS = {"stride": 6}
@@ -37,7 +38,7 @@ def done(corner, once):
             write_csv(folder / f"{name}.csv", **long_texts(n, seed))
         task = {"name": "long", "train": str(folder / "train.csv"), "text": "review"}
         task |= {"eval": str(folder / "dev.csv"), "label": "mood"}
-        training = {"epochs": 5, "batch_size": 16, "dropout": 0.0, "lr": 3e-3, "max_length": 24}
+        training = {"epochs": 5, "batch_size": 24, "dropout": 0.0, "lr": 4e-3, "max_length": 24}
         training |= {"precision": "fp32", "windows": WINDOWS}
         study = corner.study(
             tasks=[task],
@@ -52,7 +53,7 @@ def done(corner, once):
             },
             baselines=False,
         )
-        kdlora.run(study, out=folder / "study", threads=1)
+        kdlora.run(study, out=share_costs(corner, folder / "study"), threads=1)
 
     return once("windows", train) / "study"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig
 
 from benchmarks import cell, end_to_end, trainer_script
 from kdlora.spec.check import read_study
@@ -33,8 +33,10 @@ def test_every_program_takes_its_turn_and_the_table_divides_round_by_round(tmp_p
 
 
 @pytest.mark.slow
-def test_the_script_trains_what_kdlora_run_does(tmp_path):
+def test_the_script_trains_what_kdlora_run_does(tmp_path, monkeypatch):
     """A teacher and a student that learns from it, on the rows that are left of training."""
+    narrow = {"hidden_size": 48, "intermediate_size": 96}  # the layers are those that are timed
+    monkeypatch.setattr(cell, "BertConfig", lambda **given: BertConfig(**given | narrow))
     cell.prepare(tmp_path, 60, 20)
     (tmp_path / "end.yaml").write_text(end_to_end._STUDY.format(epochs=1), encoding="utf-8")
     plan = make_plan(read_study(tmp_path / "end.yaml"))

@@ -27,6 +27,7 @@ CHANGES = {
     "arms": ARMS,
     "baselines": False,
     "training": BRIEF,
+    "data": {"max_train": 240, "selection_min": 40},
     "variations": {
         "slow": {"arm": "student/kd-lora", "training": {"lr": 1e-6}},
         "r2": {"arm": "student/kd-lora", "adapter": {"rank": 2}},

@@ -14,6 +14,7 @@ from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from kdlora.spec.run import EmbeddingsTeacherRun, read_run
+from tests.harness.finished import finished
 from tests.harness.moods import BRIEF, sentences, write_csv
 
 
@@ -45,9 +46,8 @@ def study(corner, **changes):
 
 def test_it_answers_as_the_baseline_and_teaches(corner, alike, tmp_path):
     made = study(corner, tasks=[alike], unlabelled={"alike": {"file": "recombined"}})
-    result = kdlora.run(made, out=tmp_path / "out", threads=1)
-    assert set(result.status.values()) == {"done"}, result.failed
-    store, frame = Store(tmp_path / "out"), result.frame.set_index("arm")
+    frame = finished(corner, made, tmp_path / "out").set_index("arm")
+    store = Store(tmp_path / "out")
     ids = frame["run_id"]
     teacher, base = (store.read(ids[arm]) for arm in ("teacher/given", "baseline/embeddings"))
     assert teacher.quality == base.quality
@@ -64,20 +64,19 @@ def test_it_answers_as_the_baseline_and_teaches(corner, alike, tmp_path):
     assert student.run.teacher_run_id == teacher.run_id
     assert student.facts.teaching.unlabelled["used"] > 300
     assert frame.loc["student/kd-fft", "teacher_score"] == teacher.quality.score
-    kdlora.run(made, out=tmp_path / "out", threads=1)
+    finished(corner, made, tmp_path / "out")
     assert store.read(teacher.run_id) == teacher  # it is not fitted again
 
 
 def test_a_damaged_linear_model_teaches_nobody(corner, alike, tmp_path):
     made = study(corner, tasks=[alike], baselines=False)
-    kdlora.run(study(corner, tasks=[alike], baselines=False, arms=["teacher/given"]),
-               out=tmp_path / "out", threads=1)  # fmt: skip
+    alone = study(corner, tasks=[alike], baselines=False, arms=["teacher/given"])
+    finished(corner, alone, tmp_path / "out")
     (model,) = (tmp_path / "out").glob("runs/*given*/model/baseline.npz")
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.write_bytes(content)
-    result = kdlora.run(made, out=tmp_path / "out", threads=1)
-    assert set(result.status.values()) == {"done"}  # it was set aside and fitted again
+    finished(corner, made, tmp_path / "out")  # it was set aside and fitted again
     assert list((tmp_path / "out").glob("runs/*given*/*damaged*"))
 
 
@@ -131,7 +130,7 @@ def test_it_needs_labels(corner, alike, tmp_path):
 
 
 def test_what_it_is_stands_in_its_files(corner, alike, tmp_path):
-    kdlora.run(study(corner, tasks=[alike], baselines=False, arms=["teacher/given"]),
-               out=tmp_path / "out", threads=1)  # fmt: skip
+    alone = study(corner, tasks=[alike], baselines=False, arms=["teacher/given"])
+    finished(corner, alone, tmp_path / "out")
     (about,) = (tmp_path / "out").glob("runs/*given*/model/baseline.json")
     assert json.loads(about.read_text())["kind"] == "regression"

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import kdlora
 from kdlora.errors import InputError
 from kdlora.models.saved import load_trained
 from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
+from tests.harness.finished import finished
 
 STILL = {"training": {"lr": 1e-12, "epochs": 1, "weight_decay": 0.0}}
 ARMS = ("student/kd-lora", "student/kd-olora", "student/kd-fft")
@@ -34,11 +34,10 @@ def values(corner) -> dict:
 
 
 @pytest.fixture(scope="module")
-def done(values, tmp_path_factory):
+def done(values, corner, tmp_path_factory):
     out = tmp_path_factory.mktemp("start") / "out"
-    result = kdlora.run(values, out=out, workers=2, threads=1)
-    assert set(result.status.values()) == {"done"}, result.frame["error"].tolist()
-    return Store(out), result.frame.set_index("arm")["run_id"]
+    frame = finished(corner, make_study(values), out, workers=2)
+    return Store(out), frame.set_index("arm")["run_id"]
 
 
 @pytest.fixture(scope="module")

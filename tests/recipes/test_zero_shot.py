@@ -23,6 +23,7 @@ from kdlora.spec.plan import make_plan
 from kdlora.spec.run import ZeroShotTeacherRun, read_run
 from kdlora.vocabulary.task import TASKS
 from tests.harness.entailment import HYPOTHESIS, WORDS, save_entailment
+from tests.harness.finished import finished
 from tests.harness.moods import BRIEF, sentences
 
 
@@ -85,9 +86,7 @@ def _hate(folder):
 
 
 def test_it_teaches_like_any_teacher(corner, knowing, tmp_path):
-    result = kdlora.run(study(corner, knowing), out=tmp_path / "out", threads=1)
-    assert set(result.status.values()) == {"done"}
-    frame = result.frame.set_index("arm")
+    frame = finished(corner, study(corner, knowing), tmp_path / "out").set_index("arm")
     store = Store(tmp_path / "out")
     teacher = store.read(frame.loc["teacher/given", "run_id"])
     assert teacher.quality.score == 1.0
