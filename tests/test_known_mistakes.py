@@ -80,7 +80,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "5: OLoRA and PiSSA change the base weights under other adapters and saved ones": (
         "models/test_adapters.py::test_a_base_model_is_adapted_once",
-        "models/test_adapters.py::test_runs_do_not_touch_each_other",
+        "models/test_every_variant_and_family.py::test_a_second_training_is_not_affected_by_the_first",
         "models/test_saved.py::test_adapter_folders_load_with_plain_peft",
         "models/test_saved.py::test_olora_is_saved_as_lora_of_twice_the_rank",
         "models/test_peft_methods.py::test_pissa_is_saved_for_the_base_as_it_was",
