@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from kdlora.models.fused.forward import FusedForward, fuse
+from kdlora.models.fused.layer import BoundLayer
 from kdlora.models.inner_states import Wanted, run_with_states
 from tests.harness.fused import FAMILIES, VARIANTS, trained
 from tests.harness.models import adapt, load
-from tests.harness.tiny_models import tiny_batch
+from tests.harness.tiny_models import tiny_batch, tiny_config, tiny_tokenizer
 
 PRE_NORM = ("modernbert",)
 POST_NORM = [family for family in FAMILIES if family not in PRE_NORM]
@@ -104,3 +107,22 @@ def test_what_is_dropped_in_training_is_dropped_in_the_states(encoder):
         assert state.equal(again[name])
         assert not state.equal(other[name])
     assert (first["hidden.0"] == 0).float().mean() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted((4,))], ids=["none", "the last"])
+def test_states_that_nobody_wants_are_not_held(monkeypatch, wanted):
+    """In answers each layer's stream goes when the next one's is there; they may be large."""
+    config = tiny_config("bert", layers=4)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    made, held, call = [], [], BoundLayer.__call__
+
+    def watched(self, stream, *others):
+        held.append(sum(one() is not None for one in made))
+        out = call(self, stream, *others)
+        made.append(weakref.ref(out))
+        return out
+
+    monkeypatch.setattr(BoundLayer, "__call__", watched)
+    with torch.no_grad():
+        fuse(model, torch.float32, wanted).with_states(tiny_batch(tiny_tokenizer(config)))
+    assert held[:3] == [0, 1, 1]  # what a layer reads, and no other

@@ -233,15 +233,18 @@ class _Bound:
         if self.widen is not None:
             half = stream.to(self.widen.projection.dtype)
             stream = self.widen(half, batch.keep).float()
-        wanted, seen = self.wanted, {"hidden.0": stream}
-        for number, (layer, of_layer) in enumerate(
-            zip([*self.layers, self.last], positions, strict=True), start=1
-        ):
-            if number == wanted.layer:
+        wanted = self.wanted
+        seen: dict[str, torch.Tensor] = {}
+        layers = zip([*self.layers, self.last], positions, strict=True)
+        for below, (layer, of_layer) in enumerate(layers):
+            if below in wanted.hidden:
+                seen[f"hidden.{below}"] = stream
+            if below + 1 == wanted.layer:
                 seen |= layer.query_key_value(stream, batch)
-            stream = seen[f"hidden.{number}"] = layer(stream, batch, of_layer)
+            stream = layer(stream, batch, of_layer)
         if not wanted.names:
             return stream
+        seen[f"hidden.{len(positions)}"] = stream
         first = stream if len(stream) == batch.size else stream[:: batch.length]
         states = [seen[name].float().reshape(batch.size, -1) for name in wanted.names]
         return torch.cat([first, *states], 1)
