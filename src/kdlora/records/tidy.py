@@ -283,17 +283,7 @@ def rows_of(frame: pd.DataFrame, *columns: str) -> list[dict[str, Any]]:
     A column that the frame lacks is absent.
     """
     frame = frame[[name for name in columns if name in frame]] if columns else frame
-    told = {str(name): _plain(values) for name, values in frame.items()}
-    return [dict(zip(told, row, strict=True)) for row in zip(*told.values(), strict=True)]
-
-
-def _plain(column: pd.Series) -> list[Any]:
-    """The values of a column as Python has them, as `to_dict` would give them: only those that may
-    be of any kind are looked at one by one."""
-    values = column.tolist()
-    if column.dtype != object:
-        return values
-    return [value.item() if isinstance(value, np.generic) else value for value in values]
+    return frame.to_dict("records")  # type: ignore[return-value]
 
 
 def groups(
