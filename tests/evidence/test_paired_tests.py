@@ -8,6 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from kdlora.evidence.paired_tests import (
+    RANKS_EXACT_UP_TO,
     adjust,
     cohens_dz,
     no_spread,
@@ -33,6 +34,21 @@ def test_t_equals_scipy_row_by_row() -> None:
 def test_wilcoxon_equals_scipy_with_ties_and_zeros() -> None:
     for values in (SAMPLE, np.round(SAMPLE, 0), np.array([0.0, 1, 1, -2, 3, 4, 4])):
         assert wilcoxon_p(values) == pytest.approx(stats.wilcoxon(values).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 13, 14])
+def test_wilcoxon_equals_scipy_row_by_row(n: int) -> None:
+    """Where patterns are listed and where they are not: rows with ties and zeros, and without."""
+    own = np.random.default_rng(n)
+    values = np.concatenate([own.normal(0.4, 1, (3, n)), np.round(own.normal(1, 1, (3, n)))])
+    for row, p in zip(values, wilcoxon_p(values), strict=True):
+        alone = wilcoxon_p(row)
+        if not row.any():
+            assert np.isnan([p, alone]).all()
+            continue
+        assert alone == pytest.approx(stats.wilcoxon(row).pvalue, rel=1e-9)
+        if n <= RANKS_EXACT_UP_TO:  # above, scipy approximates all rows where one has ties
+            assert p == pytest.approx(alone, rel=1e-12)
 
 
 def test_wilcoxon_by_hand() -> None:
@@ -110,6 +126,7 @@ def test_what_allows_no_test_gives_nan_not_a_p() -> None:
     for values in (np.zeros(6), np.full(6, 0.3), np.array([0.2])):
         assert np.isnan(t_test(values)[1])
     assert np.isnan(wilcoxon_p(np.zeros(6)))
+    assert np.isnan(wilcoxon_p(np.array([1.0, np.nan, 2.0])))
     assert np.isnan(sign_flip_p(np.zeros(6), RNG)[0])
     assert np.isnan(sign_flip_p(np.zeros(30), RNG)[0])
     assert np.isnan(cohens_dz(np.full(4, 2.0)))
