@@ -113,15 +113,21 @@ def parsed(source: str) -> ast.Module:
     return ast.parse(source)
 
 
-def texts_of(tree: ast.AST) -> Iterator[ast.Constant]:
+@cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """Every node of a module's tree: to walk through it takes as long as to parse it."""
+    return tuple(ast.walk(parsed(source)))
+
+
+def texts_of(source: str) -> Iterator[ast.Constant]:
     """Every text of a module that is no docstring."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {
         id(node.body[0].value)
-        for node in ast.walk(tree)
+        for node in nodes(source)
         if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
     }
-    for node in ast.walk(tree):
+    for node in nodes(source):
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if is_text and id(node) not in docstrings:
             yield node
@@ -132,15 +138,14 @@ def arms_by_hand(source: str, *, whole_allowed: bool = False) -> list[str]:
 
     `whole_allowed`: it may name arms ("teacher/fft"), as the published studies do.
     """
-    tree = parsed(source)
     found = [
         f"line {text.lineno}: {text.value!r}"
-        for text in texts_of(tree)
+        for text in texts_of(source)
         if PIECE.search(text.value)
         and "*" not in text.value  # a pattern, as users write them
         and not (whole_allowed and text.value[-1] not in "/-")
     ]
-    for node in ast.walk(tree):
+    for node in nodes(source):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         given = [a.value for a in node.args if isinstance(a, ast.Constant)]
@@ -154,7 +159,7 @@ def arms_by_hand(source: str, *, whole_allowed: bool = False) -> list[str]:
 def metric_tables(source: str) -> list[str]:
     """Where a module lists two metrics or more by name, or keeps something for each of them."""
     found = []
-    for node in ast.walk(parsed(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Dict):
             items = node.keys
         elif isinstance(node, ast.Tuple | ast.List | ast.Set):
@@ -267,7 +272,7 @@ def test_options_travel_as_one_object():
     problems = []
     for file in sorted((ROOT / "src").rglob("*.py")):
         module = ".".join(file.relative_to(ROOT / "src").with_suffix("").parts)
-        for parent in ast.walk(parsed(file.read_text(encoding="utf-8"))):
+        for parent in nodes(file.read_text(encoding="utf-8")):
             bases = [ast.unparse(base) for base in getattr(parent, "bases", [])]
             for node in ast.iter_child_nodes(parent):
                 if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -288,7 +293,7 @@ def test_the_report_tests_and_pairs_nothing_itself():
     ))  # fmt: skip
     found = []
     for path in sorted((ROOT / "src" / "kdlora" / "report").rglob("*.py")):
-        for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
+        for node in nodes(path.read_text(encoding="utf-8")):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -307,7 +312,7 @@ OWN_FILES = {
 def files_read(source: str) -> list[str]:
     """Where a module reads a file itself."""
     found = []
-    for node in ast.walk(parsed(source)):
+    for node in nodes(source):
         if not isinstance(node, ast.Call):
             continue
         method = node.func.attr if isinstance(node.func, ast.Attribute) else None
@@ -345,7 +350,7 @@ def test_a_file_that_is_read_elsewhere_is_seen(line):
 def printed(source: str) -> list[str]:
     """Where a module writes to a terminal itself, or takes texts for markup."""
     found = []
-    for node in ast.walk(parsed(source)):
+    for node in nodes(source):
         called = isinstance(node, ast.Call) and ast.unparse(node.func)
         if called in ("print", "Console", "escape", "typer.echo", "sys.stdout.write"):
             found.append(f"line {node.lineno}: {ast.unparse(node)}")

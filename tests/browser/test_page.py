@@ -37,7 +37,7 @@ class Tab:
         """Open everything and see it once, so that every chart is live."""
         self.open_all()
         height = self.page.evaluate("document.body.scrollHeight")
-        for y in range(0, height, 600):
+        for y in range(0, height, 1000):  # a chart lives from 300 px before it is in sight
             self.page.evaluate(f"window.scrollTo(0, {y})")
             self.page.wait_for_timeout(40)
         self.page.wait_for_function(
