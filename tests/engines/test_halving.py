@@ -19,8 +19,10 @@ from kdlora.records.frame import load_frame, save_plan
 from kdlora.records.halving import FOLDER, read_rung
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
+from kdlora.spec.study import Study
 from kdlora.training.checkpoint import Paused
-from tests.harness.moods import BRIEF
+from tests.harness.finished import share_costs
+from tests.harness.moods import BRIEF, Corner
 
 ARMS = ["teacher/fft", "student/lora", "student/kd-lora", "student/kd-olora"]
 CHANGES = {
@@ -36,8 +38,8 @@ CHANGES = {
 RACE = {"arms": ["student/kd-*"], "rungs": [1, 2]}
 
 
-def _run(study, root: Path, **options):
-    plan, store = make_plan(study), Store(root)
+def _run(corner: Corner, study: Study, root: Path, **options):
+    plan, store = make_plan(study), Store(share_costs(corner, root))
     store.prepare()
     save_plan(store, study, plan)
     status = run_plan(plan, store, EngineOptions(workers=2, threads=1, **options))
@@ -47,13 +49,13 @@ def _run(study, root: Path, **options):
 @pytest.fixture(scope="module")
 def whole(corner, tmp_path_factory):
     """The study without early decisions."""
-    return _run(corner.study(**CHANGES), tmp_path_factory.mktemp("halving") / "whole")
+    return _run(corner, corner.study(**CHANGES), tmp_path_factory.mktemp("halving") / "whole")
 
 
 @pytest.fixture(scope="module")
 def halved(corner, tmp_path_factory):
     study = corner.study(**CHANGES, halving=RACE)
-    return _run(study, tmp_path_factory.mktemp("halving") / "halved")
+    return _run(corner, study, tmp_path_factory.mktemp("halving") / "halved")
 
 
 def _titles(plan) -> dict[str, str]:
@@ -111,7 +113,7 @@ def test_a_survivor_is_the_run_that_it_would_have_been(whole, halved):
 
 def test_a_finished_study_decides_nothing_new(corner, halved):
     before = _decisions(halved[1].root)
-    _, _, status = _run(corner.study(**CHANGES, halving=RACE), halved[1].root)
+    _, _, status = _run(corner, corner.study(**CHANGES, halving=RACE), halved[1].root)
     assert status == halved[2]
     assert _decisions(halved[1].root) == before
 
@@ -127,11 +129,11 @@ def test_killed_between_rung_and_decision(corner, halved, tmp_path, monkeypatch)
 
     monkeypatch.setattr(halving, "record_decision", die)
     with pytest.raises(Interrupted):
-        _run(study, root)
+        _run(corner, study, root)
     assert not list(root.glob(f"{FOLDER}/*.json"))
     assert len(list(root.glob("runs/*/rung-1.json"))) == 4
     monkeypatch.undo()
-    _, _, status = _run(study, root)
+    _, _, status = _run(corner, study, root)
     assert status == halved[2]
     assert _decisions(root) == _decisions(halved[1].root)
 
@@ -163,7 +165,8 @@ def test_only_part_of_a_race_is_left_for_later(corner, halved, tmp_path):
     taught = next(run.run_id for run in halved[0].runs if run.title == "teacher/fft")
     shutil.copytree(halved[1].folder(taught), root / "runs" / taught)
     study = corner.study(**CHANGES, halving=RACE)
-    plan, _, status = _run(study, root, selection=RunSelection(only=("arm=student/kd-olora",)))
+    only = RunSelection(only=("arm=student/kd-olora",))
+    plan, _, status = _run(corner, study, root, selection=only)
     run_id = _titles(plan)["student/kd-olora"]
     assert status[run_id] == "later"
     assert not list(root.glob(f"{FOLDER}/*.json"))
