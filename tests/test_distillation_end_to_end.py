@@ -277,7 +277,7 @@ def test_rows_of_which_a_file_says_nothing_are_taught_by_their_label(corner, ans
     notes: list[str] = []
     result = kdlora.run(
         study(corner, pairs=[pair], unlabelled={"moods": str(extra)}),
-        out=tmp_path / "out",
+        out=share_costs(corner, tmp_path / "out"),
         threads=1,
         on_note=notes.append,
     )

@@ -12,6 +12,7 @@ import yaml
 
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
+from tests.harness.finished import share_costs
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "examples" / "slurm"
 
@@ -46,7 +47,7 @@ def test_two_tasks_share_one_folder(corner, tmp_path):
     (tools / "kdlora").chmod(0o755)
     training = corner.study().training.model_dump() | {"epochs": 1}
     study = corner.study(arms=["teacher/fft", "student/kd-lora"], training=training)
-    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path, out = tmp_path / "study.yaml", share_costs(corner, tmp_path / "out")
     path.write_text(yaml.safe_dump(study.model_dump(mode="json")))
     environment = {
         **os.environ,

@@ -24,6 +24,7 @@ from kdlora.records.predictions import read_predictions
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
 from tests.harness.commands import in_process
+from tests.harness.finished import share_costs
 
 
 def outputs(store: Store, run_id: str) -> dict[str, np.ndarray]:
@@ -54,7 +55,7 @@ def test_every_run_is_recorded_and_kd_students_agree_with_their_teacher(done):
 def test_the_same_spec_again_gives_equal_predictions(corner, done, tmp_path):
     study = corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False)
     plan, store = make_plan(study), done[1]
-    again = Store(tmp_path)
+    again = Store(share_costs(corner, tmp_path))
     again.prepare()
     run_plan(plan, again, EngineOptions(workers=1, threads=1))
     for run in plan.runs:
@@ -78,7 +79,7 @@ def test_a_failing_run_is_recorded_its_students_skipped_and_the_rest_done(corner
     shutil.copytree(corner.teacher, broken)
     (broken / "model.safetensors").write_bytes(b"no weights")
     pairs = [{"name": "tiny", "teacher": str(broken), "student": corner.student}]
-    plan, store = make_plan(corner.study(pairs=pairs)), Store(tmp_path / "out")
+    plan, store = make_plan(corner.study(pairs=pairs)), Store(share_costs(corner, tmp_path / "out"))
     store.prepare()
     status = run_plan(plan, store, EngineOptions(threads=1))
     by_arm = {run.arm: status[run.run_id] for run in plan.runs}
@@ -113,7 +114,7 @@ class Started:
     def __init__(self, corner, folder: Path) -> None:
         study = corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False)
         (folder / "study.yaml").write_text(yaml.safe_dump(study.model_dump(mode="json")))
-        self.runs, self.store = make_plan(study).runs, Store(folder / "out")
+        self.runs, self.store = make_plan(study).runs, Store(share_costs(corner, folder / "out"))
         self.words = ["run", str(folder / "study.yaml"), "--out", str(self.store.root)]
 
     def until(
