@@ -30,6 +30,8 @@ from kdlora.records import leases
 from kdlora.records.record import Flag
 from kdlora.records.store import Store
 from kdlora.spec.plan import make_plan
+from tests.harness.finished import share_costs
+from tests.harness.moods import BRIEF
 from tests.harness.records import record_of
 
 
@@ -326,7 +328,10 @@ def test_a_full_disk_stops_the_study_and_fails_no_run(plan, store, monkeypatch, 
 def test_a_teacher_whose_record_goes_is_done_again_and_its_student_then(
     corner, store, monkeypatch, noticed_by
 ):
-    plan = make_plan(corner.study(arms=["teacher/fft", "student/kd-lora"], baselines=False))
+    short = {"training": {**BRIEF, "epochs": 1}, "data": {"max_train": 80, "selection_min": 40}}
+    arms = ["teacher/fft", "student/kd-lora"]
+    plan = make_plan(corner.study(arms=arms, baselines=False, **short))
+    share_costs(corner, store.root)
     teacher, student = plan.runs
     events, answers = [], [[]] if noticed_by == "the worker" else []
 
