@@ -186,7 +186,8 @@ def match_usable(
             if left[k].notna().any() or right[k].notna().any():
                 one = a if right[k].notna().any() else b
                 notes.append(f"{one} has no {k}: its result is compared with every {k}")
-    only = (_unmatched(left, cells, on), _unmatched(right, cells, on))
+    repeat = bool(on) and bool(cells.duplicated(on).any())
+    only = (_unmatched(left, cells, on, repeat), _unmatched(right, cells, on, repeat))
     if cells.empty:
         return result(_no_cells(keys), POINTS, only, f"{a} and {b} share no cell of {keys}")
     cells, unit, reason = _one_unit(cells, notes)
@@ -195,7 +196,7 @@ def match_usable(
     cells["difference"] = (cells["score_a"] - cells["score_b"]).round(10)
     cells = cells.rename(columns={"metric_a": "metric"})[[*keys, *_MEASURED]]
     order = [*dict.fromkeys(("task", *block, *keys))]
-    cells = cells.sort_values(order, key=lambda c: c.astype(str)).reset_index(drop=True)
+    cells = cells.iloc[_by_text(cells, order)].reset_index(drop=True)
     return result(cells, unit, only, reason)
 
 
@@ -206,16 +207,21 @@ def one_side(
     used = dict.fromkeys(
         (*keys, "arm", "adaptation", "value", "metric", "unit", "run_id", *SETTINGS)
     )
-    rows = usable.loc[selection.mask(usable), [c for c in used if c in usable]]
+    meant = np.flatnonzero(selection.mask(usable))
+    rows = pd.DataFrame(
+        {"run" if c == "run_id" else c: usable[c].array.take(meant) for c in used if c in usable}
+    )
     if rows.empty:
         return rows
-    rows = rows.rename(columns={"run_id": "run"})
     rows["seedless"] = rows["adaptation"].isin(SEEDLESS)
     rows["runs"] = rows["run"].map(lambda run: ((str(run), 1.0),))
+    rows["metrics"] = 1
     place = list(dict.fromkeys((*keys, "arm")))
-    cells = rows.drop_duplicates([*place, "run"]).assign(metrics=1)
-    if cells.duplicated(place).any():
-        cells = _averaged(cells, place, selection, notes)
+    cells = rows
+    if rows.duplicated(place).any():
+        cells = rows.drop_duplicates([*place, "run"])
+        if len(cells) == len(rows) or cells.duplicated(place).any():
+            cells = _averaged(cells, place, selection, notes)
     arms = cells["arm"].nunique()
     if arms > 1 and not {"arm", "adaptation"} & set(keys):
         by_cell = cells.groupby(list(keys), dropna=False, sort=False, observed=True)
@@ -289,10 +295,17 @@ def _once_each(cells: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return cells[~repeated].copy()
 
 
-def _unmatched(side: pd.DataFrame, cells: pd.DataFrame, on: list[str]) -> int:
+def _by_text(cells: pd.DataFrame, order: list[str]) -> list[int]:
+    """The places of the rows as their texts sort, what is missing last; pandas takes far longer."""
+    columns = (cells[key].astype(str).fillna("\U0010ffff").tolist() for key in order)
+    texts = list(zip(*columns, strict=True))
+    return sorted(range(len(texts)), key=texts.__getitem__)
+
+
+def _unmatched(side: pd.DataFrame, cells: pd.DataFrame, on: list[str], repeat: bool) -> int:
     if not on:
         return 0
-    if len(cells) == len(side) and not cells.duplicated(on).any():
+    if len(cells) == len(side) and not repeat:
         return 0  # every cell of this side was used, once
     used = pd.MultiIndex.from_frame(cells[on])
     return int((~pd.MultiIndex.from_frame(side[on]).isin(used)).sum())

@@ -42,15 +42,15 @@ def cost_ranges(
     frame: pd.DataFrame, columns: Sequence[str]
 ) -> dict[tuple[str, str], dict[str, CostRange]]:
     """(pair, arm) -> cost -> its range over all done runs; one that was not measured is absent."""
+    own = encoder_runs(frame)
+    values = {column: numeric(own, column).to_numpy() for column in columns}
     return {
         key: {
-            column: CostRange(
-                float(found.mean()), float(found.min()), float(found.max()), len(found)
-            )
-            for column in columns
-            if len(found := own.loc[own[column] > 0, column])
+            column: CostRange(mean(found), float(found.min()), float(found.max()), len(found))
+            for column, of_all in values.items()
+            if len(found := (of_rows := of_all[rows])[of_rows > 0])
         }
-        for key, own in groups(encoder_runs(frame), "pair", "arm", columns=columns)
+        for key, rows in places(own, "pair", "arm")
     }
 
 
