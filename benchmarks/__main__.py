@@ -11,6 +11,7 @@ from benchmarks import (
     abstention,
     cell,
     defaults,
+    embeddings,
     end_to_end,
     evidence,
     few_rows,
@@ -62,6 +63,11 @@ def main() -> None:
     kinds.add_argument("--rows", type=int, default=variants.ROWS)
     kinds.add_argument("--repeats", type=int, default=5, help="rounds, after one warm-up")
     kinds.add_argument("--out", type=Path, default=studies.OUT)
+    tables = commands.add_parser("embeddings", help="embeddings updated by row, beside whole")
+    tables.add_argument("--shapes", nargs="+", choices=list(embeddings.SHAPES))
+    tables.add_argument("--rows", type=int, default=embeddings.ROWS)
+    tables.add_argument("--repeats", type=int, default=3, help="rounds, after one warm-up")
+    tables.add_argument("--out", type=Path, default=studies.OUT)
     load = commands.add_parser("serve", help="`kdlora serve` under load, over loopback")
     load.add_argument("model", type=Path, help="an exported folder")
     load.add_argument("--variant", default=None)
@@ -211,6 +217,16 @@ def main() -> None:
         costs = variants.measure(rows=arguments.rows, repeats=arguments.repeats)
         variants.write(costs, arguments.out)
         print(variants.as_markdown(costs))
+        return
+    if arguments.command == "embeddings":
+        expect_same_machine(arguments.out, "embeddings", machine())
+        rows_found = embeddings.measure(
+            arguments.shapes or tuple(embeddings.SHAPES),
+            rows=arguments.rows,
+            repeats=arguments.repeats,
+        )
+        embeddings.write(rows_found, arguments.out)
+        print(embeddings.as_markdown(rows_found))
         return
     if arguments.command == "end-to-end":
         expect_same_machine(arguments.out, "end_to_end", machine())

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from benchmarks import peers, products
 from benchmarks.ours import Ours, counted
 from benchmarks.turns import Tally, Turn
-from benchmarks.workload import make_model, make_workload
+from benchmarks.workload import make_model, make_workload, with_usual_words
 from kdlora.data.batches import encode
 from kdlora.models.fused import team
+from kdlora.training import row_updates
 from kdlora.training.forward import make_forward
 from kdlora.training.inference import predict
 from kdlora.training.precision import choose_compute, ready_for_inference
@@ -43,6 +44,16 @@ def variant_training(variant: str, shape: str, profile: str, rows: int) -> Timed
     """An epoch by kdlora of a student that is distilled with a variant of LoRA."""
     work = make_workload(profile, rows)
     ours = Ours(shape, variant=variant, steps=math.ceil(rows / peers.BATCH))
+    return lambda: ours.epoch(work)
+
+
+def embeddings_training(by_row: bool, shape: str, profile: str, rows: int) -> Timed:
+    """An epoch of full fine-tuning by kdlora, its embeddings updated by row or whole."""
+    ours = Ours(shape, lora=False)
+    embeddings = ours.model.get_input_embeddings()
+    work = with_usual_words(make_workload(profile, rows), embeddings.num_embeddings)
+    if not by_row:
+        row_updates.FEWEST_ROWS = sys.maxsize  # the process is this contender's alone
     return lambda: ours.epoch(work)
 
 

@@ -5,7 +5,7 @@ Time depends neither on the values of weights nor on the words, so none are need
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     PreTrainedModel,
+    XLMRobertaConfig,
 )
 
 from kdlora.data.batches import Encoded
@@ -41,6 +42,14 @@ SHAPES: dict[str, object] = {
         hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536
     ),
     "bert-base": BertConfig(),
+    "multilingual-minilm-l12": BertConfig(
+        vocab_size=250_037,
+        hidden_size=384,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=1536,
+    ),
+    "xlm-r-base": XLMRobertaConfig(vocab_size=250_002),
 }
 
 _QUERY_VALUE = {"distilbert": ["q_lin", "v_lin"], "minilm-l3": ["query", "value"]}
@@ -82,6 +91,14 @@ def make_workload(profile: str, n: int, *, seed: int = 0) -> Workload:
     )
     labels = torch.from_numpy(rng.integers(0, 2, n))
     return Workload(texts, labels, torch.from_numpy(rng.normal(size=(n, 2)).astype(np.float32)))
+
+
+def with_usual_words(work: Workload, vocabulary: int, *, seed: int = 0) -> Workload:
+    """The same lengths in tokens of which some are frequent and most rare (Zipf's law)."""
+    rng = np.random.default_rng(seed)
+    chances = 1.0 / np.arange(1, vocabulary - 1000 + 1)
+    ids = 1000 + rng.choice(len(chances), len(work.texts.ids), p=chances / chances.sum())
+    return replace(work, texts=replace(work.texts, ids=ids.astype(np.int32)))
 
 
 def make_model(shape: str, *, attention: str, seed: int = 0) -> PreTrainedModel:

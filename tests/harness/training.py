@@ -59,6 +59,7 @@ def fit(
     settings: Training | None = None,
     loss: Loss | None = None,
     on_progress: Callable[[dict[str, Any]], None] = lambda event: None,
+    pause_after: int | None = None,
     **setup: Any,
 ) -> Progress:
     """Train the model for its accuracy; `setup` holds further fields of `TrainingSetup`."""
@@ -72,7 +73,9 @@ def fit(
         "seeds": Seeds(1, 2),
     }
     whole = TrainingSetup(loss=loss or make_loss(TASK, None), settings=settings, **usual | setup)
-    return train(model, data, whole, folder=folder, on_progress=on_progress)
+    return train(
+        model, data, whole, folder=folder, on_progress=on_progress, pause_after=pause_after
+    )
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:

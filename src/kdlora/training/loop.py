@@ -37,6 +37,7 @@ from kdlora.training.checkpoint import (
 from kdlora.training.forward import Forward, make_forward, make_state_forward
 from kdlora.training.interrupts import polite_interrupt
 from kdlora.training.precision import Compute
+from kdlora.training.row_updates import RowAdamW, gradients_by_row
 from kdlora.training.schedule import LearningRateSchedule, evaluation_steps
 from kdlora.training.step_counts import StepCounts
 
@@ -124,7 +125,7 @@ class _Training:
     forward: Forward
     states: StateForward | None  # where inner states are matched
     trained: dict[str, nn.Parameter]
-    optimizer: torch.optim.AdamW
+    optimizer: RowAdamW
     data: TrainingData
     setup: TrainingSetup
     counts: StepCounts
@@ -167,7 +168,7 @@ def train(
     saved_at = time.monotonic()
 
     devices = [compute.device] if compute.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), gradients_by_row(model, compute.device):
         torch.manual_seed(setup.seeds.dropout)
         state = load_checkpoint(folder, compute, unit=setup.unit)
         if state is not None:
@@ -224,6 +225,7 @@ def train(
             if progress.stopped != "completed" and time.monotonic() - saved_at > CHECKPOINT_S:
                 save()
 
+    optimizer.settle()
     with torch.no_grad():
         for name, value in best.items():
             trained[name].copy_(value)
@@ -232,7 +234,7 @@ def train(
 
 def make_optimizer(
     trained: dict[str, nn.Parameter], settings: Training, rates: NewRates | None = None
-) -> torch.optim.AdamW:
+) -> RowAdamW:
     """Fused AdamW with decoupled weight decay on matrices only (no biases, no norms).
 
     A group's `rate` is the factor by which it differs from the schedule's, if it does. Source:
@@ -245,7 +247,7 @@ def make_optimizer(
             params = [p for n, p in trained.items() if n in names and _decays(n, p) == matrices]
             group: dict[str, Any] = {"params": params, "weight_decay": decay}
             groups.append(group if factor == 1.0 else group | {"rate": factor})
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, fused=True)
+    return RowAdamW([g for g in groups if g["params"]], lr=0.0, fused=True)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
@@ -297,11 +299,18 @@ def _step(training: _Training, batch: np.ndarray, progress: Progress) -> None:
 
 def gradient_norm(trained: dict[str, nn.Parameter]) -> torch.Tensor:
     """L2 norm of all gradients together, a scalar tensor."""
-    return nn.utils.get_total_norm(p.grad for p in trained.values() if p.grad is not None)
+    gradients = []
+    for parameter in trained.values():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()  # a token's uses are added up, once a step
+            gradients.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            gradients.append(parameter.grad)
+    return nn.utils.get_total_norm(gradients)
 
 
 def clipped_step(
-    optimizer: torch.optim.AdamW, norm: torch.Tensor, clip_norm: float, skipped: torch.Tensor
+    optimizer: RowAdamW, norm: torch.Tensor, clip_norm: float, skipped: torch.Tensor
 ) -> None:
     """A step with gradients of at most the norm `clip_norm`, or none where `skipped` is 1.
 
@@ -363,6 +372,7 @@ def _evaluate(training: _Training, progress: Progress, best: dict[str, torch.Ten
     """Score the selection split, keep the weights if they are the best candidate so far."""
     start = time.perf_counter()
     setup = training.setup
+    training.optimizer.settle()
     metrics = setup.evaluate(training.model)
     score = metrics.get(setup.primary)
     usable = score if score is not None and math.isfinite(score) else None
