@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -31,19 +32,24 @@ def test_a_package_imports_only_from_those_before_it():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plan", "demo"], ["plan", "demo", "--json"]])
-def test_commands_that_train_nothing_do_not_import_torch(arguments):
+def test_commands_that_train_nothing_do_not_import_torch():
+    """One after the other in one process, which is asked after each."""
+    commands = (["--help"], ["plan", "demo"], ["plan", "demo", "--json"])
     code = (
-        "import sys; from kdlora.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit as end: code = end.code\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'peft'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy), code, file=sys.stderr)"
+        "import json, sys; from kdlora.cli import main\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    code = None\n"
+        "    try: main(arguments)\n"
+        "    except SystemExit as end: code = end.code\n"
+        "    heavy = {'torch', 'transformers', 'pandas', 'sklearn', 'peft'} & set(sys.modules)\n"
+        "    print('HEAVY', arguments, sorted(heavy), code or 0, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
-    )
-    assert "HEAVY [] 0" in done.stderr or "HEAVY [] None" in done.stderr, done.stderr
+        [sys.executable, "-c", code, json.dumps(commands)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    for arguments in commands:
+        assert f"HEAVY {arguments} [] 0" in done.stderr, done.stderr
 
 
 def test_the_results_so_far_are_shown_without_statistics_and_charts(tmp_path):
