@@ -47,9 +47,9 @@ def near_groups(forms: Sequence[str]) -> np.ndarray:
     groups = numbered(forms)
     first = np.unique(groups, return_index=True)[1]
     shingles, starts, owners = _shingles([forms[i] for i in first])
-    parent = np.arange(len(first))
+    parent, texts = list(range(len(first))), owners.tolist()  # walked one by one: no arrays
     for a, b in _alike(shingles, starts):
-        left, right = _root(parent, owners[a]), _root(parent, owners[b])
+        left, right = _root(parent, texts[a]), _root(parent, texts[b])
         if left != right and _similarity(shingles, starts, a, b) >= NEAR:
             parent[max(left, right)] = min(left, right)
     roots = np.array([_root(parent, i) for i in range(len(parent))], dtype=np.int64)
@@ -115,12 +115,12 @@ def _similarity(shingles: np.ndarray, starts: np.ndarray, a: int, b: int) -> flo
     return len(left & right) / len(left | right)
 
 
-def _root(parent: np.ndarray, place: int) -> int:
+def _root(parent: list[int], place: int) -> int:
     """The first text of a chain of near duplicates."""
     while parent[place] != place:
         parent[place] = parent[parent[place]]
-        place = int(parent[place])
-    return int(place)
+        place = parent[place]
+    return place
 
 
 def rows_by_group(groups: np.ndarray) -> dict[int, list[int]]:

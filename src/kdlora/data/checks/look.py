@@ -171,13 +171,12 @@ def _column_findings(names: Sequence[str], texts: Sequence[Sequence[str]]) -> It
                 "Export the file again as UTF-8 from where it comes" if share >= _GARBLED else "",
             )
         ids = sum(_ID.fullmatch(text) is not None for text in filled)
-        digits = sum(any(c.isdigit() for c in text) for text in filled)
         distinct = len(set(filled))
         if (
             filled
             and ids >= _ALMOST * len(filled)
             and distinct >= _DISTINCT * len(filled)
-            and digits >= _WITH_DIGITS * len(filled)
+            and sum(any(c.isdigit() for c in text) for text in filled) >= _WITH_DIGITS * len(filled)
         ):
             shown = ", ".join(quote(text, 24) for text in filled[:_SHOWN])
             yield DataFinding(
