@@ -380,6 +380,7 @@ def outcomes_apart(
             both = sorted(blocks[arm] & blocks.get(teacher, set()))
             if arm == teacher or arm in known or arm in raced or not both:
                 continue
-            by_arm = {o.arm: o for o in outcomes(frame, cells, pair, both)}
+            needed = cells["arm"].isin([arm, str(teacher), str(MAJORITY)])
+            by_arm = {o.arm: o for o in outcomes(frame, cells[needed], pair, both)}
             found.setdefault(pair, []).append(OutcomeApart(by_arm[arm], by_arm[str(teacher)]))
     return found
