@@ -1,9 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both set up .venv on first use.
 PYTHON ?= python3
 BIN := .venv/bin
-# A file a worker, in conftest's order; on two cores three workers, since some tests wait for
-# processes that they started. Bytecode is written, since many do.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A file a worker, in conftest's order. Bytecode is written, since many tests start processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test quick lint results docs bench clean
 

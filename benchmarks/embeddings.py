@@ -48,6 +48,9 @@ def write(found: dict[str, Any], folder: Path) -> None:
 
 def as_markdown(found: dict[str, Any]) -> str:
     """The table: a row a shape."""
+    asked = (
+        "" if set(found["seconds"]) == set(SHAPES) else " --shapes " + " ".join(found["seconds"])
+    )
     lines = [
         "# Embeddings that are updated by row",
         "",
@@ -57,7 +60,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         f"turns; the median of {found['repeats']} rounds and, in brackets, the least and the most.",
         "",
         f"Measured {found['measured_at']} on {described(found['machine'])} by "
-        "`python -m benchmarks embeddings`.",
+        f"`python -m benchmarks embeddings{asked}`.",
         "",
         "| encoder | embeddings | whole, s | by row, s | as fast |",
         "|---|---|---:|---:|---:|",

@@ -52,3 +52,4 @@ def test_the_table_says_how_much_faster_round_by_round():
         }
     )  # fmt: skip
     assert "| minilm-l3 | 30,522 x 384 | 3.0 | 1.5 | 2.00 (1.00 to 4.00) |" in page
+    assert "`python -m benchmarks embeddings --shapes minilm-l3`" in page
