@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from kdlora.engines.execution import Execution
 from kdlora.engines.failure import failed_record
 from kdlora.errors import InputError, KdloraError, StudyFailed
 from kdlora.planning import preflight
-from kdlora.records.data_look import read_looks
+from kdlora.records.data_look import DataFinding, read_looks, write_looks
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
@@ -117,3 +118,19 @@ def test_what_a_look_found_is_told_and_kept(corner, tmp_path, monkeypatch):
     assert all(any(found.told in note for note in notes) for found in look.findings)
     page = (tmp_path / "out" / "report.md").read_text()
     assert "The data" in page
+
+
+def test_what_was_found_in_a_task_that_the_study_no_longer_has_is_not_told(
+    corner, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Execution, "run_plan", left_for_later)
+    kdlora.run(corner.study(), out=tmp_path / "out")
+    (look,) = read_looks(tmp_path / "out")
+    doubt = DataFinding("duplicates", "warning", "half of the rows are ghosts")
+    gone = replace(look, task="gone", findings=(doubt,))
+    for kept, told in (([look, replace(gone, task="moods")], True), ([look, gone], False)):
+        write_looks(kept, tmp_path / "out")
+        kdlora.write_report(tmp_path / "out")
+        assert (
+            "half of the rows are ghosts" in (tmp_path / "out" / "report.md").read_text()
+        ) == told

@@ -339,12 +339,13 @@ def _report(
     planned = (root / "plan.json").is_file()
     spec = read_plan(root)["study"] if planned else {}
     rerun = f"kdlora run {root / STUDY_FILE} --out {root}"
+    tasks = set(frame["task"])  # an earlier form of the study may have had others
     inputs = ReportInputs(
         spec.get("name") or root.name,
         spec,
         rerun=rerun if planned else f"kdlora report {root}",
         histories=lambda: load_histories(root),
-        looks=lambda: read_looks(root),
+        looks=lambda: [look for look in read_looks(root) if look.task in tasks],
         bins=lambda: read_bins(frame, root),
         examples=(lambda: read_stored_outputs(frame, root, read_exports(root, frame).forms))
         if planned
