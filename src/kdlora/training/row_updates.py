@@ -11,8 +11,10 @@ Source of AdamW: Loshchilov and Hutter (2019), "Decoupled weight decay regulariz
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,10 +33,7 @@ def gradients_by_row(model: nn.Module, device: torch.device) -> Iterator[None]:
 
     On a processor only: elsewhere to find those rows is to wait for the device in every step.
     """
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     changed = []
     if device.type == "cpu":
         for module in model.modules():
@@ -55,6 +54,31 @@ def gradients_by_row(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.sparse = False
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """What AdamW does in each step so far, [steps + 1]; the first entry stands before all steps.
+
+    `kept` is the share of a weight that decay leaves after a step and all before it. The first
+    moment is multiplied by `pace`, which is divided by `kept`, the root of the second by `spread`.
+    """
+
+    kept: torch.Tensor
+    pace: torch.Tensor
+    spread: torch.Tensor
+
+    @classmethod
+    def so_far(cls, group: dict[str, Any], rates: list[float]) -> _Steps:
+        beta1, beta2 = group["betas"]
+        steps = torch.arange(len(rates) + 1, dtype=torch.float64)
+        lr = torch.tensor([0.0, *rates], dtype=torch.float64)
+        kept = (1 - lr * group["weight_decay"]).cumprod(0)
+        return cls(
+            kept=kept,
+            pace=lr / (1 - beta1**steps).clamp_min(1e-12) / kept,
+            spread=(1 - beta2**steps).clamp_min(1e-12).rsqrt(),
+        )
+
+
 class RowAdamW(torch.optim.AdamW):
     """Fused AdamW; a parameter with a sparse gradient [rows, d] is updated where it has one.
 
@@ -73,7 +97,7 @@ class RowAdamW(torch.optim.AdamW):
                 if gradient is not None and gradient.is_sparse:
                     by_row.append((group, parameter, gradient.coalesce()))
                     parameter.grad = None
-                elif gradient is not None and "applied" in self.state[parameter]:
+                elif gradient is not None and "applied" in self.state.get(parameter, {}):
                     self._settle(group, parameter)  # resumed where gradients are dense
                     for name in ("applied", "touched", "rates"):
                         del self.state[parameter][name]
@@ -95,18 +119,11 @@ class RowAdamW(torch.optim.AdamW):
                 if "applied" in self.state.get(parameter, {}):
                     self._settle(group, parameter)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        for state in self.state.values():
-            for name in ("applied", "touched"):
-                if name in state:  # torch gives every tensor its parameter's type
-                    state[name] = state[name].to(torch.int32)
-
     def _row_step(
         self, group: dict[str, Any], parameter: nn.Parameter, rows: torch.Tensor, g: torch.Tensor
     ) -> None:
         state = self._state_by_row(parameter)
-        self._catch_up(group, parameter, rows)
+        self._catch_up(group, parameter, rows, _Steps.so_far(group, state["rates"]))
         state["step"] += 1
         step = int(state["step"])
         lr, (beta1, beta2) = group["lr"], group["betas"]
@@ -128,16 +145,21 @@ class RowAdamW(torch.optim.AdamW):
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         if "applied" not in state:
             done = int(state["step"])  # steps with dense gradients, as earlier versions took them
-            state["applied"] = torch.full((len(parameter),), done, dtype=torch.int32)
+            state["applied"] = torch.full(
+                (len(parameter),), float(done)
+            )  # exact in fp32, as loaded
             state["touched"] = state["applied"].clone()
             state["rates"] = [0.0] * done
         return state
 
     def _settle(self, group: dict[str, Any], parameter: nn.Parameter) -> None:
+        steps = _Steps.so_far(group, self.state[parameter]["rates"])
         for rows in torch.arange(len(parameter)).split(AT_ONCE):
-            self._catch_up(group, parameter, rows)
+            self._catch_up(group, parameter, rows, steps)
 
-    def _catch_up(self, group: dict[str, Any], parameter: nn.Parameter, rows: torch.Tensor) -> None:
+    def _catch_up(
+        self, group: dict[str, Any], parameter: nn.Parameter, rows: torch.Tensor, steps: _Steps
+    ) -> None:
         """Give `rows` the steps that they missed, in which their gradient was zero."""
         state = self.state[parameter]
         now = int(state["step"])
@@ -145,11 +167,9 @@ class RowAdamW(torch.optim.AdamW):
         if not len(rows):
             return
         (beta1, beta2), eps = group["betas"], group["eps"]
-        steps = torch.arange(now + 1, dtype=torch.float64)
-        rates = torch.tensor([0.0, *state["rates"]], dtype=torch.float64)
-        kept = (1 - rates * group["weight_decay"]).cumprod(0)  # of a weight, after each step
         applied, touched = state["applied"][rows].long(), state["touched"][rows].long()
         state["applied"][rows] = now
+        kept = steps.kept
         weights = parameter[rows].mul_((kept[now] / kept[applied]).float()[:, None])
         parameter[rows] = weights
         known = touched > 0
@@ -166,11 +186,9 @@ class RowAdamW(torch.optim.AdamW):
             return
         past = torch.arange(1, longest + 1)
         at = (applied[:, None] + past).clamp(max=now)
-        pace = rates / (1 - beta1**steps).clamp_min(1e-12)
-        spread = (1 - beta2**steps).clamp_min(1e-12).rsqrt()
-        size = (pace / kept)[at] * (kept[now] * beta1 ** past.double())
+        size = steps.pace[at] * (kept[now] * beta1 ** past.double())
         size = size.where(applied[:, None] + past <= last[:, None], 0.0)
-        slope = spread[at] * beta2 ** (past / 2).double()
+        slope = steps.spread[at] * beta2 ** (past / 2).double()
         root = second.sqrt_()
         early = applied < EARLY
         way = torch.empty_like(root)
