@@ -220,7 +220,7 @@ def one_side(
     cells = rows
     if rows.duplicated(place).any():
         cells = rows.drop_duplicates([*place, "run"])
-        if len(cells) == len(rows) or cells.duplicated(place).any():
+        if cells.duplicated(place).any():
             cells = _averaged(cells, place, selection, notes)
     arms = cells["arm"].nunique()
     if arms > 1 and not {"arm", "adaptation"} & set(keys):

@@ -44,14 +44,15 @@ def cost_ranges(
     """(pair, arm) -> cost -> its range over all done runs; one that was not measured is absent."""
     own = encoder_runs(frame)
     values = {column: numeric(own, column).to_numpy() for column in columns}
-    return {
-        key: {
-            column: CostRange(mean(found), float(found.min()), float(found.max()), len(found))
-            for column, of_all in values.items()
-            if len(found := (of_rows := of_all[rows])[of_rows > 0])
+    found: dict[tuple[str, str], dict[str, CostRange]] = {}
+    for key, rows in places(own, "pair", "arm"):
+        measured = {column: all_[rows][all_[rows] > 0] for column, all_ in values.items()}
+        found[key] = {
+            column: CostRange(mean(costs), float(costs.min()), float(costs.max()), len(costs))
+            for column, costs in measured.items()
+            if len(costs)
         }
-        for key, rows in places(own, "pair", "arm")
-    }
+    return found
 
 
 def means_by_task(

@@ -358,19 +358,14 @@ def metrics_of(frame: pd.DataFrame) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = dict.fromkeys(names(frame, "task"), ("", 1))
     if "metric" not in frame:
         return found
-    known = np.flatnonzero(frame["metric"].notna())
-    tasks = frame["task"].to_numpy()[known]
-    first: dict[Any, int] = {}  # in the known ones; arrays, as dozens of tables ask for this
-    for i, task in enumerate(tasks):
+    columns = [name for name in ("task", "metric", "direction") if name in frame]
+    rows = frame[columns].iloc[np.flatnonzero(frame["metric"].notna())]
+    signs, stated = directions(rows).to_numpy(), rows["metric"].to_numpy()
+    first: dict[Any, int] = {}  # arrays and a dict, as dozens of tables ask for this
+    for i, task in enumerate(rows["task"].to_numpy()):
         first.setdefault(task, i)
-    rows = list(first.values())
-    signs = numeric(frame, "direction").to_numpy()[known[rows]]
-    if not np.isin(signs, (1.0, -1.0)).all():  # as others of the task state, or as the metric says
-        columns = [name for name in ("task", "metric", "direction") if name in frame]
-        signs = directions(frame[columns].iloc[known]).to_numpy()[rows]
-    stated = frame["metric"].to_numpy()[known[rows]]
-    for task, name, sign in zip(first, stated, signs, strict=True):
-        found[task] = str(name), -1 if sign == -1 else 1
+    for task, i in first.items():
+        found[task] = str(stated[i]), -1 if signs[i] == -1 else 1
     return found
 
 
