@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.results import write_results
-from benchmarks.turns import Contender, described, in_turns, machine, ratio
+from benchmarks.turns import Contender, described, machine, ratio, seconds_in_turns
 
 SHAPES = {
     "minilm-l3": "30,522 x 384",
@@ -33,8 +34,7 @@ def measure(
             )
             for name in ("whole", "by row")
         }
-        turns = in_turns(contenders, repeats)
-        seconds[shape] = {name: [turn.seconds for turn in own] for name, own in turns.items()}
+        seconds[shape] = seconds_in_turns(contenders, repeats)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "measured_at": now, "machine": about, "rows": rows, "repeats": repeats, "seconds": seconds,
@@ -66,11 +66,11 @@ def as_markdown(found: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|",
     ]
     for shape, taken in found["seconds"].items():
-        whole, rows = (sorted(taken[name]) for name in ("whole", "by row"))
+        whole, rows = (median(taken[name]) for name in ("whole", "by row"))
         gained = ratio(taken["by row"], taken["whole"])
         lines.append(
-            f"| {shape} | {SHAPES[shape]} | {whole[len(whole) // 2]:.1f} | "
-            f"{rows[len(rows) // 2]:.1f} | {gained.median:.2f} ({gained.least:.2f} to "
+            f"| {shape} | {SHAPES[shape]} | {whole:.1f} | {rows:.1f} | "
+            f"{gained.median:.2f} ({gained.least:.2f} to "
             f"{gained.most:.2f}) |"
         )
     return "\n".join(lines) + "\n"

@@ -99,6 +99,12 @@ class Ratio:
     rounds: int
 
 
+def seconds_in_turns(contenders: Mapping[str, Contender], repeats: int) -> dict[str, list[float]]:
+    """The seconds of each contender's turns, one a round."""
+    turns = in_turns(contenders, repeats)
+    return {name: [turn.seconds for turn in own] for name, own in turns.items()}
+
+
 def ratio(ours: list[float], theirs: list[float]) -> Ratio:
     """Compare round by round, so that drift between rounds cancels."""
     values = [b / a for a, b in zip(ours, theirs, strict=True)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import write_results
-from benchmarks.turns import Contender, Ratio, described, in_turns, machine, ratio
+from benchmarks.turns import Contender, Ratio, described, machine, ratio, seconds_in_turns
 from kdlora.vocabulary.arm import PEFT_VARIANTS
 
 SHAPES = ("distilbert", "minilm-l3")
@@ -29,8 +29,7 @@ def measure(*, rows: int = ROWS, repeats: int = 5) -> dict[str, Any]:
             )
             for variant in PEFT_VARIANTS
         }
-        turns = in_turns(contenders, repeats)
-        seconds[shape] = {name: [turn.seconds for turn in own] for name, own in turns.items()}
+        seconds[shape] = seconds_in_turns(contenders, repeats)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "measured_at": now, "machine": about, "rows": rows, "repeats": repeats, "target": TARGET,
