@@ -525,7 +525,7 @@ def distil(
         unlabelled: files of texts without labels, or a DataFrame, a data set or a list of mappings
             of them, which the student learns from the teacher's answers. Texts that stand in a
             labelled row in use are left out. The word "recombined" stands for the training pairs'
-            texts in new pairs.
+            texts in new pairs, "augmented" for the training texts with some words changed.
         text: the column of the text, or the two of a pair; of the unlabelled files too.
         label: the column of the class or the number, or of a list of labels.
         label_separator: what stands between the labels of a cell, where a text may have several.

@@ -272,7 +272,8 @@ def distil(
             metavar="FILE",
             help="Texts without labels, which the student learns from the teacher's answers; may "
             "be given many times. Their columns are called as the training data's. The word "
-            "recombined stands for the training pairs' texts in new pairs.",
+            "recombined stands for the training pairs' texts in new pairs, augmented for the "
+            "training texts with some words changed.",
             show_default="none",
         ),
     ] = None,

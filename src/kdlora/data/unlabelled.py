@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdlora.data.augmented import augmented
 from kdlora.data.examples import Examples, TaskData, fingerprint, ids_of_texts
 from kdlora.data.recombined import recombined
 from kdlora.errors import DataError
@@ -100,9 +101,14 @@ def load_unlabelled(
 
 def _texts(source: TextsRef, data: TaskData, split_seed: int) -> list[tuple[str, ...]]:
     """The rows of a file, where nulls are empty texts, or what the train rows give."""
-    if source.is_recombined:
-        rng = np.random.default_rng(seed_for(split_seed, "recombined"))
-        return [*recombined(list(zip(*data.train.texts, strict=True)), rng)]
+    if source.is_recombined or source.is_augmented:
+        rows = list(zip(*data.train.texts, strict=True))
+        rng = np.random.default_rng(seed_for(split_seed, source.file))
+        if source.is_recombined:
+            return [*recombined(rows, rng)]
+        if not (made := augmented(rows, rng)):
+            raise DataError("augmented: no text has two words")
+        return made
     if source.is_rest:
         if data.rest is None:
             raise DataError("rest: max_train leaves no train row out")

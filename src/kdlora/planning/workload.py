@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdlora.data.augmented import VERSIONS
 from kdlora.data.recombined import NEAREST, RANDOM
 from kdlora.data.splits import selection_size
 from kdlora.data.windows import count_windows
@@ -297,9 +298,9 @@ def _texts(run: EncoderRun, sources: Sequence[TextsRef]) -> list[tuple[int, floa
             whole = rows_of(run.task, free, {})
             rest = max(0, whole.train - (run.data.max_train or whole.train))
             found.append((min(rest, source.max_rows or rest), whole.tokens))
-        elif source.is_recombined:
+        elif source.is_recombined or source.is_augmented:
             train = rows_of(run.task, run.data, {})
-            made = (NEAREST + RANDOM) * train.train
+            made = (NEAREST + RANDOM if source.is_recombined else VERSIONS) * train.train
             found.append((min(made, source.max_rows or made), train.tokens))
         else:
             found.append(text_rows(source.file, source.text, source.max_rows))

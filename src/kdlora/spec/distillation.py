@@ -205,7 +205,7 @@ def signal_problems(signals: Signals, kind: Kind) -> Iterator[str]:
             yield f"signal '{name}' compares class probabilities, but {why}"
 
 
-REST, RECOMBINED = "rest", "recombined"
+REST, RECOMBINED, AUGMENTED = "rest", "recombined", "augmented"
 
 
 class Texts(Strict):
@@ -214,7 +214,8 @@ class Texts(Strict):
     file: str = Field(
         description="CSV, TSV, JSON lines or Parquet; {data_dir} is the study's. The word rest "
         "stands for the train rows that data.max_train leaves out, without their labels; the word "
-        "recombined for pairs that are made anew of the texts of the train rows in use"
+        "recombined for pairs that are made anew of the texts of the train rows in use, the word "
+        "augmented for those rows with some words changed"
     )
     text: Strings = Field((), description="default: the task's text columns")
     max_rows: PositiveInt | None = Field(
@@ -232,9 +233,14 @@ class Texts(Strict):
         return self.file == RECOMBINED
 
     @property
+    def is_augmented(self) -> bool:
+        """Whether these are the train rows with some words changed."""
+        return self.file == AUGMENTED
+
+    @property
     def of_train(self) -> bool:
         """Whether they come of the train rows, and of no file."""
-        return self.is_rest or self.is_recombined
+        return self.is_rest or self.is_recombined or self.is_augmented
 
 
 def as_texts(value: Any) -> Any:

@@ -169,8 +169,8 @@ def texts_of(study: Study, item: str | OwnTask) -> tuple[TextsRef, ...]:
             )
         elif source.is_recombined and len(columns) == 1:
             problems.add(
-                f"{place}: recombined makes pairs anew, but the task has one text, {columns[0]} (a "
-                "file of that name is ./recombined)"
+                f"{place}: recombined makes pairs anew, but the task has one text, {columns[0]} "
+                "(augmented changes words of single texts; a file of that name is ./recombined)"
             )
         elif source.of_train:
             values = source.model_dump() | {"text": columns, "fingerprint": source.file}
