@@ -18,7 +18,8 @@ OF_MODULE = {
         "serve",
     ),
     **dict.fromkeys(
-        ("pandas", "pyarrow", "scipy", "sklearn", "statsmodels", "altair", "vl_convert", "jinja2"),
+        ("pandas", "pyarrow", "scipy", "sklearn", "threadpoolctl", "altair", "vl_convert",
+         "jinja2"),
         "report",
     ),
     **dict.fromkeys(

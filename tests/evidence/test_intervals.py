@@ -12,6 +12,7 @@ from kdlora.evidence.intervals import (
     jackknife,
     of_clusters,
     of_mean,
+    of_share,
     resample,
     student,
 )
@@ -150,3 +151,10 @@ def test_memory_and_time_are_bounded() -> None:
 def test_the_same_seed_gives_the_same_draws() -> None:
     values = np.arange(7.0)
     assert np.array_equal(bootstrap_runs(values, 50, rng(4)), bootstrap_runs(values, 50, rng(4)))
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (3, 9), (900, 1000), (1, 100_000)])
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_a_share_has_the_interval_of_wilson(right: int, n: int, alpha: float) -> None:
+    known = stats.binomtest(right, n).proportion_ci(1 - alpha, method="wilson")
+    assert of_share(right, n, alpha) == pytest.approx((known.low, known.high))

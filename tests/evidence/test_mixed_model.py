@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
+from scipy.optimize import approx_fprime
 
 from kdlora.evidence import mixed_model as mixed
 from kdlora.evidence.mixed_model import mixed_model
@@ -26,7 +28,8 @@ def draw(seed: int = 0, seeds: int = 2) -> pd.DataFrame:
         random = effect(8, task) + effect(3, task, pair) + effect(2, task, arm)
         return (base + random + effect(1.5, task, pair, arm) + rng.normal(0, 1)) / 100
 
-    return grid(score, arms=ARMS, tasks=TASKS, pairs=PAIRS, seeds=range(seeds))
+    frame = grid(score, arms=ARMS, tasks=TASKS, pairs=PAIRS, seeds=range(seeds))
+    return frame.assign(score=frame["score"].clip(upper=1))
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +83,94 @@ def test_the_best_arm_is_first_and_p_is_corrected(study: pd.DataFrame) -> None:
     assert corrected[0] == pytest.approx(2 * p[0])
 
 
-def test_large_studies_average_seeds_first(monkeypatch, study: pd.DataFrame) -> None:
-    exact = {m.arm: m for m in mixed_model(study, reference=ARMS[0]).arms}
-    monkeypatch.setattr(mixed, "MOST_ROWS", 100)
-    coarse = mixed_model(study, reference=ARMS[0])
-    assert any("averaged" in n for n in coarse.notes)
-    for m in coarse.arms:
-        assert m.mean == pytest.approx(exact[m.arm].mean, abs=1e-3)
-        assert m.se == pytest.approx(exact[m.arm].se, rel=0.02)
+def dense_deviance(frame: pd.DataFrame, variances: dict[str, float]) -> float:
+    """-2 log of the restricted likelihood by its definition, with one matrix of all runs."""
+    y = 100 * frame["score"].to_numpy(float)
+
+    def same(*columns: str) -> np.ndarray:
+        key = frame[list(columns)].astype(str).agg("/".join, axis=1).to_numpy()
+        return key[:, None] == key
+
+    keys = {"task": ["task"], "block": ["task", "pair"], "arm x task": ["task", "arm"],
+            "arm x block": ["task", "pair", "arm"]}  # fmt: skip
+    v = variances["noise"] * np.eye(len(y))
+    for name, columns in keys.items():
+        v = v + variances.get(name, 0.0) * same(*columns)
+    x = (frame["arm"].to_numpy()[:, None] == np.unique(frame["arm"])).astype(float)
+    inverse = np.linalg.inv(v)
+    information = x.T @ inverse @ x
+    means = np.linalg.solve(information, x.T @ inverse @ y)
+    left = y - x @ means
+    determinants = np.linalg.slogdet(v)[1] + np.linalg.slogdet(information)[1]
+    free = len(y) - x.shape[1]
+    return free * np.log(2 * np.pi) + determinants + left @ inverse @ left
+
+
+def uneven(seed: int) -> pd.DataFrame:
+    """A drawn study of which a third of the runs is missing."""
+    frame = draw(seed, seeds=3)
+    return frame.sample(frac=0.65, random_state=seed).reset_index(drop=True)
+
+
+@pytest.mark.parametrize("frame", [draw(0), uneven(1), uneven(2), draw(4, seeds=1)])
+def test_the_likelihood_is_that_of_its_definition_and_no_variances_are_likelier(frame) -> None:
+    found = mixed_model(frame, reference=ARMS[0])
+    assert -2 * found.log_likelihood == pytest.approx(dense_deviance(frame, found.variances))
+    for name in found.variances:
+        for factor in (0.8, 1.25):
+            other = found.variances | {name: factor * found.variances[name]}
+            assert dense_deviance(frame, other) >= -2 * found.log_likelihood - 1e-6
+
+
+def test_the_derivatives_are_those_of_the_likelihood() -> None:
+    frame = uneven(3)
+    data = frame[["arm", "task", "pair"]].assign(y=100 * frame["score"])
+    likelihood = mixed._Likelihood.of(data)
+    ratios = np.array([1.3, -0.4, 0.7, 0.2])
+    assert len(likelihood.effects) == 4
+    known = approx_fprime(ratios, lambda at: likelihood.deviance(at)[0], 1e-6)
+    assert likelihood.deviance(ratios)[1] == pytest.approx(known, rel=1e-4)
+
+
+def test_it_is_statsmodels_where_that_converges() -> None:
+    frame = uneven(5)
+    found = mixed_model(frame, reference=ARMS[0])
+    data = frame[["arm", "task", "pair"]].assign(y=100 * frame["score"])
+    effects = {"block": "0 + C(pair)", "arm": "0 + C(arm)", "cell": "0 + C(arm):C(pair)"}
+    known = smf.mixedlm(
+        "y ~ 0 + C(arm)", data, groups="task", re_formula="1", vc_formula=effects
+    ).fit(reml=True)
+    assert known.converged
+    assert found.log_likelihood == pytest.approx(known.llf, abs=1e-4)
+    for mean in found.arms:
+        assert mean.mean == pytest.approx(known.fe_params[f"C(arm)[{mean.arm}]"], abs=1e-3)
+        assert mean.se == pytest.approx(known.bse_fe[f"C(arm)[{mean.arm}]"], rel=1e-2)
+
+
+def test_an_effect_that_is_not_there_is_told_as_0() -> None:
+    rng = np.random.default_rng(1)
+    frame = draw(0).assign(score=lambda f: 0.7 + 0.01 * rng.normal(size=len(f)))
+    found = mixed_model(frame, reference=ARMS[0])
+    none = [name for name, value in found.variances.items() if value == 0]
+    assert none
+    (note,) = found.notes
+    assert note.endswith(", ".join(none))
+    # nothing but noise is left: the error of the difference of two plain means
+    if len(none) == 4:
+        runs = len(frame) / len(ARMS)
+        assert found.arms[0].se == pytest.approx((found.variances["noise"] / runs) ** 0.5)
+
+
+def test_equal_runs_of_a_cell_still_fit(study: pd.DataFrame) -> None:
+    once = study[study["seed"] == 0]
+    twice = pd.concat([once, once.assign(seed=1)])
+    found = mixed_model(twice, reference=ARMS[0])
+    assert "the runs of each cell are equal: a cell counts once" in found.notes
+    known = {m.arm: m for m in mixed_model(once, reference=ARMS[0]).arms}
+    for m in found.arms:
+        assert m.n_runs == 2 * known[m.arm].n_runs
+        assert m.mean == pytest.approx(known[m.arm].mean)
+        assert m.se == pytest.approx(known[m.arm].se)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +180,7 @@ def test_large_studies_average_seeds_first(monkeypatch, study: pd.DataFrame) -> 
         (lambda f: f[f["arm"] != ARMS[0]], "reference"),
         (lambda f: f[f["task"].isin(TASKS[:2])], "2 tasks"),
         (lambda f: f.assign(score=0.8), "all scores are equal"),
+        (lambda f: f.assign(score=f["arm"].str.len() / 100), "all scores of an arm are equal"),
         (lambda f: f.head(0), "0 arm"),
         (lambda f: f.assign(score=np.nan), "0 arm"),
     ],

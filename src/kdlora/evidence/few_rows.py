@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
+from kdlora.evidence.intervals import of_share
 from kdlora.evidence.result import Result
 from kdlora.records.tidy import groups
 
@@ -52,6 +52,6 @@ def _folded(cells: pd.DataFrame) -> list[CrossValidated]:
     found = []
     for arm, own in groups(known, "arm"):
         rows, right, folds = (int(own[f"cv_{name}"].iloc[0]) for name in ("rows", "right", "folds"))
-        low, high = proportion_confint(right, rows, method="wilson")
-        found.append(CrossValidated(str(arm), folds, rows, right / rows, float(low), float(high)))
+        low, high = of_share(right, rows)
+        found.append(CrossValidated(str(arm), folds, rows, right / rows, low, high))
     return found

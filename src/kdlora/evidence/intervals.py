@@ -47,6 +47,14 @@ def resample(n: int, draws: int, rng: np.random.Generator) -> Iterator[np.ndarra
         yield rng.integers(0, n, (min(chunk, draws - start), n), dtype=np.int32)
 
 
+def of_share(right: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
+    """The interval of a share, `right` of `n` (Wilson 1927): within 0 and 1, also for 0 and n."""
+    z = float(stats.norm.isf(alpha / 2))
+    centre = (right + z**2 / 2) / (n + z**2)
+    half = z / (n + z**2) * math.sqrt(right * (n - right) / n + z**2 / 4)
+    return (0.0 if right == 0 else centre - half), (1.0 if right == n else centre + half)
+
+
 def bootstrap_clusters(
     values: np.ndarray,
     clusters: np.ndarray,

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
+from kdlora.evidence.intervals import of_share
 from kdlora.evidence.paired_tests import adjust
 from kdlora.evidence.power import detectable_difference
 from kdlora.evidence.result import Result, Rules, finite
@@ -162,8 +162,7 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     """Wilson's interval of a share, Student's of a mean error."""
     if not is_error:
-        low, high = proportion_confint(int(values.sum()), len(values), alpha, method="wilson")
-        return float(low), float(high)
+        return of_share(int(values.sum()), len(values), alpha)
     if len(values) < 2:
         return None, None
     half = stats.t.ppf(1 - alpha / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
