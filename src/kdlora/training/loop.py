@@ -177,6 +177,7 @@ def train(
             write_history(folder, progress)
         counts = StepCounts(progress, compute.device)
         training = _Training(model, forward, states, trained, optimizer, data, setup, counts)
+        model.train()
 
         def save() -> None:
             nonlocal saved_at
@@ -226,6 +227,7 @@ def train(
                 save()
 
     optimizer.settle()
+    model.eval()
     with torch.no_grad():
         for name, value in best.items():
             trained[name].copy_(value)
@@ -270,7 +272,6 @@ def _step(training: _Training, batch: np.ndarray, progress: Progress) -> None:
     optimizer, setup = training.optimizer, training.setup
     for group in optimizer.param_groups:
         group["lr"] = setup.schedule.lr(progress.step) * group.get("rate", 1.0)
-    training.model.train()
     while True:
         try:
             value, flops = _accumulate(training, batch, progress.micro_batch_size)
@@ -374,6 +375,7 @@ def _evaluate(training: _Training, progress: Progress, best: dict[str, torch.Ten
     setup = training.setup
     training.optimizer.settle()
     metrics = setup.evaluate(training.model)
+    training.model.train()
     score = metrics.get(setup.primary)
     usable = score if score is not None and math.isfinite(score) else None
     candidate = progress.step >= setup.hooks.earliest_best
