@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from kdlora.cli.app import app
 from kdlora.errors import InputError
 from kdlora.planning.status import study_status, totals
-from kdlora.records.contents import sealed
+from kdlora.records.contents import HISTORY, sealed
 from kdlora.records.store import Store
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
@@ -128,14 +128,22 @@ def test_who_holds_a_run_is_named_and_nobody_far_away_is_said_to_live(folder):
     owner = {"host": "far", "boot": "b", "namespace": "n", "pid": 7, "started": "1"}
     content = json.dumps(owner | {"expiry_s": 30.0}).encode() + b"\n" + b"9".zfill(20)
     (store.folder(far) / "lease-000001").write_bytes(content)
+    curve = [{"step": 99, "epoch": 1.0}, {"step": 1980, "epoch": 20.0}]
     with store.lease(near):
+        history = store.folder(near) / HISTORY
+        history.write_text("".join(json.dumps(row) + "\n" for row in curve))
         text = call(folder)
         held = json.loads(call(folder, "--json"))["holders"]
     found = [line for line in text.splitlines() if line.startswith("running:")]
     lines = {line.split(": ")[1].strip(): line for line in found}
     assert set(lines) == set(held) == {near, far}
-    assert lines[near].endswith(f"process {os.getpid()} on {socket.gethostname()}")
+    here = f"process {os.getpid()} on {socket.gethostname()}"
+    assert lines[near].endswith(f"{here}, last evaluated after step 1,980 (epoch 20)")
     assert "process 7 on far, as its lease says" in lines[far]
+    for torn in ('{"step": 99}', '{"step": "x", "epoch": 1}', "[1]", "{"):
+        history.write_text(torn)
+        with store.lease(near):
+            assert f"{near}: {here}\n" in call(folder)
     assert "stands still for 30 s" in lines[far]
 
 

@@ -6,9 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from kdlora.planning.costs import CostEstimate, CostModel, cost_model
+from kdlora.records.contents import read_history
 from kdlora.records.halving import stopped_runs
 from kdlora.records.leases import EXPIRY_S, look
 from kdlora.records.store import Store
@@ -130,7 +132,7 @@ def study_status(
 
 
 def holders(store: Store, run_ids: Iterable[str]) -> dict[str, str]:
-    """Who holds the leases of these runs, in words; free ones are left out.
+    """Who holds the leases of these runs and how far they are, in words; free ones are left out.
 
     One look cannot tell whether a holder on another machine lives, for clocks differ: it is named,
     and it is said who finds out.
@@ -140,7 +142,7 @@ def holders(store: Store, run_ids: Iterable[str]) -> dict[str, str]:
         lease = look(store.folder(run_id))
         if lease.released or lease.process_gone():
             continue
-        found[run_id] = lease.holder
+        found[run_id] = lease.holder + _reached(store.folder(run_id))
         if not lease.of_this_machine:
             expiry_s = float(lease.owner.get("expiry_s", EXPIRY_S))
             found[run_id] += (
@@ -148,6 +150,16 @@ def holders(store: Store, run_ids: Iterable[str]) -> dict[str, str]:
                 f"which takes over what stands still for {expiry_s:.0f} s"
             )
     return found
+
+
+def _reached(folder: Path) -> str:
+    """How far a training is, by its last evaluation; no text where there is none, or no number."""
+    try:
+        last = read_history(folder)[-1]
+        step, epoch = int(last["step"]), float(last["epoch"])
+    except (LookupError, TypeError, ValueError):
+        return ""
+    return f", last evaluated after step {step:,} (epoch {epoch:.3g})"
 
 
 def run_states(plan: Plan, store: Store, costs: CostModel) -> dict[str, str]:
