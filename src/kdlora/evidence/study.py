@@ -37,7 +37,7 @@ from kdlora.evidence.ranks import Ranking, rank_methods
 from kdlora.evidence.result import Mark, Result, Rules
 from kdlora.evidence.scores import KEYS, numbers, stopped_somewhere, usable_runs
 from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import StudyFrame, metrics_of, names, tidy
+from kdlora.records.tidy import StudyFrame, metrics_of, names, plain_strings, tidy
 from kdlora.vocabulary.arm import Arm
 
 # Less is better in all of them; in the order in which readers ask for them.
@@ -134,6 +134,7 @@ class Evidence(Result):
         return [(question, c) for question, found in self.families.items() for c in found]
 
 
+@plain_strings()
 def gather(
     frame: StudyFrame | pd.DataFrame,
     *,

@@ -11,8 +11,9 @@ A *cell* is a pair, a task, an arm and a seed. A run that several cells share st
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import ContextDecorator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
         any(level != "info" for level in severities({"flags": own, "flag_severities": levels}))
         for own, levels in zip(data["flags"], data["flag_severities"], strict=True)
     ]
+    data.columns = data.columns.astype(object)  # looked up by far faster than Arrow's strings
     return in_reading_order(data.drop_duplicates([*KEYS, "run_id", "rank"]))
 
 
@@ -229,6 +231,11 @@ def _holding(frame: pd.DataFrame, name: str, kind: tuple[type, ...]) -> pd.Serie
     values = frame[name] if name in frame else [None] * len(frame)
     known = [v if isinstance(v, kind) else kind[0]() for v in values]
     return pd.Series(known, index=frame.index, dtype=object)
+
+
+def plain_strings() -> ContextDecorator:
+    """Meanwhile pandas keeps texts as Python's strings: of dozens of rows, Arrow's cost more."""
+    return cast(ContextDecorator, pd.option_context("mode.string_storage", "python"))
 
 
 def tidy(frame: pd.DataFrame | StudyFrame) -> pd.DataFrame:
