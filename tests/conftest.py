@@ -21,6 +21,7 @@ from altair.utils import schemapi
 from hypothesis import settings
 
 import kdlora
+from kdlora.engines import local
 from kdlora.report.render import raster
 from tests.harness.moods import Corner, sentences, write_csv
 from tests.harness.tiny_models import save_tiny_encoder
@@ -181,6 +182,14 @@ def _checked_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schemapi, "_get_errors_from_spec", once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _brief_workers() -> Iterator[None]:
+    """Workers that time tiny models briefly and find the modules of their families loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "PRELOADED", [*local.PRELOADED, "tests.harness.brief_workers"])
         yield
 
 

@@ -34,6 +34,7 @@ from kdlora.spec.run import Run
 A = TypeVar("A")
 R = TypeVar("R")
 
+PRELOADED = ["kdlora.engines.preload"]  # what the workers' server imports when it starts
 _RETRIES = 1
 _STARTS = 5  # of a worker, while its server is being killed and its end is not seen yet
 _BETWEEN_S = 0.2
@@ -203,7 +204,7 @@ def _context() -> ForkServerContext:
     """The context of workers, whose server will load what they need when it starts."""
     tune_workers()
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["kdlora.engines.preload"])
+    context.set_forkserver_preload(PRELOADED)
     return context
 
 
