@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
 import json
 import os
@@ -182,6 +183,21 @@ def _checked_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schemapi, "_get_errors_from_spec", once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _translations_once() -> Iterator[None]:
+    """Torch lists the thousand operators that ONNX knows anew for each export: a tenth of one."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        listed = functools.cache(ONNXRegistry.from_torchlib)
+    except (ImportError, AttributeError):  # no onnxscript, or torch has moved it
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(listed))
         yield
 
 
