@@ -160,3 +160,17 @@ def test_rows_have_the_columns_that_were_named_and_the_frame_has(one_task):
     whole = rows_of(one_task)
     assert [row["arm"] for row in rows] == [row["arm"] for row in whole]
     assert set(one_task) == set(whole[0])
+
+
+def test_rows_are_what_pandas_makes_of_them() -> None:
+    mixed = pd.DataFrame({
+        "whole": [1, 2], "part": [1.5, np.nan], "text": ["x", None], "told": [True, False],
+        "held": pd.Series([np.float64(1), np.int64(3)], dtype=object), "many": [(1,), [2]],
+        "day": pd.to_datetime(["2020-01-01", "2021-01-01"]), "nullable": pd.array([1, None]),
+        "kind": pd.Categorical(["u", "v"]), "none": [None, {"a": 1}],
+    })  # fmt: skip
+    for frame in (mixed, mixed.head(0), mixed[["part"]], mixed[["whole", "part"]], mixed[[]]):
+        found, expected = rows_of(frame), frame.to_dict("records")
+        assert repr(found) == repr(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert list(map(type, ours.values())) == list(map(type, theirs.values()))

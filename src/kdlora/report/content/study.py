@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import names, seeds_of
+from kdlora.records.tidy import names, plain_strings, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
     answer,
@@ -40,6 +40,7 @@ from kdlora.report.content.parts import Part, ReportData, ReportInputs, SectionP
 from kdlora.report.document import Explorer, Figure, Finding, Report, Section, Source, Table
 
 
+@plain_strings()
 def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
     """Everything that a report shows, from the tidy frame.
 
