@@ -161,6 +161,13 @@ def test_an_effect_that_is_not_there_is_told_as_0() -> None:
         assert found.arms[0].se == pytest.approx((found.variances["noise"] / runs) ** 0.5)
 
 
+def test_runs_without_a_pair_are_of_one_pair(study: pd.DataFrame) -> None:
+    nameless = study.assign(pair=study["pair"].where(study["pair"] != "q", None))
+    found, known = (mixed_model(f, reference=ARMS[0]) for f in (nameless, study))
+    assert found.variances == pytest.approx(known.variances, rel=1e-3)
+    assert [m.n_runs for m in found.arms] == [m.n_runs for m in known.arms]
+
+
 def test_equal_runs_of_a_cell_still_fit(study: pd.DataFrame) -> None:
     once = study[study["seed"] == 0]
     twice = pd.concat([once, once.assign(seed=1)])

@@ -100,7 +100,7 @@ def mixed_model(
     if np.ptp(usable["value"].to_numpy(float)) < 1e-9:
         return none("all scores are equal")
     data = pd.DataFrame(
-        {c: usable[c].astype(str).to_numpy() for c in ("arm", "task", "pair")}
+        {c: usable[c].fillna("").astype(str).to_numpy() for c in ("arm", "task", "pair")}
     ).assign(y=usable["value"].to_numpy(float))
     runs = data["arm"].value_counts()
     fitted = _fit(data, notes)
