@@ -145,6 +145,13 @@ async def measure_hostile(served: Served, seconds: float, connections: int) -> d
     }
 
 
+def _slope_said(row: dict[str, Any]) -> str:
+    slope = row["second_half_mb_per_minute"]
+    if slope is None:
+        return "too short for a slope over the second half"
+    return f"slope over the second half {slope:+.3f} MB a minute"
+
+
 async def _ask_health(port: int, seconds: float) -> list[float]:
     """Seconds that each GET /health took, ten a second, by a process that does nothing else."""
     command = [sys.executable, "-m", "benchmarks.serve_client", str(port), str(seconds)]
@@ -154,11 +161,11 @@ async def _ask_health(port: int, seconds: float) -> list[float]:
     return list(map(float, told.split()))
 
 
-def _slope(times_s: Any, sizes_mb: list[float]) -> float:
-    """MB a minute over the second half of the time."""
+def _slope(times_s: Any, sizes_mb: list[float]) -> float | None:
+    """MB a minute over the second half of the time; None where it holds fewer than two sizes."""
     half = len(sizes_mb) // 2
     if half < 2:
-        return float("nan")
+        return None
     slope = np.polyfit(np.asarray(times_s[half:]) / 60, sizes_mb[half:], 1)[0]
     return round(float(slope), 4)
 
@@ -342,8 +349,8 @@ def page(found: dict[str, Any]) -> str:
         f"`GET /health` took {hostile['health_p99_ms']:g} ms at the 99th percentile of "
         f"{hostile['health_asked']} (load average {hostile['load_after']:g} on "
         f"{found['machine']}). Resident memory was {hostile['memory_before_mb']:.0f} MB before and "
-        f"grew by at most {hostile['memory_grew_mb']:g} MB; slope over the second half "
-        f"{hostile['second_half_mb_per_minute']:+.3f} MB a minute.",
+        f"grew by at most {hostile['memory_grew_mb']:g} MB; "
+        f"{_slope_said(hostile)}.",
         "",
         "## SIGTERM under load",
         "",
@@ -376,8 +383,8 @@ def page(found: dict[str, Any]) -> str:
             f"({row['load']['answered']:,} answered, p99 {row['load']['p99_ms']:.1f} ms): resident "
             f"{row['first_mb']:.0f} MB at the start, {row['after_a_tenth_mb']:.1f} MB after a "
             f"tenth of the time, {row['last_mb']:.1f} MB at the end, at most "
-            f"{row['largest_mb']:.1f} MB; slope over the second half "
-            f"{row['second_half_mb_per_minute']:+.3f} MB a minute.",
+            f"{row['largest_mb']:.1f} MB; "
+            f"{_slope_said(row)}.",
         ]
     return "\n".join(lines) + "\n"
 

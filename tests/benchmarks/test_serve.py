@@ -52,6 +52,13 @@ def test_the_whole_load_test(tmp_path: Path) -> None:
     assert "| a body that never comes |" in text
 
 
+def test_a_slope_needs_sizes_and_says_so() -> None:
+    assert serve._slope([0, 1, 2], [5.0, 6.0, 7.0]) is None
+    assert serve._slope([0, 60, 120, 180], [5.0, 6.0, 7.0, 9.0]) == 2.0
+    assert "too short" in serve._slope_said({"second_half_mb_per_minute": None})
+    assert "-0.100 MB" in serve._slope_said({"second_half_mb_per_minute": -0.1})
+
+
 def test_what_gets_no_answer_is_lost() -> None:
     """A server that answers twice on a connection and then hangs up."""
 
