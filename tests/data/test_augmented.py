@@ -47,17 +47,30 @@ def test_a_version_has_few_changes_and_no_word_that_no_row_has():
     assert not set(found) & set(ROWS)
     for (text,) in found:
         assert set(text.split()) <= words
-        # two changes at most of eight words; a swap is two edits of this distance
+        # two changes at most of nine words; a swap is two edits of this distance
         assert min(edits(text.split(), row.split()) for (row,) in ROWS) <= 4
 
 
 def test_words_are_replaced_added_left_out_and_swapped():
     lengths = Counter(len(text.split()) for (text,) in made())
-    assert lengths[7]
+    assert {len(text.split()) for (text,) in ROWS} == {9}
     assert lengths[8]
     assert lengths[9]
+    assert lengths[10]
     bags = {tuple(sorted(text.split())) for (text,) in ROWS}
     assert any(tuple(sorted(text.split())) in bags for (text,) in made())  # swapped alone
+
+
+def test_one_change_is_of_one_of_four_kinds():
+    rows = [(f"the {a} was {b} {i}",) for i in range(8) for a in ("film", "song") for b in "xy"]
+    kinds = Counter()
+    for (text,) in made(rows):
+        words = text.split()
+        near = min((row.split() for (row,) in rows), key=lambda row: edits(words, row))
+        swapped = sorted(words) == sorted(near) and edits(words, near) == 2
+        kinds[len(words) - len(near), swapped] += swapped or edits(words, near) == 1
+    assert set(kinds) == {(-1, False), (0, False), (0, True), (1, False)}
+    assert min(kinds.values()) > 5
 
 
 def test_it_is_drawn_by_the_generator_alone():

@@ -60,6 +60,24 @@ def test_torchs_own_generator_is_left_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_modules_are_in_training_in_every_step_and_not_afterwards(tmp_path):
+    model, plain, modes = make_model().eval(), make_loss(TASK, None), []
+    model.training = True  # as an adapter's model is, whose encoder was loaded to be used
+
+    def loss(logits, labels, teacher):
+        modes.append({module.training for module in model.modules()})
+        return plain(logits, labels, teacher)
+
+    def evaluate(model):
+        model.eval()
+        return {"accuracy": 0.5}
+
+    progress = fit(model, tmp_path, loss=loss, evaluate=evaluate)
+    assert progress.evals > 1
+    assert modes == [{True}] * progress.step
+    assert {module.training for module in model.modules()} == {False}
+
+
 def test_the_best_evaluation_is_kept_not_the_last(tmp_path):
     scores = iter([0.5, 0.9, 0.7])
     seen = []
