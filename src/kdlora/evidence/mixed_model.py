@@ -29,6 +29,7 @@ from kdlora.records.tidy import StudyFrame
 
 MIN_TASKS = 3
 TASK, BLOCK, ARM_TASK, ARM_BLOCK = "task", "block", "arm x task", "arm x block"
+_CELL = ["task", "pair", "arm"]
 _LEAST, _MOST = -16.0, 16.0  # logarithms of a variance divided by that of the noise
 
 
@@ -121,12 +122,10 @@ def _fit(
     spread = data["y"] - data.groupby("arm")["y"].transform("mean")
     if float((spread**2).sum()) < 1e-9 * len(data):
         return "all scores of an arm are equal"
-    cells = data.groupby(["task", "pair", "arm"])["y"]
-    once = cells.mean().reset_index()
-    if len(once) < len(data) and float(((data["y"] - cells.transform("mean")) ** 2).sum()) < 1e-9:
-        notes.append("the runs of each cell are equal: a cell counts once")
-        data = once
     likelihood = _Likelihood.of(data)
+    if likelihood.within < 1e-9 and data.duplicated(_CELL).any():
+        notes.append("the runs of each cell are equal: a cell counts once")
+        likelihood = _Likelihood.of(data.drop_duplicates(_CELL))
     with threadpool_limits(limits=1, user_api="blas"):  # threads would wait more than they work
         fits = [
             optimize.minimize(
@@ -234,14 +233,13 @@ class _Likelihood:
         effects += [BLOCK] if several else []
         # one value each: what the arm does in this task, or in this block of it, is the noise
         effects += [ARM_TASK] if data.duplicated(["task", "arm"]).any() else []
-        repeated = data.duplicated(["task", "pair", "arm"]).any()
-        effects += [ARM_BLOCK] if several and repeated else []
-        cells = data.groupby(["task", "pair", "arm"], sort=True)["y"].agg(["mean", "size"])
-        cells = cells.reset_index()
-        own = data.groupby(["task", "pair", "arm"])["y"].transform("mean")
+        effects += [ARM_BLOCK] if several and data.duplicated(_CELL).any() else []
+        scores = data.groupby(_CELL)["y"]
+        cells = scores.agg(["mean", "size"]).reset_index()
+        within = float(((data["y"] - scores.transform("mean")) ** 2).sum())
         arms = sorted(data["arm"].unique())
         tasks = []
-        for _, rows in cells.groupby("task", sort=True):
+        for _, rows in cells.groupby("task"):
             of_arm = rows["arm"].to_numpy()[:, None] == np.array(arms)
             pairs = rows["pair"].to_numpy()
             columns = {
@@ -255,7 +253,6 @@ class _Likelihood:
                 np.hstack([*columns.values()]).astype(float),
                 np.repeat(np.arange(len(columns)), [c.shape[1] for c in columns.values()]),
             ))  # fmt: skip
-        within = float(((data["y"] - own) ** 2).sum())
         return cls(tuple(arms), tuple(effects), tuple(tasks), len(data), within)
 
     def at(self, ratios: np.ndarray) -> _Point:
@@ -269,7 +266,6 @@ class _Likelihood:
         spread = point.covariance / point.noise
         slopes = np.zeros(len(shares))
         for cells, inverse in zip(self.tasks, inverses, strict=True):
-            of_arms = inverse @ cells.arms
             residual = inverse @ (cells.means - cells.arms @ point.means)
             of_levels = inverse @ cells.levels
             by_arm = cells.arms.T @ of_levels
@@ -280,6 +276,7 @@ class _Likelihood:
             )
             slopes += np.bincount(cells.effect, each, len(shares))
             if ARM_BLOCK in self.effects:
+                of_arms = inverse @ cells.arms
                 slopes[-1] += (
                     inverse.trace
                     - (of_arms.T * (spread @ of_arms.T)).sum()

@@ -13,7 +13,6 @@ import pandas as pd
 from kdlora.errors import ReportError
 from kdlora.files import drop_dead, drop_dead_below, leftovers
 from kdlora.records.store import write_text
-from kdlora.records.tidy import plain_strings
 from kdlora.report.content.mistakes import PAGE as MISTAKES
 from kdlora.report.content.parts import ERROR_LOG, ReportInputs, guarded
 from kdlora.report.content.study import FILES, build
@@ -70,7 +69,6 @@ class ReportFiles:
             )
 
 
-@plain_strings()
 def write_report(
     frame: pd.DataFrame, out: str | Path, inputs: ReportInputs, *, refresh_s: int | None = None
 ) -> ReportFiles:
