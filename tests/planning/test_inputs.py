@@ -89,6 +89,12 @@ def a_teacher_of_other_classes(corner, folder):
     return {"pairs": pair(corner, teacher=model, teacher_is_trained=True)}
 
 
+def timed_beside_a_teacher_without_weights(corner, folder):
+    shutil.copytree(corner.teacher, folder / "bare")
+    (folder / "bare" / "model.safetensors").unlink()
+    return {"arms": ["student/fft"], "pairs": pair(corner, teacher=str(folder / "bare"))}
+
+
 def weights_of_a_class_that_is_none(corner, folder):
     return {"training": {"class_weights": {"poss": 3}, "max_length": 32}}
 
@@ -113,6 +119,7 @@ FAULTS = {
     more_tokens_than_positions: "has positions for 66 tokens",
     no_weights: "expected model.safetensors",
     no_tokenizer: "there is no tokenizer",
+    timed_beside_a_teacher_without_weights: "expected model.safetensors",
     a_teacher_of_other_classes: "its outputs are named glad, sad, but those of task 'moods' are",
 }
 

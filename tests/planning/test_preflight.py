@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 import kdlora
@@ -81,3 +83,13 @@ def test_a_given_teacher_is_checked_too(corner, tmp_path) -> None:
     arms = ["teacher/given", "student/kd-lora"]
     assert check(corner, 66, pairs=pairs, arms=arms) == []
     assert [given in problem for problem in check(corner, 100, pairs=pairs, arms=arms)] == [True]
+
+
+def test_a_teacher_that_students_are_only_timed_beside_is_read_before_they_train(corner, tmp_path):
+    alone = {"arms": ["student/fft", "student/lora"]}
+    assert check(corner, **alone) == []
+    shutil.copytree(corner.teacher, tmp_path / "odd")
+    config = tmp_path / "odd" / "config.json"
+    config.write_text(config.read_text().replace('"bert"', '"burt"'))
+    pairs = pair(corner, teacher=str(tmp_path / "odd"))
+    assert ["burt" in problem for problem in check(corner, pairs=pairs, **alone)] == [True]

