@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +27,10 @@ from kdlora.evidence.gains import Facts, describe
 from kdlora.evidence.students import bands, rank_students
 from kdlora.evidence.study import gather_report
 from kdlora.records.frame import load_frame
+from kdlora.records.store import Store
 from kdlora.report import words as w
 from kdlora.report.content import answer, pair_answer, which_to_ship
-from kdlora.ship.card import read_card
+from kdlora.ship.card import CALIBRATION, CARD, read_card
 from kdlora.ship.student import save_students, students_to_save
 from tests.harness.choice_studies import row, study
 from tests.harness.stored_studies import ERROR, store_study
@@ -244,6 +246,43 @@ def test_the_student_that_is_named_is_saved_and_read_back(
     assert [card.run_id for _, card in saved] == choices
     assert [read_card(folder) for folder, _ in saved] == [card for _, card in saved]
     assert made.lacking == {}
+
+
+def test_what_a_user_put_beside_a_student_outlives_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdlora.models.saved.load_trained", saved_nothing)
+    monkeypatch.setattr("kdlora.ship.student.call_in_worker", lambda call, *told: call(*told))
+    told: list[str] = []
+
+    def save(best: str) -> Path:
+        store = store_study(
+            tmp_path / str(len(list(tmp_path.iterdir()))),
+            lambda run: (0.9 if run.arm == best else 0.6, 0.5),
+            arms=["teacher/fft", "student/lora", "student/kd-lora"],
+        )
+        whole = Store(tmp_path / "study")
+        shutil.copytree(store.root, whole.root, dirs_exist_ok=True)
+        ((folder, _),) = save_students(load_frame(whole.root), whole, told.append)
+        return folder
+
+    folder = save("student/lora")
+    (folder / CALIBRATION).write_text("{}")  # what kdlora itself writes later
+    before = (folder / CARD).read_text()
+    assert save("student/kd-lora") == folder
+    assert (folder / CARD).read_text() != before
+    assert [*folder.parent.glob("student.before*")] == told == []
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "notes.txt").write_text("mine")
+    save("student/kd-lora")  # the same one again: nothing is touched
+    assert told == []
+    save("student/lora")
+    (aside,) = folder.parent.glob("student.before*")
+    assert (aside / "onnx" / "notes.txt").read_text() == "mine"
+    assert not (folder / "onnx").exists()
+    (note,) = told
+    assert "onnx/notes.txt" in note
+    assert str(aside) in note
 
 
 def said_first(facts: Facts) -> str:

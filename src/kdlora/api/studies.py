@@ -208,7 +208,7 @@ def run(
     )
     with store.closing():  # the last two processes of a study often end together
         frame = load_frame(store.root)
-        students = save_students(frame, store)
+        students = save_students(frame, store, on_note)
         result = StudyResult(
             folder=store.root,
             status=status,

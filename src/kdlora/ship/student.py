@@ -12,12 +12,13 @@ from kdlora.errors import StoreError
 from kdlora.evidence.students import RankedStudent, rank_students
 from kdlora.files import set_aside, whole_folder
 from kdlora.records.artefact import checksums_of
-from kdlora.records.contents import CHECKSUMS, require_whole_model, sealed
+from kdlora.records.contents import CHECKSUMS, read_sealed, require_whole_model, sealed
 from kdlora.records.record import Record
 from kdlora.records.store import Store, write_json
 from kdlora.records.study_folder import STUDENT
 from kdlora.ship.card import (
     CALIBRATION,
+    CARD,
     ModelCard,
     make_card,
     read_calibration,
@@ -30,14 +31,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def save_students(frame: pd.DataFrame, store: Store) -> list[tuple[Path, ModelCard]]:
+def save_students(
+    frame: pd.DataFrame, store: Store, on_note: Callable[[str], None] = lambda note: None
+) -> list[tuple[Path, ModelCard]]:
     """Save the students of `students_to_save`, merged, below `<study>/student`.
 
     A study of one task and one pair saves it at `<study>/student` itself. Nothing is written
-    where the same run is saved already.
+    where the same run is saved already. Where another model takes the place of one whose folder
+    holds what somebody put there, that folder stays beside it, and `on_note` is told.
     """
     return [
-        (folder, _save_student(ranked, folder, store))
+        (folder, _save_student(ranked, folder, store, on_note))
         for name, ranked in students_to_save(frame).items()
         for folder in [store.root / STUDENT / name]
     ]
@@ -65,7 +69,9 @@ def students_to_save(frame: pd.DataFrame) -> dict[str, list[RankedStudent]]:
     return found
 
 
-def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -> ModelCard:
+def _save_student(
+    ranked: Sequence[RankedStudent], folder: Path, store: Store, on_note: Callable[[str], None]
+) -> ModelCard:
     """Save the first of these in `folder`, unless it is there."""
     first = ranked[0]
     record = store.read(first.ship)
@@ -89,9 +95,29 @@ def _save_student(ranked: Sequence[RankedStudent], folder: Path, store: Store) -
         calibration = before.calibration  # of this very model
     card = make_card(record, own, why, arm=first.arm, calibration=calibration)
     if before != card or not _is_whole(folder):
+        if others := _files_of_others(folder):
+            aside = set_aside(folder, "before")
+            on_note(
+                f"{folder} held files that were not written with its student "
+                f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}): with the student "
+                f"of before they are now in {aside}"
+            )
         merge = _Merge(record, own / "model", folder, card)
         call_in_worker(_save_merged, merge, lambda note: None)  # so that none loads torch to look
     return card
+
+
+def _files_of_others(folder: Path) -> list[str]:
+    """Files of a saved student's folder that were not written with it, and are no calibration."""
+    if not folder.is_dir():
+        return []
+    try:
+        own = set(read_sealed(folder / CHECKSUMS).get("files", {}))
+    except (OSError, ValueError):  # what is whose cannot be told
+        own = set()
+    own |= {CHECKSUMS, CARD, CALIBRATION}
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(set(found) - own)
 
 
 @dataclass(frozen=True)
