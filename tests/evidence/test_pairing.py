@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
+from kdlora.evidence.aggregates import shared_cells
 from kdlora.evidence.pairing import match
 from kdlora.evidence.scores import Selection, usable_runs
 from kdlora.vocabulary.metric import METRICS, metric
@@ -114,6 +115,31 @@ def test_a_baseline_without_seeds_is_held_against_every_seed() -> None:
     matched = match(frame, B, "baseline/tfidf")
     np.testing.assert_allclose(matched.differences[:3], [31, 32, 33])
     assert any("no seed" in note for note in matched.notes)
+
+
+@pytest.mark.parametrize("key", ["pair", "seed"])
+@pytest.mark.parametrize(
+    "part", [("task", "t0"), ("seed", 2), ("arm", A)], ids=lambda part: part[0]
+)
+def test_runs_that_lack_what_others_have_are_compared_with_their_like_or_said(key, part) -> None:
+    """As of two tables in one file, of which one has no column of pairs, or of seeds."""
+    frame = grid(by_arm, pairs=["p"], arms=[A, B, "student/lora"])
+    frame["score"] += np.random.default_rng(0).normal(0, 0.01, len(frame))
+    whole = match(frame, A, B)
+    lacks = frame[part[0]] == part[1]
+    frame[key] = frame[key].astype(object).mask(lacks, None)
+    found = match(frame, A, B)
+    if part[0] == "arm":  # the whole side lacks it: it stands beside every one
+        assert any(f"has no {key}" in note for note in found.notes)
+    else:
+        assert any(f"without a {key}" in note for note in found.notes)
+    if key == "pair" or part[0] == "seed":
+        assert sorted(found.differences) == pytest.approx(sorted(whole.differences))
+        shared = shared_cells(frame, [A, B])
+        assert len(shared.table) == len(whole.differences)
+    means = found.cells.groupby("task")["difference"].mean()
+    expected = whole.cells.groupby("task")["difference"].mean()
+    assert dict(means) == pytest.approx(dict(expected))
 
 
 def test_the_same_two_runs_in_two_cells_count_once() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
-from kdlora.records.tidy import StudyFrame, directions
+from kdlora.records.tidy import UNNAMED, UNNUMBERED, StudyFrame, directions
 from kdlora.vocabulary.arm import matching
 from kdlora.vocabulary.metric import Metric, metric
 
@@ -95,6 +95,13 @@ def _finished(study: StudyFrame, column: str) -> tuple[pd.DataFrame, tuple[str, 
     if not finite.all():
         notes.append(f"{_runs(frame[~finite])} without a finite {column}: left out")
     frame = frame[finite]
+    for key, value in (("pair", UNNAMED), ("seed", UNNUMBERED)):
+        alone = frame[key].eq(value)
+        if alone.any():
+            notes.append(
+                f"{_runs(frame[alone])} without a {key}, where others of their arms have one: "
+                f"compared with one another alone, as {key} {value}"
+            )
     own = {
         key: frame[key].astype(object).mask(frame[f"any_{key}"], None)
         for key in ("pair", "seed")

@@ -39,6 +39,7 @@ NUMBERS = ("score", "selection_score", "direction", "rank", "alpha", "lr", "batc
            "temperature", "kd_weight", "inference_s", "windows_per_text")  # fmt: skip
 TUPLES = ("flags", "flag_details", "flag_severities", "teacher_run_ids", "label_names")
 DICTS = ("protocol", "environment", "per_class_f1", "per_label", "agreement_per_label")
+UNNAMED, UNNUMBERED = "unnamed", -1  # pair and seed of rows that lack what others of their arm have
 IMPOSSIBLE = "impossible:"  # flags a cell: "impossible:score"
 AS_GIVEN = "as_given."  # what stood in such a cell: "as_given.score"
 COLUMNS = (*NAMES, "seed", *TEXTS, *NUMBERS, *TUPLES, *DICTS)
@@ -140,8 +141,10 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     Numbers are floats (NaN: not known), names and texts objects (None: not known), flags tuples.
     What the frame does not say is filled in: `role`, `adaptation` and `distillation` from the arm,
     "done" for a status, "all" for a pair or a task and 0 for a seed. `any_pair` and `any_seed` tell
-    of rows that lack the value while others have one, or have no use for a seed: they stand beside
-    every pair, or every seed. `flagged`: the run carries a flag that is more than information.
+    of rows whose arm never has the value while others have one, or has no use for a seed: they
+    stand beside every pair, or every seed. Where an arm has pairs elsewhere, its rows without one
+    are a pair of their own, `UNNAMED`, and those without a seed one seed, `UNNUMBERED`. `flagged`:
+    the run carries a flag that is more than information.
     Cells that a flag calls impossible are empty, and stand in columns such as `as_given.score`.
     """
     if "pair" not in frame and "family" in frame:
@@ -178,9 +181,16 @@ def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Se
     seeds = frame["seed"] if "seed" in frame else pd.Series(0, index=frame.index)
     if seeds.isna().all():
         seeds = pd.Series(0, index=frame.index)
-    found["any_pair"] = found["pair"].isna()
-    found["any_seed"] = seeds.isna() | found["adaptation"].isin(SEEDLESS)
-    found["pair"] = found["pair"].where(found["pair"].notna(), "all")
+    lacking = {"pair": found["pair"].isna(), "seed": seeds.isna()}
+    never = {key: gone.groupby(found["arm"]).transform("all") for key, gone in lacking.items()}
+    found["any_pair"] = lacking["pair"] & never["pair"].eq(True)
+    found["any_seed"] = (lacking["seed"] & never["seed"].eq(True)) | found["adaptation"].isin(
+        SEEDLESS
+    )
+    unnamed = lacking["pair"] & ~found["any_pair"]
+    found["pair"] = found["pair"].mask(unnamed, UNNAMED).mask(found["any_pair"], "all")
+    if (lacking["seed"] & ~found["any_seed"]).any():
+        seeds = seeds.mask(lacking["seed"] & ~found["any_seed"], UNNUMBERED)
     if seeds.isna().any() or seeds.dtype.kind == "f":
         seeds = seeds.fillna(0)
         whole = pd.to_numeric(seeds, errors="coerce")
