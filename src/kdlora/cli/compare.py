@@ -67,7 +67,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
             *(_word(c.claims[scope].verdict) for scope in scopes),
         )
     counts = [
-        f"{_range(values)} {name}"
+        f"{_range(values)} {name if max(values) != 1 else name.removesuffix('s')}"
         for name, values in (
             ("tasks", [c.n_tasks for c in comparisons]),
             ("blocks", [c.n_blocks for c in comparisons]),
@@ -134,7 +134,8 @@ def method_table(e: Evidence) -> Table:
     ranks = e.ranks["tasks"].average_rank
     better = {i.a: i for i in e.improvements}
     first = e.aggregates[0]
-    table = _plain(f"methods on the {e.shared.n_cells} cells that all of them have")
+    cells = f"{e.shared.n_cells} cells" if e.shared.n_cells != 1 else "one cell"
+    table = _plain(f"methods on the {cells} that all of them have")
     table.add_column("arm", overflow="fold")
     for name in ("mean", "IQM", "kept %", "rank", "beats", "front"):
         table.add_column(name, justify="right", no_wrap=True)

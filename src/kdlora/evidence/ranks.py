@@ -71,7 +71,8 @@ def rank_methods(shared: SharedCells, *, level: str = "tasks", alpha: float = 0.
     if k < 3:
         cannot = f"{k} methods: Friedman's test needs 3; compare them in pairs"
     elif n < 3:
-        cannot = f"{n} {level}: too few to rank on"
+        units = level if n != 1 else level.removesuffix("s")
+        cannot = f"{n} {units}: too few to rank on"
     elif tied == n:
         cannot = "all methods are tied everywhere: ranks tell nothing"
     if cannot:
