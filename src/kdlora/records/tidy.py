@@ -181,18 +181,18 @@ def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Se
     seeds = frame["seed"] if "seed" in frame else pd.Series(0, index=frame.index)
     if seeds.isna().all():
         seeds = pd.Series(0, index=frame.index)
-    lacking = {"pair": found["pair"].isna(), "seed": seeds.isna()}
-    never = {key: gone.groupby(found["arm"]).transform("all") for key, gone in lacking.items()}
-    found["any_pair"] = lacking["pair"] & never["pair"].eq(True)
-    found["any_seed"] = (lacking["seed"] & never["seed"].eq(True)) | found["adaptation"].isin(
-        SEEDLESS
-    )
-    unnamed = lacking["pair"] & ~found["any_pair"]
-    found["pair"] = found["pair"].mask(unnamed, UNNAMED).mask(found["any_pair"], "all")
-    if (lacking["seed"] & ~found["any_seed"]).any():
-        seeds = seeds.mask(lacking["seed"] & ~found["any_seed"], UNNUMBERED)
-    if seeds.isna().any() or seeds.dtype.kind == "f":
-        seeds = seeds.fillna(0)
+
+    def never(values: pd.Series) -> pd.Series:
+        """Whether no run of a row's arm has a value."""
+        return values.isna().groupby(found["arm"]).transform("all").eq(True)
+
+    found["any_pair"] = never(found["pair"])
+    found["any_seed"] = never(seeds) | found["adaptation"].isin(SEEDLESS)
+    found["pair"] = found["pair"].mask(found["any_pair"], "all")
+    found["pair"] = found["pair"].where(found["pair"].notna(), UNNAMED)
+    lacking = seeds.isna()
+    if lacking.any() or seeds.dtype.kind == "f":
+        seeds = seeds.mask(lacking, UNNUMBERED).mask(lacking & found["any_seed"], 0)
         whole = pd.to_numeric(seeds, errors="coerce")
         if (whole == whole.round()).all():
             seeds = whole.astype(int)

@@ -95,15 +95,8 @@ def _save_student(
         calibration = before.calibration  # of this very model
     card = make_card(record, own, why, arm=first.arm, calibration=calibration)
     if before != card or not _is_whole(folder):
-        if others := _files_of_others(folder):
-            aside = set_aside(folder, "before")
-            on_note(
-                f"{folder} held files that were not written with its student "
-                f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}): with the student "
-                f"of before they are now in {aside}"
-            )
         merge = _Merge(record, own / "model", folder, card)
-        call_in_worker(_save_merged, merge, lambda note: None)  # so that none loads torch to look
+        call_in_worker(_save_merged, merge, on_note)  # so that none loads torch to look
     return card
 
 
@@ -131,22 +124,25 @@ class _Merge:
 
 
 def _save_merged(merge: _Merge, on_note: Callable[[str], None]) -> None:
-    """`save_merged`, as `call_in_worker` calls it."""
-    save_merged(merge.record, merge.source, merge.folder, merge.card)
-
-
-def save_merged(record: Record, source: Path, folder: Path, card: ModelCard) -> None:
     """Merge onto fresh fp32 weights and write the whole folder, then put it in place."""
     from kdlora.models.checkpoints import quiet
     from kdlora.models.saved import load_trained, save_tokenizer
 
-    model, tokenizer = load_trained(source, encoder=encoder_of(record.run))
+    folder = merge.folder
+    model, tokenizer = load_trained(merge.source, encoder=encoder_of(merge.record.run))
     with whole_folder(folder) as temporary:
         with quiet():
             model.save_pretrained(temporary)
-        save_tokenizer(tokenizer, temporary, max_length=card.max_length)
+        save_tokenizer(tokenizer, temporary, max_length=merge.card.max_length)
         write_json(temporary / CHECKSUMS, sealed({"files": checksums_of(temporary)}))
-        write_card(temporary, card)
+        write_card(temporary, merge.card)
+        if others := _files_of_others(folder):  # last: until then the earlier student stays
+            aside = set_aside(folder, "before")
+            on_note(
+                f"{folder} held files that were not written with its student "
+                f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}): with the student "
+                f"of before they are now in {aside}"
+            )
 
 
 def _is_whole(folder: Path) -> bool:
