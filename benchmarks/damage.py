@@ -42,7 +42,7 @@ from kdlora.ship.card import (
     read_card,
     write_calibration,
 )
-from kdlora.ship.student import save_merged
+from kdlora.ship.student import Merge, save_merged
 from kdlora.spec.halving import Race
 from kdlora.spec.plan import Plan
 from kdlora.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -291,7 +291,7 @@ def _of_ship(store: Store, own: Path) -> Iterator[Kind]:
     record, student = store.read(own.name), store.root / "student"
     assert record is not None
     card = make_card(record, own, "by hand", arm="student/kd-lora")
-    save_merged(record, own / "model", student, card)
+    save_merged(Merge(record, own / "model", student, card), print)
     yield Kind("student: weights", student / "model.safetensors", lambda: _weights(student))
     yield Kind("student: checksums", student / "checksums.json", lambda: _weights(student))
     yield Kind("student: card", student / "kdlora.json", lambda: _dumped(read_card(student)))

@@ -95,8 +95,8 @@ def _save_student(
         calibration = before.calibration  # of this very model
     card = make_card(record, own, why, arm=first.arm, calibration=calibration)
     if before != card or not _is_whole(folder):
-        merge = _Merge(record, own / "model", folder, card)
-        call_in_worker(_save_merged, merge, on_note)  # so that none loads torch to look
+        merge = Merge(record, own / "model", folder, card)
+        call_in_worker(save_merged, merge, on_note)  # so that none loads torch to look
     return card
 
 
@@ -114,7 +114,7 @@ def _files_of_others(folder: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Merge:
+class Merge:
     """A trained model, and the folder and card that it gets."""
 
     record: Record
@@ -123,7 +123,7 @@ class _Merge:
     card: ModelCard
 
 
-def _save_merged(merge: _Merge, on_note: Callable[[str], None]) -> None:
+def save_merged(merge: Merge, on_note: Callable[[str], None]) -> None:
     """Merge onto fresh fp32 weights and write the whole folder, then put it in place."""
     from kdlora.models.checkpoints import quiet
     from kdlora.models.saved import load_trained, save_tokenizer
