@@ -140,7 +140,7 @@ def main() -> None:
             sys.exit(1)
         return
     if arguments.command == "fuzz":
-        found = fuzz.run(
+        broke = fuzz.run(
             arguments.inputs,
             seed=arguments.seed,
             only=tuple(arguments.only),
@@ -149,7 +149,7 @@ def main() -> None:
             out=arguments.out,
             minutes=arguments.minutes,
         )
-        sys.exit("; ".join(found) or 0)
+        sys.exit("; ".join(broke) or 0)
     if arguments.command == "look":
         seen = look.measure(tuple(arguments.rows))
         text = look.page(seen)
@@ -193,7 +193,7 @@ def main() -> None:
         print((arguments.out / "serve.md").read_text(encoding="utf-8"))
         return
     if arguments.command == "defaults":
-        found = defaults.search(
+        runs_found = defaults.search(
             arguments.data_dir,
             arguments.folder,
             budgets=[rows or None for rows in arguments.rows],
@@ -201,8 +201,8 @@ def main() -> None:
             names=arguments.only,
             tasks=arguments.tasks,
         )
-        defaults.write(found, arguments.out)
-        print(defaults.summary(found))
+        defaults.write(runs_found, arguments.out)
+        print(defaults.summary(runs_found))
         return
     if arguments.command == "matmul":
         matmul.print_rates()
@@ -242,15 +242,15 @@ def main() -> None:
         return
     if arguments.command == "cell":
         expect_same_machine(arguments.out, "cell", machine())
-        found = cell.measure_cell(
+        cell_found = cell.measure_cell(
             arguments.folder,
             rows=arguments.rows,
             held_out=arguments.held_out,
             repeats=arguments.repeats,
             pieces=arguments.pieces,
         )
-        if found is not None:
-            cell.write(found, arguments.out)
+        if cell_found is not None:
+            cell.write(cell_found, arguments.out)
             print((arguments.out / "cell.md").read_text(encoding="utf-8"))
         return
     expect_same_machine(arguments.out, "speed", machine())

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks import peers, products
 from benchmarks.ours import Ours, counted
@@ -50,8 +51,9 @@ def variant_training(variant: str, shape: str, profile: str, rows: int) -> Timed
 def embeddings_training(by_row: bool, shape: str, profile: str, rows: int) -> Timed:
     """An epoch of full fine-tuning by kdlora, its embeddings updated by row or whole."""
     ours = Ours(shape, lora=False)
-    embeddings = ours.model.get_input_embeddings()
-    work = with_usual_words(make_workload(profile, rows), embeddings.num_embeddings)
+    model: Any = ours.model
+    vocabulary = model.get_input_embeddings().num_embeddings
+    work = with_usual_words(make_workload(profile, rows), vocabulary)
     if not by_row:
         row_updates.FEWEST_ROWS = sys.maxsize  # the process is this contender's alone
     return lambda: ours.epoch(work)

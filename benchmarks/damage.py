@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def make_kinds(folder: Path, plan: Plan, done: Store) -> Iterator[Kind]:
     yield Kind("plan", store.root / "plan.json", lambda: _rows(load_frame(store.root)))
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         model = store.folder(teacher.run_id) / "model"
-        yield Kind(f"model: {name}", model / name, lambda model=model: _weights(model))
+        yield Kind(f"model: {name}", model / name, partial(_weights, model))
     adapter = own / "model"
     yield Kind(
         "model: adapter", adapter / "adapter_model.safetensors", lambda: _weights(adapter, student)

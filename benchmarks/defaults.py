@@ -30,7 +30,9 @@ PAIR = {"name": "search", "teacher": "minilm-l6", "student": "minilm-l3"}
 SELECTION_ROWS = 500  # more than such budgets would have, so that noise does not choose
 MAX_LENGTH = 64  # tokens: cuts some pairs of RTE, and lets the search end
 COUNTED = ("never_improved", "at_or_below_majority", "constant_predictions")
-_BEFORE = {"epochs": 3, "min_steps": 0, "lr": {"fft": 1e-4, "peft": 1e-3, "head": None}}
+_BEFORE: dict[str, Any] = {
+    "epochs": 3, "min_steps": 0, "lr": {"fft": 1e-4, "peft": 1e-3, "head": None},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def _fft(name: str, steps: int, **rates: float) -> Candidate:
     return Candidate(name, "student/fft", {"min_steps": steps, "lr": rates})
 
 
-def _lora(name: str, steps: int, adapter: Mapping[str, Any] | None = None, **rates: float):
+def _lora(
+    name: str, steps: int, adapter: Mapping[str, Any] | None = None, **rates: float
+) -> Candidate:
     return Candidate(name, "student/lora", {"min_steps": steps, "lr": rates}, adapter or {})
 
 
@@ -180,12 +184,11 @@ def summary(found: Sequence[Mapping[str, Any]]) -> str:
         lines = []
         for name in dict.fromkeys(entry["candidate"] for entry in here):
             own = {entry["task"]: entry for entry in here if entry["candidate"] == name}
-            scores = [own[t]["selection"] or 0.0 if t in own else None for t in tasks]
+            scores = {t: own[t]["selection"] or 0.0 for t in tasks if t in own}
             flags = Counter(flag for entry in own.values() for flag in entry["flags"])
-            complete = None not in scores
             lines.append([
-                name, *("" if s is None else f"{100 * s:.1f}" for s in scores),
-                f"{100 * np.mean(scores):.1f}" if complete else "",
+                name, *(f"{100 * scores[t]:.1f}" if t in scores else "" for t in tasks),
+                f"{100 * np.mean([*scores.values()]):.1f}" if len(scores) == len(tasks) else "",
                 *(str(flags[name]) for name in COUNTED),
             ])  # fmt: skip
         header = ["settings", *tasks, "mean", *(name.replace("_", " ") for name in COUNTED)]

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -49,7 +49,7 @@ COVERS = (0.93, 0.97)
 LINES = Path("results/evidence.jsonl")
 
 # As in the 742 runs of report 001: what tasks, pairs on tasks and runs add to a difference.
-REAL = {"task": 2.7, "block": 3.6, "noise": 2.4}
+REAL: dict[str, Any] = {"task": 2.7, "block": 3.6, "noise": 2.4}
 
 
 def _many(base: Design, name: str, values: Iterable[Any], what: str) -> list[Design]:
@@ -121,7 +121,7 @@ def measure(design: Design, studies: int = STUDIES, seed: int = 0) -> dict[str, 
     """The rates of a design, scope by scope."""
     rng = np.random.default_rng(seed)
     metric = "points" if design.texts else METRIC
-    correction = "holm" if design.arms > 1 else "none"
+    correction: Literal["holm", "none"] = "holm" if design.arms > 1 else "none"
     rules = Rules(draws=0, permutations=0, correction=correction, margin_unit=metric)
     found: list[tuple[Comparison, dict[Scope, float]]] = []
     left = studies
@@ -173,9 +173,11 @@ def _rates(
     if not claims:
         return None
     truths = np.array([truth for _, truth in claims])
-    off = np.array([claim.difference - truth for claim, truth in claims])
-    se, df = (np.array([getattr(claim, name) for claim, _ in claims]) for name in ("se", "df"))
-    covered = np.array([claim.low <= truth <= claim.high for claim, truth in claims])
+    difference, low, high, se, df = (
+        np.array([getattr(claim, name) for claim, _ in claims])
+        for name in ("difference", "low", "high", "se", "df")
+    )
+    off, covered = difference - truths, (low <= truths) & (truths <= high)
     p = difference_p(off, se, df)
     exact = np.array([claim.p if truth == 0 else np.nan for claim, truth in claims])
     p = np.where(np.isfinite(exact), exact, p)

@@ -231,9 +231,9 @@ def page(cells: Sequence[Cell], where: str = "this machine") -> str:
         "|---|---:|" + "---:|" * len(names),
     ]
     for task, rows in dict.fromkeys((c.task, c.rows) for c in cells):
-        own = [[c for c in cells if (c.task, c.rows, c.contender) == (task, rows, name)]
-               for name in names]  # fmt: skip
-        lines.append(f"| {task} | {rows} | " + " | ".join(map(_shown, own)) + " |")
+        by_name = [[c for c in cells if (c.task, c.rows, c.contender) == (task, rows, name)]
+                   for name in names]  # fmt: skip
+        lines.append(f"| {task} | {rows} | " + " | ".join(map(_shown, by_name)) + " |")
     lines += ["", "What each gives: the fp32 weights on disk, and one answer on one thread.", ""]
     lines += ["| | MB | ms a text |", "|---|---:|---:|"]
     for name in names:

@@ -322,7 +322,7 @@ def _values_changed(sound: bytes, rng: random.Random) -> bytes | None:
 
 
 def _containers(values: Any) -> list[Any]:
-    found, todo = [], [values]
+    found, todo = list[Any](), [values]
     while todo:
         value = todo.pop()
         if isinstance(value, dict | list) and len(found) < 500:

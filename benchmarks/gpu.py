@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -131,12 +132,8 @@ def as_if_apart(device: torch.device) -> Iterator[None]:
             super().__init__(progress, where)
             self.at_hand = False
 
-    before = loop.StepCounts
-    loop.StepCounts = Apart if device.type == "cpu" else before  # type: ignore[misc]
-    try:
+    with mock.patch.object(loop, "StepCounts", Apart if device.type == "cpu" else StepCounts):
         yield
-    finally:
-        loop.StepCounts = before  # type: ignore[misc]
 
 
 def same_step(setting: Setting, compute: Compute) -> list[Check]:
@@ -155,7 +152,7 @@ def same_step(setting: Setting, compute: Compute) -> list[Check]:
 
 def _model(shape: str, compute: Compute) -> nn.Module:
     """LoRA without dropout, its B away from zero, so that every gradient is there."""
-    model = make_model(shape, attention=compute.attention)
+    model: nn.Module = make_model(shape, attention=compute.attention)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -203,8 +200,8 @@ def _trained(
     )
     plain, steps = make_loss(TASKS["sst2"], Distillation()), iter(range(10_000))
 
-    def loss(*values: Any) -> torch.Tensor:
-        made = plain(*values)
+    def loss(*values: Any, **named: Any) -> torch.Tensor:
+        made = plain(*values, **named)
         return made * math.nan if next(steps) == bad_step else made
 
     setup = TrainingSetup(
@@ -272,12 +269,8 @@ def reads(setting: Setting, compute: Compute) -> Check:
         torch.cuda.set_sync_debug_mode("default")
         seen.extend(str(w.message) for w in caught if "synchroniz" in str(w.message))
 
-    loop._step = watched
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            _, progress = _trained(setting, compute, Path(name))
-    finally:
-        loop._step = step
+    with mock.patch.object(loop, "_step", watched), tempfile.TemporaryDirectory() as name:
+        _, progress = _trained(setting, compute, Path(name))
     return Check("waits for the device in a step", len(seen) / progress.step, 1.0, "a step")
 
 
@@ -324,7 +317,7 @@ def speed(shape: str, lora: bool, setting: Setting) -> Speed:
     rates: dict[str, list[float]] = {"ours": [], "trainer": []}
     for turn in range(3):
         for name, one in (("ours", ours), ("trainer", theirs)):
-            made = one.epoch(work)  # type: ignore[attr-defined]
+            made = one.epoch(work)
             if turn:
                 rates[name].append(made.texts / made.seconds)
     how = "LoRA" if lora else "full fine-tuning"

@@ -32,8 +32,11 @@ def print_rates(rows: tuple[int, ...] = (300, 448, 640, 864, 1300, 2000)) -> Non
             x = torch.randn(n, inputs).to(dtype)
             parts = x.split(-(-n // -(-n // ROWS)))
             flops = 2 * n * inputs * outputs
-            ways = (partial(F.linear, x, weight), partial(packed.in_layout, x))
-            ways += (partial(_in_parts, packed, parts),)
+            ways: tuple[Callable[[], object], ...] = (
+                partial(F.linear, x, weight),
+                partial(packed.in_layout, x),
+                partial(_in_parts, packed, parts),
+            )
             rates = [flops / _seconds(way) / 1e9 for way in ways]
             cells.append(f"{n} rows " + " / ".join(f"{rate:.0f}" for rate in rates))
         print(f"{inputs} -> {outputs}: " + ";  ".join(cells), flush=True)

@@ -40,11 +40,12 @@ class Ours:
         precision: str = "auto",
     ) -> None:
         self.compute: Compute = choose_compute(precision)
-        model: nn.Module = make_model(shape, attention=self.compute.attention)
+        encoder = make_model(shape, attention=self.compute.attention)
+        model: nn.Module = encoder
         if variant is not None:
-            model = with_variant(model, shape, variant, steps)
+            model = with_variant(encoder, shape, variant, steps)
         elif lora:
-            model = with_lora(model, shape)
+            model = with_lora(encoder, shape)
         self.model = ready_for_training(model, self.compute)
         self.forward = make_forward(self.model, self.compute)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ def first_steps(profile: str, steps: int, *, grouped: bool) -> float:
 
 
 def _share(
-    batches: Sequence[np.ndarray], lengths: np.ndarray, steps: int, padded: Callable[[int], int]
+    batches: Iterable[np.ndarray], lengths: np.ndarray, steps: int, padded: Callable[[int], int]
 ) -> float:
     """Padded tokens of a timed step over those of any step of the epoch."""
     held = np.array([len(batch) * padded(int(lengths[batch].max())) for batch in batches])

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    BertTokenizerFast,
+    BertTokenizer,
     DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
@@ -51,7 +52,7 @@ class _GroupedByLength(LengthGroupedSampler):
 class DistillingTrainer(Trainer):
     """The soft-label loss of Hinton et al. from cached logits, or from a teacher at hand."""
 
-    def _get_train_sampler(self, train_dataset=None):
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
             sampler.__class__ = _GroupedByLength
@@ -60,7 +61,13 @@ class DistillingTrainer(Trainer):
     teacher_model: nn.Module | None = None
     kd_weight = KD_WEIGHT
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         cached = inputs.pop("teacher")
         labels = inputs.pop("labels")
         logits = model(**inputs).logits
@@ -80,30 +87,30 @@ class DistillingTrainer(Trainer):
 
 
 @functools.cache
-def tokenizer() -> BertTokenizerFast:
+def tokenizer() -> BertTokenizer:
     """One token a word `w123`; in training it only pads, since texts are token ids already."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = {word: i for i, word in enumerate(words)}
     vocabulary |= {f"w{i}": i for i in range(len(words), VOCABULARY)}
-    made = BertTokenizerFast(vocab=vocabulary)
+    made = BertTokenizer(vocab=vocabulary)
     made.model_input_names = ["input_ids", "attention_mask"]  # as DistilBERT's
     return made
 
 
 class _Collator(DataCollatorWithPadding):
-    def __call__(self, features):
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         teacher = torch.tensor([f["teacher"] for f in features])
         batch = super().__call__([{k: v for k, v in f.items() if k != "teacher"} for f in features])
         batch.pop("token_type_ids", None)
         return {**batch, "teacher": teacher}
 
 
-def collate_padded(tokens) -> _Collator:
+def collate_padded(tokens: PreTrainedTokenizerBase) -> _Collator:
     """Every batch padded to 128 tokens."""
     return _Collator(tokens, padding="max_length", max_length=MAX_LENGTH)
 
 
-def collate_dynamic(tokens) -> _Collator:
+def collate_dynamic(tokens: PreTrainedTokenizerBase) -> _Collator:
     """Every batch padded to its longest text."""
     return _Collator(tokens, padding=True)
 
@@ -139,7 +146,7 @@ class Peer:
         teacher: str | None = None,
         **changes: Any,
     ) -> None:
-        self.model = make_model(shape, attention=attention)
+        self.model: nn.Module = make_model(shape, attention=attention)
         if lora:
             self.model = with_lora(self.model, shape)
         self.teacher = make_model(teacher, attention="sdpa").eval() if teacher else None

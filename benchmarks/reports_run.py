@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from benchmarks.peers import BATCH, MAX_LENGTH, DistillingTrainer, arguments, collate_padded
 
@@ -32,7 +37,10 @@ def main() -> None:
     chosen = parser.parse_args()
     folder = chosen.folder
     tokenizer = AutoTokenizer.from_pretrained(folder / chosen.encoder)
-    parts = {name: _rows(tokenizer, folder / f"{name}.csv") for name in ("train", "eval")}
+    # Any: the Trainer reads lists of rows too, which its annotations leave out
+    parts: dict[str, Any] = {
+        name: _rows(tokenizer, folder / f"{name}.csv") for name in ("train", "eval")
+    }
     if chosen.kd:
         for row, logits in zip(parts["train"], np.load(folder / "logits.npy"), strict=True):
             row["teacher"] = logits.tolist()
@@ -58,19 +66,22 @@ def adapt(model: nn.Module, adaptation: str, steps: int) -> nn.Module:
     """The variant as peft offers it; mrlora as the LoRA of rank 8 + 4 + 2 + 1 that it equals."""
     if adaptation == "fft":
         return model
-    common = {"lora_alpha": 2 * RANK, "target_modules": TARGETS, "modules_to_save": HEAD}
+    common: dict[str, Any] = {
+        "lora_alpha": 2 * RANK, "target_modules": TARGETS, "modules_to_save": HEAD,
+    }  # fmt: skip
     if adaptation == "adalora":
         return get_peft_model(model, AdaLoraConfig(total_step=steps, **common))
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "dora": {"use_dora": True},
         "olora": {"init_lora_weights": "olora"},
         "rslora": {"use_rslora": True},
         "mrlora": {"r": 15},
-    }.get(adaptation, {})
-    return get_peft_model(model, LoraConfig(**{"r": RANK, **common, **changes}))
+    }
+    own = {"r": RANK, **common, **changes.get(adaptation, {})}
+    return get_peft_model(model, LoraConfig(**own))
 
 
-def _rows(tokenizer, path: Path) -> list[dict[str, object]]:
+def _rows(tokenizer: PreTrainedTokenizerBase, path: Path) -> list[dict[str, object]]:
     table = pd.read_csv(path)
     out = tokenizer(
         table.text.tolist(), truncation=True, max_length=MAX_LENGTH, padding="max_length"

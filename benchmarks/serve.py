@@ -181,7 +181,7 @@ async def _watch_memory(port: int, *, until: asyncio.Event) -> list[float]:
 
 async def _pipeline_without_reading(port: int, *, until: asyncio.Event) -> int:
     """60 connections that send 7,000 requests each and read no answer; again when they are shut."""
-    opened, writers = 0, []
+    opened, writers = 0, list[asyncio.StreamWriter]()
     many = HEALTH * 7000
     while not until.is_set():
         writers = [w for w in writers if not w.is_closing()]

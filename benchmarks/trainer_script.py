@@ -99,7 +99,7 @@ def _fitted(
             eval_dataset=held_out,
             data_collator=collate_dynamic(tokenizer),
             compute_metrics=lambda out: {
-                "accuracy": float((out.predictions.argmax(-1) == out.label_ids).mean())
+                "accuracy": float((np.argmax(out.predictions, -1) == out.label_ids).mean())
             },
         )
         trainer.kd_weight = kd_weight

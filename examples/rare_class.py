@@ -43,7 +43,8 @@ def thinned(
         first = round(n * held_out)
         parts[1].extend(chosen[:first])
         parts[0].extend(chosen[first:])
-    return tuple([part[i] for i in rng.permutation(len(part))] for part in parts)
+    train, held = ([part[i] for i in rng.permutation(len(part))] for part in parts)
+    return train, held
 
 
 def main() -> None:

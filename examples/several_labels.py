@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def read(path: Path) -> list[list[str]]:
 
 
 def posts(
-    sources: dict[str, Sequence[Sequence[str]]], n: int, rng: np.random.Generator
+    sources: Mapping[str, Sequence[Sequence[str]]], n: int, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     """n texts and their labels, with a bar between; a source's last cell is the class."""
 

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -40,10 +41,10 @@ WORDS = tuple(_TEXT.split())
 
 
 def tiny_config(
-    family: str, *, width: int = 32, layers: int = 2, **changes: object
+    family: str, *, width: int = 32, layers: int = 2, **changes: Any
 ) -> PreTrainedConfig:
     """A config of the family with a few thousand parameters; dropout as the family has it."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "vocab_size": len(_vocabulary()),
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -109,7 +110,7 @@ def tiny_tokenizer(config: PreTrainedConfig) -> PreTrainedTokenizerFast:
 
 
 def save_tiny_encoder(
-    folder: Path, family: str = "bert", *, seed: int = 0, head: bool = False, **changes: object
+    folder: Path, family: str = "bert", *, seed: int = 0, head: bool = False, **changes: Any
 ) -> EncoderRef:
     """Save a random encoder and its tokenizer; returns the reference by which to load it.
 
