@@ -86,7 +86,6 @@ SLOW = (
     "test_examples_slurm.py",
     "test_fuzz.py",
     "test_known_mistakes.py",
-    "test_offline.py",
     "test_packaging.py",
     "test_old_studies.py",
     "test_pairings_end_to_end.py",
