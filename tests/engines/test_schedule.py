@@ -14,6 +14,7 @@ from kdlora.engines.selection import chosen_runs
 from kdlora.errors import InputError, KdloraError
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import Plan, PlannedCell, make_plan
+from kdlora.vocabulary.arm import labelled, matching
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +302,25 @@ def test_an_arm_with_a_label_is_named_as_it_is_shown():
     plan = make_plan(make_study(study))
     chosen = chosen_runs(plan, ["student/kd-lora[warm]"])
     assert {run.label for run in plan.runs if run.run_id in chosen} == {"warm"}
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["student/kd-lora[rank=8]", "student/kd-lora[rank=*]", "*[rank=4]", "*", "student/?d-lora"],
+)
+def test_only_means_by_a_pattern_the_arms_that_a_comparison_means(pattern):
+    study = {"name": "s", "tasks": ["rte"], "pairs": [{"teacher": "big", "student": "small"}]}
+    study |= {"ranks": [2, 4, 8], "arms": ["student/lora", "student/kd-lora"]}
+    plan = make_plan(make_study(study))
+    arms = {(r.title, r.run_id) for r in plan.runs}
+    arms |= {(labelled(c.arm, c.label), c.run_id) for c in plan.cells}
+    meant = matching([pattern], {arm for arm, _ in arms})
+    if meant:
+        found = chosen_runs(plan, [f"arm={pattern}"])
+        assert found == {run_id for arm, run_id in arms if arm in meant}
+    else:
+        with pytest.raises(InputError, match="no run of the plan fits"):
+            chosen_runs(plan, [f"arm={pattern}"])
 
 
 def test_what_is_chosen_brings_its_teachers(plan):

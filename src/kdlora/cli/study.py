@@ -36,7 +36,7 @@ Only = Annotated[
     typer.Option(
         metavar="PATTERN",
         autocompletion=completion.runs,
-        help="Only these runs and the teachers they need: a shell pattern or /regular expression/ "
+        help="Only these runs and the teachers they need: a name with * or a /regular expression/ "
         "for a task, arm, pair, seed or run id, or for one of them: task=rte, arm=student/kd-*, "
         "seed=1. May be given many times: alternatives within a field, all fields must hold. "
         "Default: all runs.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from kdlora.planning.costs import estimate
 from kdlora.records.store import Store
 from kdlora.spec.plan import Plan
 from kdlora.spec.run import Run
-from kdlora.vocabulary.arm import labelled
+from kdlora.vocabulary.arm import expression, labelled
 
 FIELDS = ("task", "arm", "pair", "seed", "run")
 
@@ -85,10 +84,10 @@ def prepare_schedule(
 def chosen_runs(plan: Plan, patterns: Sequence[str]) -> set[str]:
     """The ids of the runs that the patterns of ``--only`` name.
 
-    A pattern is a shell pattern (``student/kd-*``) or, between slashes, a regular expression that
-    is searched for; it holds for a task, arm, pair, seed or run id, or for one of them that is
-    named before it: ``task=rte``, ``arm=/kd/``, ``seed=1``. Patterns for the same field are
-    alternatives; patterns for different fields must all hold.
+    In a pattern ``*`` stands for anything (``student/kd-*``); between slashes it is a regular
+    expression that is searched for. It holds for a task, arm, pair, seed or run id, or for one of
+    them that is named before it: ``task=rte``, ``arm=/kd/``, ``seed=1``. Patterns for the same
+    field are alternatives; patterns for different fields must all hold.
 
     Raises InputError for an unknown field, a bad expression, or patterns that name no run.
     """
@@ -137,10 +136,10 @@ def estimated_seconds(plan: Plan, store: Store) -> dict[str, float]:
 
 def _matcher(text: str) -> Callable[[str], bool]:
     if len(text) > 2 and text.startswith("/") and text.endswith("/"):
-        expression = re.compile(text[1:-1])
-        return lambda value: expression.search(value) is not None
-    # An arm's own name may hold brackets: student/kd-lora[rank=8]
-    return lambda value: value == text or fnmatch.fnmatchcase(value, text)
+        form = re.compile(text[1:-1])
+        return lambda value: form.search(value) is not None
+    named = expression(text)
+    return lambda value: named.fullmatch(value) is not None
 
 
 def _few(values: Iterable[object]) -> str:

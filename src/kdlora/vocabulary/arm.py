@@ -335,9 +335,14 @@ def teaching_arm(arms: Iterable[Any], *, given: bool = False) -> Arm:
 
 
 def matching(patterns: Iterable[str], arms: Iterable[str]) -> list[str]:
-    """The arms that a pattern names: `*` stands for anything, brackets are those of a label."""
-    forms = [re.compile(re.escape(p).replace(r"\*", ".*"), re.DOTALL) for p in patterns]
+    """The arms that a pattern names; see `expression`."""
+    forms = [expression(pattern) for pattern in patterns]
     return [arm for arm in arms if any(form.fullmatch(arm) for form in forms)]
+
+
+def expression(pattern: str) -> re.Pattern[str]:
+    """What a pattern of names stands for: `*` is anything, brackets are those of a label."""
+    return re.compile(re.escape(pattern).replace(r"\*", ".*"), re.DOTALL)
 
 
 def labelled(arm: str, label: str) -> str:
