@@ -8,6 +8,8 @@ from kdlora.errors import InputError
 from kdlora.evidence.aggregates import shared_cells
 from kdlora.evidence.pairing import match
 from kdlora.evidence.scores import Selection, usable_runs
+from kdlora.records.subset import subset
+from kdlora.records.tidy import StudyFrame
 from kdlora.vocabulary.metric import METRICS, metric
 from tests.harness.evidence_frames import grid
 
@@ -186,6 +188,22 @@ def test_impossible_and_missing_scores_are_named() -> None:
     assert "1 cells have no finished run" in text
     assert "2 runs (teacher/fft/bert/t0/1" in text
     assert "1 runs (teacher/fft/bert/t0/3) with a score that accuracy cannot have" in text
+
+
+READ_ALIKE = ["task=t*", "targets=query,value", "targets=*,value", "rank=8", "rank=8.0",
+              "family=bert", "pair=*", "family_size=3", "targets=query,value,rank=8"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", READ_ALIKE)
+def test_a_column_of_a_side_has_the_values_that_it_has_in_a_part_of_the_study(text) -> None:
+    given = grid(by_arm, pairs=["bert", "roberta"], rank=8.0)
+    given["targets"] = ["query,value" if seed == 1 else "all-linear" for seed in given["seed"]]
+    given["family_size"] = 3
+    frame = StudyFrame.of(given).table
+    wanted, _ = subset(frame, [f"arm={A}", *text.replace(",rank", ";rank").split(";")])
+    found = Selection.parse(f"{A},{text}").rows(frame)
+    assert len(found)
+    assert found.index.tolist() == wanted.index.tolist()
 
 
 def test_selections_are_read_back_and_bad_ones_explained() -> None:

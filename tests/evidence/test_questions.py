@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kdlora.errors import InputError
 from kdlora.evidence.comparison import Comparison
-from kdlora.evidence.questions import ask, ask_for, questions
+from kdlora.evidence.questions import ask, ask_for, compare_named, questions
 from kdlora.evidence.result import Rules
 from kdlora.records.tidy import StudyFrame
 from tests.harness.evidence_frames import VARIANTS, grid, runs_742
@@ -120,3 +121,18 @@ def test_the_742_runs_say_the_same_of_distilled_students_with_or_without_adapter
     assert {c.verdict for c in alone.values()} == {"inferior"}
     for pair, c in alone.items():
         assert joined[pair].claim == c.claim
+
+
+def test_a_value_that_no_run_has_is_told_and_one_that_is_still_to_do_is_no_error() -> None:
+    made = grid(lambda *_: 0.8, arms=["student/lora", "student/kd-lora"], rank=8.0)
+    made.loc[made["seed"] == 3, "rank"] = 16.0
+    study = StudyFrame.of(made)
+    with pytest.raises(InputError) as caught:
+        compare_named(study, ["student/lora,task=t00"], ["student/kd-lora,rank=9"], rng=rng())
+    assert "'student/lora,task=t00': no row has it. Did you mean 't0'?" in str(caught.value)
+    assert "'student/kd-lora,rank=9': no row has it." in str(caught.value)
+    made.loc[made["rank"] == 16, "status"] = "missing"
+    (found,) = compare_named(
+        StudyFrame.of(made), ["student/lora,rank=16"], ["student/kd-lora"], rng=rng()
+    )
+    assert "no finished run of student/lora,rank=16" in found.matched.reason

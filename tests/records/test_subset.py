@@ -3,8 +3,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from kdlora import compare_arms
 from kdlora.errors import InputError
 from kdlora.records.subset import subset
+from kdlora.records.tidy import StudyFrame
 from tests.harness.evidence_frames import grid, noisy
 
 ARMS = ("teacher/fft", "student/lora", "student/kd-lora", "student/kd-lora[temperature=4]")
@@ -59,6 +61,36 @@ def test_a_column_leaves_those_alone_to_whom_it_does_not_apply(frame) -> None:
         "teacher/fft", "student/kd-lora[temperature=4]", "baseline/tfidf",
     }  # fmt: skip
     assert "baseline/tfidf" in kept(frame, "arm", "seed=2")
+
+
+@pytest.mark.parametrize(("column", "values"), [("seed", [1, 2, None]), ("pair", ["x", "y", None])])
+def test_an_arm_that_never_has_a_pair_or_a_seed_stands_beside_every_one(column, values) -> None:
+    arms = ["mine", "mine", "rival"]
+    made = pd.DataFrame({"task": "rte", "arm": arms, column: values, "score": [0.8, 0.7, 0.9]})
+    beside = StudyFrame.of(made).table
+    assert set(beside.loc[beside[f"any_{column}"], "arm"]) == {"rival"}
+    for value in values[:2]:
+        assert kept(made, "arm", f"{column}={value}") == {"mine", "rival"}
+        assert kept(made, "score", f"{column}={value}", without=("rival",)) == {
+            made["score"][values.index(value)]
+        }
+
+
+@pytest.mark.parametrize("column", ["seed", "pair"])
+def test_a_part_of_a_study_keeps_what_stands_beside_every_pair_or_seed(column) -> None:
+    values = {"seed": [1, 2, 1, 2, None], "pair": [*"xyxy", None]}[column]
+    arms = ["mine", "mine", "other", "other", "rival"]
+    made = pd.DataFrame({"task": "rte", "metric": "accuracy", "arm": arms, column: values})
+    made["score"] = [0.8, 0.7, 0.6, 0.5, 0.9]
+    study = StudyFrame.of(made)
+    for given in (made, study):
+        (found,) = compare_arms(given, "mine", "rival", where=[f"{column}={values[0]}"])
+        assert found.matched.differences.tolist() == pytest.approx([-10.0])
+
+
+def test_a_value_is_a_pattern_as_an_arm_is(frame) -> None:
+    names = frame.assign(encoder=frame["pair"] + "[" + frame["task"] + "]")
+    assert kept(names, "encoder", "encoder=*[rte]") == {"bert[rte]", "roberta[rte]"}
 
 
 def test_all_that_names_nothing_is_told_at_once(frame) -> None:

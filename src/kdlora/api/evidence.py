@@ -51,7 +51,7 @@ def compare(
 
     runs = _runs(study, where, without).ranks_apart()
     if reference is not None:
-        check_arms(sorted(map(str, runs.table["arm"].dropna().unique())), [reference])
+        check_arms(runs.table, [reference])
     return gather(
         runs, rng=np.random.default_rng(seed), reference=reference, keys=keys, score=score,
         rules=rules,
@@ -186,7 +186,8 @@ def _runs(
     if isinstance(study, StudyFrame):
         if not where and not without:
             return study
-        return StudyFrame.of(subset(study.table, where, without)[0], study.outputs)
+        kept = subset(study.table, where, without)[0].index
+        return study.where(study.table.index.isin(kept))
     if not isinstance(study, str | Path):
         return StudyFrame.of(subset(study, where, without)[0])
     outputs = RunOutputs(find_study(study), "report")

@@ -23,7 +23,7 @@ from kdlora.evidence.pairing import one_side
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
 from kdlora.evidence.teacher import gives_shares
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, own_name
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import POINTS
 
@@ -124,7 +124,7 @@ def shared_usable(
 ) -> SharedCells:
     """`shared_cells` on what `usable_runs` returned (or any frame with `value` and `unit`)."""
     notes = list(notes)
-    keys = tuple("pair" if k == "family" else k for k in keys)
+    keys = tuple(map(own_name, keys))
     chosen = [Selection.parse(a) for a in (arms or sorted(map(str, usable["arm"].unique())))]
     names = tuple(str(s) for s in chosen)
     unit = POINTS if (usable["unit"] == POINTS).any() or usable.empty else usable["unit"].iloc[0]

@@ -11,7 +11,7 @@ import pandas as pd
 from kdlora.evidence import intervals
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import numbers, usable_runs
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, own_name
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def correlate(
     """Pearson's and Spearman's correlations of `columns` with the score."""
     rules = rules or Rules()
     usable, _ = usable_runs(frame, score)
-    within = tuple("pair" if w == "family" else w for w in within)
+    within = tuple(map(own_name, within))
     return tuple(_one(usable, column, within, rules, rng) for column in columns)
 
 

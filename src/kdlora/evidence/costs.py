@@ -18,7 +18,7 @@ from kdlora.evidence.aggregates import SharedCells, shared_cells, shared_usable
 from kdlora.evidence.pairing import Matched, match_usable
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, finished_runs, usable_runs
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, own_name
 
 # Differences in these make a cost ratio speak of the setting, not of the arm.
 SETTINGS = (
@@ -118,7 +118,7 @@ def cost_ratios(
     missing = [c for c in same if c not in known]
     if missing:
         raise InputError([f"no column '{c}'.{did_you_mean(c, known)}" for c in missing])
-    keys = tuple("pair" if k == "family" else k for k in keys)
+    keys = tuple(map(own_name, keys))
     ratios = []
     for column in columns:
         usable, notes = positive_runs(study, column)
@@ -296,7 +296,7 @@ def budget_matched(
     study = StudyFrame.of(frame)
     usable, _ = positive_runs(study, column)
     nothing = study.where(np.zeros(len(study.table), bool))
-    keys = ["pair" if k == "family" else k for k in keys]
+    keys = list(map(own_name, keys))
     sides = [
         Selection.parse(s).rows(usable)[[*keys, "value"]].rename_axis("row").reset_index()
         for s in (a, b)

@@ -17,7 +17,7 @@ from kdlora.errors import InputError
 from kdlora.evidence.estimator import Design, Nesting
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
-from kdlora.records.tidy import StudyFrame
+from kdlora.records.tidy import StudyFrame, own_name
 from kdlora.vocabulary.arm import SEEDLESS
 from kdlora.vocabulary.metric import POINTS
 
@@ -146,9 +146,8 @@ def match_usable(
     `sides` keeps what `one_side` gave for each selection, for the next comparison with it.
     """
     a, b = Selection.parse(a), Selection.parse(b)
-    keys = tuple("pair" if k == "family" else k for k in keys)
-    block = tuple("pair" if k == "family" else k for k in block) if block else None
-    block = block or tuple(k for k in keys if k != "seed")
+    keys = tuple(map(own_name, keys))
+    block = tuple(map(own_name, block or ())) or tuple(k for k in keys if k != "seed")
     problems = [f"no column '{k}' to pair on" for k in keys if k not in usable]
     if "task" not in keys or "task" not in block:
         problems.append(

@@ -150,7 +150,7 @@ def compare_named(
         study = study.ranks_apart()
     wanted, reference = _named(study, a, b, reference, score)
     finished = set(usable_runs(study, score)[0]["arm"])
-    asked = questions([arm for arm in _arms(study) if arm in finished], reference)
+    asked = questions([arm for arm in _arms(study.table) if arm in finished], reference)
     return ask_for(study, wanted, asked, rng=rng, keys=keys, score=score, rules=rules)
 
 
@@ -183,29 +183,32 @@ def _named(
     study: StudyFrame, a: Sequence[str], b: Sequence[str], reference: str | None, score: str
 ) -> tuple[list[Pair], str]:
     """The comparisons that are named, and the study's reference."""
-    arms = _arms(study)
+    arms = _arms(study.table)
     finished = set(usable_runs(study, score)[0]["arm"])
     known = [arm for arm in arms if arm in finished]
     reference = reference or reference_arm(study.table, known or None)
     b = list(b) or [reference]
     a = list(a) or [arm for arm in arms if arm not in b]
-    check_arms(arms, [*a, *b])
+    check_arms(study.table, [*a, *b])
     wanted = [(x, y) for x in a for y in b if x != y]
     if not wanted:
         raise InputError("a and b name the same arm: there is nothing to compare")
     return wanted, reference
 
 
-def _arms(study: StudyFrame) -> list[str]:
-    return sorted(map(str, study.table["arm"].dropna().unique()))
+def _arms(table: pd.DataFrame) -> list[str]:
+    return sorted(map(str, table["arm"].dropna().unique()))
 
 
-def check_arms(arms: Sequence[str], named: Sequence[str]) -> None:
-    """Raise InputError, all at once, for names that mean none of `arms`."""
-    problems = Problems()
+def check_arms(table: pd.DataFrame, named: Sequence[str]) -> None:
+    """Raise InputError, all at once, for names that mean nothing in a study."""
+    problems, arms = Problems(), _arms(table)
     for name in named:
-        if not Selection.parse(name).arms(arms):
+        selection = Selection.parse(name)
+        if not selection.arms(arms):
             problems.add(f"no arm '{name}' in this study.{did_you_mean(name, arms)}")
+        for fault in selection.faults(table):
+            problems.add(f"'{name}': {fault}")
     problems.raise_any()
 
 

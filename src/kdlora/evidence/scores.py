@@ -6,14 +6,16 @@ shown so (`vocabulary.metric`). Whatever is left out is named in a note.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from kdlora.errors import InputError, did_you_mean
-from kdlora.records.tidy import UNNAMED, UNNUMBERED, StudyFrame, directions
+from kdlora.errors import InputError
+from kdlora.records.subset import absent, having, unseen
+from kdlora.records.tidy import UNNAMED, UNNUMBERED, StudyFrame, directions, own_name
 from kdlora.vocabulary.arm import matching
 from kdlora.vocabulary.metric import Metric, metric
 
@@ -36,15 +38,15 @@ class Selection:
         """Read ``arm[,column=value...]``, e.g. ``student/kd-lora,rank=8,pair=bert``."""
         if isinstance(text, Selection):
             return text
-        arm, *filters = (part.strip() for part in text.split(","))
-        bad = [f for f in filters if "=" not in f]
-        if bad or not arm:
+        # a value may hold commas (targets=query,value), and a label an equals sign
+        arm, *filters = (part.strip() for part in re.split(r",(?=[^][,=]+=)", text))
+        if not arm or "," in arm:
             raise InputError(
                 f"cannot read '{text}': write arm or arm,column=value, such as student/kd-lora or "
                 "student/kd-lora,rank=8"
             )
         pairs = (f.split("=", 1) for f in filters)
-        return cls(arm, tuple((k.strip().replace("family", "pair"), v.strip()) for k, v in pairs))
+        return cls(arm, tuple((own_name(k.strip()), v.strip()) for k, v in pairs))
 
     def __str__(self) -> str:
         return ",".join([self.arm, *(f"{k}={v}" for k, v in self.where)])
@@ -61,12 +63,18 @@ class Selection:
         """Which rows are meant. Raises InputError for a column that the frame lacks."""
         chosen = frame["arm"].isin(self.arms(frame["arm"].unique()))
         for column, value in self.where:
-            if column not in frame:
-                raise InputError(
-                    f"'{self}': no column '{column}'.{did_you_mean(column, frame.columns)}"
-                )
-            chosen &= equals(frame[column], value)
+            if why := absent(frame, column):
+                raise InputError(f"'{self}': {why}")
+            chosen &= having(frame[column], value)
         return chosen
+
+    def faults(self, frame: pd.DataFrame) -> list[str]:
+        """What of it names nothing in a whole study, in which runs that are still to do count."""
+        return [
+            absent(frame, column) or unseen(frame[column], value)
+            for column, value in self.where
+            if column not in frame or not having(frame[column], value).any()
+        ]
 
 
 def finished_runs(
@@ -203,12 +211,3 @@ def labels(frame: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """Rows as text, `value/value/...`."""
     parts = [map(str, frame[c]) for c in columns]
     return ["/".join(row) for row in zip(*parts, strict=True)]
-
-
-def equals(column: pd.Series, value: str) -> pd.Series:
-    """Compare as text, and as a number where the value is one (42 is 42.0)."""
-    same = column.astype(str) == value
-    try:
-        return same | (pd.to_numeric(column, errors="coerce") == float(value))
-    except ValueError:
-        return same

@@ -3,13 +3,12 @@
     where task=rte, where task=mrpc, without student/dora, without pair=bert
 
 Values of one column are alternatives, all columns must hold; `*` stands for anything. What is left
-out is said wherever the rest is shown.
+out is said wherever the rest is shown. What `column=value` means is decided here, for the arms that
+`kdlora compare` is given (`evidence.scores.Selection`) as well.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, Problems, did_you_mean
-from kdlora.vocabulary.arm import Arm, matching
+from kdlora.records.tidy import beside_every, own_name
+from kdlora.vocabulary.arm import Arm, expression, matching
 
 OF_ADAPTERS = ("rank", "alpha", "targets")  # what a fully fine-tuned model has none of
 _TOLD = 40  # values that a message lists at most
@@ -40,15 +40,15 @@ def subset(
 
     Args:
         where: ``column=value`` or an arm; rows to which a column does not apply (the rank of a
-            fully fine-tuned model, the seed of a baseline) stay.
+            fully fine-tuned model, the seed of a baseline, the pair of an arm without) stay.
         without: an arm, a pattern of arms or ``column=value``.
 
     Raises InputError, with all problems at once, for what names nothing, and where nothing is left.
     """
     if not where and not without:
         return frame, ""
-    if "pair" not in frame and "family" in frame:
-        frame = frame.rename(columns={"family": "pair"})
+    if "pair" not in frame:
+        frame = frame.rename(columns=own_name)
     problems = Problems()
     kept: dict[str, np.ndarray] = {}
     dropped = np.zeros(len(frame), bool)
@@ -86,32 +86,44 @@ def _rows(frame: pd.DataFrame, text: str, problems: Problems) -> tuple[str, np.n
     if named:
         return "arm", frame["arm"].isin(named).to_numpy()
     column, sign, value = (part.strip() for part in text.partition("="))
-    column = "pair" if column == "family" else column
+    column = own_name(column)
     if not sign:
         problems.add(
             f"'{text}' is no arm here, nor column=value such as task=rte.{did_you_mean(text, arms)}"
         )
-    elif column not in frame:
-        problems.add(f"'{text}': no column '{column}'.{did_you_mean(column, map(str, frame))}")
+    elif why := absent(frame, column):
+        problems.add(f"'{text}': {why}")
     else:
-        found = _equal(frame[column], value)
+        found = having(frame[column], value)
         if found.any():
             return column, found
-        known = sorted({_shown(v) for v in frame[column].dropna()})
-        more = did_you_mean(value, known) if 0 < len(known) <= _TOLD else ""
-        problems.add(f"'{text}': no row has it.{more}")
+        problems.add(f"'{text}': {unseen(frame[column], value)}")
     return None
 
 
-def _equal(column: pd.Series, value: str) -> np.ndarray:
-    """Which values are this one, as text or as a number (42 is 42.0), or fit its `*`."""
+def having(column: pd.Series, value: str) -> np.ndarray:
+    """Which rows have this value, as text or as a number (42 is 42.0), or fit its `*`."""
     texts = column.map(_shown)
     found = texts.eq(value)
     if "*" in value:
-        found |= texts.str.fullmatch(fnmatch.translate(value).removesuffix("\\Z"), flags=re.DOTALL)
+        form = expression(value)
+        found |= texts.map(lambda text: form.fullmatch(text) is not None)
     with suppress(ValueError):
         found |= pd.to_numeric(column, errors="coerce") == float(value)
     return (found & column.notna()).to_numpy(bool)
+
+
+def absent(frame: pd.DataFrame, column: str) -> str:
+    """That the column is not there, and which one may be meant; "" where it is there."""
+    known = map(str, frame)
+    return "" if column in frame else f"no column '{column}'.{did_you_mean(column, known)}"
+
+
+def unseen(column: pd.Series, value: str) -> str:
+    """That no row has the value, and which one may be meant."""
+    known = sorted({_shown(v) for v in column.dropna()})
+    more = did_you_mean(value, known) if 0 < len(known) <= _TOLD else ""
+    return f"no row has it.{more}"
 
 
 def _shown(value: object) -> str:
@@ -120,9 +132,9 @@ def _shown(value: object) -> str:
 
 def _free(frame: pd.DataFrame, column: str) -> np.ndarray:
     """Rows to which a column does not apply."""
-    arms = frame["arm"].map(lambda arm: Arm.read(arm))
     if column in OF_ADAPTERS:
-        return (frame[column].isna() & ~arms.map(lambda arm: arm.has_adapter)).to_numpy(bool)
-    if column == "seed":
-        return arms.map(lambda arm: arm.is_seedless).to_numpy(bool)
+        adapted = frame["arm"].map(lambda arm: Arm.read(arm).has_adapter)
+        return (frame[column].isna() & ~adapted).to_numpy(bool)
+    if column in ("pair", "seed"):
+        return beside_every(frame, column).to_numpy(bool)
     return np.zeros(len(frame), bool)

@@ -70,7 +70,7 @@ class StudyFrame:
         """The study of a frame, normalised unless it is one already."""
         if isinstance(frame, StudyFrame):
             return frame if outputs is None else replace(frame, outputs=outputs, _known={})
-        given = frame.rename(columns={"family": "pair"}) if "pair" not in frame else frame
+        given = _own_names(frame)
         empty = [k for k in ("pair", "seed") if k in given and len(given) and given[k].isna().all()]
         assumed = [name for name in COLUMNS if name not in given]
         return cls(normalise(given), (*assumed, *empty), outputs or {})
@@ -147,8 +147,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     the run carries a flag that is more than information.
     Cells that a flag calls impossible are empty, and stand in columns such as `as_given.score`.
     """
-    if "pair" not in frame and "family" in frame:
-        frame = frame.rename(columns={"family": "pair"})
+    frame = _own_names(frame)
     columns = {str(name): frame[name] for name in frame}
     columns |= {name: numeric(frame, name) for name in NUMBERS}
     columns |= {name: _objects(frame, name) for name in (*NAMES, *TEXTS)}
@@ -164,13 +163,20 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     return in_reading_order(data.drop_duplicates([*KEYS, "run_id", "rank"]))
 
 
+def own_name(column: str) -> str:
+    """The name that a column has here: a pair of encoders may be called a family, too."""
+    return "pair" if column == "family" else column
+
+
+def _own_names(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame if "pair" in frame else frame.rename(columns=own_name)
+
+
 def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Series]:
     """The columns that name a run, filled in where the frame does not say."""
-    arms = {arm: Arm.read(arm) for arm in columns["arm"].dropna().unique()}
     found: dict[str, pd.Series] = {"arm": columns["arm"].map(str, na_action="ignore")}
     for name in ("role", "adaptation", "distillation"):
-        told = columns["arm"].map({arm: getattr(read, name) for arm, read in arms.items()})
-        found[name] = columns[name].where(columns[name].notna(), told)
+        found[name] = _told_by_arm(columns["arm"], columns[name], name)
     status = columns["status"]
     found["status"] = status.where(status.isin(NOT_DONE), "done").astype(object)
     rows = pd.Series([f"row {i}" for i in range(len(frame))], index=frame.index, dtype=object)
@@ -181,13 +187,8 @@ def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Se
     seeds = frame["seed"] if "seed" in frame else pd.Series(0, index=frame.index)
     if seeds.isna().all():
         seeds = pd.Series(0, index=frame.index)
-
-    def never(values: pd.Series) -> pd.Series:
-        """Whether no run of a row's arm has a value."""
-        return values.isna().groupby(found["arm"]).transform("all").eq(True)
-
-    found["any_pair"] = never(found["pair"])
-    found["any_seed"] = never(seeds) | found["adaptation"].isin(SEEDLESS)
+    for name, values in (("pair", found["pair"]), ("seed", seeds)):
+        found[f"any_{name}"] = beside_every(pd.DataFrame({**found, name: values}), name)
     found["pair"] = found["pair"].mask(found["any_pair"], "all")
     found["pair"] = found["pair"].where(found["pair"].notna(), UNNAMED)
     lacking = seeds.isna()
@@ -198,6 +199,26 @@ def _keys(frame: pd.DataFrame, columns: dict[str, pd.Series]) -> dict[str, pd.Se
             seeds = whole.astype(int)
     found["seed"] = seeds
     return found
+
+
+def _told_by_arm(arms: pd.Series, given: pd.Series, name: str) -> pd.Series:
+    """What is given, and where nothing is, what the arm says of itself."""
+    read = {arm: getattr(Arm.read(arm), name) for arm in arms.dropna().unique()}
+    return given.where(given.notna(), arms.map(read))
+
+
+def beside_every(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Which rows stand beside every "pair", or every "seed".
+
+    Those of an arm that never has one, and of an arm that has no use for a seed.
+    """
+    if f"any_{column}" in frame:
+        return frame[f"any_{column}"]
+    never = frame[column].isna().groupby(frame["arm"]).transform("all").eq(True)
+    if column != "seed":
+        return never
+    adaptation = _told_by_arm(frame["arm"], _objects(frame, "adaptation"), "adaptation")
+    return never | adaptation.isin(SEEDLESS)
 
 
 def _without_impossible(data: pd.DataFrame) -> pd.DataFrame:
