@@ -65,20 +65,24 @@ def write_record(
     threads: int = 1,
     gpu: str | None = None,
 ):
-    """A record with only what the cost model reads."""
+    """A whole record that says little but what a run took."""
     folder = store.folder(run.run_id)
     folder.mkdir(parents=True)
-    record = {
-        "run": run.model_dump(mode="json"),
-        "facts": {"precision": "bf16"},
-        "environment": {"processor": processor_name(), "threads": threads, "gpu": gpu},
-        "efficiency": {
-            "train_s": seconds, "train_flops": flops, "peak_memory_mb": 1000.0, "saved_mb": 3.0,
-            "train_tokens_per_s": 500.0, "train_examples_per_s": 10.0,
-        },
-        "quality": {"n": {"train": 900, "selection": 100, "report": 50}},
-        "health": [],
-        "started_at": "2026-01-01T00:00:00+00:00",
-        "finished_at": "2026-01-01T00:00:00+00:00",
-    }  # fmt: skip
-    (folder / "record.json").write_text(json.dumps(sealed(record)), encoding="utf-8")
+    record = Record(
+        run_id=run.run_id,
+        run=run,
+        facts=TrainingFacts(precision="bf16"),
+        environment={"processor": processor_name(), "threads": threads, "gpu": gpu},
+        efficiency=Efficiency(
+            train_s=seconds, train_flops=flops, peak_memory_mb=1000.0, saved_mb=3.0,
+            train_tokens_per_s=500.0, train_examples_per_s=10.0,
+        ),
+        quality=Quality(
+            primary="accuracy", direction=1, splits={},
+            n={"train": 900, "selection": 100, "report": 50},
+        ),
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    values = record.model_dump(mode="json", by_alias=True)
+    (folder / "record.json").write_text(json.dumps(sealed(values)), encoding="utf-8")

@@ -101,7 +101,6 @@ class CostRecord:
     factors: Mapping[str, str]
     rows: Rows | None
     paid_labels: bool
-    flagged: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,6 @@ class CostModel:
     """
 
     estimates: dict[str, CostEstimate]
-    observed: dict[str, CostRecord]
     learnt_from: int
     off_by: float | None
     rate_flops_per_s: float
@@ -163,7 +161,6 @@ def cost_model(
             estimates[run_id] = _measured(own[run_id], answers[key])
     return CostModel(
         estimates=estimates,
-        observed=own,
         learnt_from=len(taught),
         off_by=fitted.off_by,
         rate_flops_per_s=_rate("auto", threads),
@@ -171,8 +168,9 @@ def cost_model(
 
 
 def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iterator[CostRecord]:
-    """The records of a study's folder; damaged ones teach nothing and are passed over.
+    """The records of a study's folder that teach what runs cost; all others are passed over.
 
+    Whether a run is done says the store alone.
     `planned` saves reading the settings of runs that are at hand already.
     """
     folder = store.root / RUNS
@@ -180,7 +178,7 @@ def observations(store: Store, planned: Mapping[str, Run] | None = None) -> Iter
     for name in names:
         try:
             values = read_json_object(folder / name / "record.json")
-            if values["checksum"] != checksum(values):
+            if values["checksum"] != checksum(values) or values["run_id"] != name:
                 continue
             if changed_files(values.get("files", {}), folder / name, models=False):
                 continue
@@ -219,8 +217,7 @@ def _observed(run: Run, record: dict[str, Any], study: str) -> CostRecord:
         tokens = costs["train_tokens_per_s"] / costs["train_examples_per_s"]
         report = sum(count for split, count in n.items() if split.startswith("report"))
         rows = Rows(n["train"], n["selection"], report, tokens)
-    flagged = any(flag.get("severity") != "info" for flag in record.get("health") or ())
-    return CostRecord(run, values, factors, rows, (costs.get("labelling_s") or 0) > 0.5, flagged)
+    return CostRecord(run, values, factors, rows, (costs.get("labelling_s") or 0) > 0.5)
 
 
 def _measured(observed: CostRecord, otherwise: CostEstimate) -> CostEstimate:

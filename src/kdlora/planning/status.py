@@ -109,7 +109,7 @@ def study_status(
     if threads is None and workers > 1:
         threads = max(1, (os.cpu_count() or 1) // workers)
     costs = cost_model(plan, store, others=others, threads=threads)
-    states = run_states(plan, store, costs)
+    states = run_states(plan, store)
     todo = [run_id for run_id, state in states.items() if state not in (*DONE, "stopped")]
     taught: dict[str, list[str]] = {}
     for run in plan.runs:
@@ -162,8 +162,11 @@ def _reached(folder: Path) -> str:
     return f", last evaluated after step {step:,} (epoch {epoch:.3g})"
 
 
-def run_states(plan: Plan, store: Store, costs: CostModel) -> dict[str, str]:
-    """The state of every planned run, one of `STATES`, without changing anything on disk."""
+def run_states(plan: Plan, store: Store) -> dict[str, str]:
+    """The state of every planned run, one of `STATES`, without changing anything on disk.
+
+    Raises StoreError for a record that only another version of kdlora understands.
+    """
     folder = store.root / RUNS
     there = set(os.listdir(folder)) if folder.is_dir() else set()
     stops: Mapping[str, Any] = {}
@@ -172,10 +175,11 @@ def run_states(plan: Plan, store: Store, costs: CostModel) -> dict[str, str]:
     states: dict[str, str] = {}
     for run in plan.runs:
         run_id = run.run_id
-        if run_id in costs.observed:
-            states[run_id] = "flagged" if costs.observed[run_id].flagged else "done"
-        elif run_id not in there:
+        if run_id not in there:
             states[run_id] = "stopped" if run_id in stops else "missing"
+        elif (record := store.read(run_id)) is not None:
+            flagged = any(flag.severity != "info" for flag in record.health)
+            states[run_id] = "flagged" if flagged else "done"
         else:
             states[run_id] = _unfinished(store, run_id, stopped=run_id in stops)
     return states
