@@ -209,5 +209,18 @@ def test_stored_predictions_are_tested_example_by_example(
                               "--json"))["comparisons"]  # fmt: skip
     assert [e["cell"] for e in row["examples"]] == ["bert/t0/1", "bert/t0/2", "bert/t0/3"]
     assert all(e["p_corrected"] < 1e-6 and e["difference"] > 10 for e in row["examples"])
-    text = study(frame, "--a", "teacher/fft", "--b", "teacher/lora", "--examples")
-    assert "right alone" in text
+    for named in (["--a", "teacher/fft", "--b", "teacher/lora"], []):
+        assert "right alone" in study(frame, *named, "--examples")
+        assert "right alone" not in study(frame, *named)
+
+
+@pytest.mark.parametrize("named", [["--a", "teacher/lora"], []])
+def test_what_is_asked_besides_is_answered_with_and_without_named_arms(
+    study, named: list[str]
+) -> None:
+    text = study(FRAME, *named, "--wish", "0.5", "--examples")
+    told = text.count("seeds per block would show a difference of 0.5")
+    assert told + text.count("cannot") >= (1 if named else 3)
+    assert text.count("no cell of which both runs stored predictions") >= (1 if named else 3)
+    untold = study(FRAME.assign(score=np.nan), "--a", "teacher/lora", "--wish", "0.5")
+    assert "nothing tells their spread" in untold

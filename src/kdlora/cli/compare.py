@@ -356,26 +356,35 @@ def compare(
         told = evidence.reference
     rng = np.random.default_rng(seed)
     wishes = [_seeds_needed(c, wish) if wish is not None else None for c in made]
-    tested = [_test_examples(study, c, rng) if examples else [] for c in made]
+    tested = [_test_examples(study, c, rng) if examples else None for c in made]
     if as_json:
         rows = [
-            {**c.to_dict(), "seeds_needed": w.to_dict() if w else None, "examples": e}
+            {**c.to_dict(), "seeds_needed": w.to_dict() if w else None, "examples": e or []}
             for c, w, e in zip(made, wishes, tested, strict=True)
         ]
         rest.pop("families", None)  # the same comparisons, question by question
-        shown = {
+        head = {
             "part": part,
             "reference": told,
             "rules": made[0].rules.to_dict() if made else None,
         }
-        say_json({**shown, "comparisons": rows, **rest})
+        say_json({**head, "comparisons": rows, **rest})
         return
     if part:
         terminal().print(part, soft_wrap=True)
+    asked = [
+        [*([_seeds_line(w, wish)] if wish is not None else []), *_examples_shown(e)]
+        for w, e in zip(wishes, tested, strict=True)
+    ]
     if named:
-        _show_comparisons(made, wishes, tested)
+        _show_comparisons(made, asked)
         return
     _show_evidence(evidence)
+    for c, shown in zip(made, asked, strict=True):
+        if shown:
+            terminal().print(f"\n{c.a} against {c.b}", soft_wrap=True)
+        for item in shown:
+            terminal().print(item, soft_wrap=isinstance(item, str))
     if reference is None and not has_taught(frame):
         note = f"note: no student was taught; compared with {evidence.reference}"
         terminal().print(note, soft_wrap=True)
@@ -391,24 +400,33 @@ def _seeds_needed(c: Comparison, wish: float) -> SeedsNeeded | None:
     )
 
 
-def _show_comparisons(
-    made: Sequence[Comparison],
-    wishes: Sequence[SeedsNeeded | None],
-    tested: Sequence[list[dict[str, Any]]],
-) -> None:
+def _seeds_line(needed: SeedsNeeded | None, wish: float) -> str:
+    """How many seeds would show the wished difference, or that it cannot be told."""
+    if needed is None:
+        return f"  how many seeds would show a difference of {wish:g}: nothing tells their spread"
+    found = f"{needed.seeds} seeds per block would show a difference of {needed.wished:g}"
+    return f"  {needed.reason or found}"
+
+
+def _examples_shown(rows: list[dict[str, Any]] | None) -> list[str | Table]:
+    """The tests of the stored predictions, where they were asked for."""
+    if rows is None:
+        return []
+    return [example_table(rows) if rows else "  no cell of which both runs stored predictions"]
+
+
+def _show_comparisons(made: Sequence[Comparison], asked: Sequence[Sequence[str | Table]]) -> None:
+    """The comparisons that were named, each with what was asked of it besides."""
     from kdlora.evidence.comparison import sentence
 
     console = terminal()
     console.print(verdict_table(made, "Comparisons"))
-    for c, w, e in zip(made, wishes, tested, strict=True):
+    for c, shown in zip(made, asked, strict=True):
         console.print(f"\n{sentence(c)}", soft_wrap=True)
         if c.levels:
             console.print(level_table(c))
-        if w:
-            found = f"{w.seeds} seeds per block would show a difference of {w.wished:g}"
-            console.print(f"  {w.reason or found}", soft_wrap=True)
-        if e:
-            console.print(example_table(e))
+        for item in shown:
+            console.print(item, soft_wrap=isinstance(item, str))
         if c.only_a or c.only_b:
             console.print(f"  unmatched, so not used: {c.only_a} cells of a, {c.only_b} of b")
         for note in c.notes:

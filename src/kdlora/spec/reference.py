@@ -114,13 +114,7 @@ def _type(value: dict[str, Any]) -> str:
     if kind == "object":
         inner = value.get("additionalProperties")
         return f"mapping to {_type(inner)}" if isinstance(inner, dict) and inner else "mapping"
-    names = {
-        "string": "text",
-        "integer": "whole number",
-        "number": "number",
-        "boolean": "yes or no",
-    }
-    return names.get(str(kind), "any value") + _range(value)
+    return _SIMPLE.get(str(kind), "any value") + _range(value)
 
 
 def _range(value: dict[str, Any]) -> str:
