@@ -54,8 +54,7 @@ def refused(tmp_path: Path) -> dict[str, str]:
     return {**ours, "PYTHONPATH": path, "ASKED": str(tmp_path / "asked"), "HOME": str(tmp_path)}
 
 
-# What follows the study, in its process: the workers have trained and merged, so that it needs torch
-# only now.
+# What follows the study, in its process: it needs torch only now, since workers trained and merged.
 _COMMANDS = """
 import sys
 from kdlora.cli import main

@@ -47,7 +47,7 @@ def report(
         "Scores and costs combined",
         "GLUE scores of MrLoRA trainings divided by the published costs of plain LoRA.",
         tables=_tables(combined, scores, lacking),
-        claims=_claims(combined, costs),
+        claims=_claims(combined),
         contradictions=_contradictions(combined, costs, runs, published),
         sound=() if runs is None else (_measured(runs),),
         figures=_figures(combined),
@@ -153,7 +153,7 @@ def _rounding(key: str, value: float) -> float:
     return half * value / score
 
 
-def _claims(combined: pd.DataFrame, costs: pd.DataFrame) -> tuple[PublishedClaim, ...]:
+def _claims(combined: pd.DataFrame) -> tuple[PublishedClaim, ...]:
     score = combined["GLUE Score"].groupby(level="strategy").mean()
     params = combined["Parameters (M)"].groupby(level="strategy").mean()
     time = combined["Inference Time"].groupby(level="strategy").mean()

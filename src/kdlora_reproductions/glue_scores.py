@@ -56,7 +56,7 @@ def report(
         "Averages and differences of the published scores; every value is the median of the best "
         "6 of about 25 configurations, so none of them carries an uncertainty.",
         tables=_tables(scores, drops, aggregates),
-        claims=_claims(scores, drops, aggregates),
+        claims=_claims(scores, drops),
         contradictions=_contradictions(scores, drops),
         sound=_sound(frame, rng, rules),
         figures=_figures(scores),
@@ -156,9 +156,7 @@ def _score_row(aggregates: pd.DataFrame) -> dict[str, float]:
     return dict(zip(names, (aggregates["score"] * 100).round(6), strict=True))
 
 
-def _claims(
-    scores: pd.DataFrame, drops: Drops, aggregates: pd.DataFrame
-) -> tuple[PublishedClaim, ...]:
+def _claims(scores: pd.DataFrame, drops: Drops) -> tuple[PublishedClaim, ...]:
     to_kd = _mean_drop(drops["FFT to KD-LoRA"])
     # sorted by size, ties in the order of the table
     order = to_kd.abs().sort_values(kind="stable")

@@ -12,7 +12,6 @@ from kdlora.evidence.result import (
     SCOPES,
     TASKS_LIKE_THESE,
     THESE_TASKS,
-    TRAINED_MODELS,
     Result,
     Rules,
     Scope,
@@ -101,10 +100,6 @@ class Comparison(Result):
     @property
     def these_tasks(self) -> Claim:
         return self.claims[THESE_TASKS]
-
-    @property
-    def trained_models(self) -> Claim:
-        return self.claims[TRAINED_MODELS]
 
     @property
     def verdict(self) -> Verdict:

@@ -274,7 +274,6 @@ class Budget(Result):
     column: str
     tolerance: float
     n_cells: int
-    typical_ratio: float | None
     cannot: str = ""
 
 
@@ -304,11 +303,11 @@ def budget_matched(
     on = [k for k in keys if all(len(s) and s[k].notna().all() for s in sides)]
     if "task" not in on:
         why = f"no run of {a if sides[0].empty else b} with a known {column}"
-        return nothing, Budget(str(a), str(b), column, tolerance, 0, None, why)
+        return nothing, Budget(str(a), str(b), column, tolerance, 0, why)
     joined = sides[0].merge(sides[1], on=on, suffixes=("_a", "_b"))
     if joined.empty:
         why = f"{a} and {b} share no cell"
-        return nothing, Budget(str(a), str(b), column, tolerance, 0, None, why)
+        return nothing, Budget(str(a), str(b), column, tolerance, 0, why)
     joined["gap"] = (joined["value_a"] - joined["value_b"]).abs()
     best = joined.loc[joined.groupby(on)["gap"].idxmin()]
     typical = float(np.exp((best["value_a"] - best["value_b"]).mean()))
@@ -318,4 +317,4 @@ def budget_matched(
     why = "" if len(close) else (
         f"no cell has runs within {tolerance:.0%}: {a} has {typical:.2g} times the {column} of {b}"
     )  # fmt: skip
-    return chosen, Budget(str(a), str(b), column, tolerance, len(close), typical, why)
+    return chosen, Budget(str(a), str(b), column, tolerance, len(close), why)

@@ -13,7 +13,6 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 import pandas as pd
 
-from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
 from kdlora.evidence.scores import KEYS
 from kdlora.records.tidy import StudyFrame, places, rows_of, severities
@@ -93,39 +92,23 @@ class Coverage(Result):
         return [*lines, *self.unbalanced]
 
 
-def coverage(
-    frame: StudyFrame | pd.DataFrame,
-    *,
-    factors: Sequence[str] = KEYS,
-    arms: Iterable[str] | None = None,
-    expected: pd.DataFrame | None = None,
-) -> Coverage:
+def coverage(frame: StudyFrame | pd.DataFrame) -> Coverage:
     """Compare what is done with what is expected.
 
-    `expected` has the columns arm + factors, as a plan gives them. Without it, rows whose status
-    is "missing" or "failed" are expected cells; where a frame has none of those, the grid is every
-    arm under every combination of factor values that the frame shows (a frame of foreign results
-    cannot know what was planned). Raises InputError for factors that the frame lacks.
+    Rows whose status is "missing" or "failed" are expected cells; where a frame has none of those,
+    the grid is every arm under every combination of the pairs, tasks and seeds that the frame shows
+    (a frame of foreign results cannot know what was planned).
     """
     study = StudyFrame.of(frame)
     study.require("arm", "task")
-    keys = [k for k in factors if k not in study.assumed and study.has(k)]
+    keys = [k for k in KEYS if k not in study.assumed and study.has(k)]
     frame = study.table[study.table["arm"].notna()]
-    plan = None if expected is None else StudyFrame.of(expected).table
-    known = set(frame["arm"]) | (set() if plan is None else set(plan["arm"]))
-    named = sorted(known) if arms is None else list(dict.fromkeys(arms))
-    unknown = [a for a in named if a not in known]
-    if unknown:
-        raise InputError([f"no arm '{a}'.{did_you_mean(a, known)}" for a in unknown])
-    frame = frame[frame["arm"].isin(named)]
+    named = sorted(set(frame["arm"]))
     done = frame[frame["status"].eq("done")]
     cells = ["arm", *keys]
     present = done[cells].drop_duplicates()
-    if plan is None:
-        planned = not frame["status"].eq("done").all()
-        grid = frame[cells].drop_duplicates() if planned else expected_grid(frame, keys)
-    else:
-        grid = plan.loc[plan["arm"].isin(named), cells].drop_duplicates()
+    planned = len(done) < len(frame)
+    grid = frame[cells].drop_duplicates() if planned else expected_grid(frame, keys)
     stopped = frame.loc[frame["status"].eq("stopped"), cells].drop_duplicates()
     grid = _without(grid, stopped, cells)
     holes = _without(grid, present, cells)

@@ -14,7 +14,6 @@ a run instead, and stopped at other variances than the likeliest where 9,477 run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from kdlora.evidence.paired_tests import adjust
 from kdlora.evidence.result import Result, Rules
-from kdlora.evidence.scores import Selection, usable_runs
+from kdlora.evidence.scores import usable_runs
 from kdlora.records.tidy import StudyFrame
 
 MIN_TASKS = 3
@@ -70,21 +69,18 @@ class MixedModel(Result):
 
 def mixed_model(
     frame: StudyFrame | pd.DataFrame,
-    arms: Sequence[str] | None = None,
     *,
     reference: str | None = None,
     score: str = "score",
     rules: Rules | None = None,
 ) -> MixedModel:
-    """Fit the model to all finished runs of `arms` (default all; reference: the first of them)."""
+    """Fit the model to all finished runs (reference: by default the first arm)."""
     rules = rules or Rules()
     usable, noted = usable_runs(frame, score)
     notes = list(noted)
     units = list(usable["unit"].unique())
     unit = "points" if "points" in units or not units else units[0]
     usable = usable[usable["unit"] == unit]
-    if arms:
-        usable = pd.concat([Selection.parse(a).rows(usable) for a in arms])
     names = [str(a) for a in usable["arm"].unique()]
     reference = reference or (names[0] if names else "")
     n_tasks = usable["task"].nunique()

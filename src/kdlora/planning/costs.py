@@ -115,7 +115,6 @@ class CostModel:
     learnt_from: int
     off_by: float | None
     rate_flops_per_s: float
-    notes: tuple[str, ...] = ()
 
 
 def estimate(plan: Plan, store: Store, *, others: Sequence[Store] = ()) -> dict[str, CostEstimate]:

@@ -33,10 +33,10 @@ from kdlora.spec.sections import Data, OwnTask, Training, Windows
 Rules = Callable[[EncoderRef], str | None]  # an encoder's tokenizer as JSON, None if not at hand
 
 
-def read_and_look(plan: Plan, on_note: Callable[[str], None] = lambda text: None) -> list[DataLook]:
+def read_and_look(plan: Plan) -> list[DataLook]:
     """Read the rows of a plan's tasks and look at them. Raises InputError with all problems."""
     problems = Problems()
-    loaded = read_inputs(plan, problems, on_note=on_note)
+    loaded = read_inputs(plan, problems)
     problems.raise_any(DataError)
     return look_at_plan(plan, loaded)
 
