@@ -265,7 +265,8 @@ def _candidate(models: pd.DataFrame, rows: pd.DataFrame, direction: int) -> Mode
     score = numbers(models["selection_score"])
     reported = numbers(models["score"])
     several = rows["pair"].nunique() > 1
-    taught = str(first["teacher"]) if str(first["distillation"]) == "kd" else ""
+    known = str(first["distillation"]) == "kd" and isinstance(first["teacher"], str)
+    taught = str(first["teacher"]) if known else ""
     models = models.sort_values(["seed", "run_id"], kind="stable")
     ship = models.iloc[int(np.argmax(direction * numbers(models["selection_score"])))]
     name = str(first["arm"])

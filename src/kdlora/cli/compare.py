@@ -322,7 +322,7 @@ def compare(
     from kdlora import api
     from kdlora.cli.progress import waiting
     from kdlora.evidence.result import Rules
-    from kdlora.evidence.teacher import has_taught
+    from kdlora.evidence.teacher import why_untaught
     from kdlora.records.frame import load_frame
     from kdlora.records.predictions import RunOutputs
     from kdlora.records.study_folder import find_study
@@ -385,9 +385,8 @@ def compare(
             terminal().print(f"\n{c.a} against {c.b}", soft_wrap=True)
         for item in shown:
             terminal().print(item, soft_wrap=isinstance(item, str))
-    if reference is None and not has_taught(frame):
-        note = f"note: no student was taught; compared with {evidence.reference}"
-        terminal().print(note, soft_wrap=True)
+    if reference is None and (why := why_untaught(frame)):
+        terminal().print(f"note: {why}; compared with {evidence.reference}", soft_wrap=True)
 
 
 def _seeds_needed(c: Comparison, wish: float) -> SeedsNeeded | None:

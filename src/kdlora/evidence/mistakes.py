@@ -20,6 +20,7 @@ from kdlora.evidence.students import rank_students
 from kdlora.evidence.teacher import named_teachers, teacher_of
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.rows import TaskRows
+from kdlora.records.tidy import StudyFrame, tidy
 from kdlora.vocabulary.task import KINDS
 
 SUREST = 30  # mistakes of which it is said how many look like wrong labels
@@ -148,13 +149,13 @@ class Answers:
 
 
 def gather_mistakes(
-    frame: pd.DataFrame, answers: Answers, rules: Rules | None = None
+    frame: pd.DataFrame | StudyFrame, answers: Answers, rules: Rules | None = None
 ) -> list[TaskMistakes]:
     """The mistakes of the first student of every task that stored its predictions.
 
     The slices of all tasks are one family of tests.
     """
-    rules = rules or Rules()
+    rules, frame = rules or Rules(), tidy(frame)
     tasks = dict.fromkeys(map(str, frame["task"]))
     found = [one for task in tasks if (one := _of_task(frame, task, answers, rules)) is not None]
     slices = judged([one.slices for one in found], rules)

@@ -81,7 +81,7 @@ def with_error(rows: pd.DataFrame) -> np.ndarray:
 
 
 def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
-    """Order the students of a task over all its pairs; `frame` is that of a study, tidy or not."""
+    """Order the students of a task over all its pairs; the rows of `frame` have pair and seed."""
     done = frame[(frame["task"] == task) & (frame["status"] == "done")]
     bad = with_error(done)
     sound = done[~bad]

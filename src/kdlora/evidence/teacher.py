@@ -94,9 +94,17 @@ def reference_arm(frame: pd.DataFrame, arms: Iterable[str] | None = None) -> str
     return _most(pairs) or _teacher_among(known) or next(iter(known), "")
 
 
-def has_taught(frame: pd.DataFrame) -> bool:
-    """Whether any student of the frame names a teacher."""
-    return any(named_teachers(frame))
+def why_untaught(rows: pd.DataFrame) -> str:
+    """Why the reference of some rows is not what taught, as the start of a sentence; "" if it is.
+
+    Results of others seldom say which run taught their distilled students.
+    """
+    if any(named_teachers(rows)):
+        return ""
+    arms = map(str, rows["arm"].dropna().unique())
+    if any(Arm.read(arm).is_distilled for arm in arms):
+        return "which run taught is not recorded"
+    return "no student was taught"
 
 
 def _by_pair(frame: pd.DataFrame) -> Iterable[tuple[Any, pd.DataFrame]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from kdlora.evidence.coverage import flagged_runs
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import Outcome, Spread, WithoutFlags, outcome_metric
-from kdlora.evidence.teacher import teacher_arm, teacher_of
+from kdlora.evidence.teacher import teacher_arm, why_untaught
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
 from kdlora.report.content.gains import (
@@ -118,8 +118,8 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
         if first.above_floor is not None:
             above = w.fixed(100 * first.above_floor, 1)
             text += f" Of what the teacher gains over the majority baseline it keeps {above} %."
-    if not teacher_of(frame[frame["pair"] == pair]).taught:
-        text += f" No student was taught; it is compared with {w.phrase(teacher.arm)}."
+    if why := why_untaught(frame[frame["pair"] == pair]):
+        text += f" {w.sentence_case(why)}; it is compared with {w.phrase(teacher.arm)}."
     text += _cost_sentence(first, teacher)
     if first.without_flags is not None:
         text += _flags_sentence(first.without_flags, scale)
@@ -251,7 +251,7 @@ def no_answer(facts: Facts) -> Finding | None:
 
 def doubtful(facts: Facts) -> Finding | None:
     """How many of the scored runs behind the numbers carry a flag."""
-    n = flagged_runs(facts.frame)
+    n = flagged_runs(facts.frame[facts.frame["score"].notna()])
     if not n:
         return None
     runs = w.plural(n, "run that carries", "runs that carry")

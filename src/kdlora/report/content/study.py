@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import names, plain_strings, seeds_of
+from kdlora.records.tidy import UNNUMBERED, names, plain_strings, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content import (
     answer,
@@ -55,7 +55,7 @@ def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
         inputs.on_section(plan.title)
         made.append(plan.make(data))
     inputs.on_section("drawing and writing")
-    subtitle = " · ".join(filter(None, (_subtitle(data.frame), inputs.part.rstrip("."))))
+    subtitle = " · ".join(filter(None, (_subtitle(data), inputs.part.rstrip("."))))
     return Report(inputs.title, subtitle, tuple(filter(None, made)))
 
 
@@ -64,13 +64,15 @@ def sections() -> int:
     return len(PLANS) + 1
 
 
-def _subtitle(frame: pd.DataFrame) -> str:
+def _subtitle(data: ReportData) -> str:
+    frame = data.frame
     pairs = [
         f"{teacher} to {student}"
         for teacher, student in dict.fromkeys(zip(frame["teacher"], frame["student"], strict=True))
         if pd.notna(teacher) and pd.notna(student) and teacher and student
     ]
-    seeds = [str(seed) for seed in seeds_of(frame)]
+    known = "seed" not in data.study.assumed
+    seeds = [str(seed) for seed in seeds_of(frame) if known and seed != UNNUMBERED]
     parts = [w.join(names(frame, "task")), w.join(pairs)]
     if seeds:
         parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {w.join(seeds)}")

@@ -90,9 +90,13 @@ def status_table(frame: pd.DataFrame) -> RichTable:
     return drawn
 
 
-def last_word(error: str | None) -> str:
-    """The line of an error that says what happened: a traceback's last, a message's first."""
-    lines = (error or "").strip().splitlines() or ["no error was kept"]
+def last_word(error: object) -> str:
+    """The line of an error that says what happened: a traceback's last, a message's first.
+
+    A frame has NaN where no error was kept.
+    """
+    told = error if isinstance(error, str) else ""
+    lines = told.strip().splitlines() or ["no error was kept"]
     return lines[-1 if lines[0].startswith("Traceback") else 0]
 
 
