@@ -224,3 +224,31 @@ def test_what_is_asked_besides_is_answered_with_and_without_named_arms(
     assert text.count("no cell of which both runs stored predictions") >= (1 if named else 3)
     untold = study(FRAME.assign(score=np.nan), "--a", "teacher/lora", "--wish", "0.5")
     assert "nothing tells their spread" in untold
+
+
+def test_of_a_score_of_zero_nothing_is_kept_and_that_is_said(study) -> None:
+    def score(arm: str, pair: str, task: str, seed: int) -> float:
+        return 0.0 if arm == "student/kd-lora" else 0.8
+
+    frame = grid(score, arms=ARMS, tasks=TASKS)
+    few = frame[(frame["arm"] != "student/kd-lora") | (frame["task"] == "t0")]
+    for told in (frame, few):
+        aggregates = json.loads(study(told, "--json"))
+        (one,) = (
+            one
+            for one in [*aggregates["aggregates"], *aggregates["apart"]]
+            if one["arm"] == "student/kd-lora"
+        )
+        assert one["retention"] == 0.0
+        row = next(line for line in study(told).split("methods ")[-1].splitlines()
+                   if "student/kd-lora" in line)  # fmt: skip
+        assert row.split()[:1] == ["student/kd-lora"]
+        assert row.split().count("0.0") >= 2  # the mean and what is kept
+
+
+def test_the_table_says_of_how_many_tasks_a_share_is(study) -> None:
+    frame = grid(lambda arm, *_: 0.5 if arm == "baseline/majority" else 0.8,
+                 arms=[*ARMS, "baseline/majority"], tasks=TASKS)  # fmt: skip
+    assert "of 7 tasks" not in study(frame)
+    frame.loc[frame["task"].isin(["t0", "t1"]), "score"] = 0.5
+    assert "kept: of the score of teacher/fft over 5 of 7 tasks" in study(frame)

@@ -237,6 +237,9 @@ def test_a_healthy_study_has_only_its_missing_control():
     control = tidy(1, arm="student/lora", role="student", adaptation="lora", run_id="c", seed=9,
                    score=0.6)  # fmt: skip
     assert names(pd.concat([tidy(), control])) == {}
+    assert names(pd.concat([tidy(), control.assign(arm="student/lora[equal-steps]")])) == {}
+    other = pd.concat([tidy(), control.assign(arm="student/lora[other]")])
+    assert "for lora:" in names(other)["no_control_arm"].sentence
 
 
 def test_own_majority_baseline_marks_degenerate_runs():

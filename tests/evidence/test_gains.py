@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from kdlora.evidence import gains as g
+from kdlora.evidence.questions import DISTILLATION, questions
+from kdlora.vocabulary.arm import Arm, uncontrolled
 from tests.harness.studies import blank, make_frame, put, with_prefix
 
 PAIR = "minilm-l6--minilm-l3"
@@ -34,6 +38,25 @@ def test_each_comparison_differs_in_one_thing():
         (g.ADAPTER, "student/lora", "student/fft"),
         (g.WHOLE, "student/kd-lora", "teacher/fft"),
     ]
+
+
+POOL = ("student/fft", "student/lora", "student/lora[equal-steps]", "student/lora[a]",
+        "student/kd-fft", "student/kd-lora", "student/kd-lora[a]", "teacher/fft")  # fmt: skip
+
+
+@pytest.mark.parametrize("n", range(1, len(POOL) + 1))
+def test_a_gain_of_distillation_is_shown_or_its_control_is_said_to_be_missing(n):
+    for arms in itertools.combinations(POOL, n):
+        alone = set(uncontrolled(arms))
+        compared = {c.arm for c in g.comparisons(arms, "teacher/fft") if c.effect == g.DISTILLATION}
+        asked = {
+            a for question, pairs in questions(arms, "teacher/fft").items()
+            if question.startswith(DISTILLATION) for a, _ in pairs
+        }  # fmt: skip
+        assert compared == asked
+        assert not alone & compared
+        unsaid = {a for a in arms if Arm.read(a).is_distilled} - alone - compared
+        assert all(Arm.read(a).label for a in unsaid)  # the control of what it varies serves it
 
 
 def test_without_the_control_distillation_is_not_claimed():

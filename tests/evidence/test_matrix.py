@@ -52,6 +52,23 @@ def test_every_model_stands_in_the_table_once() -> None:
     assert own["huge to tiny", "teacher to huge"] == pytest.approx(-10.0)
 
 
+@pytest.mark.parametrize("control", ["student/lora", "student/lora[equal-steps]"])
+def test_any_control_of_the_arm_is_the_student_alone(control: str) -> None:
+    frame = matrix_study()
+    frame["arm"] = frame["arm"].replace("student/lora", control)
+    found = analyse(frame)
+    assert found.control == control
+    assert len(found.of("distillation")) == 4
+
+
+def test_full_fine_tuning_is_no_control_of_an_adapter() -> None:
+    frame = matrix_study()
+    frame["arm"] = frame["arm"].replace("student/lora", "student/fft")
+    found = analyse(frame)
+    assert not found.of("distillation")
+    assert {c.a: c.difference for c in found.of("full")}["big to small"] == pytest.approx(1.0)
+
+
 def test_intervals_cover_and_tests_find_what_is_large() -> None:
     frame = matrix_study()
     outputs = outputs_for(frame)

@@ -6,17 +6,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdlora.evidence.averages import averages
 from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.result import Rules
+from kdlora.evidence.study import gather as gather_study
 from kdlora.evidence.study import gather_report
 from kdlora.evidence.teacher import named_teachers, reference_arm, teacher_arm, teacher_of
 from kdlora.records.frame import load_frame
 from kdlora.records.store import Store
-from kdlora.records.tidy import tidy
+from kdlora.records.tidy import StudyFrame, tidy
 from kdlora.ship.source import find_source, find_teacher
 from kdlora.spec.run import FileTeacherRun
 from kdlora.vocabulary.arm import Arm, teaching_arm
@@ -176,3 +180,61 @@ def test_a_labelled_copy_never_teaches() -> None:
     arms = ["teacher/lora[rank=8]", "teacher/dora", "student/kd-lora"]
     assert teaching_arm(arms) == Arm("teacher", "dora")
     assert teaching_arm([]) == Arm("teacher", "fft")
+
+
+MAJORITY, KD = "baseline/majority", "student/kd-lora"
+ARMS = ("teacher/fft", "student/lora", KD, MAJORITY)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_all_tables_tell_the_same_share_of_the_same_tasks(seed: int, known: bool) -> None:
+    draw = np.random.default_rng(seed)
+    tasks = [f"t{i}" for i in range(1 + seed % 3)]
+    gain = {task: float(draw.choice([-0.05, 0.012, 0.1, 0.3])) for task in tasks}
+    floors = {task: float(draw.uniform(0.3, 0.6)) for task in tasks}
+
+    def score(arm: str, pair: str, task: str, run: int) -> float:
+        if arm == MAJORITY:
+            return floors[task]
+        return floors[task] + gain[task] * (1 if arm == "teacher/fft" else 0.9) + run / 10_000
+
+    frame = grid(score, arms=ARMS if known else ARMS[:-1], tasks=tasks)
+    told = [task for task in tasks if gain[task] > 0.02] if known else tasks
+    own, teacher = (
+        sum(score(arm, "", task, 2) for task in told) for arm in (KD, "teacher/fft")
+    )  # fmt: skip
+    share = own / teacher if told else None
+    outcome = next(o for o in gather(frame).outcomes["bert"] if o.arm == KD)
+    parts = ("averages by pair",)
+    study = gather_study(frame, rng=draw, rules=Rules(permutations=0), parts=parts)
+    tables = [study.aggregates, study.by_pair["bert"].common]
+    kept = [next(a.retention for a in table if a.arm == KD) for table in tables]
+    counts = [next(a.share_tasks for a in table if a.arm == KD) for table in tables]
+    assert counts == [len(told)] * 2
+    assert outcome.share_tasks == len(told)
+    if share is None:
+        assert (outcome.retained, *kept) == (None, None, None)
+    else:
+        assert outcome.retained == pytest.approx(share)
+        assert kept == pytest.approx([100 * share] * 2)
+
+
+def test_without_flagged_runs_a_share_is_told_by_the_same_rule() -> None:
+    for teacher, told in ((0.515, False), (0.6, True)):
+        scores = {"teacher/fft": teacher, MAJORITY: 0.5}
+        frame = grid(lambda arm, *_, of=scores: of.get(arm, 0.55), arms=ARMS)
+        frame["flags"] = [("x",) if a == KD and s == 1 else ()
+                          for a, s in zip(frame["arm"], frame["seed"], strict=True)]  # fmt: skip
+        one = next(o for o in gather(frame).outcomes["bert"] if o.arm == KD)
+        assert one.without_flags is not None
+        assert (one.retained is not None, one.without_flags.retained is not None) == (told, told)
+
+
+def test_a_given_teacher_is_held_against_the_majority_of_its_cells() -> None:
+    arms = ("teacher/given", "student/lora", KD, MAJORITY)
+    for floor, told in ((0.3, 1), (0.79, 0)):
+        frame = grid(lambda arm, *_, floor=floor: floor if arm == MAJORITY else 0.8,
+                     arms=arms, tasks=["t"])  # fmt: skip
+        found = averages(StudyFrame.of(frame), "teacher/given", rng=np.random.default_rng(0))
+        assert {one.share_tasks for one in found.common} == {told}

@@ -134,3 +134,14 @@ def test_a_distilled_arm_is_controlled_by_the_same_arm_or_by_what_it_varies():
     arms = ["student/kd-lora", "student/kd-lora[a]", "student/kd-fft", "student/lora"]
     assert uncontrolled(arms) == ["student/kd-fft"]
     assert uncontrolled(["student/kd-lora[a]", "student/lora[a]"]) == []
+
+
+@pytest.mark.parametrize("arm", ["student/kd-lora", "student/kd-lora[a]", "student/kd-fft"])
+def test_any_arm_that_serves_as_a_control_is_enough(arm):
+    distilled = Arm.read(arm)
+    assert uncontrolled([arm]) == [arm]
+    for control in distilled.serving_controls():
+        assert uncontrolled([arm, control]) == []
+    assert set(distilled.controls()) <= set(distilled.serving_controls())
+    others = {str(one) for one in every_plain_arm()} - set(map(str, distilled.serving_controls()))
+    assert arm in uncontrolled({arm, *others})

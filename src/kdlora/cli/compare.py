@@ -130,6 +130,8 @@ def example_table(rows: list[dict[str, Any]]) -> Table:
 
 def method_table(e: Evidence) -> Table:
     """A row a method, two lines each: estimates above their intervals."""
+    from kdlora.report.words import share_scope
+
     front = {p.arm: p for p in e.front.points} if e.front else {}
     ranks = e.ranks["tasks"].average_rank
     better = {i.a: i for i in e.improvements}
@@ -147,7 +149,7 @@ def method_table(e: Evidence) -> Table:
             _over(f"{x.mean:.1f}", _span(x.mean_low, x.mean_high, 1)),
             _over(f"{x.iqm:.1f}", _span(x.iqm_low, x.iqm_high, 1)),
             _over(f"{x.retention:.1f}", _span(x.retention_low_tasks, x.retention_high_tasks, 0))
-            if x.retention else "-",
+            if x.retention is not None else "-",
             f"{ranks[x.arm]:.1f}" if x.arm in ranks else "-",
             f"{100 * improvement.probability:.0f} %"
             if improvement and improvement.probability is not None else "-",
@@ -155,8 +157,11 @@ def method_table(e: Evidence) -> Table:
             if point and point.on_front_share is not None else "-",
         )  # fmt: skip
     ranking = e.ranks["tasks"]
+    told = first.retention is not None
+    scope = share_scope(first.share_tasks, first.n_tasks) if told else ""
     notes = [
-        f"kept: of the score of {e.reference}, interval over tasks; rank: average over tasks;",
+        f"kept: of the score of {e.reference}{scope}, interval over tasks; rank: average over "
+        "tasks;",
         f"beats: chance that a run beats one of {e.reference} in the same block;",
         "front: share of bootstrap draws on the Pareto set",
         f"intervals of means: Student's over {first.over_seeds} seeds"
@@ -177,6 +182,8 @@ def method_table(e: Evidence) -> Table:
 
 def apart_table(e: Evidence) -> Table:
     """A row a method that has too few cells to stand among the others."""
+    from kdlora.report.words import share_scope
+
     table = _plain(f"methods apart, each on the cells that it shares with {e.reference}")
     table.add_column("arm", overflow="fold")
     for name in ("mean", "reference", "kept %", "cells", "tasks"):
@@ -185,7 +192,9 @@ def apart_table(e: Evidence) -> Table:
         table.add_row(
             wrapped(x.arm), f"{x.mean:.1f}",
             f"{x.reference_mean:.1f}" if x.reference_mean is not None else "-",
-            f"{x.retention:.1f}" if x.retention else "-", str(x.n_cells), str(x.n_tasks),
+            _over(f"{x.retention:.1f}", share_scope(x.share_tasks, x.n_tasks).strip())
+            if x.retention is not None else "-",
+            str(x.n_cells), str(x.n_tasks),
         )  # fmt: skip
     return table
 

@@ -110,7 +110,7 @@ def shared_cells(
     """
     study = StudyFrame.of(frame)
     return study.once(
-        ("shared", score, tuple(map(str, arms or ())), tuple(keys)),
+        ("shared", score, None if arms is None else tuple(map(str, arms)), tuple(keys)),
         lambda: shared_usable(*usable_runs(study, score), arms, keys=keys),
     )
 
@@ -125,7 +125,8 @@ def shared_usable(
     """`shared_cells` on what `usable_runs` returned (or any frame with `value` and `unit`)."""
     notes = list(notes)
     keys = tuple(map(own_name, keys))
-    chosen = [Selection.parse(a) for a in (arms or sorted(map(str, usable["arm"].unique())))]
+    arms = sorted(map(str, usable["arm"].unique())) if arms is None else arms
+    chosen = [Selection.parse(a) for a in arms]
     names = tuple(str(s) for s in chosen)
     unit = POINTS if (usable["unit"] == POINTS).any() or usable.empty else usable["unit"].iloc[0]
     other = usable["unit"] != unit
@@ -228,9 +229,10 @@ class Aggregate(Result):
     """One method over shared cells, with intervals over the seeds in `over_seeds`.
 
     They say what other seeds would give on these tasks and pairs, with the same texts. `task_mean`
-    weighs tasks alike. `reference_mean` is over the same cells, and `retention` is the mean in per
-    cent of it; its `*_tasks` interval takes the tasks as the sample. `cannot`: why an interval or a
-    share is not there.
+    weighs tasks alike. `reference_mean` is over the same cells. `retention` is the mean in per cent
+    of the reference's, over the cells of the `share_tasks` of which a share is told
+    (`teacher.gives_shares`); its `*_tasks` interval takes the tasks as the sample. `cannot`: why
+    an interval or a share is not there.
     """
 
     arm: str
@@ -250,6 +252,7 @@ class Aggregate(Result):
     retention_high: float | None = None
     retention_low_tasks: float | None = None
     retention_high_tasks: float | None = None
+    share_tasks: int = 0
     cannot: str = ""
 
     @property
@@ -274,11 +277,13 @@ def aggregate(
     *,
     rng: np.random.Generator,
     reference: str | None = None,
+    floor: pd.Series | None = None,
     rules: Rules | None = None,
 ) -> tuple[Aggregate, ...]:
     """Mean and IQM of every method with their intervals, best first; empty without a table.
 
-    `reference` (an arm of the table) adds retention. Rules that ask for plain percentiles get the
+    `reference` (an arm of the table) adds retention; `floor` [cells] is then the score of the
+    majority baseline, NaN where it is not known. Rules that ask for plain percentiles get the
     bootstrap of cells within tasks that is customary, and too narrow.
     """
     rules = rules or Rules()
@@ -286,38 +291,30 @@ def aggregate(
         return ()
     values = shared.values
     means, middles = values.mean(0), iqm(values)
-    kept: np.ndarray | None = _retention(values, shared, reference)
-    if kept is not None and np.isnan(kept).all():
-        kept = None
+    told = _with_shares(shared, reference, floor)
     columns: dict[str, np.ndarray] = {
         "mean": means, "task_mean": shared.means_by("tasks").values.mean(0), "iqm": middles,
-        **({} if kept is None else {"retention": 100 * kept}),
         **({"reference_mean": np.full(len(means), means[shared.arms.index(reference)])}
            if reference in shared.arms else {}),
     }  # fmt: skip
     left, cannot = _without_each_seed(shared)
     if rules.bootstrap == "percentile":
         cannot = ""
-        columns |= _percentiles(shared, reference if kept is not None else None, rules, rng)
+        columns |= _percentiles(shared, rules, rng)
     elif len(left):
         most = 100.0 if shared.unit == POINTS else np.inf
         columns |= _ends("mean", means, left.mean(1), rules, most)
         columns |= _ends("iqm", middles, iqm(left, axis=1), rules, most)
-        if kept is not None:
-            ratios = np.stack([_retention(one, shared, reference) for one in left])
-            columns |= _shares(kept, ratios, rules)
-    if kept is not None and len(shared.by_task) >= MIN_TASKS:
-        tasks = shared.task_codes
-        parts = [values[tasks != task] for task in np.unique(tasks)]
-        ratios = np.stack([_retention(part, shared, reference) for part in parts])
-        columns |= _shares(kept, ratios, rules, "_tasks")
-    why = "; ".join(filter(None, (cannot, _why_no_retention(kept, reference, shared))))
+    if told is not None and reference is not None:
+        columns |= _retention(told, reference, rules, rng)
+    why = "; ".join(filter(None, (cannot, _why_no_retention(told, reference, shared))))
     rows = [
         Aggregate(
             arm=arm,
             n_cells=len(values),
             n_tasks=len(shared.by_task),
             over_seeds=len(left),
+            share_tasks=0 if told is None else len(told.by_task),
             cannot=why,
             **{name: finite(column[i]) for name, column in columns.items()},  # type: ignore[arg-type]
         )
@@ -367,22 +364,51 @@ def _shares(
     return {f"{name}{suffix}": bound for name, bound in bounds.items()}
 
 
-def _retention(values: np.ndarray, shared: SharedCells, reference: str | None) -> np.ndarray:
-    """Ratio of means [arms] of `values` [cells, arms]; NaN where it has no meaning."""
-    nothing = np.full(values.shape[1], np.nan)
-    if reference not in shared.arms:
-        return nothing
-    base = values[:, shared.arms.index(reference)]
-    unit = 100.0 if shared.unit == POINTS else 0.0
-    if (base < 0).any() or not gives_shares(base.mean(), unit=unit):
-        return nothing
-    return values.mean(0) / base.mean()
+def _with_shares(
+    shared: SharedCells, reference: str | None, floor: pd.Series | None
+) -> SharedCells | None:
+    """The cells of the tasks of which a share of the reference is told; None without any."""
+    if reference not in shared.arms or shared.unit != POINTS:
+        return None
+    least = np.full(len(shared.table), np.nan) if floor is None else floor.to_numpy(float)
+    told = gives_shares(
+        shared.table[reference].to_numpy(float), least, shared.task_codes, unit=100.0
+    )
+    if not told.any():
+        return None
+    table = shared.table[told]
+    return replace(shared, n_cells=len(table), by_task=_counts(table), table=table)
+
+
+def _retention(
+    told: SharedCells, reference: str, rules: Rules, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Ratios of means [arms] in per cent, with their intervals."""
+    values, at = told.values, told.arms.index(reference)
+
+    def ratios(of: np.ndarray) -> np.ndarray:
+        """[..., cells, arms] -> [..., arms]"""
+        means = of.mean(-2)
+        with np.errstate(all="ignore"):
+            return means / means[..., at, None]
+
+    kept = ratios(values)
+    columns = {"retention": 100 * kept}
+    if rules.bootstrap == "percentile":
+        columns |= _percentile_shares(values, values[:, at], rules, rng)
+    elif len(left := _without_each_seed(told)[0]):
+        columns |= _shares(kept, ratios(left), rules)
+    if len(told.by_task) >= MIN_TASKS:
+        tasks = told.task_codes
+        without = np.stack([ratios(values[tasks != task]) for task in np.unique(tasks)])
+        columns |= _shares(kept, without, rules, "_tasks")
+    return columns
 
 
 def _percentiles(
-    shared: SharedCells, reference: str | None, rules: Rules, rng: np.random.Generator
+    shared: SharedCells, rules: Rules, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """The customary intervals: cells resampled within tasks, of shares all cells."""
+    """The customary intervals: cells resampled within tasks."""
     values = shared.values
     if len(values) < 2 or not rules.draws:
         return {}
@@ -395,29 +421,41 @@ def _percentiles(
     )
     low, high = intervals.interval(drawn, alpha=rules.alpha)
     found = dict(zip(("mean_low", "iqm_low"), low, strict=True))
-    found |= dict(zip(("mean_high", "iqm_high"), high, strict=True))
-    if reference is not None:
-        base = values[:, shared.arms.index(reference)]
-        cells = np.arange(len(values))
-        ends = [
-            intervals.interval(
-                intervals.bootstrap_clusters(column, cells, rules.draws, rng, denominator=base),
-                alpha=rules.alpha,
-            )
-            for column in values.T
-        ]
-        found["retention_low"] = 100 * np.array([low for low, _ in ends])
-        found["retention_high"] = 100 * np.array([high for _, high in ends])
-    return found
+    return found | dict(zip(("mean_high", "iqm_high"), high, strict=True))
 
 
-def _why_no_retention(kept: np.ndarray | None, reference: str | None, shared: SharedCells) -> str:
-    if reference is None or kept is not None:
+def _percentile_shares(
+    values: np.ndarray, base: np.ndarray, rules: Rules, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The customary intervals of shares: all cells resampled."""
+    if len(values) < 2 or not rules.draws:
+        return {}
+    cells = np.arange(len(values))
+    ends = [
+        intervals.interval(
+            intervals.bootstrap_clusters(column, cells, rules.draws, rng, denominator=base),
+            alpha=rules.alpha,
+        )
+        for column in values.T
+    ]
+    return {
+        "retention_low": 100 * np.array([low for low, _ in ends]),
+        "retention_high": 100 * np.array([high for _, high in ends]),
+    }
+
+
+def _why_no_retention(told: SharedCells | None, reference: str | None, shared: SharedCells) -> str:
+    if reference is None or told is not None:
         return ""
     named = Arm.read(reference).phrase()
     if reference not in shared.arms:
         return f"no retention: {named} is not among the methods compared"
-    return f"no retention: {named} has scores below 0 (or about 0), or less is better"
+    if shared.unit != POINTS:
+        return "no retention: the scores are not in points"
+    return (
+        f"no retention: {named} is on no task clearly above the majority baseline (above 0 where "
+        "that is not known), or less is better"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.scores import KEYS, stopped_somewhere, usable_runs
 from kdlora.evidence.sparse import sparse_arms, too_few
 from kdlora.records.tidy import StudyFrame
-from kdlora.vocabulary.arm import Arm
+from kdlora.vocabulary.arm import MAJORITY, Arm
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ def averages(
     keys: Sequence[str] = KEYS,
     score: str = "score",
     rules: Rules | None = None,
+    baselines: bool = True,
 ) -> Averages:
     """The averages of all finished arms. Arms that were stopped early somewhere have none: they
-    were scored where they did well.
+    were scored where they did well. Without `baselines` those of the encoders alone.
 
     A baseline that would cost the encoders some of their cells is apart, too: one that answers the
     same everywhere has no correlation, and a whole task would be left out for it.
@@ -47,23 +48,40 @@ def averages(
     few = sparse_arms(usable, never=(reference,))
     left_out = few | stopped_somewhere(study)
     arms = sorted(map(str, usable["arm"].unique()))
+    arms = [a for a in arms if baselines or not Arm.read(a).is_baseline]
+
+    def aggregated(table: SharedCells) -> tuple[Aggregate, ...]:
+        floor = _floor(study, table, keys, score)
+        return aggregate(table, rng=rng, reference=reference, floor=floor, rules=rules)
+
     shared = shared_cells(study, [a for a in arms if a not in left_out], keys=keys, score=score)
     dear = {a for a, lost in shared.cost.items() if lost and Arm.read(a).is_baseline}
     if dear:
         kept = [a for a in shared.arms if a not in dear]
         shared = shared_cells(study, kept, keys=keys, score=score)
     shared = _unless_too_few(shared, usable)
-    common = aggregate(shared, rng=rng, reference=reference, rules=rules)
+    common = aggregated(shared)
     averaged = {one.arm for one in common}
     apart = []
     for arm in arms:
         if arm in averaged or arm == reference or arm in stopped_somewhere(study):
             continue
         both = shared_cells(study, [arm, reference], keys=keys, score=score)
-        found = aggregate(both, rng=rng, reference=reference, rules=rules)
-        apart += [one for one in found if one.arm == arm]
+        apart += [one for one in aggregated(both) if one.arm == arm]
     order = sorted(apart, key=lambda one: Arm.read(one.arm).sort_key())
     return Averages(shared, common, tuple(order), tuple(sorted(few)))
+
+
+def _floor(
+    study: StudyFrame, shared: SharedCells, keys: Sequence[str], score: str
+) -> pd.Series | None:
+    """The score of the majority baseline in each cell of the table, NaN where it has none."""
+    majority = str(MAJORITY)
+    if shared.reason or majority in shared.arms:
+        return None if shared.reason else shared.table[majority]
+    # Beside all arms of the table: a baseline has no seed and stands in the cells of those that do.
+    beside = shared_cells(study, [*shared.arms, majority], keys=keys, score=score)
+    return None if beside.reason else beside.table[majority].reindex(shared.table.index)
 
 
 def _unless_too_few(shared: SharedCells, usable: pd.DataFrame) -> SharedCells:

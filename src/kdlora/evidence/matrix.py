@@ -334,10 +334,10 @@ def _teacher_runs(rows: pd.DataFrame, teacher: str) -> pd.DataFrame:
 
 
 def _control(arm: str, rows: pd.DataFrame) -> str:
-    """The same student trained without a teacher, else the fully fine-tuned one."""
-    alone = Arm.read(arm).undistilled()
+    """The first of its controls that has a run, else the one that it lacks."""
+    names = list(map(str, Arm.read(arm).serving_controls()))
     known = set(rows["arm"])
-    return next((a for a in (str(alone), str(alone.plain), FULL) if a in known), str(alone))
+    return next((name for name in names if name in known), names[0])
 
 
 def _model(

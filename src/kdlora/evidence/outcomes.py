@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -175,12 +176,14 @@ def _run_ids(cells: pd.DataFrame) -> dict[str, tuple[str, ...]]:
 @dataclass(frozen=True)
 class WithoutFlags:
     """Means of an arm and of the teacher over the `blocks` in which no run of theirs is flagged,
-    and the share of the two; None where there is no such block, or no share."""
+    and the share of the two; None where there is no such block, or no share. `share_tasks` as in
+    `Outcome`."""
 
     blocks: int
     score: float | None = None
     teacher: float | None = None
     retained: float | None = None
+    share_tasks: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,9 @@ class Outcome:
 
     `without_flags` is there where a run of the arm or of the teacher is flagged in these blocks.
     `retained` and `above_floor` are shares of the teacher's score and of the teacher's gain over
-    the majority baseline, in the same blocks; None where such a share has no meaning. `resumed`
-    are the runs that were interrupted and went on: their training time is no whole one.
+    the majority baseline, in the same blocks; None where such a share has no meaning. They are of
+    the means over those `share_tasks` of the `tasks` on which one has. `resumed` are the runs that
+    were interrupted and went on: their training time is no whole one.
     """
 
     arm: str
@@ -203,6 +207,7 @@ class Outcome:
     tasks: tuple[str, ...] = ()
     resumed: tuple[str, ...] = ()
     without_flags: WithoutFlags | None = None
+    share_tasks: int = 0
 
 
 def outcomes(
@@ -224,9 +229,8 @@ def outcomes(
     scores = own.pivot_table(index=["task", "seed"], columns="arm", values="score", sort=False)
     tasks = dict.fromkeys(task for task, _ in blocks)
     metrics = metrics_of(frame)
-    shares = all(
-        metric(name).in_points and sign > 0 for name, sign in (metrics[task] for task in tasks)
-    )
+    countable = [task for task in tasks if metric(metrics[task][0]).in_points]
+    countable = [task for task in countable if metrics[task][1] > 0]
     runs, doubtful = _run_ids(own), _run_ids(own[own["flagged"]])
     broken = resumed_runs(frame)
     empty = pd.Series(np.nan, index=scores.index)
@@ -235,27 +239,28 @@ def outcomes(
     floor = scores.get(str(MAJORITY), empty)
     found = []
     for arm in (a for a in names(frame, "arm", pair=pair) if a in scores):
-        retained = above = None
-        if shares:
-            retained, above = _shares(scores[arm], teacher, floor)
-        known = scores[arm].dropna()
+        own_scores = scores[arm]
+        told = _shares(own_scores, teacher, floor, countable)
+        known = own_scores.dropna()
         spread = _over_seeds(known, len(runs[arm]), doubtful.get(arm, ()))
         costs = {name: float(means[name][arm]) for name in COSTS}
         selection = float(means["selection_score"][arm])
         doubts = {name: _flagged_blocks(own, name) for name in (arm, taught)}
-        without = _without_flags(scores[arm], teacher, doubts[arm] | doubts[taught], shares)
+        doubtful_blocks = doubts[arm] | doubts[taught]
+        without = _without_flags(own_scores, teacher, floor, doubtful_blocks, countable)
         found.append(
             Outcome(
                 arm,
                 len(known),
                 spread,
                 selection,
-                retained,
-                above,
+                told.retained,
+                told.above_floor,
                 costs,
                 tuple(tasks),
                 tuple(run for run in runs[arm] if run in broken),
                 without,
+                told.tasks,
             )
         )
     return found
@@ -275,7 +280,11 @@ def _flagged_blocks(cells: pd.DataFrame, arm: str) -> set[tuple[str, int]]:
 
 
 def _without_flags(
-    own: pd.Series, teacher: pd.Series, doubtful: set[tuple[str, int]], shares: bool
+    own: pd.Series,
+    teacher: pd.Series,
+    floor: pd.Series,
+    doubtful: set[tuple[str, int]],
+    countable: Sequence[str],
 ) -> WithoutFlags | None:
     """Over the blocks that both have and in which neither is flagged; None without a flag."""
     if not doubtful:
@@ -284,23 +293,33 @@ def _without_flags(
     if not common.any():
         return WithoutFlags(0)
     ours, theirs = over_tasks(own[common]), over_tasks(teacher[common])
-    return WithoutFlags(
-        int(common.sum()), ours, theirs, ours / theirs if shares and theirs > 0 else None
-    )
+    told = _shares(own[common], teacher[common], floor[common], countable)
+    return WithoutFlags(int(common.sum()), ours, theirs, told.retained, told.tasks)
+
+
+class _Shares(NamedTuple):
+    retained: float | None = None
+    above_floor: float | None = None
+    tasks: int = 0
 
 
 def _shares(
-    own: pd.Series, teacher: pd.Series, floor: pd.Series
-) -> tuple[float | None, float | None]:
-    """Share of the teacher's score and of its gain over the floor, in blocks that have both."""
-    common = own.notna() & teacher.notna()
-    if not common.any():
-        return None, None
-    ours, theirs = over_tasks(own[common]), over_tasks(teacher[common])
-    least = math.nan if floor[common].isna().any() else over_tasks(floor[common])
-    if not gives_shares(theirs, least):
-        return None, None
-    return ours / theirs, None if math.isnan(least) else (ours - least) / (theirs - least)
+    own: pd.Series, teacher: pd.Series, floor: pd.Series, countable: Sequence[str]
+) -> _Shares:
+    """Share of the teacher's score and of its gain over the floor, in blocks that have both.
+
+    `countable` are the tasks on which more is better and 0 is nothing.
+    """
+    tasks = own.index.get_level_values("task")
+    common = own.notna() & teacher.notna() & tasks.isin(countable)
+    own, teacher, floor, tasks = own[common], teacher[common], floor[common], tasks[common]
+    told = gives_shares(teacher.to_numpy(), floor.to_numpy(), tasks.to_numpy())
+    if not told.any():
+        return _Shares()
+    ours, theirs = over_tasks(own[told]), over_tasks(teacher[told])
+    least = math.nan if floor[told].isna().any() else over_tasks(floor[told])
+    above = None if math.isnan(least) else (ours - least) / (theirs - least)
+    return _Shares(ours / theirs, above, tasks[told].nunique())
 
 
 def over_tasks(scores: pd.Series) -> float:

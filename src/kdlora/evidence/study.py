@@ -240,16 +240,11 @@ def _by_pair(
 ) -> dict[str, Averages]:
     found = {}
     for pair in names(study.table, "pair"):
-        own = study.where((study.table["pair"] == pair) & ~_of_baselines(study.table))
-        made = averages(own, reference, rng=rng, rules=rules)
+        own = study.where(study.table["pair"] == pair)
+        made = averages(own, reference, rng=rng, rules=rules, baselines=False)
         if made.common or made.apart:
             found[pair] = made
     return found
-
-
-def _of_baselines(table: pd.DataFrame) -> pd.Series:
-    known = {arm: Arm.read(arm).is_baseline for arm in table["arm"].dropna().unique()}
-    return table["arm"].map(known).fillna(False).astype(bool)
 
 
 def _front(study: StudyFrame, cost: str, rules: Rules, rng: np.random.Generator) -> Front:

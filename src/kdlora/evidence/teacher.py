@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdlora.vocabulary.arm import Arm, teaching_arm
@@ -20,14 +21,22 @@ from kdlora.vocabulary.arm import Arm, teaching_arm
 CLEAR = 0.02  # two points: a teacher that is less above the majority has nothing to share
 
 
-def gives_shares(teacher: float, floor: float | None = None, *, unit: float = 1.0) -> bool:
-    """Whether a share of a teacher's score says anything of who learnt from it.
+def gives_shares(
+    teacher: np.ndarray, floor: np.ndarray, tasks: np.ndarray, *, unit: float = 1.0
+) -> np.ndarray:
+    """In which cells a share of the teacher's score says anything of who learnt from it.
 
-    It does where the teacher is clearly above the majority baseline, or above 0 where that is not
-    known: of next to nothing anybody keeps 81,200 %. `unit` is 100 for scores in points.
+    All arguments are [cells]. Those of a task do where the teacher's mean over them is clearly
+    above that of the majority baseline, or above 0 where `floor` lacks one of them: of next to
+    nothing anybody keeps 81,200 %. Scores are such that more is better; `unit` is 100 for points.
     """
-    least = 0.0 if floor is None or math.isnan(floor) else floor
-    return teacher > 0 and teacher >= least + CLEAR * unit
+    found = np.zeros(len(teacher), bool)
+    for task in set(tasks.tolist()):
+        rows = tasks == task
+        own, least = float(teacher[rows].mean()), float(floor[rows].mean())
+        least = 0.0 if math.isnan(least) else least
+        found[rows] = own > 0 and own >= least + CLEAR * unit
+    return found
 
 
 @dataclass(frozen=True)

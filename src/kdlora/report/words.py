@@ -148,6 +148,11 @@ def span_text(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" [{fixed(low, 1)} to {fixed(high, 1)}]"
 
 
+def share_scope(told: int, tasks: int) -> str:
+    """Of how many tasks a share of the teacher's score is, behind that share; "" where of all."""
+    return f" over {told} of {tasks} tasks" if told < tasks else ""
+
+
 def p_text(p: float | None) -> str:
     if p is None:
         return NONE

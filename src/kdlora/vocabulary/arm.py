@@ -185,12 +185,20 @@ class Arm:
         return replace(self, distillation="none")
 
     def controls(self) -> tuple[Arm, ...]:
-        """The arms without a teacher that tell what this distilled one gains by it.
+        """The arms without a teacher with which this distilled one is compared to tell its gain.
 
         The same student, and for an arm that is no copy also the one trained for as many steps.
         """
         alone = self.undistilled()
         return (alone,) if self.label else (alone, alone.with_label(EQUAL_STEPS))
+
+    def serving_controls(self) -> tuple[Arm, ...]:
+        """The arms of which any one is enough for this distilled one to have a control.
+
+        Its own controls come first. Those of the arm that a copy varies serve the copy, too: what
+        the change adds to the arm is told apart.
+        """
+        return tuple(dict.fromkeys((*self.controls(), *self.plain.controls())))
 
     def as_full(self) -> Arm:
         """The same role, distillation and label with all weights fine-tuned."""
@@ -304,10 +312,7 @@ def every_plain_arm() -> tuple[Arm, ...]:
 
 
 def uncontrolled(arms: Iterable[Any]) -> list[str]:
-    """Distilled students whose gain cannot be told: nothing like them is trained without a teacher.
-
-    A labelled arm is served by the control of the arm that it varies.
-    """
+    """Distilled students whose gain cannot be told: none of their `serving_controls` is there."""
     names = [str(arm) for arm in arms]
     known = set(names)
     return [
@@ -315,7 +320,7 @@ def uncontrolled(arms: Iterable[Any]) -> list[str]:
         for name in names
         if (arm := Arm.read(name)).is_distilled
         and arm.is_student
-        and not {str(arm.undistilled()), str(arm.plain.undistilled())} & known
+        and known.isdisjoint(map(str, arm.serving_controls()))
     ]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdlora.evidence.gains import describe as gather
-from kdlora.report.content import cost, gains, pair_answer
+from kdlora.report.content import answer, cost, gains, pair_answer
 from tests.harness.studies import blank, make_frame, put, with_prefix
 
 PAIR = "minilm-l6--minilm-l3"
@@ -48,6 +48,19 @@ def test_no_share_is_stated_of_a_teacher_at_the_majoritys_level():
     text = pair_answer.teacher_share(gather(exact(teacher__fft=0.51)), PAIR).text
     assert "keeps" not in text
     assert "it is not clearly above the majority baseline (50.0 points)" in text
+
+
+def test_a_share_of_some_of_the_tasks_says_of_how_many():
+    frame = scores(make_frame(("rte", "sst2")), teacher__fft=0.8, student__kd_lora=0.76,
+                   student__lora=0.7, student__fft=0.7, baseline__majority=0.5)  # fmt: skip
+    assert "over 1 of 2" not in pair_answer.teacher_share(gather(frame), PAIR).text
+    for arm in ("teacher/fft", "student/kd-lora"):
+        frame = put(frame, {"arm": arm, "task": "sst2"}, score=0.51)
+    facts = gather(frame)
+    text = pair_answer.teacher_share(facts, PAIR).text
+    assert "keeps 95.0 % of the teacher's score over 1 of 2 tasks" in text
+    assert "It scores 63.5 against 65.5 points" in text
+    assert "over 1 of 2 tasks" in " ".join(answer.summary(facts).notes)
 
 
 def test_no_share_is_stated_of_an_error():

@@ -20,6 +20,7 @@ from kdlora.evidence.diagnosis.finding import (
 from kdlora.evidence.diagnosis.public_facts import shape_of
 from kdlora.records.fairness import CONDITIONS, trained
 from kdlora.records.tidy import numeric
+from kdlora.vocabulary.arm import Arm, uncontrolled
 
 MAX_DEVICES = 64
 
@@ -203,19 +204,28 @@ def controls(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     if not has(frame, "role", "distillation", "adaptation"):
         return
     done = frame[is_done(frame)]
-    students = done[done["role"].eq("student")]
-    distilled = set(students.loc[students["distillation"].eq("kd"), "adaptation"])
-    plain = set(students.loc[students["distillation"].ne("kd"), "adaptation"])
-    lacking = sorted(map(str, distilled - plain))
-    if lacking:
+    arms = _as_arms(done)
+    alone = uncontrolled(arms.unique())
+    if alone:
+        lacking = sorted(str(Arm.read(arm).undistilled()).removeprefix("student/") for arm in alone)
         yield DiagnosisFinding(
             "no_control_arm",
             "warning",
             f"No student without distillation for {', '.join(lacking)}: the effect of distillation "
             "and that of a smaller encoder cannot be told apart.",
-            runs(done, done["distillation"].eq("kd") & done["adaptation"].isin(lacking)),
+            runs(done, arms.isin(alone)),
             {"adaptations": lacking},
         )
+
+
+def _as_arms(frame: pd.DataFrame) -> pd.Series:
+    """What each row is on the axes, as its columns say, with the label that its name has."""
+    axes = frame.reindex(columns=["role", "adaptation", "distillation", "arm"]).astype(object)
+    found = [
+        str(Arm(str(role), str(adaptation), str(distillation), Arm.read(name).label))
+        for role, adaptation, distillation, name in axes.fillna("").to_numpy()
+    ]
+    return pd.Series(found, frame.index, dtype=object)
 
 
 def _table(strategies: pd.Series, values: pd.Series) -> dict[str, dict[int, int]]:

@@ -20,6 +20,7 @@ from kdlora.evidence.teacher import teacher_arm
 from kdlora.records.tidy import names
 from kdlora.report import words as w
 from kdlora.report.content.cells import (
+    ABOVE,
     MODEL,
     Lead,
     dagger_notes,
@@ -215,7 +216,8 @@ def student(facts: Facts, stats: Evidence) -> Finding | None:
     for one in known:
         mean = f"{w.points_text(one.mean)}{w.span_text(one.mean_low, one.mean_high)}"
         if one.retention is not None:
-            mean += f" ({w.fixed(one.retention, 1)} % of {w.phrase(stats.reference)})"
+            scope = w.share_scope(one.share_tasks, one.n_tasks)
+            mean += f" ({w.fixed(one.retention, 1)} % of {w.phrase(stats.reference)}{scope})"
         parts.append(f"{w.phrase(one.arm)} {mean}")
     split = w.join(sorted({found.split for found, _ in ranked}))
     which = "The student that ranks" if len(known) == 1 else "The students that rank"
@@ -327,10 +329,12 @@ def pair_tiles(facts: Facts) -> tuple[Tile, ...]:
     first, tiles = students[0], []
     if first.retained is not None:
         sound = first.without_flags.retained if first.without_flags else None
+        told = first if sound is None or first.without_flags is None else first.without_flags
+        scope = w.share_scope(told.share_tasks, len(first.tasks))
         share = w.fixed(100 * (first.retained if sound is None else sound), 1)
         mark = f" {w.DAGGER}" if first.score.flagged and sound is None else ""
         left_out = "" if sound is None else ", flagged runs left out"
-        kept = f"of the teacher's score is kept by {w.phrase(first.arm)}{left_out}"
+        kept = f"of the teacher's score{scope} is kept by {w.phrase(first.arm)}{left_out}"
         tiles.append(Tile(f"{share} %{mark}", kept))
     if (size := w.number(first.costs["size_mb"])).value is not None:
         whose = "is its size" if tiles else f"is the size of {w.phrase(first.arm)}"
@@ -436,9 +440,25 @@ def summary(facts: Facts) -> Table | None:
         f"{what}; below the score its range over seeds. Size is that of the merged model on disk, "
         "latency that of one text; the speed-up is against the teacher's encoder, timed side by "
         "side. Shares of the teacher's score are of the same blocks.",
-        (*mark_notes(rows), *dagger_notes(rows), *([APART_NOTE] if facts.apart else [])),
+        (
+            *mark_notes(rows),
+            *dagger_notes(rows),
+            *_share_notes(facts),
+            *([APART_NOTE] if facts.apart else []),
+        ),
         heads=len(lead.columns),
     )
+
+
+def _share_notes(facts: Facts) -> list[str]:
+    """Of how many tasks the shares of a pair are, where not of all."""
+    found: dict[str, None] = {}
+    for pair, outcomes in facts.outcomes.items():
+        for one in outcomes:
+            scope = w.share_scope(one.share_tasks, len(one.tasks))
+            if one.retained is not None and scope:
+                found[f"{pair}: shares are{scope}, those on which the teacher is {ABOVE}."] = None
+    return list(found)
 
 
 APART_NOTE = (

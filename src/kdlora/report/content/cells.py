@@ -32,6 +32,9 @@ RESUMED_NOTE = (
     "training time is no whole one, and may be of a machine at other work."
 )
 
+# When a share of somebody's score is told (`evidence.teacher.gives_shares`).
+ABOVE = "clearly above the majority baseline (above 0 where that is not known)"
+
 PAIR = Column("pair", "Pair", numeric=False)
 TASK = Column("task", "Task", numeric=False)
 MODEL = Column("model", "Model", numeric=False)

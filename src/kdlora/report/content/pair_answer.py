@@ -15,6 +15,7 @@ from kdlora.evidence.outcomes import Outcome, Spread, WithoutFlags, outcome_metr
 from kdlora.evidence.teacher import teacher_arm, why_untaught
 from kdlora.records.tidy import metric_of, names
 from kdlora.report import words as w
+from kdlora.report.content.cells import ABOVE
 from kdlora.report.content.gains import (
     adapter,
     distillation,
@@ -99,7 +100,7 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
             first, teacher = one.own, one.teacher
     if first is None or teacher is None:
         return None
-    metric, _ = outcome_metric(frame)
+    metric, direction = outcome_metric(frame)
     scale = w.scale_of(metric)
     scores = f"{scale.write(first.score.mean)} against {scale.sentence(teacher.score.mean)}"
     where = f"{_averaged_over(frame, first.tasks)}; {w.plural(first.score.n, 'run')}"
@@ -107,14 +108,20 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     if first.retained is None:
         text = f"{name} scores {scores} of the teacher ({where})."
         floor = {o.arm: o for o in facts.outcomes.get(pair, [])}.get(str(MAJORITY))
-        if floor is not None and teacher.score.mean > 0 and scale.unit == w.POINTS:
+        told_in_points = direction > 0 and scale.unit == w.POINTS
+        if floor is not None and teacher.score.mean > 0 and told_in_points:
             text += (
                 " No share of the teacher's score is told: it is not clearly above the majority "
                 f"baseline ({scale.sentence(floor.score.mean)})."
             )
     else:
         share = w.fixed(100 * first.retained, 1)
-        text = f"{name} keeps {share} % of the teacher's score: {scores} ({where})."
+        text = f"{name} keeps {share} % of the teacher's score"
+        if scope := w.share_scope(first.share_tasks, len(first.tasks)):
+            text += f"{scope}, those on which the teacher is {ABOVE}. It scores"
+        else:
+            text += ":"
+        text += f" {scores} ({where})."
         if first.above_floor is not None:
             above = w.fixed(100 * first.above_floor, 1)
             text += f" Of what the teacher gains over the majority baseline it keeps {above} %."
@@ -122,7 +129,7 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
         text += f" {w.sentence_case(why)}; it is compared with {w.phrase(teacher.arm)}."
     text += _cost_sentence(first, teacher)
     if first.without_flags is not None:
-        text += _flags_sentence(first.without_flags, scale)
+        text += _flags_sentence(first.without_flags, scale, len(first.tasks))
     if unsound := _unsound(facts, pair):
         text += f" Left out of the choice: runs with an error flag of {w.join(unsound)}."
     if len(students) > 1 and split == "selection":
@@ -132,13 +139,15 @@ def teacher_share(facts: Facts, pair: str) -> Finding | None:
     return Finding("The student", text, ("summary",))
 
 
-def _flags_sentence(sound: WithoutFlags, scale: w.Scale) -> str:
+def _flags_sentence(sound: WithoutFlags, scale: w.Scale, tasks: int) -> str:
     if sound.score is None or sound.teacher is None:
         return " Every seed behind these numbers has a run that carries a health flag."
     text = f" Without runs that carry a health flag: {scale.write(sound.score)} against "
     text += scale.sentence(sound.teacher)
     if sound.retained is not None:
-        text += f", which is {w.fixed(100 * sound.retained, 1)} %"
+        scope = w.share_scope(sound.share_tasks, tasks)
+        told = f"; the share{scope} is" if scope else ", which is"
+        text += f"{told} {w.fixed(100 * sound.retained, 1)} %"
     return f"{text} ({w.plural(sound.blocks, 'task and seed', 'tasks and seeds')})."
 
 

@@ -10,6 +10,7 @@ from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import metric_of, metrics_of, names, scored, seeds_of
 from kdlora.report import words as w
 from kdlora.report.content.cells import (
+    ABOVE,
     ARROW_NOTE,
     MODEL,
     PAIR,
@@ -148,6 +149,14 @@ def averages_table(stats: Evidence) -> Table | None:
     )  # fmt: skip
     why = [f"{w.sentence_case(group)}: {found[0].cannot}." for group, found in parts
            if found[0].cannot]  # fmt: skip
+    why += [
+        f"{w.sentence_case(group)}: shares are{scope}, those on which the reference is {ABOVE}."
+        for group, found in parts
+        for scope in dict.fromkeys(
+            w.share_scope(x.share_tasks, x.n_tasks) for x in found if x.retention is not None
+        )
+        if scope
+    ]
     missing = [f"No average over all pairs: {stats.shared.reason}."] * bool(stats.shared.reason)
     if apart:
         missing.append(
