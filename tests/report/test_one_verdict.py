@@ -155,7 +155,9 @@ def test_no_first_sentence_rests_on_flagged_runs_alone() -> None:
     sound = frame[frame["seed"] != 43].groupby("arm")["score"].mean()
     assert one.n_flagged == 1
     assert one.unflagged == pytest.approx(100 * (sound["student/kd-lora"] - sound["teacher/lora"]))
-    left = f"but {w.signed_points(one.unflagged)} without the 1 pair with a flagged run"
+    left = (
+        f"but {w.signed_difference(one.unflagged, 'points')} without the 1 pair with a flagged run"
+    )
     assert left in report_text(report)
 
 

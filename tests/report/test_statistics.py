@@ -31,6 +31,23 @@ def known():
     return facts, gather_report(facts.frame)
 
 
+@pytest.mark.parametrize(
+    ("task", "unit", "decimals"), [("rte", "points", 1), ("toxicity", "root mean square error", 3)]
+)
+def test_comparisons_and_their_sentences_have_the_metrics_unit(task, unit, decimals):
+    stats = gather_report(make_frame((task,), seeds=(1, 2, 3)))
+    table = statistics.comparisons(stats)
+    units = {column.key: column.unit for column in table.columns}
+    assert {units[key] for key in ("difference", "interval", "detectable")} == {unit}
+    differences = [row[3].text for row in table.rows if row[3].value is not None]
+    assert differences
+    assert all(len(text.partition(".")[2]) == decimals for text in differences)
+    told = [verdicts.verdict_text(c) for _, c in stats.comparisons if c.claim.made]
+    assert told
+    assert all(f" {unit} [" in text for text in told)
+    assert ("Equivalence margin 1 points" in table.caption) == (unit == "points")
+
+
 def test_comparisons_are_those_of_the_analysis(known):
     facts, stats = known
     table = statistics.comparisons(stats)

@@ -66,3 +66,9 @@ def test_join():
     assert [w.join([]), w.join(["a"]), w.join(["a", "b"]), w.join(["a", "b", "c"])] == [
         "", "a", "a and b", "a, b and c"
     ]  # fmt: skip
+
+
+def test_a_difference_is_told_in_the_unit_of_its_comparison():
+    assert w.signed_difference(1.25, "points") == "+1.2 points"
+    assert w.signed_difference(-0.0312, "rmse") == "\N{MINUS SIGN}0.031 root mean square error"
+    assert w.span_text(-0.0312, 0.0049, "rmse") == " [\N{MINUS SIGN}0.031 to 0.005]"

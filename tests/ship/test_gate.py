@@ -40,24 +40,45 @@ def test_exactly_the_allowed_drop_passes(wrong: int, allowed: float, passed: boo
     assert Gate(TASK, LABELS, outputs(20), allowed).judge(outputs(wrong)).passed is passed
 
 
-def test_a_drop_of_an_error_is_in_its_own_unit_and_more_is_a_drop() -> None:
-    task = Task("stars", REGRESSION, ("text",), (), "rmse")
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
+def test_a_drop_of_an_error_is_in_per_cent_and_more_is_a_drop(metric: str) -> None:
+    task = Task("stars", REGRESSION, ("text",), (), metric)
     truth = np.zeros(4, dtype=np.float32)
-    gate = Gate(task, truth, np.full((4, 1), 0.5), 0.01)
+    gate = Gate(task, truth, np.full((4, 1), 0.5), 3)
     verdict = gate.judge(np.full((4, 1), 0.52))
-    assert verdict.drop_points == pytest.approx(0.02)
+    assert verdict.drop_points == pytest.approx(4)
     assert not verdict.passed
     assert verdict.agreement is None
+    assert gate.judge(np.full((4, 1), 0.514)).passed
     assert gate.judge(np.full((4, 1), 0.2)).passed
 
 
+@pytest.mark.parametrize("metric", ["rmse", "mae"])
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_a_hundredth_of_an_error_may_be_lost_whatever_its_size(size: float) -> None:
-    task = Task("stars", REGRESSION, ("text",), (), "rmse")
+def test_a_hundredth_of_an_error_may_be_lost_whatever_its_size(metric: str, size: float) -> None:
+    task = Task("stars", REGRESSION, ("text",), (), metric)
     gate = Gate(task, np.zeros(4), np.full((4, 1), size))
-    assert gate.allowed == pytest.approx(size / 100)
     assert gate.judge(np.full((4, 1), 1.009 * size)).passed
     assert not gate.judge(np.full((4, 1), 1.011 * size)).passed
+
+
+def test_nothing_of_an_error_of_zero_may_be_lost() -> None:
+    gate = Gate(Task("stars", REGRESSION, ("text",), (), "rmse"), np.zeros(4), np.zeros((4, 1)))
+    assert gate.judge(np.zeros((4, 1))).passed
+    assert not gate.judge(np.full((4, 1), 1e-6)).passed
+
+
+def test_half_a_point_of_a_correlation_may_be_lost() -> None:
+    """Answers that are the labels turned by an angle correlate with them by its cosine."""
+    truth, other = np.array([1.0, -1.0, 1.0, -1.0]), np.array([1.0, 1.0, -1.0, -1.0])
+
+    def answers(correlation: float) -> np.ndarray:
+        return (correlation * truth + np.sqrt(1 - correlation**2) * other)[:, None]
+
+    gate = Gate(Task("pairs", REGRESSION, ("text",), (), "pearson"), truth, answers(0.8))
+    assert gate.judge(answers(0.796)).passed
+    assert not gate.judge(answers(0.794)).passed
+    assert gate.judge(answers(0.794)).drop_points == pytest.approx(0.6)
 
 
 def test_half_a_point_may_be_lost_of_a_metric_in_points() -> None:

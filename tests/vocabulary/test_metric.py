@@ -168,6 +168,46 @@ def test_an_error_is_never_in_points_however_small_it_is():
     assert metric("rmse").factor == 1
 
 
+@pytest.mark.parametrize("name", METRICS)
+@given(reference=st.floats(0.01, 1), lost=st.floats(-0.5, 0.5), scale=st.floats(1e-3, 1e3))
+def test_a_drop_is_in_points_or_a_share_that_no_unit_changes(name, reference, lost, scale):
+    one = METRICS[name]
+    score = reference - one.direction * lost
+    drop = float(one.drop(score, reference))
+    assert drop == pytest.approx(100 * lost / (1 if one.in_points else reference), abs=1e-9)
+    assert one.drop_unit == ("points" if one.in_points else "%")
+    if not one.in_points:
+        assert float(one.drop(scale * score, scale * reference)) == pytest.approx(drop)
+    worst = one.worst_kept(reference, abs(drop))
+    assert float(one.drop(worst, reference)) == pytest.approx(abs(drop))
+    both = one.drop(np.array([score, reference]), np.array([reference, reference]))
+    assert both == pytest.approx([drop, 0.0])
+
+
+def test_any_loss_of_an_error_of_zero_is_endless():
+    assert float(metric("rmse").drop(0.1, 0.0)) == math.inf
+    assert float(metric("rmse").drop(0.0, 0.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "other", "above"),
+    [
+        ("accuracy", 0.8432, 0.8424, True), ("accuracy", 0.8432, 0.8431, False),
+        ("accuracy", 0.8424, 0.8432, False), ("rmse", 0.300, 0.301, True),
+        ("rmse", 0.3001, 0.3003, False), ("rmse", 0.301, 0.300, False),
+    ],
+)  # fmt: skip
+def test_a_score_is_above_another_where_other_numbers_are_shown(name, score, other, above):
+    assert metric(name).is_above(score, other) == above
+
+
+def test_what_a_study_says_of_a_direction_holds():
+    unknown = metric("wer")
+    assert unknown.is_above(0.5, 0.3)
+    assert unknown.directed(-1).is_above(0.3, 0.5)
+    assert float(unknown.directed(-1).drop(0.6, 0.5)) == pytest.approx(20)
+
+
 def test_no_two_metrics_have_one_title():
     assert len({one.title for one in METRICS.values()}) == len(METRICS)
 

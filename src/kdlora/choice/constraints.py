@@ -9,6 +9,7 @@ from typing import Any
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Result
 from kdlora.spec.encoders import is_licence
+from kdlora.vocabulary.metric import Metric
 
 PREFERENCES = ("score", "latency", "size")
 ROLES = ("any", "student")
@@ -22,8 +23,9 @@ class Constraints(Result):
 
     max_size_mb: MB (10^6 bytes) on disk. max_latency_ms: for one text, at the percentile `latency`.
     min_score: of the task's metric on the selection split, in its own unit (0.82); for a metric of
-    which less is better, the most that is allowed. max_drop: hundredths lost at most against the
-    teacher (in the metric's own unit where that is unbounded). prefer: what is best among
+    which less is better, the most that is allowed. max_drop: lost at most against the
+    teacher, in points; in per cent of the teacher's score where the metric is not shown in points
+    (`Metric.drop_unit`). prefer: what is best among
     those that keep all limits; ties in cost are broken by the score, ties in score by latency.
     role: student leaves the teachers out. min_coverage: share of the selection split that is
     answered at least, where unsure answers are withheld so that those given have the `accuracy`.
@@ -51,7 +53,9 @@ class Constraints(Result):
             if (value := getattr(self, name)) is not None and not value > 0
         ]
         if self.max_drop is not None and not self.max_drop >= 0:
-            problems.append(f"max_drop is {self.max_drop:g}; expected points, 0 or more")
+            problems.append(
+                f"max_drop is {self.max_drop:g}; expected points or per cent, 0 or more"
+            )
         if self.min_score is not None and not math.isfinite(self.min_score):
             problems.append(f"min_score is {self.min_score}; expected a score such as 0.82")
         for name in ("min_coverage", "accuracy"):
@@ -89,6 +93,19 @@ class Constraints(Result):
         }
 
 
+def worst_scores(constraints: Constraints, scored_by: Metric, reference: Any) -> dict[str, Any]:
+    """Limit of the score -> the worst score that keeps it, where drops are from `reference`.
+
+    Scores in the metric's own unit: a number, or an array where the reference is one.
+    """
+    found: dict[str, Any] = {}
+    if constraints.min_score is not None:
+        found["min_score"] = constraints.min_score
+    if constraints.max_drop is not None:
+        found["max_drop"] = scored_by.worst_kept(reference, constraints.max_drop)
+    return found
+
+
 @dataclass(frozen=True)
 class Profile:
     """Constraints with a name, and why they are so."""
@@ -107,18 +124,19 @@ PROFILES = {
     ),
     "server": Profile(
         Constraints(max_drop=1.0, prefer="latency"),
-        "disk is cheap and requests wait: the fastest within 1 point of the teacher",
+        "disk is cheap and requests wait: the fastest within 1 point of the teacher (of an "
+        "error, within 1 %)",
     ),
     "mobile": Profile(
         Constraints(max_size_mb=70.0, max_drop=3.0, runtime="onnx"),
         "the download counts: the best score of at most 70 MB that needs no PyTorch, within "
-        "3 points of the teacher",
+        "3 points of the teacher (of an error, within 3 %)",
     ),
     "edge": Profile(
         Constraints(max_size_mb=25.0, max_latency_ms=25.0, max_drop=5.0, runtime="onnx",
                     prefer="size"),
         "memory and processor are small: the smallest of at most 25 MB and 25 ms a text, within "
-        "5 points of the teacher",
+        "5 points of the teacher (of an error, within 5 %)",
     ),
     "max-quality": Profile(
         Constraints(quantize=("none",)),

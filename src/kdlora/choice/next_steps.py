@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from kdlora.choice.constraints import worst_scores
 from kdlora.choice.formats import ESTIMATED, Cost
 from kdlora.choice.recommendation import JudgedForm, Recommendation, Step
 from kdlora.evidence.power import detection_power
@@ -22,7 +23,6 @@ CLOSE = 1.25  # an estimate within this factor of a limit may fall on either sid
 def what_next(
     result: Recommendation,
     run_scores: Mapping[str, float],
-    scale: float,
     *,
     can_export: bool = True,
 ) -> tuple[Step, ...]:
@@ -32,7 +32,7 @@ def what_next(
         return tuple(steps)
     if result.probability is not None and result.probability >= SURE:
         return tuple(steps)
-    return (*steps, *_more_data(result, result.choice, run_scores, scale))
+    return (*steps, *_more_data(result, result.choice, run_scores))
 
 
 def to_use(result: Recommendation) -> tuple[Step, ...]:
@@ -99,11 +99,12 @@ def _would_win(judged: JudgedForm, result: Recommendation) -> bool:
 
 
 def _more_data(
-    result: Recommendation, choice: JudgedForm, run_scores: Mapping[str, float], scale: float
+    result: Recommendation, choice: JudgedForm, run_scores: Mapping[str, float]
 ) -> list[Step]:
     """Seeds or examples that would tell the choice from what stands against it."""
     others = [j for j in result.considered if j.candidate.model != choice.candidate.model]
     rival = max(others, key=lambda j: j.p_best or 0.0, default=None)
+    scale = result.scored_by.upward
     own = _by_seed(choice, run_scores, scale)
     if rival is not None and (rival.p_best or 0) > 0.5 * (1 - (choice.p_best or 0)):
         against = f"{rival.candidate.title}"
@@ -127,23 +128,29 @@ def _more_data(
         )
     else:
         spread = float(np.std(per_seed, ddof=1))
+        difference, between = _amount(gap, result), _amount(spread, result)
         need = seeds_to_tell(gap, spread)
         have = len(per_seed)
         if need is None:
             text = (
                 f"More seeds will hardly tell {choice.candidate.title} from {against}: the "
-                f"difference is {gap:.2f}, the spread between seeds {spread:.2f}, so more than "
+                f"difference is {difference}, the spread between seeds {between}, so more than "
                 f"{MOST_SEEDS} would be needed. Take the cheaper one."
             )
             found.append(Step("seeds", text))
         elif need > have:
             text = (
                 f"Run {need} seeds ({need - have} more) of {choice.candidate.title} and of "
-                f"{against}: a difference of {gap:.2f} with a spread of {spread:.2f} between "
+                f"{against}: a difference of {difference} with a spread of {between} between "
                 f"seeds is then found with a power of {POWER:.0%}."
             )
             found.append(Step("seeds", text, seeds=need))
     return [*found, *_examples(result, rival, gap)]
+
+
+def _amount(difference: float, result: Recommendation) -> str:
+    one = result.scored_by
+    return f"{difference:.{one.decimals + 1}f} {one.unit}"
 
 
 def _by_seed(judged: JudgedForm, run_scores: Mapping[str, float], scale: float) -> dict[int, float]:
@@ -153,11 +160,8 @@ def _by_seed(judged: JudgedForm, run_scores: Mapping[str, float], scale: float) 
 
 def _margin(choice: JudgedForm, result: Recommendation, scale: float) -> float:
     """How far the choice is above the nearest limit of the score."""
-    room = []
-    if result.constraints.min_score is not None:
-        room.append(scale * (choice.candidate.score - result.constraints.min_score))
-    if result.constraints.max_drop is not None and choice.drop is not None:
-        room.append(result.constraints.max_drop - choice.drop)
+    worst = worst_scores(result.constraints, result.scored_by, result.drops_from.score)
+    room = [scale * (choice.candidate.score - score) for score in worst.values()]
     return max(0.0, min(room, default=0.0))
 
 
@@ -183,12 +187,13 @@ def _examples(result: Recommendation, rival: JudgedForm | None, gap: float) -> l
     assert rival.difference_high is not None
     z = float(stats.norm.ppf(0.975))
     error = (rival.difference_high - rival.difference_low) / (2 * z)
-    need = math.ceil(result.n_examples * (error * (z + stats.norm.ppf(POWER)) / gap) ** 2)
+    found = float(z + stats.norm.ppf(POWER)) * error
+    need = math.ceil(result.n_examples * (found / gap) ** 2)
     if need <= result.n_examples:
         return []
     text = (
         f"The selection split has {result.n_examples:,} rows, with which a difference of "
-        f"{(z + stats.norm.ppf(POWER)) * error:.2f} is found as a rule; for {gap:.2f} it takes "
+        f"{_amount(found, result)} is found as a rule; for {_amount(gap, result)} it takes "
         f"about {need:,}"
     )
     text += ". Raise data.selection_min, or label more." if need < 1_000_000 else ": out of reach."

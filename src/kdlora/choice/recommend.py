@@ -21,7 +21,7 @@ from kdlora.choice.candidates import (
     gather_candidates,
     run_scores,
 )
-from kdlora.choice.constraints import DEFAULT, PROFILES, Constraints
+from kdlora.choice.constraints import DEFAULT, PROFILES, Constraints, worst_scores
 from kdlora.choice.formats import MEASURED, MeasuredForm
 from kdlora.choice.next_steps import what_next
 from kdlora.choice.recommendation import (
@@ -39,7 +39,7 @@ from kdlora.evidence.students import bands
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.tidy import names
 from kdlora.vocabulary.arm import Arm
-from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.metric import Metric, metric
 from kdlora.vocabulary.task import CLASSIFICATION
 
 
@@ -188,7 +188,8 @@ def recommend(
     `coverages` are those of `coverages_of`, where the constraints ask for one.
     """
     candidates = pool.candidates
-    scale = pool.direction * metric(pool.metric).factor
+    scored_by = metric(pool.metric).directed(pool.direction)
+    scale = scored_by.upward
     k = len(candidates)
     u = scale * drawn.scores[:k]
     top = float(scale * drawn.scores[k]) if pool.reference is not None else float(u.max())
@@ -200,8 +201,9 @@ def recommend(
     answered = dict(zip(candidates, coverages, strict=True)) if coverages else {}
     static = [_static_broken(c, constraints, answered.get(c)) for c in candidates]
     broken = [
-        (*found, *_score_broken(u[i], top, constraints, scale)) for i, found in enumerate(static)
-    ]  # fmt: skip
+        (*found, *_score_broken(own, top, constraints, scored_by))
+        for own, found in zip(u, static, strict=True)
+    ]
     fits = np.array([not b for b in broken])
     levels, ties = cost_ranks(candidates, constraints), tie_order(candidates, constraints)
     best = pick(u[None], fits[None], levels, ties)[0]
@@ -210,14 +212,12 @@ def recommend(
     meets = p_best = None
     if values is not None and tops is not None:
         keeps = np.array([not found for found in static])[None] & _keeps_score(
-            values, tops, constraints, scale
+            values, tops, constraints, scored_by
         )
         picked = pick(values, keeps, levels, ties)
         meets = keeps.mean(0)
         p_best = np.bincount(picked[picked >= 0], minlength=k) / len(values)
-    drawn_scores = _Drawn(
-        pool.metric, scale, u, top, values, tops, meets, p_best, drawn.over
-    )  # fmt: skip
+    drawn_scores = _Drawn(scored_by, u, top, values, tops, meets, p_best, drawn.over)
     judged = [
         _judged(i, candidate, broken[i], best, drawn_scores)
         for i, candidate in enumerate(candidates)
@@ -255,7 +255,7 @@ def recommend(
     )
     if pool.baseline is not None and not result.beats_baseline:
         told = (
-            f"{pool.baseline.arm} scores {metric(pool.metric).shown(pool.baseline.score):g} on the "
+            f"{pool.baseline.arm} scores {scored_by.shown(pool.baseline.score):g} on the "
             f"selection split of {pool.task}, the model named here no more: none is worth shipping "
             "yet"
         )
@@ -267,7 +267,7 @@ def recommend(
             "and the teacher's are not judged"
         )
         result = replace(result, notes=(*result.notes, told))
-    steps = what_next(result, run_scores, scale, can_export=pool.can_export)
+    steps = what_next(result, run_scores, can_export=pool.can_export)
     return replace(result, next_steps=steps)
 
 
@@ -304,43 +304,41 @@ def _static_broken(
 
 
 def _score_broken(
-    u: float, top: float, constraints: Constraints, scale: float
+    u: float, top: float, constraints: Constraints, scored_by: Metric
 ) -> list[BrokenLimit]:
+    scale = scored_by.upward
+    said = {"min_score": u / scale, "max_drop": float(scored_by.drop(u / scale, top / scale))}
     found = []
-    if constraints.min_score is not None:
-        floor = scale * constraints.min_score
+    for name, worst in worst_scores(constraints, scored_by, top / scale).items():
+        floor = scale * float(worst)
         if u < floor - 1e-9:
             excess = (floor - u) / max(abs(floor), 1e-9)
-            found.append(BrokenLimit("min_score", constraints.min_score, u / scale, excess))
-    if constraints.max_drop is not None and top - u > constraints.max_drop + 1e-9:
-        floor = top - constraints.max_drop
-        excess = (floor - u) / max(abs(floor), 1e-9)
-        found.append(BrokenLimit("max_drop", constraints.max_drop, top - u, excess))
+            found.append(BrokenLimit(name, getattr(constraints, name), said[name], excess))
     return found
 
 
 def _keeps_score(
-    values: np.ndarray, tops: np.ndarray, constraints: Constraints, scale: float
+    values: np.ndarray, tops: np.ndarray, constraints: Constraints, scored_by: Metric
 ) -> np.ndarray:
     """Whether each candidate keeps the limits of the score [draws, candidates]."""
+    scale = scored_by.upward
     keeps = np.ones(values.shape, bool)
-    if constraints.min_score is not None:
-        keeps &= values >= scale * constraints.min_score - 1e-9
-    if constraints.max_drop is not None:
-        keeps &= tops[:, None] - values <= constraints.max_drop + 1e-9
+    for worst in worst_scores(constraints, scored_by, tops[:, None] / scale).values():
+        keeps &= values >= scale * worst - 1e-9
     return keeps
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """The scores of k candidates in points, more being better, as measured and as drawn again.
+    """The scores of k candidates as measured and as drawn again, more being better.
+
+    In points, or in the unit of a metric that is not shown so.
 
     u [k] and top (the reference); values [draws, k] and tops [draws], or None without draws; meets
     and p_best [k]: the share of draws in which a candidate keeps all limits, and is the choice.
     """
 
-    metric: str
-    scale: float
+    scored_by: Metric
     u: np.ndarray
     top: float
     values: np.ndarray | None
@@ -354,13 +352,17 @@ def _judged(
     i: int, candidate: ModelForm, broken: tuple[BrokenLimit, ...], best: int, drawn: _Drawn
 ) -> JudgedForm:
     """The candidate at place `i` against the one at place `best`, -1 where nothing fits."""
-    values, tops = drawn.values, drawn.tops
-    ends = score_ends(None if values is None else values[:, i] / drawn.scale, drawn.metric)
-    drops = quantiles(None if values is None or tops is None else tops - values[:, i])
+    values, tops, scored_by = drawn.values, drawn.tops, drawn.scored_by
+    scale = scored_by.upward
+    ends = score_ends(None if values is None else values[:, i] / scale, scored_by.name)
+    drop = float(scored_by.drop(drawn.u[i] / scale, drawn.top / scale))
+    drops = None
+    if values is not None and tops is not None:
+        drops = scored_by.drop(values[:, i] / scale, tops / scale)
     difference = None if best < 0 else float(drawn.u[i] - drawn.u[best])
     differences = quantiles(None if values is None or best < 0 else values[:, i] - values[:, best])
     return JudgedForm(
-        candidate, broken, *ends, float(drawn.top - drawn.u[i]), *drops,
+        candidate, broken, *ends, drop, *quantiles(drops),
         None if drawn.meets is None else float(drawn.meets[i]),
         None if drawn.p_best is None else float(drawn.p_best[i]), difference, *differences,
         drawn.over(i), drawn.over(i, best) if best >= 0 else "",

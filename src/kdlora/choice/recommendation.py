@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from kdlora.choice.candidates import Baseline, ModelForm
 from kdlora.choice.constraints import Constraints
 from kdlora.evidence.result import Result
-from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.metric import Metric, metric
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class BrokenLimit(Result):
 
 @dataclass(frozen=True)
 class JudgedForm(Result):
-    """A candidate under the constraints. Differences and drops in points, more being better.
+    """A candidate under the constraints.
 
-    drop: below the best teacher. difference: to the choice, with its interval.
+    drop: below the best teacher, in the metric's `drop_unit`. difference, more being better, in
+    points or the metric's own unit: to the choice, with its interval.
     score_over, difference_over: what varies in the interval, such as "texts only, one seed".
     """
 
@@ -118,15 +120,32 @@ class Recommendation(Result):
     not_told_apart: tuple[JudgedForm, ...] = ()
 
     @property
+    def scored_by(self) -> Metric:
+        return metric(self.metric).directed(self.direction)
+
+    @property
+    def drops_from(self) -> ModelForm:
+        """What drops are counted from: the best teacher, else the best candidate."""
+        return self.reference or self._best
+
+    @property
     def beats_baseline(self) -> bool:
-        """Whether the choice, or else the best of all, is shown to score more than baselines."""
+        """Whether the choice, or else the best of all, is above all baselines.
+
+        On the selection split, which chooses, as scores are shown.
+        """
         if self.baseline is None:
             return True
-        chosen = self.choice or max(
-            self.considered, key=lambda j: self.direction * j.candidate.score
-        )
-        shown = metric(self.metric).shown
-        return self.direction * (shown(chosen.candidate.score) - shown(self.baseline.score)) > 0
+        chosen = self._best if self.choice is None else self.choice.candidate
+        return self.scored_by.is_above(chosen.score, self.baseline.score)
+
+    @property
+    def _best(self) -> ModelForm:
+        found = [judged.candidate for judged in self.considered]
+        return max(found, key=lambda one: self.direction * one.score)
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"drop_unit": self.scored_by.drop_unit}
 
 
 @dataclass(frozen=True)

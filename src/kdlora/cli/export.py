@@ -39,10 +39,10 @@ def export(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            metavar="POINTS",
+            metavar="NUMBER",
             help="What a quantised form may lose on the report split against the fp32 student: "
-            "points (hundredths) of the primary metric, or for one such as the RMSE its own unit. "
-            "Default 0.5, or 1 % of the student's score.",
+            "points (hundredths) of the primary metric; of an error such as the RMSE, per cent of "
+            "the student's own. Default 0.5 points, or 1 %.",
         ),
     ] = None,
     force: Annotated[
@@ -132,7 +132,8 @@ def _show(artefact: Artefact, folder: Path) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     singles = sorted({t.length for v in artefact.variants for t in v.timings if t.batch == 1})
-    for title in ("form", "MB", artefact.variants[0].metric, "drop", "gate"):
+    drop = f"drop, {artefact.drop_unit}"
+    for title in ("form", "MB", artefact.variants[0].metric, drop, "gate"):
         table.add_column(title, justify="left" if title in ("form", "gate") else "right")
     for length in singles:
         table.add_column(f"ms at {length}", justify="right")

@@ -13,7 +13,7 @@ from kdlora.cli.terminal import say, say_json, terminal
 from kdlora.errors import InputError
 
 if TYPE_CHECKING:
-    from kdlora.choice.recommendation import JudgedForm, Recommendation
+    from kdlora.choice.recommendation import BrokenLimit, EasedLimit, JudgedForm, Recommendation
 
 
 def recommend(
@@ -31,10 +31,17 @@ def recommend(
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Of the task's metric on the selection split, such as 0.82."),
+        typer.Option(
+            help="Of the task's metric on the selection split, such as 0.82; of an error, the "
+            "most that is allowed."
+        ),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Points lost at most against the teacher.")
+        float | None,
+        typer.Option(
+            help="Lost at most against the teacher: points (hundredths) of the task's metric; of "
+            "an error such as the RMSE, per cent of the teacher's own."
+        ),
     ] = None,
     min_coverage: Annotated[
         float | None,
@@ -143,26 +150,27 @@ def recommend(
 
 
 def _show(one: Recommendation, *, several: bool, brief: bool) -> None:
-    from kdlora.report.content.which_to_ship import limits_text, model_name, sentence
+    from kdlora.report.content.which_to_ship import limit_text, limits_text, model_name, sentence
 
     console = terminal()
     title = one.profile or "Recommendation"
     title += f" on {one.task}" if several else ""
-    console.print(f"{title}: {limits_text(one.constraints)}", style="bold")
+    console.print(f"{title}: {limits_text(one)}", style="bold")
     if one.choice is not None:
         console.print(sentence(one))
     else:
         console.print("Nothing fits.")
         for judged in one.nearest:
             name = model_name(judged.candidate)
-            lacks = "; ".join(_broken(b) for b in judged.broken)
+            lacks = "; ".join(_broken(b, one) for b in judged.broken)
             console.print(f"  nearest: {name}: {lacks}")
         for give in one.eased:
-            console.print(f"  {_give(give)}")
+            console.print(f"  {_give(give, one)}")
     _show_table(one, console, brief=brief)
     for exclusion in one.exclusions:
+        limit = limit_text(exclusion.constraint, exclusion.limit, one)
         console.print(
-            f"  {exclusion.constraint} {_value(exclusion.limit)} excludes "
+            f"  {exclusion.constraint} {limit} excludes "
             f"{len(exclusion.excluded)} of {one.n_candidates}; without it "
             f"{exclusion.fit_without} would fit ({one.n_fitting} do)",
         )
@@ -182,7 +190,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
     from rich.table import Table
 
     from kdlora.report import words as w
-    from kdlora.report.content.which_to_ship import cost_text, short_name
+    from kdlora.report.content.which_to_ship import cost_text, drop_text, short_name
 
     scale = w.scale_of(one.metric)
     shown = [one.choice, *one.runners_up] if one.choice is not None else list(one.nearest)
@@ -193,7 +201,7 @@ def _show_table(one: Recommendation, console: Any, *, brief: bool) -> None:
         c = judged.candidate
         costs = (c.size_mb, c.latency_ms(one.constraints.latency))
         cells = [
-            name, short_name(c), scale.write(c.score), w.fixed(judged.drop, 1),
+            name, short_name(c), scale.write(c.score), drop_text(judged.drop, one),
             scale.write(c.report_score), *(cost_text(cost) for cost in costs),
             _percent(judged.p_best), _percent(judged.p_meets),
         ]  # fmt: skip
@@ -218,19 +226,19 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | int) else str(value)
+def _broken(broken: BrokenLimit, one: Recommendation) -> str:
+    from kdlora.report.content.which_to_ship import limit_text
+
+    name = broken.constraint
+    value, asked = (limit_text(name, x, one) for x in (broken.value, broken.limit))
+    return f"{name} is {value}, asked {asked}"
 
 
-def _broken(broken: Any) -> str:
-    value = "unknown" if broken.value is None else _value(broken.value)
-    return f"{broken.constraint} is {value}, asked {_value(broken.limit)}"
+def _give(give: EasedLimit, one: Recommendation) -> str:
+    from kdlora.report.content.which_to_ship import limit_text
 
-
-def _give(give: Any) -> str:
+    name = give.constraint
     if give.candidate is None:
-        return f"{give.constraint}: no value of it alone is enough"
-    return (
-        f"{give.constraint} {_value(give.needed)} instead of {_value(give.limit)} would let in "
-        f"{give.candidate}"
-    )
+        return f"{name}: no value of it alone is enough"
+    needed, limit = (limit_text(name, x, one) for x in (give.needed, give.limit))
+    return f"{name} {needed} instead of {limit} would let in {give.candidate}"

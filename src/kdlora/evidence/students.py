@@ -111,7 +111,7 @@ def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
 
 @dataclass(frozen=True)
 class BetterBaseline:
-    """A baseline that scores no worse than a student on the report split, as scores are shown.
+    """A baseline that a student is not above on the report split, as scores are shown.
 
     Both scores in stored units; `is_level` where one number is shown for the two.
     """
@@ -144,8 +144,7 @@ def better_baseline(frame: pd.DataFrame, run_id: str) -> BetterBaseline | None:
         return None
     best = (direction * means).idxmax()
     found = BetterBaseline(str(best), float(means[best]), score, name)
-    beaten = direction * found.score < direction * score and not found.is_level
-    return None if beaten else found
+    return None if metric(name).directed(direction).is_above(score, found.score) else found
 
 
 def _scores(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from kdlora.records.record import RelativePath
 from kdlora.records.store import write_json, write_text
 from kdlora.spec.fingerprint import sha256_of
 from kdlora.spec.sections import Windows
-from kdlora.vocabulary.metric import POINTS
+from kdlora.vocabulary.metric import PERCENT, POINTS
 
 ARTEFACT = "export.json"
 SCHEMA = 1
@@ -146,7 +146,11 @@ class Artefact(ArtefactPart):
     pad_id: int = Field(0, ge=0, lt=2**31)
     report_rows: int | None = None
     max_drop_points: float = Field(0.5, description="in `drop_unit`")
-    drop_unit: str = Field(POINTS, description="of drops: points, or a metric that is not in them")
+    drop_unit: str = Field(
+        POINTS,
+        description="of drops: points, or % of the fp32 student's score where its metric is not in "
+        "them (up to 0.2.0 that metric's own unit)",
+    )
     variants: list[Variant]
     adapter: RelativePath | None = None
     parity: list[Parity] = []
@@ -198,8 +202,8 @@ def variant_name(runtime: Runtime, quantization: Quantization) -> str:
 
 
 def written_drop(drop: float | None, unit: str) -> str:
-    """A drop as a table shows it: two decimals of points, four of another metric."""
-    return "" if drop is None else f"{drop:.{2 if unit == POINTS else 4}f}"
+    """A drop as a table shows it: two decimals of points and per cents, four of another unit."""
+    return "" if drop is None else f"{drop:.{2 if unit in (POINTS, PERCENT) else 4}f}"
 
 
 def is_artefact(folder: Path) -> bool:

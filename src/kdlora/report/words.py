@@ -139,13 +139,20 @@ def points_text(value: float) -> str:
     return f"{fixed(value, 1)} points"
 
 
-def signed_points(value: float | None) -> str:
-    return f"{fixed(value, 1, signed=True)} points"
+def in_unit(value: float | None, unit: str, *, signed: bool = False) -> str:
+    """The number of a comparison, which is in points or in a metric's own unit already."""
+    return fixed(value, 1 if unit == POINTS else metric(unit).decimals, signed=signed)
 
 
-def span_text(low: float | None, high: float | None) -> str:
+def signed_difference(value: float | None, unit: str) -> str:
+    return f"{in_unit(value, unit, signed=True)} {POINTS if unit == POINTS else metric_name(unit)}"
+
+
+def span_text(low: float | None, high: float | None, unit: str = POINTS) -> str:
     """An interval behind its number: " [1.2 to 3.4]"."""
-    return "" if low is None or high is None else f" [{fixed(low, 1)} to {fixed(high, 1)}]"
+    if low is None or high is None:
+        return ""
+    return f" [{in_unit(low, unit)} to {in_unit(high, unit)}]"
 
 
 def share_scope(told: int, tasks: int) -> str:

@@ -67,7 +67,7 @@ def export_model(
         quantize: forms of the ONNX model: "none" (fp32), "int8", "int4"; default none and int8.
         max_drop_points: what a quantised form may lose on the report split against the fp32
             student, in points of the primary metric; for one that is not shown in points, such
-            as the RMSE, in its own unit. Default half a point, or 1 % of the student's score.
+            as the RMSE, in per cent of the student's score. Default half a point, or 1 %.
         force: ship a form that lost more too; it is marked as forced.
         timing: time every form in turns with the teacher, with `threads` threads each.
         hub_name: what its card calls it, for a model that is to be pushed; default the folder.
@@ -112,7 +112,7 @@ def export_model(
             pad_id=int(work.tokenizer.pad_token_id or 0),
             report_rows=len(work.texts),
             max_drop_points=work.gate.allowed,
-            drop_unit=work.gate.metric.unit,
+            drop_unit=work.gate.metric.drop_unit,
             variants=[v.model_copy(update={"timings": timings.get(v.name, [])}) for v in variants],
             adapter=adapter,
             parity=work.parity,

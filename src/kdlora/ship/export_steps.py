@@ -198,7 +198,7 @@ def _refuse_failed(work: Work, variants: list[Variant]) -> None:
         head = (
             f"{variant.name} scores {_number(variant.score)} on {len(work.texts):,} report rows, "
             f"the fp32 student {_number(work.gate.score)}: more than the "
-            f"{work.gate.allowed:.4g} {work.gate.metric.unit} allowed"
+            f"{work.gate.allowed:.4g} {work.gate.metric.drop_unit} allowed"
         )
         problems.append("\n".join([head, *tried]))
     if problems:
@@ -271,7 +271,7 @@ def encoder_name(source: SourceRun) -> str:
 def _figures(metric: Metric, trial: Trial) -> str:
     drop = "no score"
     if trial.drop_points is not None:
-        drop = f"drop {written_drop(trial.drop_points, metric.unit)} {metric.unit}"
+        drop = f"drop {written_drop(trial.drop_points, metric.drop_unit)} {metric.drop_unit}"
     return f"{metric.name} {_number(trial.score)}, {drop}, {trial.size_mb:.1f} MB"
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from kdlora.measure.quality import Array, checked, score_split
 from kdlora.records.artefact import Trial
 from kdlora.ship.quantize import Settings, quantize
-from kdlora.vocabulary.metric import Metric, metric
+from kdlora.vocabulary.metric import PERCENT, POINTS, Metric, metric
 from kdlora.vocabulary.task import Task
 
-# What may be lost unless it is said: points, or a share of a score that is not shown in points.
-MAX_DROP_POINTS, MAX_DROP_SHARE = 0.5, 0.01
+# What may be lost unless it is said: points, or per cent of a score that is not shown in points.
+MAX_DROP = {POINTS: 0.5, PERCENT: 1.0}
 _ROUNDING = 1e-9  # a drop of exactly what is allowed passes
 
 
@@ -36,9 +36,9 @@ class Verdict:
 class Gate:
     """Labels [n] and the fp32 student's outputs [n, c] on the report split.
 
-    A drop is in the unit of the task's primary metric: in points, or for one that is not shown so
-    (such as the RMSE) in the metric's own. It is positive where the score got worse. `max_drop` is
-    what may be lost; None means half a point, or a hundredth of the fp32 student's score.
+    A drop is in the `drop_unit` of the task's primary metric: in points, or for one that is not
+    shown so (such as the RMSE) in per cent of the fp32 student's score. It is positive where the
+    score got worse. `max_drop` is what may be lost; None means half a point, or 1 %.
     """
 
     task: Task
@@ -52,10 +52,8 @@ class Gate:
 
     @property
     def allowed(self) -> float:
-        """The largest drop that passes."""
-        if self.max_drop is not None:
-            return self.max_drop
-        return MAX_DROP_POINTS if self.metric.in_points else MAX_DROP_SHARE * abs(self.score or 0.0)
+        """The largest drop that passes, in the metric's `drop_unit`."""
+        return MAX_DROP[self.metric.drop_unit] if self.max_drop is None else self.max_drop
 
     @cached_property
     def score(self) -> float | None:
@@ -67,7 +65,7 @@ class Gate:
         score, before = self._score(outputs), self.score
         drop = None
         if score is not None and before is not None:
-            drop = self.metric.factor * (before - score) * self.metric.direction
+            drop = float(self.metric.drop(score, before))
         agreement = None
         if self.task.label_names:
             kind = self.task.kind

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 POINTS = "points"  # hundredths of a score, the unit of metrics that are shown times 100
+PERCENT = "%"
 ECE_BINS = 15
 
 _OfCounts = Callable[["Floats", int | None], "Floats"]
@@ -93,6 +94,11 @@ class Metric:
         return 100.0 if self.in_points else 1.0
 
     @property
+    def upward(self) -> float:
+        """What a score is multiplied by to be in `unit` with more being better."""
+        return self.direction * self.factor
+
+    @property
     def decimals(self) -> int:
         """How many of them a score has where it is shown."""
         return 1 if self.in_points else 3
@@ -105,6 +111,40 @@ class Metric:
     def unit(self) -> str:
         """The unit of a score that was multiplied by `factor`: points, or the metric itself."""
         return POINTS if self.in_points else self.name or "score"
+
+    def directed(self, direction: int) -> Metric:
+        """This metric, with the direction that a study's results state for it."""
+        return replace(self, direction=direction)
+
+    def is_above(self, score: float, other: float) -> bool:
+        """Whether a score is better than another, both as they are shown."""
+        return self.direction * (self.shown(score) - self.shown(other)) > 0
+
+    @property
+    def drop_unit(self) -> str:
+        """The unit of every drop and of every limit of a drop.
+
+        A point is a small loss because the best score is 100. An error has no such end: 1 may be
+        next to nothing or more than all of it, so its drops are in per cent of the reference.
+        """
+        return POINTS if self.in_points else PERCENT
+
+    def drop(self, score: float | Floats, reference: float | Floats) -> Floats:
+        """How much worse a score is than a reference, in `drop_unit`; below 0 it is better."""
+        import numpy as np
+
+        lost = 100 * self.direction * (np.asarray(reference) - score)
+        if self.in_points:
+            return lost
+        with np.errstate(divide="ignore", invalid="ignore"):  # any loss of a score of 0 is endless
+            return np.where(lost == 0, 0.0, lost / np.abs(reference))
+
+    def worst_kept(self, reference: float | Floats, max_drop: float) -> Floats:
+        """The worst score whose drop from a reference is at most `max_drop`, in `drop_unit`."""
+        import numpy as np
+
+        whole = 1.0 if self.in_points else np.abs(reference)
+        return np.asarray(reference - self.direction * max_drop / 100 * whole)
 
     @property
     def is_computable(self) -> bool:

@@ -7,7 +7,9 @@ import re
 import pandas as pd
 import pytest
 
+from kdlora.choice.recommend import recommend_profiles
 from kdlora.evidence.gains import describe as gather
+from kdlora.evidence.students import better_baseline
 from kdlora.report.content import answer, cost, gains, pair_answer
 from tests.harness.studies import blank, make_frame, put, with_prefix
 
@@ -158,9 +160,26 @@ def test_a_tie_with_the_linear_model_is_no_win():
     )
 
 
+@pytest.mark.parametrize("floor", [0.8424, 0.8426, 0.8431, 0.8432, 0.8436])
+def test_terminal_report_and_recommendation_agree_whether_a_student_is_above(floor):
+    """Scores that are shown as one number are level, on whichever split."""
+    frame = exact(student__kd_lora=0.8432, student__lora=0.8432, baseline__tfidf=floor)
+    run = str(frame.loc[frame["arm"] == "student/kd-lora", "run_id"].iloc[0])
+    made = recommend_profiles(frame, {}, ()).found
+    (student,) = (one for one in made if one.profile == "student")
+    told = pair_answer.linear_baseline(gather(frame), PAIR).text
+    above = round(100 * 0.8432, 1) > round(100 * floor, 1)
+    assert (better_baseline(frame, run) is None) == above
+    assert student.beats_baseline == above
+    assert ("KD-LoRA" not in told) == above
+
+
 def test_every_encoder_above_the_linear_model():
     text = pair_answer.linear_baseline(gather(exact()), PAIR).text
-    assert text == "Every encoder's mean is above TF-IDF with a linear model on movie-reviews."
+    assert text == (
+        "On the report split every encoder's mean is above TF-IDF with a linear model on "
+        "movie-reviews."
+    )
     assert pair_answer.linear_baseline(gather(make_frame(baselines=False)), PAIR) is None
 
 

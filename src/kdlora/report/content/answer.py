@@ -107,7 +107,8 @@ def distilled(stats: Evidence) -> Finding | None:
     if rest:
         kinds = [
             f"{w.arm_name(c.a).partition(', ')[2]} is {verdict_name(c)} "
-            f"({w.signed_points(c.claim.difference)}{w.span_text(c.claim.low, c.claim.high)}"
+            f"({w.signed_difference(c.claim.difference, c.unit)}"
+            f"{w.span_text(c.claim.low, c.claim.high, c.unit)}"
             f"{flag_text(c)})"
             for c in rest
             if c.claim.difference is not None
@@ -179,8 +180,8 @@ def gain(stats: Evidence) -> Finding | None:
         text = f"It cannot be said: {'; '.join(reasons)}."
         return Finding("Does distillation help?", text, ("comparisons",)) if reasons else None
     parts = [
-        f"{w.phrase(c.b)} by {w.signed_points(c.claim.difference)}"
-        f"{w.span_text(c.claim.low, c.claim.high)}: {verdict_name(c)} {scope_text(c.claim)}"
+        f"{w.phrase(c.b)} by {w.signed_difference(c.claim.difference, c.unit)}"
+        f"{w.span_text(c.claim.low, c.claim.high, c.unit)}: {verdict_name(c)} {scope_text(c.claim)}"
         f"{decided_text(c)}{flag_text(c)}"
         for c in found
     ]

@@ -13,6 +13,7 @@ from kdlora.evidence.result import Mark
 from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.document import TIE, Cell, Column
+from kdlora.vocabulary.metric import POINTS
 from kdlora.vocabulary.quantity import Quantity
 
 POINTS_NOTE = (
@@ -136,9 +137,9 @@ def model_cell(arm: str) -> Cell:
     return Cell(w.arm_name(arm), arm)
 
 
-def points_cell(value: float | None, *, signed: bool = False) -> Cell:
-    """A cell of a number that is in points already."""
-    return Cell(w.fixed(value, 1, signed=signed), value)
+def points_cell(value: float | None, unit: str = POINTS, *, signed: bool = False) -> Cell:
+    """A cell of a number that is in points already, or in the unit of a comparison."""
+    return Cell(w.in_unit(value, unit, signed=signed), value)
 
 
 def p_cell(p: float | None) -> Cell:
@@ -147,10 +148,10 @@ def p_cell(p: float | None) -> Cell:
     return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
 
 
-def interval_cell(low: float | None, high: float | None) -> Cell:
+def interval_cell(low: float | None, high: float | None, unit: str = POINTS) -> Cell:
     if low is None or high is None:
         return Cell(w.NONE)
-    text = f"{w.fixed(low, 1)} to {w.fixed(high, 1)}"
+    text = f"{w.in_unit(low, unit)} to {w.in_unit(high, unit)}"
     return Cell(text, text, extra={"low": low, "high": high})
 
 

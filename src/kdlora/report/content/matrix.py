@@ -129,8 +129,8 @@ def _findings(one: Matrix, found: Sequence[Matrix]) -> list[Finding]:
     if gains:
         ordered = sorted(gains, key=lambda c: c.difference)
         text = (
-            f"Distilling changes the score by {w.signed_points(ordered[0].difference)} to "
-            f"{w.signed_points(ordered[-1].difference)} against the same student alone: "
+            f"Distilling changes the score by {_signed(ordered[0])} to {_signed(ordered[-1])} "
+            "against the same student alone: "
             f"{_counted(gains)}.{wider_text([c.comparison for c in gains])}"
         )
         made.append(Finding(f"Distillation{tail}", text, ("matrix_tests", "matrix")))
@@ -141,11 +141,13 @@ def _told(contrast: Contrast) -> str:
     """The difference with its verdict, or why there is none."""
     c = contrast.comparison
     if not c.claim.made:
-        known = (
-            "" if math.isnan(contrast.difference) else f"{w.signed_points(contrast.difference)}, "
-        )
+        known = "" if math.isnan(contrast.difference) else f"{_signed(contrast)}, "
         return f"on average: {known}cannot be said ({c.claim.cannot}){flag_text(c)}."
     return f"on average: {claim_text(c, c.claim)}{flag_text(c)}.{wider_text([c])}"
+
+
+def _signed(contrast: Contrast) -> str:
+    return w.signed_difference(contrast.difference, contrast.comparison.unit)
 
 
 def _counted(contrasts: Sequence[Contrast]) -> str:

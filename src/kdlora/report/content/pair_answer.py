@@ -24,6 +24,7 @@ from kdlora.report.content.gains import (
 )
 from kdlora.report.document import Finding
 from kdlora.vocabulary.arm import EMBEDDINGS, MAJORITY, TFIDF, Arm, uncontrolled
+from kdlora.vocabulary.metric import metric
 
 Sentence = Callable[[Facts, str], Finding | None]
 
@@ -203,13 +204,16 @@ _LINEAR = {
 
 
 def linear_baseline(facts: Facts, pair: str) -> Finding | None:
-    """Encoders whose mean is not above a linear baseline, task by task; or that none is."""
+    """Encoders whose mean is not above a linear baseline, task by task; or that none is.
+
+    On the report split, as scores are shown.
+    """
     parts = [part for base in _LINEAR if (part := _against(facts, pair, base))]
     return Finding("Against a linear baseline", " ".join(parts), ("quality",)) if parts else None
 
 
 def _against(facts: Facts, pair: str, baseline: Arm) -> str | None:
-    (name, are, score), beaten, compared = _LINEAR[baseline], [], []
+    (what, are, score), beaten, compared = _LINEAR[baseline], [], []
     for task in names(facts.frame, "task"):
         base = facts.spreads.get((pair, task, str(baseline)))
         own = {
@@ -220,20 +224,21 @@ def _against(facts: Facts, pair: str, baseline: Arm) -> str | None:
         if base is None or not own:
             continue
         compared.append(task)
-        metric, direction = metric_of(facts.frame, task)
-        scale = w.scale_of(metric)
+        name, direction = metric_of(facts.frame, task)
+        scale, scored_by = w.scale_of(name), metric(name).directed(direction)
         below = [
             f"{w.phrase(arm)} ({scale.write(found.mean)}{_sound_mean(found, scale)})"
             for arm, found in own.items()
-            if direction * (found.mean - base.mean) <= 0
+            if not scored_by.is_above(found.mean, base.mean)
         ]
         if below:
             beaten.append(f"{w.join(below)} on {task}, where {score} {scale.write(base.mean)}")
     if not compared:
         return None
     if not beaten:
-        return f"Every encoder's mean is above {name} on {w.join(compared)}."
-    return f"{name[0].upper()}{name[1:]} {are} not beaten by {'; '.join(beaten)}."
+        on = w.join(compared)
+        return f"On the report split every encoder's mean is above {what} on {on}."
+    return f"On the report split {what} {are} not beaten by {'; '.join(beaten)}."
 
 
 def _sound_mean(found: Spread, scale: w.Scale) -> str:

@@ -13,7 +13,7 @@ from kdlora.evidence.claim import Claim
 from kdlora.evidence.comparison import Comparison, made_scopes
 from kdlora.evidence.questions import DISTILLATION, ON_TEACHER
 from kdlora.evidence.ranks import Ranking
-from kdlora.evidence.result import Scope
+from kdlora.evidence.result import Rules, Scope
 from kdlora.evidence.sentences import claim_notes, sample_text
 from kdlora.evidence.study import Evidence
 from kdlora.report import words as w
@@ -39,19 +39,19 @@ def comparisons(stats: Evidence) -> Table | None:
     found = stats.comparisons
     if not found:
         return None
-    scopes = made_scopes(c for _, c in found)
+    scopes, unit = made_scopes(c for _, c in found), _unit([c for _, c in found])
     rows = tuple(_comparison(question, c, scopes) for question, c in found)
     columns = (
         Column("question", "Question", numeric=False),
         Column("a", "Model", numeric=False),
         Column("b", "Against", numeric=False),
-        Column("difference", "Difference", "points"),
-        Column("interval", "95 % interval", "points"),
+        Column("difference", "Difference", unit),
+        Column("interval", "95 % interval", unit),
         Column("p", "p, corrected"),
         Column("sample", "Over", numeric=False),
         Column("runs", "Matched runs"),
         *(Column(scope.replace(" ", "_"), SCOPE_NAMES[scope], numeric=False) for scope in scopes),
-        Column("detectable", "Detectable", "points"),
+        Column("detectable", "Detectable", unit),
     )
     rules = stats.rules
     return Table(
@@ -60,12 +60,26 @@ def comparisons(stats: Evidence) -> Table | None:
         columns,
         rows,
         f"Model minus the other, paired by encoder pair, task and seed; above zero the first is "
-        f"better. Equivalence margin {rules.margin:g} {rules.margin_unit}, error rate "
+        f"better. {_margin(found, rules)}, error rate "
         f"{100 * rules.alpha:g} %, {rules.correction.capitalize()} correction; detectable: the "
         f"smallest true difference found with {100 * rules.power:.0f} % power.",
         (VERDICT_NOTE, *_unmade(found), *_sample_notes(found)),
         heads=3,
     )
+
+
+def _margin(found: Sequence[tuple[str, Comparison]], rules: Rules) -> str:
+    """The margin of equivalence, which judges only differences in its own unit."""
+    if any(c.unit == rules.margin_unit for _, c in found):
+        return f"Equivalence margin {rules.margin:g} {rules.margin_unit}"
+    return "No equivalence margin is set in this unit"
+
+
+def _unit(found: Sequence[Comparison]) -> str:
+    """The unit that all of them have, in words; "" where they have several."""
+    units = {c.unit for c in found}
+    only = units.pop() if len(units) == 1 else ""
+    return w.metric_name(only) if only not in ("", w.POINTS) else only
 
 
 SCOPE_NAMES: dict[Scope, str] = {
@@ -103,16 +117,16 @@ def _comparison(question: str, c: Comparison, scopes: Sequence[Scope]) -> tuple[
     if c.n_flagged:
         flagged = f"{w.plural(c.n_flagged, 'pair')} with a flagged run"
     if c.n_flagged and c.unflagged is not None:
-        sound = f"{w.signed_points(c.unflagged)} without flagged runs"
+        sound = f"{w.signed_difference(c.unflagged, c.unit)} without flagged runs"
     runs = replace(w.count(c.n_runs), sub="; ".join(x for x in (flagged, *c.unequal) if x))
     return (
         Cell(question_name(question)), model_cell(c.a), model_cell(c.b),
-        replace(points_cell(claim.difference, signed=True), sub=sound),
-        interval_cell(claim.low, claim.high),
+        replace(points_cell(claim.difference, c.unit, signed=True), sub=sound),
+        interval_cell(claim.low, claim.high, c.unit),
         p_cell(claim.p_corrected), Cell(sample_text(claim) or w.NONE),
         runs,
         *(_verdict_cell(c.claims[scope]) for scope in scopes),
-        points_cell(claim.detectable),
+        points_cell(claim.detectable, c.unit),
     )  # fmt: skip
 
 
@@ -122,7 +136,7 @@ def _verdict_cell(claim: Claim) -> Cell:
         return Cell(w.NONE)
     if claim.verdict != "equivalent":
         return Cell(claim.verdict)
-    low, high = w.fixed(claim.low_equivalence, 1), w.fixed(claim.high_equivalence, 1)
+    low, high = (w.in_unit(x, c.unit) for x in (claim.low_equivalence, claim.high_equivalence))
     return Cell(claim.verdict, sub=f"90 % interval {low} to {high}")
 
 
@@ -133,17 +147,21 @@ def forest(stats: Evidence) -> Figure | None:
         rows = [_row(c, one=len({x.b for x in found}) == 1) for c in found]
         drawn = [row for row in rows if row]
         if drawn:
-            panels.append(_forest_panel(question, pd.DataFrame(drawn), stats.rules.margin))
+            unit = _unit(found)
+            margin = stats.rules.margin if unit == stats.rules.margin_unit else 0.0
+            panels.append(_forest_panel(question, pd.DataFrame(drawn), margin, unit))
     if not panels:
         return None
     sampled = {name for _, c in stats.comparisons for name in c.claim.basis.sampled}
     units = [name for name in ("tasks", "seeds", "texts") if name in sampled]
     n = sorted({c.n_runs for _, c in stats.comparisons if c.n_runs})
     counts = str(n[0]) if len(n) == 1 else f"{n[0]} to {n[-1]}"
+    rules, band = stats.rules, ""
+    if any(c.unit == rules.margin_unit for _, c in stats.comparisons):
+        band = f"The band is the equivalence margin, ±{rules.margin:g} {rules.margin_unit}. "
     caption = (
         f"Paired differences with 95 % intervals (n = {counts} matched runs; the interval is over "
-        f"{w.join(units)}). The band is the equivalence margin, ±{stats.rules.margin:g} "
-        f"{stats.rules.margin_unit}. Filled: a verdict after correction; open: undecided, which "
+        f"{w.join(units)}). {band}Filled: a verdict after correction; open: undecided, which "
         "does not mean equal. Intervals are not corrected; an equivalence rests on the narrower "
         "interval of 90 %."
     )
@@ -160,18 +178,19 @@ def _row(c: Comparison, *, one: bool) -> dict | None:
         "x": claim.difference, "low": claim.low, "high": claim.high,
         "decided": c.verdict not in ("undecided", "cannot be said"),
         "Comparison": f"{w.arm_name(c.a)} {w.MINUS} {w.arm_name(c.b)}",
-        "Difference": f"{w.fixed(claim.difference, 1, signed=True)} points",
-        "Interval": f"{w.fixed(claim.low, 1)} to {w.fixed(claim.high, 1)}",
+        "Difference": w.signed_difference(claim.difference, c.unit),
+        "Interval": f"{w.in_unit(claim.low, c.unit)} to {w.in_unit(claim.high, c.unit)}",
         "Verdict": c.verdict, "Matched runs": c.n_runs,
     }  # fmt: skip
 
 
-def _forest_panel(question: str, rows: pd.DataFrame, margin: float) -> Panel:
+def _forest_panel(question: str, rows: pd.DataFrame, margin: float, unit: str) -> Panel:
     title = question_name(question)
     low, high = min(rows["low"].min(), -margin), max(rows["high"].max(), margin)
     room = 0.05 * (high - low)
     scale = alt.Scale(domain=[low - room, high + room], nice=False, zero=False)
-    axis = alt.Axis(title="Difference, points; right of zero the first is better", tickCount=7)
+    what = f"Difference, {unit}" if unit else "Difference"
+    axis = alt.Axis(title=f"{what}; right of zero the first is better", tickCount=7)
     x = alt.X("x:Q", scale=scale, axis=axis)
     y = alt.Y("label:N", sort=list(rows["label"]),
               axis=alt.Axis(title=None, ticks=False, domain=False, labelLimit=300))  # fmt: skip

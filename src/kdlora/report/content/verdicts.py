@@ -39,7 +39,9 @@ def flag_text(c: Comparison) -> str:
     if c.unflagged is None:
         return ", with a flagged run in every matched pair"
     pairs = w.plural(c.n_flagged, "pair")
-    return f", but {w.signed_points(c.unflagged)} without the {pairs} with a flagged run"
+    return (
+        f", but {w.signed_difference(c.unflagged, c.unit)} without the {pairs} with a flagged run"
+    )
 
 
 def claim_text(c: Comparison, claim: Claim) -> str:
@@ -57,9 +59,11 @@ def difference_text(claim: Claim) -> str:
     An equivalence rests on the interval of two one-sided tests, which is the narrower one.
     """
     assert claim.difference is not None
-    text = f"{w.signed_points(claim.difference)}{w.span_text(claim.low, claim.high)}"
+    text = w.signed_difference(claim.difference, c.unit)
+    text += w.span_text(claim.low, claim.high, c.unit)
     if claim.verdict == "equivalent":
-        low, high = w.fixed(claim.low_equivalence, 1), w.fixed(claim.high_equivalence, 1)
+        ends = (claim.low_equivalence, claim.high_equivalence)
+        low, high = (w.in_unit(end, c.unit) for end in ends)
         text += f" (90 % interval {low} to {high})"
     return text
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdlora.choice.candidates import ModelForm
-from kdlora.choice.constraints import Constraints
 from kdlora.choice.formats import FORMS, MEASURED, Cost
 from kdlora.choice.recommend import by_score
 from kdlora.choice.recommendation import Choices, Recommendation
 from kdlora.report import words as w
 from kdlora.report.document import Cell, Column, Finding, Table
+from kdlora.vocabulary.metric import POINTS
 from kdlora.vocabulary.quantity import quantity
 
 INTRO = (
@@ -113,8 +113,8 @@ def sentence(one: Recommendation) -> str:
         text += f"{w.fixed(100 * one.probability, 0)} % of draws."
     if one.baseline is not None and not one.beats_baseline:
         text += (
-            f" But {w.phrase(one.baseline.arm)} has {scale.write(one.baseline.score)} there: "
-            "nothing here is worth shipping yet."
+            f" But {w.phrase(one.baseline.arm)} has {scale.write(one.baseline.score)} on the "
+            "selection split: nothing here is worth shipping yet."
         )
     if one.not_told_apart:
         tied = [model_name(judged.candidate) for judged in one.not_told_apart]
@@ -136,17 +136,34 @@ def _cost_cell(cost: Cost) -> Cell:
     return Cell(cost_text(cost), cost.value, basis, extra=extra)
 
 
-def limits_text(constraints: Constraints) -> str:
+def limit_text(name: str, value: float | str | None, one: Recommendation) -> str:
+    """A limit, or what a candidate has of it; a drop with its unit."""
+    if value is None:
+        return "unknown"
+    unit = f" {one.scored_by.drop_unit}" if name == "max_drop" else ""
+    return f"{value:.4g}{unit}" if isinstance(value, float | int) else value
+
+
+def drop_text(drop: float | None, one: Recommendation) -> str:
+    """For a table, where what has no unit is in points."""
+    unit = one.scored_by.drop_unit
+    return w.fixed(drop, 1) + ("" if unit == POINTS or drop is None else f" {unit}")
+
+
+def limits_text(one: Recommendation) -> str:
     """The limits in words: "at most 70 MB, at most 3 points below the teacher, onnx"."""
-    parts = []
+    constraints, scored_by, parts = one.constraints, one.scored_by, []
     if constraints.max_size_mb is not None:
         parts.append(f"at most {constraints.max_size_mb:g} MB")
     if constraints.max_latency_ms is not None:
         parts.append(f"at most {constraints.max_latency_ms:g} ms a text ({constraints.latency})")
     if constraints.min_score is not None:
-        parts.append(f"a score of at least {constraints.min_score:g}")
+        end = "least" if scored_by.direction > 0 else "most"
+        parts.append(f"a score of at {end} {constraints.min_score:g}")
     if constraints.max_drop is not None:
-        parts.append(f"at most {constraints.max_drop:g} points below the teacher")
+        than = "below" if scored_by.in_points else "worse than"
+        most = f"{constraints.max_drop:g} {scored_by.drop_unit}"
+        parts.append(f"at most {most} {than} the teacher")
     if constraints.min_coverage is not None:
         parts.append(
             f"at least {100 * constraints.min_coverage:g} % of the texts answered, "
@@ -182,10 +199,11 @@ def recommended(found: Sequence[Recommendation], *, most_open: int | None = None
         rows.append((
             *_task_cell(one.task, several),
             Cell(w.sentence_case(one.profile or w.NONE), one.profile,
-                 sub=limits_text(one.constraints), extra={"limits": limits_text(one.constraints)}),
+                 sub=limits_text(one), extra={"limits": limits_text(one)}),
             Cell(w.sentence_case(model_name(chosen)), chosen.title),
             Cell(scale.write(chosen.score), chosen.score, spread),
-            Cell(w.fixed(judged.drop, 2 if scale.factor == 1 else 1), judged.drop),
+            Cell(drop_text(judged.drop, one), judged.drop,
+                 extra={"drop_unit": one.scored_by.drop_unit}),
             _cost_cell(chosen.size_mb),
             _cost_cell(chosen.latency_ms(one.constraints.latency)),
             Cell(w.sentence_case(CERTAINTIES[one.certainty]), one.certainty,
