@@ -310,7 +310,7 @@ def test_the_report_tests_and_pairs_nothing_itself():
 # What they open is no path of a user's: the system's own files, and those that come with kdlora.
 OWN_FILES = {
     "machine.py", "measure/efficiency.py", "measure/energy.py", "planning/costs.py",
-    "training/precision.py", "records/leases.py", "serve/app.py", "spec/presets/__init__.py",
+    "training/precision.py", "serve/app.py", "spec/presets/__init__.py",
     "importing/mapping.py", "tables.py",
 }  # fmt: skip
 
