@@ -26,7 +26,7 @@ from kdlora.json_files import read_json_object
 from kdlora.machine import computes_on
 from kdlora.planning.workload import Rows, Workload, rows_key, rows_of, work_of
 from kdlora.records.contents import changed_files
-from kdlora.records.record import checksum
+from kdlora.records.record import casts_doubt, checksum
 from kdlora.records.store import Store
 from kdlora.records.study_folder import RUNS
 from kdlora.spec.plan import Plan
@@ -219,7 +219,7 @@ def _observed(run: Run, record: dict[str, Any], study: str) -> CostRecord:
         tokens = costs["train_tokens_per_s"] / costs["train_examples_per_s"]
         report = sum(count for split, count in n.items() if split.startswith("report"))
         rows = Rows(n["train"], n["selection"], report, tokens)
-    flagged = any(flag.get("severity") != "info" for flag in record.get("health") or ())
+    flagged = any(casts_doubt(flag.get("severity")) for flag in record.get("health") or ())
     return CostRecord(run, values, factors, rows, (costs.get("labelling_s") or 0) > 0.5, flagged)
 
 

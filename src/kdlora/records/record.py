@@ -204,6 +204,11 @@ class Flag(RecordPart):
     detail: str
 
 
+def casts_doubt(severity: str | None) -> bool:
+    """Whether a flag of this severity is more than information; one without any is."""
+    return severity != "info"
+
+
 class Teaching(RecordPart):
     """What a distilled student really learnt from."""
 
@@ -340,6 +345,11 @@ class Record(RecordPart):
     checksum: str = ""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @property
+    def doubts(self) -> list[Flag]:
+        """The flags that are more than information: a record with any is flagged."""
+        return [flag for flag in self.health if casts_doubt(flag.severity)]
 
     def sealed(self) -> Record:
         return self.model_copy(update={"checksum": self.expected_checksum()})
