@@ -310,7 +310,7 @@ def test_the_report_tests_and_pairs_nothing_itself():
 # What they open is no path of a user's: the system's own files, and those that come with kdlora.
 OWN_FILES = {
     "machine.py", "measure/efficiency.py", "measure/energy.py", "planning/costs.py",
-    "training/precision.py", "records/leases.py", "serve/app.py", "spec/presets/__init__.py",
+    "training/precision.py", "serve/app.py", "spec/presets/__init__.py",
     "importing/mapping.py", "tables.py",
 }  # fmt: skip
 
@@ -374,3 +374,87 @@ def test_commands_write_to_a_terminal_through_one_module_alone():
     assert not found, "use say, say_json, say_data and terminal of cli.terminal"
     assert printed("print(x)")
     assert printed("console = Console(markup=False)")
+
+
+QUOTED = re.compile(r"(?<!`)`([A-Za-z_]\w*(?:\.\w+)*)(?:\([^`]*\))?`(?!`)")  # `a.b` or `a(x)`
+ENDINGS = {"csv", "html", "json", "md", "parquet", "pt", "py", "tex", "toml", "yaml"}  # of files
+FOREIGN = {"auto_map", "scaled_dot_product_attention"}  # of transformers and torch
+
+
+def docstrings(source: str) -> Iterator[str]:
+    for node in nodes(source):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def defined_in(module: Path) -> set[str]:
+    """What a module defines or assigns, within its classes too; what a package hands on."""
+    found = set()
+    for node in nodes(module.read_text(encoding="utf-8")):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.alias) and module.name == "__init__.py":
+            found.add(node.asname or node.name)
+    return found
+
+
+def words_of(source: str) -> set[str]:
+    """Every name that a module's code uses, and the words of its texts; docstrings apart."""
+    found = {word for text in texts_of(source) for word in re.findall(r"\w+", text.value)}
+    for node in nodes(source):
+        for field in ("name", "id", "attr", "arg", "module", "asname"):
+            if isinstance(value := getattr(node, field, None), str):
+                found |= {*value.split(".")}
+    return found
+
+
+def module_at(place: Path, parts: list[str]) -> tuple[Path, list[str]] | None:
+    """The deepest module that a dotted name leads to from a folder, and what follows it."""
+    for n in range(len(parts), 0, -1):
+        path = place.joinpath(*parts[:n])
+        for file in (path / "__init__.py", path.with_suffix(".py")):
+            if file.is_file():
+                return file, parts[n:]
+    return None
+
+
+def leads_nowhere(name: str, package: Path) -> bool:
+    """Whether a dotted name begins with a module, of kdlora or beside its reader's own, and goes on
+    to what is not there.
+
+    A column such as `report.accuracy` and a file such as `report.html` are no such names.
+    """
+    parts = name.removeprefix("kdlora.").split(".")
+    if len(parts) == 1 or parts[-1] in ENDINGS or (parts[0] == "report" and parts[-1] in METRICS):
+        return False
+    found = module_at(ROOT / "src" / "kdlora", parts) or module_at(package, parts)
+    return found is not None and not {*found[1]} <= defined_in(found[0])
+
+
+def test_docstrings_name_what_there_is():
+    sources = {path: path.read_text(encoding="utf-8") for _, path in modules_beside("")}
+    words = FOREIGN.union(*map(words_of, sources.values()))
+    broken = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, source in sources.items()
+        for text in docstrings(source)
+        for name in QUOTED.findall(text)
+        if leads_nowhere(name, path.parent) or ("_" in name and not {*name.split(".")} <= words)
+    }
+    assert not broken
+
+
+def test_a_name_that_leads_nowhere_is_seen():
+    engines = ROOT / "src" / "kdlora" / "engines"
+    for good in ("engines.supervisor.OnEvent", "supervisor.OnEvent", "api.run", "kdlora.engines",
+                 "records.leases.Lease.check", "Path.resolve", "report.accuracy", "report.html",
+                 "os.link", "OnEvent"):  # fmt: skip
+        assert not leads_nowhere(good, engines), good
+    # the first is imported there, and defined elsewhere
+    for bad in ("engines.local.OnEvent", "supervisor.Nothing", "records.nothing.Lease"):
+        assert leads_nowhere(bad, engines), bad
+    assert QUOTED.findall("`a.b`, `c_d(x, y)`, ``e`` and `f g`") == ["a.b", "c_d"]
+    assert words_of("def a(b): return c.d(e=f, g='h_i')") >= {*"abcdefg", "h_i"}
+    assert "nothing" not in words_of('"""Of `nothing`."""')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import socket
 import threading
@@ -261,6 +262,35 @@ def test_what_killed_processes_were_writing_is_removed_when_it_is_written_again(
             (temporary / "new").touch()
         assert not gone.exists()
         assert alive.exists()
+
+
+def test_what_a_dead_process_left_is_removed_though_another_has_its_number_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "process_start", lambda pid: "1")  # when no process of today began
+        dead = beside(path)
+    alive = beside(path)
+    for folder in (dead, alive):
+        folder.mkdir()
+        os.utime(folder, (0, 0))  # a process that lives may also rest for long
+    assert drop_dead_below(tmp_path) == [dead]
+    assert alive.exists()
+
+
+def test_names_that_kdlora_0_1_gave_are_read(tmp_path: Path) -> None:
+    """They hold no start of a process: its number alone tells, and days without a change."""
+    shared = (socket.gethostname(), Path("/proc/sys/kernel/random/boot_id").read_text(),
+              os.readlink("/proc/self/ns/pid"))  # fmt: skip
+    mark = hashlib.sha256("\n".join(shared).encode()).hexdigest()[:8]
+    made = [tmp_path / f".model.a-host-{mark}-{pid}-abcde{n}.tmp"
+            for n, pid in enumerate((DEAD, os.getpid(), os.getpid()))]  # fmt: skip
+    for folder in made:
+        folder.mkdir()
+    os.utime(made[2], (0, 0))
+    assert set(leftovers(tmp_path / "model")) == set(made)
+    assert set(drop_dead_below(tmp_path)) == {made[0], made[2]}
 
 
 def test_leftovers_of_other_machines_go_when_nothing_has_changed_for_days(

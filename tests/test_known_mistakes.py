@@ -123,6 +123,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("mistake", TABLE)
 def test_every_named_test_exists(mistake: str) -> None:
+    assert TABLE[mistake]
     for place in TABLE[mistake]:
         file, _, name = place.partition("::")
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -68,6 +71,31 @@ def test_the_libraries_of_a_worker_are_told_its_share():
     values = tuning.worker_environment(3)
     assert {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"} <= set(values)
     assert set(values.values()) == {"3"}
+
+
+def test_a_process_is_gone_when_it_has_ended_or_its_number_is_anothers():
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = tuning.process_start(other.pid)
+    assert not tuning.is_gone(other.pid, started)
+    assert not tuning.is_gone(other.pid, None)
+    assert tuning.is_gone(other.pid, f"{int(started) - 1}")
+    other.communicate()
+    assert tuning.is_gone(other.pid, started)
+    assert tuning.is_gone(other.pid, None)
+    for nobodys in (2**22 + 1, 2**80):  # the second is no number that the system could have
+        assert tuning.process_start(nobodys) == ""
+        assert tuning.is_gone(nobodys, None)
+
+
+def test_where_the_system_does_not_tell_when_a_process_began_its_number_has_to_do(monkeypatch):
+    def missing(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", missing)
+    assert tuning.process_start(os.getpid()) == "unknown"
+    assert not tuning.is_gone(os.getpid(), "1")
+    assert not tuning.is_gone(os.getpid(), None)
+    assert tuning.is_gone(2**22 + 1, "1")
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,16 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from kdlora.errors import typo_of
+from kdlora.machine import is_gone, process_start, this_machine
 
 LARGEST = 64 * 1024 * 1024  # bytes of what is read as one text; a million words have about forty
 
 _LONGEST_PART = 100  # bytes of a name, or of a host's, in a temporary name; 255 are all there are
 _ABANDONED_S = 7 * 86400.0  # that nothing has changed in what another machine was writing
 _TEMPORARY = re.compile(
-    r"\..+\.(?:.+-)?(?P<machine>[0-9a-f]{8}|[^-]*)-(?P<pid>\d+)-[0-9a-f]{6}\.tmp", re.DOTALL
+    r"\..+\.(?:.+-)?(?P<machine>[0-9a-f]{8}|[^-]*)-(?P<pid>\d+)(?:\+(?P<started>\d+))?"
+    r"-[0-9a-f]{6}\.tmp",
+    re.DOTALL,
 )
 _AT_FDCWD, _EXCHANGE = -100, 2  # of renameat2(2)
 CHECKPOINT = "checkpoint.pt"  # of an unfinished run; the loop writes it, the store drops it
@@ -298,9 +301,11 @@ def sync(path: Path) -> None:
 
 def beside(path: Path) -> Path:
     """A name in the same folder that nobody else uses; it says which process of which machine."""
-    host = socket.gethostname()[:_LONGEST_PART]
-    process = f"{host}-{_machine()}-{os.getpid()}-{secrets.token_hex(3)}"
-    return path.with_name(f".{_shortened(path.name)}.{process}.tmp")
+    host, pid = socket.gethostname()[:_LONGEST_PART], os.getpid()
+    started = process_start(pid)
+    process = f"{pid}+{started}" if started.isdecimal() else f"{pid}"
+    unique = f"{host}-{_machine()}-{process}-{secrets.token_hex(3)}"
+    return path.with_name(f".{_shortened(path.name)}.{unique}.tmp")
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -335,12 +340,9 @@ def _is_dead(path: Path) -> bool:
     if match is None:
         return False
     if match["machine"] == _machine():
-        try:
-            os.kill(int(match["pid"]), 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:  # it lives, and is somebody else's
-            return False
+        gone = is_gone(int(match["pid"]), match["started"])
+        if gone or match["started"]:  # names without a start are from kdlora 0.1, or no Linux
+            return gone
     try:
         newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
     except OSError:  # somebody else was as quick
@@ -359,13 +361,10 @@ def _removed(path: Path) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """A mark of what processes share that see each other: the machine since it was started, and
-    the container."""
-    shared = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        shared.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        shared.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\n".join(shared).encode()).hexdigest()[:8]
+    """A short mark of this machine in names; kdlora 0.1 made the same."""
+    here = this_machine()
+    shared = f"{here['host']}\n{here['boot']}\n\n{here['namespace']}"
+    return hashlib.sha256(shared.encode()).hexdigest()[:8]
 
 
 def _shortened(name: str) -> str:

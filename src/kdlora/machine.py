@@ -1,14 +1,17 @@
-"""What has to be decided before a process that computes starts: threads and memory.
+"""This machine: which one it is, which of its processes live, and what a process may use of it.
 
-These are environment variables of the runtime libraries, read once when a process begins. What the
-user has set stays; what was chosen is kept in the record's environment.
+Threads and memory have to be decided before a process that computes starts: they are environment
+variables of the runtime libraries, read once when a process begins. What the user has set stays;
+what was chosen is kept in the record's environment.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
+import socket
 import subprocess
 import time
 from functools import lru_cache
@@ -28,6 +31,51 @@ _KEEP_MEMORY = {
 
 # Libraries beside torch that start a thread for every core unless they are told otherwise.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def this_machine() -> dict[str, str]:
+    """What two processes must share for the one to know whether the other lives.
+
+    The host, its boot and the container; what the system does not tell is empty.
+    """
+    boot = namespace = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = os.readlink("/proc/self/ns/pid")  # containers count their processes apart
+    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
+
+
+def process_start(pid: int) -> str:
+    """When a process of this machine began, in the kernel's ticks.
+
+    Empty if it is gone, "unknown" where the system does not tell.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as lines:
+            fields = lines.read().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return "" if _has_no_process(pid) else "unknown"
+    return "" if fields[0] in "ZX" else fields[19]  # a zombie does nothing any more
+
+
+def is_gone(pid: int, started: str | None) -> bool:
+    """Whether a process of this machine has ended, by its number and by when it began.
+
+    A number is given to another process some day: only number and start together name one. Where
+    the start was not noted the number has to do.
+    """
+    now = process_start(pid)
+    return not now if started is None else now not in (started, "unknown")
+
+
+def _has_no_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # it lives, and is somebody else's
+        return False
+    return False
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -96,6 +96,7 @@ def test_all_that_name_a_student_name_the_same(frame: pd.DataFrame) -> None:
     facts = describe(frame)
     text = said_first(facts)
     saved = students_to_save(frame)
+    assert set(facts.rankings) == set(frame["task"])
     for task, ranking in facts.rankings.items():
         own = [found for name, found in saved.items() if name in ("", *named_for(frame, task))]
         choice, first = recommended(frame, task), ranking.first

@@ -141,6 +141,8 @@ def test_rows_know_their_numbers_in_the_file_through_every_split(tmp_path):
     path = moods(tmp_path / "a.csv", 100, 1)
     data = load_task(ref_of(path), Data(selection_min=10, max_train=40))
     lines = path.read_text().splitlines()
+    assert all(map(len, data.splits().values()))
+    assert len(data.splits()) == 3
     for part in data.splits().values():
         for number, text in zip(part.numbers, part.texts[0], strict=True):
             assert lines[number].startswith(text)

@@ -39,7 +39,9 @@ def test_means_and_retention_by_hand() -> None:
 
 def test_the_unit_of_an_average_over_a_grid_is_the_seed() -> None:
     shared = shared_cells(grid(noisy(0.03, spread=0.02), pairs=["p", "q"], tasks=TASKS))
-    for found in aggregate(shared, rng=rng(), reference=FFT, rules=QUICK):
+    averages = aggregate(shared, rng=rng(), reference=FFT, rules=QUICK)
+    assert KD in {found.arm for found in averages}
+    for found in averages:
         by_seed = shared.table.groupby(level="seed").mean()
         known = stats.t.interval(0.95, 2, by_seed[found.arm].mean(), stats.sem(by_seed[found.arm]))
         assert (found.mean_low, found.mean_high) == pytest.approx(known)

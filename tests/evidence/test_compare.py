@@ -230,6 +230,7 @@ def test_all_scores_identical() -> None:
 def test_the_same_difference_everywhere() -> None:
     c = run(grid(lambda arm, *_: 0.8 + 0.1 * (arm == A), tasks=NINE))
     no_answer(c, "equal differences throughout")
+    assert {"runs", "blocks", "tasks"} <= set(c.levels)
     for level in c.levels.values():
         assert level.mean == pytest.approx(10)
         assert level.p_t is None

@@ -32,20 +32,26 @@ def test_a_whole_study_gathers_into_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "frame",
+    ("frame", "asked"),  # asked: there is more than one arm to compare
     [
-        grid(noisy(0.1), arms=ARMS, tasks=["t"], seeds=[1]),
-        grid(noisy(0.1), arms=ARMS[:1]),
-        grid(noisy(0.1), arms=ARMS).assign(status="missing"),
-        grid(noisy(0.1), arms=ARMS).assign(score=np.nan, train_s=0.0),
-        grid(lambda *_: 0.5, arms=ARMS).assign(train_s=1.0),
-        grid(noisy(0.1), arms=ARMS).head(0),
-        grid(noisy(0.1), arms=ARMS).drop(columns=["pair", "seed", "run_id", "metric", "direction"]),
+        (grid(noisy(0.1), arms=ARMS, tasks=["t"], seeds=[1]), True),
+        (grid(noisy(0.1), arms=ARMS[:1]), False),
+        (grid(noisy(0.1), arms=ARMS).assign(status="missing"), False),
+        (grid(noisy(0.1), arms=ARMS).assign(score=np.nan, train_s=0.0), False),
+        (grid(lambda *_: 0.5, arms=ARMS).assign(train_s=1.0), True),
+        (grid(noisy(0.1), arms=ARMS).head(0), False),
+        (
+            grid(noisy(0.1), arms=ARMS).drop(
+                columns=["pair", "seed", "run_id", "metric", "direction"]
+            ),
+            True,
+        ),
     ],
     ids=["one run", "one arm", "unfinished", "no scores", "identical", "empty", "few columns"],
 )
-def test_studies_that_say_little_still_gather(frame: pd.DataFrame) -> None:
+def test_studies_that_say_little_still_gather(frame: pd.DataFrame, asked: bool) -> None:
     e = gather(frame, rng=rng(), rules=QUICK)
+    assert any(e.families.values()) == asked
     for comparisons in e.families.values():
         for c in comparisons:
             assert c.verdict == "cannot be said" or c.claim.p is not None

@@ -332,6 +332,7 @@ def test_names_of_anything_never_raise(text):
 
 
 def test_every_arm_that_a_study_may_list_is_read_as_itself():
+    assert {"teacher/fft", "student/kd-lora"} <= {str(arm) for arm in every_plain_arm()}
     for arm in every_plain_arm():
         assert arm_named(str(arm)) == str(arm)
 

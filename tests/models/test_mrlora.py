@@ -1,20 +1,17 @@
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from kdlora.models.mrlora import MrLoraConfig, MrLoraLinear, halving_ranks
+from kdlora.models.mrlora import MrLoraConfig, MrLoraLinear
 from tests.harness.tiny_models import save_tiny_encoder, tiny_config
 
 IN, OUT = 12, 9
@@ -60,15 +57,6 @@ def _layers(model: nn.Module) -> list[MrLoraLinear]:
 
 
 X = torch.randn(7, IN, generator=torch.Generator().manual_seed(1))
-
-
-@given(st.integers(1, 1000))
-def test_halving_ranks(rank: int) -> None:
-    ranks = halving_ranks(rank)
-    assert ranks[0] == rank
-    assert ranks[-1] == 1
-    assert all(b == a // 2 for a, b in itertools.pairwise(ranks))
-    assert sum(ranks) < 2 * rank
 
 
 @pytest.mark.parametrize("rslora", [False, True])

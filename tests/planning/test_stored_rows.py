@@ -28,6 +28,8 @@ def rows(tmp_path, corner):
 
 def test_every_row_of_every_split_has_its_text_and_number(rows):
     data, kept, words = rows()
+    assert all(map(len, data.splits().values()))
+    assert len(data.splits()) == 3
     for split, part in data.splits().items():
         found = kept.at(split, part.ids.tolist())
         numbers = found["number"].astype(int)

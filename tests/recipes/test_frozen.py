@@ -91,6 +91,7 @@ def test_signals_of_hidden_states_are_refused(corner):
 
 def test_the_record_can_be_read_again(done):
     store, _, records = done
+    assert len(records) == 3
     for record in records.values():
         assert store.read(record.run_id) is not None
         json.loads((store.folder(record.run_id) / "record.json").read_text())

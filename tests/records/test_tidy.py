@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 
 from kdlora.errors import InputError
+from kdlora.planning.costs import observations
+from kdlora.records.frame import load_frame
+from kdlora.records.record import Flag
 from kdlora.records.tidy import (
     directions,
     groups,
@@ -19,6 +22,7 @@ from kdlora.records.tidy import (
     severities,
     tidy,
 )
+from tests.harness.stored_studies import same_on_both, store_study
 from tests.harness.studies import make_frame, put
 
 
@@ -55,6 +59,21 @@ def test_information_alone_does_not_flag_a_run(one_task):
     unstated = put(one_task, where, flags=("resumed",), flag_severities=())
     assert tidy(unstated)["flagged"].sum() == 1
     assert severities({"flags": ("a", "b"), "flag_severities": ("info",)}) == ("info", "warning")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [((), False), (("info",), False), (("warning",), True), (("info", "error"), True)],
+    ids=["no flag", "info", "warning", "info and error"],
+)
+def test_whoever_asks_is_told_the_same_runs_to_be_flagged(tmp_path, given, expected):
+    """A record, the tidy frame, and the plan's look at all records."""
+    flags = [Flag(name=level, severity=level, detail="") for level in given]
+    store = store_study(tmp_path, same_on_both(lambda run: 0.8), flagged=lambda run: flags)
+    frame = tidy(load_frame(tmp_path))
+    asked = {bool(store.read(run_id).doubts) for run_id in frame["run_id"]}
+    asked |= {*frame["flagged"]} | {one.flagged for one in observations(store)}
+    assert asked == {expected}
 
 
 def test_nothing_to_report(one_task):

@@ -101,7 +101,9 @@ def plain_latex(path):
 def test_latex_has_the_numbers_of_the_table(written):
     files, report, _ = written
     paths = {path.stem: path for path in files.tables if path.suffix == ".tex"}
-    for table in report.tables():
+    tables = list(report.tables())
+    assert tables
+    for table in tables:
         shown = [cell.shown for row in table.shown_rows for cell in row]
         shown += [column.header for column in table.columns]
         shown += [table.title, table.caption, *table.shown_notes]

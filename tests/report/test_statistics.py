@@ -78,6 +78,7 @@ def test_what_is_saved_is_the_ratio_of_matched_runs(known):
         facts.frame, [("student/kd-lora", "teacher/fft")], ["size_mb", "train_s"],
         rng=np.random.default_rng(0),
     )  # fmt: skip
+    assert {ratio.column for ratio in ratios} == {"size_mb", "train_s"}
     for ratio in ratios:
         saved = found["minilm-l6--minilm-l3", "student/kd-lora"][ratio.column]
         assert saved == pytest.approx(ratio.reduction_percent)

@@ -221,6 +221,19 @@ def test_an_unknown_name_is_a_metric_that_says_so_and_is_not_in_points(name):
     assert one.is_known or (one.factor == 1 and one.direction == 1 and one.possible(1e9))
 
 
+def test_what_a_score_can_be_is_told_of_one_and_of_many_alike():
+    """Both ends of the range count, and what rounding makes of them."""
+    for one in METRICS.values():
+        ends = [end for end in (one.low, one.high) if math.isfinite(end)]
+        inside = [end + error for end in ends for error in (0.0, -1e-12, 1e-12)]
+        outside = [end + step for end, step in zip((one.low, one.high), (-1e-6, 1e-6), strict=True)
+                   if math.isfinite(end)]  # fmt: skip
+        values = np.array([*inside, *outside, math.nan])
+        expected = [True] * len(inside) + [False] * (len(outside) + 1)
+        assert one.possible(values).tolist() == expected
+        assert [bool(one.possible(float(value))) for value in values] == expected
+
+
 def test_a_metric_that_is_not_computed_says_which_ones_are():
     for name in ("bleu", "mse", ""):
         with pytest.raises(InputError, match=f"unknown metric '{name}': expected one of accuracy"):

@@ -155,7 +155,7 @@ def run(
         engine, address, mlflow, mlflow_uri, trackio: where, and mirrored to what; see
             `engines.execution.Execution`.
         strict: what a look at the data warns of is an error, before anything is trained.
-        on_event: told of every run's progress (see `engines.local.OnEvent`).
+        on_event: told of every run's progress (see `engines.supervisor.OnEvent`).
         on_note: told in words what is being prepared or downloaded.
 
     Raises InputError before anything is written if the study, its data or its models are unusable,

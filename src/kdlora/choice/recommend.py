@@ -1,7 +1,7 @@
 """Which model to ship under constraints, how sure that is, and what would have to give.
 
 Chosen on the selection split alone; the report split's score is shown beside it. Costs are taken as
-known, scores are drawn again (`choice_bootstrap`): in each draw the constraints are applied and the
+known, scores are drawn again (`draw_candidates`): in each draw the constraints are applied and the
 best is picked anew. The probability of a choice is the share of draws in which it keeps all limits
 and is the best of those that do.
 """

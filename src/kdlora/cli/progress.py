@@ -118,7 +118,7 @@ class Board:
             return
         quality = event["done"].quality
         shown = "undefined" if quality.score is None else f"{quality.score:.4f}"
-        flags = [flag.name for flag in event["done"].health if flag.severity != "info"]
+        flags = [flag.name for flag in event["done"].doubts]
         doubt = f"  {', '.join(flags)}" if flags else ""
         took = f"in {seconds:.0f} s" if here else "by another process"
         self._line("done", "green", f"{name}: {quality.primary} {shown} {took}", doubt)

@@ -165,4 +165,4 @@ def _retire_flagged(plan: Plan, store: Store, done: set[str], only: set[str] | N
 
 def _is_flagged(store: Store, run_id: str) -> bool:
     record = store.read(run_id)
-    return record is not None and any(flag.severity != "info" for flag in record.health)
+    return record is not None and bool(record.doubts)

@@ -103,7 +103,7 @@ def missing_teachers(run: Run, store: Store) -> list[str]:
     return [teacher for teacher in run.teachers if not store.is_done(teacher)]
 
 
-# (run, event): {"start": True, "worker": n}, dicts of `recipes.run_one`, then one of {"done":
+# (run, event): {"start": True, "worker": n}, dicts of `recipes.run.run_one`, then one of {"done":
 # Record}, {"failed": why}, {"retry": why}, {"leased": who}, {"later": why}, {"stopped": why}.
 # The first and the last also say "remaining_s", the estimated time until the study is complete.
 OnEvent = Callable[[Run, dict[str, Any]], None]

@@ -52,7 +52,7 @@ def attempt(
     """Do a run unless it is done or somebody else is at it; its failure is recorded.
 
     Args:
-        on_progress: told of each step (see `recipes.run_one`); may raise KeyboardInterrupt.
+        on_progress: told of each step (see `recipes.run.run_one`); may raise KeyboardInterrupt.
         dead: another's lease that has been judged dead (see `records.leases.LeaseObserver`).
         expiry_s: how long this process may be silent before others take the run over.
         pause_epoch: stop with a checkpoint after this epoch.

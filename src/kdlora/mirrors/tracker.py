@@ -55,7 +55,7 @@ class Tracker:
             self._warn(f"it did not take the last records within {self.patience_s:.0f} s")
 
     def on_event(self, run: Run, event: dict[str, Any]) -> None:
-        """Follow the study (see `engines.local.OnEvent`)."""
+        """Follow the study (see `engines.supervisor.OnEvent`)."""
         if "done" in event or "failed" in event:
             self.ended.put(run.run_id)
 

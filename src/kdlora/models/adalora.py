@@ -17,6 +17,7 @@ from peft import AdaLoraConfig, AdaLoraModel, PeftModel
 from peft.tuners.adalora.layer import AdaLoraLayer
 
 from kdlora.errors import ModelError, Problems
+from kdlora.vocabulary.adapter_size import initial_rank
 
 OPTIONS = ("init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight")
 MIN_STEPS = 4  # fewer leave no step between the first importance scores and the last cut
@@ -57,11 +58,6 @@ def settings(rank: int, options: dict[str, Any], *, total_steps: int) -> dict[st
         )
     problems.raise_any(ModelError)
     return {**chosen, "target_r": rank, "total_step": total_steps}
-
-
-def initial_rank(rank: int) -> int:
-    """The rank that training begins with: 1.5 times the one it should end with (the paper's)."""
-    return math.ceil(1.5 * rank)
 
 
 def budget_reached(config: AdaLoraConfig) -> int:

@@ -1,4 +1,4 @@
-"""How many parameters an adapter trains, in closed form, and the rank that a budget allows."""
+"""How many parameters an adapter of a study trains, and the rank that a budget allows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from kdlora.errors import ModelError
-from kdlora.models.adalora import initial_rank
 from kdlora.models.adapters import check_options
 from kdlora.models.inspection import resolve_targets, trained_modules
-from kdlora.models.mrlora import halving_ranks
 from kdlora.spec.adapter import Adapter
+from kdlora.vocabulary.adapter_size import layer_parameters
 from kdlora.vocabulary.task import Task
 
 Shapes = dict[str, tuple[int, int]]  # inputs and outputs of every adapted layer
@@ -27,24 +26,12 @@ def adapter_parameters(
 ) -> int:
     """Trainable parameters of one adapter beside a Linear layer from `inputs` to `outputs`.
 
-    LoRA and rsLoRA: ``r (in + out)``; OLoRA the same, its r no larger than the layer. DoRA: one
-    magnitude per output more. AdaLoRA begins with ``init_r > r`` triplets of two vectors and a
-    value. MrLoRA: the sum of its blocks' ranks in place of r, and one weight per block. `name` is
-    the layer's, by which a `rank_pattern` may give it another rank.
+    `name` is the layer's, by which a `rank_pattern` may give it a rank of its own.
     """
     rank, options = adapter.known_rank, adapter.options
     ranks_by_name = options.get("rank_pattern") or {}
     rank = ranks_by_name.get(get_pattern_key(list(ranks_by_name), name), rank)
-    both = inputs + outputs
-    if adaptation == "adalora":
-        return options.get("init_r", initial_rank(rank)) * (both + 1)
-    if adaptation == "mrlora":
-        ranks = options.get("ranks") or halving_ranks(rank)
-        return sum(ranks) * both + len(ranks)
-    if adaptation == "olora":
-        return min(rank, inputs, outputs) * both
-    vectors = int(adaptation == "dora") + int(bool(options.get("lora_bias")))
-    return rank * both + vectors * outputs
+    return layer_parameters(adaptation, rank, inputs, outputs, options)
 
 
 def resolve_budget(

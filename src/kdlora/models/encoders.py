@@ -14,16 +14,16 @@ from transformers.modeling_utils import PreTrainedModel
 from kdlora.errors import ModelError
 from kdlora.models.checkpoints import Checkpoint, read_classifier, read_config, read_tokenizer
 from kdlora.models.inspection import dropout_fields, output_layer
-from kdlora.models.output_names import (
+from kdlora.models.student_layers import keep_layers
+from kdlora.models.trimmed import trimmed_encoder
+from kdlora.records.vocabulary_cut import Cut, read_cut
+from kdlora.spec.run import EncoderRef
+from kdlora.vocabulary.output_names import (
     label_permutation,
     names_in,
     require_outputs,
     require_problem_type,
 )
-from kdlora.models.student_layers import keep_layers
-from kdlora.models.trimmed import trimmed_encoder
-from kdlora.records.vocabulary_cut import Cut, read_cut
-from kdlora.spec.run import EncoderRef
 from kdlora.vocabulary.task import Task
 
 

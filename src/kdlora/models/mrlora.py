@@ -29,14 +29,7 @@ from peft.utils import (
 from torch import nn
 from torch.nn import functional
 
-
-def halving_ranks(rank: int) -> list[int]:
-    """``r, r/2, r/4, ... 1``, halves rounded down."""
-    ranks = []
-    while rank >= 1:
-        ranks.append(rank)
-        rank //= 2
-    return ranks
+from kdlora.vocabulary.adapter_size import halving_ranks
 
 
 @dataclass

@@ -7,7 +7,6 @@ and 4 s^2 d a layer for attention (Kaplan et al. 2020, "Scaling laws for neural 
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from kdlora.json_files import read_json_object
 from kdlora.models.families import FAMILIES, Family
 from kdlora.spec.adapter import Adapter
 from kdlora.spec.run import EncoderRef
+from kdlora.vocabulary.adapter_size import layer_parameters
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,15 @@ class EncoderShape:
         return tables + (self.stored or self.layers) * layer + pooled
 
     def adapter_params(self, adaptation: str, adapter: Adapter) -> int:
-        """Weights of an adapter of one of kdlora's variants; see `models.counting` for each."""
+        """Weights of an adapter of one of kdlora's variants."""
         if adapter.budget is not None:
             return adapter.budget
-        rank = adapter.rank or 8
-        if adaptation == "adalora":
-            rank = adapter.options.get("init_r", math.ceil(1.5 * rank))
-        elif adaptation == "mrlora":
-            rank = sum(
-                adapter.options.get("ranks") or [rank >> i for i in range(rank.bit_length())]
-            )
-        total = 0
-        for inputs, outputs in self._adapted(adapter.targets):
-            total += rank * (inputs + outputs) + (outputs if adaptation == "dora" else 0)
-        return total * (self.stored or self.layers)
+        rank, options = adapter.rank or 8, adapter.options
+        layer = sum(
+            layer_parameters(adaptation, rank, inputs, outputs, options)
+            for inputs, outputs in self._adapted(adapter.targets)
+        )
+        return layer * (self.stored or self.layers)
 
     def _adapted(self, targets: tuple[str, ...]) -> list[tuple[int, int]]:
         if "all-linear" in targets:

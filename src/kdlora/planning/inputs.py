@@ -22,12 +22,6 @@ from kdlora.data.unlabelled import Unlabelled, load_unlabelled
 from kdlora.errors import ModelError, Problems, did_you_mean
 from kdlora.measure.calibration import LEAST_ROWS
 from kdlora.models.families import longest_text
-from kdlora.models.output_names import (
-    entailment_output,
-    names_in,
-    require_outputs,
-    require_problem_type,
-)
 from kdlora.spec.distillation import signal_problems
 from kdlora.spec.hub_data import is_stored
 from kdlora.spec.plan import Plan
@@ -45,6 +39,12 @@ from kdlora.spec.run import (
     TrainedRun,
     ZeroShotTeacherRun,
     reader_of,
+)
+from kdlora.vocabulary.output_names import (
+    entailment_output,
+    names_in,
+    require_outputs,
+    require_problem_type,
 )
 
 OnNote = Callable[[str], None]

@@ -24,7 +24,6 @@ from kdlora.models.checkpoints import read_config, read_tokenizer, silence_libra
 from kdlora.models.counting import resolve_budget, without_weights
 from kdlora.models.encoders import load_encoder, output_names, resolve_encoder
 from kdlora.models.inspection import resolve_targets, trained_modules
-from kdlora.models.output_names import entailment_output
 from kdlora.models.student_layers import with_layers
 from kdlora.models.trimmed import trimmed_encoder
 from kdlora.planning.inputs import length_problem, matches_states
@@ -40,6 +39,7 @@ from kdlora.spec.run import (
     adapter_of,
     reader_of,
 )
+from kdlora.vocabulary.output_names import entailment_output
 from kdlora.vocabulary.task import Task
 
 

@@ -22,12 +22,12 @@ from kdlora.measure.calibration import calibrated
 from kdlora.measure.efficiency import merged_size_mb
 from kdlora.models.checkpoints import read_classifier, read_config, read_tokenizer
 from kdlora.models.encoders import check_loaded, new_modules, output_names, resolve_encoder
-from kdlora.models.output_names import entailment_output
 from kdlora.records.record import TeacherCalibration
 from kdlora.spec.run import ZeroShotTeacherRun
 from kdlora.training.forward import Forward, make_forward
 from kdlora.training.inference import costs_alone, predict
 from kdlora.training.precision import choose_compute, ready_for_inference
+from kdlora.vocabulary.output_names import entailment_output
 from kdlora.vocabulary.task import Task
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
@@ -29,6 +28,7 @@ from typing import Any, Literal
 
 from kdlora.errors import StoreError
 from kdlora.files import read_bytes
+from kdlora.machine import is_gone, process_start, this_machine
 
 EXPIRY_S = 60.0  # a counter that stands still for so long belongs to a dead holder
 _BEATS = 12  # beats within that time
@@ -69,7 +69,7 @@ class LeaseSnapshot:
     @property
     def of_this_machine(self) -> bool:
         """Whether this process can ask the system for the holder's."""
-        owner, here = self.owner, _machine()
+        owner, here = self.owner, this_machine()
         return bool(here["boot"]) and all(owner.get(key) == here[key] for key in here)
 
     def process_gone(self) -> bool:
@@ -77,7 +77,7 @@ class LeaseSnapshot:
         if not self.of_this_machine:
             return False
         pid, started = self.owner.get("pid"), self.owner.get("started")
-        return isinstance(pid, int) and process_start(pid) not in (started, "unknown")
+        return isinstance(pid, int) and is_gone(pid, started)
 
 
 def look(folder: Path) -> LeaseSnapshot:
@@ -137,7 +137,7 @@ class Lease:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         self._file = os.open(_path(folder, generation), flags, 0o644)
         try:
-            header = {**_machine(), "pid": os.getpid(), "started": process_start(os.getpid())}
+            header = {**this_machine(), "pid": os.getpid(), "started": process_start(os.getpid())}
             header |= {"nonce": uuid.uuid4().hex, "expiry_s": expiry_s}
             self._at = os.write(self._file, json.dumps(header).encode() + b"\n")
             os.pwrite(self._file, b"0".zfill(20), self._at)
@@ -250,38 +250,6 @@ def waited_for(folder: Path, *, every_s: float = 0.5) -> Iterator[Lease]:
                 yield lease
                 return
         time.sleep(every_s)
-
-
-def process_start(pid: int) -> str:
-    """When a process of this machine began, in the kernel's ticks; empty if it is gone.
-
-    A number is given to another process some day: only number and start together name one.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as lines:
-            fields = lines.read().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return "" if _is_gone(pid) else "unknown"
-    return "" if fields[0] in "ZX" else fields[19]  # a zombie does nothing any more
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _machine() -> dict[str, str]:
-    """What two processes must share for the one to know whether the other lives."""
-    boot = namespace = ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = os.readlink("/proc/self/ns/pid")  # containers count their processes apart
-    return {"host": socket.gethostname(), "boot": boot, "namespace": namespace}
 
 
 def _awake_s() -> float:

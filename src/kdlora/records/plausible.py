@@ -24,7 +24,6 @@ _MEASURED = tuple(
 )
 NON_NEGATIVE = (*_MEASURED, "eval_examples_per_s", "reserved_memory_mb", "epochs")
 POSITIVE = ("rank", "alpha", "lr", "batch_size", "max_length")
-TINY = 1e-9  # rounding of a score that is exactly 1
 
 
 def agreement_bounds(a_s: float, a_t: float, n_classes: int) -> tuple[float, float]:
@@ -110,7 +109,7 @@ def as_fractions(frame: pd.DataFrame, units: Mapping[str, str]) -> tuple[pd.Data
             largest = _largest_per_cent(frame.loc[rows, column], name)
             if largest is None:
                 continue
-            doubtful = rows & _up_to(frame[column], metric(name).high)
+            doubtful = rows & _as_it_is(frame[column], name)
             frame.loc[rows, column] = frame.loc[rows, column].map(_hundredth)
             # of the same numbers one note is enough
             same = column == f"report.{name}" and column not in units and "score" in units
@@ -133,10 +132,10 @@ def as_fractions(frame: pd.DataFrame, units: Mapping[str, str]) -> tuple[pd.Data
     return frame, notes
 
 
-def _up_to(cells: pd.Series, high: float) -> np.ndarray:
-    """Which cells hold a number, not 0, that is a score as it is."""
+def _as_it_is(cells: pd.Series, name: str) -> np.ndarray:
+    """Which cells hold a number, not 0, that is a score of a metric as it is."""
     values = pd.to_numeric(cells, errors="coerce").astype(float).abs()
-    return ((values > 0) & (values <= high + TINY)).to_numpy(bool)
+    return ((values > 0) & metric(name).possible(values)).to_numpy(bool)
 
 
 # Columns whose metric is the one that the row names.
@@ -169,7 +168,7 @@ def _largest_per_cent(cells: pd.Series, name: str) -> float | None:
     size = size[np.isfinite(size)]
     if not np.isfinite(one.high) or size.empty:
         return None
-    is_per_cent = (size > one.high + TINY).mean() > 0.5 and size.max() <= 100 * one.high
+    is_per_cent = (~one.possible(size)).mean() > 0.5 and size.max() <= 100 * one.high
     return float(size.max()) if is_per_cent else None
 
 
@@ -217,13 +216,13 @@ def _constant(frame: pd.DataFrame) -> pd.Series:
 def _out_of_range(
     column: str, values: pd.Series, name: str, where: pd.Series
 ) -> list[ImpossibleValue]:
-    low, high = metric(name).low, metric(name).high
-    beyond = where & ((values < low - TINY) | (values > high + TINY) | np.isinf(values))
+    one = metric(name)
+    beyond = where & values.notna() & (~one.possible(values) | np.isinf(values))
     if not beyond.any():
         return []
     worst = values[beyond].abs().max()
     advice = ""
-    if high == 1.0 and 1.0 < worst <= 100.0:
+    if one.high == 1.0 and 1.0 < worst <= 100.0:
         advice = "; if these scores are per cent, state `unit: percent` in the mapping"
     sentence = f"{name} lies in {_reach(name)}, found up to {worst:.6g} in size{advice}"
     return [_problem(column, beyond, sentence)]

@@ -23,6 +23,7 @@ from kdlora.spec.encoders import UNKNOWN_LICENCE
 from kdlora.spec.fingerprint import hash_json
 from kdlora.spec.run import Run, encoder_of
 from kdlora.vocabulary.metric import metric
+from kdlora.vocabulary.output_names import names_in
 from kdlora.vocabulary.task import KINDS, TASKS, Kind, Task, class_name
 
 
@@ -203,6 +204,11 @@ class Flag(RecordPart):
     detail: str
 
 
+def casts_doubt(severity: str | None) -> bool:
+    """Whether a flag of this severity is more than information; one without any is."""
+    return severity != "info"
+
+
 class Teaching(RecordPart):
     """What a distilled student really learnt from."""
 
@@ -339,6 +345,11 @@ class Record(RecordPart):
     checksum: str = ""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @property
+    def doubts(self) -> list[Flag]:
+        """The flags that are more than information: a record with any is flagged."""
+        return [flag for flag in self.health if casts_doubt(flag.severity)]
 
     def sealed(self) -> Record:
         return self.model_copy(update={"checksum": self.expected_checksum()})
@@ -480,9 +491,7 @@ def _model_names(folder: Path) -> tuple[str, ...]:
         found = (_read(folder / name) or {}).get(key)
         if isinstance(found, list) and found:
             return tuple(str(label) for label in found)
-    labels = (_read(folder / "config.json") or {}).get("id2label")
-    in_order = [str(i) for i in range(len(labels))] if isinstance(labels, dict) else []
-    return tuple(str(labels[i]) for i in in_order) if labels and {*in_order} == {*labels} else ()
+    return names_in(_read(folder / "config.json") or {})
 
 
 def licences_of(run: Run) -> dict[str, str]:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.records.predictions import SplitOutputs
-from kdlora.records.record import NOT_DONE
+from kdlora.records.record import NOT_DONE, casts_doubt
 from kdlora.vocabulary.arm import SEEDLESS, Arm
 from kdlora.vocabulary.metric import metric
 
@@ -156,7 +156,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     columns |= _keys(frame, columns)
     data = _without_impossible(pd.DataFrame(columns))
     data["flagged"] = [
-        any(level != "info" for level in severities({"flags": own, "flag_severities": levels}))
+        any(map(casts_doubt, severities({"flags": own, "flag_severities": levels})))
         for own, levels in zip(data["flags"], data["flag_severities"], strict=True)
     ]
     data.columns = data.columns.astype(object)  # looked up by far faster than Arrow's strings

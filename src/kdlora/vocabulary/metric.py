@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 POINTS = "points"  # hundredths of a score, the unit of metrics that are shown times 100
 PERCENT = "%"
 ECE_BINS = 15
+_ROUNDING = 1e-9  # of a score that is exactly 1
 
 _OfCounts = Callable[["Floats", int | None], "Floats"]
 _OfPositive = Callable[["Floats", "Array"], RankedTerms | RecallTerms]
@@ -194,9 +195,10 @@ class Metric:
 
         return Terms(cells, finish)
 
-    def possible(self, score: float, *, tolerance: float = 1e-9) -> bool:
-        """Whether a finite number can be a score of this metric, but for rounding."""
-        return self.low - tolerance <= score <= self.high + tolerance
+    def possible(self, score: Any) -> Any:
+        """Whether a finite number can be a score of this metric, but for rounding; or each of an
+        array's."""
+        return (self.low - _ROUNDING <= score) & (score <= self.high + _ROUNDING)
 
     def _check(self, positive: int | None) -> None:
         if not self.is_computable:

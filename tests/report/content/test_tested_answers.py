@@ -83,6 +83,7 @@ def test_without_predictions_one_seed_says_what_is_needed() -> None:
 
 def test_three_seeds_speak_of_the_recipe() -> None:
     evidence = gather_report(own_study(seeds=3))
+    assert evidence.comparisons
     for _, c in evidence.comparisons:
         assert c.claim is c.these_tasks
         assert c.claim.basis.sampled == ("seeds", "texts")

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdlora.vocabulary.adapter_size import layer_parameters
+from kdlora.vocabulary.arm import PEFT_VARIANTS
+
 # task -> rows of each class on the official validation split (MNLI: the matched one)
 CLASS_COUNTS: dict[str, tuple[int, ...]] = {
     "cola": (322, 721),
@@ -67,32 +70,16 @@ def shape_of(encoder: object) -> Shape | None:
     return SHAPES.get(str(encoder).rpartition("/")[2].lower())
 
 
-def adapter_parameters(shape: Shape, adaptation: str, rank: float) -> float | None:
+def adapter_parameters(shape: Shape, adaptation: str, rank: float) -> int | None:
     """Adapter parameters of a variant on query and value, None for variants not known here.
 
-    AdaLoRA starts with triplets (two vectors and a value) of its *initial* rank; MrLoRA of rank r
-    has blocks of ranks r, r/2, ..., 1 and one weight a block.
+    The rank of AdaLoRA is its *initial* one.
     """
-    modules, hidden = shape.layers * 2, shape.hidden
-    if adaptation in ("lora", "olora", "rslora"):
-        return shape.query_value(rank)
-    if adaptation == "dora":
-        return shape.query_value(rank) + modules * hidden
-    if adaptation == "adalora":
-        return modules * rank * (2 * hidden + 1)
-    if adaptation == "mrlora":
-        ranks = halved(int(rank))
-        return modules * (sum(ranks) * 2 * hidden + len(ranks))
-    return None
-
-
-def halved(rank: int) -> list[int]:
-    """8 -> [8, 4, 2, 1]."""
-    ranks = []
-    while rank >= 1:
-        ranks.append(rank)
-        rank //= 2
-    return ranks
+    if adaptation not in PEFT_VARIANTS:
+        return None
+    rank, hidden = int(rank), shape.hidden
+    modules = 2 * shape.layers
+    return modules * layer_parameters(adaptation, rank, hidden, hidden, {"init_r": rank})
 
 
 def outputs_of(task: object) -> int | None:

@@ -191,7 +191,7 @@ def costs_figure(facts: Facts) -> Figure | None:
 
 
 def costs_table(facts: Facts) -> Table | None:
-    """The numbers behind `by_model`."""
+    """The numbers behind `costs_figure`."""
     found = run_costs.cost_ranges(facts.frame, COSTS)
     used = [c for c in COSTS if any(c in own for own in found.values())]
     if not used:

@@ -16,11 +16,16 @@ _NAMELESS = re.compile(r"LABEL_\d+")
 
 
 def names_in(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of a classifier's outputs in their order; () where its config has none."""
+    """The names of a classifier's outputs in their order; () where its config has no name for each.
+
+    The outputs are numbered from 0 on, by texts in a file and by numbers in transformers.
+    """
     labels = config.get("id2label")
     if not isinstance(labels, Mapping):
         return ()
-    return tuple(str(labels[key]) for key in sorted(labels, key=int))
+    by_number = {str(number): str(name) for number, name in labels.items()}
+    in_order = [str(number) for number in range(len(labels))]
+    return tuple(by_number[number] for number in in_order) if {*in_order} == {*by_number} else ()
 
 
 def are_nameless(names: Sequence[str]) -> bool:
