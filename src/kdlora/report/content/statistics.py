@@ -125,12 +125,12 @@ def _comparison(question: str, c: Comparison, scopes: Sequence[Scope]) -> tuple[
         interval_cell(claim.low, claim.high, c.unit),
         p_cell(claim.p_corrected), Cell(sample_text(claim) or w.NONE),
         runs,
-        *(_verdict_cell(c.claims[scope]) for scope in scopes),
+        *(_verdict_cell(c, c.claims[scope]) for scope in scopes),
         points_cell(claim.detectable, c.unit),
     )  # fmt: skip
 
 
-def _verdict_cell(claim: Claim) -> Cell:
+def _verdict_cell(c: Comparison, claim: Claim) -> Cell:
     """The verdict of a claim, below it the interval that an equivalence rests on."""
     if not claim.made:
         return Cell(w.NONE)

@@ -48,12 +48,12 @@ def claim_text(c: Comparison, claim: Claim) -> str:
     """A claim with its numbers, what was taken as a sample, and its verdict and scope."""
     assert claim.difference is not None
     return (
-        f"{difference_text(claim)} over {sample_text(claim)}, "
+        f"{difference_text(c, claim)} over {sample_text(claim)}, "
         f"corrected p {w.p_text(claim.p_corrected)}; {verdict_name(c, claim)} {scope_text(claim)}"
     )
 
 
-def difference_text(claim: Claim) -> str:
+def difference_text(c: Comparison, claim: Claim) -> str:
     """The difference with the interval that its verdict rests on.
 
     An equivalence rests on the interval of two one-sided tests, which is the narrower one.
