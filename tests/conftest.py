@@ -45,6 +45,7 @@ SLOW = (
     "choice/test_one_student.py",
     "cli/test_bad_input.py",
     "cli/test_imported.py",
+    "cli/test_imported_gaps.py",
     "cli/test_killed_commands.py",
     "cli/test_look.py",
     "cli/test_recommend_command.py",
