@@ -279,7 +279,7 @@ def test_what_a_dead_process_left_is_removed_though_another_has_its_number_now(
     assert alive.exists()
 
 
-def test_names_that_kdlora_0_1_gave_are_read(tmp_path: Path) -> None:
+def test_names_that_earlier_versions_gave_are_read(tmp_path: Path) -> None:
     """They hold no start of a process: its number alone tells, and days without a change."""
     shared = (socket.gethostname(), Path("/proc/sys/kernel/random/boot_id").read_text(),
               os.readlink("/proc/self/ns/pid"))  # fmt: skip

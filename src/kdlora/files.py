@@ -341,7 +341,7 @@ def _is_dead(path: Path) -> bool:
         return False
     if match["machine"] == _machine():
         gone = is_gone(int(match["pid"]), match["started"])
-        if gone or match["started"]:  # names without a start are from kdlora 0.1, or no Linux
+        if gone or match["started"]:  # earlier names hold no start, nor do those of other systems
             return gone
     try:
         newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
@@ -361,7 +361,7 @@ def _removed(path: Path) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """A short mark of this machine in names; kdlora 0.1 made the same."""
+    """A short mark of this machine in names; earlier versions made the same."""
     here = this_machine()
     shared = f"{here['host']}\n{here['boot']}\n\n{here['namespace']}"
     return hashlib.sha256(shared.encode()).hexdigest()[:8]

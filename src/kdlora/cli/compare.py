@@ -15,6 +15,7 @@ from kdlora.cli.part import Where, Without
 from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say_json, terminal
 from kdlora.vocabulary.arm import wrapped
+from kdlora.vocabulary.p_value import p_text
 from kdlora.vocabulary.quantity import quantity
 
 if TYPE_CHECKING:
@@ -264,9 +265,7 @@ def _word(verdict: str) -> str:
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    return "-" if value is None else p_text(value, below="<")
 
 
 def _number(value: float | None) -> str:

@@ -19,6 +19,7 @@ from kdlora.evidence.result import (
 )
 from kdlora.evidence.sentences import sample_text, scope_text
 from kdlora.vocabulary.metric import POINTS
+from kdlora.vocabulary.p_value import p_text
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,11 @@ def sentence(c: Comparison) -> str:
     claim = c.claim
     if claim.verdict == "cannot be said":
         return f"{c.a} against {c.b}: cannot be said. {claim.cannot[:1].upper()}{claim.cannot[1:]}."
+    assert claim.p_corrected is not None
     unit, scope = "pp" if c.unit == POINTS else c.unit, scope_text(claim)
     numbers = (
         f"{claim.difference:+.2f} {unit} [{claim.low:.2f}, {claim.high:.2f}], "
-        f"{sample_text(claim)}, p {claim.p_corrected:.2g}"
+        f"{sample_text(claim)}, p {p_text(claim.p_corrected)}"
     )
     if claim.verdict == "undecided":
         seen = f"{100 * c.rules.power:.0f} % power from {claim.detectable:.1f} {unit} on"

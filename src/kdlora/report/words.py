@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdlora.report.document import NONE, Cell, Column, Value
+from kdlora.vocabulary import p_value
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import POINTS, metric
 from kdlora.vocabulary.quantity import Quantity
@@ -161,6 +162,4 @@ def share_scope(told: int, tasks: int) -> str:
 
 
 def p_text(p: float | None) -> str:
-    if p is None:
-        return NONE
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+    return NONE if p is None else p_value.p_text(p)

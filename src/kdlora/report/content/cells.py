@@ -14,6 +14,7 @@ from kdlora.records.tidy import groups, metric_of, names
 from kdlora.report import words as w
 from kdlora.report.document import TIE, Cell, Column
 from kdlora.vocabulary.metric import POINTS
+from kdlora.vocabulary.p_value import p_text
 from kdlora.vocabulary.quantity import Quantity
 
 POINTS_NOTE = (
@@ -92,6 +93,7 @@ def score_cell(found: Spread | None, metric: str, *, with_n: bool = True) -> Cel
 
 
 def percent(share: float | None) -> Cell:
+    """A share between 0 and 1, in hundredths."""
     return Cell(w.NONE) if share is None else Cell(w.fixed(100 * share, 1), share)
 
 
@@ -143,9 +145,7 @@ def points_cell(value: float | None, unit: str = POINTS, *, signed: bool = False
 
 
 def p_cell(p: float | None) -> Cell:
-    if p is None:
-        return Cell(w.NONE)
-    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p)
+    return Cell(w.NONE) if p is None else Cell(p_text(p, below="<"), p)
 
 
 def interval_cell(low: float | None, high: float | None, unit: str = POINTS) -> Cell:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdlora.evidence.predictions import label_results
 from kdlora.report import words as w
-from kdlora.report.content.cells import Lead
+from kdlora.report.content.cells import Lead, percent
 from kdlora.report.document import Cell, Column, Table
 
 
@@ -26,8 +26,8 @@ def per_label(frame: pd.DataFrame) -> Table | None:
                 one.true_positive, one.false_positive, one.false_negative, one.true_negative
             )  # fmt: skip
             rows.append((
-                *lead.cells(*place), Cell(label), *map(_points, shares), *map(w.count, counts),
-                _points(one.agreement), _kappa(one.kappa),
+                *lead.cells(*place), Cell(label), *map(percent, shares), *map(w.count, counts),
+                percent(one.agreement), _kappa(one.kappa),
             ))  # fmt: skip
     columns = (
         Column("label", "Label", numeric=False),
@@ -52,10 +52,6 @@ def per_label(frame: pd.DataFrame) -> Table | None:
         "answered where its probability is above one half.",
         heads=len(lead.columns) + 1,
     )
-
-
-def _points(value: float | None) -> Cell:
-    return Cell(w.NONE) if value is None else Cell(w.fixed(100 * value, 1), value)
 
 
 def _kappa(value: float | None) -> Cell:

@@ -11,6 +11,7 @@ from kdlora.evidence.matrix import Contrast, Matrix, MatrixModel
 from kdlora.evidence.result import finite
 from kdlora.evidence.sentences import scope_text
 from kdlora.report import words as w
+from kdlora.report.content.cells import p_cell, percent
 from kdlora.report.content.verdicts import claim_text, flag_text, verdict_name, wider_text
 from kdlora.report.document import Cell, Column, Figure, Finding, Panel, Table
 from kdlora.report.render.panels import heat_map, shades
@@ -175,14 +176,14 @@ def cells(found: Sequence[Matrix]) -> Table:
                 Cell(_teacher(model), model.teacher or None),
                 Cell(model.student or w.NONE, model.student or None),
                 Cell(scale.write(model.score), model.score, spread),
-                *([_hundredths(model.macro_f1)] if macro else []),
-                _hundredths(model.positive_f1),
+                *([percent(model.macro_f1)] if macro else []),
+                percent(model.positive_f1),
                 Cell(w.fixed(model.speedup, 2) + (w.TIMES if model.speedup else ""),
                      model.speedup) if model.speedup is not None else Cell(w.NONE),
                 w.number(model.size_mb), w.number(model.size_mib),
-                _hundredths(model.agreement),
+                percent(model.agreement),
                 Cell(w.fixed(model.kappa, 3), model.kappa),
-                _hundredths(model.lower), _hundredths(model.upper), _hundredths(model.chance),
+                percent(model.lower), percent(model.upper), percent(model.chance),
                 w.count(len(model.seeds)),
             ))  # fmt: skip
     first = found[0]
@@ -216,10 +217,6 @@ def cells(found: Sequence[Matrix]) -> Table:
 def _teacher(model: MatrixModel) -> str:
     alone = {"vanilla": "none (alone)", "full": "none (alone, full fine-tuning)"}
     return alone.get(model.kind, model.teacher)
-
-
-def _hundredths(value: float | None) -> Cell:
-    return Cell(w.NONE) if value is None else Cell(w.fixed(100 * value, 1), value)
 
 
 def _lead(one: Matrix, found: Sequence[Matrix]) -> tuple[Cell, ...]:
@@ -270,14 +267,14 @@ def contrasts(found: Sequence[Matrix]) -> Table:
     rows = []
     for one in found:
         for c in one.contrasts:
-            exact = "; ".join(f"{seed}: {w.p_text(p)}" for seed, p in c.mcnemar)
+            exact = "; ".join(f"{seed}: {p_cell(p).text}" for seed, p in c.mcnemar)
             claim = c.claim
             rows.append((
                 *_lead(one, found),
                 Cell(KINDS[c.kind], c.kind), Cell(_plain(c.a)), Cell(_plain(c.b)),
                 Cell(w.fixed(c.difference, 2, signed=True), finite(c.difference)),
                 _number(claim.low), _number(claim.high),
-                _p(claim.p), _p(claim.p_corrected),
+                p_cell(claim.p), p_cell(claim.p_corrected),
                 Cell(verdict_name(c.comparison), claim.verdict),
                 Cell(exact or w.NONE),
             ))  # fmt: skip
@@ -313,10 +310,6 @@ def _scope_notes(contrasts: Sequence[Contrast]) -> tuple[str, ...]:
         else:
             found.append(f"Cannot be said: {c.claim.cannot}.")
     return tuple(dict.fromkeys(found))
-
-
-def _p(value: float | None) -> Cell:
-    return Cell(w.NONE) if value is None else Cell(w.p_text(value), value)
 
 
 def _plain(side: str) -> str:

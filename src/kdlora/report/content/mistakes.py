@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from kdlora.evidence.mistakes import OUT_OF_FOLD, RowOfInterest, TaskMistakes
 from kdlora.evidence.slices import SliceScore
 from kdlora.report import words as w
-from kdlora.report.content.cells import TASK
+from kdlora.report.content.cells import TASK, p_cell, percent
 from kdlora.report.document import Cell, Column, Finding, Link, Table
 
 FIRST = 10  # rows that the report shows; the page of mistakes and the CSV have all
@@ -123,9 +123,9 @@ def mistakes(found: Sequence[TaskMistakes]) -> Table | None:
         (
             *of_task(one), *_place(m.row), *_text(m.row, texts),
             Cell(one.named(m.label, m.about)), Cell(one.named(m.answer, m.about)),
-            _percent(m.confidence),
+            percent(m.confidence),
             Cell(w.NONE if m.teacher_answer is None else one.named(m.teacher_answer, m.about)),
-            _percent(m.teacher_confidence),
+            percent(m.teacher_confidence),
             Cell({None: w.NONE, True: "suspected", False: "no"}[m.suspected]),
         )
         for one in found for m in one.mistakes
@@ -159,7 +159,7 @@ def label_errors(found: Sequence[TaskMistakes]) -> Table | None:
         (
             *of_task(one), Cell(_SPLITS[s.row.split]), *_place(s.row), *_text(s.row, texts),
             Cell(one.named(s.label, s.about)), Cell(one.named(s.likely, s.about)),
-            _percent(s.label_probability), _percent(s.likely_probability),
+            percent(s.label_probability), percent(s.likely_probability),
         )
         for one in found for s in one.suspects
     )  # fmt: skip
@@ -217,7 +217,7 @@ def _slice_cells(one: SliceScore) -> tuple[Cell, ...]:
     score = Cell(_value(one, one.score), one.score, span, extra={"low": one.low, "high": one.high})
     return (
         Cell(one.column), Cell(one.value), w.count(one.n), score,
-        Cell(_value(one, one.rest), one.rest), Cell(w.p_text(one.p_adjusted), one.p_adjusted),
+        Cell(_value(one, one.rest), one.rest), p_cell(one.p_adjusted),
         Cell(one.verdict), Cell(_difference(one), one.detectable),
     )  # fmt: skip
 
@@ -253,7 +253,3 @@ def _text(row: RowOfInterest, texts: bool) -> tuple[Cell, ...]:
         return (Cell(w.NONE),)
     flat = " ".join(row.text.split())
     return (Cell(flat if len(flat) <= _SHOWN else f"{flat[:_SHOWN]} …", row.text),)
-
-
-def _percent(share: float | None) -> Cell:
-    return Cell(w.NONE) if share is None else Cell(w.fixed(100 * share, 1), share)

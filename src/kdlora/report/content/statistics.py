@@ -233,11 +233,10 @@ def ranks(stats: Evidence) -> Table | None:
         caption = f"No test of ranks: {ranking.cannot}."
     else:
         cd = ranking.critical_difference
-        p = p_cell(ranking.p_friedman).text
-        sign = "" if p.startswith("<") else "= "
         caption = (
-            f"Friedman's test over {ranking.n} tasks: p {sign}{p}. Ranks that differ by less than "
-            f"{w.fixed(cd, 2)} (Nemenyi) are not told apart, which does not make them equal."
+            f"Friedman's test over {ranking.n} tasks: p {w.p_text(ranking.p_friedman)}. Ranks "
+            f"that differ by less than {w.fixed(cd, 2)} (Nemenyi) are not told apart, which does "
+            "not make them equal."
         )
     columns = (MODEL, Column("rank", "Average rank over tasks"))
     return Table("ranks", "Average ranks", columns, rows, caption, folded=True)
