@@ -128,6 +128,7 @@ def compare(
     *,
     rng: np.random.Generator,
     keys: Sequence[str] = KEYS,
+    block: Sequence[str] | None = None,
     score: str = "score",
     rules: Rules | None = None,
 ) -> Comparison:
@@ -138,7 +139,9 @@ def compare(
     said in `notes` and in the claims' `cannot`; a missing arm is no error. Raises InputError for
     columns and keys that the frame lacks.
     """
-    (made,) = compare_many(frame, [(a, b)], rng=rng, keys=keys, score=score, rules=rules)
+    (made,) = compare_many(
+        frame, [(a, b)], rng=rng, keys=keys, block=block, score=score, rules=rules
+    )
     return made
 
 
@@ -148,6 +151,7 @@ def compare_many(
     *,
     rng: np.random.Generator,
     keys: Sequence[str] = KEYS,
+    block: Sequence[str] | None = None,
     score: str = "score",
     rules: Rules | None = None,
 ) -> tuple[Comparison, ...]:
@@ -157,7 +161,8 @@ def compare_many(
     usable, notes = usable_runs(study, score)
     sides: dict[str, tuple[pd.DataFrame, list[str]]] = study.once(("sides", score, *keys), dict)
     matched = [
-        match_usable(usable, notes, a, b, keys=keys, score=score, sides=sides) for a, b in contrasts
+        match_usable(usable, notes, a, b, keys=keys, block=block, score=score, sides=sides)
+        for a, b in contrasts
     ]
     return compare_matched(study, matched, rng=rng, rules=rules)
 

@@ -117,16 +117,17 @@ def match(
     b: str | Selection,
     *,
     keys: Sequence[str] = KEYS,
+    block: Sequence[str] | None = None,
     score: str = "score",
 ) -> Matched:
     """Pair the runs of `a` and `b` cell by cell; what only one side has is counted, not used.
 
-    `keys` name what paired runs share; several runs of an arm in one cell are averaged. Runs that
-    differ in nothing but the seed are replicates of one another: a block.
+    `keys` name what paired runs share; several runs of an arm in one cell are averaged. `block`
+    (default: the keys without seed) names the cells whose runs are replicates of one another.
     A side that has no value for a key (a baseline has no seed) is compared with every one.
     """
     usable, notes = usable_runs(frame, score)
-    return match_usable(usable, notes, a, b, keys=keys, score=score)
+    return match_usable(usable, notes, a, b, keys=keys, block=block, score=score)
 
 
 def match_usable(
@@ -136,6 +137,7 @@ def match_usable(
     b: str | Selection,
     *,
     keys: Sequence[str] = KEYS,
+    block: Sequence[str] | None = None,
     score: str = "score",
     sides: dict[str, tuple[pd.DataFrame, list[str]]] | None = None,
 ) -> Matched:
@@ -145,10 +147,13 @@ def match_usable(
     """
     a, b = Selection.parse(a), Selection.parse(b)
     keys = tuple(map(own_name, keys))
-    block = tuple(k for k in keys if k != "seed")
+    block = tuple(map(own_name, block or ())) or tuple(k for k in keys if k != "seed")
     problems = [f"no column '{k}' to pair on" for k in keys if k not in usable]
-    if "task" not in keys:
-        problems.append(f"the keys must name the task; given {keys}")
+    if "task" not in keys or "task" not in block:
+        problems.append(
+            f"the keys must name the task, and so must the block; given {keys}, {block}"
+        )
+    problems += [f"block column '{k}' is not among the keys {keys}" for k in block if k not in keys]
     if problems:
         raise InputError(problems, where="pairing")
 
