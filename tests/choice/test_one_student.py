@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ from kdlora.records.store import Store
 from kdlora.report import words as w
 from kdlora.report.content import answer, pair_answer, which_to_ship
 from kdlora.ship.card import CALIBRATION, CARD, read_card
+from kdlora.ship.named_model import saved_students
 from kdlora.ship.student import save_students, students_to_save
 from tests.harness.choice_studies import row, study
 from tests.harness.stored_studies import ERROR, store_study
@@ -284,6 +286,66 @@ def test_what_a_user_put_beside_a_student_outlives_the_next_one(
     (note,) = told
     assert "onnx/notes.txt" in note
     assert str(aside) in note
+
+
+@pytest.fixture
+def resaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Makes the study at `tmp_path / "study"` anew, saves its students and gives what is told."""
+    monkeypatch.setattr("kdlora.models.saved.load_trained", saved_nothing)
+    monkeypatch.setattr("kdlora.ship.student.call_in_worker", lambda call, *told: call(*told))
+
+    def save(tasks: list[str], *, lr: float, flagged: str | None = None) -> list[str]:
+        store = Store(tmp_path / "study")
+        made = store_study(
+            tmp_path / f"{tasks}-{lr}-{flagged}", lambda run: (0.8, 0.8),
+            flagged=lambda run: [ERROR] * (run.task.name == flagged), tasks=tasks,
+            arms=["teacher/fft", "student/lora"], training={"lr": lr},
+        )  # fmt: skip
+        shutil.copytree(made.root, store.root, dirs_exist_ok=True)
+        told: list[str] = []
+        save_students(load_frame(store.root), store, told.append)
+        return told
+
+    return save
+
+
+def test_a_student_of_earlier_settings_is_set_aside_where_none_takes_its_place(
+    tmp_path: Path, resaved: Callable[..., list[str]]
+) -> None:
+    study = tmp_path / "study"
+    assert resaved(["rte"], lr=1e-3) == []
+    (saved,) = saved_students(study)
+    card = (saved / CARD).read_text()
+    (note,) = resaved(["rte"], lr=1e-8, flagged="rte")
+    assert "no longer in the study" in note
+    assert str(study / "student.before-0") in note
+    assert saved_students(study) == []
+    assert (study / "student.before-0" / CARD).read_text() == card
+
+
+def test_of_several_tasks_only_the_stale_student_is_set_aside(
+    tmp_path: Path, resaved: Callable[..., list[str]]
+) -> None:
+    study = tmp_path / "study"
+    resaved(["rte", "mrpc"], lr=1e-3)
+    before = {folder.name for folder in saved_students(study)}
+    (note,) = resaved(["rte", "mrpc"], lr=1e-8, flagged="rte")
+    assert "rte--p.before-0" in note
+    assert before == {"rte--p", "mrpc--p"}
+    assert [folder.name for folder in saved_students(study)] == ["mrpc--p"]
+    assert (study / "student" / "rte--p.before-0" / CARD).is_file()
+
+
+def test_a_task_that_is_added_loses_no_student_of_another(
+    tmp_path: Path, resaved: Callable[..., list[str]]
+) -> None:
+    study = tmp_path / "study"
+    resaved(["rte"], lr=1e-3)
+    assert resaved(["rte", "mrpc"], lr=1e-3) == []
+    assert (study / "student" / CARD).is_file()
+    (note,) = resaved(["mrpc", "cola"], lr=1e-3, flagged="cola")  # the first one is stale now
+    assert str(study / "student.before-0") in note
+    assert [folder.name for folder in saved_students(study)] == ["mrpc--p"]
 
 
 def said_first(facts: Facts) -> str:
