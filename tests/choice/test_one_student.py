@@ -33,7 +33,7 @@ from kdlora.report import words as w
 from kdlora.report.content import answer, pair_answer, which_to_ship
 from kdlora.ship.card import CALIBRATION, CARD, read_card
 from kdlora.ship.named_model import saved_students
-from kdlora.ship.student import save_students, students_to_save
+from kdlora.ship.student import save_students, students_to_save, unsaved_students
 from tests.harness.choice_studies import row, study
 from tests.harness.stored_studies import ERROR, store_study
 
@@ -393,6 +393,28 @@ def test_a_study_whose_models_are_all_flagged_says_so_in_one_sentence(tmp_path: 
     assert len(caught.value.problems) == 1
     assert save_students(load_frame(store.root), store) == []
     assert "No student can be chosen" in said_first(describe(load_frame(store.root)))
+
+
+def test_why_a_study_saves_no_student_is_told_by_task_and_pair(tmp_path: Path) -> None:
+    def why(**options: Any) -> dict[str, str]:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        return unsaved_students(
+            load_frame(store_study(root, lambda run: (0.5, 0.5), **options).root)
+        )
+
+    assert why() == {}
+    (told,) = why(flagged=lambda run: [ERROR]).values()
+    assert f"every run of a student that is done carries an error flag ({ERROR.name});" in told
+    assert "settings" in told
+    several = why(tasks=["rte", "mrpc"], flagged=lambda run: [ERROR] * (run.task.name == "rte"))
+    assert list(several) == ["rte--p"]
+    assert why(arms=["teacher/fft"], flagged=lambda run: [ERROR]) == {}
+
+
+def test_a_student_that_is_not_done_is_not_called_flagged() -> None:
+    undone = row("student/lora", score=0.8, status="missing")
+    (told,) = unsaved_students(study(row("teacher/fft", score=0.9), undone)).values()
+    assert told.startswith("no run of a student is done")
 
 
 def test_the_first_screen_says_where_a_form_of_the_teacher_is_better() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kdlora.engines.local import call_in_worker
 from kdlora.errors import StoreError
-from kdlora.evidence.students import RankedStudent, rank_students
+from kdlora.evidence.students import RankedStudent, rank_students, why_no_student
 from kdlora.files import set_aside, whole_folder
 from kdlora.records.artefact import checksums_of
 from kdlora.records.contents import CHECKSUMS, read_sealed, require_whole_model, sealed
@@ -70,8 +70,21 @@ def students_to_save(frame: pd.DataFrame) -> dict[str, list[RankedStudent]]:
             ranked = ranking.of_pair(pair)
             if not ranked or ranking.split != "selection":
                 continue
-            found[f"{task}--{pair}" if len(groups) > 1 else ""] = ranked
+            found[_name(task, pair, len(groups))] = ranked
     return found
+
+
+def unsaved_students(frame: pd.DataFrame) -> dict[str, str]:
+    """Why a task and pair has no student to save, by the folder's name as in `students_to_save`."""
+    saved, students = students_to_save(frame), frame[frame["role"] == "student"]
+    groups = students.groupby(["task", "pair"], sort=False)
+    named = {_name(str(task), str(pair), len(groups)): rows for (task, pair), rows in groups}
+    return {name: why_no_student(rows) for name, rows in named.items() if name not in saved}
+
+
+def _name(task: str, pair: str, groups: int) -> str:
+    """The name of a student's folder below `<study>/student`, of so many tasks and pairs."""
+    return f"{task}--{pair}" if groups > 1 else ""
 
 
 def _set_aside_stale(
