@@ -48,7 +48,9 @@ def predict(
     text_column: Annotated[
         list[str] | None, typer.Option(help="Text column of the file; twice for a pair.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: FILE-predictions.csv here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The CSV to write. Default: FILE-predictions.csv here.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out, whatever it holds.")
     ] = False,
