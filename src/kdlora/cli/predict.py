@@ -114,7 +114,9 @@ def predict(
         return
 
     assert file is not None
-    target = out or Path(f"{file.name.split('.')[0]}-predictions.csv")
+    from kdlora.tables.formats import table_stem
+
+    target = out or Path(f"{table_stem(file)}-predictions.csv")
     columns = tuple(text_column) if text_column else None
     if columns and predictor.card.task and len(columns) != expected:
         raise InputError(
