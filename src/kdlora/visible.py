@@ -8,12 +8,21 @@ LaTeX cannot hold control characters at all. Shown, each stands as its number: `
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, TypeVar
 
 # Control characters but tab and newline, and what changes the direction of the text that follows.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+_OF_MARKDOWN = re.compile(r"([\\|`*<>\[\]])")
+
 T = TypeVar("T")
+
+
+@lru_cache(maxsize=1 << 14)  # names stand in hundreds of rows
+def as_markdown(text: str) -> str:
+    """One line that Markdown shows as it is, inside a table too."""
+    return _OF_MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
 
 
 def visible(value: T) -> T:

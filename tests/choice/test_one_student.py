@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,8 @@ from kdlora.records.store import Store
 from kdlora.report import words as w
 from kdlora.report.content import answer, pair_answer, which_to_ship
 from kdlora.ship.card import CALIBRATION, CARD, read_card
-from kdlora.ship.student import save_students, students_to_save
+from kdlora.ship.named_model import saved_students
+from kdlora.ship.student import save_students, students_to_save, unsaved_students
 from tests.harness.choice_studies import row, study
 from tests.harness.stored_studies import ERROR, store_study
 
@@ -286,6 +288,66 @@ def test_what_a_user_put_beside_a_student_outlives_the_next_one(
     assert str(aside) in note
 
 
+@pytest.fixture
+def resaved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Makes the study at `tmp_path / "study"` anew, saves its students and gives what is told."""
+    monkeypatch.setattr("kdlora.models.saved.load_trained", saved_nothing)
+    monkeypatch.setattr("kdlora.ship.student.call_in_worker", lambda call, *told: call(*told))
+
+    def save(tasks: list[str], *, lr: float, flagged: str | None = None) -> list[str]:
+        store = Store(tmp_path / "study")
+        made = store_study(
+            tmp_path / f"{tasks}-{lr}-{flagged}", lambda run: (0.8, 0.8),
+            flagged=lambda run: [ERROR] * (run.task.name == flagged), tasks=tasks,
+            arms=["teacher/fft", "student/lora"], training={"lr": lr},
+        )  # fmt: skip
+        shutil.copytree(made.root, store.root, dirs_exist_ok=True)
+        told: list[str] = []
+        save_students(load_frame(store.root), store, told.append)
+        return told
+
+    return save
+
+
+def test_a_student_of_earlier_settings_is_set_aside_where_none_takes_its_place(
+    tmp_path: Path, resaved: Callable[..., list[str]]
+) -> None:
+    study = tmp_path / "study"
+    assert resaved(["rte"], lr=1e-3) == []
+    (saved,) = saved_students(study)
+    card = (saved / CARD).read_text()
+    (note,) = resaved(["rte"], lr=1e-8, flagged="rte")
+    assert "no longer in the study" in note
+    assert str(study / "student.before-0") in note
+    assert saved_students(study) == []
+    assert (study / "student.before-0" / CARD).read_text() == card
+
+
+def test_of_several_tasks_only_the_stale_student_is_set_aside(
+    tmp_path: Path, resaved: Callable[..., list[str]]
+) -> None:
+    study = tmp_path / "study"
+    resaved(["rte", "mrpc"], lr=1e-3)
+    before = {folder.name for folder in saved_students(study)}
+    (note,) = resaved(["rte", "mrpc"], lr=1e-8, flagged="rte")
+    assert "rte--p.before-0" in note
+    assert before == {"rte--p", "mrpc--p"}
+    assert [folder.name for folder in saved_students(study)] == ["mrpc--p"]
+    assert (study / "student" / "rte--p.before-0" / CARD).is_file()
+
+
+def test_a_task_that_is_added_loses_no_student_of_another(
+    tmp_path: Path, resaved: Callable[..., list[str]]
+) -> None:
+    study = tmp_path / "study"
+    resaved(["rte"], lr=1e-3)
+    assert resaved(["rte", "mrpc"], lr=1e-3) == []
+    assert (study / "student" / CARD).is_file()
+    (note,) = resaved(["mrpc", "cola"], lr=1e-3, flagged="cola")  # the first one is stale now
+    assert str(study / "student.before-0") in note
+    assert [folder.name for folder in saved_students(study)] == ["mrpc--p"]
+
+
 def said_first(facts: Facts) -> str:
     """What the first screen says of the student to ship."""
     found = pair_answer.to_ship(facts)
@@ -331,6 +393,28 @@ def test_a_study_whose_models_are_all_flagged_says_so_in_one_sentence(tmp_path: 
     assert len(caught.value.problems) == 1
     assert save_students(load_frame(store.root), store) == []
     assert "No student can be chosen" in said_first(describe(load_frame(store.root)))
+
+
+def test_why_a_study_saves_no_student_is_told_by_task_and_pair(tmp_path: Path) -> None:
+    def why(**options: Any) -> dict[str, str]:
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        return unsaved_students(
+            load_frame(store_study(root, lambda run: (0.5, 0.5), **options).root)
+        )
+
+    assert why() == {}
+    (told,) = why(flagged=lambda run: [ERROR]).values()
+    assert f"every run of a student that is done carries an error flag ({ERROR.name});" in told
+    assert "settings" in told
+    several = why(tasks=["rte", "mrpc"], flagged=lambda run: [ERROR] * (run.task.name == "rte"))
+    assert list(several) == ["rte--p"]
+    assert why(arms=["teacher/fft"], flagged=lambda run: [ERROR]) == {}
+
+
+def test_a_student_that_is_not_done_is_not_called_flagged() -> None:
+    undone = row("student/lora", score=0.8, status="missing")
+    (told,) = unsaved_students(study(row("teacher/fft", score=0.9), undone)).values()
+    assert told.startswith("no run of a student is done")
 
 
 def test_the_first_screen_says_where_a_form_of_the_teacher_is_better() -> None:

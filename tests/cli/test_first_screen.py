@@ -13,12 +13,13 @@ from tests.harness.exported import card_of
 from tests.harness.studies import make_frame, put
 
 
-def screen(frame) -> str:
+def screen(frame, *, saved: bool = True) -> str:
     rows = frame[(frame["arm"] == "student/kd-lora") & (frame["seed"] == 42)]
     card = card_of(run_id=str(rows["run_id"].iloc[0]))
+    students = [(Path("out/student"), card)] * saved
     report = SimpleNamespace(html="out/report.html", markdown="out/report.md")
     console = Console(width=300, record=True, quiet=False)
-    result = SimpleNamespace(frame=frame, students=[(Path("out/student"), card)], report=report)
+    result = SimpleNamespace(frame=frame, students=students, report=report)
     show(result, console)  # type: ignore[arg-type]
     return console.export_text()
 
@@ -27,6 +28,15 @@ def test_a_student_above_the_baselines_is_offered() -> None:
     told = screen(make_frame())
     assert 'try it:  kdlora predict out/student --text "..."' in told
     assert "not yet" not in told
+
+
+def test_where_no_student_is_saved_the_screen_says_why() -> None:
+    frame = make_frame()
+    bad = [("never_learnt",) if role == "student" else () for role in frame["role"]]
+    frame = frame.assign(flags=bad, flag_severities=[("error",) * len(own) for own in bad])
+    told = screen(frame, saved=False)
+    assert "carries an error flag (never_learnt); " in told
+    assert "try it" not in told
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from kdlora.records.predictions import SplitOutputs, write_predictions
 from kdlora.records.rows import make_rows, write_rows
 from tests.harness.commands import in_process
-from tests.harness.stored_studies import same_on_both, store_study
+from tests.harness.stored_studies import ERROR, same_on_both, store_study
 
 N = 200
 
@@ -59,6 +59,24 @@ def test_a_script_gets_everything_and_without_texts_none_of_them(study):
     bare = in_process("mistakes", study, "--json", "--no-texts", cwd=study).stdout
     assert "secret" not in bare
     assert "id0" in bare
+
+
+def test_a_task_whose_students_are_all_flagged_is_not_called_one_without_predictions(tmp_path):
+    scores = same_on_both(lambda run: 0.5)
+    root = store_study(tmp_path / "flagged", scores, flagged=lambda run: [ERROR]).root
+    why = f"every run of a student that is done carries an error flag ({ERROR.name})"
+    told = in_process("mistakes", root, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert why in told.stdout
+    assert "stored" not in told.stdout
+    found = json.loads(in_process("mistakes", root, "--json", cwd=tmp_path).stdout)
+    assert found["tasks"] == []
+    assert why in found["lacking"]["rte"]
+    done = in_process("report", root, "--no-texts", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert why in (root / "report.md").read_text(encoding="utf-8").replace("\\_", "_")
+    sound = store_study(tmp_path / "bare", scores).root
+    assert "has stored no predictions" in in_process("mistakes", sound, cwd=tmp_path).stdout
 
 
 def test_no_file_of_a_report_without_texts_holds_one(study, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import kdlora
 from kdlora.cli.study import distil as command
 from kdlora.errors import InputError
-from kdlora.planning.distil_study import DistilArguments
+from kdlora.planning.distil_study import DistilArguments, task_name_of
 from kdlora.planning.distil_study import distil_study as study_of
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
@@ -308,3 +308,8 @@ def test_a_frozen_encoder_joins_few_labels_where_it_can_read_the_texts(tmp_path,
     study = distil_study(train=file, **ENCODERS, **options)
     arms = [str(planned) for planned in study.planned_arms()]
     assert ("student/frozen" in arms) == joins
+
+
+def test_files_that_differ_after_a_dot_name_different_tasks() -> None:
+    names = ["rev.csv", "rev.2023.csv", "rev.2024.csv.gz"]
+    assert [task_name_of(name) for name in names] == ["rev", "rev-2023", "rev-2024"]

@@ -14,10 +14,10 @@ import yaml
 
 from kdlora.errors import InputError
 from kdlora.records.artefact import Artefact
-from kdlora.records.record import Record, recorded_licences
+from kdlora.records.record import Quality, Record, recorded_licences
 from kdlora.ship.answers import answers
 from kdlora.ship.card import Calibration
-from kdlora.ship.model_card import example, metadata, with_calibration
+from kdlora.ship.model_card import example, metadata, readme, with_calibration
 from kdlora.spec.check import make_study
 from kdlora.spec.encoders import HUB_NAMES, PACKAGED_ENCODERS, licence_of
 from kdlora.spec.plan import make_plan
@@ -204,3 +204,27 @@ def test_a_language_changes_no_run_id_and_is_a_code(own: Any) -> None:
     for wrong, told in (("German", "expected a code such as en"), (False, "YAML reads no")):
         with pytest.raises(InputError, match=told):
             make_study(values | {"tasks": [own | {"language": wrong}]})
+
+
+def test_names_of_classes_are_shown_and_not_obeyed_by_markdown() -> None:
+    name, shown = "naïve <b>|*x*", r"naïve \<b\>\|\*x\*"
+    card = card_of(label_names=[name, "other"])
+    by = Calibration(thresholds={name: 0.5, "other": 0.5}, metric="macro_f1", n=9)
+    text = with_calibration("# moods\n\n## Forms\n", card.model_copy(update={"calibration": by}))
+    assert f"best by macro_f1: {shown} 0.5000, other 0.5000" in text
+    told = readme(ARTEFACT, card, record_of(name), repository="moods", notes=[])
+    assert f"- output: {shown}, other\n" in told
+    assert f"F1 by class: {shown} 0.500" in told
+    assert name not in told
+
+
+def record_of(name: str) -> Record:
+    """A run's record whose one class is called so."""
+    values = {"name": "s", "tasks": ["sst2"], "arms": ["teacher/fft", "student/kd-lora"],
+              "pairs": [{"teacher": "mpnet-base", "student": "minilm-l3"}]}  # fmt: skip
+    run = make_plan(make_study(values)).runs[-1]
+    quality = Quality(
+        primary="accuracy", direction=1, splits={"report": {"accuracy": 0.5}}, n={"report": 9},
+        per_class_f1={name: 0.5},
+    )  # fmt: skip
+    return Record(run_id=run.run_id, run=run, quality=quality)

@@ -103,6 +103,20 @@ def test_long_texts_make_smaller_chunks(
     assert seen == [256, 512, 768, 1024]
 
 
+@pytest.mark.parametrize("name", ["z.jsonl", "z.TSV", "z.parquet", "z.csv.gz", "z.json"])
+def test_a_target_called_as_another_kind_of_table_is_refused_before_any_work(
+    predictor: Predictor, tmp_path: Path, name: str
+) -> None:
+    source, seen = tmp_path / "in.csv", []
+    source.write_text("text\ngood film\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"written as CSV.*ends in \.csv") as refused:
+        predict_file(predictor, source, tmp_path / name, on_rows=seen.append)
+    assert name in str(refused.value)
+    assert [*tmp_path.iterdir()] == [source]
+    assert seen == []
+    assert predict_file(predictor, source, tmp_path / "z").rows == 1
+
+
 def test_a_failure_leaves_nothing_behind(predictor: Predictor, tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text\n" + "good\n" * 9000 + "a,b\n", encoding="utf-8")

@@ -3,6 +3,7 @@ import gzip
 import json
 import math
 import tracemalloc
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdlora.errors import DataError
-from kdlora.tables.formats import name_rows
+from kdlora.tables.formats import name_rows, table_stem
 from kdlora.tables.reader import column_problem, column_problems, is_missing, open_table, read_table
 
 TEXTS = [
@@ -348,3 +349,15 @@ def test_missing(value):
 @pytest.mark.parametrize("value", [0, False, 0.0, "0", "none", "NA", "null"])
 def test_not_missing(value):
     assert not is_missing(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("rev.csv", "rev"), ("rev.2023.csv", "rev.2023"), ("rev.2024.TSV.gz", "rev.2024"),
+        ("a/b.c/rev.jsonl", "rev"), ("rev.parquet", "rev"), ("rev.v1.json", "rev.v1"),
+        ("imdb-v1.5", "imdb-v1.5"), ("rev", "rev"),
+    ],
+)  # fmt: skip
+def test_a_files_name_loses_the_ending_of_a_table_alone(name: str, stem: str) -> None:
+    assert table_stem(Path(name)) == stem

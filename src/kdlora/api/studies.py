@@ -371,13 +371,22 @@ def mistakes(
         where, without: the part of the study that is read, see `records.subset.subset`.
         texts: whether rows come with their texts, where the study keeps them.
     """
+    return mistakes_and_lacking(study, where=where, without=without, texts=texts)[0]
+
+
+def mistakes_and_lacking(
+    study: str | Path, *, where: Sequence[str], without: Sequence[str], texts: bool
+) -> tuple[list[TaskMistakes], dict[str, str]]:
+    """What `mistakes` gives, and why the other tasks have none."""
+    from kdlora.evidence.mistakes import lacking_mistakes
     from kdlora.records.frame import load_frame
     from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
 
     root = find_study(study)
     frame, _ = subset(load_frame(root), where, without)
-    return _mistakes(root, frame, texts=texts)
+    found = _mistakes(root, frame, texts=texts)
+    return found, lacking_mistakes(frame, found)
 
 
 def _mistakes(root: Path, frame: pd.DataFrame, *, texts: bool) -> list[TaskMistakes]:

@@ -23,7 +23,7 @@ from kdlora.errors import InputError
 from kdlora.evidence.result import Result
 from kdlora.evidence.score_draws import ScoreDraws, draw_scores
 from kdlora.evidence.scores import numbers
-from kdlora.evidence.students import RankedStudent, rank_students, with_error
+from kdlora.evidence.students import FLAGGED_THEN, RankedStudent, rank_students, with_error
 from kdlora.evidence.teacher import teacher_of
 from kdlora.records.frame import positive_place
 from kdlora.records.predictions import SplitOutputs
@@ -198,8 +198,8 @@ def gather_candidates(
         rows = rows[~broken]
     if rows.empty:
         raise InputError(
-            f"nothing to choose from on '{task}': every trained model carries an error flag; the "
-            "report lists them, and `kdlora run --retry-flagged` does them again"
+            f"nothing to choose from on '{task}': every trained model carries an error flag; "
+            f"{FLAGGED_THEN}"
         )
     metric, direction = metric_of(rows, task)
     ranking, reference = rank_students(frame, task), _reference(planned, rows, direction)

@@ -27,14 +27,16 @@ def mistakes(
     as_json: AsJson = False,
 ) -> None:
     """Show the surest wrong answers, labels that may be wrong, and scores by slice."""
-    from kdlora.api import mistakes as find
+    from kdlora.api.studies import mistakes_and_lacking
     from kdlora.cli.progress import waiting
     from kdlora.report.content import mistakes as content
 
     with waiting("looking for mistakes", hidden=as_json):
-        found = find(study, where=where or (), without=without or (), texts=not no_texts)
+        found, lacking = mistakes_and_lacking(
+            study, where=where or (), without=without or (), texts=not no_texts
+        )
     if as_json:
-        say_json({"tasks": [one.to_dict() for one in found]})
+        say_json({"tasks": [one.to_dict() for one in found], "lacking": lacking})
         return
     console = terminal()
     for table in (content.mistakes(found), content.label_errors(found)):
@@ -42,10 +44,8 @@ def mistakes(
             _list(table, most, console)
     if (table := content.slices(found)) is not None:
         _show(table, console)
-    for finding in content.findings(found):
+    for finding in (*content.findings(found), *content.lacking(lacking)):
         console.print(f"{finding.topic}: {finding.text}", soft_wrap=True)
-    if not found:
-        console.print("no student of this study has stored its predictions")
 
 
 def _list(table: Table, most: int, console: Console) -> None:

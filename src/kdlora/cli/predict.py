@@ -48,7 +48,9 @@ def predict(
     text_column: Annotated[
         list[str] | None, typer.Option(help="Text column of the file; twice for a pair.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: FILE-predictions.csv here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The CSV to write. Default: FILE-predictions.csv here.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out, whatever it holds.")
     ] = False,
@@ -112,7 +114,9 @@ def predict(
         return
 
     assert file is not None
-    target = out or Path(f"{file.name.split('.')[0]}-predictions.csv")
+    from kdlora.tables.formats import table_stem
+
+    target = out or Path(f"{table_stem(file)}-predictions.csv")
     columns = tuple(text_column) if text_column else None
     if columns and predictor.card.task and len(columns) != expected:
         raise InputError(

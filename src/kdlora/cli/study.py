@@ -565,6 +565,7 @@ def show(result: StudyResult, console: Any) -> None:
     from kdlora.evidence.students import better_baseline
     from kdlora.report.content.few_rows import told_few_rows
     from kdlora.report.render.terminal import flags_panel, results_table
+    from kdlora.ship.student import unsaved_students
 
     console.print(results_table(result.frame))
     for text in told_few_rows(result.frame):
@@ -581,5 +582,9 @@ def show(result: StudyResult, console: Any) -> None:
         else:
             told = Text.assemble(("not yet:", "yellow"), f" {_why_not(better)}")
             console.print(told, soft_wrap=True)
+    for name, why in unsaved_students(result.frame).items():
+        of = f" as {name}" if name else ""
+        told = Text.assemble(("student:", "yellow"), f" none is saved{of}: {why}")
+        console.print(told, soft_wrap=True)
     console.print(f"report:  {result.report.html}", soft_wrap=True)
     console.print(f"         {result.report.markdown}", soft_wrap=True)

@@ -16,7 +16,7 @@ from kdlora.errors import InputError
 from kdlora.evidence.label_errors import suspected_labels
 from kdlora.evidence.result import Result, Rules
 from kdlora.evidence.slices import SliceScore, judged, slice_scores
-from kdlora.evidence.students import rank_students
+from kdlora.evidence.students import rank_students, why_no_student
 from kdlora.evidence.teacher import named_teachers, teacher_of
 from kdlora.records.predictions import SplitOutputs
 from kdlora.records.rows import TaskRows
@@ -160,6 +160,25 @@ def gather_mistakes(
     found = [one for task in tasks if (one := _of_task(frame, task, answers, rules)) is not None]
     slices = judged([one.slices for one in found], rules)
     return [replace(one, slices=tuple(own)) for one, own in zip(found, slices, strict=True)]
+
+
+def lacking_mistakes(
+    frame: pd.DataFrame | StudyFrame, found: Sequence[TaskMistakes]
+) -> dict[str, str]:
+    """Why the other tasks have no mistakes to show, as a part of a sentence, by task."""
+    frame, shown = tidy(frame), {one.task for one in found}
+    lacking = {}
+    for task in dict.fromkeys(map(str, frame["task"])):
+        students = frame[(frame["task"] == task) & (frame["role"] == "student")]
+        if task in shown:
+            continue
+        if students.empty:
+            lacking[task] = "the study has no student of it"
+        elif rank_students(frame, task).first is None:
+            lacking[task] = why_no_student(students)
+        else:
+            lacking[task] = "its first student has stored no predictions"
+    return lacking
 
 
 def _of_task(frame: pd.DataFrame, task: str, answers: Answers, rules: Rules) -> TaskMistakes | None:

@@ -19,6 +19,10 @@ from kdlora.records.tidy import metric_of, places
 from kdlora.vocabulary.arm import Arm
 from kdlora.vocabulary.metric import metric
 
+FLAGGED_THEN = (  # what to do of runs with an error flag
+    "the report says what each means; change the settings or the data that they tell of, or do "
+    "such runs again with `kdlora run --retry-flagged`"
+)
 ALIKE = 1.02  # costs within this factor of the least of their group are taken as equal
 
 
@@ -107,6 +111,22 @@ def rank_students(frame: pd.DataFrame, task: str) -> StudentRanking:
 
     order = sorted(range(len(models)), key=place)
     return StudentRanking(task, direction, split, tuple(models[i] for i in order), left_out)
+
+
+def why_no_student(rows: pd.DataFrame) -> str:
+    """Why none of these runs of students can be chosen, as a part of a sentence."""
+    done = rows[rows["status"] == "done"]
+    if done.empty:
+        return "no run of a student is done; `kdlora status` says what became of each"
+    if not with_error(done).all():
+        return "no run of a student without an error flag has a score on the selection split"
+    pairs = zip(done["flags"], done["flag_severities"], strict=True)
+    flags = [n for own, levels in pairs for n, level in zip(own, levels, strict=False)
+             if level == "error"]  # fmt: skip
+    return (
+        "every run of a student that is done carries an error flag "
+        f"({', '.join(dict.fromkeys(flags))}); {FLAGGED_THEN}"
+    )
 
 
 @dataclass(frozen=True)

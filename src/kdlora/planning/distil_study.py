@@ -19,6 +19,7 @@ from kdlora.spec.resolve import encoder_ref, is_sequence_classifier
 from kdlora.spec.run import SCORE
 from kdlora.spec.sections import FEW_ROWS
 from kdlora.spec.study import Study
+from kdlora.tables.formats import table_stem
 from kdlora.tables.reader import is_missing, open_table
 from kdlora.vocabulary.arm import GIVEN_TEACHER, TEACHER, Arm
 
@@ -286,6 +287,6 @@ def _names(files: FileName | Sequence[FileName]) -> tuple[str, ...]:
 
 def task_name_of(file: FileName) -> str:
     """A task's name after its file, safe in paths and ids."""
-    stem = Path(file).name.split(".")[0]
+    stem = table_stem(Path(file))
     kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-_")
     return kept or "task"

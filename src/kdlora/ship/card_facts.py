@@ -14,6 +14,7 @@ from kdlora.records.data_look import DataLook, percent, read_looks
 from kdlora.records.predictions import RunOutputs
 from kdlora.ship.card import ModelCard
 from kdlora.ship.source import SourceRun, find_teacher
+from kdlora.visible import as_markdown
 
 DRAWS = 2_000
 
@@ -45,7 +46,7 @@ class CardFacts:
         if self.look is None:
             return
         for split in self.look.splits:
-            classes = ", ".join(f"{name} {n:,}" for name, n in split.classes.items())
+            classes = ", ".join(f"{as_markdown(name)} {n:,}" for name, n in split.classes.items())
             yield f"{split.split}: {split.rows:,} rows{f' ({classes})' if classes else ''}"
         for count in self.look.tokens:
             if self.encoder and self.encoder not in count.encoders:
@@ -59,7 +60,7 @@ class CardFacts:
     def limits(self) -> Iterator[str]:
         """What was doubtful in the data that it learnt from."""
         if self.look is not None:
-            yield from (found.told for found in self.look.of("error", "warning"))
+            yield from (as_markdown(found.told) for found in self.look.of("error", "warning"))
         if self.doubted is not None and self.doubted[0]:
             doubted, labels, judge = self.doubted
             yield (

@@ -22,7 +22,7 @@ from kdlora.spec.run import (
     adapter_of,
     encoder_of,
 )
-from kdlora.visible import visible
+from kdlora.visible import as_markdown, visible
 from kdlora.vocabulary.metric import metric
 from kdlora.vocabulary.task import GLUE, TASKS
 
@@ -115,11 +115,13 @@ def _calibration_lines(card: ModelCard) -> Iterator[str]:
         yield f"- temperature: the logits are divided by {by.temperature:.4f} before the {before}"
     if by.threshold is not None:
         yield (
-            f"- threshold: `{by.positive}` from a probability of {by.threshold:.4f} on, best by "
-            f"{by.metric}"
+            f"- threshold: {as_markdown(by.positive or '')} from a probability of "
+            f"{by.threshold:.4f} on, best by {by.metric}"
         )
     if by.thresholds is not None:
-        each = ", ".join(f"{name} {value:.4f}" for name, value in by.thresholds.items())
+        each = ", ".join(
+            f"{as_markdown(name)} {value:.4f}" for name, value in by.thresholds.items()
+        )
         how = (
             "each label whose probability reaches its own"
             if several
@@ -249,7 +251,7 @@ def _answer(card: ModelCard) -> str:
 
 def _outputs(card: ModelCard) -> str:
     """What a reader has to know of the answers."""
-    names = ", ".join(card.label_names) or "one number"
+    names = ", ".join(map(as_markdown, card.label_names)) or "one number"
     return f"any number of {names}, each by itself (sigmoid)" if card.answers.several else names
 
 
@@ -264,7 +266,7 @@ def _what(run: Run, artefact: Artefact) -> str:
     size = f" of {artefact.parameters / 1e6:.1f} M parameters" if artefact.parameters else ""
     model = f"A {artefact.model_type} classifier{size} for `{artefact.task}`"
     if isinstance(run, DistilledRun):
-        name = artefact.teacher.name if artefact.teacher else "a larger teacher"
+        name = as_markdown(artefact.teacher.name) if artefact.teacher else "a larger teacher"
         how = _DISTILLED.get(run.adaptation, f"{run.adaptation} adapters, merged")
         return f"{model}, distilled from {name} ({how})."
     how = _TRAINED.get(run.adaptation, f"tuned with {run.adaptation}, merged")
@@ -294,10 +296,12 @@ def _scores(record: Record, card: ModelCard) -> Any:
         shown = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None)
         yield f"{split} split as trained ({record.facts.precision or 'fp32'}): {shown}"
     if record.quality.per_class_f1:
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in record.quality.per_class_f1.items())
+        shown = ", ".join(
+            f"{as_markdown(k)} {v:.3f}" for k, v in record.quality.per_class_f1.items()
+        )
         yield f"F1 by {'label' if record.quality.per_label else 'class'}: {shown}"
     precision = [
-        f"{name} {one.average_precision:.3f}"
+        f"{as_markdown(name)} {one.average_precision:.3f}"
         for name, one in record.quality.per_label.items()
         if one.average_precision is not None
     ]
@@ -315,7 +319,8 @@ def _scores(record: Record, card: ModelCard) -> Any:
 def _made(record: Record, artefact: Artefact, card: ModelCard) -> Any:
     run = record.run
     assert isinstance(run, TrainedRun)  # nothing else is exported
-    yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {shown_name(run.encoder)}"
+    encoder = as_markdown(shown_name(run.encoder))
+    yield f"run `{artefact.run_id}`, seed {run.seed}, encoder {encoder}"
     if (cut := record.facts.vocabulary) is not None:
         yield (
             f"vocabulary: {cut.tokens_after:,} of {cut.tokens_before:,} tokens, those that cover "
@@ -392,6 +397,7 @@ def _environment() -> Environment:
         autoescape=False,
         finalize=visible,
     )
+    environment.filters["md"] = as_markdown
     environment.filters["number"] = lambda v, digits: "" if v is None else f"{v:.{digits}f}"
     environment.filters["percent"] = lambda v: "" if v is None else f"{100 * v:.2f} %"
     environment.filters["times"] = lambda v: "" if v is None else f"{v:.1f}x"

@@ -12,6 +12,7 @@ from kdlora.records.store import Store
 from kdlora.records.study_folder import PLAN_FILE, RESULTS, STUDENT, find_study
 from kdlora.ship.card import CARD
 
+BEFORE = "before"  # the word in the name of a student's folder that was set aside
 # owner/name as the hub allows it; with a dot or tilde before it a path is meant
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*/[A-Za-z0-9][\w-]*(\.[\w-]+)*")
 
@@ -49,7 +50,13 @@ def saved_students(study: Path) -> list[Path]:
     folder = study / STUDENT
     if (folder / CARD).is_file():
         return [folder]
-    return sorted(card.parent for card in folder.glob(f"*/{CARD}"))
+    return students_below(folder)
+
+
+def students_below(folder: Path) -> list[Path]:
+    """The folders of students below `<study>/student`, without those that were set aside."""
+    found = sorted(card.parent for card in folder.glob(f"*/{CARD}"))
+    return [one for one in found if f".{BEFORE}-" not in one.name]
 
 
 def _is_study(folder: Path) -> bool:

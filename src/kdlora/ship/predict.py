@@ -21,6 +21,11 @@ from kdlora.tables.reader import FileTable, Row, TableFile, column_problem, open
 from kdlora.tables.templates import columns_of, composed_columns
 from kdlora.tables.writer import harmless
 
+# Endings of tables that somebody may expect of a name, and that predictions are not written as.
+_OTHER_TABLES = (
+    ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".feather", ".arrow", ".xls", ".xlsx",
+    ".ods", ".gz", ".bz2", ".xz", ".zst", ".zip",
+)  # fmt: skip
 # What is in memory at a time: enough rows to sort by length, and never more text than this.
 ROWS, CHARACTERS = 4096, 16_000_000
 _READ = 256
@@ -131,6 +136,7 @@ def predict_file(
     spreadsheet would take for a formula it makes a text (`'=1+1`). The target appears
     only when whole, and nothing is replaced that this did not make, unless with `overwrite`: no
     other file than predictions with these columns, and never the source or a model's file.
+    A target that is called as another kind of table is refused.
 
     Raises InputError for a file that has no such text column, or columns that are called as the
     added ones are, and for a target that may not be replaced; DataError for a damaged file.
@@ -176,6 +182,11 @@ def _free_target(source: Path, target: Path, header: list[str], overwrite: bool)
         problem = f"{target} is the file that is predicted; give another --out"
     elif found.is_file() and is_model_folder(found.parent):
         problem = f"{target} is a file of a model; give another --out"
+    elif target.name.lower().endswith(_OTHER_TABLES):
+        problem = (
+            f"{target} is not the name of a CSV, and predictions are written as CSV: give --out a "
+            "name that ends in .csv"
+        )
     elif found.is_file() and not overwrite and _header(found) != header:
         problem = (
             f"{target} is there and holds other columns than the predictions of {source.name}: it "

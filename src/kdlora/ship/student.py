@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdlora.engines.local import call_in_worker
 from kdlora.errors import StoreError
-from kdlora.evidence.students import RankedStudent, rank_students
+from kdlora.evidence.students import RankedStudent, rank_students, why_no_student
 from kdlora.files import set_aside, whole_folder
 from kdlora.records.artefact import checksums_of
 from kdlora.records.contents import CHECKSUMS, read_sealed, require_whole_model, sealed
@@ -25,6 +26,7 @@ from kdlora.ship.card import (
     read_card,
     write_card,
 )
+from kdlora.ship.named_model import BEFORE, students_below
 from kdlora.spec.run import encoder_of
 
 if TYPE_CHECKING:
@@ -38,11 +40,14 @@ def save_students(
 
     A study of one task and one pair saves it at `<study>/student` itself. Nothing is written
     where the same run is saved already. Where another model takes the place of one whose folder
-    holds what somebody put there, that folder stays beside it, and `on_note` is told.
+    holds what somebody put there, that folder stays beside it, and `on_note` is told. So it is
+    with a student of a run that is none of the study any more, where none takes its place.
     """
+    wanted = students_to_save(frame)
+    _set_aside_stale(store.root / STUDENT, set(frame["run_id"]), wanted, on_note)
     return [
         (folder, _save_student(ranked, folder, store, on_note))
-        for name, ranked in students_to_save(frame).items()
+        for name, ranked in wanted.items()
         for folder in [store.root / STUDENT / name]
     ]
 
@@ -65,8 +70,60 @@ def students_to_save(frame: pd.DataFrame) -> dict[str, list[RankedStudent]]:
             ranked = ranking.of_pair(pair)
             if not ranked or ranking.split != "selection":
                 continue
-            found[f"{task}--{pair}" if len(groups) > 1 else ""] = ranked
+            found[_name(task, pair, len(groups))] = ranked
     return found
+
+
+def unsaved_students(frame: pd.DataFrame) -> dict[str, str]:
+    """Why a task and pair has no student to save, by the folder's name as in `students_to_save`."""
+    saved, students = students_to_save(frame), frame[frame["role"] == "student"]
+    groups = students.groupby(["task", "pair"], sort=False)
+    named = {_name(str(task), str(pair), len(groups)): rows for (task, pair), rows in groups}
+    return {name: why_no_student(rows) for name, rows in named.items() if name not in saved}
+
+
+def _name(task: str, pair: str, groups: int) -> str:
+    """The name of a student's folder below `<study>/student`, of so many tasks and pairs."""
+    return f"{task}--{pair}" if groups > 1 else ""
+
+
+def _set_aside_stale(
+    root: Path, runs: Collection[str], wanted: Collection[str], on_note: Callable[[str], None]
+) -> None:
+    """Set aside the saved students of runs that are none of these, unless they are replaced."""
+    if "" in wanted:  # what lies below is a user's, or goes aside with the folder itself
+        return
+
+    def is_stale(folder: Path) -> bool:
+        try:
+            card = read_card(folder)
+        except StoreError:  # whose it is cannot be told
+            return False
+        return card is not None and card.run_id not in runs
+
+    def put_aside(folder: Path) -> Path:
+        aside = set_aside(folder, BEFORE)
+        on_note(
+            f"{folder} held the student of a run that is no longer in the study, which has none "
+            f"to save in its place: it is now in {aside}"
+        )
+        return aside
+
+    if is_stale(root):
+        aside = put_aside(root)
+        for folder in _of_tasks(aside):
+            if not is_stale(folder):
+                root.mkdir(exist_ok=True)
+                os.replace(folder, root / folder.name)
+        return
+    for folder in _of_tasks(root):
+        if folder.name not in wanted and is_stale(folder):
+            put_aside(folder)
+
+
+def _of_tasks(root: Path) -> list[Path]:
+    """Folders of students of a task and a pair; others below a student are a user's."""
+    return [folder for folder in students_below(root) if "--" in folder.name]
 
 
 def _save_student(
@@ -137,7 +194,7 @@ def save_merged(merge: Merge, on_note: Callable[[str], None]) -> None:
         write_json(temporary / CHECKSUMS, sealed({"files": checksums_of(temporary)}))
         write_card(temporary, merge.card)
         if others := _files_of_others(folder):  # last: until then the earlier student stays
-            aside = set_aside(folder, "before")
+            aside = set_aside(folder, BEFORE)
             on_note(
                 f"{folder} held files that were not written with its student "
                 f"({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}): with the student "

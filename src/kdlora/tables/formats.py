@@ -54,6 +54,14 @@ def is_table_name(path: Path) -> bool:
     return True
 
 
+def table_stem(path: Path) -> str:
+    """A file's name without the ending of a table: `rev.2023` of ``rev.2023.csv.gz``."""
+    name = path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
+    ending = Path(name).suffix
+    known = ending.lower() in (*_ENDINGS, ".json", ".parquet")
+    return name[: -len(ending)] if known else name
+
+
 def file_format(path: Path) -> Format:
     """The format that a file's name tells. Raises DataError for an unknown one."""
     name = path.name.lower()

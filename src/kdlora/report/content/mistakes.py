@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kdlora.evidence.mistakes import OUT_OF_FOLD, RowOfInterest, TaskMistakes
 from kdlora.evidence.slices import SliceScore
@@ -24,6 +24,12 @@ def findings(found: Sequence[TaskMistakes]) -> Iterator[Finding]:
         if not one.is_regression:
             yield Finding(topic, told(one), ("mistakes", "label_errors"))
         yield Finding(f"Slices, {one.task}" if several else "Slices", told_slices(one), ("slices",))
+
+
+def lacking(found: Mapping[str, str]) -> Iterator[Finding]:
+    """Why there is no mistake of these tasks to show."""
+    for task, why in found.items():
+        yield Finding(f"Mistakes, {task}", f"None is shown: {why}.")
 
 
 def told(one: TaskMistakes) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdlora.evidence.mistakes import lacking_mistakes
 from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
 from kdlora.records.tidy import UNNUMBERED, names, plain_strings, seeds_of
@@ -283,6 +284,7 @@ PLANS = (
     ), "No run is done yet: there is nothing to show of single tasks."),
     SectionPlan("mistakes", "Where it is wrong", (
         Part("The mistakes in words", lambda d: mistakes.findings(d.mistakes)),
+        Part("Tasks whose students are left out", lambda d: mistakes.lacking(_left_out(d))),
         Part("The page of mistakes", lambda d: mistakes.page(d.mistakes)),
         Part("The most certain mistakes", lambda d: mistakes.mistakes(d.mistakes),
              ("mistakes",)),
@@ -299,5 +301,17 @@ PLANS = (
         Part("Every run", lambda d: methods.runs(d.frame), ("runs",)),
     )),
 )  # fmt: skip
+
+
+def _left_out(data: ReportData) -> dict[str, str]:
+    """Why there are no mistakes of the tasks whose students are all left out of the choice."""
+    lacking, rankings = lacking_mistakes(data.frame, data.mistakes), data.facts.rankings
+    return {
+        task: why
+        for task, why in lacking.items()
+        if task in rankings and rankings[task].left_out and rankings[task].first is None
+    }
+
+
 # Every file that a report may have, so that one of an earlier report is known as such.
 FILES = tuple(dict.fromkeys(name for plan in PLANS for part in plan.parts for name in part.files))
