@@ -130,6 +130,7 @@ def example_table(rows: list[dict[str, Any]]) -> Table:
 
 def method_table(e: Evidence) -> Table:
     """A row a method, two lines each: estimates above their intervals."""
+    from kdlora.evidence.sentences import POOLED
     from kdlora.report.words import share_scope
 
     front = {p.arm: p for p in e.front.points} if e.front else {}
@@ -168,7 +169,7 @@ def method_table(e: Evidence) -> Table:
         if first.over_seeds
         else first.cannot,
     ]
-    notes = [note for note in notes if note]
+    notes = [note for note in [*notes, POOLED if e.shared.uneven else ""] if note]
     if ranking.critical_difference:
         notes.append(
             f"ranks within {ranking.critical_difference:.2f} are not told apart (Nemenyi, "
