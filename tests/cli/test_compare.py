@@ -144,6 +144,20 @@ def test_named_arms_in_json(study) -> None:
     assert row["seeds_needed"]["wished"] == 1
 
 
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_a_study_without_verdicts_says_what_they_need_and_shows_differences(study, seeds) -> None:
+    frame = grid(noisy(0.05), arms=ARMS, tasks=["t0"], seeds=seeds)
+    text = study(frame)
+    told = json.loads(study(frame, "--json"))["comparisons"]
+    reasons = {c["claims"][c["scope"]]["cannot"] for c in told}
+    assert reasons
+    for reason in reasons:
+        assert text.count(f"it cannot be said: {reason}.") == 1
+    mean = 100 * frame.groupby("arm")["score"].mean()
+    for c in told:
+        assert f" {mean[c['a']] - mean[c['b']]:+.2f} " in text
+
+
 def test_no_answer_is_text_and_no_traceback(study) -> None:
     text = study(FRAME.assign(score=np.nan), "--a", "teacher/lora")
     assert "cannot be said" in text

@@ -38,6 +38,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
     """A row a comparison, the interval below its estimate; what they share stands below the table.
 
     Estimates are those of the widest claim that is made; a scope in which none is has no column.
+    Where none is made at all, the difference of these runs stands alone.
     Names fold, numbers never do: with many scopes p stands below the interval.
     """
     from kdlora.evidence.comparison import made_scopes
@@ -55,10 +56,9 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
         table.add_column(_HEADS[scope], no_wrap=True)
     for c in comparisons:
         claim = c.claim
-        said = claim.difference is not None
-        estimate = _over(
-            f"{claim.difference:+.2f}" if said else "-", _span(claim.low, claim.high, 1)
-        )
+        plain = c.levels["tasks"].mean if c.levels else None
+        known = plain if claim.difference is None else claim.difference
+        estimate = _over("-" if known is None else f"{known:+.2f}", _span(claim.low, claim.high, 1))
         p, needs = _p(claim.p_corrected), f"{claim.detectable:.1f}" if claim.detectable else "-"
         table.add_row(
             wrapped(c.a),
@@ -471,6 +471,10 @@ def _show_evidence(e: Evidence) -> None:
     console = terminal()
     for question, comparisons in e.families.items():
         console.print(verdict_table(comparisons, question))
+    unsaid = [c for cs in e.families.values() for c in cs if not c.claim.made]
+    for why in dict.fromkeys(c.claim.cannot for c in unsaid if not c.matched.reason):
+        text = f"Where there is no verdict, it cannot be said: {why}."
+        console.print(text, soft_wrap=True)
     if e.aggregates:
         console.print(method_table(e))
     else:
