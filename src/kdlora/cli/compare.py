@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,11 @@ from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 
+from kdlora.cli.options import too_small
 from kdlora.cli.part import Where, Without
 from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say_json, terminal
+from kdlora.errors import Problems
 from kdlora.vocabulary.arm import wrapped
 from kdlora.vocabulary.quantity import quantity
 
@@ -332,6 +335,7 @@ def compare(
     from kdlora import api
     from kdlora.cli.progress import waiting
     from kdlora.evidence.result import Rules
+    from kdlora.evidence.scores import unit_problems
     from kdlora.evidence.teacher import why_untaught
     from kdlora.records.frame import load_frame
     from kdlora.records.predictions import RunOutputs
@@ -339,18 +343,28 @@ def compare(
     from kdlora.records.subset import subset
     from kdlora.records.tidy import StudyFrame
 
-    rules = Rules(
-        alpha=alpha,
-        margin=margin,
-        margin_unit=margin_unit,
-        correction=correction,  # type: ignore[arg-type]
-        draws=draws,
-    )
+    problems, rules = Problems(), Rules()
+    with problems.caught():
+        rules = Rules(
+            alpha=alpha,
+            margin=margin,
+            margin_unit=margin_unit,
+            correction=correction,  # type: ignore[arg-type]
+            draws=max(draws, 100),  # fewer are told below
+        )
+    problems.add(*too_small(("draws", draws, 100), ("seed", seed, 0)))
+    if wish is not None and not (math.isfinite(wish) and wish > 0):
+        problems.add(f"--wish is {wish:g}; expected a difference above 0")
+    frame, part = load_frame(study), ""
+    with problems.caught():
+        problems.add(*unit_problems(frame, margin_unit, score))
+    with problems.caught():
+        frame, part = subset(frame, where or (), without or ())
+    problems.raise_any()
     options: dict[str, Any] = {
         "keys": tuple(k.strip() for k in pair.split(",") if k.strip()),
         "score": score, "rules": rules, "seed": seed, "reference": reference,
     }  # fmt: skip
-    frame, part = subset(load_frame(study), where or (), without or ())
     runs = StudyFrame.of(frame, RunOutputs(find_study(study), "report"))
     made: Sequence[Comparison]
     if named := bool(a or b or budget):
