@@ -180,7 +180,6 @@ def _retention(runs: pd.DataFrame, rng: np.random.Generator, rules: Rules) -> So
             "arm",
             "n_cells",
             "mean",
-            "task_mean",
             "iqm",
             "retention",
             "retention_low_tasks",

@@ -33,9 +33,8 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]
     def run(frame: pd.DataFrame, *arguments: str, columns: int = 200) -> str:
         monkeypatch.setattr(kdlora.records.frame, "load_frame", lambda root: frame)
         monkeypatch.setenv("COLUMNS", str(columns))
-        done = CliRunner().invoke(
-            app, [str(tmp_path), "--draws", "300", *arguments], catch_exceptions=False
-        )
+        drawn = () if "--draws" in arguments else ("--draws", "300")
+        done = CliRunner().invoke(app, [str(tmp_path), *drawn, *arguments], catch_exceptions=False)
         assert done.exit_code == 0
         return done.output
 
@@ -144,6 +143,20 @@ def test_named_arms_in_json(study) -> None:
     assert row["seeds_needed"]["wished"] == 1
 
 
+@pytest.mark.parametrize("seeds", [[1], [1, 2]])
+def test_a_study_without_verdicts_says_what_they_need_and_shows_differences(study, seeds) -> None:
+    frame = grid(noisy(0.05), arms=ARMS, tasks=["t0"], seeds=seeds)
+    text = study(frame)
+    told = json.loads(study(frame, "--json"))["comparisons"]
+    reasons = {c["claims"][c["scope"]]["cannot"] for c in told}
+    assert reasons
+    for reason in reasons:
+        assert text.count(f"it cannot be said: {reason}.") == 1
+    mean = 100 * frame.groupby("arm")["score"].mean()
+    for c in told:
+        assert f" {mean[c['a']] - mean[c['b']]:+.2f} " in text
+
+
 def test_no_answer_is_text_and_no_traceback(study) -> None:
     text = study(FRAME.assign(score=np.nan), "--a", "teacher/lora")
     assert "cannot be said" in text
@@ -158,6 +171,12 @@ def test_no_answer_is_text_and_no_traceback(study) -> None:
         (["--a", "teacher/fft", "--b", "teacher/fft"], "same arm"),
         (["--alpha", "2", "--a", "teacher/lora"], "alpha is 2.0"),
         (["--correction", "sidak"], "holm, bh or none"),
+        (["--margin-unit", "point"], "margin_unit is 'point'. Did you mean 'points'"),
+        (["--margin-unit", "rmse", "--a", "teacher/lora"], "margin_unit is 'rmse'"),
+        (["--draws", "0"], "--draws is 0; expected at least 100"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--wish", "-1"], "--wish is -1"),
+        (["--wish", "nan"], "--wish is nan"),
         (["--without", "tusk=t0"], "Did you mean 'task'"),
         (["--where", "task"], "column=value"),
         (["--where", "task=t9"], "no row has it. Did you mean 't"),
@@ -173,6 +192,19 @@ def test_what_cannot_be_understood_is_one_message(study, arguments: list[str], w
     with pytest.raises(InputError) as caught:
         study(FRAME, *arguments)
     assert words in str(caught.value)
+
+
+def test_all_that_is_wrong_with_a_comparison_is_told_at_once(study) -> None:
+    wrong = ["--margin-unit", "bar", "--draws", "0", "--wish", "-1", "--alpha", "0.6",
+             "--without", "tusk=t0"]  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        study(FRAME, *wrong)
+    assert len(caught.value.problems) == 5
+
+
+def test_a_margin_may_be_in_the_unit_of_an_error(study) -> None:
+    frame = grid(noisy(0.05), arms=ARMS, tasks=TASKS, metric="rmse").assign(direction=-1)
+    assert "within ±0.5 rmse" in study(frame, "--margin", "0.5", "--margin-unit", "rmse")
 
 
 def test_the_same_budget_keeps_runs_of_like_cost(study) -> None:

@@ -58,6 +58,12 @@ def test_problems_come_together_with_exit_code_2(demo: Path, capsys) -> None:
     error = capsys.readouterr().err
     assert "2 problems" in error
     assert "Traceback" not in error
+    wrong = ["--profile", "mobil", "--max-size-mb", "-5", "--prefer", "foo", "--runtime", "bar",
+             "--draws", "0"]  # fmt: skip
+    assert run("recommend", str(demo), *wrong) == 2
+    error = capsys.readouterr().err
+    assert "5 problems" in error
+    assert "Did you mean 'mobile'" in error
     assert run("recommend", str(demo), "--profile", "mobil") == 2
     assert "Did you mean 'mobile'" in capsys.readouterr().err
     assert run("recommend", str(demo), "--task", "mods") == 2

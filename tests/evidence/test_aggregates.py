@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +17,7 @@ from kdlora.evidence.aggregates import (
 from kdlora.evidence.result import Rules
 from tests.harness.evidence_frames import grid, noisy
 
-FFT, KD = "teacher/fft", "student/kd-lora"
+FFT, LORA, KD = "teacher/fft", "student/lora", "student/kd-lora"
 TASKS = [f"t{i}" for i in range(8)]
 QUICK = Rules(draws=2_000)
 
@@ -79,7 +81,8 @@ def studies(
     shared = SharedCells(
         ("pair", "task", "seed"), columns, "points", len(table), by_task, {}, (), "", table
     )
-    return shared, level[kept].mean(0)
+    truth = pd.DataFrame(level[kept], table.index).groupby(level=["task", "pair"]).mean()
+    return shared, truth.groupby(level="task").mean().mean().to_numpy()
 
 
 @pytest.mark.parametrize(
@@ -127,12 +130,58 @@ def test_what_cannot_vary_has_no_interval() -> None:
     assert other.mean_low < other.mean < other.mean_high
 
 
-def test_task_mean_weighs_tasks_alike() -> None:
-    frame = grid(lambda arm, pair, task, seed: 0.9 if task == "t0" else 0.5)
-    frame = frame[~((frame["task"] == "t1") & (frame["seed"] > 1))]
-    found = aggregate(shared_cells(frame), rng=rng(), rules=QUICK)[0]
-    assert found.task_mean == pytest.approx(70)
-    assert found.mean == pytest.approx((3 * 90 + 50) / 4)
+def uneven() -> pd.DataFrame:
+    """Six seeds of an easy task and two of a hard one, whose order of the students is another."""
+    level = {("easy", FFT): 0.95, ("easy", LORA): 0.93, ("easy", KD): 0.915,
+             ("hard", FFT): 0.6, ("hard", LORA): 0.5, ("hard", KD): 0.535}  # fmt: skip
+    frame = grid(
+        lambda arm, pair, task, seed: level[task, arm] + seed % 3 / 1000,
+        arms=[FFT, LORA, KD], tasks=["easy", "hard"], seeds=range(6),
+    )  # fmt: skip
+    return frame[(frame["task"] == "easy") | (frame["seed"] < 2)]
+
+
+@pytest.mark.parametrize("rules", [QUICK, replace(QUICK, bootstrap="percentile")])
+def test_means_shares_and_order_weigh_tasks_alike_whatever_seeds_they_have(rules: Rules) -> None:
+    frame = uneven()
+    known = 100 * frame.groupby(["arm", "task"])["score"].mean().groupby("arm").mean()
+    found = aggregate(shared_cells(frame), rng=rng(), reference=FFT, rules=rules)
+    assert [one.arm for one in found] == [FFT, KD, LORA]
+    for one in found:
+        assert one.mean == pytest.approx(known[one.arm])
+        assert one.reference_mean == pytest.approx(known[FFT])
+        assert one.retention == pytest.approx(100 * known[one.arm] / known[FFT])
+        assert one.mean_low < one.mean < one.mean_high
+    iqms = {one.arm: one.iqm for one in found}
+    assert iqms[KD] == pytest.approx(
+        stats.trim_mean(100 * frame.loc[frame["arm"] == KD, "score"], 0.25)
+    )  # over runs, as it is defined
+
+
+def test_pairs_of_a_task_weigh_alike_too() -> None:
+    frame = grid(
+        lambda arm, pair, task, seed: 0.9 if (pair, task) == ("p", "t0") else 0.5,
+        pairs=["p", "q"], tasks=["t0", "t1"],
+    )  # fmt: skip
+    frame = frame[~((frame["pair"] == "q") & (frame["seed"] > 1))]
+    shared = shared_cells(frame)
+    assert aggregate(shared, rng=rng(), rules=QUICK)[0].mean == pytest.approx((70 + 50) / 2)
+    assert shared.uneven
+    assert not shared_cells(grid(noisy(0.1))).uneven
+
+
+def test_intervals_of_uneven_tasks_cover_what_they_say() -> None:
+    draw, n = np.random.default_rng(1), 2_000
+    index = [("p", "easy", s) for s in range(6)] + [("p", "hard", s) for s in range(2)]
+    table = pd.DataFrame(
+        70 + draw.standard_normal((8, n)),
+        pd.MultiIndex.from_tuples(index, names=["pair", "task", "seed"]),
+        [f"study {i}" for i in range(n)],
+    )
+    shared = SharedCells(("pair", "task", "seed"), tuple(table), "points", 8,
+                         {"easy": 6, "hard": 2}, {}, (), "", table)  # fmt: skip
+    inside = [a.mean_low <= 70 <= a.mean_high for a in aggregate(shared, rng=rng())]
+    assert np.mean(inside) >= 0.945
 
 
 def test_what_cannot_be_said() -> None:

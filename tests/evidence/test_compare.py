@@ -66,6 +66,18 @@ def test_on_these_tasks_the_seeds_are_the_sample(study: pd.DataFrame) -> None:
     assert claim.basis.n_seeds == 3
 
 
+def test_the_means_of_both_sides_differ_by_the_difference_whatever_seeds_tasks_have() -> None:
+    draw = np.random.default_rng(3)
+    frame = grid(lambda *_: draw.uniform(0.4, 0.9), pairs=["p", "q"], seeds=range(6))
+    kept = frame[(frame["task"] == "t0") | (frame["seed"] < 2) | (frame["pair"] == "q")]
+    c = run(kept)
+    blocks = 100 * kept.groupby(["arm", "task", "pair"])["score"].mean()
+    known = blocks.groupby(level=["arm", "task"]).mean().groupby(level="arm").mean()
+    assert (c.mean_a, c.mean_b) == pytest.approx((known[A], known[B]))
+    assert c.mean_a - c.mean_b == pytest.approx(c.claim.difference)
+    assert c.mean_a - c.mean_b == pytest.approx(c.levels["tasks"].mean)
+
+
 def test_levels_equal_scipy_at_each_level(study: pd.DataFrame) -> None:
     c = run(study)
     points = study.assign(score=100 * study["score"])

@@ -47,9 +47,12 @@ def compare(
     import numpy as np
 
     from kdlora.evidence.questions import check_arms
+    from kdlora.evidence.scores import check_rules
     from kdlora.evidence.study import gather
 
     runs = _runs(study, where, without).ranks_apart()
+    if rules is not None:
+        check_rules(runs, rules, score)
     if reference is not None:
         check_arms(runs.table, [reference])
     return gather(
@@ -86,8 +89,11 @@ def compare_arms(
     import numpy as np
 
     from kdlora.evidence.questions import compare_at_budget, compare_named
+    from kdlora.evidence.scores import check_rules
 
     runs, rng = _runs(study, where, without), np.random.default_rng(seed)
+    if rules is not None:
+        check_rules(runs, rules, score)
     a, b = ([arm] if isinstance(arm, str) else arm for arm in (a, b))
     if budget is not None:
         b = b or ([reference] if reference else [])

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from kdlora.errors import InputError, did_you_mean
+from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.evidence.result import Result
 from kdlora.spec.encoders import is_licence
 from kdlora.vocabulary.metric import Metric
@@ -151,13 +151,19 @@ def asked_for(name: str | None, **limits: Any) -> list[tuple[str | None, Constra
     Raises InputError for a name or a limit that is not known.
     """
     known = [f.name for f in fields(Constraints)]
-    unknown = [limit for limit in limits if limit not in known]
-    if unknown:
-        raise InputError([f"unknown limit '{x}'.{did_you_mean(x, known)}" for x in unknown])
-    if name is not None:
-        return [(name, profile(name).constraints.changed(**limits))]
-    if any(value is not None for value in limits.values()):
-        return [(None, Constraints().changed(**limits))]
+    problems = Problems()
+    problems.add(
+        *(f"unknown limit '{x}'.{did_you_mean(x, known)}" for x in limits if x not in known)
+    )
+    limits = {x: value for x, value in limits.items() if x in known}
+    own = Constraints()
+    with problems.caught():
+        own = own if name is None else profile(name).constraints
+    with problems.caught():
+        own = own.changed(**limits)
+    problems.raise_any()
+    if name is not None or any(value is not None for value in limits.values()):
+        return [(name, own)]
     return [(name, one.constraints) for name, one in PROFILES.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,11 @@ from rich import box
 from rich.cells import cell_len
 from rich.table import Table
 
+from kdlora.cli.options import too_small
 from kdlora.cli.part import Where, Without
 from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say_json, terminal
+from kdlora.errors import Problems
 from kdlora.vocabulary.arm import wrapped
 from kdlora.vocabulary.p_value import p_text
 from kdlora.vocabulary.quantity import quantity
@@ -39,6 +42,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
     """A row a comparison, the interval below its estimate; what they share stands below the table.
 
     Estimates are those of the widest claim that is made; a scope in which none is has no column.
+    Where none is made at all, the difference of these runs stands alone.
     Names fold, numbers never do: with many scopes p stands below the interval.
     """
     from kdlora.evidence.comparison import made_scopes
@@ -56,10 +60,9 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
         table.add_column(_HEADS[scope], no_wrap=True)
     for c in comparisons:
         claim = c.claim
-        said = claim.difference is not None
-        estimate = _over(
-            f"{claim.difference:+.2f}" if said else "-", _span(claim.low, claim.high, 1)
-        )
+        plain = c.levels["tasks"].mean if c.levels else None
+        known = plain if claim.difference is None else claim.difference
+        estimate = _over("-" if known is None else f"{known:+.2f}", _span(claim.low, claim.high, 1))
         p, needs = _p(claim.p_corrected), f"{claim.detectable:.1f}" if claim.detectable else "-"
         table.add_row(
             wrapped(c.a),
@@ -131,6 +134,7 @@ def example_table(rows: list[dict[str, Any]]) -> Table:
 
 def method_table(e: Evidence) -> Table:
     """A row a method, two lines each: estimates above their intervals."""
+    from kdlora.evidence.sentences import POOLED
     from kdlora.report.words import share_scope
 
     front = {p.arm: p for p in e.front.points} if e.front else {}
@@ -169,7 +173,7 @@ def method_table(e: Evidence) -> Table:
         if first.over_seeds
         else first.cannot,
     ]
-    notes = [note for note in notes if note]
+    notes = [note for note in [*notes, POOLED if e.shared.uneven else ""] if note]
     if ranking.critical_difference:
         notes.append(
             f"ranks within {ranking.critical_difference:.2f} are not told apart (Nemenyi, "
@@ -330,6 +334,7 @@ def compare(
     from kdlora import api
     from kdlora.cli.progress import waiting
     from kdlora.evidence.result import Rules
+    from kdlora.evidence.scores import unit_problems
     from kdlora.evidence.teacher import why_untaught
     from kdlora.records.frame import load_frame
     from kdlora.records.predictions import RunOutputs
@@ -337,18 +342,28 @@ def compare(
     from kdlora.records.subset import subset
     from kdlora.records.tidy import StudyFrame
 
-    rules = Rules(
-        alpha=alpha,
-        margin=margin,
-        margin_unit=margin_unit,
-        correction=correction,  # type: ignore[arg-type]
-        draws=draws,
-    )
+    problems, rules = Problems(), Rules()
+    with problems.caught():
+        rules = Rules(
+            alpha=alpha,
+            margin=margin,
+            margin_unit=margin_unit,
+            correction=correction,  # type: ignore[arg-type]
+            draws=max(draws, 100),  # fewer are told below
+        )
+    problems.add(*too_small(("draws", draws, 100), ("seed", seed, 0)))
+    if wish is not None and not (math.isfinite(wish) and wish > 0):
+        problems.add(f"--wish is {wish:g}; expected a difference above 0")
+    frame, part = load_frame(study), ""
+    with problems.caught():
+        problems.add(*unit_problems(frame, margin_unit, score))
+    with problems.caught():
+        frame, part = subset(frame, where or (), without or ())
+    problems.raise_any()
     options: dict[str, Any] = {
         "keys": tuple(k.strip() for k in pair.split(",") if k.strip()),
         "score": score, "rules": rules, "seed": seed, "reference": reference,
     }  # fmt: skip
-    frame, part = subset(load_frame(study), where or (), without or ())
     runs = StudyFrame.of(frame, RunOutputs(find_study(study), "report"))
     made: Sequence[Comparison]
     if named := bool(a or b or budget):
@@ -469,6 +484,10 @@ def _show_evidence(e: Evidence) -> None:
     console = terminal()
     for question, comparisons in e.families.items():
         console.print(verdict_table(comparisons, question))
+    unsaid = [c for cs in e.families.values() for c in cs if not c.claim.made]
+    for why in dict.fromkeys(c.claim.cannot for c in unsaid if not c.matched.reason):
+        text = f"Where there is no verdict, it cannot be said: {why}."
+        console.print(text, soft_wrap=True)
     if e.aggregates:
         console.print(method_table(e))
     else:

@@ -30,6 +30,15 @@ def split_names(given: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (given or "").split(",") if name.strip())
 
 
+def too_small(*given: tuple[str, int | None, int]) -> list[str]:
+    """What is wrong with numbers of options, each with its name and the least it may be."""
+    return [
+        f"--{name} is {value}; expected at least {least}"
+        for name, value, least in given
+        if value is not None and value < least
+    ]
+
+
 class SingleValued(TyperCommand):
     """A command of which an option that takes one value may be given once.
 

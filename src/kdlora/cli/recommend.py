@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kdlora.cli.options import too_small
 from kdlora.cli.part import Where, Without
 from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say, say_json, terminal
-from kdlora.errors import InputError
+from kdlora.errors import Problems
 
 if TYPE_CHECKING:
     from kdlora.choice.recommendation import BrokenLimit, EasedLimit, JudgedForm, Recommendation
@@ -115,16 +116,13 @@ def recommend(
         "quantize": tuple(q.strip() for q in quantize.split(",")) if quantize else None,
         "licence": tuple(n.strip().lower() for n in licence.split(",")) if licence else None,
     }  # fmt: skip
-    problems = [
-        f"--{name} is {value}; expected at least {least}"
-        for name, value, least in (("draws", draws, 100), ("length", length, 1), ("seed", seed, 0))
-        if value is not None and value < least
-    ]
+    problems = Problems()
+    problems.add(*too_small(("draws", draws, 100), ("length", length, 1), ("seed", seed, 0)))
     if accuracy is not None and min_coverage is None:
-        problems.append("--accuracy is that of the answers given: it needs --min-coverage")
-    if problems:
-        raise InputError(problems)
-    asked = asked_for(profile, **given)
+        problems.add("--accuracy is that of the answers given: it needs --min-coverage")
+    with problems.caught():
+        asked = asked_for(profile, **given)
+    problems.raise_any()
     with waiting("choosing", hidden=as_json):
         made = recommend_study(
             study, asked, part=StudyPart(task or (), where or (), without or ()),

@@ -1,6 +1,7 @@
 """Averages of many methods over their shared cells: mean, IQM, retention, chance of improvement.
 
-A mean over all runs of an arm compares task mixes, not arms, when cells are missing.
+A mean over all runs of an arm compares task mixes, not arms, when cells are missing. Nor does a
+task weigh more for having more seeds: a mean is over the runs of a block, its blocks, then tasks.
 
 After Agarwal et al. (2021), "Deep RL at the edge of the statistical precipice", with cells kept
 paired across methods. Two things differ: intervals are honest for few units (see `intervals`), and
@@ -18,7 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from kdlora.evidence import intervals
-from kdlora.evidence.estimator import MIN_TASKS
+from kdlora.evidence.estimator import MIN_TASKS, ClusterRobust, Nesting
 from kdlora.evidence.pairing import one_side
 from kdlora.evidence.result import Result, Rules, finite
 from kdlora.evidence.scores import KEYS, Selection, labels, usable_runs
@@ -71,6 +72,27 @@ class SharedCells(Result):
     def block_codes(self) -> np.ndarray:
         """[cells] of one block differ in the seed alone."""
         return self._codes([k for k in self.keys if k != "seed"])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """[cells] in the mean over tasks, as `Nesting` has it; they sum to 1."""
+        task, block = self.task_codes, self.block_codes
+        order = np.lexsort((block, task))
+        nesting = Nesting.of(task[order], block[order])
+        found = np.empty(len(order))
+        found[order] = nesting.weights() / nesting.n_tasks
+        return found
+
+    @property
+    def uneven(self) -> bool:
+        """Whether a mean over the cells would weigh some task more than another."""
+        return not self.reason and bool(np.ptp(self.weights) > 1e-12)
+
+    @property
+    def seed_df(self) -> float:
+        """Degrees of freedom of the spread over seeds of that mean: fewer than the seeds less one
+        where some seeds carry more of it than others."""
+        return ClusterRobust.of(self.weights, self.block_codes, self.seed_codes).df
 
     def _codes(self, keys: list[str]) -> np.ndarray:
         if not keys:
@@ -228,18 +250,17 @@ def _counts(table: pd.DataFrame) -> dict[str, int]:
 class Aggregate(Result):
     """One method over shared cells, with intervals over the seeds in `over_seeds`.
 
-    They say what other seeds would give on these tasks and pairs, with the same texts. `task_mean`
-    weighs tasks alike. `reference_mean` is over the same cells. `retention` is the mean in per cent
-    of the reference's, over the cells of the `share_tasks` of which a share is told
-    (`teacher.gives_shares`); its `*_tasks` interval takes the tasks as the sample. `cannot`: why
-    an interval or a share is not there.
+    They say what other seeds would give on these tasks and pairs, with the same texts. `mean` and
+    `retention` weigh tasks alike; `iqm` is over the cells, as it is defined. `reference_mean` is
+    over the same cells. `retention` is the mean in per cent of the reference's, over the cells of
+    the `share_tasks` of which a share is told (`teacher.gives_shares`); its `*_tasks` interval
+    takes the tasks as the sample. `cannot`: why an interval or a share is not there.
     """
 
     arm: str
     n_cells: int
     n_tasks: int
     mean: float
-    task_mean: float
     iqm: float
     reference_mean: float | None = None
     over_seeds: int = 0
@@ -290,10 +311,10 @@ def aggregate(
     if shared.reason:
         return ()
     values = shared.values
-    means, middles = values.mean(0), iqm(values)
+    means, middles = shared.weights @ values, iqm(values)
     told = _with_shares(shared, reference, floor)
     columns: dict[str, np.ndarray] = {
-        "mean": means, "task_mean": shared.means_by("tasks").values.mean(0), "iqm": middles,
+        "mean": means, "iqm": middles,
         **({"reference_mean": np.full(len(means), means[shared.arms.index(reference)])}
            if reference in shared.arms else {}),
     }  # fmt: skip
@@ -303,7 +324,7 @@ def aggregate(
         columns |= _percentiles(shared, rules, rng)
     elif len(left):
         most = 100.0 if shared.unit == POINTS else np.inf
-        columns |= _ends("mean", means, left.mean(1), rules, most)
+        columns |= _ends("mean", means, shared.weights @ left, rules, most, shared.seed_df)
         columns |= _ends("iqm", middles, iqm(left, axis=1), rules, most)
     if told is not None and reference is not None:
         columns |= _retention(told, reference, rules, rng)
@@ -328,7 +349,8 @@ def _without_each_seed(shared: SharedCells) -> tuple[np.ndarray, str]:
     their blocks give on average; none, and the reason, where seeds tell no interval.
 
     So every block keeps its weight whatever seeds it has, and in a complete grid the mean of a
-    seed's cells is the unit.
+    seed's cells is the unit. A block of k of the n seeds moves by less: n jackknife values, of
+    which k vary, would make k (n - 1) / (n (k - 1)) of the variance of its mean.
     """
     values, seeds, blocks = shared.values, shared.seed_codes, shared.block_codes
     n, none = int(seeds.max()) + 1, np.empty((0, *values.shape))
@@ -344,22 +366,33 @@ def _without_each_seed(shared: SharedCells) -> tuple[np.ndarray, str]:
         )
     sums = np.stack([np.bincount(blocks, weights=column) for column in values.T], axis=1)
     others = (sums[blocks] - values) / (sizes[blocks] - 1)[:, None]
-    return np.stack([np.where((seeds == s)[:, None], others, values) for s in range(n)]), ""
+    step = np.sqrt(n * (sizes - 1) / (sizes * (n - 1)))[blocks][:, None]
+    moved = step * others + (1 - step) * values
+    return np.stack([np.where((seeds == s)[:, None], moved, values) for s in range(n)]), ""
 
 
 def _ends(
-    name: str, whole: np.ndarray, without: np.ndarray, rules: Rules, most: float
+    name: str,
+    whole: np.ndarray,
+    without: np.ndarray,
+    rules: Rules,
+    most: float,
+    df: float | None = None,
 ) -> dict[str, np.ndarray]:
-    low, high = intervals.jackknife(whole, without, alpha=rules.alpha)
+    low, high = intervals.jackknife(whole, without, alpha=rules.alpha, df=df)
     return {f"{name}_low": low, f"{name}_high": np.minimum(high, most)}
 
 
 def _shares(
-    kept: np.ndarray, without: np.ndarray, rules: Rules, suffix: str = ""
+    kept: np.ndarray,
+    without: np.ndarray,
+    rules: Rules,
+    suffix: str = "",
+    df: float | None = None,
 ) -> dict[str, np.ndarray]:
     """The interval of shares, in per cent, from the log scale."""
     with np.errstate(all="ignore"):
-        low, high = intervals.jackknife(np.log(kept), np.log(without), alpha=rules.alpha)
+        low, high = intervals.jackknife(np.log(kept), np.log(without), alpha=rules.alpha, df=df)
     bounds = {"retention_low": 100 * np.exp(low), "retention_high": 100 * np.exp(high)}
     return {f"{name}{suffix}": bound for name, bound in bounds.items()}
 
@@ -384,23 +417,24 @@ def _retention(
     told: SharedCells, reference: str, rules: Rules, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Ratios of means [arms] in per cent, with their intervals."""
-    values, at = told.values, told.arms.index(reference)
+    values, at, weights = told.values, told.arms.index(reference), told.weights
 
-    def ratios(of: np.ndarray) -> np.ndarray:
+    def ratios(of: np.ndarray, weights: np.ndarray = weights) -> np.ndarray:
         """[..., cells, arms] -> [..., arms]"""
-        means = of.mean(-2)
+        means = weights @ of
         with np.errstate(all="ignore"):
             return means / means[..., at, None]
 
     kept = ratios(values)
     columns = {"retention": 100 * kept}
     if rules.bootstrap == "percentile":
-        columns |= _percentile_shares(values, values[:, at], rules, rng)
+        columns |= _percentile_shares(weights[:, None] * values, at, rules, rng)
     elif len(left := _without_each_seed(told)[0]):
-        columns |= _shares(kept, ratios(left), rules)
+        columns |= _shares(kept, ratios(left), rules, df=told.seed_df)
     if len(told.by_task) >= MIN_TASKS:
         tasks = told.task_codes
-        without = np.stack([ratios(values[tasks != task]) for task in np.unique(tasks)])
+        others = [tasks != task for task in np.unique(tasks)]
+        without = np.stack([ratios(values[own], weights[own]) for own in others])
         columns |= _shares(kept, without, rules, "_tasks")
     return columns
 
@@ -412,10 +446,16 @@ def _percentiles(
     values = shared.values
     if len(values) < 2 or not rules.draws:
         return {}
+
+    def drawn_means(rows: np.ndarray) -> np.ndarray:
+        """A cell takes its weight, the last column, along."""
+        rows, weights = rows[..., :-1], rows[..., -1:]
+        return np.stack([(weights * rows).sum(1) / weights.sum(1), iqm(rows, axis=1)], axis=1)
+
     drawn = intervals.bootstrap_strata(
-        values,
+        np.column_stack([values, shared.weights]),
         shared.task_codes,
-        lambda rows: np.stack([rows.mean(1), iqm(rows, axis=1)], axis=1),
+        drawn_means,
         rules.draws,
         rng,
     )
@@ -425,7 +465,7 @@ def _percentiles(
 
 
 def _percentile_shares(
-    values: np.ndarray, base: np.ndarray, rules: Rules, rng: np.random.Generator
+    values: np.ndarray, at: int, rules: Rules, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """The customary intervals of shares: all cells resampled."""
     if len(values) < 2 or not rules.draws:
@@ -433,7 +473,9 @@ def _percentile_shares(
     cells = np.arange(len(values))
     ends = [
         intervals.interval(
-            intervals.bootstrap_clusters(column, cells, rules.draws, rng, denominator=base),
+            intervals.bootstrap_clusters(
+                column, cells, rules.draws, rng, denominator=values[:, at]
+            ),
             alpha=rules.alpha,
         )
         for column in values.T

@@ -242,11 +242,14 @@ def _comparison(
     d = matched.differences
     levels, components, by_task = {}, None, {}
     n_blocks = n_tasks = 0
+    sides: tuple[float | None, float | None] = (None, None)
     if len(d):
         nesting = matched.nesting
         n_blocks, n_tasks = nesting.n_blocks, nesting.n_tasks
         levels = describe_levels(d, nesting, rules, rng)
         components = variance_components(d, nesting)
+        scores = matched.cells[["score_a", "score_b"]].to_numpy(float).T
+        sides = tuple(map(finite, nesting.task_means(scores).mean(-1)))  # type: ignore[assignment]
         names = matched.cells["task"].astype(str).unique()
         by_task = dict(zip(names, nesting.task_means(d).tolist(), strict=True))
     notes = [*matched.notes, *([matched.reason] if matched.reason else [])]
@@ -256,8 +259,7 @@ def _comparison(
     return Comparison(
         matched.a, matched.b, matched.score, matched.unit, matched.keys, len(d), n_blocks, n_tasks,
         matched.only_a, matched.only_b,
-        finite(matched.cells["score_a"].mean()) if len(d) else None,
-        finite(matched.cells["score_b"].mean()) if len(d) else None,
+        *sides,
         levels, claims, components, by_task, family, rules, tuple(notes), matched,
         unequal,
     )  # fmt: skip

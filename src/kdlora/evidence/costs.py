@@ -254,8 +254,9 @@ def score_per_cost(
         both = tables[0].table.index.intersection(tables[1].table.index)
         if not len(both):
             continue
-        mean = tables[0].table.loc[both].mean()
-        cost = np.exp(tables[1].table.loc[both].mean())
+        score_of, cost_of = (replace(t, table=t.table.loc[both]) for t in tables)
+        mean = score_of.table.T @ score_of.weights
+        cost = np.exp(cost_of.table.T @ cost_of.weights)
         rows = [
             PerResource(str(n), column, len(both), float(mean[n]), float(cost[n]),
                         float(mean[n] / cost[n]))

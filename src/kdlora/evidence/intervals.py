@@ -127,8 +127,11 @@ def interval(
     return low, high
 
 
-def student(values: np.ndarray, *, alpha: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Student's interval of the mean of `values` [n, ...] over the first axis.
+def student(
+    values: np.ndarray, *, alpha: float = 0.05, df: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Student's interval of the mean of `values` [n, ...] over the first axis, with n - 1 degrees
+    of freedom unless `df` says that the units are uneven.
 
     NaN for fewer than `LEAST` values and where they do not vary, which is no proof that they
     cannot.
@@ -140,14 +143,14 @@ def student(values: np.ndarray, *, alpha: float = 0.05) -> tuple[np.ndarray, np.
     error = values.std(0, ddof=1) / math.sqrt(n)
     half = np.where(
         error > np.maximum(1e-12 * np.abs(mean), 1e-13),
-        stats.t.ppf(1 - alpha / 2, n - 1) * error,
+        stats.t.ppf(1 - alpha / 2, n - 1 if df is None else df) * error,
         np.nan,
     )
     return mean - half, mean + half
 
 
 def jackknife(
-    whole: np.ndarray, without: np.ndarray, *, alpha: float = 0.05
+    whole: np.ndarray, without: np.ndarray, *, alpha: float = 0.05, df: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Student's interval of a statistic from its values without each unit (Tukey 1958).
 
@@ -156,7 +159,7 @@ def jackknife(
     """
     n = len(without)
     pseudo = n * whole[None] - (n - 1) * without
-    low, high = student(pseudo, alpha=alpha)
+    low, high = student(pseudo, alpha=alpha, df=df)
     shift = whole - pseudo.mean(0)
     return low + shift, high + shift
 

@@ -103,9 +103,10 @@ def pareto_front(
     cube = np.stack([t.table.loc[both].to_numpy(float) for t in tables], axis=-1)
     directions = np.array(list(axes.values()))
     tasks = pd.factorize(both.get_level_values("task").astype(str))[0]
-    means = cube.mean(0)
+    weights = replace(tables[0], table=tables[0].table.loc[both]).weights
+    means = np.tensordot(weights, cube, 1)
     beaten = dominates(means, directions)
-    share, resampled = _share_on_front(cube, tasks, directions, rules, rng)
+    share, resampled = _share_on_front(cube, weights, tasks, directions, rules, rng)
     real = means.copy()
     for i, axis in enumerate(axes):
         real[:, i] = means[:, i] if axis == "score" else np.exp(means[:, i])
@@ -126,12 +127,13 @@ def pareto_front(
 
 def _share_on_front(
     cube: np.ndarray,
+    weights: np.ndarray,
     tasks: np.ndarray,
     directions: np.ndarray,
     rules: Rules,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray | None, str]:
-    """Share of draws [methods] on the front; `cube` is [cells, methods, axes]."""
+    """Share of draws [methods] on the front; `cube` [cells, methods, axes], `weights` [cells]."""
     n_tasks = int(tasks.max()) + 1
     by_task = n_tasks >= 2
     units = tasks if by_task else np.arange(len(cube))
@@ -139,8 +141,8 @@ def _share_on_front(
     if count < intervals.FEW or not rules.draws:
         return None, ""
     sums = np.zeros((count, *cube.shape[1:]))
-    np.add.at(sums, units, cube)
-    sizes = np.bincount(units)
+    np.add.at(sums, units, weights[:, None, None] * cube)
+    sizes = np.bincount(units, weights)
     methods, axes = cube.shape[1:]
     kept = np.zeros(methods)
     draws = intervals.affordable(rules.draws, methods * methods * axes)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlora.errors import InputError
+from kdlora.errors import InputError, did_you_mean
+from kdlora.evidence.result import Rules
 from kdlora.records.subset import absent, having, unseen
 from kdlora.records.tidy import UNNAMED, UNNUMBERED, StudyFrame, directions, own_name
 from kdlora.vocabulary.arm import matching
-from kdlora.vocabulary.metric import Metric, metric
+from kdlora.vocabulary.metric import POINTS, Metric, metric
 
 KEYS = ("pair", "task", "seed")
 LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
@@ -116,6 +117,23 @@ def _finished(study: StudyFrame, column: str) -> tuple[pd.DataFrame, tuple[str, 
         if frame[f"any_{key}"].any() and not frame[f"any_{key}"].all()
     }
     return frame.assign(**own, value=values[finite]), tuple(notes)
+
+
+def unit_problems(frame: StudyFrame | pd.DataFrame, margin_unit: str, score: str) -> list[str]:
+    """Why a margin in this unit would judge nothing; none for points, which need not be there."""
+    if margin_unit == POINTS:
+        return []
+    names = map(str, _metric_names(StudyFrame.of(frame).table, score).dropna().unique())
+    known = {POINTS, *(metric(name).unit if metric(name).name else score for name in names)}
+    if margin_unit in known:
+        return []
+    return [f"margin_unit is '{margin_unit}'.{did_you_mean(margin_unit, known)}"]
+
+
+def check_rules(frame: StudyFrame | pd.DataFrame, rules: Rules, score: str) -> None:
+    """Raises InputError for a margin that would judge nothing."""
+    if problems := unit_problems(frame, rules.margin_unit, score):
+        raise InputError(problems, where="rules of the comparison")
 
 
 def usable_runs(

@@ -30,6 +30,12 @@ ALLOWANCE = (
     f"{SEED_CORRELATION:g}, and not measured: that needs three seeds"
 )
 
+# To be said of an interquartile mean where tasks have unlike many cells.
+POOLED = (
+    "means weigh tasks alike; the interquartile mean is over all cells, so that a task with more "
+    "of them weighs more"
+)
+
 
 def scope_text(claim: Claim) -> str:
     """What the claim is about, as it stands in a sentence."""

@@ -6,6 +6,7 @@ import pandas as pd
 
 from kdlora.evidence.gains import Facts
 from kdlora.evidence.outcomes import averaged_tasks
+from kdlora.evidence.sentences import POOLED
 from kdlora.evidence.study import Evidence
 from kdlora.records.tidy import metric_of, metrics_of, names, scored, seeds_of
 from kdlora.report import words as w
@@ -157,6 +158,12 @@ def averages_table(stats: Evidence) -> Table | None:
         )
         if scope
     ]
+    tables = {
+        "all pairs": stats.shared,
+        **{pair: own.shared for pair, own in stats.by_pair.items()},
+    }
+    if any(tables[group].uneven for group, _ in parts):
+        why.append(f"{w.sentence_case(POOLED)}.")
     missing = [f"No average over all pairs: {stats.shared.reason}."] * bool(stats.shared.reason)
     if apart:
         missing.append(
