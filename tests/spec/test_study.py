@@ -65,6 +65,35 @@ def test_each_mistake_has_a_sentence(changes, expected):
     assert expected in problems_of(**changes)
 
 
+@pytest.mark.parametrize(
+    ("arm", "section", "settings", "expected"),
+    [
+        ("student/lora", "distillation", {"temperature": 9}, "Did you mean student/kd-lora?"),
+        ("teacher/fft", "distillation", {"temperature": 9}, "teacher/fft has no distillation"),
+        ("student/fft", "adapter", {"rank": 2}, "student/fft has no adapter"),
+        ("student/lora", "adapter", {"config": {"r": 2}, "method": "LOHA"},
+         "adapter.config, adapter.method would change nothing of student/lora"),
+        ("student/peft", "adapter", {"rank": 2}, "adapter.rank would change nothing"),
+        ("student/frozen", "training", {"epochs": 2, "max_length": 8},
+         "student/frozen is not trained, so training.epochs would change nothing"),
+        ("teacher/given", "training", {"epochs": 2}, "teacher/given is not trained"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["overrides", "variations"])
+def test_a_setting_that_its_arm_does_not_have_is_refused(arm, section, settings, expected, by):
+    place = {"overrides": {arm: {section: settings}},
+             "variations": {"v": {"arm": arm, section: settings}}}  # fmt: skip
+    text = problems_of(arms=[arm], adapter={"method": "LOHA"}, **{by: place[by]})
+    assert (expected if (arm, by) != ("teacher/given", "variations") else "not trained") in text
+
+
+@pytest.mark.parametrize("arm", ["student/frozen", "teacher/given"])
+def test_how_an_untrained_model_reads_is_a_setting_of_it(arm):
+    changes = {"overrides": {arm: {"training": {"max_length": 48}}}}
+    study = make_study({**GOOD, "arms": [arm], **changes})
+    assert study.section(arm, "training").of_untrained().max_length == 48
+
+
 def test_all_problems_come_at_once():
     text = problems_of(adapter={"rank": 0}, seeds=[], arms=["x"], tasks=["nope"])
     assert all(word in text for word in ("adapter.rank", "seeds", "arms", "tasks.0"))
