@@ -129,7 +129,7 @@ class Started:
 
         With `os.kill` the signal goes to the engine alone.
         """
-        process = subprocess.Popen(
+        process = self.process = subprocess.Popen(
             [sys.executable, "-m", "kdlora", *self.words, "--threads", "1"],
             start_new_session=True, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
@@ -140,6 +140,13 @@ class Started:
             to(process.pid, then)
         _, errors = process.communicate(timeout=120)  # the workers, too, have closed their end
         return process.returncode, errors
+
+    def has_children(self) -> bool:
+        """Whether the engine has started any process, the first of which are for its server."""
+        pid = self.process.pid
+        with contextlib.suppress(FileNotFoundError):
+            return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        return False
 
     def evaluations(self, run) -> int:
         """How often a run was evaluated by now."""
@@ -171,6 +178,41 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(interrupted):
     assert (started.store.folder(started.runs[0].run_id) / "checkpoint.pt").is_file()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for children in /proc")
+@pytest.mark.parametrize("seconds", [0, 0.03, 0.1, 0.3, 1, 2, 4])
+def test_ctrl_c_while_the_server_starts_is_one_line(corner, tmp_path, seconds):
+    """So many seconds after the engine started its first process."""
+    started = Started(corner, tmp_path)
+
+    def late() -> bool:
+        if started.has_children():
+            time.sleep(seconds)
+            return True
+        return False
+
+    code, errors = started.until(late, signal.SIGINT)
+    assert code == 130, errors
+    assert errors.splitlines()[-1].startswith("error: interrupted")
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("where", ["kdlora.cli.app", "kdlora.api"])
+def test_ctrl_c_before_a_command_has_begun_is_one_line(where):
+    script = f"""
+import builtins, sys
+load = builtins.__import__
+def press(name, *rest):
+    if name == {where!r}:
+        raise KeyboardInterrupt
+    return load(name, *rest)
+builtins.__import__ = press
+from kdlora.cli import main
+main(["plan", "x"])
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
+
+
 def test_a_killed_study_leaves_only_whole_records_and_ends_like_an_undisturbed_one(
     interrupted, done
 ):
@@ -195,7 +237,9 @@ def test_a_killed_study_leaves_only_whole_records_and_ends_like_an_undisturbed_o
 
 
 def test_what_the_server_loads_leaves_garbage_to_be_collected():
+    before = signal.getsignal(signal.SIGINT)
     import_module("kdlora.engines.preload")
     assert gc.isenabled()
     assert gc.get_freeze_count() > 100_000  # what was loaded is not walked by the workers
     assert "kdlora.engines.worker" in sys.modules
+    assert signal.getsignal(signal.SIGINT) is before

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 import kdlora
-from kdlora.api import check
+from kdlora.api import as_study, check
 from kdlora.data.checks.tokens import parse_tokenizer, token_lengths
 from kdlora.data.encoder_files import tokenizer_rules
 from kdlora.errors import InputError, KdloraError
 from kdlora.planning import text_length
+from kdlora.planning.distil_study import DistilArguments, distil_study
 from kdlora.planning.text_length import _that_fits
 from kdlora.planning.workload import activation_mb
+from kdlora.records.frame import save_plan
+from kdlora.records.store import Store
 from kdlora.spec import plan as plan_module
 from kdlora.spec.check import make_study
 from kdlora.spec.plan import make_plan
@@ -172,3 +175,32 @@ def test_a_config_that_cannot_be_read_is_no_traceback(corner, tmp_path, file):
     }  # fmt: skip
     with suppress(KdloraError):  # a broken adapter is told by the run, when its base is looked for
         kdlora.plan(values)
+
+
+@pytest.mark.parametrize("training", [{}, {"epochs": 2}, {"max_length": 40}, AUTO], ids=str)
+def test_the_file_that_a_study_leaves_plans_the_same_runs(corner, tmp_path, training):
+    """The encoders have fewer positions than the default length."""
+    asked = distil_study(
+        DistilArguments(
+            train=corner.train, text="review", label="mood",
+            teacher=corner.teacher, student=corner.student, sections={"training": training},
+        )
+    )  # fmt: skip
+    plan = check(asked)
+    save_plan(Store(tmp_path), asked, plan)
+    ids = [run.run_id for run in plan.runs]
+    assert [run.run_id for run in kdlora.plan(tmp_path / "study.yaml").runs] == ids
+    assert [run.run_id for run in check(as_study(asked, name="other")).runs] == ids
+
+
+def test_a_look_says_auto_only_where_the_study_does(corner):
+    shorter = kdlora.look(
+        {
+            "name": "short", "tasks": [{"name": "t", "train": corner.train, "text": "review",
+                                        "label": "mood"}],
+            "pairs": [{"teacher": corner.teacher, "student": corner.student}],
+        }
+    )  # fmt: skip
+    (told,) = [f.sentence for f in shorter[0].findings if f.name == "max_length"]
+    assert told.startswith("max_length, which nobody named, is ")
+    assert "auto" not in told

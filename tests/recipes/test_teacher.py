@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,18 +70,32 @@ def test_of_many_that_need_a_teachers_logits_one_computes_them(data, store, monk
     answering(monkeypatch, slowly)
     start, found = threading.Barrier(3), []
 
-    def student() -> None:
+    def student(name: str) -> None:
         start.wait()
-        found.append(teacher.logits_of("t", store, data, None))
+        found.append(teacher.logits_of("t", store, data, None, student=name))
 
-    threads = [threading.Thread(target=student) for _ in range(3)]
+    threads = [threading.Thread(target=student, args=[name]) for name in "abc"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert labelled == [5, 5, 5]  # each split once
-    assert sorted(cached for _, cached in found) == [False, True, True]
+    assert [paid_s >= 0.3 for paid_s in sorted(paid for _, paid in found)] == [False, False, True]
+    assert sorted(paid for _, paid in found)[:2] == [0, 0]
     assert {soft.teacher_checksum for soft, _ in found} == {"c"}
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["all labelled", "texts not labelled yet"])
+def test_a_student_that_goes_on_keeps_the_seconds_it_paid(data, store, monkeypatch, torn):
+    words = ["text"]
+    texts = Unlabelled(Examples(ids_of_texts("x", (words, words)), (words, words), np.full(1, -1)))
+    answering(monkeypatch, lambda part: time.sleep(0.05))
+    _, first = teacher.logits_of("t", store, data, None if torn else texts, student="a")
+    _, resumed = teacher.logits_of("t", store, data, texts, student="a")
+    _, other = teacher.logits_of("t", store, data, texts, student="b")
+    assert first >= 0.15
+    assert resumed >= first + 0.05 if torn else resumed == first
+    assert other == 0
 
 
 def test_who_needs_the_splits_alone_does_not_wait_for_anothers_texts(data, store, monkeypatch):
@@ -103,13 +118,14 @@ def test_who_needs_the_splits_alone_does_not_wait_for_anothers_texts(data, store
     answering(monkeypatch, hesitantly)
     monkeypatch.setattr(teacher, "waited_for", waited_for)
     with ThreadPoolExecutor(2) as pool:
-        of_texts = pool.submit(teacher.logits_of, "t", store, data, Unlabelled(texts))
+        label = partial(teacher.logits_of, "t", store, data)
+        of_texts = pool.submit(label, Unlabelled(texts), student="a")
         assert at_splits.wait(60)
-        alone = pool.submit(teacher.logits_of, "t", store, data, None)
+        alone = pool.submit(label, None, student="b")
         assert at_texts.wait(60)
         try:
-            soft, cached = alone.result(timeout=30)
+            soft, paid_s = alone.result(timeout=30)
         finally:
             over.set()
-        assert (len(soft.ids), cached) == (15, True)
+        assert (len(soft.ids), paid_s) == (15, 0)
         assert len(of_texts.result()[0].ids) == 22

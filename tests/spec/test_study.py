@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from kdlora.errors import InputError
 from kdlora.spec.adapter import Adapter
+from kdlora.spec.base import explain
 from kdlora.spec.check import make_study, read_study
 from kdlora.spec.distillation import Distillation, Hidden, Signals, TeacherOutputs, Texts
 from kdlora.spec.encoders import MadeStudent, Pair, Vocabulary, ZeroShotTeacher
@@ -63,6 +64,70 @@ def test_defaults_plan_the_control_arms():
 )  # fmt: skip
 def test_each_mistake_has_a_sentence(changes, expected):
     assert expected in problems_of(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arm", "section", "settings", "expected"),
+    [
+        ("student/lora", "distillation", {"temperature": 9}, "Did you mean student/kd-lora?"),
+        ("teacher/fft", "distillation", {"temperature": 9}, "teacher/fft has no distillation"),
+        ("student/fft", "adapter", {"rank": 2}, "student/fft has no adapter"),
+        ("student/lora", "adapter", {"config": {"r": 2}, "method": "LOHA"},
+         "adapter.config, adapter.method would change nothing of student/lora"),
+        ("student/peft", "adapter", {"rank": 2}, "adapter.rank would change nothing"),
+        ("student/frozen", "training", {"epochs": 2, "max_length": 8},
+         "student/frozen is not trained, so training.epochs would change nothing"),
+        ("teacher/given", "training", {"epochs": 2}, "teacher/given is not trained"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["overrides", "variations"])
+def test_a_setting_that_its_arm_does_not_have_is_refused(arm, section, settings, expected, by):
+    place = {"overrides": {arm: {section: settings}},
+             "variations": {"v": {"arm": arm, section: settings}}}  # fmt: skip
+    text = problems_of(arms=[arm], adapter={"method": "LOHA"}, **{by: place[by]})
+    assert (expected if (arm, by) != ("teacher/given", "variations") else "not trained") in text
+
+
+@pytest.mark.parametrize("arm", ["student/frozen", "teacher/given"])
+def test_how_an_untrained_model_reads_is_a_setting_of_it(arm):
+    changes = {"overrides": {arm: {"training": {"max_length": 48}}}}
+    study = make_study({**GOOD, "arms": [arm], **changes})
+    assert study.section(arm, "training").of_untrained().max_length == 48
+
+
+def choices_of(section: type[BaseModel]):
+    """Where a word of a few may stand, or something else: path of keys in a study."""
+    for name, field in section.model_fields.items():
+        kinds = [get_origin(kind) for kind in get_args(field.annotation)]
+        if Literal in kinds and len(kinds) - (type(None) in get_args(field.annotation)) > 1:
+            words = [w for k in get_args(field.annotation) if get_origin(k) is Literal
+                     for w in get_args(k)]  # fmt: skip
+            yield section, name, words[-1]
+
+
+CHOICES = [one for section in (Training, Adapter, Distillation, Hidden, OwnTask, Data)
+           for one in choices_of(section)]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ["word", 1.5])
+@pytest.mark.parametrize(
+    ("section", "name", "word"), CHOICES, ids=[f"{s.__name__}.{n}" for s, n, _ in CHOICES]
+)
+def test_a_value_that_is_none_of_several_types_is_one_line(section, name, word, wrong):
+    given = word[:-2] + word[-1] if wrong == "word" else wrong
+    values = {"name": "x", "train": "t.csv", "text": "a"} if section is OwnTask else {}
+    with pytest.raises(ValidationError) as caught:
+        section.model_validate({**values, name: given})
+    (line,) = explain(caught.value, section)
+    assert line.startswith(f"{name}: input should be ")
+    assert f"'{word}'" in line
+    assert (f"Did you mean '{word}'?" in line) == (wrong == "word")
+    assert not any(odd in line for odd in ("literal[", "dict[", "tuple[", "constrained"))
+
+
+def test_what_is_wrong_inside_of_one_type_is_told_alone():
+    text = problems_of(training={"class_weights": {"bad": 0}})
+    assert text == "training.class_weights.bad: input should be greater than 0, got 0"
 
 
 def test_all_problems_come_at_once():

@@ -178,7 +178,7 @@ def test_a_drop_is_in_points_or_a_share_that_no_unit_changes(name, reference, lo
     assert one.drop_unit == ("points" if one.in_points else "%")
     if not one.in_points:
         assert float(one.drop(scale * score, scale * reference)) == pytest.approx(drop)
-    worst = one.worst_kept(reference, abs(drop))
+    worst = one.worst_allowed(reference, abs(drop))
     assert float(one.drop(worst, reference)) == pytest.approx(abs(drop))
     both = one.drop(np.array([score, reference]), np.array([reference, reference]))
     assert both == pytest.approx([drop, 0.0])

@@ -56,7 +56,7 @@ def as_study(study: Study | str | Path | dict[str, Any], **changes: Any) -> Stud
     if isinstance(study, Study):
         if not changes:  # what it leaves to its defaults stays left to them
             return study
-        study = {**study.model_dump(), "base_dir": study.base_dir}
+        study = {**study.as_file(), "base_dir": study.base_dir}
     if isinstance(study, dict):
         return make_study({**study, **changes})
     path = Path(study)

@@ -102,7 +102,7 @@ def worst_scores(constraints: Constraints, scored_by: Metric, reference: Any) ->
     if constraints.min_score is not None:
         found["min_score"] = constraints.min_score
     if constraints.max_drop is not None:
-        found["max_drop"] = scored_by.worst_kept(reference, constraints.max_drop)
+        found["max_drop"] = scored_by.worst_allowed(reference, constraints.max_drop)
     return found
 
 

@@ -7,6 +7,8 @@ import gc
 import io
 import sys
 
+from kdlora.errors import Interrupted, KdloraError
+
 # What a disk, its rights and its names are to blame for, and no program.
 _OF_THE_MACHINE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
@@ -16,12 +18,19 @@ _OF_THE_MACHINE = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `kdlora` command."""
+    try:
+        _main(arguments)
+    except KeyboardInterrupt:  # where a command has no more to say of it
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(Interrupted.exit_code)
+
+
+def _main(arguments: list[str] | None) -> None:
     # Imports and tables make a million objects and hardly a cycle: to look for some after every
     # 700 takes a quarter of a comparison's seconds.
     gc.set_threshold(50_000, 20, 100)
     from kdlora.cli.app import EXTRAS, app
     from kdlora.cli.terminal import say
-    from kdlora.errors import KdloraError
 
     for stream in (sys.stdout, sys.stderr):
         # a terminal or pipe that lacks a character gets its number, never a traceback
@@ -29,6 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments)
+    except SystemExit as end:
+        if end.code == Interrupted.exit_code:  # which typer makes of Ctrl-C, without a word
+            raise KeyboardInterrupt from None
+        raise
     except KdloraError as error:
         say(f"error: {error}", stderr=True)
         sys.exit(error.exit_code)

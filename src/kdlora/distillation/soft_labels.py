@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ class SoftLabels:
     """Logits [n, c] of n examples, in the task's canonical order of classes.
 
     `teacher_checksum` is that of the teacher's record, which is another when the same run was done
-    again; empty where it is not known.
+    again; empty where it is not known. `seconds` is what the run `made_by` paid for the labelling.
     """
 
     ids: np.ndarray  # [n] '<U16'
@@ -41,6 +42,12 @@ class SoftLabels:
     label_names: tuple[str, ...]
     data_fingerprint: str
     teacher_checksum: str = ""
+    made_by: str = ""  # empty where it is not known
+    seconds: float = 0.0
+
+    def paid_by(self, run_id: str) -> float:
+        """The seconds that a run paid, in this process or before it was interrupted."""
+        return self.seconds if run_id == self.made_by else 0.0
 
     def take(self, ids: np.ndarray) -> np.ndarray:
         """Logits [m, c] for the given ids. Raises ModelError if the teacher never saw one."""
@@ -103,6 +110,8 @@ def save(labels: SoftLabels, folder: Path, name: str = FILE) -> Path:
         "label_names": json.dumps(labels.label_names),
         "data_fingerprint": labels.data_fingerprint,
         "teacher_checksum": labels.teacher_checksum,
+        "made_by": labels.made_by,
+        "seconds": repr(labels.seconds),
     }
     metadata["content"] = _content_hash(tensors, metadata)
     with whole_file(folder / name) as temporary:
@@ -139,6 +148,8 @@ def load(folder: Path, name: str = FILE) -> SoftLabels | None:
             tuple(json.loads(metadata["label_names"])),
             metadata["data_fingerprint"],
             metadata.get("teacher_checksum", ""),
+            metadata.get("made_by", ""),
+            float(metadata.get("seconds", 0.0)),
         )
     except FileNotFoundError:
         return None
@@ -153,6 +164,7 @@ def soft_labels(
     data: TaskData,
     label: Callable[[Examples], np.ndarray],
     teacher_checksum: str = "",
+    made_by: str = "",
     alone: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[SoftLabels, bool]:
     """The teacher's logits on every split, from its cache or computed now by `label`.
@@ -166,7 +178,13 @@ def soft_labels(
         FILE,
         data.splits().values(),
         like=SoftLabels(
-            _NONE, _NONE, teacher_run_id, data.task.label_names, data.fingerprint, teacher_checksum
+            _NONE,
+            _NONE,
+            teacher_run_id,
+            data.task.label_names,
+            data.fingerprint,
+            teacher_checksum,
+            made_by,
         ),
         label=label,
         alone=alone,
@@ -182,6 +200,7 @@ def soft_labels_of_texts(
     fingerprint: str,
     label: Callable[[Examples], np.ndarray],
     teacher_checksum: str = "",
+    made_by: str = "",
     alone: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[SoftLabels, bool]:
     """The same for unlabelled rows, in a cache of their own for each set of rows."""
@@ -190,7 +209,13 @@ def soft_labels_of_texts(
         f"soft_labels-{fingerprint}.safetensors",
         [rows],
         like=SoftLabels(
-            _NONE, _NONE, teacher_run_id, task.label_names, fingerprint, teacher_checksum
+            _NONE,
+            _NONE,
+            teacher_run_id,
+            task.label_names,
+            fingerprint,
+            teacher_checksum,
+            made_by,
         ),
         label=label,
         alone=alone,
@@ -215,11 +240,12 @@ def _labelled(
                 return cached, True
         except DamagedCache:
             set_aside(folder / name)
-        parts = list(parts)
+        start, parts = time.perf_counter(), list(parts)
         ids = np.concatenate([part.ids for part in parts])
         logits = np.concatenate([label(part) for part in parts])
         ids, first = np.unique(ids, return_index=True)
-        made = replace(like, ids=ids, logits=logits[first])
+        seconds = time.perf_counter() - start
+        made = replace(like, ids=ids, logits=logits[first], seconds=seconds)
         save(made, folder, name)
         return made, False
 

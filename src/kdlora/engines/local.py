@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, popen_forkserver, spawn
+from multiprocessing import forkserver, popen_forkserver, resource_tracker, spawn
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
@@ -96,7 +96,17 @@ def start_server(options: EngineOptions) -> None:
     """
     _context()
     with _environment(worker_environment(_threads(options))):  # the server's: workers inherit it
+        _ensure_server()
+
+
+def _ensure_server() -> None:
+    """Have the server running, deaf to Ctrl-C from its first instruction (see `preload`)."""
+    resource_tracker.ensure_running()  # which the server's start would do, and hear it again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
         forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _preparation_without_main(name: str) -> dict[str, Any]:
@@ -189,6 +199,7 @@ def _fork(
         process = WorkerProcess(target=target, args=(*arguments, sender), name=name)
         try:
             with _environment(worker_environment(threads)):  # should the server start with it
+                _ensure_server()
                 process.start()
             return receiver, process
         except (EOFError, ConnectionError):  # the server is being killed at this moment

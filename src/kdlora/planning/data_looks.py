@@ -53,7 +53,8 @@ def look_at_plan(
     for name, data in loaded.items():
         look = _look(runs[name], data, rules)
         if chosen := plan.lengths.get(name):
-            told = DataFinding("max_length", "info", f"max_length: auto is {chosen.because}")
+            what = "max_length: auto" if chosen.asked else "max_length, which nobody named,"
+            told = DataFinding("max_length", "info", f"{what} is {chosen.because}")
             look = replace(look, findings=(*look.findings, told))
         looks.append(look)
     return looks

@@ -107,7 +107,8 @@ def shortest_reach(encoders: Sequence[EncoderRef]) -> ChosenLength | None:
     if not reach:
         return None
     tokens, title = min(reach)
-    return ChosenLength(tokens, f"{tokens:,} tokens, all that {title} has positions for")
+    because = f"{tokens:,} tokens, all that {title} has positions for"
+    return ChosenLength(tokens, because, asked=False)
 
 
 def _positions(encoder: EncoderRef) -> int | None:

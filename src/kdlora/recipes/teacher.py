@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -90,9 +89,7 @@ def prepare_signals(run: DistilledRun, store: Store, data: TaskData) -> TeacherS
     not the recorded one: then rows and logits do not belong together, and nothing is trained.
     """
     extra = load_unlabelled(run.unlabelled, data, split_seed=run.data.split_seed)
-    start = time.perf_counter()
-    found = [logits_of(run_id, store, data, extra) for run_id in run.teachers]
-    all_cached = all(cached for _, cached in found)
+    found = [logits_of(run_id, store, data, extra, student=run.run_id) for run_id in run.teachers]
     soft = mean_of([labels for labels, _ in found])
     train, soft, unanswered = answered(
         joined(data.train, extra.rows if extra else None), soft, data
@@ -104,7 +101,7 @@ def prepare_signals(run: DistilledRun, store: Store, data: TaskData) -> TeacherS
     return TeacherSignals(
         train=train,
         soft=soft,
-        labelling_s=0.0 if all_cached else time.perf_counter() - start,
+        labelling_s=sum(paid_s for _, paid_s in found),
         facts=Teaching(
             signals=list(run.kd.signals.names),
             teachers=len(found),
@@ -261,9 +258,12 @@ def labels_at_hand(
 
 
 def logits_of(
-    run_id: str, store: Store, data: TaskData, extra: Unlabelled | None
-) -> tuple[SoftLabels, bool]:
-    """A teacher's checked logits, and whether all of them were there already."""
+    run_id: str, store: Store, data: TaskData, extra: Unlabelled | None, *, student: str
+) -> tuple[SoftLabels, float]:
+    """A teacher's checked logits, and the seconds that the student's run paid for them.
+
+    What another run paid is none; what this one paid before it was interrupted is kept.
+    """
     record, folder = finished_teacher(run_id, store), store.folder(run_id)
     teacher = teacher_of(record, store, data.task)
     if teacher.at_hand:
@@ -271,7 +271,7 @@ def logits_of(
             teacher.table.require_some(joined(data.train, extra.rows if extra else None))
         soft = labels_at_hand(teacher, data, run_id, extra.rows if extra else None)
         check_scores(record, soft, data, folder)
-        return soft, True
+        return soft, 0.0
 
     def alone(what: str) -> AbstractContextManager[object]:
         """Processes that share the folder label a teacher's rows once, whoever is first.
@@ -282,17 +282,19 @@ def logits_of(
         place.mkdir(exist_ok=True)
         return waited_for(place)
 
-    soft, cached = soft_labels(
+    soft, _ = soft_labels(
         folder,
         teacher_run_id=run_id,
         teacher_checksum=record.checksum,
         data=data,
         label=teacher.label,
+        made_by=student,
         alone=partial(alone, ""),
     )
+    paid_s = soft.paid_by(student)
     check_scores(record, soft, data, folder)
     if extra is not None:
-        further, known = soft_labels_of_texts(
+        further, _ = soft_labels_of_texts(
             folder,
             teacher_run_id=run_id,
             task=data.task,
@@ -300,10 +302,12 @@ def logits_of(
             fingerprint=extra.fingerprint,
             teacher_checksum=record.checksum,
             label=teacher.label,
+            made_by=student,
             alone=partial(alone, "-texts"),
         )
-        soft, cached = soft.joined(further), cached and known
-    return soft, cached
+        paid_s += further.paid_by(student)
+        soft = soft.joined(further)
+    return soft, paid_s
 
 
 def check_scores(teacher: Record, soft: SoftLabels, data: TaskData, folder: Path) -> None:

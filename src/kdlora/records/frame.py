@@ -51,7 +51,7 @@ def save_plan(store: Store, study: Study, plan: Plan) -> None:
     """Keep the study beside its records: a report needs only the folder, a rerun `study.yaml`."""
     write_text(
         store.root / STUDY_FILE,
-        yaml.safe_dump(study.located().model_dump(mode="json"), sort_keys=False),
+        yaml.safe_dump(study.located().as_file(), sort_keys=False),
     )
     values = {
         "study": {**study.model_dump(mode="json"), "base_dir": study.base_dir},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -34,26 +35,62 @@ def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "")
         prefix: where in the file the model's values stand, as ``overrides.student/fft.``.
     """
     problems = []
-    for item in error.errors():
+    for item in _one_a_choice(error.errors()):
         parts, models = _follow(item["loc"], model)
         place = (prefix + ".".join(parts)).rstrip(".")
         kind, given = item["type"], item.get("input")
-        if (
-            kind == "string_type"
-            and isinstance(given, dict | BaseModel)
-            and item["loc"][-1] == "str"
-        ):
-            continue  # a name or a mapping is expected; the mapping's own problem is told too
         if kind == "extra_forbidden":
             message = f"unknown key.{did_you_mean(parts[-1], _keys(models))}"
         elif kind == "missing":
             message = "is required"
+        elif kind == "no_choice":
+            message = item["msg"]
         elif kind == "value_error":
             message = str(item["ctx"]["error"])
         else:
             message = item["msg"][0].lower() + item["msg"][1:] + f", got {given!r}"
         problems.append(f"{place}: {message}" if place else message)
     return list(dict.fromkeys(problems))
+
+
+# What may be where several types may: as pydantic names the type's error.
+_KINDS = {
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "tuple_type": "a list",
+    "string_type": "a name",
+}
+
+
+def _is_choice(part: int | str) -> bool:
+    """Whether a part of a location is no part of the file: which of several types was tried."""
+    return part == "str" or bool(re.match(r"function-|(literal|dict|tuple)\[", str(part)))
+
+
+def _one_a_choice(errors: Iterable[Any]) -> Iterator[Any]:
+    """The errors, with one for a value that is none of the types that may stand in its place.
+
+    A value that is like one of them is told what is wrong inside of it, and nothing else.
+    """
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for number, item in enumerate(errors):
+        at = next((i for i, part in enumerate(item["loc"]) if _is_choice(part)), None)
+        groups.setdefault((number,) if at is None else ("", *item["loc"][:at]), []).append(item)
+    for (first, *place), items in groups.items():
+        whole = [item for item in items if first == "" and len(item["loc"]) == len(place) + 1]
+        whole = [item for item in whole if item["type"] in (*_KINDS, "literal_error")]
+        inside = [item for item in items if item not in whole]
+        word = next((i["input"] for i in whole if isinstance(i["input"], str)), None)
+        if not whole or (inside and word is None):
+            yield from inside
+            continue
+        kinds = [_KINDS.get(item["type"]) or item["ctx"]["expected"] for item in whole]
+        kinds = sorted(dict.fromkeys(kinds), key=lambda kind: kind.startswith("a "))
+        hint = did_you_mean(word, re.findall(r"'(.*?)'", kinds[0])) if word else ""
+        hint = hint.partition(" Known:")[0]  # they stand in the sentence
+        given = whole[0]["input"]
+        message = f"input should be {' or '.join(kinds)}, got {given!r}{'.' * bool(hint)}{hint}"
+        yield {"loc": tuple(place), "type": "no_choice", "msg": message, "input": given}
 
 
 def _follow(
@@ -67,7 +104,7 @@ def _follow(
     around, models = [model], [model]
     for part in map(str, location):
         tried = [m for m in models if m.__name__ == part]
-        if tried or part == "str" or part.startswith("function-"):
+        if tried or _is_choice(part):
             models = tried or models
             continue
         parts.append(part)

@@ -18,11 +18,12 @@ from pydantic import ValidationError
 
 from kdlora.errors import InputError, Problems, did_you_mean
 from kdlora.files import read_text
+from kdlora.spec.adapter import Adapter
 from kdlora.spec.base import Strict, explain
 from kdlora.spec.distillation import REST, Distillation, signal_problems
 from kdlora.spec.encoders import MadeStudent, Pair
 from kdlora.spec.grid import Exclusions
-from kdlora.spec.sections import OwnTask, stated_kind, task_name, text_columns
+from kdlora.spec.sections import READING, OwnTask, stated_kind, task_name, text_columns
 from kdlora.spec.study import Study, merged
 from kdlora.spec.variations import SECTIONS, PlannedArm, Variation
 from kdlora.spec.yaml_file import load_yaml
@@ -155,6 +156,9 @@ def _override_problems(study: Study) -> Iterator[str]:
             place = f"overrides.{arm}"
             if section in SECTIONS:
                 yield from _replaced(getattr(study, section), values, f"{place}.{section}.")
+                if arm in study.arms and isinstance(values, dict):
+                    idle = _idle_problems(Arm.parse(arm), section, values)
+                    yield from (f"{place}: {problem}" for problem in idle)
             else:
                 yield f"{place}: unknown section '{section}'.{did_you_mean(section, SECTIONS)}"
 
@@ -234,27 +238,32 @@ def _label_problems(
             yield f"{name}: a given teacher is not trained, so nothing of it can vary"
         if not planned.changes:
             yield f"{name}: changes nothing; give training, adapter or distillation settings"
-        unused = {
-            "adapter": not planned.arm.has_adapter,
-            "training": planned.arm.is_frozen,
-            "distillation": not planned.arm.is_distilled,
-        }
-        adapter = set(planned.changes.get("adapter", ()))
-        if planned.arm.adaptation == "peft":
-            idle = {name for name in adapter if name.split(".")[0] not in _OF_PEFT}
+        for section, values in planned.changes.items() if not planned.arm.is_given else ():
+            idle = _idle_problems(planned.arm, section, values)
+            yield from (f"{name}: {problem}" for problem in idle)
+
+
+def _idle_problems(arm: Arm, section: str, values: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of a section that an arm does not have, which would change nothing of it."""
+    named = {f"{section}.{name}": str(name).split(".")[0] for name in values}
+    if section == "training":
+        idle = [shown for shown, top in named.items() if top not in READING]
+        if idle and (arm.is_frozen or arm.is_given):
+            yield f"{arm.plain} is not trained, so {', '.join(idle)} would change nothing"
+    elif named and not (arm.has_adapter if section == "adapter" else arm.is_distilled):
+        yield (
+            f"{arm.plain} has no {section}, so {section} settings would change nothing."
+            f"{_other_arm(arm, section)}"
+        )
+    elif section == "adapter":
+        is_peft = arm.adaptation == "peft"
+        foreign = set(Adapter.model_fields) - set(_OF_PEFT) if is_peft else {"method", "config"}
+        idle = [shown for shown, top in named.items() if top in foreign]
+        instead = f"name an arm such as {Arm('student', 'peft', 'kd')}"
+        if is_peft:
             instead = "set the arguments of its method in adapter.config"
-        else:
-            idle = {name for name in adapter if name.split(".")[0] in ("method", "config")}
-            instead = f"name an arm such as {Arm('student', 'peft', 'kd')}"
-        if idle and not unused["adapter"]:
-            shown = ", ".join(f"adapter.{name}" for name in sorted(idle))
-            yield f"{name}: {shown} would change nothing of {planned.arm.plain}; {instead}"
-        for section in planned.changes:
-            if unused.get(section):
-                yield (
-                    f"{name}: {planned.arm.plain} has no {section}, so {section} settings would "
-                    f"change nothing.{_other_arm(planned.arm, section)}"
-                )
+        if idle:
+            yield f"{', '.join(sorted(idle))} would change nothing of {arm.plain}; {instead}"
 
 
 def _other_arm(arm: Arm, section: str) -> str:

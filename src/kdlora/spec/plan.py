@@ -70,7 +70,9 @@ class Plan:
     runs: list[Run] = field(default_factory=list)
     cells: list[PlannedCell] = field(default_factory=list)
     halving: tuple[Halving, ...] = ()
-    lengths: dict[str, ChosenLength] = field(default_factory=dict)  # by task, where auto
+    lengths: dict[str, ChosenLength] = field(
+        default_factory=dict
+    )  # by task, where no number is named
     _places: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def run(self, run_id: str) -> Run:
@@ -81,10 +83,11 @@ class Plan:
 
 
 class ChosenLength(NamedTuple):
-    """How many tokens `max_length: auto` means, and why."""
+    """How many tokens a length that is no number means, and why."""
 
     tokens: int
     because: str
+    asked: bool = True  # by `max_length: auto`; else no length is named at all
 
 
 # What `max_length: auto` is for a task, by its rows, a batch's size and all encoders that read it.

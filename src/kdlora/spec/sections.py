@@ -131,6 +131,7 @@ def _as_weights(value: Any) -> Any:
     )
 
 
+READING = ("max_length", "windows", "precision")  # settings of a model that is not trained, too
 ClassWeights = Literal["none", "balanced"] | dict[str, PositiveFloat]
 
 
@@ -250,7 +251,7 @@ class Training(Strict):
 
     def of_untrained(self) -> Training:
         """What concerns a model that is not trained: how texts are cut and computed."""
-        read = {name: getattr(self, name) for name in ("max_length", "windows", "precision")}
+        read = {name: getattr(self, name) for name in READING}
         return Training(epochs=3).model_copy(update=read)  # a copy, since the length may be auto
 
     def replaced(self, values: Mapping[str, Any]) -> dict[str, Any]:

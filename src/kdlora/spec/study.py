@@ -215,6 +215,17 @@ class Study(Strict):
             update={"tasks": tasks, "pairs": pairs, "data_dir": data_dir, "unlabelled": unlabelled}
         )
 
+    def as_file(self) -> dict[str, Any]:
+        """The study as a file holds it.
+
+        A length that nobody named stays unnamed: it is the default only where every encoder has
+        positions for so many tokens (see `spec.plan.make_plan`).
+        """
+        values = self.model_dump(mode="json")
+        if "max_length" not in self.training.model_fields_set:
+            del values["training"]["max_length"]
+        return values
+
     def lacks_data_dir(self, text: str) -> bool:
         """Whether a path of the study file lies below a data_dir that is not given."""
         return self.data_dir is None and "{data_dir}" in text

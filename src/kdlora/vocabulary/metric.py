@@ -140,7 +140,7 @@ class Metric:
         with np.errstate(divide="ignore", invalid="ignore"):  # any loss of a score of 0 is endless
             return np.where(lost == 0, 0.0, lost / np.abs(reference))
 
-    def worst_kept(self, reference: float | Floats, max_drop: float) -> Floats:
+    def worst_allowed(self, reference: float | Floats, max_drop: float) -> Floats:
         """The worst score whose drop from a reference is at most `max_drop`, in `drop_unit`."""
         import numpy as np
 

@@ -207,7 +207,7 @@ def controls(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     arms = _as_arms(done)
     alone = uncontrolled(arms.unique())
     if alone:
-        lacking = sorted(str(Arm.read(arm).undistilled()).removeprefix("student/") for arm in alone)
+        lacking = sorted({Arm.read(arm).adaptation for arm in alone})
         yield DiagnosisFinding(
             "no_control_arm",
             "warning",
