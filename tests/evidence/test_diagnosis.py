@@ -20,6 +20,7 @@ from kdlora.evidence.diagnosis.public_facts import SHAPES, adapter_parameters, s
 from kdlora.evidence.diagnosis.setup import device_counts, tokens_per_example, training_rows
 from kdlora.importing.results import read_results
 from kdlora.records.plausible import agreement_bounds, impossible_values
+from tests.harness.evidence_frames import grid
 from tests.harness.studies import make_frame
 
 INFERRED = ("degenerate", "n_gpus_inferred", "effective_batch", "seq_len_inferred",
@@ -308,6 +309,25 @@ def test_a_baseline_may_have_few_parameters_and_an_encoder_may_not():
     for adaptation in ("frozen", "given"):  # a last layer, or a linear model on embeddings
         alone = frame.assign(role="student", adaptation=[adaptation, "lora"])
         assert impossible_values(alone) == []
+
+
+@pytest.mark.parametrize("column", ["size_mb", "train_s", "latency_p50_ms", "trainable_params"])
+def test_a_cost_of_nothing_is_impossible_of_what_was_trained_alone(column):
+    frame = grid(lambda *_: 0.8, tasks=["t0"], seeds=[1]).assign(**{column: 0.0})
+    (found,) = impossible_values(frame)
+    assert (found.column, found.rows) == (column, (0, 1))
+    assert "cannot be 0" in found.sentence
+    assert impossible_values(frame.assign(role="baseline", adaptation="majority")) == []
+    frozen = impossible_values(frame.assign(adaptation="frozen"))
+    assert bool(frozen) == (column in ("size_mb", "latency_p50_ms"))
+
+
+@pytest.mark.parametrize("column", ["train_s", "latency_p50_ms", "train_flops", "energy_j"])
+def test_a_cost_beyond_all_sense_is_impossible(column):
+    frame = grid(lambda *_: 0.8, tasks=["t0"], seeds=[1]).assign(**{column: [1e300, 1e3]})
+    (found,) = impossible_values(frame)
+    assert (found.column, found.rows) == (column, (0,))
+    assert impossible_values(frame.assign(**{column: 1e3})) == []
 
 
 def test_impossible_values_are_errors():

@@ -255,8 +255,8 @@ def score_per_cost(
         if not len(both):
             continue
         score_of, cost_of = (replace(t, table=t.table.loc[both]) for t in tables)
-        mean = score_of.table.T @ score_of.weights
-        cost = np.exp(cost_of.table.T @ cost_of.weights)
+        mean = dict(zip(score_of.table, score_of.weights @ score_of.values, strict=True))
+        cost = dict(zip(cost_of.table, np.exp(cost_of.weights @ cost_of.values), strict=True))
         rows = [
             PerResource(str(n), column, len(both), float(mean[n]), float(cost[n]),
                         float(mean[n] / cost[n]))

@@ -15,13 +15,13 @@ import pandas as pd
 
 from kdlora.errors import InputError, did_you_mean
 from kdlora.evidence.result import Rules
+from kdlora.records.plausible import LARGEST
 from kdlora.records.subset import absent, having, unseen
 from kdlora.records.tidy import UNNAMED, UNNUMBERED, StudyFrame, directions, own_name
 from kdlora.vocabulary.arm import matching
 from kdlora.vocabulary.metric import POINTS, Metric, metric
 
 KEYS = ("pair", "task", "seed")
-LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,13 @@ _MEASURED = tuple(
     if field.annotation in (int | None, float | None)
 )
 NON_NEGATIVE = (*_MEASURED, "eval_examples_per_s", "reserved_memory_mb", "epochs")
+# What no encoder has none of, and what none is trained with none of: a 0 stands for "not measured".
+NEVER_ZERO = ("total_params", "size_mb", "peak_memory_mb", "forward_flops", "latency_p50_ms",
+              "latency_p95_ms", "throughput_per_s", "speedup_latency", "inference_s")  # fmt: skip
+NEVER_ZERO_TRAINED = ("trainable_params", "train_s", "train_flops", "saved_mb",
+                      "train_examples_per_s", "train_tokens_per_s")  # fmt: skip
+LARGEST = 1e30  # above all FLOPs of a study; larger ones are infinite in all but name
+LONGEST = 1e9  # seconds and milliseconds: thirty years of training, eleven days for one text
 POSITIVE = ("rank", "alpha", "lr", "batch_size", "max_length")
 
 
@@ -235,15 +242,25 @@ def _costs(frame: pd.DataFrame) -> list[ImpossibleValue]:
             continue
         values = as_given(frame, column)
         found.append(_problem(column, values < 0, "cannot be negative"))
-        found.append(_problem(column, pd.Series(np.isinf(values), frame.index), "is infinite"))
+        infinite = pd.Series(np.isinf(values), frame.index)
+        found.append(_problem(column, infinite, "is infinite"))
+        most = LONGEST if column.endswith(("_s", "_ms")) and "per_s" not in column else LARGEST
+        beyond = (values > most) & ~infinite
+        found.append(_problem(column, beyond, f"is more than {most:g}, beyond all sense"))
     trainable, total = as_given(frame, "trainable_params"), as_given(frame, "total_params")
     encoders = frame["role"].ne("baseline") if "role" in frame else pd.Series(True, frame.index)
+    trained = encoders.copy()
     if "adaptation" in frame:  # a last layer alone, or a linear model on embeddings, may be small
-        encoders &= ~frame["adaptation"].isin(["frozen", "given"])
+        trained &= ~frame["adaptation"].isin(["frozen", "given"])
+    for column in (*NEVER_ZERO, *NEVER_ZERO_TRAINED):
+        rows = (encoders if column in NEVER_ZERO else trained) & (as_given(frame, column) == 0)
+        found.append(
+            _problem(column, rows, "cannot be 0; leave the cell empty where nothing was measured")
+        )
     found.append(
         _problem(
             "trainable_params",
-            encoders & (trainable > 0) & (trainable < 1000),
+            trained & (trainable > 0) & (trainable < 1000),
             "is less than 1,000 trainable parameters; if the column counts millions, "
             "state `unit: M` in the mapping",
         )

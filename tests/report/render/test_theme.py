@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import altair as alt
 import pandas as pd
@@ -24,6 +25,14 @@ def luminance(colour):
 def contrast(a, b):
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_an_axis_survives_costs_beyond_all_sense():
+    for values in ([1.0, 1e300], [1e-300, 1.0], [1e-300, 1e300], [1e300], [5e-324]):
+        logs = Logs.over(values)
+        assert 0 < logs.low < logs.high < math.inf
+        assert all(math.isfinite(tick) for tick in logs.ticks())
+        assert all(math.isfinite(logs.pixel(value)) for value in values)
 
 
 @pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])

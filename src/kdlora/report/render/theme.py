@@ -112,6 +112,9 @@ class Scores:
         return self.low + (1 - share if self.direction > 0 else share) * (self.high - self.low)
 
 
+FARTHEST = 100  # decades from 1: the ends of an axis and their quotient stay finite
+
+
 @dataclass(frozen=True)
 class Logs:
     """A logarithmic x axis of a panel."""
@@ -122,7 +125,7 @@ class Logs:
     @classmethod
     def over(cls, values: Iterable[float]) -> Logs:
         """Room of an eighth on each side, and at least half a decade in all."""
-        logs = [math.log10(v) for v in values]
+        logs = [min(max(math.log10(v), -FARTHEST), FARTHEST) for v in values]
         low, high = min(logs), max(logs)
         room = max((high - low) / 8, (0.5 - (high - low)) / 2, 0.05)
         return cls(10 ** (low - room), 10 ** (high + room))
@@ -140,7 +143,7 @@ class Logs:
         return [tick for tick in found if self.low <= tick <= self.high]
 
     def pixel(self, value: float) -> float:
-        return WIDTH * math.log(value / self.low) / math.log(self.high / self.low)
+        return WIDTH * (math.log(value) - math.log(self.low)) / math.log(self.high / self.low)
 
     def value(self, pixel: float) -> float:
         return self.low * (self.high / self.low) ** (pixel / WIDTH)
