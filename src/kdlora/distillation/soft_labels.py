@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kdlora.data.examples import Examples, TaskData
+from kdlora.data.unlabelled import Unlabelled
 from kdlora.errors import ModelError
 from kdlora.files import set_aside, whole_file
 from kdlora.vocabulary.task import Task
@@ -196,8 +197,7 @@ def soft_labels_of_texts(
     *,
     teacher_run_id: str,
     task: Task,
-    rows: Examples,
-    fingerprint: str,
+    extra: Unlabelled,
     label: Callable[[Examples], np.ndarray],
     teacher_checksum: str = "",
     made_by: str = "",
@@ -206,14 +206,14 @@ def soft_labels_of_texts(
     """The same for unlabelled rows, in a cache of their own for each set of rows."""
     return _labelled(
         folder,
-        f"soft_labels-{fingerprint}.safetensors",
-        [rows],
+        f"soft_labels-{extra.fingerprint}.safetensors",
+        [extra.rows],
         like=SoftLabels(
             _NONE,
             _NONE,
             teacher_run_id,
             task.label_names,
-            fingerprint,
+            extra.fingerprint,
             teacher_checksum,
             made_by,
         ),
