@@ -129,7 +129,7 @@ def test_the_board_counts_what_was_done_before_and_shows_the_time_left(board):
     board.on_event(runs[1], {"step": 3, "total": 9})
     assert (job.completed, job.total) == (3, 9)
     quality = SimpleNamespace(score=0.5, primary="accuracy")
-    board.on_event(runs[1], {"done": SimpleNamespace(quality=quality, health=[])})
+    board.on_event(runs[1], {"done": SimpleNamespace(quality=quality, doubts=[])})
     assert overall.completed == 2
     assert [task.id for task in board.bars.tasks] == [board.overall]
 
@@ -143,7 +143,7 @@ def test_the_board_says_what_became_of_each_run(board):
     board.on_event(runs[1], {"failed": "Traceback\nOSError: no luck"})
     board.on_event(runs[2], {"leased": "process 7 on far"})
     quality = SimpleNamespace(score=0.5, primary="accuracy")
-    board.on_event(runs[2], {"done": SimpleNamespace(quality=quality, health=[])})
+    board.on_event(runs[2], {"done": SimpleNamespace(quality=quality, doubts=[])})
     board.on_event(runs[3], {"later": "no time is left for it"})
     text = out.getvalue()
     for part in (
@@ -157,7 +157,7 @@ def test_the_board_says_what_became_of_each_run(board):
 
 
 def finished(score: float = 0.5) -> SimpleNamespace:
-    return SimpleNamespace(quality=SimpleNamespace(score=score, primary="accuracy"), health=[])
+    return SimpleNamespace(quality=SimpleNamespace(score=score, primary="accuracy"), doubts=[])
 
 
 def test_lines_in_a_log_say_how_far_all_is_and_how_long_it_will_take(board):

@@ -132,6 +132,8 @@ class Started:
         process = self.process = subprocess.Popen(
             [sys.executable, "-m", "kdlora", *self.words, "--threads", "1"],
             start_new_session=True, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            # as a terminal has it: what a shell starts in the background is deaf to Ctrl-C
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         deadline = time.monotonic() + 120  # a busy machine takes half a minute to begin
         while process.poll() is None and not happened() and time.monotonic() < deadline:
@@ -179,7 +181,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(interrupted):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for children in /proc")
-@pytest.mark.parametrize("seconds", [0, 0.03, 0.1, 0.3, 1, 2, 4])
+@pytest.mark.parametrize("seconds", [0, 0.3, 2])
 def test_ctrl_c_while_the_server_starts_is_one_line(corner, tmp_path, seconds):
     """So many seconds after the engine started its first process."""
     started = Started(corner, tmp_path)
