@@ -62,6 +62,6 @@ def test_an_import_says_how_many_runs_there_are_and_not_what_was_planned(study):
 
 def test_a_report_of_an_import_names_no_encoders_that_nobody_named(study):
     frame = load_imported(study)
-    assert _subtitle(StudyFrame.of(frame).table) == "rte · seeds 1 and 2"
+    assert _subtitle(StudyFrame.of(frame)) == "rte · seeds 1 and 2"
     named = frame.assign(teacher="big", student=["small", None, "small", None])
-    assert _subtitle(StudyFrame.of(named).table) == "rte · big to small · seeds 1 and 2"
+    assert _subtitle(StudyFrame.of(named)) == "rte · big to small · seeds 1 and 2"

@@ -12,7 +12,14 @@ import pandas as pd
 from kdlora.evidence.mistakes import lacking_mistakes
 from kdlora.evidence.study import Evidence
 from kdlora.evidence.teacher import reference_arm
-from kdlora.records.tidy import UNNUMBERED, names, plain_strings, seeds_of
+from kdlora.records.tidy import (
+    UNNUMBERED,
+    StudyFrame,
+    names,
+    plain_strings,
+    seeds_of,
+    tidy,
+)
 from kdlora.report import words as w
 from kdlora.report.content import (
     answer,
@@ -56,7 +63,7 @@ def build(frame: pd.DataFrame, inputs: ReportInputs) -> Report:
         inputs.on_section(plan.title)
         made.append(plan.make(data))
     inputs.on_section("drawing and writing")
-    subtitle = " · ".join(filter(None, (_subtitle(data), inputs.part.rstrip("."))))
+    subtitle = " · ".join(filter(None, (_subtitle(data.study), inputs.part.rstrip("."))))
     return Report(inputs.title, subtitle, tuple(filter(None, made)))
 
 
@@ -65,14 +72,14 @@ def sections() -> int:
     return len(PLANS) + 1
 
 
-def _subtitle(data: ReportData) -> str:
-    frame = data.frame
+def _subtitle(study: StudyFrame) -> str:
+    frame = tidy(study)
     pairs = [
         f"{teacher} to {student}"
         for teacher, student in dict.fromkeys(zip(frame["teacher"], frame["student"], strict=True))
         if pd.notna(teacher) and pd.notna(student) and teacher and student
     ]
-    known = "seed" not in data.study.assumed
+    known = "seed" not in study.assumed
     seeds = [str(seed) for seed in seeds_of(frame) if known and seed != UNNUMBERED]
     parts = [w.join(names(frame, "task")), w.join(pairs)]
     if seeds:
