@@ -284,3 +284,14 @@ def test_the_table_says_of_how_many_tasks_a_share_is(study) -> None:
     assert "of 7 tasks" not in study(frame)
     frame.loc[frame["task"].isin(["t0", "t1"]), "score"] = 0.5
     assert "kept: of the score of teacher/fft over 5 of 7 tasks" in study(frame)
+
+
+def test_an_error_is_shown_as_it_was_measured(study) -> None:
+    def error(arm: str, pair: str, task: str, seed: int) -> float:
+        return ARMS.index(arm) / 10 + 0.502 + seed / 1000
+
+    text = study(grid(error, arms=ARMS, tasks=TASKS).assign(metric="rmse", direction=-1))
+    assert "0.504 " in text  # the teacher's mean over three seeds, and not -0.5
+    assert "-0.300" in text  # of the student that is worse by 0.3: positive would be better
+    assert "Points" not in text
+    assert "equivalence within" not in text

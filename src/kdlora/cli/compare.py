@@ -18,6 +18,7 @@ from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say_json, terminal
 from kdlora.errors import Problems
 from kdlora.vocabulary.arm import wrapped
+from kdlora.vocabulary.metric import POINTS, metric
 from kdlora.vocabulary.p_value import p_text
 from kdlora.vocabulary.quantity import quantity
 
@@ -62,8 +63,13 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
         claim = c.claim
         plain = c.levels["tasks"].mean if c.levels else None
         known = plain if claim.difference is None else claim.difference
-        estimate = _over("-" if known is None else f"{known:+.2f}", _span(claim.low, claim.high, 1))
-        p, needs = _p(claim.p_corrected), f"{claim.detectable:.1f}" if claim.detectable else "-"
+        digits = metric(c.unit).decimals if c.unit != POINTS else 1
+        estimate = _over(
+            "-" if known is None else f"{known:+.{max(digits, 2)}f}",
+            _span(claim.low, claim.high, digits),
+        )
+        needs = f"{claim.detectable:.{digits}f}" if claim.detectable else "-"
+        p = _p(claim.p_corrected)
         table.add_row(
             wrapped(c.a),
             *([wrapped(c.b)] if len(against) > 1 else []),
@@ -141,6 +147,17 @@ def method_table(e: Evidence) -> Table:
     ranks = e.ranks["tasks"].average_rank
     better = {i.a: i for i in e.improvements}
     first = e.aggregates[0]
+
+    def shown(mean: float, low: float | None, high: float | None) -> str:
+        """A mean as its metric has it: with more being worse, values are held the other way."""
+        if e.shared.unit == POINTS:
+            return _over(f"{mean:.1f}", _span(low, high, 1))
+        scored_by = metric(e.shared.unit)
+        ends = [None if end is None else scored_by.direction * end for end in (low, high)]
+        low, high = ends[:: scored_by.direction]
+        value = f"{scored_by.direction * mean:.{scored_by.decimals}f}"
+        return _over(value, _span(low, high, scored_by.decimals))
+
     cells = f"{e.shared.n_cells} cells" if e.shared.n_cells != 1 else "one cell"
     table = _plain(f"methods on the {cells} that all of them have")
     table.add_column("arm", overflow="fold")
@@ -151,8 +168,8 @@ def method_table(e: Evidence) -> Table:
         improvement = better.get(x.arm)
         table.add_row(
             wrapped(x.arm),
-            _over(f"{x.mean:.1f}", _span(x.mean_low, x.mean_high, 1)),
-            _over(f"{x.iqm:.1f}", _span(x.iqm_low, x.iqm_high, 1)),
+            shown(x.mean, x.mean_low, x.mean_high),
+            shown(x.iqm, x.iqm_low, x.iqm_high),
             _over(f"{x.retention:.1f}", _span(x.retention_low_tasks, x.retention_high_tasks, 0))
             if x.retention is not None else "-",
             f"{ranks[x.arm]:.1f}" if x.arm in ranks else "-",
@@ -453,7 +470,7 @@ def _show_comparisons(made: Sequence[Comparison], asked: Sequence[Sequence[str |
             console.print(f"  unmatched, so not used: {c.only_a} cells of a, {c.only_b} of b")
         for note in c.notes:
             console.print(f"  note: {note}", soft_wrap=True)
-    _rules_line(console, made[0].rules)
+    _rules_line(console, made[0].rules, {c.unit for c in made})
 
 
 def _test_examples(study: Path, c: Comparison, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -507,14 +524,19 @@ def _show_evidence(e: Evidence) -> None:
         console.print(
             f"note: without a finished run, so not compared: {unfinished}", soft_wrap=True
         )
-    _rules_line(console, e.rules)
+    _rules_line(console, e.rules, {c.unit for cs in e.families.values() for c in cs})
 
 
-def _rules_line(console: Any, rules: Rules) -> None:
+def _rules_line(console: Any, rules: Rules, units: set[str]) -> None:
+    """What the numbers mean; of points and their margin only where some are in points."""
+    hundredths = "Points are hundredths of the metric; " if POINTS in units else ""
+    equivalence = ""
+    if rules.margin_unit in units:
+        equivalence = f", equivalence within ±{rules.margin:g} {rules.margin_unit}"
+    signs = "positive means a is better."
     console.print(
-        f"Points are hundredths of the metric; positive means a is better. Verdicts at "
-        f"{100 * rules.alpha:g} % after {rules.correction}, equivalence within "
-        f"±{rules.margin:g} {rules.margin_unit}; needs: the smallest true difference found with "
-        f"{100 * rules.power:.0f} % power.",
+        f"{hundredths}{signs if hundredths else signs.capitalize()} Verdicts at "
+        f"{100 * rules.alpha:g} % after {rules.correction}{equivalence}; needs: the smallest true "
+        f"difference found with {100 * rules.power:.0f} % power.",
         soft_wrap=True,
     )
