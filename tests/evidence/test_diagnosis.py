@@ -343,6 +343,11 @@ def test_copied_scores():
     same = frame.assign(score=frame["score"].where(frame["arm"] != "teacher/lora", 0.7654321))
     finding = names(same)["identical_across_seeds"]
     assert (finding.n, finding.severity) == (4, "warning")
+    rng = np.random.default_rng(1)  # on 277 texts two of some seeds agree in every other study
+    few = tidy(12, score=rng.binomial(277, 0.7, 12) / 277)
+    few.loc[few.index[few["arm"] == few["arm"].iloc[0]][:2], "score"] = 0.7003610108303249
+    assert names(few)["identical_across_seeds"].severity == "info"
+    assert "by chance" in names(few)["identical_across_seeds"].sentence
     # with losses that differ, equal scores are a coincidence
     assert "identical_across_seeds" not in names(same.assign(final_loss=np.arange(12.0)))
     assert names(same.assign(final_loss=1.0))["identical_across_seeds"].severity == "error"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from kdlora.evidence.diagnosis.finding import (
     DiagnosisFinding,
+    Severity,
     counts,
     has,
     is_done,
@@ -209,12 +210,17 @@ def copies(frame: pd.DataFrame) -> Iterator[DiagnosisFinding]:
     seeds = unique.groupby(["arm", *place, *same], dropna=False)["seed"].transform("nunique")
     if (seeds > 1).any():
         repeated = unique[seeds > 1]
+        # two of some seeds may agree by chance where the score alone is known, hardly three or more
+        all_seeds = unique.groupby(["arm", *place])["seed"].transform("nunique")
+        alone = same == ["score"] and not ((seeds > 2) & (seeds == all_seeds)).any()
+        sure: Severity = "error" if has(repeated, "final_loss") else "warning"
         yield DiagnosisFinding(
             "identical_across_seeds",
-            "error" if has(repeated, "final_loss") else "warning",
+            "info" if alone else sure,
             f"{len(repeated)} runs of different seeds have the same "
-            f"{' and '.join(s.replace('_', ' ') for s in same)}: the seed changed nothing, or one "
-            f"result was copied ({listed(repeated['arm'].unique())}).",
+            f"{' and '.join(s.replace('_', ' ') for s in same)}: the seed changed nothing, "
+            + ("scores of few texts are equal by chance, " if alone else "")
+            + f"or one result was copied ({listed(repeated['arm'].unique())}).",
             runs(unique, seeds > 1),
             {"columns": same},
         )
