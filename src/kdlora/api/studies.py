@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kdlora.planning.preflight import Inspected
     from kdlora.records.data_look import DataLook
     from kdlora.records.store import Store
+    from kdlora.records.tidy import StudyFrame
     from kdlora.report.build import ReportFiles
     from kdlora.ship.answers import Predictor
     from kdlora.spec.plan import ChosenLength
@@ -382,14 +383,15 @@ def mistakes_and_lacking(
     from kdlora.records.frame import load_frame
     from kdlora.records.study_folder import find_study
     from kdlora.records.subset import subset
+    from kdlora.records.tidy import StudyFrame
 
     root = find_study(study)
-    frame, _ = subset(load_frame(root), where, without)
-    found = _mistakes(root, frame, texts=texts)
-    return found, lacking_mistakes(frame, found)
+    runs = StudyFrame.of(subset(load_frame(root), where, without)[0])
+    found = _mistakes(root, runs, texts=texts)
+    return found, lacking_mistakes(runs, found)
 
 
-def _mistakes(root: Path, frame: pd.DataFrame, *, texts: bool) -> list[TaskMistakes]:
+def _mistakes(root: Path, frame: pd.DataFrame | StudyFrame, *, texts: bool) -> list[TaskMistakes]:
     from kdlora.evidence.mistakes import OUT_OF_FOLD, Answers, gather_mistakes
     from kdlora.records import predictions
     from kdlora.records.predictions import RunOutputs

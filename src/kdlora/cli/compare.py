@@ -18,7 +18,7 @@ from kdlora.cli.study import StudyFolder
 from kdlora.cli.terminal import say_json, terminal
 from kdlora.errors import Problems
 from kdlora.vocabulary.arm import wrapped
-from kdlora.vocabulary.metric import POINTS, metric
+from kdlora.vocabulary.metric import POINTS, decimals_in, metric
 from kdlora.vocabulary.p_value import p_text
 from kdlora.vocabulary.quantity import quantity
 
@@ -63,7 +63,7 @@ def verdict_table(comparisons: Sequence[Comparison], title: str) -> Table:
         claim = c.claim
         plain = c.levels["tasks"].mean if c.levels else None
         known = plain if claim.difference is None else claim.difference
-        digits = metric(c.unit).decimals if c.unit != POINTS else 1
+        digits = decimals_in(c.unit)
         estimate = _over(
             "-" if known is None else f"{known:+.{max(digits, 2)}f}",
             _span(claim.low, claim.high, digits),
@@ -147,17 +147,7 @@ def method_table(e: Evidence) -> Table:
     ranks = e.ranks["tasks"].average_rank
     better = {i.a: i for i in e.improvements}
     first = e.aggregates[0]
-
-    def shown(mean: float, low: float | None, high: float | None) -> str:
-        """A mean as its metric has it: with more being worse, values are held the other way."""
-        if e.shared.unit == POINTS:
-            return _over(f"{mean:.1f}", _span(low, high, 1))
-        scored_by = metric(e.shared.unit)
-        ends = [None if end is None else scored_by.direction * end for end in (low, high)]
-        low, high = ends[:: scored_by.direction]
-        value = f"{scored_by.direction * mean:.{scored_by.decimals}f}"
-        return _over(value, _span(low, high, scored_by.decimals))
-
+    unit = e.shared.unit
     cells = f"{e.shared.n_cells} cells" if e.shared.n_cells != 1 else "one cell"
     table = _plain(f"methods on the {cells} that all of them have")
     table.add_column("arm", overflow="fold")
@@ -168,8 +158,8 @@ def method_table(e: Evidence) -> Table:
         improvement = better.get(x.arm)
         table.add_row(
             wrapped(x.arm),
-            shown(x.mean, x.mean_low, x.mean_high),
-            shown(x.iqm, x.iqm_low, x.iqm_high),
+            _mean(unit, x.mean, x.mean_low, x.mean_high),
+            _mean(unit, x.iqm, x.iqm_low, x.iqm_high),
             _over(f"{x.retention:.1f}", _span(x.retention_low_tasks, x.retention_high_tasks, 0))
             if x.retention is not None else "-",
             f"{ranks[x.arm]:.1f}" if x.arm in ranks else "-",
@@ -212,8 +202,8 @@ def apart_table(e: Evidence) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for x in e.apart:
         table.add_row(
-            wrapped(x.arm), f"{x.mean:.1f}",
-            f"{x.reference_mean:.1f}" if x.reference_mean is not None else "-",
+            wrapped(x.arm), _mean(e.shared.unit, x.mean),
+            _mean(e.shared.unit, x.reference_mean) if x.reference_mean is not None else "-",
             _over(f"{x.retention:.1f}", share_scope(x.share_tasks, x.n_tasks).strip())
             if x.retention is not None else "-",
             str(x.n_cells), str(x.n_tasks),
@@ -271,6 +261,13 @@ def _widest(texts: Sequence[str]) -> int:
 def _over(value: str, span: str) -> str:
     """A value above its interval, where there is one."""
     return f"{value}\n{span}" if span else value
+
+
+def _mean(unit: str, mean: float, low: float | None = None, high: float | None = None) -> str:
+    """A mean as its metric has it: with more being worse, values are held the other way."""
+    upward, digits = 1 if unit == POINTS else metric(unit).direction, decimals_in(unit)
+    low, high = [None if end is None else upward * end for end in (low, high)][::upward]
+    return _over(f"{upward * mean:.{digits}f}", _span(low, high, digits))
 
 
 def _cost(ratio: Ratio | None) -> str:

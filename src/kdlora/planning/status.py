@@ -178,8 +178,7 @@ def run_states(plan: Plan, store: Store) -> dict[str, str]:
         if run_id not in there:
             states[run_id] = "stopped" if run_id in stops else "missing"
         elif (record := store.read(run_id)) is not None:
-            flagged = any(flag.severity != "info" for flag in record.health)
-            states[run_id] = "flagged" if flagged else "done"
+            states[run_id] = "flagged" if record.doubts else "done"
         else:
             states[run_id] = _unfinished(store, run_id, stopped=run_id in stops)
     return states

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from kdlora.errors import InputError, Problems, did_you_mean
-from kdlora.records.tidy import beside_every, own_name
+from kdlora.records.tidy import beside_every, own_name, own_names
 from kdlora.vocabulary.arm import Arm, expression, matching
 
 OF_ADAPTERS = ("rank", "alpha", "targets")  # what a fully fine-tuned model has none of
@@ -47,8 +47,7 @@ def subset(
     """
     if not where and not without:
         return frame, ""
-    if "pair" not in frame:
-        frame = frame.rename(columns=own_name)
+    frame = own_names(frame)
     problems = Problems()
     kept: dict[str, np.ndarray] = {}
     dropped = np.zeros(len(frame), bool)

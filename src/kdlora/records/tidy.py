@@ -70,7 +70,7 @@ class StudyFrame:
         """The study of a frame, normalised unless it is one already."""
         if isinstance(frame, StudyFrame):
             return frame if outputs is None else replace(frame, outputs=outputs, _known={})
-        given = _own_names(frame)
+        given = own_names(frame)
         empty = [k for k in ("pair", "seed") if k in given and len(given) and given[k].isna().all()]
         assumed = [name for name in COLUMNS if name not in given]
         return cls(normalise(given), (*assumed, *empty), outputs or {})
@@ -147,7 +147,7 @@ def normalise(frame: pd.DataFrame) -> pd.DataFrame:
     the run carries a flag that is more than information.
     Cells that a flag calls impossible are empty, and stand in columns such as `as_given.score`.
     """
-    frame = _own_names(frame)
+    frame = own_names(frame)
     columns = {str(name): frame[name] for name in frame}
     columns |= {name: numeric(frame, name) for name in NUMBERS}
     columns |= {name: _objects(frame, name) for name in (*NAMES, *TEXTS)}
@@ -168,7 +168,8 @@ def own_name(column: str) -> str:
     return "pair" if column == "family" else column
 
 
-def _own_names(frame: pd.DataFrame) -> pd.DataFrame:
+def own_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame by its own names of columns, unless it has a pair already."""
     return frame if "pair" in frame else frame.rename(columns=own_name)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kdlora.report.document import NONE, Cell, Column, Value
 from kdlora.vocabulary import p_value
 from kdlora.vocabulary.arm import Arm
-from kdlora.vocabulary.metric import POINTS, metric
+from kdlora.vocabulary.metric import POINTS, decimals_in, metric
 from kdlora.vocabulary.quantity import Quantity
 
 MINUS = "\N{MINUS SIGN}"
@@ -142,7 +142,7 @@ def points_text(value: float) -> str:
 
 def in_unit(value: float | None, unit: str, *, signed: bool = False) -> str:
     """The number of a comparison, which is in points or in a metric's own unit already."""
-    return fixed(value, 1 if unit == POINTS else metric(unit).decimals, signed=signed)
+    return fixed(value, decimals_in(unit), signed=signed)
 
 
 def signed_difference(value: float | None, unit: str) -> str:

@@ -553,6 +553,11 @@ _SHORT = {
 }
 
 
+def decimals_in(unit: str) -> int:
+    """How many a number of a comparison has: it is in points, or in a metric's own unit."""
+    return 1 if unit == POINTS else metric(unit).decimals
+
+
 # Logged beside the scores, and none themselves where somebody looks for a score.
 _LOSSES = ("loss", "perplexity", "cross_entropy", "ece")
 
